@@ -1,0 +1,207 @@
+"""Every option of a run and its default, in one place; the command line and the YAML files are made of it.
+
+The numbers are the paper's (Kim, Kim, Kwak, *Learning Unified Distance Metric Across Diverse Data
+Distributions with Parameter-Efficient Transfer Learning*, WACV 2025) and its authors' public code's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from unimetric.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where images and labels come from, and which classes are trained on.
+
+    Args:
+        sources: Catalogues to train on together, each ``[NAME=][FORMAT:]PATH``: a folder of class folders, a
+            folder of such folders, a manifest (``.csv`` or ``.parquet`` with the columns ``path,label`` and,
+            if wanted, ``dataset`` and ``split``), or the word ``demo``.
+        split: How classes are divided. ``auto``: the split that the source gives, else ``first-half``.
+            ``first-half``: the first half of each dataset's sorted classes trains, the rest tests.
+            ``random-half``: a seeded random half. ``given``: only what the source gives. ``test-only``:
+            everything is tested on.
+        split_seed: Seed of ``random-half`` and of the held-out validation classes.
+        validation_fraction: Share of every dataset's train classes, 0 to 0.5, held out for model selection.
+        strict: Stop at the first image that cannot be read, instead of naming, counting and skipping it.
+        workers: Processes that decode images during training; ``auto`` is one per core, at most 8.
+    """
+
+    sources: list[str] = field(default_factory=list)
+    split: str = "auto"
+    split_seed: int = 0
+    validation_fraction: float = 0.0
+    strict: bool = False
+    workers: int | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        _require(self.workers == "auto" or self.workers >= 0, "data.workers", self.workers, "use auto, 0 or more")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What turns an image into an embedding.
+
+    Args:
+        backbone: ``dinov2-small`` (packaged, needs no hub), or the timm name of a ViT or EVA model.
+        weights: ``pretrained``, ``random`` (for tests), or the path of a ``.safetensors`` file.
+        image_size: Side of the square input in pixels; the backbone's patch size has to divide it.
+        pool: What the backbone's output is: ``auto`` is its own way, ``token`` its class token, ``avg`` the
+            mean of its patch tokens.
+        method: What is trained beside the frozen backbone: ``puma``, ``linear`` (the head only), or
+            ``frozen`` (nothing, no head: the backbone's own output).
+        options: Options of the method by name; what is not named keeps its default.
+        embedding_size: Length E of the embedding.
+    """
+
+    backbone: str = "dinov2-small"
+    weights: str = "pretrained"
+    image_size: int = 224
+    pool: Literal["auto", "token", "avg"] = "auto"
+    method: str = "puma"
+    options: dict[str, Any] = field(default_factory=dict)
+    embedding_size: int = 128
+
+    def __post_init__(self) -> None:
+        _require(self.image_size >= 1, "model.image_size", self.image_size, "use a positive number of pixels")
+        _require(self.embedding_size >= 1, "model.embedding_size", self.embedding_size, "use a positive number")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The training loss.
+
+    Args:
+        name: Name of the loss.
+        options: Its constants by name; what is not named keeps the paper's value.
+    """
+
+    name: str = "curricularface"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The schedule and the optimiser (AdamW).
+
+    Args:
+        epochs: Passes over the train images.
+        steps: Optimiser steps, instead of epochs.
+        batch_size: Images per step, over all processes together.
+        learning_rate: Base rate; every group of parameters multiplies it.
+        method_multiplier: For the adapters and prompts.
+        head_multiplier: For the embedding head.
+        proxy_multiplier: For the proxies of the loss.
+        backbone_multiplier: For the backbone, where the method trains it.
+        weight_decay: Of AdamW, for all groups.
+        clip_value: Gradients are clipped to this absolute value; 0 does not clip.
+        schedule: ``step`` multiplies the rate by ``decay_factor`` every ``decay_epochs``; ``cosine`` goes to 0.
+        decay_epochs: Of the ``step`` schedule.
+        decay_factor: Of the ``step`` schedule.
+        warmup_steps: Steps over which the rate rises linearly from 0.
+        crop_scale_min: Smallest share of the image's area that a training crop takes.
+        horizontal_flip: Mirror half of the training images.
+        seed: Of initialisation, data order, augmentation and adapter dropping.
+        validate_every: Epochs between evaluations on the validation classes, where there are any.
+        selection: Which weights are kept: ``last``, or ``best`` on the validation classes.
+    """
+
+    epochs: int = 100
+    steps: int | None = None
+    batch_size: int = 180
+    learning_rate: float = 1e-4
+    method_multiplier: float = 10.0
+    head_multiplier: float = 10.0
+    proxy_multiplier: float = 1e4
+    backbone_multiplier: float = 1.0
+    weight_decay: float = 1e-4
+    clip_value: float = 1.0
+    schedule: Literal["step", "cosine"] = "step"
+    decay_epochs: int = 20
+    decay_factor: float = 0.5
+    warmup_steps: int = 0
+    crop_scale_min: float = 0.2
+    horizontal_flip: bool = True
+    seed: int = 0
+    validate_every: int = 1
+    selection: Literal["last", "best"] = "last"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "decay_epochs", "validate_every"):
+            _require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "use 1 or more")
+        _require(self.steps is None or self.steps >= 1, "training.steps", self.steps, "use 1 or more, or null")
+        _require(0 < self.learning_rate < math.inf, "training.learning_rate", self.learning_rate, "use a positive number")
+        for name in ("method_multiplier", "head_multiplier", "proxy_multiplier", "backbone_multiplier"):
+            value = getattr(self, name)
+            _require(0 <= value < math.inf, f"training.{name}", value, "use 0 or more")
+        for name in ("weight_decay", "clip_value", "warmup_steps"):
+            value = getattr(self, name)
+            _require(0 <= value < math.inf, f"training.{name}", value, "use 0 or more")
+        _require(0 < self.decay_factor <= 1, "training.decay_factor", self.decay_factor, "use a number above 0, at most 1")
+        _require(0 < self.crop_scale_min <= 1, "training.crop_scale_min", self.crop_scale_min, "use a share above 0, at most 1")
+        _require(self.seed >= 0, "training.seed", self.seed, "use 0 or more")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How the embeddings are measured.
+
+    Args:
+        ks: The k of every Recall@k.
+        batch_size: Images per forward pass.
+    """
+
+    ks: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        _require(bool(self.ks) and all(k >= 1 for k in self.ks), "evaluation.ks", self.ks, "use a list of numbers from 1")
+        _require(self.batch_size >= 1, "evaluation.batch_size", self.batch_size, "use 1 or more")
+
+
+@dataclass(frozen=True)
+class DeviceConfig:
+    """Where the computation runs.
+
+    Args:
+        accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        processes: Number of devices, each with a process of its own; on a CPU, the number of processes.
+        precision: ``auto`` is ``bf16`` where the processor has instructions for it, else ``fp32``.
+    """
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    processes: int = 1
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+
+    def __post_init__(self) -> None:
+        _require(self.processes >= 1, "device.processes", self.processes, "use 1 or more")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides what a run computes.
+
+    Args:
+        data: Where images and labels come from.
+        model: What turns an image into an embedding.
+        loss: The training loss.
+        training: The schedule and the optimiser.
+        evaluation: How the embeddings are measured.
+        device: Where the computation runs.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+
+
+def _require(condition: bool, option: str, value: object, remedy: str) -> None:
+    if not condition:
+        raise UserError(f"--{option} is {value!r}: {remedy}")

@@ -1,0 +1,89 @@
+"""Training images from disk to batch, in worker processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from unimetric.data.catalog import Item
+from unimetric.data.images import ImageError, decode_image
+from unimetric.data.sampling import BatchSampler
+from unimetric.data.transforms import TrainingTransform
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images and class numbers of one step, and what could not be read.
+
+    Attributes:
+        images: float32 [B, 3, S, S], normalised.
+        class_numbers: int64 [B].
+        skipped: The image number and what is wrong with it, for each image that is not in ``images``.
+    """
+
+    images: Tensor
+    class_numbers: Tensor
+    skipped: tuple[tuple[int, str], ...]
+
+
+class _TrainingImages(TorchDataset[Any]):
+    def __init__(
+        self, items: Sequence[Item], class_numbers: Sequence[int], transform: TrainingTransform, seed: int
+    ) -> None:
+        self.paths = [item.path for item in items]
+        self.class_numbers = class_numbers
+        self.transform, self.seed = transform, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | str, int, int]:
+        epoch, number = key
+        # Seeded by what it is, not by who makes it: the same augmentation with any number of workers.
+        seed = int(np.random.SeedSequence((self.seed, epoch, number)).generate_state(1, np.uint64)[0] >> 1)
+        try:
+            image: Tensor | str = self.transform(decode_image(self.paths[number]), seed)
+        except ImageError as error:
+            image = error.reason
+        return image, self.class_numbers[number], number
+
+
+def _collate(samples: list[tuple[Tensor | str, int, int]]) -> Batch:
+    images = [image for image, _, _ in samples if isinstance(image, Tensor)]
+    labels = [label for image, label, _ in samples if isinstance(image, Tensor)]
+    skipped = tuple((number, image) for image, _, number in samples if isinstance(image, str))
+    return Batch(torch.stack(images) if images else torch.empty(0), torch.tensor(labels, dtype=torch.int64), skipped)
+
+
+def training_loader(
+    items: Sequence[Item],
+    class_numbers: Sequence[int],
+    transform: TrainingTransform,
+    sampler: BatchSampler,
+    *,
+    seed: int,
+    workers: int | Literal["auto"] = "auto",
+) -> DataLoader[Batch]:
+    """A loader of `Batch` in the sampler's order; the result does not depend on the number of workers."""
+    count = min(os.cpu_count() or 1, 8) if workers == "auto" else workers
+    return DataLoader(
+        _TrainingImages(items, class_numbers, transform, seed),
+        batch_sampler=sampler,  # type: ignore[arg-type]
+        collate_fn=_collate,
+        num_workers=count,
+        persistent_workers=count > 0,
+        prefetch_factor=2 if count else None,
+        worker_init_fn=_ignore_interrupt,
+    )
+
+
+def _ignore_interrupt(worker: int) -> None:
+    # Ctrl-C reaches every process of the terminal; only the main one decides, after the step it is in.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)

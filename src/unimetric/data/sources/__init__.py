@@ -1,0 +1,142 @@
+"""Sources of images and labels, one file per format; a source is named by a string.
+
+A source string is ``[NAME=][FORMAT:]PATH``:
+
+- ``PATH``: a folder of class folders (see `folder`), or a manifest ``.csv``, ``.parquet``, ``.pq`` (see
+  `manifest`); ``~`` is the home folder;
+- ``FORMAT``: one of `SOURCES`, where it does not follow from the path;
+- ``NAME``: what to call the dataset, or the front part of the names where the source holds several;
+- the bare word ``demo``: the demo collections, built on first use (a folder of that name is ``./demo``).
+
+A path that holds ``=`` or ``:`` and exists as it stands is taken as a path.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from unimetric.data.catalog import Dataset
+from unimetric.data.sources import manifest
+from unimetric.data.sources.folder import read_folder
+from unimetric.data.sources.manifest import read_manifest
+from unimetric.errors import UserError, nearest_names
+
+
+def read_demo(folder: Path | None, name: str | None = None) -> list[Dataset]:
+    """Read the demo collections; they are built first where ``folder`` (by default in the cache) lacks them.
+
+    Raises:
+        UserError: the demo's packages are not installed, or the folder cannot be written.
+    """
+    # What the demo is made of is an extra, and slow to import.
+    from unimetric.data.sources.demo import build_demo
+
+    return read_folder(build_demo(folder), name)
+
+
+SOURCES: dict[str, Callable[[Path, str | None], list[Dataset]]] = {
+    "folder": read_folder,
+    "manifest": read_manifest,
+    "demo": read_demo,
+}
+"""The reader of every format: it takes the path and the name given, or None."""
+
+# No separators or colons, so that neither a path that holds "=" nor a format is taken for a name.
+_NAME = re.compile(r"([^=/\\:]*)=(.*)", re.DOTALL)
+# Two letters at least: "C:" is a Windows drive.
+_FORMAT = re.compile(r"([A-Za-z][A-Za-z0-9_-]+):(.*)", re.DOTALL)
+
+
+def read_source(text: str) -> list[Dataset]:
+    """Read the datasets that one source string names (see above).
+
+    Raises:
+        UserError: the string is malformed, the format unknown, the path missing, or its content wrong.
+    """
+    name, format_name, place = _parse(text)
+    if format_name == "demo":
+        return read_demo(_expand(place) if place else None, name)
+    if not place:
+        raise UserError(f"the source {text!r} names no path; write [NAME=][FORMAT:]PATH")
+    path = _expand(place)
+    return SOURCES[format_name or _format_of(path)](path, name)
+
+
+def read_sources(texts: Sequence[str]) -> list[Dataset]:
+    """Read all sources, in the given order.
+
+    Raises:
+        UserError: none is given, two datasets have the same name, or one source cannot be read.
+    """
+    if not texts:
+        raise UserError(f"no source is given; name a folder, a manifest, or one of: {', '.join(SOURCES)}")
+    datasets: list[Dataset] = []
+    origin: dict[str, str] = {}
+    for text in texts:
+        for dataset in read_source(text):
+            if dataset.name in origin:
+                raise UserError(
+                    f"the sources {origin[dataset.name]!r} and {text!r} both hold a dataset "
+                    f"{dataset.name!r}; give one of them another name, as in NAME=PATH"
+                )
+            origin[dataset.name] = text
+            datasets.append(dataset)
+    return datasets
+
+
+def _parse(text: str) -> tuple[str | None, str | None, str]:
+    """Split a source string into name, format and path; the first two may be None, the last empty."""
+    name: str | None = None
+    if _exists(text) and text != "demo":
+        return None, None, text
+    if match := _NAME.fullmatch(text):
+        name, text = match.groups()
+        if not name.strip():
+            raise UserError(f"the source {match.group()!r} has an empty name before '='; write NAME=PATH")
+    if text == "demo":
+        return name, "demo", ""
+    if not _exists(text) and (match := _FORMAT.fullmatch(text)):
+        if match[1] not in SOURCES:
+            raise UserError(
+                f"unknown format {match[1]!r} in the source {text!r}; {nearest_names(match[1], SOURCES)}"
+            )
+        return name, match[1], match[2]
+    return name, None, text
+
+
+def _format_of(path: Path) -> str:
+    try:
+        mode = path.stat().st_mode
+    except PermissionError as error:
+        raise UserError(f"cannot read {path}: no permission; make its folder readable") from error
+    except (OSError, ValueError):
+        mode = None
+    if mode is not None and stat.S_ISDIR(mode):
+        return "folder"
+    if path.suffix.lower() in manifest.SUFFIXES:
+        return "manifest"
+    if mode is None:
+        raise UserError(
+            f"there is no file or folder {path}; check the path, or write 'demo' for the demo data"
+        )
+    raise UserError(
+        f"cannot tell the format of {path}: it is no folder, and does not end in "
+        f"{' or '.join(manifest.SUFFIXES)}; write FORMAT:PATH with one of {', '.join(SOURCES)}"
+    )
+
+
+def _expand(place: str) -> Path:
+    try:
+        return Path(place).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"cannot find the home folder in {place!r}; write the path in full") from error
+
+
+def _exists(place: str) -> bool:
+    try:
+        return bool(place) and Path(place).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
+        return False

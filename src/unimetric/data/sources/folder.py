@@ -1,0 +1,221 @@
+"""Folders of class folders: the name of the folder is the label of the images in it.
+
+Three layouts are told apart by where the images lie:
+
+- ``root/class/**/image``: one dataset;
+- ``root/dataset/class/**/image``: one dataset per child, where no child of the root holds images itself;
+- ``root/train/class/**/image`` and ``root/test/class/...``, where all children of a dataset's folder are
+  named as splits, and there are two at least: the splits are kept as `Item.role`. Split names are train,
+  val, valid, validation, test, query, gallery, in lower case.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from unimetric.data.catalog import Dataset, Item, unique_items
+from unimetric.data.images import SUFFIXES, is_image_name
+from unimetric.errors import UserError
+
+SPLIT_FOLDERS = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "query": "query",
+    "gallery": "gallery",
+}
+"""The role that each split folder's name stands for."""
+
+_CLUTTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir", "$RECYCLE.BIN", "lost+found"})
+"""What operating systems leave lying about, besides names with a leading dot."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    path: Path
+    images: tuple[Path, ...]
+    others: tuple[Path, ...]
+    children: tuple[_Folder, ...]
+
+    def all_images(self) -> Iterator[Path]:
+        yield from self.images
+        for child in self.children:
+            yield from child.all_images()
+
+    def all_others(self) -> Iterator[Path]:
+        yield from self.others
+        for child in self.children:
+            yield from child.all_others()
+
+    def class_folders(self) -> list[_Folder]:
+        return [child for child in self.children if any(child.all_images())]
+
+
+def read_folder(root: Path, name: str | None = None) -> list[Dataset]:
+    """Read a folder of class folders, in one of the layouts above.
+
+    Order: datasets by name, items by label and then path, both by code point. Hidden files and folders are
+    skipped. Links are followed, except one that leads back to a folder it lies in. An image reached twice
+    in one class is taken once; the second path, other files, and images outside of any class folder are
+    listed in `Dataset.ignored`. Paths start with ``root`` as it is given.
+
+    Args:
+        root: the folder.
+        name: the dataset's name; by default, that of the folder. With several datasets, the front part
+            of their names: ``name/child``.
+
+    Raises:
+        UserError: the folder is missing, unreadable or no folder, holds no images or only images outside
+            of class folders, mixes split folders with others, or one image lies in two classes.
+    """
+    _check_folder(root)
+    tree = _scan(root, ())
+    if not any(tree.all_images()):
+        raise UserError(_no_images(tree))
+    if not tree.class_folders():
+        raise UserError(
+            f"{root} holds {len(tree.images)} images but no class folders; "
+            "put each class in a folder of its own"
+        )
+    if not _holds_datasets(tree):
+        return [_dataset(tree, name or root.resolve().name or "root", ())]
+    datasets = []
+    # Files that belong to no dataset are recorded with the first one.
+    strays = [*tree.images, *tree.others]
+    strays += [path for child in tree.children if not any(child.all_images()) for path in child.all_others()]
+    prefix = f"{name}/" if name else ""
+    for child in tree.class_folders():
+        datasets.append(_dataset(child, f"{prefix}{child.path.name}", strays))
+        strays = []
+    return datasets
+
+
+def _check_folder(root: Path) -> None:
+    try:
+        root.stat()
+    except PermissionError as error:
+        raise UserError(f"cannot read the folder {root}: no permission") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"there is no folder {root}; check the path") from error
+    if not root.is_dir():
+        raise UserError(f"{root} is a file, not a folder; give the folder that holds the class folders")
+
+
+def _scan(path: Path, ancestors: tuple[tuple[int, int], ...]) -> _Folder:
+    """Everything below a folder, sorted. ``ancestors`` are the (device, inode) pairs of the folders above."""
+    images, others, children = [], [], []
+    try:
+        status = path.stat()
+        with os.scandir(path) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(
+            f"cannot read the folder {path}: {error.strerror}; make it readable or move it away"
+        ) from error
+    above = (*ancestors, (status.st_dev, status.st_ino))
+    for entry in found:
+        if entry.name.startswith(".") or entry.name in _CLUTTER:
+            continue
+        _check_name(entry)
+        child = path / entry.name
+        if _is_folder(entry):
+            target = child.stat()
+            if (target.st_dev, target.st_ino) in above:
+                others.append(child)
+            else:
+                children.append(_scan(child, above))
+        elif is_image_name(entry.name) and _is_file(entry):
+            images.append(child)
+        else:
+            others.append(child)
+    return _Folder(path, tuple(images), tuple(others), tuple(children))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link to itself
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+def _check_name(entry: os.DirEntry[str]) -> None:
+    """A name that is not text cannot be written to a report or an index later on."""
+    try:
+        entry.name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"the file name {entry.path!a} is not valid UTF-8; rename it") from None
+
+
+def _no_images(tree: _Folder) -> str:
+    suffixes = " ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+    counts = Counter(path.suffix.lower() or "(no suffix)" for path in tree.all_others())
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(3))
+    found = f"{sum(counts.values())} other files ({kinds})" if counts else "no files at all"
+    return f"no images in {tree.path}: found {found}; looked for files that end in {suffixes}"
+
+
+def _split_children(folder: _Folder) -> list[_Folder]:
+    """The split folders of a dataset, or none if its children are classes.
+
+    Raises:
+        UserError: it cannot be told which of the two they are.
+    """
+    children = folder.class_folders()
+    splits = [child for child in children if child.path.name in SPLIT_FOLDERS]
+    with_classes = [child for child in splits if child.class_folders()]
+    if len(splits) < 2 or not with_classes:
+        return []
+    if len(splits) < len(children):
+        other = next(child for child in children if child not in splits)
+        raise UserError(
+            f"{folder.path} holds split folders ({splits[0].path.name}, {splits[1].path.name}) "
+            f"beside {other.path.name!r}; move that one away, or rename the split folders if they are classes"
+        )
+    if len(with_classes) < len(splits):
+        flat = next(child for child in splits if child not in with_classes)
+        raise UserError(
+            f"the split folder {flat.path} holds images but no class folders; "
+            "put each class in a folder of its own, or use a manifest"
+        )
+    return splits
+
+
+def _holds_datasets(tree: _Folder) -> bool:
+    """Whether the children are datasets: none holds images itself, and one at least holds class folders."""
+    if any(child.images for child in tree.children) or _split_children(tree):
+        return False
+    return any(
+        bool(_split_children(child)) or any(grandchild.images for grandchild in child.children)
+        for child in tree.children
+    )
+
+
+def _dataset(folder: _Folder, name: str, strays: list[Path] | tuple[Path, ...]) -> Dataset:
+    splits = _split_children(folder)
+    ignored = [*strays, *folder.images, *folder.all_others()]
+    groups: list[tuple[_Folder, str | None]] = [(folder, None)]
+    if splits:
+        groups = [(split, SPLIT_FOLDERS[split.path.name]) for split in splits]
+        ignored += [path for split in splits for path in split.images]
+    items = [
+        Item(path, child.path.name, name, role)
+        for group, role in groups
+        for child in group.children
+        for path in child.all_images()
+    ]
+    items.sort(key=lambda item: (item.label, str(item.path)))
+    kept, repeated = unique_items(items)
+    return Dataset(name, kept, tuple(sorted({*ignored, *repeated})))

@@ -1,0 +1,193 @@
+"""Splits into train, validation, query and gallery, with classes that do not overlap.
+
+Classes are sorted by code point ("10" before "2", capitals before small letters); a split depends on the
+labels alone, never on the order of the items or on what other datasets there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from unimetric.data.catalog import Dataset, Item, identities
+from unimetric.errors import UserError, nearest_names
+
+HOWS = ("auto", "given", "first-half", "random-half", "test-only", "train-only")
+"""The ways to split; see `split_datasets`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The items of every role, datasets in the order given, items in the order of their source.
+
+    Test items are in both ``query`` and ``gallery``. ``notes`` are warnings for the reader of the numbers,
+    one line each.
+    """
+
+    train: tuple[Item, ...]
+    validation: tuple[Item, ...]
+    query: tuple[Item, ...]
+    gallery: tuple[Item, ...]
+    notes: tuple[str, ...] = ()
+
+
+def split_datasets(
+    datasets: Sequence[Dataset], *, how: str = "auto", seed: int = 0, validation_fraction: float = 0.0
+) -> Split:
+    """Split every dataset by its classes.
+
+    Args:
+        datasets: of distinct names.
+        how: "first-half": of a dataset's C sorted classes, the first C // 2 for training, the others for
+            testing, as in the literature. "random-half": C // 2 classes drawn at random. "given": as
+            `Item.role` says, for every item. "auto": as given for a dataset where all items have a role,
+            else "first-half". "test-only": everything is query and gallery. "train-only": everything is
+            for training.
+        seed: for "random-half" and for the validation classes.
+        validation_fraction: the share, 0 to 0.5, of each dataset's train classes that is held out for
+            model selection; at least one class where there are three, and none where there are fewer. A
+            dataset whose source gives it validation items keeps those instead.
+
+    Raises:
+        UserError: an unknown ``how``; a fraction out of range; no datasets, or two of the same name; roles
+            missing on some items; a dataset of one class; a side left empty.
+    """
+    _check_arguments(datasets, how, validation_fraction)
+    parts: dict[str, list[Item]] = {"train": [], "validation": [], "query": [], "gallery": []}
+    notes: list[str] = []
+    for dataset in datasets:
+        roles = _roles(dataset, _way(dataset, how), seed)
+        if "validation" not in roles:
+            roles = _hold_out(dataset, roles, seed, validation_fraction)
+        side = _side(dataset, roles)
+        _check_sides(dataset, side, how)
+        notes += _notes(dataset, side)
+        for part, items in side.items():
+            parts[part] += items
+    return Split(**{part: tuple(items) for part, items in parts.items()}, notes=tuple(notes))
+
+
+def _check_arguments(datasets: Sequence[Dataset], how: str, fraction: float) -> None:
+    if how not in HOWS:
+        raise UserError(f"unknown split {how!r}; {nearest_names(how, HOWS)}")
+    if not 0 <= fraction <= 0.5:
+        raise UserError(f"the validation fraction is {fraction}; it must lie in 0 to 0.5")
+    if not datasets:
+        raise UserError("there are no datasets to split; give one source at least")
+    for name, count in Counter(dataset.name for dataset in datasets).items():
+        if count > 1:
+            raise UserError(f"{count} datasets have the name {name!r}; give each a name of its own")
+
+
+def _way(dataset: Dataset, how: str) -> str:
+    """The way this dataset is split: ``how``, with "auto" decided."""
+    if not dataset.items:
+        raise UserError(f"dataset {dataset.name!r} has no images; leave it out")
+    if how in ("test-only", "train-only"):
+        return how
+    if len(dataset.labels) == 1:
+        raise UserError(
+            f"dataset {dataset.name!r} has one class only ({dataset.labels[0]!r}), which cannot be split; "
+            "add classes, or leave the dataset out"
+        )
+    if how not in ("auto", "given"):
+        return how
+    lacking = sum(item.role is None for item in dataset.items)
+    if how == "auto" and lacking == len(dataset.items):
+        return "first-half"
+    if lacking:
+        raise UserError(
+            f"dataset {dataset.name!r}: {lacking} of {len(dataset.items)} images have no split; "
+            "give all of them one, or none and split by first-half or random-half"
+        )
+    return "given"
+
+
+def _roles(dataset: Dataset, way: str, seed: int) -> list[str]:
+    """The role of every item."""
+    if way == "given":
+        return [item.role or "" for item in dataset.items]
+    if way in ("test-only", "train-only"):
+        return [way.removesuffix("-only")] * len(dataset.items)
+    labels = dataset.labels
+    count = len(labels) // 2
+    train = set(labels[:count] if way == "first-half" else _draw(dataset, labels, count, seed, "half"))
+    return ["train" if item.label in train else "test" for item in dataset.items]
+
+
+def _hold_out(dataset: Dataset, roles: list[str], seed: int, fraction: float) -> list[str]:
+    """Turn some train classes into validation classes."""
+    labels = sorted({item.label for item, role in zip(dataset.items, roles, strict=True) if role == "train"})
+    if fraction == 0 or len(labels) < 3:
+        return roles
+    count = max(1, int(fraction * len(labels) + 0.5))
+    drawn = set(_draw(dataset, labels, count, seed, "validation"))
+    return [
+        "validation" if role == "train" and item.label in drawn else role
+        for item, role in zip(dataset.items, roles, strict=True)
+    ]
+
+
+def _draw(dataset: Dataset, labels: Sequence[str], count: int, seed: int, purpose: str) -> list[str]:
+    """Draw ``count`` of the sorted labels, by a generator of the dataset's own."""
+    key = hashlib.sha256(f"{purpose}:{seed}:{dataset.name}".encode()).digest()
+    generator = np.random.Generator(np.random.PCG64(int.from_bytes(key, "big")))
+    return [labels[index] for index in generator.permutation(len(labels))[:count]]
+
+
+def _side(dataset: Dataset, roles: Sequence[str]) -> dict[str, list[Item]]:
+    side: dict[str, list[Item]] = {"train": [], "validation": [], "query": [], "gallery": []}
+    for item, role in zip(dataset.items, roles, strict=True):
+        for part in ("query", "gallery") if role == "test" else (role,):
+            side[part].append(item)
+    return side
+
+
+def _check_sides(dataset: Dataset, side: dict[str, list[Item]], how: str) -> None:
+    wanted = {"test-only": ("query", "gallery"), "train-only": ("train",)}
+    remedies = {
+        "train": "give it train images, or evaluate only with test-only",
+        "query": "give it test or query images, or train only with train-only",
+        "gallery": "give it test or gallery images beside its query images",
+    }
+    for part in wanted.get(how, ("train", "query", "gallery")):
+        if not side[part]:
+            raise UserError(f"dataset {dataset.name!r}: the {part} side is empty; {remedies[part]}")
+
+
+def _notes(dataset: Dataset, side: dict[str, list[Item]]) -> list[str]:
+    """What makes the numbers of this dataset worth less than they seem."""
+    notes = []
+    learned = {item.label for part in ("train", "validation") for item in side[part]}
+    tested = {item.label for part in ("query", "gallery") for item in side[part]}
+    if shared := learned & tested:
+        notes.append(f"{_classes(shared)} in both train and test: results on them are not zero-shot")
+    if lonely := _without_partner(side["query"], side["gallery"]):
+        notes.append(f"{_classes(lonely)} cannot be queries: the gallery holds no second image of them")
+    for part in ("train", "validation"):
+        counts = Counter(item.label for item in side[part])
+        if single := {label for label, count in counts.items() if count == 1}:
+            notes.append(f"{_classes(single)} with one {part} image")
+    return [f"dataset {dataset.name!r}: {note}" for note in notes]
+
+
+def _without_partner(query: Sequence[Item], gallery: Sequence[Item]) -> set[str]:
+    """The labels of queries that have no gallery image of their class besides themselves."""
+    partners: defaultdict[str, set[str]] = defaultdict(set)
+    for item, identity in _with_identities(gallery):
+        partners[item.label].add(identity)
+    return {item.label for item, identity in _with_identities(query) if not partners[item.label] - {identity}}
+
+
+def _with_identities(items: Sequence[Item]) -> Iterable[tuple[Item, str]]:
+    return zip(items, identities(item.path for item in items), strict=True)
+
+
+def _classes(labels: Collection[str], shown: int = 3) -> str:
+    """The number of classes, and the first few names."""
+    names = ", ".join(sorted(labels)[:shown]) + (", ..." if len(labels) > shown else "")
+    return f"{len(labels)} {'class' if len(labels) == 1 else 'classes'} ({names})"

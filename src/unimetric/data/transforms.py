@@ -1,0 +1,83 @@
+"""From an RGB image to the tensor that a backbone reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+RESIZE_RATIO = 256 / 224
+"""Shorter side after resizing, as a multiple of the input size: the field's 256 for 224."""
+
+
+@dataclass(frozen=True)
+class EvaluationTransform:
+    """Resize the shorter side to ``RESIZE_RATIO`` times the input size (bicubic), crop the centre, normalise.
+
+    Args:
+        image_size: Side S of the square input in pixels.
+        mean: Per channel, for pixel values in [0, 1].
+        std: Per channel, for pixel values in [0, 1].
+    """
+
+    image_size: int
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """An RGB image to a float32 tensor [3, S, S]."""
+        side = round(self.image_size * RESIZE_RATIO)
+        # Long thin images: a cap on the longer side keeps the resized image small; the crop never sees beyond it.
+        image = _crop_to_aspect(image, limit=8)
+        image = F.resize(image, [side], interpolation=v2.InterpolationMode.BICUBIC)
+        return _to_tensor(F.center_crop(image, [self.image_size, self.image_size]), self.mean, self.std)
+
+
+@dataclass(frozen=True)
+class TrainingTransform:
+    """A random crop, resized to the input (bicubic), mirrored by chance, normalised.
+
+    Args:
+        image_size: Side S of the square input in pixels.
+        mean: Per channel, for pixel values in [0, 1].
+        std: Per channel, for pixel values in [0, 1].
+        crop_scale_min: Smallest share of the image's area that a crop takes, in (0, 1].
+        horizontal_flip: Mirror half of the images.
+    """
+
+    image_size: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    crop_scale_min: float = 0.2
+    horizontal_flip: bool = True
+
+    def __call__(self, image: Image.Image, seed: int) -> Tensor:
+        """An RGB image to a float32 tensor [3, S, S]; the same seed gives the same crop and flip."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            box = v2.RandomResizedCrop(
+                self.image_size,
+                scale=(self.crop_scale_min, 1.0),
+                interpolation=v2.InterpolationMode.BICUBIC,
+            )
+            image = box(image)
+            if self.horizontal_flip and torch.rand(()) < 0.5:
+                image = F.horizontal_flip(image)
+        return _to_tensor(image, self.mean, self.std)
+
+
+def _crop_to_aspect(image: Image.Image, limit: int) -> Image.Image:
+    width, height = image.size
+    if max(width, height) <= limit * min(width, height):
+        return image
+    side = limit * min(width, height)
+    return F.center_crop(image, [min(height, side), min(width, side)])
+
+
+def _to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    return F.normalize(F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True), list(mean), list(std))

@@ -1,0 +1,295 @@
+"""Scores of one embedding over several datasets: separate, harmonic and unified.
+
+The protocol of Kim, Kim and Kwak, Learning Unified Distance Metric Across Diverse Data Distributions with
+Parameter-Efficient Transfer Learning, WACV 2025 (arXiv 2309.08944), with classes always compared as
+(dataset, label): datasets may use the same label for different things.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unimetric.errors import UserError
+from unimetric.evaluation.cosine import Vectors, check_same_width, unit_vectors
+from unimetric.evaluation.labels import Hashables, as_hashables, number, own_gallery_rows, rows_by_id
+from unimetric.evaluation.metrics import Retrieval, score_queries
+from unimetric.evaluation.neighbours import GALLERY_TILE, QUERY_TILE, Tiling, check_count
+
+Gallery = tuple[Vectors, Hashables, Hashables] | tuple[Vectors, Hashables, Hashables, Hashables | None]
+"""Vectors, labels and datasets of the gallery, and its ids if it has any."""
+
+
+@dataclass(frozen=True)
+class DatasetCounts:
+    """What one dataset's scores cover."""
+
+    queries: int
+    """Its queries."""
+    gallery: int
+    """Its gallery items; without a separate gallery, its queries over again."""
+    queries_without_positive: int
+    """Those of its queries that have no other image of their class in the gallery: left out of every mean."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What all scores cover.
+
+    A positive is of the query's own dataset, so the separate and the unified scores leave out the same
+    queries: those without a positive.
+    """
+
+    queries: int
+    """All queries. The unified scores are means over these less ``queries_without_positive``."""
+    gallery: int
+    """All gallery items, which is what a query of the unified scores is compared with, itself apart."""
+    queries_without_positive: int
+    """Queries that have no other image of their class in the gallery: left out of every mean."""
+    datasets: Mapping[str, DatasetCounts]
+    """The same for each dataset that occurs among the queries or in the gallery."""
+    datasets_left_out: tuple[str, ...]
+    """Datasets that have no separate value, since no query of theirs has a positive (or they have none):
+    the harmonic mean is over the others. Their gallery items still take part in the unified scores."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The scores of an embedding: "recall@k" for each k, "map@r" and "r-precision", each from 0 to 1."""
+
+    separate: Mapping[str, Mapping[str, float]]
+    """Each dataset's metrics, its queries against its own gallery: means over its queries with a positive.
+    A dataset without such a query is not in it."""
+    harmonic: Mapping[str, float]
+    """For each metric, the harmonic mean of its separate values: 0 if one of them is 0."""
+    unified: Mapping[str, float]
+    """Metrics of all queries against all galleries at once: means over all queries with a positive."""
+    counts: Counts
+    """How many queries and gallery items that covers, and what was left out."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain dicts, lists, floats and ints, ready for `json.dumps`."""
+        counts = asdict(self.counts)
+        counts["datasets_left_out"] = list(self.counts.datasets_left_out)
+        return {
+            "separate": {name: dict(metrics) for name, metrics in self.separate.items()},
+            "harmonic": dict(self.harmonic),
+            "unified": dict(self.unified),
+            "counts": counts,
+        }
+
+
+def evaluate(
+    vectors: Vectors,
+    labels: Hashables,
+    datasets: Hashables,
+    gallery: Gallery | None = None,
+    ks: Sequence[int] = (1,),
+    *,
+    ids: Hashables | None = None,
+    gallery_ids: Hashables | None = None,
+    query_tile: int = QUERY_TILE,
+    gallery_tile: int = GALLERY_TILE,
+    device: str | torch.device = "cpu",
+) -> Report:
+    """Score embeddings by retrieval, in each dataset and in the union of all.
+
+    Similarity is the cosine: the length of a vector plays no part. Of equally similar gallery items, the one
+    in the lower row comes first. The result depends on neither tile sizes nor device.
+
+    Args:
+        vectors: The queries' embeddings, shape [N, E], floating point, no row zero.
+        labels: The queries' labels, N hashables. Labels mean something within their dataset only.
+        datasets: The queries' datasets, N hashables; their `str` names them in the report.
+        gallery: Where to search: vectors [G, E], labels, datasets and, optionally, ids. Without it, every
+            query searches among all the others.
+        ks: The k of each Recall@k, at least 1 each. One larger than the gallery takes all of it.
+        ids: Which image each query is, N hashables, such as paths; None for an image that surely is not in
+            the gallery. A query never finds the gallery item with its own id. With a gallery but no ids,
+            nothing is excluded. Without a gallery, row i is excluded for query i, with or without ids.
+        gallery_ids: Which image each gallery item is, likewise, each at most once; the same as a fourth
+            member of ``gallery``.
+        query_tile: Most queries compared at once.
+        gallery_tile: Gallery items they are compared with at once. See `nearest_neighbours`.
+        device: Where to multiply: "cpu", "cuda" or one CUDA device.
+
+    Returns:
+        The scores, and what they cover.
+
+    Raises:
+        UserError: an argument of the wrong type, shape or length; a zero, infinite or NaN vector; queries
+            and gallery of different width; an id twice in the gallery, or for two different classes; two
+            datasets with the same `str`; or no query with a positive.
+
+    >>> vectors = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.5, 0.5], [0.0, 1.0]])
+    >>> report = evaluate(vectors, ["cat", "cat", "dog", "dog"], ["pets"] * 4)
+    >>> report.separate["pets"]
+    {'recall@1': 0.75, 'map@r': 0.75, 'r-precision': 0.75}
+    >>> report.counts.queries, report.counts.queries_without_positive
+    (4, 0)
+    """
+    depths = _depths(ks)
+    tiling = Tiling(query_tile, gallery_tile, device)
+    queries = _side(vectors, labels, datasets, "")
+    if gallery is None:
+        searched = queries
+        own_rows = _same_rows(queries, ids, gallery_ids)
+    else:
+        gallery_vectors, gallery_labels, gallery_datasets, gallery_ids = _unpack(gallery, gallery_ids)
+        searched = _side(gallery_vectors, gallery_labels, gallery_datasets, "gallery ")
+        check_same_width(queries.units, searched.units, "vectors", "gallery vectors")
+        own_rows = _rows_of_ids(queries, searched, ids, gallery_ids)
+    return _report(queries, searched, own_rows, depths, tiling)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The queries, or the gallery, after validation."""
+
+    units: Tensor
+    labels: Sequence[Hashable]
+    datasets: Sequence[Hashable]
+
+    def classes(self) -> Iterable[Hashable]:
+        return zip(self.datasets, self.labels, strict=True)
+
+
+def _depths(ks: Any) -> list[int]:
+    if isinstance(ks, str | numbers.Number) or not isinstance(ks, Iterable):
+        raise UserError(f"ks: {ks!r}; give a list of whole numbers, such as [1, 10]")
+    depths = list(ks)
+    if not depths:
+        raise UserError("ks: empty; give at least one whole number, such as [1]")
+    for k in depths:
+        check_count(k, "ks")
+    return list(dict.fromkeys(int(k) for k in depths))
+
+
+def _side(vectors: Vectors, labels: Hashables, datasets: Hashables, prefix: str) -> _Side:
+    name = f"{prefix}vectors"
+    units = unit_vectors(vectors, name)
+    return _Side(
+        units,
+        as_hashables(labels, f"{prefix}labels", len(units), name),
+        as_hashables(datasets, f"{prefix}datasets", len(units), name),
+    )
+
+
+def _unpack(gallery: Any, ids: Hashables | None) -> tuple[Vectors, Hashables, Hashables, Hashables | None]:
+    if not isinstance(gallery, tuple | list) or len(gallery) not in (3, 4):
+        what = f"{len(gallery)} members" if isinstance(gallery, tuple | list) else type(gallery).__name__
+        raise UserError(
+            f"gallery: got {what}; give (vectors, labels, datasets) or (vectors, labels, datasets, ids)"
+        )
+    if len(gallery) == 3:
+        return (*gallery, ids)
+    if ids is not None and gallery[3] is not None:
+        raise UserError("gallery_ids: given twice, here and as fourth member of gallery; give them once")
+    return (*gallery[:3], ids if gallery[3] is None else gallery[3])
+
+
+def _same_rows(queries: _Side, ids: Hashables | None, gallery_ids: Hashables | None) -> Tensor:
+    if gallery_ids is not None:
+        raise UserError("gallery_ids: given without a gallery; give ids only, or a gallery too")
+    if ids is not None:
+        # Without a gallery they say nothing new, but a copy would be found in place of the query itself.
+        rows_by_id(as_hashables(ids, "ids", len(queries.units), "vectors"), "ids")
+    return torch.arange(len(queries.units))
+
+
+def _rows_of_ids(
+    queries: _Side, gallery: _Side, ids: Hashables | None, gallery_ids: Hashables | None
+) -> Tensor:
+    if ids is None and gallery_ids is None:
+        return torch.full((len(queries.units),), -1)
+    if ids is None or gallery_ids is None:
+        missing = "ids" if ids is None else "gallery_ids"
+        raise UserError(f"{missing}: not given, but the other side has ids; give both, or neither")
+    query_ids = as_hashables(ids, "ids", len(queries.units), "vectors")
+    listed_gallery_ids = as_hashables(gallery_ids, "gallery_ids", len(gallery.units), "gallery vectors")
+    own_rows = own_gallery_rows(query_ids, listed_gallery_ids, "gallery_ids")
+    _check_same_classes(queries, gallery, query_ids, own_rows)
+    return own_rows
+
+
+def _check_same_classes(queries: _Side, gallery: _Side, ids: Sequence[Hashable], own_rows: Tensor) -> None:
+    """Refuse ids that count each side's rows: they would hide gallery items that are not the query."""
+    gallery_classes = list(gallery.classes())
+    for row, (own, query_class) in enumerate(zip(own_rows.tolist(), queries.classes(), strict=True)):
+        if own >= 0 and gallery_classes[own] != query_class:
+            raise UserError(
+                f"ids: {ids[row]!r} names query row {row}, (dataset, label) {query_class!r}, and gallery row "
+                f"{own}, {gallery_classes[own]!r}; give different images different ids, such as their paths"
+            )
+
+
+def _report(queries: _Side, gallery: _Side, own_rows: Tensor, ks: Sequence[int], tiling: Tiling) -> Report:
+    (query_classes, gallery_classes), _ = number(queries.classes(), gallery.classes())
+    (query_datasets, gallery_datasets), datasets = number(queries.datasets, gallery.datasets)
+    names = _dataset_names(datasets)
+    retrieval = Retrieval(queries.units, gallery.units, query_classes, gallery_classes, own_rows)
+    has_positive = retrieval.positives() > 0
+    if not bool(has_positive.any()):
+        raise UserError(
+            f"labels: none of the {len(has_positive)} queries has another image of its (dataset, label) in "
+            "the gallery; nothing can be scored: give a gallery with the queries' classes"
+        )
+
+    separate = {}
+    counts = {}
+    for code, name in enumerate(names):
+        rows, gallery_rows = (query_datasets == code), (gallery_datasets == code)
+        if bool(has_positive[rows].any()):
+            within = retrieval.restrict(rows.nonzero()[:, 0], gallery_rows.nonzero()[:, 0])
+            separate[name] = _means(score_queries(within, ks, tiling))
+        counts[name] = DatasetCounts(
+            int(rows.sum()), int(gallery_rows.sum()), int((rows & ~has_positive).sum())
+        )
+    # With one dataset, the union is that dataset: the second pass would find the same.
+    unified = dict(separate[names[0]]) if len(names) == 1 else _means(score_queries(retrieval, ks, tiling))
+    return Report(
+        separate=separate,
+        harmonic={
+            metric: _harmonic_mean([scores[metric] for scores in separate.values()]) for metric in unified
+        },
+        unified=unified,
+        counts=Counts(
+            queries=len(queries.units),
+            gallery=len(gallery.units),
+            queries_without_positive=int((~has_positive).sum()),
+            datasets=counts,
+            datasets_left_out=tuple(name for name in names if name not in separate),
+        ),
+    )
+
+
+def _dataset_names(datasets: Sequence[Hashable]) -> list[str]:
+    names: dict[str, Hashable] = {}
+    for dataset in datasets:
+        if names.setdefault(str(dataset), dataset) is not dataset:
+            raise UserError(
+                f"datasets: {names[str(dataset)]!r} and {dataset!r} are different datasets, but both would "
+                f"be reported as {str(dataset)!r}; rename one"
+            )
+    return list(names)
+
+
+def _means(scores: Mapping[str, Tensor]) -> dict[str, float]:
+    """The mean of each metric over the queries that have a value, exactly rounded."""
+    means = {}
+    for metric, values in scores.items():
+        scored = values[~values.isnan()].tolist()
+        means[metric] = math.fsum(scored) / len(scored)
+    return means
+
+
+def _harmonic_mean(values: Sequence[float]) -> float:
+    if min(values) == 0:
+        return 0.0
+    return len(values) / math.fsum(1 / value for value in values)

@@ -1,0 +1,107 @@
+"""Writing so that nothing is half-written: to a temporary name beside the target, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from unimetric.errors import UserError
+
+
+@contextmanager
+def explain_os_error(path: Path, action: str) -> Iterator[None]:
+    """Turn an operating-system error on ``path`` into a one-line `UserError` with the remedy."""
+    remedies = {
+        errno.ENOSPC: "the disk is full; free some space or choose another folder",
+        errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
+        errno.EACCES: "no permission; choose a folder that you may write to",
+        errno.EPERM: "no permission; choose a folder that you may write to",
+        errno.EROFS: "the file system is read-only; choose another folder",
+        errno.ENOTDIR: "a part of the path is a file, not a folder; choose another path",
+        errno.EISDIR: "it is a folder; choose a file name",
+    }
+    try:
+        yield
+    except OSError as error:
+        remedy = remedies.get(error.errno or 0, error.strerror or str(error))
+        raise UserError(f"cannot {action} {path}: {remedy}") from error
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder and its parents; it may exist already.
+
+    Raises:
+        UserError: no permission, a file in the way, or a full disk.
+    """
+    if path.exists() and not path.is_dir():
+        raise UserError(f"cannot create the folder {path}: a file of that name exists; choose another path")
+    with explain_os_error(path, "create the folder"):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, flush it to the disk, and rename it.
+
+    A reader sees the old file or the new one, never a part; a failure leaves the old file and removes
+    the temporary one.
+
+    Raises:
+        UserError: full disk, no permission, missing folder.
+    """
+    temporary: Path | None = None
+    try:
+        with explain_os_error(path, "write"):
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+            os.close(handle)
+            temporary = Path(name)
+            write(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)
+            temporary.replace(path)
+            temporary = None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, as UTF-8."""
+    write_atomically(path, lambda temporary: _write_text(temporary, text))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically, indented, without NaN or infinity."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """The user's cache folder: ``$UNIMETRIC_CACHE``, else ``$XDG_CACHE_HOME/unimetric``, else ``~/.cache/unimetric``."""
+    own = os.environ.get("UNIMETRIC_CACHE")
+    if own:
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "unimetric"

@@ -1,0 +1,108 @@
+"""Training losses by name: ``make_loss("curricularface", num_classes, embedding_size)``.
+
+To add one: write a function (or module) taking ``num_classes``, ``embedding_size`` and constants with
+defaults, raising ``ValueError`` for constants out of range, and name it in ``LOSSES``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from unimetric.errors import UserError, nearest_names
+from unimetric.losses import pml
+from unimetric.losses.curricularface import CurricularFace
+
+__all__ = ["LOSSES", "CurricularFace", "LossSpec", "make_loss"]
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """How to make a loss, and the batches it wants.
+
+    Args:
+        make: called as ``make(num_classes, embedding_size, **options)``.
+        images_per_class: the batch sampler draws this many images of each class it picks; None for random
+            batches (losses with class proxies need no pairs within the batch).
+    """
+
+    make: Callable[..., nn.Module]
+    images_per_class: int | None = None
+
+    @property
+    def options(self) -> dict[str, float | int | bool]:
+        """The loss's constants by name, with their default values, read off ``make``'s signature.
+
+        >>> LOSSES["cosface"].options
+        {'margin': 0.35, 'scale': 64.0}
+        """
+        parameters = inspect.signature(self.make).parameters.values()
+        return {p.name: p.default for p in parameters if p.name not in ("num_classes", "embedding_size")}
+
+
+LOSSES: dict[str, LossSpec] = {
+    "arcface": LossSpec(pml.arcface),
+    "cosface": LossSpec(pml.cosface),
+    "curricularface": LossSpec(CurricularFace),
+    "margin": LossSpec(pml.margin_loss, images_per_class=4),
+    "multi-similarity": LossSpec(pml.multi_similarity, images_per_class=4),
+    "proxy-anchor": LossSpec(pml.proxy_anchor),
+    "proxynca++": LossSpec(pml.proxynca_pp),
+    "softtriple": LossSpec(pml.softtriple),
+    "triplet": LossSpec(pml.triplet, images_per_class=4),
+}
+
+
+def make_loss(
+    name: str,
+    num_classes: int,
+    embedding_size: int,
+    options: Mapping[str, float | int | bool] | None = None,
+) -> nn.Module:
+    """Make a loss module, called as ``loss(embeddings [B, E], labels [B]) -> float32 scalar``.
+
+    Its parameters are its class proxies, all of them (none for a pair loss); like any buffers, they are part
+    of its state dict and belong in a checkpoint.
+
+    Args:
+        name: a key of ``LOSSES``.
+        num_classes: number of training classes, at least 1; labels lie in ``[0, num_classes)``.
+        embedding_size: ``E``, at least 1.
+        options: constants that replace the defaults in ``LOSSES[name].options``.
+
+    Raises:
+        UserError: unknown loss or option, or a value of the wrong type or out of range.
+
+    >>> loss = make_loss("proxy-anchor", num_classes=10, embedding_size=4, options={"alpha": 64})
+    >>> [tuple(p.shape) for p in loss.parameters()]
+    [(10, 4)]
+    """
+    if name not in LOSSES:
+        raise UserError(f"unknown loss {name!r}; {nearest_names(name, LOSSES)}")
+    for size, value in (("num_classes", num_classes), ("embedding_size", embedding_size)):
+        if value < 1:
+            raise UserError(f"loss {name!r}: {size} must be at least 1, got {value}")
+    defaults = LOSSES[name].options
+    checked: dict[str, float | int | bool] = {}
+    for option, given in (options or {}).items():
+        if option not in defaults:
+            raise UserError(f"unknown option {option!r} of loss {name!r}; {nearest_names(option, defaults)}")
+        checked[option] = _of_type(given, type(defaults[option]), f"loss {name!r}: {option}")
+    try:
+        return LOSSES[name].make(num_classes, embedding_size, **checked)
+    except ValueError as error:
+        raise UserError(f"loss {name!r}: {error}") from error
+
+
+def _of_type(value: float | int | bool, wanted: type, what: str) -> float | int | bool:
+    """The value as a finite number of the wanted type, or a UserError; a bool is never taken for a number."""
+    if wanted is float and type(value) is int:
+        return float(value)
+    if type(value) is wanted and math.isfinite(value):
+        return value
+    words = {bool: "true or false", int: "a whole number", float: "a finite number"}[wanted]
+    raise UserError(f"{what} must be {words}, got {value!r}")

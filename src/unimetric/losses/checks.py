@@ -1,0 +1,58 @@
+"""What every loss asks of its constants and its batch, and the precision it computes in."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_constant(ok: bool, requirement: str, value: object) -> None:
+    """Raise a ``ValueError`` that says what a constant must be and what it was, unless ``ok``.
+
+    >>> check_constant(-1.0 > 0, "scale must be positive", -1.0)
+    Traceback (most recent call last):
+    ValueError: scale must be positive, got -1.0
+    """
+    if not ok:
+        raise ValueError(f"{requirement}, got {value!r}")
+
+
+def check_batch(embeddings: Tensor, labels: Tensor, embedding_size: int, num_classes: int | None) -> None:
+    """Refuse a batch on which a loss would fail obscurely, or (on a GPU) kill the process.
+
+    The range check reads two numbers back to the host, one short wait per step on an accelerator. Without
+    it a label out of range is a device-side assertion that names neither the label nor the cause.
+
+    Args:
+        embeddings: floating point, shape ``[B, E]``, ``B >= 1``.
+        labels: int64, shape ``[B]``.
+        embedding_size: the ``E`` the loss was made for.
+        num_classes: labels must lie in ``[0, num_classes)``; None for losses without class proxies, which
+            only compare labels with each other.
+
+    Raises:
+        ValueError: naming what is wrong with shape, type or range.
+    """
+    if embeddings.ndim != 2 or embeddings.shape[1] != embedding_size or len(embeddings) == 0:
+        raise ValueError(
+            f"embeddings must have shape [B >= 1, {embedding_size}], got {list(embeddings.shape)}"
+        )
+    if labels.shape != embeddings.shape[:1]:
+        raise ValueError(f"labels must have shape [{len(embeddings)}], got {list(labels.shape)}")
+    if labels.dtype != torch.int64:
+        raise ValueError(f"labels must be int64, got {labels.dtype}")
+    if num_classes is None:
+        return
+    low, high = torch.stack(torch.aminmax(labels)).tolist()
+    if low < 0 or high >= num_classes:
+        wrong = low if low < 0 else high
+        raise ValueError(f"label {wrong} is outside [0, {num_classes}), the classes this loss was made for")
+
+
+def no_autocast(embeddings: Tensor) -> torch.autocast:
+    """Context in which operations keep their operands' precision, whatever autocast surrounds it.
+
+    Losses multiply cosines by up to 64 before an exponential: bfloat16's steps of 1/256 near cosine 1 would
+    become steps of 1/4 in the logits.
+    """
+    return torch.autocast(device_type=embeddings.device.type, enabled=False)

@@ -1,0 +1,128 @@
+"""From a model and the items of a split to numbers: embed, keep count of what could not be read, evaluate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unimetric.data.catalog import Item
+from unimetric.data.splits import Split
+from unimetric.errors import UserError
+from unimetric.evaluation import evaluate
+from unimetric.models.embedder import Embedder
+from unimetric.progress import progress_bar
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that could not be read, and why."""
+
+    item: Item
+    reason: str
+
+
+@dataclass(frozen=True)
+class EmbeddedItems:
+    """Items, their vectors float32 [N, E], and what could not be read."""
+
+    items: tuple[Item, ...]
+    vectors: NDArray[np.float32]
+    skipped: tuple[Skipped, ...]
+
+
+def embed_items(
+    embedder: Embedder,
+    items: Sequence[Item],
+    *,
+    batch_size: int = 64,
+    precision: str = "auto",
+    strict: bool = False,
+    description: str = "Embedding",
+) -> EmbeddedItems:
+    """Embed items under a progress bar; each unreadable image is named, counted and left out.
+
+    Raises:
+        UserError: an image cannot be read and ``strict`` is set, or none can be read.
+    """
+    vectors: list[NDArray[np.float32]] = []
+    kept: list[Item] = []
+    skipped: list[Skipped] = []
+    with progress_bar() as progress:
+        task = progress.add_task(description, total=len(items), note="")
+        batches = embedder.encode_batches(
+            (item.path for item in items), batch_size=batch_size, precision=precision, skip_unreadable=not strict
+        )
+        position = 0
+        for batch, errors in batches:
+            vectors.append(batch)
+            for item, error in zip(items[position : position + len(errors)], errors, strict=True):
+                if error is None:
+                    kept.append(item)
+                else:
+                    skipped.append(Skipped(item, error.reason))
+            position += len(errors)
+            progress.update(task, completed=position, note=f"{len(skipped)} skipped" if skipped else "")
+    if items and not kept:
+        raise UserError(f"none of {len(items)} images can be read; the first is {items[0].path}: {skipped[0].reason}")
+    return EmbeddedItems(tuple(kept), np.concatenate(vectors), tuple(skipped))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured, in the shape of ``metrics.json``, and the files that were skipped on the way."""
+
+    metrics: dict[str, Any]
+    skipped: tuple[Skipped, ...]
+
+
+def measure(
+    embedder: Embedder,
+    query: Sequence[Item],
+    gallery: Sequence[Item],
+    *,
+    ks: Sequence[int] = (1, 2, 4, 8),
+    batch_size: int = 64,
+    precision: str = "auto",
+    strict: bool = False,
+    description: str = "Embedding",
+) -> Measurement:
+    """Embed every distinct image once, and evaluate; an image is excluded from its own neighbours by its path.
+
+    Raises:
+        UserError: an image cannot be read and ``strict`` is set, or nothing can be measured.
+    """
+    start = time.perf_counter()
+    # An image may be query and gallery at once; the path within its dataset is its identity.
+    distinct = list({_identity(item): item for item in (*query, *gallery)}.values())
+    embedded = embed_items(
+        embedder, distinct, batch_size=batch_size, precision=precision, strict=strict, description=description
+    )
+    row = {_identity(item): index for index, item in enumerate(embedded.items)}
+    query = [item for item in query if _identity(item) in row]
+    gallery = [item for item in gallery if _identity(item) in row]
+    report = evaluate(
+        embedded.vectors[[row[_identity(item)] for item in query]],
+        [item.label for item in query],
+        [item.dataset for item in query],
+        gallery=(
+            embedded.vectors[[row[_identity(item)] for item in gallery]],
+            [item.label for item in gallery],
+            [item.dataset for item in gallery],
+        ),
+        ks=tuple(ks),
+        ids=[_identity(item) for item in query],
+        gallery_ids=[_identity(item) for item in gallery],
+    )
+    metrics = report.to_dict()
+    metrics["counts"]["skipped_files"] = len(embedded.skipped)
+    metrics["seconds"] = round(time.perf_counter() - start, 2)
+    return Measurement(metrics, embedded.skipped)
+
+
+def _identity(item: Item) -> tuple[str, str]:
+    return item.dataset, str(item.path)

@@ -1,0 +1,275 @@
+"""The frozen vision transformer, opened up where methods attach: patch tokens, blocks, pooling."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.layers import global_pool_nlc
+from timm.models import list_models, model_entrypoint
+from timm.models.eva import Eva, EvaBlock
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from unimetric.errors import UserError, nearest_names
+from unimetric.models.packaged import PACKAGED, fingerprint, packaged_state_dict
+from unimetric.progress import console
+
+_FAMILIES = ("vision_transformer", "eva", "deit")
+"""timm modules whose models are `VisionTransformer` or `Eva`."""
+
+
+class FrozenBlock:
+    """One pre-norm transformer block, split at the layer-normed inputs of its two sub-layers.
+
+    ``x + attention(attention_input(x))``, then ``y + mlp(mlp_input(y))``, is the block. LayerScale belongs to the
+    sub-layers, so that what a method adds beside them is not scaled by it.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        self._block: Any = block
+        self._is_eva = isinstance(block, EvaBlock)
+
+    def __call__(self, tokens: Tensor, rope: Tensor | None) -> Tensor:
+        """The block as it is: tokens [B, T, D] to tokens [B, T, D]."""
+        return self._block(tokens, rope=rope) if self._is_eva else self._block(tokens)  # type: ignore[no-any-return]
+
+    def attention_input(self, tokens: Tensor) -> Tensor:
+        """The layer-normed tokens [B, T, D] that self-attention reads."""
+        return self._block.norm1(tokens)  # type: ignore[no-any-return]
+
+    def attention(self, normed: Tensor, rope: Tensor | None) -> Tensor:
+        """Self-attention with its LayerScale, without the residual, [B, T, D]."""
+        if not self._is_eva:
+            return self._block.ls1(self._block.attn(normed))  # type: ignore[no-any-return]
+        out: Tensor = self._block.attn(normed, rope=rope)
+        return out if self._block.gamma_1 is None else self._block.gamma_1 * out
+
+    def mlp_input(self, tokens: Tensor) -> Tensor:
+        """The layer-normed tokens [B, T, D] that the MLP reads."""
+        return self._block.norm2(tokens)  # type: ignore[no-any-return]
+
+    def mlp(self, normed: Tensor) -> Tensor:
+        """The MLP with its LayerScale, without the residual, [B, T, D]."""
+        if not self._is_eva:
+            return self._block.ls2(self._block.mlp(normed))  # type: ignore[no-any-return]
+        out: Tensor = self._block.mlp(normed)
+        return out if self._block.gamma_2 is None else self._block.gamma_2 * out
+
+
+class Backbone(nn.Module):
+    """A frozen ViT of timm's `VisionTransformer` or `Eva` family at one input size.
+
+    It stays in eval mode and none of its parameters wants a gradient.
+
+    Attributes:
+        name: The name it was made by.
+        weights: ``pretrained``, ``random`` or the weights' path, as given.
+        fingerprint: SHA-256 of its weights at their own input size.
+        image_size: Side of the square input in pixels.
+        width: D, the size of a token.
+        depth: L, the number of blocks.
+        patch_size: Side of a patch in pixels.
+        mean, std: Per channel, for pixel values in [0, 1].
+        blocks: The L blocks.
+        class_position: Position embedding [1, 1, D] of the class token, zero where the backbone has none.
+    """
+
+    def __init__(
+        self, name: str, vit: VisionTransformer | Eva, *, weights: str, image_size: int, pool: str = "auto"
+    ) -> None:
+        super().__init__()
+        self.name, self.weights, self.image_size = name, weights, image_size
+        self.pool_type = pool
+        self.fingerprint = fingerprint(vit.state_dict())
+        vit.set_input_size(img_size=(image_size, image_size))
+        self.vit: Any = vit
+        self.width: int = vit.embed_dim
+        self.depth = len(vit.blocks)
+        self.patch_size: int = vit.patch_embed.patch_size[0]
+        self.mean: tuple[float, ...] = tuple(vit.pretrained_cfg["mean"])
+        self.std: tuple[float, ...] = tuple(vit.pretrained_cfg["std"])
+        self.prefix_tokens: int = vit.num_prefix_tokens
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def blocks(self) -> list[FrozenBlock]:
+        return [FrozenBlock(block) for block in self.vit.blocks]
+
+    @property
+    def class_position(self) -> Tensor:
+        vit = self.vit
+        if vit.pos_embed is None or vit.cls_token is None or vit.no_embed_class:
+            return torch.zeros(1, 1, self.width, device=vit.patch_embed.proj.weight.device)
+        position: Tensor = vit.pos_embed[:, :1]
+        return position
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stay in eval mode: dropout and stochastic depth are no part of a frozen network."""
+        return super().train(False)
+
+    @contextmanager
+    def holding(self, dtype: torch.dtype) -> Iterator[None]:
+        """Hold the frozen linear and convolution weights in ``dtype``, instead of casting them at every autocast call.
+
+        Under autocast to the same type the result is the same to the bit. The float32 values come back at the end.
+        """
+        layers = [module for module in self.vit.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+        frozen = [p for layer in layers for p in layer.parameters(recurse=False) if not p.requires_grad]
+        originals = [parameter.data for parameter in frozen]
+        for parameter in frozen:
+            parameter.data = parameter.data.to(dtype)
+        try:
+            yield
+        finally:
+            for parameter, original in zip(frozen, originals, strict=True):
+                parameter.data = original.to(parameter.device)
+
+    def reserve_prompts(self, count: int) -> None:
+        """Tell rotary attention that ``count`` prompt tokens without a place in the image follow the class token."""
+        for block in self.vit.blocks:
+            if isinstance(block, EvaBlock):
+                block.attn.num_prefix_tokens = self.prefix_tokens + count
+
+    def patch_tokens(self, images: Tensor) -> Tensor:
+        """Output [B, N, D] of the patch embedding, before position embeddings, of images [B, 3, H, W]."""
+        return self.vit.patch_embed(images)  # type: ignore[no-any-return]
+
+    def embed_tokens(self, patches: Tensor, prompts: Tensor | None = None) -> tuple[Tensor, list[Tensor | None]]:
+        """What the first block reads, [B, T, D], and every block's rotary embedding (None for most families).
+
+        ``prompts`` [B, l, D] go between the class and register tokens and the patches.
+        """
+        vit = self.vit
+        ropes: list[Tensor | None] = [None] * self.depth
+        tokens = vit._pos_embed(patches)
+        if isinstance(vit, Eva):
+            tokens, rope = tokens
+            if rope is not None:
+                ropes = list(rope) if getattr(vit, "rope_mixed", False) else [rope] * self.depth
+        if prompts is not None:
+            prefix = self.prefix_tokens
+            tokens = torch.cat([tokens[:, :prefix], prompts.to(tokens.dtype), tokens[:, prefix:]], dim=1)
+        return vit.norm_pre(tokens), ropes
+
+    def pool(self, tokens: Tensor, prompt_count: int = 0) -> Tensor:
+        """Final norm and pooling of the last block's output [B, T, D] without its prompt tokens: [B, D]."""
+        vit = self.vit
+        if prompt_count:
+            prefix = self.prefix_tokens
+            tokens = torch.cat([tokens[:, :prefix], tokens[:, prefix + prompt_count :]], dim=1)
+        tokens = vit.norm(tokens)
+        if self.pool_type == "auto":
+            return vit.forward_head(tokens, pre_logits=True)  # type: ignore[no-any-return]
+        pooled = global_pool_nlc(tokens, pool_type=self.pool_type, num_prefix_tokens=self.prefix_tokens)
+        return vit.fc_norm(pooled)  # type: ignore[no-any-return]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The backbone's own output [B, D] for normalised images [B, 3, H, W]."""
+        tokens, ropes = self.embed_tokens(self.patch_tokens(images))
+        for block, rope in zip(self.blocks, ropes, strict=True):
+            tokens = block(tokens, rope)
+        return self.pool(tokens)
+
+
+def make_backbone(name: str, *, weights: str = "pretrained", image_size: int = 224, pool: str = "auto") -> Backbone:
+    """Make a frozen backbone.
+
+    Args:
+        name: ``dinov2-small`` (packaged, no hub needed), or a timm name, with or without its weights' tag.
+        weights: ``pretrained``; ``random`` for seeded random ones; or the path of a ``.safetensors`` file.
+        image_size: Side of the square input in pixels. Position embeddings are resampled to it.
+        pool: ``auto`` for the backbone's own pooling, ``token``, or ``avg``.
+
+    Raises:
+        UserError: unknown or unsupported name, weights out of reach, or a size that the patch does not divide.
+    """
+    if name not in PACKAGED:
+        _check_name(name)
+    with torch.device("meta"):
+        # Before any weights are fetched: what cannot work is refused at once.
+        _refuse_unsupported(name, _create(PACKAGED.get(name, name)), image_size, pool)
+    if weights == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            vit = _create(PACKAGED.get(name, name))
+    elif weights != "pretrained":
+        vit = _load_file(name, Path(weights).expanduser())
+    elif name in PACKAGED:
+        vit = _create(PACKAGED[name])
+        vit.load_state_dict(packaged_state_dict())
+    else:
+        vit = _download(name)
+    return Backbone(name, vit, weights=weights, image_size=image_size, pool=pool)
+
+
+def _create(name: str, **options: Any) -> Any:
+    # A fixed input size keeps the patch tokens in one row, [B, N, D], for every family.
+    return timm.create_model(name, num_classes=0, dynamic_img_size=False, **options)
+
+
+def _check_name(name: str) -> None:
+    if not timm.is_model(name):
+        valid = [*PACKAGED, *(model for family in _FAMILIES for model in list_models(module=family, pretrained=True))]
+        architectures = {valid_name.split(".")[0] for valid_name in valid}
+        raise UserError(f"unknown --model.backbone {name!r}; {nearest_names(name, {*valid, *architectures})}")
+    module = model_entrypoint(name.split(".")[0]).__module__
+    if module not in {f"timm.models.{family}" for family in _FAMILIES}:
+        raise UserError(
+            f"--model.backbone {name}: {module.removeprefix('timm.models.')} models are not supported; "
+            "use a plain ViT or EVA model, for example vit_small_patch16_224.augreg_in21k_ft_in1k"
+        )
+
+
+def _download(name: str) -> Any:
+    console.print(f"Loading the weights of {name}, from the hub if they are not in its cache.")
+    # Its client logs every one of its many retries.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        return _create(name, pretrained=True)
+    # The hub's client, its transport and timm each raise errors of their own; every one means the same here.
+    except Exception as error:
+        cause = re.sub(r"\s+", " ", str(error))[:200]
+        raise UserError(
+            f"--model.backbone {name}: its weights could not be fetched ({type(error).__name__}: {cause}); "
+            "connect to the hub, give a file with --model.weights FILE.safetensors, or use dinov2-small"
+        ) from error
+
+
+def _load_file(name: str, path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(f"--model.weights {path}: no such file; use pretrained, random or a .safetensors file")
+    if path.suffix != ".safetensors":
+        raise UserError(f"--model.weights {path}: only .safetensors files are read, pickles never; convert it")
+    try:
+        return _create(PACKAGED.get(name, name), pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+    except Exception as error:
+        cause = re.sub(r"\s+", " ", str(error))[:200]
+        raise UserError(f"--model.weights {path} does not fit the backbone {name}: {cause}") from error
+
+
+def _refuse_unsupported(name: str, vit: nn.Module, image_size: int, pool: str) -> None:
+    if type(vit) not in (VisionTransformer, Eva):
+        raise UserError(f"--model.backbone {name}: {type(vit).__name__} is not supported; use a plain ViT or EVA model")
+    for block in vit.blocks:
+        if type(block) not in (Block, EvaBlock):
+            raise UserError(
+                f"--model.backbone {name}: its {type(block).__name__} has no separate pre-norm attention and MLP, "
+                "which adapters need; use a plain ViT or EVA model"
+            )
+    patch = vit.patch_embed.patch_size[0]
+    if image_size < patch or image_size % patch:
+        lower = max(image_size // patch, 1) * patch
+        raise UserError(
+            f"--model.image_size is {image_size}: the patch size {patch} of {name} does not divide it; "
+            f"use {lower} or {lower + patch}"
+        )
+    if pool == "token" and vit.cls_token is None:
+        raise UserError(f"--model.pool is 'token': {name} has no class token; use auto or avg")

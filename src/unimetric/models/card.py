@@ -1,0 +1,64 @@
+"""The model card: what a model is, what was measured, and how to use it, as a README.md in its folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def model_card(config: dict[str, Any], trainable_parameters: int, metrics: dict[str, Any] | None) -> str:
+    """The card's Markdown text for a model's ``config.json`` and, if there are any, its measured numbers.
+
+    ``metrics`` has the shape of ``metrics.json``.
+    """
+    backbone, method = config["backbone"], config["method"]
+    options = ", ".join(f"{name} {value}" for name, value in method["options"].items()) or "none"
+    lines = [
+        "# An embedding model for several image collections",
+        "",
+        f"Trained with [unimetric](https://pypi.org/project/unimetric/): method `{method['name']}` on the frozen "
+        f"backbone `{backbone['name']}` at {backbone['image_size']} px.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| embedding size | {config['embedding_size']} |",
+        f"| trained parameters | {trainable_parameters:,} |",
+        f"| options of the method | {options} |",
+        f"| fingerprint of the backbone | `{backbone['fingerprint'][:16]}` |",
+        "",
+        "## Use",
+        "",
+        "```python",
+        "from unimetric import Embedder",
+        "",
+        'embedder = Embedder.from_pretrained("path/to/this/folder")',
+        'vectors = embedder.encode(["a.jpg", "b.jpg"])  # float32 [2, E], unit length',
+        "similarity = vectors[0] @ vectors[1]",
+        "```",
+        "",
+        *(_measured(metrics) if metrics else []),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _measured(metrics: dict[str, Any]) -> list[str]:
+    counts = metrics["counts"]
+    rows = [f"| {_cell(name)} | {values['recall@1']:.1%} |" for name, values in metrics["separate"].items()]
+    return [
+        "## Measured",
+        "",
+        "Recall@1 on classes that were not trained on, by cosine similarity: each query's nearest neighbour, itself",
+        f"excluded, is of its class. {counts['queries']} queries, {counts['gallery']} gallery images, "
+        f"{counts['queries_without_positive']} queries without a positive left out, "
+        f"{counts.get('skipped_files', 0)} files skipped.",
+        "",
+        "| dataset | Recall@1 |",
+        "|---|---|",
+        *rows,
+        f"| **harmonic mean** | {metrics['harmonic']['recall@1']:.1%} |",
+        f"| **unified** (one gallery of all datasets) | {metrics['unified']['recall@1']:.1%} |",
+        "",
+    ]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

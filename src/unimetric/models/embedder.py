@@ -1,0 +1,224 @@
+"""The whole network: a frozen backbone, what a method adds to it, and the head. Made, used, saved, loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unimetric.data.images import ImageError, array_to_rgb, decode_image, to_rgb
+from unimetric.data.transforms import EvaluationTransform
+from unimetric.errors import UserError
+from unimetric.models.backbone import Backbone
+from unimetric.models.devices import compute_dtype
+from unimetric.models.petl import METHODS, make_method, method_options
+from unimetric.models.saving import load_model, save_model
+
+ImageLike: TypeAlias = "str | Path | Image.Image | NDArray[Any]"
+
+
+class Embedder(nn.Module):
+    """Maps images to unit vectors in which near means alike.
+
+    Image → patch embedding → [class token; prompts; patches] → frozen blocks with what the method adds →
+    final norm and pooling → linear head → L2 normalisation. Only the method and the head have gradients.
+
+    Args:
+        backbone: The frozen backbone. It belongs to this embedder from now on.
+        method: Name of the parameter-efficient method, see `METHODS`.
+        options: Its options; what is not named keeps its default.
+        embedding_size: E. A method without a head returns the backbone's own width instead.
+
+    Raises:
+        UserError: unknown method or option.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        method: str = "puma",
+        options: dict[str, Any] | None = None,
+        embedding_size: int = 128,
+    ) -> None:
+        super().__init__()
+        self.method_name = method
+        self.options = method_options(method, options or {})
+        self.backbone = backbone
+        self.method = make_method(method, backbone, options or {})
+        backbone.reserve_prompts(self.method.prompt_count)
+        self.head: nn.Linear | None = None
+        if METHODS[method].has_head:
+            self.head = nn.Linear(backbone.width, embedding_size)
+            nn.init.orthogonal_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
+        self.embedding_size = embedding_size if self.head is not None else backbone.width
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, image_size: int | None = None) -> Embedder:
+        """Load a model folder that `save_pretrained` wrote. Nothing in it is executed.
+
+        Args:
+            path: The folder, with ``config.json`` and ``adapter.safetensors``.
+            image_size: Another input size than the model was trained at, in pixels.
+
+        Raises:
+            UserError: the folder or a file is missing, damaged or does not fit, or the backbone is another one.
+        """
+        return load_model(cls, Path(path).expanduser(), image_size)
+
+    def save_pretrained(self, path: str | Path, *, metrics: dict[str, Any] | None = None) -> None:
+        """Write ``adapter.safetensors``, ``config.json`` and a model card, a few MB; the backbone is only named.
+
+        Args:
+            path: The folder; made if it is missing.
+            metrics: What was measured, in the shape of ``metrics.json``, for the model card.
+
+        Raises:
+            UserError: no permission, or a full disk. No half-written file is left.
+        """
+        save_model(self, Path(path).expanduser(), metrics)
+
+    @property
+    def transform(self) -> EvaluationTransform:
+        """From an RGB image to the backbone's input."""
+        return EvaluationTransform(self.backbone.image_size, self.backbone.mean, self.backbone.std)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.backbone.parameters()).device
+
+    def trainable_parameter_count(self) -> int:
+        """How many numbers are learned: those of the method and the head, not the loss's proxies."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Unit vectors [B, E] in float32 for normalised images [B, 3, S, S]."""
+        features = self.features(images)
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float()
+            return F.normalize(features if self.head is None else self.head(features), dim=1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the head reads: the pooled output [B, D] of the last block."""
+        backbone, method = self.backbone, self.method
+        patches = backbone.patch_tokens(images)  # (B, N, D)
+        tokens, ropes = backbone.embed_tokens(patches, method.prompts(patches, backbone))  # (B, T, D)
+        for index, (block, rope) in enumerate(zip(backbone.blocks, ropes, strict=True)):
+            tokens = method.run_block(index, block, tokens, rope)
+        return backbone.pool(tokens, method.prompt_count)
+
+    @torch.no_grad()
+    def prompt_weights(self, images: Tensor) -> Tensor | None:
+        """How much each prompt takes part, [B, M] in [-1, 1], for normalised images [B, 3, S, S]; None without a pool."""
+        return self.method.prompt_weights(self.backbone.patch_tokens(images))
+
+    def encode(
+        self, images: Sequence[ImageLike] | ImageLike, *, batch_size: int = 64, precision: str = "auto"
+    ) -> NDArray[np.float32]:
+        """Embed images, each given as a path, a PIL image or an array.
+
+        Args:
+            images: The images, or a single one. Arrays are [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], as uint8,
+                uint16, bool, or float in [0, 1].
+            batch_size: Images per forward pass.
+            precision: ``bf16``, ``fp32``, or ``auto``: bf16 where the processor has instructions for it.
+
+        Returns:
+            Unit vectors, float32 [N, E], in the order of ``images``.
+
+        Raises:
+            UserError: a file that cannot be read, or an array that is no image.
+        """
+        if isinstance(images, str | Path | Image.Image | np.ndarray):
+            images = [images]
+        vectors = [batch for batch, _ in self.encode_batches(images, batch_size=batch_size, precision=precision)]
+        return np.concatenate(vectors) if vectors else np.empty((0, self.embedding_size), np.float32)
+
+    def encode_batches(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        batch_size: int = 64,
+        precision: str = "auto",
+        skip_unreadable: bool = False,
+    ) -> Iterator[tuple[NDArray[np.float32], list[ImageError | None]]]:
+        """`encode`, batch by batch, while the next batch is being decoded.
+
+        Args:
+            images: The images, taken as they are needed.
+            batch_size: Images per forward pass.
+            precision: As in `encode`.
+            skip_unreadable: Leave out images that cannot be read instead of raising.
+
+        Yields:
+            The vectors [n, E] of a batch's readable images, and for every image of the batch None or what is wrong
+            with it.
+        """
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}: use 1 or more")
+        device = self.device
+        dtype = compute_dtype(precision, device)
+        was_training = self.training
+        self.eval()
+        try:
+            with self.backbone.holding(dtype):
+                for tensors, errors in _decoded_batches(images, self.transform, batch_size):
+                    failed = next((error for error in errors if error is not None), None)
+                    if failed is not None and not skip_unreadable:
+                        raise UserError(f"{failed}; remove it from the list or mend it") from failed
+                    yield self._forward_in(dtype, tensors), errors
+        finally:
+            self.train(was_training)
+
+
+    @torch.inference_mode()
+    def _forward_in(self, dtype: torch.dtype, images: list[Tensor]) -> NDArray[np.float32]:
+        if not images:
+            return np.empty((0, self.embedding_size), np.float32)
+        device = self.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            return self(torch.stack(images).to(device)).cpu().numpy()  # type: ignore[no-any-return]
+
+
+def _decoded_batches(
+    images: Iterable[ImageLike], transform: EvaluationTransform, batch_size: int
+) -> Iterator[tuple[list[Tensor], list[ImageError | None]]]:
+    """Decode in threads, one batch ahead of the one that is handed out."""
+
+    def decode(image: ImageLike) -> Tensor | ImageError:
+        try:
+            return transform(_open(image))
+        except ImageError as error:
+            return error
+
+    source = iter(images)
+    with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:
+        ahead = [pool.submit(decode, image) for image in islice(source, batch_size)]
+        while ahead:
+            following = [pool.submit(decode, image) for image in islice(source, batch_size)]
+            results = [future.result() for future in ahead]
+            yield (
+                [result for result in results if isinstance(result, Tensor)],
+                [result if isinstance(result, ImageError) else None for result in results],
+            )
+            ahead = following
+
+
+def _open(image: ImageLike) -> Image.Image:
+    if isinstance(image, str | Path):
+        return decode_image(Path(image))
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    if isinstance(image, np.ndarray):
+        return array_to_rgb(image)
+    raise UserError(f"images holds a {type(image).__name__}: use paths, PIL images or arrays")

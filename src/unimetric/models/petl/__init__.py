@@ -1,0 +1,74 @@
+"""Parameter-efficient methods by name: one file each, and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from unimetric.errors import UserError, nearest_names
+from unimetric.models.backbone import Backbone
+from unimetric.models.petl.base import Method
+from unimetric.models.petl.puma import Puma, PumaOptions
+
+__all__ = ["METHODS", "Method", "MethodSpec", "make_method", "method_options"]
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """A method without anything to set."""
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """How a method is made.
+
+    Args:
+        make: From the backbone and the options.
+        options: The dataclass of its options.
+        has_head: Whether a trained linear head maps the backbone's output to the embedding.
+    """
+
+    make: Callable[[Backbone, Any], Method]
+    options: type[Any] = NoOptions
+    has_head: bool = True
+
+
+METHODS: dict[str, MethodSpec] = {
+    "frozen": MethodSpec(lambda backbone, options: Method(), has_head=False),
+    "linear": MethodSpec(lambda backbone, options: Method()),
+    "puma": MethodSpec(Puma, PumaOptions),
+}
+
+
+def method_options(name: str, options: Mapping[str, Any]) -> Any:
+    """The complete options of a method, defaults filled in.
+
+    Raises:
+        UserError: unknown method or option, or a value of the wrong type or range.
+    """
+    if name not in METHODS:
+        raise UserError(f"unknown --model.method {name!r}; {nearest_names(name, METHODS)}")
+    kind = METHODS[name].options
+    defaults = asdict(kind())
+    for option, value in options.items():
+        if option not in defaults:
+            raise UserError(f"unknown option {option!r} of --model.method {name}; {nearest_names(option, defaults)}")
+        _check_type(name, option, value, defaults[option])
+    return kind(**{field.name: options.get(field.name, defaults[field.name]) for field in fields(kind)})
+
+
+def _check_type(method: str, option: str, value: Any, default: Any) -> None:
+    wanted = (int, float) if isinstance(default, float) else (type(default),)
+    # A bool is an int to Python, not to a user.
+    if isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, wanted):
+        raise UserError(f"option {option} of {method} is {value!r}: use a {type(default).__name__}")
+
+
+def make_method(name: str, backbone: Backbone, options: Mapping[str, Any]) -> Method:
+    """Make a method for a backbone.
+
+    Raises:
+        UserError: unknown method or option, or a value of the wrong type or range.
+    """
+    return METHODS[name].make(backbone, method_options(name, options))

@@ -1,0 +1,43 @@
+"""What every parameter-efficient method has in common."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from unimetric.models.backbone import Backbone, FrozenBlock
+
+
+class Method(nn.Module):
+    """What is learned beside a frozen backbone; as it stands, nothing.
+
+    A method overrides what it changes: `prompts` puts tokens before the first block, `run_block` replaces a
+    block's computation, `penalty` adds to the loss. Its parameters are what the optimiser gets.
+
+    Attributes:
+        prompt_count: Number l of prompt tokens that `prompts` returns.
+    """
+
+    prompt_count = 0
+
+    def prompts(self, patches: Tensor, backbone: Backbone) -> Tensor | None:
+        """Tokens [B, l, D] to put beside the patch tokens [B, N, D], or None."""
+        return None
+
+    def prompt_weights(self, patches: Tensor) -> Tensor | None:
+        """How much each of the M prompts takes part, [B, M] in [-1, 1], or None for a method without a pool."""
+        return None
+
+    def run_block(self, index: int, block: FrozenBlock, tokens: Tensor, rope: Tensor | None) -> Tensor:
+        """Block ``index`` of the backbone: tokens [B, T, D] to tokens [B, T, D]."""
+        return block(tokens, rope)
+
+    def penalty(self) -> Tensor | None:
+        """A scalar to add to the training loss, or None."""
+        return None
+
+
+def in_autocast_dtype(tokens: Tensor) -> Tensor:
+    """Cast once what several matrix products are going to read; autocast would cast it for each of them."""
+    device = tokens.device.type
+    return tokens.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tokens

@@ -1,0 +1,109 @@
+"""Everything that a run needs to go on, in one safetensors file that is renamed into place: no pickle.
+
+The data order, the augmentation, the adapter dropping and the learning rate are functions of the seed and the
+step, so the step number is all there is to save about the sampler, the random state and the schedule.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from unimetric.errors import UserError
+from unimetric.files import write_atomically
+from unimetric.models.embedder import Embedder
+from unimetric.models.saving import assign_weights, learned_weights
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        step: Optimiser steps done.
+        seconds: Time spent training, without interruptions.
+        skipped: What is wrong with each train image that could not be read, by its number.
+        best_score: Best harmonic Recall@1 on the validation classes so far, or None.
+        best_weights: The learned weights of that moment.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    skipped: dict[int, str] = field(default_factory=dict)
+    best_score: float | None = None
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+def save_checkpoint(
+    path: Path, embedder: Embedder, loss: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress, identity: str
+) -> None:
+    """Write a checkpoint; the one before stays until the new one is whole.
+
+    ``identity`` names what the checkpoint belongs to (classes, images and configuration).
+
+    Raises:
+        UserError: full disk, or no permission.
+    """
+    tensors = {f"model.{name}": value for name, value in learned_weights(embedder).items()}
+    tensors |= {f"loss.{name}": value for name, value in loss.state_dict().items()}
+    tensors |= {f"best.{name}": value for name, value in progress.best_weights.items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
+    metadata = {
+        "identity": identity,
+        "step": progress.step,
+        "seconds": progress.seconds,
+        "best_score": progress.best_score,
+        "skipped": list(progress.skipped.items()),
+    }
+    # Tensors may share memory (a loss may hold one of the model's); a file holds each by itself.
+    copies = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+    write_atomically(
+        path, lambda temporary: save_file(copies, temporary, metadata={"progress": json.dumps(metadata)})
+    )
+
+
+def load_checkpoint(
+    path: Path, embedder: Embedder, loss: nn.Module, optimiser: torch.optim.Optimizer, identity: str
+) -> Progress:
+    """Put a checkpoint back into model, loss and optimiser.
+
+    Raises:
+        UserError: the file is damaged, or belongs to other data or another configuration.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads(file.metadata()["progress"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}): start the run again in a new folder") from error
+    if metadata["identity"] != identity:
+        raise UserError(
+            f"{path} belongs to other images, classes or another configuration: put the data back as it was, or start "
+            "a new run"
+        )
+    assign_weights(embedder, _part(tensors, "model"), path)
+    loss.load_state_dict(_part(tensors, "loss"))
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in _part(tensors, "optimiser").items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    return Progress(
+        step=metadata["step"],
+        seconds=metadata["seconds"],
+        skipped={int(number): reason for number, reason in metadata["skipped"]},
+        best_score=metadata["best_score"],
+        best_weights=_part(tensors, "best"),
+    )
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    start = f"{prefix}."
+    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from unimetric.data.sources.folder import read_folder
+from unimetric.errors import UserError
+
+
+def make(root: Path, *names: str) -> Path:
+    """Create files below ``root`` in a scrambled order; a trailing slash makes a folder."""
+    for name in random.Random(0).sample(names, len(names)):
+        path = root / name
+        if name.endswith("/"):
+            path.mkdir(parents=True, exist_ok=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    return root
+
+
+def found(root: Path, name: str | None = None) -> dict[str, list[tuple[str, str, str | None]]]:
+    return {
+        dataset.name: [
+            (item.path.relative_to(root).as_posix(), item.label, item.role) for item in dataset.items
+        ]
+        for dataset in read_folder(root, name)
+    }
+
+
+def ignored(root: Path) -> list[str]:
+    return [path.relative_to(root).as_posix() for dataset in read_folder(root) for path in dataset.ignored]
+
+
+def test_one_dataset(tmp_path: Path) -> None:
+    root = make(
+        tmp_path / "birds",
+        "wren/b.JPG",
+        "wren/a.png",
+        "wren/deep/er/c.webp",
+        "Auk/1.jpeg",
+        "9/10.jpg",
+        "9/9.jpg",
+    )
+    expected = [
+        ("9/10.jpg", "9", None),
+        ("9/9.jpg", "9", None),
+        ("Auk/1.jpeg", "Auk", None),
+        ("wren/a.png", "wren", None),
+        ("wren/b.JPG", "wren", None),
+        ("wren/deep/er/c.webp", "wren", None),
+    ]
+    assert found(root) == {"birds": expected}
+    assert found(root, "mine") == {"mine": expected}
+    assert {item.dataset for item in read_folder(root, "mine")[0].items} == {"mine"}
+
+
+def test_the_name_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(make(tmp_path / "birds", "wren/a.jpg", "auk/a.jpg"))
+    (dataset,) = read_folder(Path())
+    assert dataset.name == "birds"
+    assert dataset.items[0].path == Path("auk/a.jpg")
+
+
+def test_several_datasets(tmp_path: Path) -> None:
+    root = make(
+        tmp_path,
+        "cars/audi/1.jpg",
+        "cars/bmw/x/1.jpg",
+        "birds/wren/1.jpg",
+        "empty/",
+        "notes/readme.txt",
+        "x.jpg",
+    )
+    assert found(root) == {
+        "birds": [("birds/wren/1.jpg", "wren", None)],
+        "cars": [("cars/audi/1.jpg", "audi", None), ("cars/bmw/x/1.jpg", "bmw", None)],
+    }
+    assert list(found(root, "mine")) == ["mine/birds", "mine/cars"]
+    assert {item.dataset for dataset in read_folder(root, "mine") for item in dataset.items} == {
+        "mine/birds",
+        "mine/cars",
+    }
+    assert ignored(root) == ["notes/readme.txt", "x.jpg"]
+
+
+def test_one_image_directly_in_a_child_makes_the_children_classes(tmp_path: Path) -> None:
+    root = make(tmp_path / "r", "cars/audi/1.jpg", "cars/2.jpg", "birds/wren/1.jpg")
+    assert found(root) == {
+        "r": [
+            ("birds/wren/1.jpg", "birds", None),
+            ("cars/2.jpg", "cars", None),
+            ("cars/audi/1.jpg", "cars", None),
+        ]
+    }
+
+
+def test_split_folders(tmp_path: Path) -> None:
+    root = make(
+        tmp_path / "r",
+        "train/a/1.jpg",
+        "valid/b/x/1.jpg",
+        "query/c/1.jpg",
+        "gallery/c/2.jpg",
+        "train/stray.jpg",
+    )
+    assert found(root) == {
+        "r": [
+            ("train/a/1.jpg", "a", "train"),
+            ("valid/b/x/1.jpg", "b", "validation"),
+            ("gallery/c/2.jpg", "c", "gallery"),
+            ("query/c/1.jpg", "c", "query"),
+        ]
+    }
+    assert ignored(root) == ["train/stray.jpg"]
+
+
+def test_split_folders_in_several_datasets(tmp_path: Path) -> None:
+    root = make(tmp_path, "birds/train/a/1.jpg", "birds/test/b/1.jpg", "cars/audi/1.jpg", "cars/bmw/1.jpg")
+    assert found(root) == {
+        "birds": [("birds/train/a/1.jpg", "a", "train"), ("birds/test/b/1.jpg", "b", "test")],
+        "cars": [("cars/audi/1.jpg", "audi", None), ("cars/bmw/1.jpg", "bmw", None)],
+    }
+    assert list(found(make(tmp_path / "all", "birds/train/a/1.jpg", "birds/val/b/1.jpg"))) == ["birds"]
+
+
+def test_classes_that_are_named_like_splits(tmp_path: Path) -> None:
+    """Vehicles and papers: images directly in the folders, or one such name alone, make them classes."""
+    root = make(tmp_path / "r", "train/1.jpg", "test/1.jpg", "car/1.jpg")
+    assert [label for _, label, _ in found(root)["r"]] == ["car", "test", "train"]
+    root = make(tmp_path / "s", "train/1.jpg", "test/1.jpg")
+    assert [label for _, label, _ in found(root)["s"]] == ["test", "train"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ["train/a/1.jpg", "test/b/1.jpg", "extra/c/1.jpg"],
+            r"split folders \(test, train\) beside 'extra'; move",
+        ),
+        (
+            ["train/a/1.jpg", "test/1.jpg"],
+            r"split folder .*test holds images but no class folders; put each class",
+        ),
+    ],
+)
+def test_what_may_be_splits_or_classes_is_refused(names: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        read_folder(make(tmp_path, *names))
+
+
+def test_clutter_is_skipped_and_strays_are_recorded(tmp_path: Path) -> None:
+    root = make(
+        tmp_path,
+        *(
+            "a/1.jpg",
+            "b/1.jpg",
+            "a/.DS_Store",
+            "a/._1.jpg",
+            ".git/x/1.jpg",
+            "__MACOSX/a/1.jpg",
+            "a/Thumbs.db",
+        ),
+        *("cover.jpg", "labels.csv", "a/notes.txt", "c/readme.md", "a/.jpg"),
+    )
+    assert [name for items in found(root).values() for name, *_ in items] == ["a/1.jpg", "b/1.jpg"]
+    assert ignored(root) == ["a/notes.txt", "c/readme.md", "cover.jpg", "labels.csv"]
+
+
+def test_names_of_any_characters(tmp_path: Path) -> None:
+    root = make(
+        tmp_path / "r",
+        "Zaunkönig/ü.jpg",
+        "鳥/一.png",
+        "two\nlines/a\nb.jpg",
+        "  spaces /'q\".jpg",
+        "🦉/x.jpg",
+    )
+    assert [label for _, label, _ in found(root)["r"]] == ["  spaces ", "Zaunkönig", "two\nlines", "鳥", "🦉"]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.uname().sysname == "Darwin", reason="file names are text here")
+def test_a_name_that_is_not_text_is_refused_by_name(tmp_path: Path) -> None:
+    make(tmp_path, "a/1.jpg")
+    (tmp_path / "a" / os.fsdecode(b"\xff.jpg")).touch()
+    with pytest.raises(UserError, match=r"udcff.jpg.* is not valid UTF-8; rename it"):
+        read_folder(tmp_path)
+
+
+def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
+    store = make(tmp_path / "store", "wren/1.jpg", "wren/deep/2.jpg")
+    root = make(tmp_path / "r", "auk/1.jpg")
+    (root / "wren").symlink_to(store / "wren")
+    (root / "auk" / "up").symlink_to(root)
+    (store / "wren" / "deep" / "again").symlink_to(store / "wren")
+    (root / "auk" / "self").symlink_to("self")
+    (root / "auk" / "broken.jpg").symlink_to("nowhere.jpg")
+    assert found(root) == {
+        "r": [("auk/1.jpg", "auk", None), ("wren/1.jpg", "wren", None), ("wren/deep/2.jpg", "wren", None)]
+    }
+    assert ignored(root) == ["auk/broken.jpg", "auk/self", "auk/up", "wren/deep/again"]
+
+
+def test_an_image_reached_twice(tmp_path: Path) -> None:
+    root = make(tmp_path / "r", "a/2.jpg", "b/1.jpg")
+    (root / "a" / "1.jpg").symlink_to("2.jpg")
+    assert found(root) == {"r": [("a/1.jpg", "a", None), ("b/1.jpg", "b", None)]}
+    assert ignored(root) == ["a/2.jpg"]
+    (root / "b" / "again").symlink_to(root / "a")
+    with pytest.raises(UserError, match=r"dataset 'r'.*the same file as .*labels 'a' and 'b'; keep one"):
+        read_folder(root)
+
+
+def test_two_datasets_may_share_an_image(tmp_path: Path) -> None:
+    root = make(tmp_path, "x/a/1.jpg", "y/b/2.jpg")
+    (root / "y" / "a").symlink_to(root / "x" / "a")
+    assert [len(items) for items in found(root).values()] == [1, 2]
+
+
+def test_missing_folder_and_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no folder .*absent; check the path"):
+        read_folder(tmp_path / "absent")
+    with pytest.raises(UserError, match=r"there is no folder"):
+        read_folder(tmp_path / ("x" * 300))
+    with pytest.raises(UserError, match=r"a.jpg is a file, not a folder; give"):
+        read_folder(make(tmp_path, "a.jpg") / "a.jpg")
+
+
+def test_no_images(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no images in .*: found no files at all; looked for .*gif.*jpg"):
+        read_folder(make(tmp_path, "a/", "b/"))
+    make(tmp_path, "a/x.heic", "a/y.HEIC", "b/z.txt", "LICENSE")
+    with pytest.raises(UserError, match=r"found 4 other files \(2 .heic, 1 .*\)") as caught:
+        read_folder(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_images_without_class_folders(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds 2 images but no class folders; put each class in a folder"):
+        read_folder(make(tmp_path, "1.jpg", "2.jpg", "notes/x.txt"))
+
+
+def test_unreadable_folder(tmp_path: Path) -> None:
+    root = make(tmp_path, "a/1.jpg", "b/1.jpg")
+    (root / "b").chmod(0)
+    try:
+        if os.access(root / "b", os.R_OK):
+            pytest.skip("this user, root, may read everything")
+        with pytest.raises(
+            UserError, match=r"cannot read the folder .*b: Permission denied; make it readable"
+        ):
+            read_folder(root)
+        with pytest.raises(UserError, match=r"cannot read the folder .*b.deeper: no permission"):
+            read_folder(root / "b" / "deeper")
+    finally:
+        (root / "b").chmod(0o700)

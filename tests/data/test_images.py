@@ -1,0 +1,489 @@
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image, features
+
+from unimetric.data.images import ImageError, array_to_rgb, decode_image, is_image_name, to_rgb
+from unimetric.errors import UserError
+
+# Rows and columns differ everywhere, so that no turn of the picture looks like another.
+PICTURE = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+ACROSS, DOWN = np.meshgrid(np.linspace(0, 255, 40), np.linspace(0, 200, 30))
+SMOOTH = np.stack([ACROSS, DOWN, 255 - ACROSS], -1).astype(np.uint8)
+
+
+def encode(image: Image.Image, format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=format, **options)
+    return buffer.getvalue()
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    assert image.mode == "RGB"
+    return np.asarray(image).astype(int)
+
+
+def one_pixel(image: Image.Image) -> tuple[int, ...]:
+    return tuple(pixels(to_rgb(image))[0, 0])
+
+
+def png(depth: int, colour: int, row: bytes, width: int, *extra: tuple[bytes, bytes]) -> bytes:
+    """A PNG of one row, for what Pillow does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0)
+    parts = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [
+        ("PNG", {}),
+        ("BMP", {}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("PPM", {}),
+        ("WEBP", {"lossless": True}),
+    ],
+)
+def test_lossless_formats_give_the_pixels_back(format: str, options: dict[str, Any], tmp_path: Path) -> None:
+    data = encode(Image.fromarray(PICTURE), format, **options)
+    path = tmp_path / "bird.x"  # the content decides, not the name
+    path.write_bytes(data)
+    for source in (data, path, str(path)):
+        np.testing.assert_array_equal(pixels(decode_image(source)), PICTURE)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "AVIF"])
+def test_lossy_formats_come_close(format: str) -> None:
+    if format == "AVIF" and not is_image_name("x.avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    decoded = pixels(decode_image(encode(Image.fromarray(SMOOTH), format, quality=95)))
+    assert np.abs(decoded - SMOOTH).mean() < 4
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "expected"),
+    [
+        ("1", 1, (255, 255, 255)),
+        ("L", 77, (77, 77, 77)),
+        ("LA", (100, 0), (255, 255, 255)),
+        ("LA", (100, 255), (100, 100, 100)),
+        ("LA", (100, 51), (224, 224, 224)),  # 100 * 0.2 + 255 * 0.8
+        ("La", (20, 51), (224, 224, 224)),  # the same, premultiplied
+        ("RGB", (1, 2, 3), (1, 2, 3)),
+        ("RGBX", (1, 2, 3, 0), (1, 2, 3)),
+        ("RGBA", (10, 20, 30, 0), (255, 255, 255)),
+        ("RGBA", (10, 20, 30, 255), (10, 20, 30)),
+        ("RGBA", (0, 255, 50, 51), (204, 255, 214)),
+        ("RGBa", (0, 51, 10, 51), (204, 255, 214)),
+        ("CMYK", (0, 0, 0, 0), (255, 255, 255)),
+        ("CMYK", (0, 255, 255, 0), (255, 0, 0)),
+        ("CMYK", (0, 0, 0, 255), (0, 0, 0)),
+        ("YCbCr", (128, 128, 128), (128, 128, 128)),
+        ("YCbCr", (76, 85, 255), (254, 0, 0)),
+        ("HSV", (0, 255, 255), (255, 0, 0)),
+        ("I", 65535, (255, 255, 255)),
+        ("I", 257 * 90, (90, 90, 90)),
+        ("I;16", 65535, (255, 255, 255)),
+        ("I;16", 257 * 90 + 100, (90, 90, 90)),
+        ("I;16B", 257 * 90, (90, 90, 90)),
+        ("I;16L", 257 * 90, (90, 90, 90)),
+        ("F", 1.0, (255, 255, 255)),
+        ("F", 0.2, (51, 51, 51)),
+        ("F", 200.0, (200, 200, 200)),
+        ("F", 257.0 * 90, (90, 90, 90)),
+    ],
+)
+def test_modes(mode: str, value: Any, expected: tuple[int, ...]) -> None:
+    # A value in the big-endian mode is written through bytes, for Pillow's own setters differ there.
+    image = (
+        Image.frombytes("I;16B", (2, 2), struct.pack(">4H", *[value] * 4))
+        if mode == "I;16B"
+        else Image.new(mode, (2, 2), value)
+    )
+    before = image.tobytes()
+    assert np.abs(np.subtract(one_pixel(image), expected)).max() <= 1
+    assert image.mode == mode
+    assert image.tobytes() == before
+
+
+@pytest.mark.skipif(not features.check("littlecms2"), reason="this Pillow has no colour management")
+def test_lab() -> None:
+    assert np.abs(np.subtract(one_pixel(Image.new("LAB", (2, 2), (255, 128, 128))), 255)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "values"),
+    [
+        ("F", [0, np.nan]),
+        ("F", [-1, 0]),
+        ("F", [0, np.inf]),
+        ("F", [0, 1e6]),
+        ("I", [-5, 3]),
+        ("I", [0, 1 << 20]),
+    ],
+)
+def test_grey_without_a_known_range_is_refused(mode: str, values: list[float]) -> None:
+    image = Image.fromarray(np.array([values], dtype=np.int32 if mode == "I" else np.float32))
+    assert image.mode == mode
+    with pytest.raises(ImageError, match="outside 0 to 65535"):
+        to_rgb(image)
+
+
+@pytest.mark.parametrize("transparency", [1, b"\xff\x00\xff", b"\xff\x00"])
+def test_palette(transparency: int | bytes) -> None:
+    image = Image.new("P", (3, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    image.putdata([0, 1, 2])
+    np.testing.assert_array_equal(pixels(to_rgb(image))[0], [[10, 20, 30], [40, 50, 60], [70, 80, 90]])
+    data = encode(image, "PNG", transparency=transparency)
+    assert Image.open(io.BytesIO(data)).mode == "P"
+    np.testing.assert_array_equal(pixels(decode_image(data))[0], [[10, 20, 30], [255] * 3, [70, 80, 90]])
+
+
+def test_palette_with_alpha_of_its_own() -> None:
+    image = Image.new("PA", (1, 1))
+    image.putpalette([10, 20, 30])
+    image.putpixel((0, 0), (0, 0))
+    assert one_pixel(image) == (255, 255, 255)
+    image = Image.new("P", (1, 1))
+    image.putpalette([10, 20, 30, 0], "RGBA")
+    assert one_pixel(image) == (255, 255, 255)
+
+
+def test_a_user_image_is_not_changed_by_converting_its_transparency() -> None:
+    image = Image.new("P", (1, 1))
+    image.putpalette([10, 20, 30])
+    image.info["transparency"] = b"\x00"
+    to_rgb(image)
+    assert image.info == {"transparency": b"\x00"}
+    assert image.convert("RGBA").getpixel((0, 0)) == (10, 20, 30, 0)
+    del image.info["transparency"]
+    assert one_pixel(image) == (10, 20, 30)
+
+
+def test_png_with_16_bits() -> None:
+    grey = struct.pack(">3H", 0, 0x8080, 0xFFFF)
+    assert pixels(decode_image(png(16, 0, grey, 3)))[0, :, 0].tolist() == [0, 128, 255]
+    transparent = (b"tRNS", struct.pack(">H", 0))
+    assert pixels(decode_image(png(16, 0, grey, 3, transparent)))[0, :, 0].tolist() == [255, 128, 255]
+    colours = struct.pack(">6H", 0x1234, 0x5678, 0x9ABC, 0x3400, 0x7800, 0xBC00)
+    transparent = (b"tRNS", struct.pack(">3H", 0x1234, 0x5678, 0x9ABC))
+    assert pixels(decode_image(png(16, 2, colours, 2, transparent)))[0].tolist() == [
+        [255, 255, 255],
+        [0x34, 0x78, 0xBC],
+    ]
+
+
+def test_png_with_one_transparent_colour() -> None:
+    transparent = (b"tRNS", struct.pack(">3H", 1, 2, 3))
+    row = bytes([1, 2, 3, 1, 2, 4])
+    assert pixels(decode_image(png(8, 2, row, 2, transparent)))[0].tolist() == [[255] * 3, [1, 2, 4]]
+
+
+def test_16_bit_files_are_scaled_not_clipped() -> None:
+    values = np.array([[0, 257 * 3, 257 * 200, 65535]], dtype=np.uint16)
+    for data in (
+        encode(Image.fromarray(values), "PNG"),
+        encode(Image.fromarray(values), "TIFF"),
+        b"P5 4 1 65535\n" + values.astype(">u2").tobytes(),
+    ):
+        assert pixels(decode_image(data))[0, :, 0].tolist() == [0, 3, 200, 255]
+
+
+def test_cmyk_and_ycbcr_files() -> None:
+    white = decode_image(encode(Image.new("CMYK", (8, 8), (0, 0, 0, 0)), "JPEG"))
+    assert pixels(white).min() >= 254
+    red = decode_image(encode(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF"))
+    assert pixels(red)[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_the_first_frame_of_an_animation_is_taken(format: str) -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "lime", "blue")]
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = encode(frames[0], format, save_all=True, append_images=frames[1:], **options)
+    assert Image.open(io.BytesIO(data)).n_frames == 3  # type: ignore[attr-defined]
+    assert pixels(decode_image(data))[0, 0].tolist() == [255, 0, 0]
+
+
+# By the EXIF standard, orientation n says on which sides the stored rows and columns belong; this is what
+# has to be done to the stored picture.
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: a.transpose(1, 0, 2)[:, ::-1],
+    7: lambda a: a.transpose(1, 0, 2)[::-1, ::-1],
+    8: lambda a: a.transpose(1, 0, 2)[::-1],
+}
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation(orientation: int, format: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = encode(Image.fromarray(PICTURE), format, exif=exif, **options)
+    upright = decode_image(data)
+    np.testing.assert_array_equal(pixels(upright), UPRIGHT[orientation](PICTURE))
+    np.testing.assert_array_equal(pixels(to_rgb(upright)), pixels(upright))
+    np.testing.assert_array_equal(pixels(to_rgb(Image.open(io.BytesIO(data)))), pixels(upright))
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation_of_jpeg(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    decoded = pixels(decode_image(encode(Image.fromarray(SMOOTH), "JPEG", exif=exif, quality=95)))
+    assert decoded.shape == UPRIGHT[orientation](SMOOTH).shape
+    assert np.abs(decoded - UPRIGHT[orientation](SMOOTH)).mean() < 4
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\xff\xff", b"Exif\0\0"])
+def test_a_damaged_exif_block_does_not_cost_the_image(exif: bytes) -> None:
+    data = encode(Image.fromarray(SMOOTH), "JPEG", exif=exif)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert decode_image(data).size == (40, 30)
+
+
+def attempt(data: bytes) -> Image.Image | str:
+    """The image, or the reason why there is none."""
+    try:
+        return decode_image(data)
+    except ImageError as error:
+        return error.reason
+
+
+def encodings() -> list[tuple[str, dict[str, Any]]]:
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("PNG", {}),
+        ("WEBP", {}),
+        ("WEBP", {"lossless": True}),
+        ("GIF", {}),
+        ("GIF", {"interlace": 0}),
+        ("BMP", {}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_deflate"}),
+        ("PPM", {}),
+    ]
+    return cases + ([("AVIF", {})] if is_image_name("x.avif") else [])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("format", "options"), encodings())
+def test_a_truncated_file_is_an_error_at_every_length(format: str, options: dict[str, Any]) -> None:
+    """Except where only a trailer is cut off, and all pixels are there."""
+    data = encode(Image.fromarray(SMOOTH), format, **options)
+    whole = pixels(decode_image(data))
+    for length in {*range(64), *range(64, len(data), 13), *range(len(data) - 40, len(data))}:
+        result = attempt(data[:length])
+        if isinstance(result, str):
+            assert result in ("empty file", "not an image", "damaged header", "truncated", "damaged")
+        else:
+            assert length > len(data) - 25
+            np.testing.assert_array_equal(pixels(result), whole)
+
+
+def test_truncated_is_said() -> None:
+    for format in ("JPEG", "PNG", "GIF", "BMP", "PPM"):
+        data = encode(Image.fromarray(SMOOTH), format)
+        with pytest.raises(ImageError) as caught:
+            decode_image(data[: int(len(data) * 0.8)])
+        assert caught.value.reason == "truncated"
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_damaged_bytes_raise_no_other_error(data: st.DataObject) -> None:
+    format, options = data.draw(st.sampled_from(encodings()))
+    content = bytearray(encode(Image.fromarray(PICTURE), format, **options))
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        decoded = decode_image(bytes(content), max_pixels=1_000_000)
+    except ImageError as error:
+        assert error.reason
+    else:
+        assert decoded.mode == "RGB"
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_no_image(content: bytes) -> None:
+    with pytest.raises(ImageError):
+        decode_image(content)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(SyntaxError, struct.error, ValueError, OSError, MemoryError, EOFError, zlib.error, OverflowError),
+        *(KeyError, Image.DecompressionBombError, IndexError, RecursionError, AssertionError),
+    ],
+)
+def test_every_error_of_the_decoder_becomes_an_image_error(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Image.Image) -> None:
+        raise error("Image size (7 pixels) exceeds limit of 5 pixels")
+
+    data = encode(Image.fromarray(PICTURE), "PNG")
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load_prepare", fail)
+    with pytest.raises(ImageError) as caught:
+        decode_image(data)
+    reasons = {MemoryError: "not enough memory", Image.DecompressionBombError: "too many pixels (7 > 5)"}
+    reasons |= dict.fromkeys((EOFError, struct.error, zlib.error), "truncated")
+    assert caught.value.reason == reasons.get(error, "damaged")
+    assert isinstance(caught.value.__cause__, error)
+
+
+def test_the_pixel_limit_holds_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = png(8, 0, b"", 1)[:16] + struct.pack(">II", 10_001, 10_000) + png(8, 0, b"", 1)[24:]
+    bomb = bomb[:29] + struct.pack(">I", zlib.crc32(bomb[12:29])) + bomb[33:]
+    limit = Image.MAX_IMAGE_PIXELS
+    with pytest.warns(Image.DecompressionBombWarning), pytest.raises(ImageError) as caught:
+        decode_image(bomb)
+    assert caught.value.reason == "too many pixels (100010000 > 100000000)"
+    assert limit == Image.MAX_IMAGE_PIXELS
+    small = encode(Image.fromarray(PICTURE), "PNG")
+    assert decode_image(small, max_pixels=35).size == (7, 5)
+    with pytest.raises(ImageError, match=r"too many pixels \(35 > 34\)"):
+        decode_image(small, max_pixels=34)
+
+
+def test_pillows_own_limit_is_said_in_the_same_words() -> None:
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    data = b"\x89PNG\r\n\x1a\n" + chunk + png(8, 0, b"", 1)[33:]
+    with pytest.raises(ImageError, match=r"too many pixels \(3600000000 > \d+\)"):
+        decode_image(data)
+
+
+def test_reasons_for_files(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("not a picture at all")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "script.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    reasons = {
+        "empty.jpg": "empty file",
+        "text.jpg": "not an image",
+        "script.jpg": "not an image",  # would start Ghostscript
+        "folder.jpg": "a folder, not a file",
+        "absent.jpg": "file not found",
+        "text.jpg/x.jpg": "file not found",
+        "nul\0.jpg": "file not found",
+        "x" * 300: "cannot be read (File name too long)",
+    }
+    for name, reason in reasons.items():
+        with pytest.raises(ImageError) as caught:
+            decode_image(tmp_path / name)
+        assert (caught.value.reason, caught.value.path) == (reason, tmp_path / name)
+    with pytest.raises(ImageError, match="empty file"):
+        decode_image(b"")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_named_pipe_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ImageError, match="not a regular file"):
+        decode_image(tmp_path / "pipe.jpg")
+
+
+def test_no_permission(tmp_path: Path) -> None:
+    path = tmp_path / "secret.png"
+    path.write_bytes(encode(Image.fromarray(PICTURE), "PNG"))
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user, root, may read everything")
+    with pytest.raises(ImageError) as caught:
+        decode_image(path)
+    assert caught.value.reason == "no permission"
+
+
+def test_the_file_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "bird.png"
+    path.write_bytes(encode(Image.fromarray(PICTURE), "PNG"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        image = decode_image(path)
+    path.unlink()
+    np.testing.assert_array_equal(pixels(image), PICTURE)
+
+
+def test_the_error_travels_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(ImageError("truncated", Path("a.jpg"))))
+    assert (error.reason, error.path, str(error)) == ("truncated", Path("a.jpg"), "a.jpg: truncated")
+    assert str(ImageError("truncated")) == "truncated"
+
+
+def test_image_names() -> None:
+    for name in ("a.jpg", "a.JPEG", "a.b.png", "x/y.WebP", "é.tiff", "a.jfif", "a.pgm", "a\nb.gif"):
+        assert is_image_name(name)
+        assert is_image_name(Path(name))
+    for name in ("a.txt", "jpg", ".jpg", "a.jpg.txt", "a.eps", "", "a.svg"):
+        assert not is_image_name(name)
+
+
+@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6).map(lambda s: (*s[:2], 3))))
+def test_uint8_arrays_pass_unchanged(array: np.ndarray) -> None:
+    np.testing.assert_array_equal(pixels(array_to_rgb(array)), array)
+    np.testing.assert_array_equal(pixels(array_to_rgb(array[::-1, ::-1])), array[::-1, ::-1])
+    np.testing.assert_array_equal(pixels(array_to_rgb(array / np.float32(255))), array)
+    np.testing.assert_array_equal(pixels(array_to_rgb(array.astype(np.uint16) * 257)), array)
+    np.testing.assert_array_equal(pixels(array_to_rgb(array.astype(">u2") * np.uint16(257))), array)
+
+
+def test_shapes_of_arrays() -> None:
+    grey = np.array([[0, 100], [200, 255]], dtype=np.uint8)
+    expected = np.repeat(grey[:, :, None], 3, axis=2)
+    np.testing.assert_array_equal(pixels(array_to_rgb(grey)), expected)
+    np.testing.assert_array_equal(pixels(array_to_rgb(grey[:, :, None])), expected)
+    alpha = np.array([[[10, 20, 30, 255], [10, 20, 30, 0]]], dtype=np.uint8)
+    np.testing.assert_array_equal(pixels(array_to_rgb(alpha))[0], [[10, 20, 30], [255, 255, 255]])
+    np.testing.assert_array_equal(pixels(array_to_rgb(grey > 150)), np.where(expected > 150, 255, 0))
+    np.testing.assert_array_equal(pixels(array_to_rgb(np.array([[0.5]], dtype=np.float16))), [[[128] * 3]])
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((3, 8, 8), np.uint8), r"\(3, 8, 8\).*move the channel axis"),
+        (np.zeros((8, 8, 2), np.uint8), r"\(8, 8, 2\)"),
+        (np.zeros(8, np.uint8), r"\(8,\)"),
+        (np.zeros((1, 2, 3, 3), np.uint8), r"\(1, 2, 3, 3\)"),
+        (np.zeros((0, 5, 3), np.uint8), "no pixels"),
+        (np.zeros((2, 2), np.int64), "int64.*uint8"),
+        (np.zeros((2, 2), np.complex64), "complex64"),
+        (np.array([["a"]]), "<U1"),
+        (np.full((2, 2), 200.0), "float64 with values from 200 to 200.*scale floats to 0 to 1"),
+        (np.full((2, 2), -0.1), "values from -0.1"),
+        (np.full((2, 2), np.nan), "values from nan"),
+    ],
+)
+def test_other_arrays_are_refused(array: np.ndarray, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        array_to_rgb(array)

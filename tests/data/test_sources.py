@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from unimetric.data.sources import SOURCES, read_source, read_sources
+from unimetric.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def make(root: str) -> str:
+    for label in ("a", "b"):
+        (Path(root) / label).mkdir(parents=True)
+        (Path(root) / label / "1.jpg").touch()
+    return root
+
+
+def names(text: str) -> list[str]:
+    return [dataset.name for dataset in read_source(text)]
+
+
+def test_the_format_follows_from_the_path() -> None:
+    make("birds")
+    Path("cars.CSV").write_text("path,label\nbirds/a/1.jpg,x\n")
+    assert names("birds") == names("birds/") == names("~/birds") == names("folder:birds") == ["birds"]
+    assert names("cars.CSV") == names("manifest:cars.CSV") == names("manifest:~/cars.CSV") == ["cars"]
+    assert read_source("birds")[0].items[0].path == Path("birds/a/1.jpg")
+
+
+def test_names() -> None:
+    make("birds")
+    make("x=1/set")
+    Path("cars.csv").write_text("path,label\nbirds/a/1.jpg,x\n")
+    assert names("mine=birds") == names("mine=folder:birds") == ["mine"]
+    assert names("mine=cars.csv") == ["mine"]
+    assert names("été 1=birds") == ["été 1"]
+    assert names("mine=x=1/set") == names("mine=folder:x=1/set") == ["mine"]
+    assert names("folder:x=1/set") == ["set"]
+
+
+def test_a_path_that_exists_wins_over_the_grammar() -> None:
+    for path in ("mine=birds", "folder:birds", "odd:birds", "x=folder:y"):
+        make(path)
+        assert names(path) == [path]
+    assert names("n=odd:birds") == ["n"]
+    assert names("n=folder:odd:birds") == ["n"]
+
+
+def test_windows_drives_are_no_formats() -> None:
+    with pytest.raises(UserError, match=r"there is no file or folder C:\\data"):
+        read_source("C:\\data")
+    with pytest.raises(UserError, match=r"there is no file or folder C:/data"):
+        read_source("mine=C:/data")
+    make("C:/data")
+    assert names("folder:C:/data") == names("C:/data") == ["data"]
+
+
+@pytest.fixture
+def demo(monkeypatch: pytest.MonkeyPatch) -> list[Path | None]:
+    """A stand-in for the demo; gives the folders that it was asked for."""
+    asked: list[Path | None] = []
+
+    def build_demo(folder: Path | None = None, *, rebuild: bool = False) -> Path:
+        asked.append(folder)
+        for dataset in ("icons", "digits"):
+            if not Path("built", dataset).exists():
+                make(f"built/{dataset}")
+        return Path("built")
+
+    module = types.ModuleType("unimetric.data.sources.demo")
+    module.build_demo = build_demo  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "unimetric.data.sources.demo", module)
+    return asked
+
+
+def test_demo(demo: list[Path | None]) -> None:
+    assert names("demo") == names("demo:") == ["digits", "icons"]
+    assert names("d=demo") == ["d/digits", "d/icons"]
+    assert demo == [None, None, None]
+    names("demo:~/there")
+    assert demo[-1] == Path("~/there").expanduser()
+
+
+def test_the_bare_word_demo_is_never_a_folder(demo: list[Path | None]) -> None:
+    make("demo")
+    assert names("demo") == ["digits", "icons"]
+    assert names("./demo") == ["demo"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "names no path"),
+        ("mine=", "names no path"),
+        ("folder:", "names no path"),
+        ("=birds", "empty name before '='"),
+        ("folds:birds", "unknown format 'folds'.*did you mean 'folder'. valid: demo, folder, manifest"),
+        ("s3://bucket/x", "unknown format 's3'"),
+        ("absent", "there is no file or folder absent; check the path"),
+        ("mine=absent", "there is no file or folder absent"),
+        ("folder:absent", "there is no folder absent"),
+        ("absent.csv", "there is no manifest absent.csv"),
+        ("notes.txt", "cannot tell the format of notes.txt.*write FORMAT:PATH with one of folder, manifest"),
+        ("~nobody-of-this-name/x", "cannot find the home folder"),
+        ("nul\0", "there is no file or folder"),
+    ],
+)
+def test_bad_sources(text: str, message: str) -> None:
+    Path("notes.txt").touch()
+    with pytest.raises(UserError, match=message):
+        read_source(text)
+
+
+def test_several_sources() -> None:
+    make("x/birds")
+    make("y/birds")
+    assert [dataset.name for dataset in read_sources(["x/birds", "other=y/birds"])] == ["birds", "other"]
+    with pytest.raises(UserError, match=r"'x/birds' and 'y/birds' both hold a dataset 'birds'; .*NAME=PATH"):
+        read_sources(["x/birds", "y/birds"])
+    with pytest.raises(UserError, match="no source is given"):
+        read_sources([])
+
+
+def test_every_format_says_so_when_its_path_is_missing() -> None:
+    for name in SOURCES.keys() - {"demo"}:
+        with pytest.raises(UserError, match="absent"):
+            read_source(f"{name}:absent")
+
+
+def test_no_permission(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated, for root may read everything."""
+
+    def refuse(self: Path, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(UserError, match="cannot read secret/birds: no permission"):
+        read_source("secret/birds")
+    with pytest.raises(UserError, match="cannot read the folder secret/birds: no permission"):
+        read_source("folder:secret/birds")
