@@ -6,11 +6,15 @@ Distributions with Parameter-Efficient Transfer Learning*, WACV 2025) and its au
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
-from unimetric.errors import UserError
+from unimetric.errors import UserError, nearest_names
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -134,15 +138,30 @@ class TrainingConfig:
         for name in ("epochs", "batch_size", "decay_epochs", "validate_every"):
             _require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "use 1 or more")
         _require(self.steps is None or self.steps >= 1, "training.steps", self.steps, "use 1 or more, or null")
-        _require(0 < self.learning_rate < math.inf, "training.learning_rate", self.learning_rate, "use a positive number")
+        _require(
+            0 < self.learning_rate < math.inf,
+            "training.learning_rate",
+            self.learning_rate,
+            "use a positive number",
+        )
         for name in ("method_multiplier", "head_multiplier", "proxy_multiplier", "backbone_multiplier"):
             value = getattr(self, name)
             _require(0 <= value < math.inf, f"training.{name}", value, "use 0 or more")
         for name in ("weight_decay", "clip_value", "warmup_steps"):
             value = getattr(self, name)
             _require(0 <= value < math.inf, f"training.{name}", value, "use 0 or more")
-        _require(0 < self.decay_factor <= 1, "training.decay_factor", self.decay_factor, "use a number above 0, at most 1")
-        _require(0 < self.crop_scale_min <= 1, "training.crop_scale_min", self.crop_scale_min, "use a share above 0, at most 1")
+        _require(
+            0 < self.decay_factor <= 1,
+            "training.decay_factor",
+            self.decay_factor,
+            "use a number above 0, at most 1",
+        )
+        _require(
+            0 < self.crop_scale_min <= 1,
+            "training.crop_scale_min",
+            self.crop_scale_min,
+            "use a share above 0, at most 1",
+        )
         _require(self.seed >= 0, "training.seed", self.seed, "use 0 or more")
 
 
@@ -159,7 +178,12 @@ class EvaluationConfig:
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        _require(bool(self.ks) and all(k >= 1 for k in self.ks), "evaluation.ks", self.ks, "use a list of numbers from 1")
+        _require(
+            bool(self.ks) and all(k >= 1 for k in self.ks),
+            "evaluation.ks",
+            self.ks,
+            "use a list of numbers from 1",
+        )
         _require(self.batch_size >= 1, "evaluation.batch_size", self.batch_size, "use 1 or more")
 
 
@@ -200,6 +224,32 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
+
+
+def run_config(values: Mapping[str, Any], origin: str) -> RunConfig:
+    """A `RunConfig` from nested mappings, as YAML or the command line give them; what is left out keeps its default.
+
+    Raises:
+        UserError: an unknown option, or a value out of range; ``origin`` is named.
+    """
+    return _build(RunConfig, values, origin)
+
+
+def _build(kind: type[T], values: Any, origin: str) -> T:
+    if not isinstance(values, Mapping):
+        raise UserError(f"{origin} is damaged: {values!r} stands where options should")
+    known = {entry.name: entry for entry in dataclasses.fields(cast(Any, kind))}
+    for name in values:
+        if name not in known:
+            raise UserError(f"{origin} has an unknown option {name!r}; {nearest_names(str(name), known)}")
+    parts = {
+        name: _build(cast(type[Any], entry.default_factory), values[name], origin)
+        if dataclasses.is_dataclass(entry.default_factory)
+        else values[name]
+        for name, entry in known.items()
+        if name in values
+    }
+    return kind(**parts)
 
 
 def _require(condition: bool, option: str, value: object, remedy: str) -> None:

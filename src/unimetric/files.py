@@ -99,7 +99,7 @@ def sha256_of_file(path: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """The user's cache folder: ``$UNIMETRIC_CACHE``, else ``$XDG_CACHE_HOME/unimetric``, else ``~/.cache/unimetric``."""
+    """The user's cache: ``$UNIMETRIC_CACHE``, else ``$XDG_CACHE_HOME/unimetric``, else ``~/.cache/unimetric``."""
     own = os.environ.get("UNIMETRIC_CACHE")
     if own:
         return Path(own).expanduser()

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimetric.data.catalog import Item
-from unimetric.data.splits import Split
 from unimetric.errors import UserError
 from unimetric.evaluation import evaluate
 from unimetric.models.embedder import Embedder
@@ -55,7 +54,10 @@ def embed_items(
     with progress_bar() as progress:
         task = progress.add_task(description, total=len(items), note="")
         batches = embedder.encode_batches(
-            (item.path for item in items), batch_size=batch_size, precision=precision, skip_unreadable=not strict
+            (item.path for item in items),
+            batch_size=batch_size,
+            precision=precision,
+            skip_unreadable=not strict,
         )
         position = 0
         for batch, errors in batches:

@@ -24,9 +24,7 @@ def make(root: Path, *names: str) -> Path:
 
 def found(root: Path, name: str | None = None) -> dict[str, list[tuple[str, str, str | None]]]:
     return {
-        dataset.name: [
-            (item.path.relative_to(root).as_posix(), item.label, item.role) for item in dataset.items
-        ]
+        dataset.name: [(item.path.relative_to(root).as_posix(), item.label, item.role) for item in dataset.items]
         for dataset in read_folder(root, name)
     }
 
@@ -131,6 +129,7 @@ def test_classes_that_are_named_like_splits(tmp_path: Path) -> None:
     """Vehicles and papers: images directly in the folders, or one such name alone, make them classes."""
     root = make(tmp_path / "r", "train/1.jpg", "test/1.jpg", "car/1.jpg")
     assert [label for _, label, _ in found(root)["r"]] == ["car", "test", "train"]
+    assert list(found(make(tmp_path / "t", "train/a/1.jpg", "car/a/1.jpg"))) == ["car", "train"]
     root = make(tmp_path / "s", "train/1.jpg", "test/1.jpg")
     assert [label for _, label, _ in found(root)["s"]] == ["test", "train"]
 
@@ -250,9 +249,7 @@ def test_unreadable_folder(tmp_path: Path) -> None:
     try:
         if os.access(root / "b", os.R_OK):
             pytest.skip("this user, root, may read everything")
-        with pytest.raises(
-            UserError, match=r"cannot read the folder .*b: Permission denied; make it readable"
-        ):
+        with pytest.raises(UserError, match=r"cannot read the folder .*b: Permission denied; make it readable"):
             read_folder(root)
         with pytest.raises(UserError, match=r"cannot read the folder .*b.deeper: no permission"):
             read_folder(root / "b" / "deeper")

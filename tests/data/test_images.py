@@ -174,9 +174,16 @@ def test_a_user_image_is_not_changed_by_converting_its_transparency() -> None:
     image.info["transparency"] = b"\x00"
     to_rgb(image)
     assert image.info == {"transparency": b"\x00"}
-    assert image.convert("RGBA").getpixel((0, 0)) == (10, 20, 30, 0)
     del image.info["transparency"]
-    assert one_pixel(image) == (10, 20, 30)
+    assert image.convert("RGBA").getpixel((0, 0)) == (10, 20, 30, 255)
+
+
+def test_every_grey_of_16_bits_is_rounded_to_the_nearest() -> None:
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    expected = np.rint(values / 65535 * 255)
+    np.testing.assert_array_equal(pixels(to_rgb(Image.fromarray(values)))[..., 1], expected)
+    np.testing.assert_array_equal(pixels(to_rgb(Image.fromarray(values.astype(np.int32))))[..., 1], expected)
+    np.testing.assert_array_equal(pixels(array_to_rgb(values))[..., 1], expected)
 
 
 def test_png_with_16_bits() -> None:

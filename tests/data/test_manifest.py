@@ -76,11 +76,7 @@ def test_byte_order_mark_line_ends_and_blank_lines(newline: str, tmp_path: Path)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(
-    st.lists(
-        st.text(st.characters(exclude_categories=["Cs"])).filter(lambda t: t.strip()), min_size=1, max_size=3
-    )
-)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])).filter(lambda t: t.strip()), min_size=1, max_size=3))
 def test_labels_come_back_as_written(tmp_path: Path, texts: list[str]) -> None:
     texts = [text.replace("\0", "") or "x" for text in texts]
     texts = [text if text.strip() else "x" for text in texts]
@@ -201,9 +197,7 @@ def test_bad_csv(content: str | bytes, message: str, tmp_path: Path) -> None:
 
 def test_only_five_missing_files_are_listed(tmp_path: Path) -> None:
     rows = "".join(f"no{index}.jpg,x\n" for index in range(70))
-    with pytest.raises(
-        UserError, match=r"names 70 missing images \(71 in all\): .*no4.jpg, \.\.\.; "
-    ) as caught:
+    with pytest.raises(UserError, match=r"names 70 missing images \(71 in all\): .*no4.jpg, \.\.\.; ") as caught:
         read_csv(tmp_path, "path,label\na.jpg,x\n" + rows)
     assert "no5.jpg" not in str(caught.value)
 

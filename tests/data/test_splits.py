@@ -19,10 +19,7 @@ def dataset(name: str, images: dict[str, int], role: str | None = None) -> Datas
     folder = name.encode().hex()
     return Dataset(
         name,
-        tuple(
-            Item(Path(f"{folder}/{label.encode().hex()}/{n}"), label, name, role)
-            for n, label in enumerate(shown)
-        ),
+        tuple(Item(Path(f"{folder}/{label.encode().hex()}/{n}"), label, name, role) for n, label in enumerate(shown)),
     )
 
 
@@ -71,9 +68,7 @@ def test_a_split_is_a_partition_by_classes(
     assert sorted([*split.train, *split.validation, *split.query], key=repr) == sorted(everything, key=repr)
     assert split.query == split.gallery
     for source in datasets:
-        train, validation, test = (
-            labels(part, source.name) for part in (split.train, split.validation, split.query)
-        )
+        train, validation, test = (labels(part, source.name) for part in (split.train, split.validation, split.query))
         assert not (train & validation or train & test or validation & test)
         half = len(source.labels) // 2
         assert len(train) + len(validation) == half
@@ -105,9 +100,7 @@ def test_random_half_is_pinned_and_follows_the_seed_and_the_name() -> None:
     """A changed draw would make numbers of different releases incomparable."""
 
     def train(name: str = "x", seed: int = 0) -> list[str]:
-        return sorted(
-            labels(split_datasets([dataset(name, alphabet(8))], how="random-half", seed=seed).train)
-        )
+        return sorted(labels(split_datasets([dataset(name, alphabet(8))], how="random-half", seed=seed).train))
 
     assert train() == ["002", "003", "006", "007"]
     assert len({tuple(train(seed=seed)) for seed in range(30)}) > 10
@@ -116,13 +109,7 @@ def test_random_half_is_pinned_and_follows_the_seed_and_the_name() -> None:
 
 def test_validation_classes_follow_the_seed() -> None:
     drawn = {
-        tuple(
-            sorted(
-                labels(
-                    split_datasets([dataset("x", alphabet(20))], seed=s, validation_fraction=0.2).validation
-                )
-            )
-        )
+        tuple(sorted(labels(split_datasets([dataset("x", alphabet(20))], seed=s, validation_fraction=0.2).validation)))
         for s in range(20)
     }
     assert len(drawn) > 5

@@ -106,9 +106,7 @@ def test_both_branches_with_hard_and_easy_negatives(per_class):
     labels = torch.tensor([0, 0, 2])
     t = torch.tensor([0.3, 0.0, 0.6, 0.0]).double() if per_class else torch.tensor(0.4).double()
     cosines = embeddings @ proxies.T
-    phi = torch.tensor(
-        [oracle_phi(c.item(), 0.3) for c in cosines.gather(1, labels[:, None])], dtype=torch.float64
-    )
+    phi = torch.tensor([oracle_phi(c.item(), 0.3) for c in cosines.gather(1, labels[:, None])], dtype=torch.float64)
     assert cosines[1, 0] < math.cos(math.pi - 0.3) < cosines[0, 0]  # the fallback, and the plain branch
     assert (cosines[0, 1] > phi[0]) and (cosines[0, 2] < phi[0])  # a hard and an easy negative of sample 0
     logits = curricular_logits(cosines, labels, t, 0.3)
@@ -124,10 +122,7 @@ def test_own_class_t_modulates_the_negatives():
     """In per-class mode t of the sample's class matters to it, t of the negative's class does not."""
     cosines = torch.tensor([[0.1, 0.8]])
     labels = torch.tensor([0])
-    logits = [
-        curricular_logits(cosines, labels, torch.tensor(t), 0.3)[0, 1].item()
-        for t in ([0.5, 0.0], [0.0, 0.5])
-    ]
+    logits = [curricular_logits(cosines, labels, torch.tensor(t), 0.3)[0, 1].item() for t in ([0.5, 0.0], [0.0, 0.5])]
     assert logits == pytest.approx([0.8 * (0.5 + 0.8), 0.8 * 0.8])
 
 
@@ -143,9 +138,7 @@ def test_scalar_version_matches_the_original_code():
         assert loss.t.item() == pytest.approx(t.item(), abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    "t", [torch.tensor(0.4), torch.tensor([0.1, 0.5, 0.9, 0.3])], ids=["scalar", "per-class"]
-)
+@pytest.mark.parametrize("t", [torch.tensor(0.4), torch.tensor([0.1, 0.5, 0.9, 0.3])], ids=["scalar", "per-class"])
 def test_gradcheck_of_the_logits(t):
     generator = torch.Generator().manual_seed(0)
     cosines = (torch.rand(6, 4, generator=generator, dtype=torch.float64) * 1.9 - 0.95).requires_grad_()
@@ -179,9 +172,7 @@ def test_angular_margin_falls_with_the_angle():
 @pytest.mark.parametrize("negative", [1.0, -1.0])
 def test_loss_is_right_and_gradients_finite_at_cosine_one(per_class, target, negative):
     axis = torch.tensor([1.0, 0.0, 0.0])
-    loss = with_proxies(
-        CurricularFace(2, 3, per_class=per_class), torch.stack([target * axis, negative * axis])
-    )
+    loss = with_proxies(CurricularFace(2, 3, per_class=per_class), torch.stack([target * axis, negative * axis]))
     embeddings = axis.repeat(4, 1).requires_grad_()
     value = loss(embeddings, torch.zeros(4, dtype=torch.int64))
     value.backward()

@@ -144,9 +144,7 @@ def test_finite_gradients_at_a_zero_embedding(name):
 
 
 @pytest.mark.parametrize("name", sorted(PROXY_FREE))
-@pytest.mark.parametrize(
-    "labels", [[0], [0, 1, 2, 3], [2, 2, 2]], ids=["one image", "no positives", "one class"]
-)
+@pytest.mark.parametrize("labels", [[0], [0, 1, 2, 3], [2, 2, 2]], ids=["one image", "no positives", "one class"])
 def test_a_batch_without_a_triplet_gives_zero_and_a_graph(name, labels):
     """One class alone has positive pairs, of which only Multi-Similarity could make something; its miner
     keeps no positive without a negative to compare it with.

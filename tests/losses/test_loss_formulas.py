@@ -164,9 +164,7 @@ def test_proxynca_pp_keeps_its_hardest_sample(temperature):
 def test_constants_are_those_of_the_method():
     """METHOD section 3, read off the library's objects rather than off our own defaults."""
     made = {name: case(name)[0] for name in ("triplet", "margin", "multi-similarity", "proxy-anchor")}
-    made |= {
-        name: case(name)[0] for name in ("proxynca++", "softtriple", "cosface", "arcface", "curricularface")
-    }
+    made |= {name: case(name)[0] for name in ("proxynca++", "softtriple", "cosface", "arcface", "curricularface")}
     triplet, margin, multi = made["triplet"], made["margin"], made["multi-similarity"]
     assert triplet.loss.margin == 0.05
     assert isinstance(triplet.loss.distance, distances.CosineSimilarity)

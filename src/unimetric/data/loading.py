@@ -74,7 +74,7 @@ def training_loader(
     count = min(os.cpu_count() or 1, 8) if workers == "auto" else workers
     return DataLoader(
         _TrainingImages(items, class_numbers, transform, seed),
-        batch_sampler=sampler,  # type: ignore[arg-type]
+        batch_sampler=sampler,
         collate_fn=_collate,
         num_workers=count,
         persistent_workers=count > 0,

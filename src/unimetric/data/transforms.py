@@ -76,8 +76,11 @@ def _crop_to_aspect(image: Image.Image, limit: int) -> Image.Image:
     if max(width, height) <= limit * min(width, height):
         return image
     side = limit * min(width, height)
-    return F.center_crop(image, [min(height, side), min(width, side)])
+    cropped: Image.Image = F.center_crop(image, [min(height, side), min(width, side)])
+    return cropped
 
 
 def _to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    return F.normalize(F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True), list(mean), list(std))
+    pixels = F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True)
+    normalised: Tensor = F.normalize(pixels, list(mean), list(std))
+    return normalised

@@ -100,11 +100,7 @@ def _check_matrix(vectors: Vectors, name: str) -> None:
         raise UserError(f"{name}: shape {list(shape)}; give a matrix [N, E], one embedding per row")
     if 0 in shape:
         raise UserError(f"{name}: shape {list(shape)} holds nothing; give at least one row and one column")
-    floating = (
-        vectors.is_floating_point()
-        if isinstance(vectors, Tensor)
-        else np.issubdtype(vectors.dtype, np.floating)
-    )
+    floating = vectors.is_floating_point() if isinstance(vectors, Tensor) else np.issubdtype(vectors.dtype, np.floating)
     if not floating:
         raise UserError(f"{name}: type {vectors.dtype} is not floating point; convert it to float32")
 

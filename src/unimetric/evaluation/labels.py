@@ -57,9 +57,7 @@ def _check_comparable(value: Any, name: str, row: int) -> None:
             f"{name}: row {row} is the unhashable {value!r}; give strings, numbers or tuples of them"
         ) from None
     if isinstance(value, float | complex | np.generic) and value != value:
-        raise UserError(
-            f"{name}: row {row} is {value!r}, which equals nothing; give it a value or drop the row"
-        )
+        raise UserError(f"{name}: row {row} is {value!r}, which equals nothing; give it a value or drop the row")
 
 
 def number(*columns: Iterable[Hashable]) -> tuple[list[Tensor], list[Hashable]]:
@@ -97,9 +95,7 @@ def rows_by_id(ids: Sequence[Hashable], name: str) -> dict[Hashable, int]:
     return rows
 
 
-def own_gallery_rows(
-    query_ids: Sequence[Hashable], gallery_ids: Sequence[Hashable], gallery_name: str
-) -> Tensor:
+def own_gallery_rows(query_ids: Sequence[Hashable], gallery_ids: Sequence[Hashable], gallery_name: str) -> Tensor:
     """The gallery row that is the same image as each query, by identity, whatever its similarity.
 
     Args:

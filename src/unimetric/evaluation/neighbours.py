@@ -129,9 +129,7 @@ def check_count(value: Any, name: str) -> None:
         raise UserError(f"{name}: {value!r}; give a whole number, at least 1")
 
 
-def search(
-    queries: Tensor, gallery: Tensor, k: int, own_rows: Tensor, gallery_tile: int
-) -> tuple[Tensor, Tensor]:
+def search(queries: Tensor, gallery: Tensor, k: int, own_rows: Tensor, gallery_tile: int) -> tuple[Tensor, Tensor]:
     """Pass one tile of queries over the gallery.
 
     Args:
@@ -197,9 +195,7 @@ def _lowest_columns(tile: Tensor, border: Tensor, k: int) -> Tensor:
     return taken.nonzero()[:, 1].reshape(len(tile), k)
 
 
-def _own_rows(
-    query_ids: Hashables | None, gallery_ids: Hashables | None, queries: int, gallery: int
-) -> Tensor:
+def _own_rows(query_ids: Hashables | None, gallery_ids: Hashables | None, queries: int, gallery: int) -> Tensor:
     if query_ids is None and gallery_ids is None:
         return torch.full((queries,), -1)
     if query_ids is None or gallery_ids is None:

@@ -184,9 +184,7 @@ def _side(vectors: Vectors, labels: Hashables, datasets: Hashables, prefix: str)
 def _unpack(gallery: Any, ids: Hashables | None) -> tuple[Vectors, Hashables, Hashables, Hashables | None]:
     if not isinstance(gallery, tuple | list) or len(gallery) not in (3, 4):
         what = f"{len(gallery)} members" if isinstance(gallery, tuple | list) else type(gallery).__name__
-        raise UserError(
-            f"gallery: got {what}; give (vectors, labels, datasets) or (vectors, labels, datasets, ids)"
-        )
+        raise UserError(f"gallery: got {what}; give (vectors, labels, datasets) or (vectors, labels, datasets, ids)")
     if len(gallery) == 3:
         return (*gallery, ids)
     if ids is not None and gallery[3] is not None:
@@ -203,9 +201,7 @@ def _same_rows(queries: _Side, ids: Hashables | None, gallery_ids: Hashables | N
     return torch.arange(len(queries.units))
 
 
-def _rows_of_ids(
-    queries: _Side, gallery: _Side, ids: Hashables | None, gallery_ids: Hashables | None
-) -> Tensor:
+def _rows_of_ids(queries: _Side, gallery: _Side, ids: Hashables | None, gallery_ids: Hashables | None) -> Tensor:
     if ids is None and gallery_ids is None:
         return torch.full((len(queries.units),), -1)
     if ids is None or gallery_ids is None:
@@ -248,16 +244,12 @@ def _report(queries: _Side, gallery: _Side, own_rows: Tensor, ks: Sequence[int],
         if bool(has_positive[rows].any()):
             within = retrieval.restrict(rows.nonzero()[:, 0], gallery_rows.nonzero()[:, 0])
             separate[name] = _means(score_queries(within, ks, tiling))
-        counts[name] = DatasetCounts(
-            int(rows.sum()), int(gallery_rows.sum()), int((rows & ~has_positive).sum())
-        )
+        counts[name] = DatasetCounts(int(rows.sum()), int(gallery_rows.sum()), int((rows & ~has_positive).sum()))
     # With one dataset, the union is that dataset: the second pass would find the same.
     unified = dict(separate[names[0]]) if len(names) == 1 else _means(score_queries(retrieval, ks, tiling))
     return Report(
         separate=separate,
-        harmonic={
-            metric: _harmonic_mean([scores[metric] for scores in separate.values()]) for metric in unified
-        },
+        harmonic={metric: _harmonic_mean([scores[metric] for scores in separate.values()]) for metric in unified},
         unified=unified,
         counts=Counts(
             queries=len(queries.units),

@@ -34,9 +34,7 @@ def check_batch(embeddings: Tensor, labels: Tensor, embedding_size: int, num_cla
         ValueError: naming what is wrong with shape, type or range.
     """
     if embeddings.ndim != 2 or embeddings.shape[1] != embedding_size or len(embeddings) == 0:
-        raise ValueError(
-            f"embeddings must have shape [B >= 1, {embedding_size}], got {list(embeddings.shape)}"
-        )
+        raise ValueError(f"embeddings must have shape [B >= 1, {embedding_size}], got {list(embeddings.shape)}")
     if labels.shape != embeddings.shape[:1]:
         raise ValueError(f"labels must have shape [{len(embeddings)}], got {list(labels.shape)}")
     if labels.dtype != torch.int64:

@@ -120,9 +120,7 @@ def multi_similarity(
     return MinedLoss(loss, embedding_size, miner=miners.MultiSimilarityMiner(epsilon=epsilon))
 
 
-def proxy_anchor(
-    num_classes: int, embedding_size: int, margin: float = 0.1, alpha: float = 32.0
-) -> nn.Module:
+def proxy_anchor(num_classes: int, embedding_size: int, margin: float = 0.1, alpha: float = 32.0) -> nn.Module:
     """Proxy-Anchor loss (Kim et al., CVPR 2020, equation 4); ``margin`` is their ``delta``."""
     check_constant(0 <= margin < math.inf, "margin must be at least 0", margin)
     check_constant(0 < alpha < math.inf, "alpha must be positive", alpha)

@@ -77,8 +77,6 @@ class Backbone(nn.Module):
         depth: L, the number of blocks.
         patch_size: Side of a patch in pixels.
         mean, std: Per channel, for pixel values in [0, 1].
-        blocks: The L blocks.
-        class_position: Position embedding [1, 1, D] of the class token, zero where the backbone has none.
     """
 
     def __init__(
@@ -101,10 +99,12 @@ class Backbone(nn.Module):
 
     @property
     def blocks(self) -> list[FrozenBlock]:
+        """The L blocks, in order."""
         return [FrozenBlock(block) for block in self.vit.blocks]
 
     @property
     def class_position(self) -> Tensor:
+        """Position embedding [1, 1, D] of the class token; zero where the backbone has none."""
         vit = self.vit
         if vit.pos_embed is None or vit.cls_token is None or vit.no_embed_class:
             return torch.zeros(1, 1, self.width, device=vit.patch_embed.proj.weight.device)
@@ -217,7 +217,10 @@ def _create(name: str, **options: Any) -> Any:
 
 def _check_name(name: str) -> None:
     if not timm.is_model(name):
-        valid = [*PACKAGED, *(model for family in _FAMILIES for model in list_models(module=family, pretrained=True))]
+        valid = [
+            *PACKAGED,
+            *(model for family in _FAMILIES for model in list_models(module=family, pretrained=True)),
+        ]
         architectures = {valid_name.split(".")[0] for valid_name in valid}
         raise UserError(f"unknown --model.backbone {name!r}; {nearest_names(name, {*valid, *architectures})}")
     module = model_entrypoint(name.split(".")[0]).__module__
@@ -255,7 +258,7 @@ def _load_file(name: str, path: Path) -> Any:
         raise UserError(f"--model.weights {path} does not fit the backbone {name}: {cause}") from error
 
 
-def _refuse_unsupported(name: str, vit: nn.Module, image_size: int, pool: str) -> None:
+def _refuse_unsupported(name: str, vit: Any, image_size: int, pool: str) -> None:
     if type(vit) not in (VisionTransformer, Eva):
         raise UserError(f"--model.backbone {name}: {type(vit).__name__} is not supported; use a plain ViT or EVA model")
     for block in vit.blocks:

@@ -39,7 +39,7 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
     if not hasattr(torch.cpu, "get_capabilities"):  # torch before 2.10

@@ -119,7 +119,7 @@ class Embedder(nn.Module):
 
     @torch.no_grad()
     def prompt_weights(self, images: Tensor) -> Tensor | None:
-        """How much each prompt takes part, [B, M] in [-1, 1], for normalised images [B, 3, S, S]; None without a pool."""
+        """How much each prompt takes part, [B, M] in [-1, 1], for normalised images [B, 3, S, S]; None if no pool."""
         return self.method.prompt_weights(self.backbone.patch_tokens(images))
 
     def encode(
@@ -179,7 +179,6 @@ class Embedder(nn.Module):
                     yield self._forward_in(dtype, tensors), errors
         finally:
             self.train(was_training)
-
 
     @torch.inference_mode()
     def _forward_in(self, dtype: torch.dtype, images: list[Tensor]) -> NDArray[np.float32]:

@@ -43,7 +43,7 @@ def packaged_state_dict() -> dict[str, torch.Tensor]:
     cached = cache_folder() / f"dinov2-small-{_WEIGHTS_SHA256[:16]}.safetensors"
     if cached.is_file():
         try:
-            weights = load_file(cached)
+            weights: dict[str, torch.Tensor] = load_file(cached)
         except SafetensorError:
             weights = {}
         if fingerprint(weights) == _WEIGHTS_SHA256:
@@ -103,7 +103,8 @@ def _read_onnx(path: Path) -> dict[str, torch.Tensor]:
     weights: dict[str, NDArray[np.float32]] = {
         "cls_token": values["backbone.embeddings.cls_token"],
         "pos_embed": np.concatenate(
-            [value for name, value in values.items() if re.fullmatch(r"onnx::\w+", name) and value.ndim == 3], axis=1
+            [value for name, value in values.items() if re.fullmatch(r"onnx::\w+", name) and value.ndim == 3],
+            axis=1,
         ),
         "patch_embed.proj.weight": values["backbone.embeddings.patch_embeddings.projection.weight"],
         "patch_embed.proj.bias": values["backbone.embeddings.patch_embeddings.projection.bias"],
@@ -133,7 +134,11 @@ def _block(index: int, values: dict[str, Any], linear: dict[str, Any]) -> dict[s
         f"{new}.ls1.gamma": values[f"{old}.layer_scale1.lambda1"],
         f"{new}.ls2.gamma": values[f"{old}.layer_scale2.lambda1"],
     }
-    for theirs, ours in (("attention.output.dense", "attn.proj"), ("mlp.fc1", "mlp.fc1"), ("mlp.fc2", "mlp.fc2")):
+    for theirs, ours in (
+        ("attention.output.dense", "attn.proj"),
+        ("mlp.fc1", "mlp.fc1"),
+        ("mlp.fc2", "mlp.fc2"),
+    ):
         block[f"{new}.{ours}.weight"] = linear[f"layer.{index}.{theirs}"]
         block[f"{new}.{ours}.bias"] = values[f"{old}.{theirs}.bias"]
     for norm in ("norm1", "norm2"):

@@ -13,7 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unimetric.errors import UserError
-from unimetric.files import explain_os_error, make_folder, sha256_of_file, write_atomically, write_json, write_text
+from unimetric.files import (
+    explain_os_error,
+    make_folder,
+    sha256_of_file,
+    write_atomically,
+    write_json,
+    write_text,
+)
 from unimetric.models.backbone import make_backbone
 from unimetric.models.card import model_card
 
@@ -90,7 +97,9 @@ def assign_weights(embedder: Embedder, weights: dict[str, Tensor], origin: Path)
     """
     wanted = learned_weights(embedder)
     if missing := sorted(wanted.keys() - weights.keys()):
-        raise UserError(f"{origin} lacks {missing[0]} ({len(missing)} missing): it is not a model of this configuration")
+        raise UserError(
+            f"{origin} lacks {missing[0]} ({len(missing)} missing): it is not a model of this configuration"
+        )
     if unknown := sorted(weights.keys() - wanted.keys()):
         raise UserError(f"{origin} holds an unknown {unknown[0]}: it is not a model of this configuration")
     for name, value in weights.items():
@@ -109,7 +118,8 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is missing: copy the whole model folder again")
     try:
         with explain_os_error(path, "read"):
-            return load_file(path)
+            weights: dict[str, Tensor] = load_file(path)
+            return weights
     except (SafetensorError, ValueError) as error:
         raise UserError(f"{path} is damaged or cut off ({error}): copy the whole model folder again") from error
 
@@ -127,12 +137,18 @@ def _read_config(folder: Path) -> dict[str, Any]:
     version = _get(path, config, "format", int)
     if version != FORMAT:
         raise UserError(f"{path} has format {version}, this version of unimetric reads {FORMAT}: update unimetric")
-    for key, kind in (("name", str), ("weights", str), ("fingerprint", str), ("image_size", int), ("pool", str)):
+    for key, kind in (
+        ("name", str),
+        ("weights", str),
+        ("fingerprint", str),
+        ("image_size", int),
+        ("pool", str),
+    ):
         _get(path, config, f"backbone.{key}", kind)
     if config["backbone"]["pool"] not in ("auto", "token", "avg"):
         raise UserError(f"{path}: backbone.pool is {config['backbone']['pool']!r}; use auto, token or avg")
-    for key, kind in (("method.name", str), ("method.options", dict), ("weights_sha256", str)):
-        _get(path, config, key, kind)
+    _get(path, config, "method.options", dict)
+    _get(path, config, "weights_sha256", str)
     for key in ("embedding_size", "backbone.image_size"):
         if not 1 <= _get(path, config, key, int) <= 2**16:
             raise UserError(f"{path}: {key} is {_get(path, config, key, int)}; use 1 to 65536")

@@ -41,7 +41,12 @@ class Progress:
 
 
 def save_checkpoint(
-    path: Path, embedder: Embedder, loss: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress, identity: str
+    path: Path,
+    embedder: Embedder,
+    loss: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    progress: Progress,
+    identity: str,
 ) -> None:
     """Write a checkpoint; the one before stays until the new one is whole.
 
@@ -64,9 +69,7 @@ def save_checkpoint(
     }
     # Tensors may share memory (a loss may hold one of the model's); a file holds each by itself.
     copies = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-    write_atomically(
-        path, lambda temporary: save_file(copies, temporary, metadata={"progress": json.dumps(metadata)})
-    )
+    write_atomically(path, lambda temporary: save_file(copies, temporary, metadata={"progress": json.dumps(metadata)}))
 
 
 def load_checkpoint(

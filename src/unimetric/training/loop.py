@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import platform
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-import unimetric
 from unimetric.config import RunConfig
 from unimetric.data.catalog import ClassIndex
 from unimetric.data.loading import Batch, training_loader
 from unimetric.data.sampling import BatchSampler
-from unimetric.data.sources import read_sources
-from unimetric.data.splits import Split, split_datasets
+from unimetric.data.splits import Split
 from unimetric.data.transforms import TrainingTransform
 from unimetric.errors import UserError
 from unimetric.files import write_json
 from unimetric.losses import LOSSES, make_loss
 from unimetric.measure import Skipped, measure
-from unimetric.models.backbone import make_backbone
 from unimetric.models.devices import choose_device, choose_precision, compute_dtype
 from unimetric.models.embedder import Embedder
-from unimetric.models.petl import METHODS
 from unimetric.models.saving import assign_weights, learned_weights
 from unimetric.progress import console, progress_bar
+from unimetric.training.build import build_embedder, describe, load_split
 from unimetric.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from unimetric.training.interrupt import Interrupted, StopRequest
 from unimetric.training.log import TrainingLog
@@ -40,33 +35,6 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 _LOG_EVERY = 10
-
-
-def load_split(config: RunConfig) -> Split:
-    """Read the configured sources and divide their classes; say what is worth knowing about them.
-
-    Raises:
-        UserError: a source cannot be read, or a side of the split is empty.
-    """
-    data = config.data
-    split = split_datasets(
-        read_sources(data.sources), how=data.split, seed=data.split_seed, validation_fraction=data.validation_fraction
-    )
-    for note in split.notes:
-        console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
-    return split
-
-
-def build_embedder(config: RunConfig) -> Embedder:
-    """A fresh embedder as configured, its random weights from the configured seed.
-
-    Raises:
-        UserError: unknown backbone, method or option.
-    """
-    model = config.model
-    backbone = make_backbone(model.backbone, weights=model.weights, image_size=model.image_size, pool=model.pool)
-    torch.manual_seed(config.training.seed)
-    return Embedder(backbone, model.method, model.options, model.embedding_size)
 
 
 @dataclass
@@ -149,7 +117,11 @@ def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
         split.train,
         numbers,
         TrainingTransform(
-            backbone.image_size, backbone.mean, backbone.std, training.crop_scale_min, training.horizontal_flip
+            backbone.image_size,
+            backbone.mean,
+            backbone.std,
+            training.crop_scale_min,
+            training.horizontal_flip,
         ),
         sampler,
         seed=training.seed,
@@ -177,9 +149,13 @@ def _refuse_untrainable(config: RunConfig, split: Split) -> None:
     if not split.train:
         raise UserError(f"--data.split is {config.data.split!r}: no image is left to train on; use auto or first-half")
     if config.model.method == "frozen":
-        raise UserError("--model.method is 'frozen': it has nothing to train; use `unimetric evaluate`, or puma or linear")
+        raise UserError(
+            "--model.method is 'frozen': it has nothing to train; use `unimetric evaluate`, or puma or linear"
+        )
     if training.selection == "best" and not split.validation:
-        raise UserError("--training.selection is 'best': no validation classes; set --data.validation_fraction, e.g. 0.2")
+        raise UserError(
+            "--training.selection is 'best': no validation classes; set --data.validation_fraction, e.g. 0.2"
+        )
     if training.batch_size % config.device.processes:
         raise UserError(
             f"--training.batch_size is {training.batch_size}: it has to be a multiple of --device.processes, "
@@ -206,16 +182,20 @@ def _train_loop(run: _Run, progress: Progress) -> None:
                 progress.step += 1
                 progress.seconds += time.perf_counter() - started
                 if log and (progress.step % _LOG_EVERY == 0 or progress.step == run.total_steps):
-                    log.write(progress.step, epoch=epoch, loss=value, rate=rate(progress.step - 1), seconds=progress.seconds)
+                    log.write(
+                        progress.step,
+                        epoch=epoch,
+                        loss=value,
+                        rate=rate(progress.step - 1),
+                        seconds=progress.seconds,
+                    )
                 bar.update(task, completed=progress.step, note=f"loss {value:.3f}")
                 if stop.requested or progress.step == run.total_steps:
                     break
             if not stop.requested:
                 _validate(run, progress, log)
             if fabric.is_global_zero:
-                save_checkpoint(
-                    run.folder.checkpoint, run.embedder, run.loss, run.optimiser, progress, run.identity
-                )
+                save_checkpoint(run.folder.checkpoint, run.embedder, run.loss, run.optimiser, progress, run.identity)
             if stop.requested and progress.step < run.total_steps:
                 raise Interrupted(
                     f"stopped after step {progress.step} of {run.total_steps}, nothing is lost; "
@@ -242,8 +222,8 @@ def _step(run: _Run, model: Any, optimiser: Any, batch: Batch, progress: Progres
     labels = batch.class_numbers.to(fabric.device)  # (B,)
     if fabric.world_size > 1:
         # Every process computes the loss of the joint batch; DDP's mean over processes then undoes the gather's sum.
-        embeddings = fabric.all_gather(embeddings, sync_grads=True).flatten(0, 1)
-        labels = fabric.all_gather(labels).flatten(0, 1)
+        embeddings = cast(Tensor, fabric.all_gather(embeddings, sync_grads=True)).flatten(0, 1)
+        labels = cast(Tensor, fabric.all_gather(labels)).flatten(0, 1)
     loss: Tensor = run.loss(embeddings, labels)
     penalty = run.embedder.method.penalty()
     total = loss if penalty is None else loss + penalty
@@ -285,7 +265,9 @@ def _validate(run: _Run, progress: Progress, log: TrainingLog | None) -> None:
     log.write(progress.step, validation_harmonic=score, validation_unified=metrics["unified"]["recall@1"])
     if training.selection == "best" and (progress.best_score is None or score > progress.best_score):
         progress.best_score = score
-        progress.best_weights = {name: value.detach().cpu().clone() for name, value in learned_weights(run.embedder).items()}
+        progress.best_weights = {
+            name: value.detach().cpu().clone() for name, value in learned_weights(run.embedder).items()
+        }
 
 
 def _finish(run: _Run, progress: Progress) -> dict[str, Any]:
@@ -311,31 +293,3 @@ def _finish(run: _Run, progress: Progress) -> dict[str, Any]:
     run.embedder.save_pretrained(run.folder.model, metrics=metrics)
     write_json(run.folder.metrics, metrics)
     return metrics
-
-
-def describe(
-    config: RunConfig, embedder: Embedder, metrics: dict[str, Any], skipped: list[Skipped]
-) -> dict[str, Any]:
-    """Add to measured numbers what they were measured with, and which files were left out."""
-    precision = choose_precision(config.device.precision, embedder.device)
-    metrics["counts"]["skipped_files"] = len(skipped)
-    return metrics | {
-        "skipped": [{"path": str(entry.item.path), "reason": entry.reason} for entry in skipped],
-        "model": {
-            "backbone": embedder.backbone.name,
-            "fingerprint": embedder.backbone.fingerprint,
-            "image_size": embedder.backbone.image_size,
-            "method": embedder.method_name,
-            "has_head": METHODS[embedder.method_name].has_head,
-            "embedding_size": embedder.embedding_size,
-            "trainable_parameters": embedder.trainable_parameter_count(),
-        },
-        "machine": {
-            "device": str(embedder.device),
-            "precision": precision,
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "unimetric": unimetric.__version__,
-        },
-    }

@@ -5,20 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar, cast
 
 import yaml
 
-from unimetric.config import RunConfig
+from unimetric.config import RunConfig, run_config
 from unimetric.data.catalog import ClassIndex
 from unimetric.data.splits import Split
-from unimetric.errors import UserError, nearest_names
+from unimetric.errors import UserError
 from unimetric.files import explain_os_error, make_folder, write_text
-
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,25 +74,7 @@ class RunFolder:
                 values = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{self.config} is damaged: {str(error).splitlines()[0]}") from error
-        return _build(RunConfig, values, self.config)
-
-
-def _build(kind: type[T], values: Any, path: Path) -> T:
-    """A dataclass of dataclasses from what YAML gave."""
-    if not isinstance(values, Mapping):
-        raise UserError(f"{path} is damaged: {kind.__name__} is {values!r}")
-    known = {field.name: field for field in dataclasses.fields(cast(Any, kind))}
-    for name in values:
-        if name not in known:
-            raise UserError(f"{path} has an unknown option {name!r}; {nearest_names(str(name), known)}")
-    parts = {
-        name: _build(cast(type[Any], field.default_factory), values[name], path)
-        if dataclasses.is_dataclass(field.default_factory)
-        else values[name]
-        for name, field in known.items()
-        if name in values
-    }
-    return kind(**parts)
+        return run_config(values, str(self.config))
 
 
 def run_identity(config: RunConfig, split: Split, classes: ClassIndex, fingerprint: str) -> str:

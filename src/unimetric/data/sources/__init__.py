@@ -100,9 +100,7 @@ def _parse(text: str) -> tuple[str | None, str | None, str]:
         return name, "demo", ""
     if not _exists(text) and (match := _FORMAT.fullmatch(text)):
         if match[1] not in SOURCES:
-            raise UserError(
-                f"unknown format {match[1]!r} in the source {text!r}; {nearest_names(match[1], SOURCES)}"
-            )
+            raise UserError(f"unknown format {match[1]!r} in the source {text!r}; {nearest_names(match[1], SOURCES)}")
         return name, match[1], match[2]
     return name, None, text
 
@@ -119,9 +117,7 @@ def _format_of(path: Path) -> str:
     if path.suffix.lower() in manifest.SUFFIXES:
         return "manifest"
     if mode is None:
-        raise UserError(
-            f"there is no file or folder {path}; check the path, or write 'demo' for the demo data"
-        )
+        raise UserError(f"there is no file or folder {path}; check the path, or write 'demo' for the demo data")
     raise UserError(
         f"cannot tell the format of {path}: it is no folder, and does not end in "
         f"{' or '.join(manifest.SUFFIXES)}; write FORMAT:PATH with one of {', '.join(SOURCES)}"

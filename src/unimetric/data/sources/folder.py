@@ -80,8 +80,7 @@ def read_folder(root: Path, name: str | None = None) -> list[Dataset]:
         raise UserError(_no_images(tree))
     if not tree.class_folders():
         raise UserError(
-            f"{root} holds {len(tree.images)} images but no class folders; "
-            "put each class in a folder of its own"
+            f"{root} holds {len(tree.images)} images but no class folders; put each class in a folder of its own"
         )
     if not _holds_datasets(tree):
         return [_dataset(tree, name or root.resolve().name or "root", ())]
@@ -115,9 +114,7 @@ def _scan(path: Path, ancestors: tuple[tuple[int, int], ...]) -> _Folder:
         with os.scandir(path) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise UserError(
-            f"cannot read the folder {path}: {error.strerror}; make it readable or move it away"
-        ) from error
+        raise UserError(f"cannot read the folder {path}: {error.strerror}; make it readable or move it away") from error
     above = (*ancestors, (status.st_dev, status.st_ino))
     for entry in found:
         if entry.name.startswith(".") or entry.name in _CLUTTER:

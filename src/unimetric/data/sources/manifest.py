@@ -163,9 +163,7 @@ def _texts(file: Path, column: str, values: Any) -> list[str]:
     # Floats are refused: a class number that pandas made a float would become "7.0" here and "7" elsewhere.
     text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     if not (text or pa.types.is_null(kind) or (pa.types.is_integer(kind) and column in ("label", "dataset"))):
-        raise UserError(
-            f"the manifest {file}: the column {column!r} holds values of type {kind}; write them as text"
-        )
+        raise UserError(f"the manifest {file}: the column {column!r} holds values of type {kind}; write them as text")
     try:
         return ["" if value is None else str(value) for value in values.to_pylist()]
     except UnicodeDecodeError as error:
@@ -182,8 +180,7 @@ def _check_columns(file: Path, names: list[str]) -> None:
     separators = [sign for sign in (";", "\t", "|") if len(names) == 1 and sign in names[0]]
     if separators:
         raise UserError(
-            f"the manifest {file} has one column {names[0]!r}: separate the columns by ',', "
-            f"not by {separators[0]!r}"
+            f"the manifest {file} has one column {names[0]!r}: separate the columns by ',', not by {separators[0]!r}"
         )
     listed = ", ".join(repr(name) for name in names)
     close = difflib.get_close_matches(missing[0], names, n=1, cutoff=0.5)

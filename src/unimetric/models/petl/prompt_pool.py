@@ -38,7 +38,8 @@ class PromptPool(nn.Module):
             # cos(q ⊙ a_m, K_m) without the [B, M, D] products: <q ⊙ a, K> = <q, a ⊙ K>, |q ⊙ a|² = <q², a²>.
             dot = query @ (attention * self.keys).T  # (B, M)
             norms = (query.square() @ attention.square().T).clamp_min(1e-24).sqrt()  # (B, M)
-            return dot / (norms * self.keys.norm(dim=1).clamp_min(1e-12))
+            weights: Tensor = dot / (norms * self.keys.norm(dim=1).clamp_min(1e-12))
+            return weights
 
     def forward(self, patches: Tensor) -> Tensor:
         """The conditional prompt [B, l, D] for patch tokens [B, N, D]."""

@@ -89,7 +89,8 @@ class Puma(Method):
         normed = in_autocast_dtype(block.attention_input(tokens))
         tokens = tokens + block.attention(normed, rope) + self.attention_adapters[index](normed)
         normed = in_autocast_dtype(block.mlp_input(tokens))
-        return tokens + block.mlp(normed) + self.mlp_adapters[index](normed)
+        adapted: Tensor = tokens + block.mlp(normed) + self.mlp_adapters[index](normed)
+        return adapted
 
     def penalty(self) -> Tensor | None:
         """The weighted orthogonality penalty of the pool, or None without one."""

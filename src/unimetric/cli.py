@@ -1,0 +1,267 @@
+"""The command line. Each command parses, calls one function, and prints; only those that compute import torch."""
+
+from __future__ import annotations
+
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+from unimetric import __version__
+from unimetric.config import DeviceConfig, RunConfig, run_config
+from unimetric.errors import UserError, nearest_names
+
+_CONFIGS = Path(__file__).parent / "configs"
+
+
+class _Parser(ArgumentParser):
+    """Raises instead of printing a page of usage: a mistake is said in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UserError(_explain(self, message))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        0 when it worked, 2 for bad input, 130 when it was stopped.
+    """
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in argv
+    argv = [argument for argument in argv if argument != "--debug"]
+    try:
+        parser = build_parser()
+        namespace = parser.parse_args(_with_defaults(parser, argv))
+        if namespace.subcommand is None:
+            parser.print_help()
+            return 0
+        return _COMMANDS[namespace.subcommand](namespace[namespace.subcommand])
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"unimetric: error: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:
+        if debug:
+            traceback.print_exc()
+        print("unimetric: stopped", file=sys.stderr)  # noqa: T201
+        return 130
+
+
+def build_parser() -> ArgumentParser:
+    """The parser of all commands."""
+    parser = _Parser(prog="unimetric", description="One embedding model for all image collections.")
+    parser.add_argument("--version", action="version", version=f"unimetric {__version__}")
+    commands = parser.add_subcommands(
+        required=False, dest="subcommand", description="unimetric COMMAND --help tells more"
+    )
+
+    train = _command("Train on one or more image collections, and measure on classes that were held out.")
+    train.add_argument(
+        "sources",
+        nargs="*",
+        type=str,
+        help="Folders of class folders, or manifests; instead of data.sources.",
+    )
+    train.add_argument("--out", type=str, default=None, help="The run folder to write.")
+    train.add_argument("--resume", type=str, default=None, help="Continue this run folder, as it was configured.")
+    _add_run_options(train)
+    commands.add_subcommand("train", train, help="train a model")
+
+    evaluate = _command("Measure a trained model, or with --model.method frozen a backbone as it is.")
+    evaluate.add_argument("model", nargs="?", type=str, default=None, help="A run folder or a model folder.")
+    evaluate.add_argument("--out", type=str, default=None, help="Folder for metrics.json; default: MODEL/evaluation.")
+    _add_run_options(evaluate)
+    commands.add_subcommand("evaluate", evaluate, help="measure a model")
+
+    embed = _command("Embed images with a trained model.")
+    embed.add_argument("model", type=str, help="A run folder or a model folder.")
+    embed.add_argument(
+        "sources", nargs="+", type=str, help="Folders of class folders, manifests, or folders of images."
+    )
+    embed.add_argument("--out", type=str, required=True, help="File to write: .parquet or .npz.")
+    embed.add_argument("--batch_size", type=int, default=64, help="Images per forward pass.")
+    embed.add_argument("--strict", type=bool, default=False, help="Stop at an unreadable image instead of skipping it.")
+    embed.add_class_arguments(DeviceConfig, "device")
+    commands.add_subcommand("embed", embed, help="turn images into vectors")
+
+    demo = _command("Train PUMA on images that pip installs, and compare it with the frozen backbone. Takes minutes.")
+    demo.add_argument("--out", type=str, default="runs/demo", help="The run folder to write.")
+    demo.add_argument("--config", type=str, default="demo", help="The configuration, a file or a packaged name.")
+    commands.add_subcommand("demo", demo, help="see it work")
+    return parser
+
+
+def _command(description: str) -> ArgumentParser:
+    return _Parser(description=f"{description} With --debug, errors show their traceback.")
+
+
+def _add_run_options(parser: ArgumentParser) -> None:
+    names = ", ".join(sorted(path.stem for path in _CONFIGS.glob("*.yaml")))
+    parser.add_argument(
+        "--config",
+        action=ActionConfigFile,
+        help=f"YAML file with any of the options below, or a packaged one: {names}.",
+    )
+    parser.add_class_arguments(RunConfig)
+
+
+def _run_config(options: Namespace) -> RunConfig:
+    """The configuration that options and files add up to."""
+    values = options.as_dict()
+    config = run_config({name: values[name] for name in RunConfig.__dataclass_fields__}, "the configuration")
+    sources = values.get("sources")
+    return replace(config, data=replace(config.data, sources=sources)) if sources else config
+
+
+def _train(options: Namespace) -> int:
+    from unimetric.report.tables import print_results
+    from unimetric.training.interrupt import Interrupted
+    from unimetric.training.loop import train
+    from unimetric.training.run import RunFolder
+
+    if options.resume is not None:
+        folder = RunFolder(Path(options.resume).expanduser())
+        config = folder.read_config()
+    else:
+        if options.out is None:
+            raise UserError("--out is missing: name the run folder to write, for example --out runs/first")
+        folder = RunFolder(Path(options.out).expanduser())
+        config = _run_config(options)
+    try:
+        metrics = train(config, folder, resume=options.resume is not None)
+    except Interrupted as news:
+        print(f"unimetric: {news}", file=sys.stderr)  # noqa: T201
+        return 130
+    if metrics:
+        print_results([(config.model.method, metrics)])
+        _say(f"The model is in {folder.model}, the numbers in {folder.metrics}.")
+    return 0
+
+
+def _evaluate(options: Namespace) -> int:
+    from unimetric.commands.evaluate import evaluate_model
+    from unimetric.report.tables import print_results
+
+    config = _run_config(options)
+    model = None if options.model is None else _model_folder(options.model)
+    if model is None and options.out is None:
+        raise UserError("--out is missing: name the folder for metrics.json")
+    out = Path(options.out).expanduser() if options.out is not None else Path(options.model).expanduser() / "evaluation"
+    metrics = evaluate_model(config, model, out)
+    print_results([(metrics["model"]["method"], metrics)])
+    _say(f"The numbers are in {out / 'metrics.json'}.")
+    return 0
+
+
+def _embed(options: Namespace) -> int:
+    from unimetric.commands.embed import embed_sources
+
+    embedded = embed_sources(
+        _model_folder(options.model),
+        options.sources,
+        Path(options.out).expanduser(),
+        batch_size=options.batch_size,
+        strict=options.strict,
+        device=DeviceConfig(**options.device.as_dict()),
+    )
+    for entry in embedded.skipped:
+        _say(f"skipped {entry.item.path}: {entry.reason}")
+    _say(f"{len(embedded.items)} vectors are in {options.out}; {len(embedded.skipped)} files were skipped.")
+    return 0
+
+
+def _demo(options: Namespace) -> int:
+    from unimetric.commands.demo import run_demo
+    from unimetric.report.tables import print_results
+    from unimetric.training.interrupt import Interrupted
+
+    parser = build_parser()
+    parsed = parser.parse_args(["train", "--config", _config_path(options.config)])
+    try:
+        rows = run_demo(_run_config(parsed.train), Path(options.out).expanduser())
+    except Interrupted as news:
+        print(f"unimetric: {news}", file=sys.stderr)  # noqa: T201
+        return 130
+    print_results(rows)
+    _say(f"The run is in {options.out}: model/ to load, metrics.json, log.jsonl, config.yaml.")
+    return 0
+
+
+_COMMANDS: dict[str, Callable[[Namespace], int]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "embed": _embed,
+    "demo": _demo,
+}
+
+
+def _model_folder(text: str) -> Path:
+    """The model folder of a run folder, or the folder itself."""
+    path = Path(text).expanduser()
+    return path / "model" if (path / "model" / "config.json").is_file() else path
+
+
+def _with_defaults(parser: ArgumentParser, argv: list[str]) -> list[str]:
+    """Complete what was typed: names of packaged configurations, sources, and a run's own configuration."""
+    if not argv or argv[0] not in _COMMANDS:
+        if argv and not argv[0].startswith("-"):
+            raise UserError(f"unknown command {argv[0]!r}; {nearest_names(argv[0], _COMMANDS)}")
+        return argv
+    command, rest = argv[0], argv[1:]
+    if command in ("train", "evaluate"):
+        for index, argument in enumerate(rest):
+            if argument == "--config" and index + 1 < len(rest):
+                rest[index + 1] = _config_path(rest[index + 1])
+            elif argument.startswith("--config="):
+                rest[index] = f"--config={_config_path(argument.removeprefix('--config='))}"
+    if command == "evaluate" and rest and not rest[0].startswith("-"):
+        # Options typed after a run's own configuration win over it.
+        own = Path(rest[0]).expanduser() / "config.yaml"
+        if own.is_file():
+            rest = [rest[0], "--config", str(own), *rest[1:]]
+    return [command, *rest]
+
+
+def _config_path(text: str) -> str:
+    path = Path(text).expanduser()
+    if path.is_file():
+        return str(path)
+    packaged = _CONFIGS / f"{text}.yaml"
+    if packaged.is_file():
+        return str(packaged)
+    names = [entry.stem for entry in _CONFIGS.glob("*.yaml")]
+    raise UserError(f"--config {text}: no such file, nor a packaged configuration; {nearest_names(text, names)}")
+
+
+def _explain(parser: ArgumentParser, message: str) -> str:
+    """jsonargparse's message in the words of this project, with the nearest option where one is unknown."""
+    if match := re.match(r"unrecognized arguments: (\S+)", message, re.IGNORECASE):
+        option = match[1].split("=")[0]
+        valid = [name for action in parser._actions for name in action.option_strings]
+        return f"unknown option {option}; {nearest_names(option, valid)}"
+    if match := re.match(r'Parser key "(.+?)":\s+Expected an? (.+?)\.\s+Got value:\s+(.*)', message, re.DOTALL):
+        key, kind, value = match.groups()
+        kind = re.sub(r"<class '(\w+)'>", r"\1", kind).replace("typing.Literal", "one of ")
+        return f"--{key} is {value!r}: expected {kind}"
+    return message
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _say(text: str) -> None:
+    from unimetric.progress import console
+
+    console.print(text, markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

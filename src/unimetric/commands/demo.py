@@ -1,0 +1,37 @@
+"""The demo: PUMA against the frozen backbone, on images that pip installs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from unimetric.commands.evaluate import evaluate_model
+from unimetric.config import ModelConfig, RunConfig
+from unimetric.errors import UserError
+from unimetric.training.loop import train
+from unimetric.training.run import RunFolder
+
+
+def run_demo(config: RunConfig, out: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Measure the frozen backbone, train and measure PUMA, both as configured; the demo data is built if need be.
+
+    A demo that was stopped goes on where it was.
+
+    Args:
+        config: Every option.
+        out: The run folder; the frozen backbone's numbers go into ``frozen/`` in it.
+
+    Returns:
+        Name and ``metrics.json`` of both.
+
+    Raises:
+        UserError: the folder holds another run, or a package of the demo is missing.
+    """
+    folder = RunFolder(out)
+    resume = folder.config.is_file()
+    if resume and folder.read_config() != config:
+        raise UserError(f"{out} holds a run of another configuration: choose another --out")
+    model = replace(config.model, method="frozen", options={}, embedding_size=ModelConfig.embedding_size)
+    frozen = evaluate_model(replace(config, model=model), None, out / "frozen")
+    return [("frozen", frozen), (config.model.method, train(config, folder, resume=resume))]

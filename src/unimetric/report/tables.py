@@ -1,0 +1,91 @@
+"""Measured numbers as a table, on the terminal and in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Row = tuple[str, dict[str, Any]]
+"""A name and what its ``metrics.json`` holds."""
+
+
+def result_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells: per row a name, each dataset's Recall@1, harmonic mean, unified, parameters, time.
+
+    Recall@1 is in percent; a dataset without a value shows a dash.
+    """
+    datasets = list(dict.fromkeys(name for _, metrics in rows for name in metrics["separate"]))
+    header = ["Recall@1, %", *datasets, "harmonic", "unified", "trained", "time"]
+    return header, [[name, *_values(metrics, datasets)] for name, metrics in rows]
+
+
+def _values(metrics: dict[str, Any], datasets: Sequence[str]) -> list[str]:
+    separate = metrics["separate"]
+    return [
+        *(_percent(separate[dataset]["recall@1"]) if dataset in separate else "–" for dataset in datasets),
+        _percent(metrics["harmonic"]["recall@1"]),
+        _percent(metrics["unified"]["recall@1"]),
+        _count(metrics["model"]["trainable_parameters"]),
+        _duration(metrics.get("training_seconds", 0) + metrics["seconds"]),
+    ]
+
+
+def print_results(rows: Sequence[Row], console: Console | None = None) -> None:
+    """Print the table to standard output, turned on its side where the terminal is too narrow for it."""
+    console = console or Console()
+    header, cells = result_cells(rows)
+    table = _table(header, cells)
+    if console.measure(table, options=console.options.update(max_width=10_000)).maximum > console.width:
+        table = _table(*_turned(header, cells))
+    console.print(table)
+    for name, metrics in rows:
+        console.print(_coverage(name, metrics), markup=False, highlight=False)
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """The table in Markdown."""
+    header, cells = result_cells(rows)
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *cells]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def _table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
+    table = Table(header_style="bold")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="right" if index else "left", no_wrap=index > 0)
+    for row in cells:
+        table.add_row(*row)
+    return table
+
+
+def _turned(header: Sequence[str], cells: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    columns = [list(column) for column in zip(header, *cells, strict=True)]
+    return columns[0], columns[1:]
+
+
+def _coverage(name: str, metrics: dict[str, Any]) -> str:
+    counts = metrics["counts"]
+    parts = [f"{name}: {counts['queries']} queries against {counts['gallery']} images"]
+    if counts["queries_without_positive"]:
+        parts.append(f"{counts['queries_without_positive']} of them without a positive, left out")
+    if counts["skipped_files"]:
+        parts.append(f"{counts['skipped_files']} files skipped")
+    return ", ".join(parts)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _count(value: int) -> str:
+    if value >= 10_000:
+        return f"{value / 1e6:.2f} M"
+    return str(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min"
