@@ -150,7 +150,7 @@ def _evaluate(options: Namespace) -> int:
     from unimetric.report.tables import print_results
 
     config = _run_config(options)
-    model = None if options.model is None else _model_folder(options.model)
+    model = None if options.model is None else Path(options.model).expanduser()
     if model is None and options.out is None:
         raise UserError("--out is missing: name the folder for metrics.json")
     out = Path(options.out).expanduser() if options.out is not None else Path(options.model).expanduser() / "evaluation"
@@ -164,7 +164,7 @@ def _embed(options: Namespace) -> int:
     from unimetric.commands.embed import embed_sources
 
     embedded = embed_sources(
-        _model_folder(options.model),
+        Path(options.model).expanduser(),
         options.sources,
         Path(options.out).expanduser(),
         batch_size=options.batch_size,
@@ -200,12 +200,6 @@ _COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "embed": _embed,
     "demo": _demo,
 }
-
-
-def _model_folder(text: str) -> Path:
-    """The model folder of a run folder, or the folder itself."""
-    path = Path(text).expanduser()
-    return path / "model" if (path / "model" / "config.json").is_file() else path
 
 
 def _with_defaults(parser: ArgumentParser, argv: list[str]) -> list[str]:

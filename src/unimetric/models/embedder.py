@@ -67,7 +67,7 @@ class Embedder(nn.Module):
         """Load a model folder that `save_pretrained` wrote. Nothing in it is executed.
 
         Args:
-            path: The folder, with ``config.json`` and ``adapter.safetensors``.
+            path: The folder, with ``config.json`` and ``adapter.safetensors``; or the run folder that it is in.
             image_size: Another input size than the model was trained at, in pixels.
 
         Raises:

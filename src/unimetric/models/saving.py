@@ -59,7 +59,9 @@ def save_model(embedder: Embedder, folder: Path, metrics: dict[str, Any] | None 
 
 
 def load_model(kind: type[Embedder], folder: Path, image_size: int | None = None) -> Embedder:
-    """Read a model folder; see `Embedder.from_pretrained`."""
+    """Read a model folder, or the one in a run folder; see `Embedder.from_pretrained`."""
+    if not (folder / CONFIG).is_file() and (folder / "model" / CONFIG).is_file():
+        folder = folder / "model"
     config = _read_config(folder)
     source = config["backbone"]
     if (folder / WEIGHTS).is_file() and sha256_of_file(folder / WEIGHTS) != config["weights_sha256"]:
@@ -127,8 +129,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
-        hint = "it is a run folder; add /model" if (folder / "model" / CONFIG).is_file() else "give a model folder"
-        raise UserError(f"{path} does not exist: {hint}")
+        raise UserError(f"{path} does not exist: name the folder of a finished run or of a saved model")
     try:
         with explain_os_error(path, "read"):
             config = json.loads(path.read_text(encoding="utf-8"))
@@ -137,14 +138,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     version = _get(path, config, "format", int)
     if version != FORMAT:
         raise UserError(f"{path} has format {version}, this version of unimetric reads {FORMAT}: update unimetric")
-    for key, kind in (
-        ("name", str),
-        ("weights", str),
-        ("fingerprint", str),
-        ("image_size", int),
-        ("pool", str),
-    ):
-        _get(path, config, f"backbone.{key}", kind)
+    for key in ("backbone.name", "backbone.weights", "backbone.fingerprint", "backbone.pool", "method.name"):
+        _get(path, config, key, str)
     if config["backbone"]["pool"] not in ("auto", "token", "avg"):
         raise UserError(f"{path}: backbone.pool is {config['backbone']['pool']!r}; use auto, token or avg")
     _get(path, config, "method.options", dict)
