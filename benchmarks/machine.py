@@ -1,0 +1,57 @@
+"""What a benchmark has to say about where it ran, and how it takes times."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores, memory and the versions that matter."""
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def interleaved_medians(measured: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
+    """Median seconds of each function, called in turn, so that a slow moment of the machine hits all alike.
+
+    The first round is not counted.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in measured}
+    for _ in range(repetitions + 1):
+        for name, function in measured.items():
+            start = time.perf_counter()
+            function()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
+
+
+def write_result(name: str, result: dict[str, Any]) -> Path:
+    """Write a result with command, machine and date into the folder ``results`` beside this file."""
+    folder = Path(__file__).parent / "results"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.json"
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    content = {"command": command, "date": date.today().isoformat(), "machine": describe_machine(), **result}
+    path.write_text(json.dumps(content, indent=2) + "\n")
+    return path

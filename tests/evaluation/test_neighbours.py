@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from retrieval_oracle import Image, ranking, similarity
+
+from unimetric.errors import UserError
+from unimetric.evaluation import neighbours
+from unimetric.evaluation.neighbours import nearest_neighbours
+
+# Few directions, so that most similarities occur more than once.
+COARSE = st.tuples(*[st.integers(-1, 2).map(float)] * 3).filter(any)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    queries=st.lists(COARSE, min_size=1, max_size=8),
+    gallery=st.lists(COARSE, min_size=1, max_size=20),
+    k=st.integers(1, 25),
+    query_tile=st.integers(1, 9),
+    gallery_tile=st.integers(1, 21),
+    data=st.data(),
+)
+def test_neighbours_are_those_of_a_full_sort(
+    queries: list[tuple[float, ...]],
+    gallery: list[tuple[float, ...]],
+    k: int,
+    query_tile: int,
+    gallery_tile: int,
+    data: st.DataObject,
+) -> None:
+    known = st.sampled_from([-1, *range(len(gallery))])
+    query_ids = data.draw(st.lists(known, min_size=len(queries), max_size=len(queries)))
+    gallery_ids = data.draw(st.permutations(range(len(gallery))))
+    similarities, rows = nearest_neighbours(
+        np.array(queries),
+        np.array(gallery),
+        k,
+        query_ids=query_ids,
+        gallery_ids=gallery_ids,
+        query_tile=query_tile,
+        gallery_tile=gallery_tile,
+    )
+    items = [Image(vector, 0, 0, identity) for vector, identity in zip(gallery, gallery_ids, strict=True)]
+    for vector, identity, values, found in zip(queries, query_ids, similarities.tolist(), rows.tolist(), strict=True):
+        expected = ranking(Image(vector, 0, 0, identity), items)[:k]
+        missing = k - len(expected)
+        assert found == expected + [-1] * missing
+        assert values == [similarity(vector, gallery[g]) for g in expected] + [-torch.inf] * missing
+
+
+def copies(rows: int, width: int) -> torch.Tensor:
+    """Random directions, each several times over in random rows."""
+    generator = torch.Generator().manual_seed(width)
+    distinct = torch.randn(max(1, rows // 5), width, generator=generator)
+    return distinct[torch.randint(len(distinct), (rows,), generator=generator)]
+
+
+@pytest.mark.parametrize("width", [3, 37, 128])
+@pytest.mark.parametrize("k", [1, 4, 90])
+def test_tile_sizes_and_threads_change_no_bit(width: int, k: int) -> None:
+    queries, gallery = copies(61, width), copies(211, width)
+    expected = nearest_neighbours(queries, gallery, k)
+    threads = torch.get_num_threads()
+    try:
+        for query_tile, gallery_tile in [(1, 1000), (61, 1), (7, 13), (16, 64), (60, 210), (33, 100)]:
+            torch.set_num_threads(1 + query_tile % 2)
+            similarities, rows = nearest_neighbours(
+                queries, gallery, k, query_tile=query_tile, gallery_tile=gallery_tile
+            )
+            assert torch.equal(similarities, expected[0])
+            assert torch.equal(rows, expected[1])
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("gallery_tile", [1, 2, 3, 16, 17, 63, 64, 65, 200, 1000])
+def test_copies_tie_across_tiles_and_come_in_row_order(gallery_tile: int) -> None:
+    vector = torch.randn(1, 101, generator=torch.Generator().manual_seed(3))
+    other = torch.randn(1, 101, generator=torch.Generator().manual_seed(4))
+    gallery = torch.cat([other.expand(50, -1), vector.expand(150, -1)])
+    similarities, rows = nearest_neighbours(vector + other, gallery, 160, gallery_tile=gallery_tile)
+    assert similarities.unique().numel() == 2
+    nearer_first = [*range(50, 200), *range(10)] if similarities[0, 0] > similarities[0, -1] else []
+    mirrored = [*range(50), *range(50, 160)]
+    of_vector = torch.nn.functional.cosine_similarity(vector + other, vector)
+    of_other = torch.nn.functional.cosine_similarity(vector + other, other)
+    assert rows[0].tolist() == (nearer_first if of_vector > of_other else mirrored)
+
+
+@pytest.mark.parametrize("k", [1, 3, 40])
+def test_no_tile_outgrows_its_bound(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    multiply = neighbours.cosine_similarities
+
+    def watched(queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
+        product = multiply(queries, gallery)
+        sizes.append(product.numel())
+        return product
+
+    monkeypatch.setattr(neighbours, "cosine_similarities", watched)
+    vectors = copies(300, 8)
+    nearest_neighbours(vectors, vectors, k, query_tile=20, gallery_tile=30)
+    assert max(sizes) <= 20 * 30
+    # Each pair is compared exactly once.
+    assert sum(sizes) == 300 * 300
+
+
+def test_a_query_that_is_not_its_own_nearest_is_still_excluded_by_identity() -> None:
+    # Rows 0 and 1 are copies: excluding "the first hit" would drop row 0 for both.
+    vectors = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    _, rows = nearest_neighbours(vectors, vectors, 3, query_ids=[5, 6, None], gallery_ids=[5, 6, -1])
+    assert rows.tolist() == [[1, 2, -1], [0, 2, -1], [2, 0, 1]]
+
+
+def test_ids_may_be_arrays_and_unnamed_ids_may_repeat() -> None:
+    vectors = torch.eye(2)
+    ids = np.array([-1, 4])
+    _, rows = nearest_neighbours(vectors, vectors, 1, query_ids=torch.tensor([-1, -1]), gallery_ids=ids)
+    assert rows.tolist() == [[0], [1]]
+    _, rows = nearest_neighbours(vectors, vectors, 1, query_ids=[4, None], gallery_ids=np.array([-1, 4]))
+    assert rows.tolist() == [[0], [1]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": 0}, "k: 0; give a whole number, at least 1"),
+        ({"k": 1.0}, "k: 1.0; give a whole number, at least 1"),
+        ({"k": True}, "k: True; give a whole number, at least 1"),
+        ({"query_tile": 0}, "query_tile: 0; give a whole number, at least 1"),
+        ({"gallery_tile": "9"}, "gallery_tile: '9'; give a whole number, at least 1"),
+        ({"device": "toaster"}, "device: 'toaster' is not a device; use 'cpu' or 'cuda'"),
+        ({"device": "mps"}, "device: 'mps' has no float64 matrix product; use 'cpu' or 'cuda'"),
+        ({"query_ids": [1, 2]}, "gallery_ids: not given, but the other side has ids; give both, or neither"),
+        ({"gallery_ids": [1, 2]}, "query_ids: not given, but the other side has ids; give both, or neither"),
+        (
+            {"query_ids": [1], "gallery_ids": [1, 2]},
+            "query_ids: 1 values for 2 rows of queries; give one per row",
+        ),
+        (
+            {"query_ids": [1, 2], "gallery_ids": [1, 2, 3]},
+            "gallery_ids: 3 values for 2 rows of gallery; give one per row",
+        ),
+        (
+            {"query_ids": [1, 1], "gallery_ids": [1, 1]},
+            "gallery_ids: 1 names rows 0 and 1; drop the copy, or give different images different ids, "
+            "such as their paths",
+        ),
+        (
+            {"gallery": torch.ones(2, 3)},
+            "gallery: 3 columns, but queries has 2; embed both sides with the same model",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"queries": torch.eye(2), "gallery": torch.eye(2), "k": 1}
+    with pytest.raises(UserError) as caught:
+        nearest_neighbours(**(arguments | options))
+    assert str(caught.value) == message
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_an_absent_device_is_named() -> None:
+    with pytest.raises(UserError, match=r"device: 'cuda' is not available on this machine; use 'cpu'"):
+        nearest_neighbours(torch.eye(2), torch.eye(2), 1, device="cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("k", [1, 90])
+def test_devices_agree_to_the_bit(k: int) -> None:
+    # Whole numbers give orthogonal pairs, whose product is 0.0 or -0.0.
+    whole = torch.randint(-1, 2, (200, 3), generator=torch.Generator().manual_seed(5)).float()
+    for vectors in (copies(211, 37), whole[whole.any(dim=1)]):
+        on_cpu = nearest_neighbours(vectors, vectors, k)
+        on_cuda = nearest_neighbours(vectors, vectors, k, device="cuda")
+        assert torch.equal(on_cpu[0], on_cuda[0])
+        assert torch.equal(on_cpu[1], on_cuda[1])
