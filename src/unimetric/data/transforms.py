@@ -59,7 +59,8 @@ class TrainingTransform:
     def __call__(self, image: Image.Image, seed: int) -> Tensor:
         """An RGB image to a float32 tensor [3, S, S]; the same seed gives the same crop and flip."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            # Not torch.manual_seed, which seeds the accelerators too.
+            torch.default_generator.manual_seed(seed)
             box = v2.RandomResizedCrop(
                 self.image_size,
                 scale=(self.crop_scale_min, 1.0),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from timm.layers import global_pool_nlc
+from safetensors.torch import load_file
+from timm.layers import global_pool_nlc, use_fused_attn
 from timm.models import list_models, model_entrypoint
 from timm.models.eva import Eva, EvaBlock
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -21,8 +23,18 @@ from unimetric.errors import UserError, nearest_names
 from unimetric.models.packaged import PACKAGED, fingerprint, packaged_state_dict
 from unimetric.progress import console
 
+POOLS = ("auto", "token", "avg")
+"""What ``pool`` may be."""
+
 _FAMILIES = ("vision_transformer", "eva", "deit")
 """timm modules whose models are `VisionTransformer` or `Eva`."""
+
+_EXPLICIT_ATTENTION_PATCHES = 512
+"""Up to this many patches, a CPU computes attention as two matrix products and a softmax.
+
+torch's fused attention, made for long sequences, takes four times as long there in bf16, forward and backward
+together (73 tokens: 59 against 13 ms a layer; 265 tokens: 249 against 150 ms).
+"""
 
 
 class FrozenBlock:
@@ -94,8 +106,10 @@ class Backbone(nn.Module):
         self.mean: tuple[float, ...] = tuple(vit.pretrained_cfg["mean"])
         self.std: tuple[float, ...] = tuple(vit.pretrained_cfg["std"])
         self.prefix_tokens: int = vit.num_prefix_tokens
+        self._lock = threading.RLock()
         self.requires_grad_(False)
         self.eval()
+        self._choose_attention()
 
     @property
     def blocks(self) -> list[FrozenBlock]:
@@ -115,12 +129,39 @@ class Backbone(nn.Module):
         """Stay in eval mode: dropout and stochastic depth are no part of a frozen network."""
         return super().train(False)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Backbone:
+        # Every move to another device comes through here.
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._choose_attention()
+        return self
+
+    def _choose_attention(self) -> None:
+        vit = self.vit
+        on_cpu = vit.patch_embed.proj.weight.device.type == "cpu"
+        explicit = on_cpu and vit.patch_embed.num_patches <= _EXPLICIT_ATTENTION_PATCHES
+        for block in vit.blocks:
+            block.attn.fused_attn = use_fused_attn() and not explicit
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A lock can be neither copied nor sent to another process.
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._lock = threading.RLock()
+
     @contextmanager
     def holding(self, dtype: torch.dtype) -> Iterator[None]:
         """Hold the frozen linear and convolution weights in ``dtype``, instead of casting them at every autocast call.
 
         Under autocast to the same type the result is the same to the bit. The float32 values come back at the end.
+        Other threads that ask for the same wait until then.
         """
+        with self._lock, self._swapped(dtype):
+            yield
+
+    @contextmanager
+    def _swapped(self, dtype: torch.dtype) -> Iterator[None]:
         layers = [module for module in self.vit.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
         frozen = [p for layer in layers for p in layer.parameters(recurse=False) if not p.requires_grad]
         originals = [parameter.data for parameter in frozen]
@@ -132,12 +173,6 @@ class Backbone(nn.Module):
             for parameter, original in zip(frozen, originals, strict=True):
                 parameter.data = original.to(parameter.device)
 
-    def reserve_prompts(self, count: int) -> None:
-        """Tell rotary attention that ``count`` prompt tokens without a place in the image follow the class token."""
-        for block in self.vit.blocks:
-            if isinstance(block, EvaBlock):
-                block.attn.num_prefix_tokens = self.prefix_tokens + count
-
     def patch_tokens(self, images: Tensor) -> Tensor:
         """Output [B, N, D] of the patch embedding, before position embeddings, of images [B, 3, H, W]."""
         return self.vit.patch_embed(images)  # type: ignore[no-any-return]
@@ -145,7 +180,8 @@ class Backbone(nn.Module):
     def embed_tokens(self, patches: Tensor, prompts: Tensor | None = None) -> tuple[Tensor, list[Tensor | None]]:
         """What the first block reads, [B, T, D], and every block's rotary embedding (None for most families).
 
-        ``prompts`` [B, l, D] go between the class and register tokens and the patches.
+        ``prompts`` [B, l, D] go between the class and register tokens and the patches. They have no place in the
+        image, so rotary attention does not turn them.
         """
         vit = self.vit
         ropes: list[Tensor | None] = [None] * self.depth
@@ -157,6 +193,7 @@ class Backbone(nn.Module):
         if prompts is not None:
             prefix = self.prefix_tokens
             tokens = torch.cat([tokens[:, :prefix], prompts.to(tokens.dtype), tokens[:, prefix:]], dim=1)
+            ropes = [None if rope is None else _rope_with_prompts(rope, prompts.shape[1]) for rope in ropes]
         return vit.norm_pre(tokens), ropes
 
     def pool(self, tokens: Tensor, prompt_count: int = 0) -> Tensor:
@@ -179,6 +216,13 @@ class Backbone(nn.Module):
         return self.pool(tokens)
 
 
+def _rope_with_prompts(rope: Tensor, count: int) -> Tensor:
+    """Rotary embedding [..., N, 2d], sines then cosines, with ``count`` tokens before the N that are not turned."""
+    still = rope.new_zeros(*rope.shape[:-2], count, rope.shape[-1])
+    still[..., rope.shape[-1] // 2 :] = 1
+    return torch.cat([still, rope], dim=-2)
+
+
 def make_backbone(name: str, *, weights: str = "pretrained", image_size: int = 224, pool: str = "auto") -> Backbone:
     """Make a frozen backbone.
 
@@ -198,7 +242,7 @@ def make_backbone(name: str, *, weights: str = "pretrained", image_size: int = 2
         _refuse_unsupported(name, _create(PACKAGED.get(name, name)), image_size, pool)
     if weights == "random":
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             vit = _create(PACKAGED.get(name, name))
     elif weights != "pretrained":
         vit = _load_file(name, Path(weights).expanduser())
@@ -223,7 +267,11 @@ def _check_name(name: str) -> None:
         ]
         architectures = {valid_name.split(".")[0] for valid_name in valid}
         raise UserError(f"unknown --model.backbone {name!r}; {nearest_names(name, {*valid, *architectures})}")
-    module = model_entrypoint(name.split(".")[0]).__module__
+    architecture, _, tag = name.partition(".")
+    tagged = list_models(f"{architecture}.*", pretrained=True)
+    if tag and name not in tagged:
+        raise UserError(f"unknown weights {tag!r} in --model.backbone {name}; {nearest_names(name, tagged)}")
+    module = model_entrypoint(architecture).__module__
     if module not in {f"timm.models.{family}" for family in _FAMILIES}:
         raise UserError(
             f"--model.backbone {name}: {module.removeprefix('timm.models.')} models are not supported; "
@@ -252,10 +300,21 @@ def _load_file(name: str, path: Path) -> Any:
     if path.suffix != ".safetensors":
         raise UserError(f"--model.weights {path}: only .safetensors files are read, pickles never; convert it")
     try:
-        return _create(PACKAGED.get(name, name), pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+        weights = load_file(path)
+        with torch.device("meta"):
+            classifier = _create(PACKAGED.get(name, name)).pretrained_cfg.get("classifier")
+        classifiers = (classifier,) if isinstance(classifier, str) else classifier or ()
+        for key in [f"{layer}.{kind}" for layer in classifiers for kind in ("weight", "bias")]:
+            weights.pop(key, None)
+        # With as many classes in the file as in the model, none, timm demands every weight and no other.
+        overlay = {"state_dict": weights, "num_classes": 0, "label_offset": 0}
+        vit = _create(PACKAGED.get(name, name), pretrained=True, pretrained_cfg_overlay=overlay)
+    # timm raises an error of its own for each way in which weights do not fit.
     except Exception as error:
         cause = re.sub(r"\s+", " ", str(error))[:200]
         raise UserError(f"--model.weights {path} does not fit the backbone {name}: {cause}") from error
+    vit.pretrained_cfg.pop("state_dict")
+    return vit
 
 
 def _refuse_unsupported(name: str, vit: Any, image_size: int, pool: str) -> None:
@@ -274,5 +333,7 @@ def _refuse_unsupported(name: str, vit: Any, image_size: int, pool: str) -> None
             f"--model.image_size is {image_size}: the patch size {patch} of {name} does not divide it; "
             f"use {lower} or {lower + patch}"
         )
+    if pool not in POOLS:
+        raise UserError(f"--model.pool is {pool!r}; {nearest_names(pool, POOLS)}")
     if pool == "token" and vit.cls_token is None:
         raise UserError(f"--model.pool is 'token': {name} has no class token; use auto or avg")

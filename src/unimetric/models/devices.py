@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from unimetric.errors import UserError
+from unimetric.errors import UserError, nearest_names
+
+PRECISIONS = ("auto", "bf16", "fp32")
+"""What a precision may be called."""
 
 
 def choose_device(accelerator: str = "auto") -> torch.device:
@@ -26,7 +29,12 @@ def choose_precision(precision: str, device: torch.device) -> str:
     """``bf16`` or ``fp32`` for ``auto``, ``bf16`` or ``fp32``.
 
     ``auto`` is ``bf16`` on a processor with instructions for it; elsewhere bf16 would be emulated, and slower.
+
+    Raises:
+        UserError: another word.
     """
+    if precision not in PRECISIONS:
+        raise UserError(f"precision is {precision!r}; {nearest_names(precision, PRECISIONS)}")
     if precision != "auto":
         return precision
     return "bf16" if _has_bf16(device) else "fp32"

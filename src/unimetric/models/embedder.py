@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -54,7 +55,6 @@ class Embedder(nn.Module):
         self.options = method_options(method, options or {})
         self.backbone = backbone
         self.method = make_method(method, backbone, options or {})
-        backbone.reserve_prompts(self.method.prompt_count)
         self.head: nn.Linear | None = None
         if METHODS[method].has_head:
             self.head = nn.Linear(backbone.width, embedding_size)
@@ -63,17 +63,21 @@ class Embedder(nn.Module):
         self.embedding_size = embedding_size if self.head is not None else backbone.width
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, image_size: int | None = None) -> Embedder:
+    def from_pretrained(
+        cls, path: str | Path, *, image_size: int | None = None, weights: str | Path | None = None
+    ) -> Embedder:
         """Load a model folder that `save_pretrained` wrote. Nothing in it is executed.
 
         Args:
             path: The folder, with ``config.json`` and ``adapter.safetensors``; or the run folder that it is in.
             image_size: Another input size than the model was trained at, in pixels.
+            weights: Where to take the backbone's weights from instead, as for `make_backbone`: the file that it was
+                trained with, or one fetched on another machine. They have to be the same weights.
 
         Raises:
             UserError: the folder or a file is missing, damaged or does not fit, or the backbone is another one.
         """
-        return load_model(cls, Path(path).expanduser(), image_size)
+        return load_model(cls, Path(path).expanduser(), image_size, weights)
 
     def save_pretrained(self, path: str | Path, *, metrics: dict[str, Any] | None = None) -> None:
         """Write ``adapter.safetensors``, ``config.json`` and a model card, a few MB; the backbone is only named.
@@ -166,27 +170,43 @@ class Embedder(nn.Module):
         """
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: use 1 or more")
-        device = self.device
-        dtype = compute_dtype(precision, device)
-        was_training = self.training
-        self.eval()
-        try:
-            with self.backbone.holding(dtype):
-                for tensors, errors in _decoded_batches(images, self.transform, batch_size):
-                    failed = next((error for error in errors if error is not None), None)
-                    if failed is not None and not skip_unreadable:
-                        raise UserError(f"{failed}; remove it from the list or mend it") from failed
-                    yield self._forward_in(dtype, tensors), errors
-        finally:
-            self.train(was_training)
+        dtype = compute_dtype(precision, self.device)
+        position = 0
+        for tensors, errors in _decoded_batches(images, self.transform, batch_size):
+            if not skip_unreadable:
+                _refuse_unreadable(errors, position)
+            position += len(errors)
+            yield self._embed(dtype, tensors), errors
 
-    @torch.inference_mode()
-    def _forward_in(self, dtype: torch.dtype, images: list[Tensor]) -> NDArray[np.float32]:
+    def _embed(self, dtype: torch.dtype, images: list[Tensor]) -> NDArray[np.float32]:
         if not images:
             return np.empty((0, self.embedding_size), np.float32)
         device = self.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        # Per batch, so that whoever consumes the batches finds the model as it was, whatever else uses it meanwhile.
+        with (
+            self.backbone.holding(dtype),
+            self._evaluating(),
+            torch.inference_mode(),
+            torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16),
+        ):
             return self(torch.stack(images).to(device)).cpu().numpy()  # type: ignore[no-any-return]
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        was_training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was_training)
+
+
+def _refuse_unreadable(errors: list[ImageError | None], position: int) -> None:
+    """Raise for the first error of a batch that begins at ``position``."""
+    for index, error in enumerate(errors, position):
+        if error is not None:
+            where = "" if error.path is not None else f"images[{index}]: "
+            raise UserError(f"{where}{error}; remove it from the list or mend it") from error
 
 
 def _decoded_batches(

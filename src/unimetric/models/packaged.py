@@ -38,13 +38,13 @@ def packaged_state_dict() -> dict[str, torch.Tensor]:
         UserError: the package is missing, or its file is not the one that is known.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 
     cached = cache_folder() / f"dinov2-small-{_WEIGHTS_SHA256[:16]}.safetensors"
     if cached.is_file():
         try:
             weights: dict[str, torch.Tensor] = load_file(cached)
-        except SafetensorError:
+        except (SafetensorError, OSError):
             weights = {}
         if fingerprint(weights) == _WEIGHTS_SHA256:
             return weights
@@ -56,8 +56,13 @@ def packaged_state_dict() -> dict[str, torch.Tensor]:
             "another version of the package onnx reads the file differently; update it"
         )
     make_folder(cached.parent)
-    write_atomically(cached, lambda temporary: save_file(weights, temporary))
+    # Through bytes: save_file's errors do not say that they are the operating system's.
+    write_atomically(cached, lambda temporary: _write_bytes(temporary, save(weights)))
     return weights
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def fingerprint(weights: dict[str, torch.Tensor]) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from unimetric.errors import UserError
@@ -21,14 +22,17 @@ from unimetric.files import (
     write_json,
     write_text,
 )
-from unimetric.models.backbone import make_backbone
+from unimetric.models.backbone import POOLS, Backbone, make_backbone
 from unimetric.models.card import model_card
+from unimetric.models.petl import method_options
 
 if TYPE_CHECKING:
     from unimetric.models.embedder import Embedder
 
 FORMAT = 1
 WEIGHTS, CONFIG, CARD = "adapter.safetensors", "config.json", "README.md"
+
+_NAMED_WEIGHTS = ("pretrained", "random")
 
 T = TypeVar("T")
 
@@ -37,53 +41,94 @@ def save_model(embedder: Embedder, folder: Path, metrics: dict[str, Any] | None 
     """Write a model folder; see `Embedder.save_pretrained`."""
     make_folder(folder)
     weights = {name: value.detach().cpu().contiguous() for name, value in learned_weights(embedder).items()}
-    write_atomically(folder / WEIGHTS, lambda temporary: save_file(weights, temporary))
+    # All files are written before the first is renamed: a full disk leaves the model that was there as it was.
+    with explain_os_error(folder, "write to"), tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
+        staged = Path(staging)
+        # Through bytes: save_file's errors do not say that they are the operating system's.
+        write_atomically(staged / WEIGHTS, lambda temporary: _write_bytes(temporary, save(weights)))
+        config = _config(embedder, sha256_of_file(staged / WEIGHTS))
+        write_text(staged / CARD, model_card(config, embedder.trainable_parameter_count(), metrics))
+        write_json(staged / CONFIG, config)
+        # The configuration last, because it holds the weights' checksum: a folder cut off in between does not load.
+        for name in (WEIGHTS, CARD, CONFIG):
+            (staged / name).replace(folder / name)
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def _config(embedder: Embedder, weights_sha256: str) -> dict[str, Any]:
     backbone = embedder.backbone
-    config = {
+    return {
         "format": FORMAT,
         "backbone": {
             "name": backbone.name,
-            "weights": backbone.weights,
+            # A file by its name alone: the folders of this machine are nobody else's.
+            "weights": backbone.weights if backbone.weights in _NAMED_WEIGHTS else Path(backbone.weights).name,
             "fingerprint": backbone.fingerprint,
             "image_size": backbone.image_size,
             "pool": backbone.pool_type,
         },
         "method": {"name": embedder.method_name, "options": asdict(embedder.options)},
         "embedding_size": embedder.embedding_size,
-        "weights_sha256": sha256_of_file(folder / WEIGHTS),
-        "preprocessing": {"mean": list(backbone.mean), "std": list(backbone.std), "interpolation": "bicubic"},
+        "weights_sha256": weights_sha256,
+        "preprocessing": _preprocessing(backbone),
     }
-    write_text(folder / CARD, model_card(config, embedder.trainable_parameter_count(), metrics))
-    # Last, because it is what makes the folder a model: a folder cut off before this line does not load.
-    write_json(folder / CONFIG, config)
 
 
-def load_model(kind: type[Embedder], folder: Path, image_size: int | None = None) -> Embedder:
+def _preprocessing(backbone: Backbone) -> dict[str, Any]:
+    return {"mean": list(backbone.mean), "std": list(backbone.std), "interpolation": "bicubic"}
+
+
+def load_model(
+    kind: type[Embedder], folder: Path, image_size: int | None = None, backbone_weights: str | Path | None = None
+) -> Embedder:
     """Read a model folder, or the one in a run folder; see `Embedder.from_pretrained`."""
     if not (folder / CONFIG).is_file() and (folder / "model" / CONFIG).is_file():
         folder = folder / "model"
     config = _read_config(folder)
     source = config["backbone"]
-    if (folder / WEIGHTS).is_file() and sha256_of_file(folder / WEIGHTS) != config["weights_sha256"]:
-        raise UserError(
-            f"{folder / WEIGHTS} is not the file that {CONFIG} was written with: it is damaged, cut off or another "
-            "model's; copy the whole model folder again"
+    weights = _read_weights(folder / WEIGHTS, config["weights_sha256"])
+    try:
+        method_options(config["method"]["name"], config["method"]["options"])
+        backbone = make_backbone(
+            source["name"],
+            weights=_backbone_weights(folder, source["weights"], backbone_weights),
+            image_size=source["image_size"] if image_size is None else image_size,
+            pool=source["pool"],
         )
-    weights = _read_weights(folder / WEIGHTS)
-    backbone = make_backbone(
-        source["name"],
-        weights=source["weights"],
-        image_size=source["image_size"] if image_size is None else image_size,
-        pool=source["pool"],
-    )
+    except UserError as error:
+        raise UserError(f"{folder / CONFIG}: {error}") from error
     if backbone.fingerprint != source["fingerprint"]:
         raise UserError(
             f"{folder} was trained on other weights of {source['name']} (fingerprint {source['fingerprint'][:12]}, "
             f"here {backbone.fingerprint[:12]}): give it the backbone that it was trained on"
         )
+    if config.get("preprocessing") != _preprocessing(backbone):
+        raise UserError(
+            f"{folder / CONFIG}: its preprocessing is {config.get('preprocessing')}, that of {source['name']} here is "
+            f"{_preprocessing(backbone)}: use the version of timm that the model was trained with"
+        )
     embedder = kind(backbone, config["method"]["name"], config["method"]["options"], config["embedding_size"])
     assign_weights(embedder, weights, folder / WEIGHTS)
     return embedder.eval()
+
+
+def _backbone_weights(folder: Path, recorded: str, given: str | Path | None) -> str:
+    """Where to take the backbone's weights from: as the caller says, else as recorded."""
+    if given is not None:
+        return str(given)
+    if recorded in _NAMED_WEIGHTS:
+        return recorded
+    # The name alone: a configuration from elsewhere does not choose which file is read.
+    file = folder / Path(recorded).name
+    if not file.is_file():
+        raise UserError(
+            f"the backbone's weights came from the file {Path(recorded).name}: put it into this folder, "
+            "or load with from_pretrained(path, weights=FILE)"
+        )
+    return str(file)
 
 
 def learned_weights(embedder: Embedder) -> dict[str, Tensor]:
@@ -115,11 +160,16 @@ def assign_weights(embedder: Embedder, weights: dict[str, Tensor], origin: Path)
     embedder.load_state_dict(weights, strict=False)
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def _read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{path} is missing: copy the whole model folder again")
     try:
         with explain_os_error(path, "read"):
+            if sha256_of_file(path) != sha256:
+                raise UserError(
+                    f"{path} is not the file that {CONFIG} was written with: it is damaged, cut off or another "
+                    "model's; copy the whole model folder again"
+                )
             weights: dict[str, Tensor] = load_file(path)
             return weights
     except (SafetensorError, ValueError) as error:
@@ -140,8 +190,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} has format {version}, this version of unimetric reads {FORMAT}: update unimetric")
     for key in ("backbone.name", "backbone.weights", "backbone.fingerprint", "backbone.pool", "method.name"):
         _get(path, config, key, str)
-    if config["backbone"]["pool"] not in ("auto", "token", "avg"):
-        raise UserError(f"{path}: backbone.pool is {config['backbone']['pool']!r}; use auto, token or avg")
+    if config["backbone"]["pool"] not in POOLS:
+        raise UserError(f"{path}: backbone.pool is {config['backbone']['pool']!r}; use {', '.join(POOLS)}")
     _get(path, config, "method.options", dict)
     _get(path, config, "weights_sha256", str)
     for key in ("embedding_size", "backbone.image_size"):

@@ -31,9 +31,14 @@ class StochasticAdapter(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """What to add to the sub-layer's output, [B, T, D], for its layer-normed input [B, T, D]."""
-        # Scaling the weight instead of the output saves a pass over [B, T, D].
-        hidden = F.relu(self.down(tokens))  # (B, T, r)
-        if self.training and self.drop > 0:
-            keep = torch.rand(len(tokens), 1, 1, device=tokens.device) >= self.drop
-            hidden = hidden * (keep / (1 - self.drop)).to(hidden.dtype)
-        return F.linear(hidden, self.up.weight * self.scale)  # (B, T, D)
+        if not self.training or self.drop == 0:
+            return self._bottleneck(tokens, self.scale)
+        # Drawn on the CPU: the same samples on every device, and no waiting for an accelerator to count them.
+        kept = (torch.rand(len(tokens)) >= self.drop).nonzero().squeeze(1).to(tokens.device, non_blocking=True)  # (K,)
+        # Samples whose adapter is off cost nothing, forward or backward.
+        out = self._bottleneck(tokens.index_select(0, kept), self.scale / (1 - self.drop))  # (K, T, D)
+        return torch.zeros_like(tokens, dtype=out.dtype).index_copy(0, kept, out)
+
+    def _bottleneck(self, tokens: Tensor, factor: float) -> Tensor:
+        # The factor goes to the small weight, not to the tokens: one pass over [B, T, D] less.
+        return F.linear(F.relu(self.down(tokens)), self.up.weight * factor)
