@@ -32,12 +32,16 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=15)
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows = [measure(name, dtype, arguments, device) for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))]
+    rows = [
+        measure(name, dtype, arguments, device) for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))
+    ]
     settings = {"batch": arguments.batch, "image_size": arguments.image_size, "classes": arguments.classes}
     print(write_result("train_step", {"target": TARGET, "settings": settings, "results": rows}))
 
 
-def measure(name: str, dtype: torch.dtype, arguments: argparse.Namespace, device: torch.device) -> dict[str, float | str]:
+def measure(
+    name: str, dtype: torch.dtype, arguments: argparse.Namespace, device: torch.device
+) -> dict[str, float | str]:
     """Median times and their ratio in one precision."""
     torch.manual_seed(0)
     backbone = make_backbone("dinov2-small", image_size=arguments.image_size).to(device)

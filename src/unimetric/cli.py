@@ -13,7 +13,7 @@ from typing import NoReturn
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from unimetric import __version__
-from unimetric.config import DeviceConfig, RunConfig, run_config
+from unimetric.config import DeviceConfig, RunConfig, read_options, run_config
 from unimetric.errors import UserError, nearest_names
 
 _CONFIGS = Path(__file__).parent / "configs"
@@ -47,6 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"unimetric: error: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201
         return 2
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"unimetric: error: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201
+        return 2
     except KeyboardInterrupt:
         if debug:
             traceback.print_exc()
@@ -70,12 +75,20 @@ def build_parser() -> ArgumentParser:
         help="Folders of class folders, or manifests; instead of data.sources.",
     )
     train.add_argument("--out", type=str, default=None, help="The run folder to write.")
-    train.add_argument("--resume", type=str, default=None, help="Continue this run folder, as it was configured.")
+    train.add_argument(
+        "--resume",
+        type=str,
+        default=None,
+        help="Continue this run folder, as it was configured; where it computes may be changed.",
+    )
     _add_run_options(train)
     commands.add_subcommand("train", train, help="train a model")
 
     evaluate = _command("Measure a trained model, or with --model.method frozen a backbone as it is.")
-    evaluate.add_argument("model", nargs="?", type=str, default=None, help="A run folder or a model folder.")
+    # Not "model": that is the name of a group of options.
+    evaluate.add_argument(
+        "model_folder", metavar="MODEL", nargs="?", type=str, default=None, help="A run folder or a model folder."
+    )
     evaluate.add_argument("--out", type=str, default=None, help="Folder for metrics.json; default: MODEL/evaluation.")
     _add_run_options(evaluate)
     commands.add_subcommand("evaluate", evaluate, help="measure a model")
@@ -121,23 +134,27 @@ def _run_config(options: Namespace) -> RunConfig:
 
 
 def _train(options: Namespace) -> int:
+    if options.out is None and options.resume is None:
+        raise UserError("--out is missing: name the run folder to write, for example --out runs/first")
+    if options.out is not None and options.resume is not None:
+        raise UserError("--out and --resume are both given: --resume writes into the run that it continues")
+    config = _run_config(options)
+    # After the options have been found good, because torch takes seconds to load.
     from unimetric.report.tables import print_results
     from unimetric.training.interrupt import Interrupted
     from unimetric.training.loop import train
     from unimetric.training.run import RunFolder
 
-    if options.resume is not None:
-        folder = RunFolder(Path(options.resume).expanduser())
-        config = folder.read_config()
-    else:
-        if options.out is None:
-            raise UserError("--out is missing: name the run folder to write, for example --out runs/first")
-        folder = RunFolder(Path(options.out).expanduser())
-        config = _run_config(options)
+    folder = RunFolder(Path(options.resume or options.out).expanduser())
     try:
         metrics = train(config, folder, resume=options.resume is not None)
     except Interrupted as news:
         print(f"unimetric: {news}", file=sys.stderr)  # noqa: T201
+        return 130
+    except KeyboardInterrupt:
+        if not folder.checkpoint.is_file():
+            raise
+        print(f"unimetric: stopped; {folder.how_to_resume}", file=sys.stderr)  # noqa: T201
         return 130
     if metrics:
         print_results([(config.model.method, metrics)])
@@ -146,14 +163,17 @@ def _train(options: Namespace) -> int:
 
 
 def _evaluate(options: Namespace) -> int:
+    config = _run_config(options)
     from unimetric.commands.evaluate import evaluate_model
     from unimetric.report.tables import print_results
 
-    config = _run_config(options)
-    model = None if options.model is None else Path(options.model).expanduser()
-    if model is None and options.out is None:
+    model = None if options.model_folder is None else Path(options.model_folder).expanduser()
+    if options.out is not None:
+        out = Path(options.out).expanduser()
+    elif model is not None:
+        out = model / "evaluation"
+    else:
         raise UserError("--out is missing: name the folder for metrics.json")
-    out = Path(options.out).expanduser() if options.out is not None else Path(options.model).expanduser() / "evaluation"
     metrics = evaluate_model(config, model, out)
     print_results([(metrics["model"]["method"], metrics)])
     _say(f"The numbers are in {out / 'metrics.json'}.")
@@ -183,7 +203,7 @@ def _demo(options: Namespace) -> int:
     from unimetric.training.interrupt import Interrupted
 
     parser = build_parser()
-    parsed = parser.parse_args(["train", "--config", _config_path(options.config)])
+    parsed = parser.parse_args(["train", "--config", _checked_config(parser, "train", options.config)])
     try:
         rows = run_demo(_run_config(parsed.train), Path(options.out).expanduser())
     except Interrupted as news:
@@ -203,33 +223,48 @@ _COMMANDS: dict[str, Callable[[Namespace], int]] = {
 
 
 def _with_defaults(parser: ArgumentParser, argv: list[str]) -> list[str]:
-    """Complete what was typed: names of packaged configurations, sources, and a run's own configuration."""
+    """Complete what was typed: names of packaged configurations, and a run's own configuration."""
     if not argv or argv[0] not in _COMMANDS:
         if argv and not argv[0].startswith("-"):
             raise UserError(f"unknown command {argv[0]!r}; {nearest_names(argv[0], _COMMANDS)}")
         return argv
     command, rest = argv[0], argv[1:]
-    if command in ("train", "evaluate"):
-        for index, argument in enumerate(rest):
-            if argument == "--config" and index + 1 < len(rest):
-                rest[index + 1] = _config_path(rest[index + 1])
-            elif argument.startswith("--config="):
-                rest[index] = f"--config={_config_path(argument.removeprefix('--config='))}"
-    if command == "evaluate" and rest and not rest[0].startswith("-"):
-        # Options typed after a run's own configuration win over it.
-        own = Path(rest[0]).expanduser() / "config.yaml"
-        if own.is_file():
-            rest = [rest[0], "--config", str(own), *rest[1:]]
-    return [command, *rest]
+    if command not in ("train", "evaluate"):
+        return argv
+    for index, argument in enumerate(rest):
+        if argument == "--config" and index + 1 < len(rest):
+            rest[index + 1] = _checked_config(parser, command, rest[index + 1])
+        elif argument.startswith("--config="):
+            rest[index] = f"--config={_checked_config(parser, command, argument.removeprefix('--config='))}"
+    typed = parser.parse_args([command, *rest])[command]
+    run = typed.resume if command == "train" else typed.model_folder
+    if run is None:
+        return [command, *rest]
+    if command == "evaluate" and (option := next((text for text in rest if re.match(r"--model[.=]", text)), None)):
+        raise UserError(f"{option.split('=')[0]}: {run} says itself what model it is; leave this option out")
+    own = Path(run).expanduser() / "config.yaml"
+    # First, so that what was typed wins over it.
+    return [command, "--config", _checked_config(parser, command, str(own)), *rest] if own.is_file() else argv
 
 
-def _config_path(text: str) -> str:
+def _checked_config(parser: ArgumentParser, command: str, text: str) -> str:
+    """The path of a configuration, by path or packaged name, after making sure that its options exist."""
+    path = _config_path(text)
+    read_options(path, extra=("sources", "out", "resume", "model_folder"))
+    try:
+        parser.parse_args([command, "--config", str(path)])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return str(path)
+
+
+def _config_path(text: str) -> Path:
     path = Path(text).expanduser()
     if path.is_file():
-        return str(path)
+        return path
     packaged = _CONFIGS / f"{text}.yaml"
     if packaged.is_file():
-        return str(packaged)
+        return packaged
     names = [entry.stem for entry in _CONFIGS.glob("*.yaml")]
     raise UserError(f"--config {text}: no such file, nor a packaged configuration; {nearest_names(text, names)}")
 
@@ -238,13 +273,28 @@ def _explain(parser: ArgumentParser, message: str) -> str:
     """jsonargparse's message in the words of this project, with the nearest option where one is unknown."""
     if match := re.match(r"unrecognized arguments: (\S+)", message, re.IGNORECASE):
         option = match[1].split("=")[0]
+        if not option.startswith("-"):
+            return f"unexpected argument {option!r}; name sources side by side, all before or all after the options"
         valid = [name for action in parser._actions for name in action.option_strings]
         return f"unknown option {option}; {nearest_names(option, valid)}"
     if match := re.match(r'Parser key "(.+?)":\s+Expected an? (.+?)\.\s+Got value:\s+(.*)', message, re.DOTALL):
         key, kind, value = match.groups()
-        kind = re.sub(r"<class '(\w+)'>", r"\1", kind).replace("typing.Literal", "one of ")
-        return f"--{key} is {value!r}: expected {kind}"
+        return f"--{key} is {value!r}: expected {_kind(kind)}"
+    if match := re.match(
+        r'Parser key "(.+?)":\s+Does not validate against any of the Union subtypes\s+Subtypes: \[(.*?)\]\n'
+        r".*Given value: (.*)",
+        message,
+        re.DOTALL,
+    ):
+        key, kinds, value = match.groups()
+        return f"--{key} is {value!r}: expected {_kind(kinds.replace(', ', ' or '))}"
+    if match := re.match(r"the following arguments are required: (.*)", message):
+        return f"missing: {', '.join(name.split('.')[-1] for name in match[1].split(', '))}; see --help"
     return message
+
+
+def _kind(text: str) -> str:
+    return re.sub(r"<class '(\w+)'>", r"\1", text).replace("typing.Literal", "one of ")
 
 
 def _one_line(text: str) -> str:
@@ -252,9 +302,9 @@ def _one_line(text: str) -> str:
 
 
 def _say(text: str) -> None:
-    from unimetric.progress import console
+    from unimetric.progress import say
 
-    console.print(text, markup=False, highlight=False)
+    say(text)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
+import yaml
+
 from unimetric.errors import UserError, nearest_names
+from unimetric.files import explain_os_error
 
 T = TypeVar("T")
 
@@ -162,7 +166,7 @@ class TrainingConfig:
             self.crop_scale_min,
             "use a share above 0, at most 1",
         )
-        _require(self.seed >= 0, "training.seed", self.seed, "use 0 or more")
+        _require(0 <= self.seed < 2**63, "training.seed", self.seed, "use 0 or more, below 2**63")
 
 
 @dataclass(frozen=True)
@@ -232,18 +236,49 @@ def run_config(values: Mapping[str, Any], origin: str) -> RunConfig:
     Raises:
         UserError: an unknown option, or a value out of range; ``origin`` is named.
     """
-    return _build(RunConfig, values, origin)
+    _check_names(RunConfig, values, origin)
+    return _build(RunConfig, values)
 
 
-def _build(kind: type[T], values: Any, origin: str) -> T:
+def read_options(path: Path, extra: Sequence[str] = ()) -> dict[str, Any]:
+    """The nested options in a YAML file, by name as in `RunConfig`; their types are not looked at.
+
+    Args:
+        path: The file.
+        extra: More names that it may have, beside the sections.
+
+    Raises:
+        UserError: the file cannot be read, is no YAML, or has an unknown option.
+    """
+    try:
+        with explain_os_error(path, "read"):
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f", line {mark.line + 1}"
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{path}{where} is not YAML: {problem}; mend the file") from error
     if not isinstance(values, Mapping):
-        raise UserError(f"{origin} is damaged: {values!r} stands where options should")
-    known = {entry.name: entry for entry in dataclasses.fields(cast(Any, kind))}
-    for name in values:
+        raise UserError(f"{path} holds no options: write a section, for example data:, and its options below it")
+    _check_names(RunConfig, {name: value for name, value in values.items() if name not in extra}, str(path), extra)
+    return dict(values)
+
+
+def _check_names(kind: type[Any], values: Any, origin: str, extra: Sequence[str] = ()) -> None:
+    known = {entry.name: entry.default_factory for entry in dataclasses.fields(kind)}
+    if not isinstance(values, Mapping):
+        raise UserError(f"{origin} has {values!r} where options should stand: {', '.join(known)}")
+    for name, value in values.items():
         if name not in known:
-            raise UserError(f"{origin} has an unknown option {name!r}; {nearest_names(str(name), known)}")
+            raise UserError(f"{origin} has an unknown option {name!r}; {nearest_names(str(name), [*known, *extra])}")
+        if dataclasses.is_dataclass(known[name]):
+            _check_names(cast(type[Any], known[name]), value, f"{origin}, {name}:")
+
+
+def _build(kind: type[T], values: Mapping[str, Any]) -> T:
+    known = {entry.name: entry for entry in dataclasses.fields(cast(Any, kind))}
     parts = {
-        name: _build(cast(type[Any], entry.default_factory), values[name], origin)
+        name: _build(cast(type[Any], entry.default_factory), values[name])
         if dataclasses.is_dataclass(entry.default_factory)
         else values[name]
         for name, entry in known.items()

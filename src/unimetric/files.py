@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,9 +30,21 @@ def explain_os_error(path: Path, action: str) -> Iterator[None]:
     }
     try:
         yield
-    except OSError as error:
-        remedy = remedies.get(error.errno or 0, error.strerror or str(error))
+    except Exception as error:
+        number = _os_error_number(error)
+        if number is None:
+            raise
+        remedy = remedies.get(number, os.strerror(number) if number else str(error))
         raise UserError(f"cannot {action} {path}: {remedy}") from error
+
+
+def _os_error_number(error: Exception) -> int | None:
+    """The operating system's number of an error; 0 if it has none, None if the error is of another kind."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    # Libraries written in Rust (safetensors) raise errors of their own, which end like this.
+    match = re.search(r"\(os error (\d+)\)", str(error))
+    return int(match[1]) if match else None
 
 
 def make_folder(path: Path) -> Path:
@@ -45,6 +58,21 @@ def make_folder(path: Path) -> Path:
     with explain_os_error(path, "create the folder"):
         path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def check_writable(folder: Path) -> None:
+    """Find out before the work whether `make_folder` and writing there can succeed; nothing is created.
+
+    Raises:
+        UserError: no permission, or a file in the way.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, not a folder: choose another path")
+    nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not nearest.is_dir():
+        raise UserError(f"cannot create the folder {folder}: {nearest} is a file, not a folder; choose another path")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to {nearest}: no permission; choose a folder that you may write to")
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:

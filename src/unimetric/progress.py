@@ -21,6 +21,11 @@ console = Console(stderr=True)
 """Everything said to a person goes to standard error; standard output is for results."""
 
 
+def say(text: str, style: str | None = None) -> None:
+    """Tell a person one line, as it is: names that look like markup stay what they are, and nothing is wrapped."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 def progress_bar(disable: bool = False) -> Progress:
     """A bar with the count, the time spent and the time left, on standard error."""
     return Progress(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -61,38 +62,56 @@ def copies(rows: int, width: int) -> torch.Tensor:
     return distinct[torch.randint(len(distinct), (rows,), generator=generator)]
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tiny tiles are faster without the other threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("width", [3, 37, 128])
 @pytest.mark.parametrize("k", [1, 4, 90])
 def test_tile_sizes_and_threads_change_no_bit(width: int, k: int) -> None:
     queries, gallery = copies(61, width), copies(211, width)
     expected = nearest_neighbours(queries, gallery, k)
-    threads = torch.get_num_threads()
-    try:
-        for query_tile, gallery_tile in [(1, 1000), (61, 1), (7, 13), (16, 64), (60, 210), (33, 100)]:
-            torch.set_num_threads(1 + query_tile % 2)
-            similarities, rows = nearest_neighbours(
-                queries, gallery, k, query_tile=query_tile, gallery_tile=gallery_tile
-            )
-            assert torch.equal(similarities, expected[0])
-            assert torch.equal(rows, expected[1])
-    finally:
-        torch.set_num_threads(threads)
+    for query_tile, gallery_tile in [(1, 1000), (61, 1), (7, 13), (16, 64), (60, 210), (33, 100)]:
+        similarities, rows = nearest_neighbours(queries, gallery, k, query_tile=query_tile, gallery_tile=gallery_tile)
+        assert torch.equal(similarities, expected[0])
+        assert torch.equal(rows, expected[1])
+    torch.set_num_threads(2)
+    similarities, rows = nearest_neighbours(queries, gallery, k)
+    assert torch.equal(similarities, expected[0])
+    assert torch.equal(rows, expected[1])
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("gallery_tile", [1, 2, 3, 16, 17, 63, 64, 65, 200, 1000])
 def test_copies_tie_across_tiles_and_come_in_row_order(gallery_tile: int) -> None:
-    vector = torch.randn(1, 101, generator=torch.Generator().manual_seed(3))
-    other = torch.randn(1, 101, generator=torch.Generator().manual_seed(4))
-    gallery = torch.cat([other.expand(50, -1), vector.expand(150, -1)])
-    similarities, rows = nearest_neighbours(vector + other, gallery, 160, gallery_tile=gallery_tile)
-    assert similarities.unique().numel() == 2
-    nearer_first = [*range(50, 200), *range(10)] if similarities[0, 0] > similarities[0, -1] else []
-    mirrored = [*range(50), *range(50, 160)]
-    of_vector = torch.nn.functional.cosine_similarity(vector + other, vector)
-    of_other = torch.nn.functional.cosine_similarity(vector + other, other)
-    assert rows[0].tolist() == (nearer_first if of_vector > of_other else mirrored)
+    near, far = torch.randn(2, 1, 101, generator=torch.Generator().manual_seed(3))
+    gallery = torch.cat([far.expand(50, -1), near.expand(150, -1)])
+    similarities, rows = nearest_neighbours(near + 0.1 * far, gallery, 160, gallery_tile=gallery_tile)
+    assert rows[0].tolist() == [*range(50, 200), *range(10)]
+    assert similarities[0, :150].unique().numel() == 1
+    assert similarities[0, 150:].unique().numel() == 1
 
 
+@pytest.mark.parametrize("k", [20, 100])
+def test_long_lists_full_of_ties_merge_in_row_order(k: int) -> None:
+    gallery = torch.randint(-2, 3, (2000, 3), generator=torch.Generator().manual_seed(0)).float()
+    gallery = gallery[gallery.any(dim=1)]
+    similarities, rows = nearest_neighbours(gallery[:50], gallery, len(gallery))
+    # All rows in one tile and one sort, against many tiles and merges.
+    tiled = nearest_neighbours(gallery[:50], gallery, k, gallery_tile=1)
+    assert torch.equal(tiled[0], similarities[:, :k])
+    assert torch.equal(tiled[1], rows[:, :k])
+    descending = similarities[:, 1:] < similarities[:, :-1]
+    assert (descending | (rows[:, 1:] > rows[:, :-1])).all()
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("k", [1, 3, 40])
 def test_no_tile_outgrows_its_bound(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from unimetric.config import DeviceConfig
 from unimetric.data.sources import read_sources
 from unimetric.errors import UserError
-from unimetric.files import make_folder, write_atomically
+from unimetric.files import check_writable, make_folder, write_atomically
 from unimetric.measure import EmbeddedItems, embed_items
 from unimetric.models.devices import choose_device
 from unimetric.models.embedder import Embedder
@@ -31,7 +31,7 @@ def embed_sources(
 
     Args:
         model: A model folder.
-        sources: As in `DataConfig.sources`.
+        sources: As in `DataConfig.sources`; a folder may also hold images without class folders, whose label is "".
         out: ``.parquet``: columns ``path``, ``label``, ``dataset`` and ``vector`` (E float32 numbers). ``.npz``:
             arrays ``paths``, ``labels``, ``datasets`` [N] and ``vectors`` float32 [N, E].
         batch_size: Images per forward pass.
@@ -47,10 +47,11 @@ def embed_sources(
     if out.suffix not in (".parquet", ".npz"):
         raise UserError(f"--out is {out}: name a .parquet or an .npz file")
     device = device or DeviceConfig()
-    items = [item for dataset in read_sources(sources) for item in dataset.items]
+    check_writable(out.parent)
+    items = [item for dataset in read_sources(sources, classes=False) for item in dataset.items]
     embedder = Embedder.from_pretrained(model).to(choose_device(device.accelerator))
-    make_folder(out.parent)
     embedded = embed_items(embedder, items, batch_size=batch_size, precision=device.precision, strict=strict)
+    make_folder(out.parent)
     write_atomically(out, lambda temporary: _write(temporary, out.suffix, embedded))
     return embedded
 

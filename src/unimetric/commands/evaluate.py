@@ -7,7 +7,7 @@ from typing import Any
 
 from unimetric.config import RunConfig
 from unimetric.errors import UserError
-from unimetric.files import make_folder, write_json
+from unimetric.files import check_writable, make_folder, write_json
 from unimetric.measure import measure
 from unimetric.models.devices import choose_device
 from unimetric.models.embedder import Embedder
@@ -35,6 +35,7 @@ def evaluate_model(config: RunConfig, model: Path | None, out: Path) -> dict[str
             f"--model.method is {config.model.method!r}: without a trained model only frozen can be measured; "
             "name a run folder, or add --model.method frozen"
         )
+    check_writable(out)
     split = load_split(config)
     if not split.query:
         raise UserError(f"--data.split is {config.data.split!r}: no image is left to measure; use auto or test-only")

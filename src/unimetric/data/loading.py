@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
@@ -79,11 +80,17 @@ def training_loader(
         num_workers=count,
         persistent_workers=count > 0,
         prefetch_factor=2 if count else None,
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=_leave_stopping_to_the_main_process,
     )
 
 
-def _ignore_interrupt(worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal; only the main one decides, after the step it is in.
+def _leave_stopping_to_the_main_process(worker: int) -> None:
+    # Ctrl-C, and a cluster's SIGTERM, reach every process; the main one decides, after the step it is in.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _ignore_once)
     torch.set_num_threads(1)
+
+
+def _ignore_once(number: int, frame: FrameType | None) -> None:
+    # The second one ends the worker, or it would outlive a main process that wants to be rid of it.
+    signal.signal(number, signal.SIG_DFL)

@@ -15,11 +15,11 @@ class BatchSampler:
 
     Args:
         class_numbers: Class of each of the N train images.
-        batch_size: Images per batch over all processes; at most N are used.
+        batch_size: Images per batch over all processes; at most N, and as many for each process, are used.
         images_per_class: Images of each class in a batch (for pair losses), or None for a plain shuffle.
         seed: Of the order.
         rank: Number of this process.
-        world_size: Number of processes; it has to divide the batch.
+        world_size: Number of processes, at most N; it has to divide ``batch_size``.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class BatchSampler:
         world_size: int = 1,
     ) -> None:
         self.class_numbers = np.asarray(class_numbers)
-        self.batch_size = min(batch_size, len(self.class_numbers))
+        self.batch_size = min(batch_size, len(self.class_numbers) // world_size * world_size)
         self.images_per_class = images_per_class
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.epoch, self.first_batch = 0, 0

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 Row = tuple[str, dict[str, Any]]
 """A name and what its ``metrics.json`` holds."""
@@ -42,7 +43,7 @@ def print_results(rows: Sequence[Row], console: Console | None = None) -> None:
         table = _table(*_turned(header, cells))
     console.print(table)
     for name, metrics in rows:
-        console.print(_coverage(name, metrics), markup=False, highlight=False)
+        console.print(_coverage(name, metrics), markup=False, highlight=False, soft_wrap=True)
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
@@ -55,9 +56,10 @@ def markdown_table(rows: Sequence[Row]) -> str:
 def _table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
     table = Table(header_style="bold")
     for index, name in enumerate(header):
-        table.add_column(name, justify="right" if index else "left", no_wrap=index > 0)
+        table.add_column(Text(name), justify="right" if index else "left", no_wrap=index > 0)
     for row in cells:
-        table.add_row(*row)
+        # As text, because names may look like rich's markup.
+        table.add_row(*map(Text, row))
     return table
 
 
@@ -72,7 +74,7 @@ def _coverage(name: str, metrics: dict[str, Any]) -> str:
     if counts["queries_without_positive"]:
         parts.append(f"{counts['queries_without_positive']} of them without a positive, left out")
     if counts["skipped_files"]:
-        parts.append(f"{counts['skipped_files']} files skipped")
+        parts.append(f"{counts['skipped_files']} files skipped, named in metrics.json")
     return ", ".join(parts)
 
 

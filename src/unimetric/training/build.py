@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 import unimetric
 from unimetric.config import RunConfig
+from unimetric.data.catalog import Dataset
+from unimetric.data.images import is_image_name
 from unimetric.data.sources import read_sources
 from unimetric.data.splits import Split, split_datasets
 from unimetric.measure import Skipped
 from unimetric.models.backbone import make_backbone
 from unimetric.models.devices import choose_precision
 from unimetric.models.embedder import Embedder
-from unimetric.progress import console
+from unimetric.progress import say
 
 
 def load_split(config: RunConfig) -> Split:
@@ -25,15 +28,25 @@ def load_split(config: RunConfig) -> Split:
         UserError: a source cannot be read, or a side of the split is empty.
     """
     data = config.data
+    datasets = read_sources(data.sources)
     split = split_datasets(
-        read_sources(data.sources),
+        datasets,
         how=data.split,
         seed=data.split_seed,
         validation_fraction=data.validation_fraction,
     )
-    for note in split.notes:
-        console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
+    for note in (*_left_out(datasets), *split.notes):
+        say(f"note: {note}", style="yellow")
     return split
+
+
+def _left_out(datasets: Sequence[Dataset]) -> Iterator[str]:
+    for dataset in datasets:
+        if images := [path for path in dataset.ignored if is_image_name(path.name)]:
+            yield (
+                f"dataset {dataset.name!r}: {len(images)} images are left out, because they lie outside of any class "
+                f"folder or repeat another; the first is {images[0]}"
+            )
 
 
 def build_embedder(config: RunConfig) -> Embedder:

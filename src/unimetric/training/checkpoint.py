@@ -27,7 +27,8 @@ class Progress:
 
     Attributes:
         step: Optimiser steps done.
-        seconds: Time spent training, without interruptions.
+        seconds: Time spent on steps, waiting for images included, validation and interruptions not.
+        validated: The step of the latest measurement on the validation classes.
         skipped: What is wrong with each train image that could not be read, by its number.
         best_score: Best harmonic Recall@1 on the validation classes so far, or None.
         best_weights: The learned weights of that moment.
@@ -35,6 +36,7 @@ class Progress:
 
     step: int = 0
     seconds: float = 0.0
+    validated: int = 0
     skipped: dict[int, str] = field(default_factory=dict)
     best_score: float | None = None
     best_weights: dict[str, Tensor] = field(default_factory=dict)
@@ -64,6 +66,7 @@ def save_checkpoint(
         "identity": identity,
         "step": progress.step,
         "seconds": progress.seconds,
+        "validated": progress.validated,
         "best_score": progress.best_score,
         "skipped": list(progress.skipped.items()),
     }
@@ -82,7 +85,7 @@ def load_checkpoint(
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads(file.metadata()["progress"])
+            metadata = json.loads((file.metadata() or {})["progress"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): start the run again in a new folder") from error
@@ -101,6 +104,7 @@ def load_checkpoint(
     return Progress(
         step=metadata["step"],
         seconds=metadata["seconds"],
+        validated=metadata["validated"],
         skipped={int(number): reason for number, reason in metadata["skipped"]},
         best_score=metadata["best_score"],
         best_weights=_part(tensors, "best"),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from unimetric.files import explain_os_error, write_text
 
 
 class TrainingLog:
-    """Appends rows to ``log.jsonl``.
+    """Appends rows to ``log.jsonl``; a context manager, so that nothing is left pending however the run ends.
 
     Args:
         folder: The run folder.
@@ -36,8 +37,12 @@ class TrainingLog:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
 
-    def close(self) -> None:
-        """Write out what is pending."""
+    def __enter__(self) -> TrainingLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._board is not None:
             self._board.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,7 +24,7 @@ from unimetric.measure import Skipped, measure
 from unimetric.models.devices import choose_device, choose_precision, compute_dtype
 from unimetric.models.embedder import Embedder
 from unimetric.models.saving import assign_weights, learned_weights
-from unimetric.progress import console, progress_bar
+from unimetric.progress import console, progress_bar, say
 from unimetric.training.build import build_embedder, describe, load_split
 from unimetric.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from unimetric.training.interrupt import Interrupted, StopRequest
@@ -64,27 +65,42 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict
         resume: Whether to continue.
 
     Returns:
-        What ``metrics.json`` holds.
+        What ``metrics.json`` holds. Where several processes train, it is for the first one; the others return nothing.
 
     Raises:
         UserError: bad input. Nothing is written before the data and the model have been found good.
         Interrupted: stopped by Ctrl-C or SIGTERM, after saving.
     """
+    if resume:
+        folder.refuse_changes(config)
     run = _prepare(config, folder)
-    if run.fabric.is_global_zero and not resume:
-        folder.create(config)
     progress = Progress()
     if resume and folder.checkpoint.is_file():
         progress = load_checkpoint(folder.checkpoint, run.embedder, run.loss, run.optimiser, run.identity)
-        console.print(f"Continuing {folder.path} after step {progress.step} of {run.total_steps}.")
+        say(f"Continuing {folder.path} after step {progress.step} of {run.total_steps}.")
     elif resume:
-        console.print(f"{folder.path} has no checkpoint yet; starting from the beginning.")
+        say(f"{folder.path} has no checkpoint yet; starting from the beginning.")
+    first = run.fabric.is_global_zero
+    if first and resume:
+        folder.remove_leftovers()
+        # Where it computes and what it measures may have changed.
+        folder.write_config(config)
+    elif first:
+        folder.create(config)
     dtype = compute_dtype(config.device.precision, run.fabric.device)
-    with run.embedder.backbone.holding(dtype):
-        _train_loop(run, progress)
+    try:
+        with run.embedder.backbone.holding(dtype):
+            _train_loop(run, progress)
+    except Interrupted:
+        if first:
+            raise
+        # Said and answered for by the first process; a failure of another one would have it killed while it saves.
+        return {}
+    if not first:
+        return {}
     if config.training.selection == "best":
         assign_weights(run.embedder, progress.best_weights, folder.checkpoint)
-    return _finish(run, progress) if run.fabric.is_global_zero else {}
+    return _finish(run, progress)
 
 
 def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
@@ -96,14 +112,17 @@ def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
         strategy="ddp" if config.device.processes > 1 else "auto",
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
-    if config.device.processes > 1:
-        fabric.launch()
+    if not fabric.is_global_zero:
+        console.quiet = True
     split = load_split(config)
     _refuse_untrainable(config, split)
     classes = ClassIndex.of(split.train)
     numbers = classes.numbers(split.train)
     embedder = build_embedder(config)
     loss = make_loss(config.loss.name, len(classes), embedder.embedding_size, config.loss.options)
+    if config.device.processes > 1:
+        # Starts the other processes with the same command: after everything that can be wrong with it has been checked.
+        fabric.launch()
     sampler = BatchSampler(
         numbers,
         config.training.batch_size,
@@ -148,6 +167,15 @@ def _refuse_untrainable(config: RunConfig, split: Split) -> None:
     training = config.training
     if not split.train:
         raise UserError(f"--data.split is {config.data.split!r}: no image is left to train on; use auto or first-half")
+    if len(split.train) < config.device.processes:
+        raise UserError(
+            f"--device.processes is {config.device.processes}: there are {len(split.train)} train images only"
+        )
+    if len(ClassIndex.of(split.train)) < 2:
+        raise UserError(
+            f"only one class is left to train on ({split.train[0].label!r} of dataset {split.train[0].dataset!r}): "
+            "add classes, or hold out fewer"
+        )
     if config.model.method == "frozen":
         raise UserError(
             "--model.method is 'frozen': it has nothing to train; use `unimetric evaluate`, or puma or linear"
@@ -167,46 +195,51 @@ def _train_loop(run: _Run, progress: Progress) -> None:
     training, fabric = run.config.training, run.fabric
     model, optimiser = fabric.setup(run.embedder, run.optimiser)
     rate = rate_schedule(training, len(run.sampler), run.total_steps)
-    log = TrainingLog(run.folder.path, progress.step) if fabric.is_global_zero else None
     model.train()
-    with StopRequest() as stop, progress_bar(disable=not fabric.is_global_zero) as bar:
+    writer = TrainingLog(run.folder.path, progress.step) if fabric.is_global_zero else nullcontext()
+    with StopRequest() as stop, writer as log, progress_bar(disable=log is None) as bar:
         task = bar.add_task("Training", total=run.total_steps, completed=progress.step, note="")
+        # What a run that was stopped at the end of an epoch left to do.
+        _validate(run, progress, log)
         while progress.step < run.total_steps:
             epoch, batch_number = divmod(progress.step, len(run.sampler))
             run.sampler.start(epoch, batch_number)
+            started = time.perf_counter()
             for batch in run.loader:
-                started = time.perf_counter()
+                factor = rate(progress.step)
                 for group in optimiser.param_groups:
-                    group["lr"] = group["base_lr"] * rate(progress.step)
+                    group["lr"] = group["base_lr"] * factor
                 value = _step(run, model, optimiser, batch, progress)
                 progress.step += 1
-                progress.seconds += time.perf_counter() - started
-                if log and (progress.step % _LOG_EVERY == 0 or progress.step == run.total_steps):
-                    log.write(
-                        progress.step,
-                        epoch=epoch,
-                        loss=value,
-                        rate=rate(progress.step - 1),
-                        seconds=progress.seconds,
-                    )
-                bar.update(task, completed=progress.step, note=f"loss {value:.3f}")
-                if stop.requested or progress.step == run.total_steps:
+                done = time.perf_counter()
+                progress.seconds += done - started
+                started = done
+                if value is not None:
+                    bar.update(task, completed=progress.step, note=f"loss {value:.3f}")
+                    if log and (progress.step % _LOG_EVERY == 0 or progress.step == run.total_steps):
+                        row = {"epoch": epoch, "loss": value, "rate_factor": factor, "seconds": progress.seconds}
+                        log.write(progress.step, **row)
+                stopping = _anyone(fabric, stop.requested) and progress.step < run.total_steps
+                if stopping or progress.step == run.total_steps:
                     break
-            if not stop.requested:
+            if not stopping:
                 _validate(run, progress, log)
             if fabric.is_global_zero:
                 save_checkpoint(run.folder.checkpoint, run.embedder, run.loss, run.optimiser, progress, run.identity)
-            if stop.requested and progress.step < run.total_steps:
-                raise Interrupted(
-                    f"stopped after step {progress.step} of {run.total_steps}, nothing is lost; "
-                    f"continue with: unimetric train --resume {run.folder.path}"
-                )
-    if log:
-        log.close()
+            if stopping:
+                done_of_all = f"{progress.step} of {run.total_steps}"
+                raise Interrupted(f"stopped after step {done_of_all}, nothing is lost; {run.folder.how_to_resume}")
 
 
-def _step(run: _Run, model: Any, optimiser: Any, batch: Batch, progress: Progress) -> float:
-    """One optimiser step; returns the loss."""
+def _anyone(fabric: Fabric, wish: bool) -> bool:
+    """Whether one process at least has the wish: all of them have to stop after the same step."""
+    if fabric.world_size == 1:
+        return wish
+    return bool(fabric.all_reduce(torch.tensor(float(wish), device=fabric.device), reduce_op="sum"))
+
+
+def _step(run: _Run, model: Any, optimiser: Any, batch: Batch, progress: Progress) -> float | None:
+    """One optimiser step; returns the loss, or None if no image of the batch could be read."""
     fabric, config = run.fabric, run.config
     for number, reason in batch.skipped:
         progress.skipped[number] = reason
@@ -214,8 +247,11 @@ def _step(run: _Run, model: Any, optimiser: Any, batch: Batch, progress: Progres
             # Processes that hold different numbers of images would wait for each other for ever.
             why = "--data.strict is set" if config.data.strict else "several processes need every image"
             raise UserError(f"{run.split.train[number].path}: {reason}; {why}: remove or mend the file")
+    if len(progress.skipped) == len(run.split.train):
+        path, reason = run.split.train[0].path, progress.skipped[0]
+        raise UserError(f"none of {len(run.split.train)} train images can be read; the first is {path}: {reason}")
     if len(batch.images) == 0:
-        return float("nan")
+        return None
     # Adapter dropping is a function of seed, step and process, which is what makes a resumed run the same run.
     torch.manual_seed(_noise_seed(config.training.seed, progress.step, fabric.global_rank))
     embeddings = model(batch.images.to(fabric.device))  # (B, E)
@@ -224,6 +260,8 @@ def _step(run: _Run, model: Any, optimiser: Any, batch: Batch, progress: Progres
         # Every process computes the loss of the joint batch; DDP's mean over processes then undoes the gather's sum.
         embeddings = cast(Tensor, fabric.all_gather(embeddings, sync_grads=True)).flatten(0, 1)
         labels = cast(Tensor, fabric.all_gather(labels)).flatten(0, 1)
+        # Pair losses draw their negatives at random: the same ones in every process.
+        torch.manual_seed(_noise_seed(config.training.seed, progress.step, 0))
     loss: Tensor = run.loss(embeddings, labels)
     penalty = run.embedder.method.penalty()
     total = loss if penalty is None else loss + penalty
@@ -242,15 +280,17 @@ def _step(run: _Run, model: Any, optimiser: Any, batch: Batch, progress: Progres
 
 
 def _noise_seed(seed: int, step: int, rank: int) -> int:
-    return int(torch.tensor([seed, step, rank], dtype=torch.int64).mul(torch.tensor([2**40, 2**12, 1])).sum())
+    return (seed * 2**40 + step * 2**12 + rank) % 2**63
 
 
 def _validate(run: _Run, progress: Progress, log: TrainingLog | None) -> None:
-    """Measure on the validation classes, at the end of an epoch, and keep the best weights if they are wanted."""
+    """Measure on the validation classes, if that is due, and keep the best weights if they are wanted."""
     training = run.config.training
     epoch = progress.step // len(run.sampler)
     last = progress.step == run.total_steps
-    if not run.split.validation or log is None or (epoch % training.validate_every and not last):
+    end = progress.step == epoch * len(run.sampler)
+    due = last or (end and epoch % training.validate_every == 0)
+    if log is None or not run.split.validation or not due or progress.validated == progress.step:
         return
     metrics = measure(
         run.embedder,
@@ -261,6 +301,7 @@ def _validate(run: _Run, progress: Progress, log: TrainingLog | None) -> None:
         precision=run.config.device.precision,
         description="Validating",
     ).metrics
+    progress.validated = progress.step
     score = metrics["harmonic"]["recall@1"]
     log.write(progress.step, validation_harmonic=score, validation_unified=metrics["unified"]["recall@1"])
     if training.selection == "best" and (progress.best_score is None or score > progress.best_score):

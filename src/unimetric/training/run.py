@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from unimetric.config import RunConfig, run_config
+from unimetric.config import RunConfig, read_options, run_config
 from unimetric.data.catalog import ClassIndex
 from unimetric.data.splits import Split
 from unimetric.errors import UserError
-from unimetric.files import explain_os_error, make_folder, write_text
+from unimetric.files import make_folder, write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,11 @@ class RunFolder:
         """The measured numbers."""
         return self.path / "metrics.json"
 
+    @property
+    def how_to_resume(self) -> str:
+        """What to type to go on, for the end of a message."""
+        return f"continue with: unimetric train --resume {shlex.quote(str(self.path))}"
+
     def create(self, config: RunConfig) -> None:
         """Make the folder and write the configuration.
 
@@ -54,11 +61,16 @@ class RunFolder:
             UserError: a run is there already, or no permission.
         """
         if self.config.exists():
-            raise UserError(
-                f"{self.path} holds a run already: continue it with `unimetric train --resume {self.path}`, or choose "
-                "another --out"
-            )
+            raise UserError(f"{self.path} holds a run already: choose another --out, or {self.how_to_resume}")
         make_folder(self.path)
+        self.write_config(config)
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write the configuration.
+
+        Raises:
+            UserError: full disk, or no permission.
+        """
         write_text(self.config, yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
 
     def read_config(self) -> RunConfig:
@@ -69,12 +81,28 @@ class RunFolder:
         """
         if not self.config.is_file():
             raise UserError(f"{self.path} is not a run folder: it has no config.yaml")
-        try:
-            with explain_os_error(self.config, "read"):
-                values = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.config} is damaged: {str(error).splitlines()[0]}") from error
-        return run_config(values, str(self.config))
+        return run_config(read_options(self.config), str(self.config))
+
+    def refuse_changes(self, config: RunConfig) -> None:
+        """Check that a configuration continues the run that is here.
+
+        Raises:
+            UserError: an option that decides the result differs; it is named, with both values.
+        """
+        started = _deciding_options(self.read_config())
+        for section, options in _deciding_options(config).items():
+            for name, value in options.items():
+                before = started[section][name]
+                if value != before:
+                    raise UserError(
+                        f"--{section}.{name} is {value!r}, but {self.path} was started with {before!r}: leave it out, "
+                        "or start a new run with --out"
+                    )
+
+    def remove_leftovers(self) -> None:
+        """Remove the parts of checkpoints that were being written when the process was killed."""
+        for path in self.path.glob(f".{self.checkpoint.name}.*"):
+            path.unlink(missing_ok=True)
 
 
 def run_identity(config: RunConfig, split: Split, classes: ClassIndex, fingerprint: str) -> str:
@@ -83,8 +111,14 @@ def run_identity(config: RunConfig, split: Split, classes: ClassIndex, fingerpri
     The train images with their classes, in order, the backbone's weights, and every option that decides the result.
     Where the computation runs and what is measured afterwards may change.
     """
-    deciding = {name: asdict(config)[name] for name in ("model", "loss", "training")}
-    deciding["model"].pop("weights")
+    deciding = _deciding_options(config)
     images = [(item.dataset, item.label, item.path.name) for item in split.train]
     content = json.dumps([deciding, classes.classes, images, fingerprint], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _deciding_options(config: RunConfig) -> dict[str, dict[str, Any]]:
+    options = {name: asdict(config)[name] for name in ("model", "loss", "training")}
+    # The weights are compared by what is in them, not by where they lie.
+    options["model"].pop("weights")
+    return options

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from unimetric.data.catalog import Dataset
 from unimetric.data.sources import manifest
-from unimetric.data.sources.folder import read_folder
+from unimetric.data.sources.folder import read_folder, read_images
 from unimetric.data.sources.manifest import read_manifest
 from unimetric.errors import UserError, nearest_names
 
@@ -50,8 +50,12 @@ _NAME = re.compile(r"([^=/\\:]*)=(.*)", re.DOTALL)
 _FORMAT = re.compile(r"([A-Za-z][A-Za-z0-9_-]+):(.*)", re.DOTALL)
 
 
-def read_source(text: str) -> list[Dataset]:
+def read_source(text: str, *, classes: bool = True) -> list[Dataset]:
     """Read the datasets that one source string names (see above).
+
+    Args:
+        text: the source string.
+        classes: whether classes matter; if not, a folder may hold images outside of class folders.
 
     Raises:
         UserError: the string is malformed, the format unknown, the path missing, or its content wrong.
@@ -62,11 +66,14 @@ def read_source(text: str) -> list[Dataset]:
     if not place:
         raise UserError(f"the source {text!r} names no path; write [NAME=][FORMAT:]PATH")
     path = _expand(place)
-    return SOURCES[format_name or _format_of(path)](path, name)
+    format_name = format_name or _format_of(path)
+    if format_name == "folder" and not classes:
+        return read_images(path, name)
+    return SOURCES[format_name](path, name)
 
 
-def read_sources(texts: Sequence[str]) -> list[Dataset]:
-    """Read all sources, in the given order.
+def read_sources(texts: Sequence[str], *, classes: bool = True) -> list[Dataset]:
+    """Read all sources, in the given order; ``classes`` as for `read_source`.
 
     Raises:
         UserError: none is given, two datasets have the same name, or one source cannot be read.
@@ -76,7 +83,7 @@ def read_sources(texts: Sequence[str]) -> list[Dataset]:
     datasets: list[Dataset] = []
     origin: dict[str, str] = {}
     for text in texts:
-        for dataset in read_source(text):
+        for dataset in read_source(text, classes=classes):
             if dataset.name in origin:
                 raise UserError(
                     f"the sources {origin[dataset.name]!r} and {text!r} both hold a dataset "

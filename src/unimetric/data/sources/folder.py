@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from unimetric.data.catalog import Dataset, Item, unique_items
+from unimetric.data.catalog import Dataset, Item, identities, unique_items
 from unimetric.data.images import SUFFIXES, is_image_name
 from unimetric.errors import UserError
 
@@ -93,6 +93,41 @@ def read_folder(root: Path, name: str | None = None) -> list[Dataset]:
         datasets.append(_dataset(child, f"{prefix}{child.path.name}", strays))
         strays = []
     return datasets
+
+
+def read_images(root: Path, name: str | None = None) -> list[Dataset]:
+    """Read every image below a folder, for uses that need no classes.
+
+    As `read_folder`, except that images outside of class folders are kept, with an empty label.
+
+    Args:
+        root: the folder, with or without class folders.
+        name: as for `read_folder`.
+
+    Raises:
+        UserError: as `read_folder` does, but not for a lack of class folders.
+    """
+    _check_folder(root)
+    tree = _scan(root, ())
+    if not any(tree.all_images()):
+        raise UserError(_no_images(tree))
+    datasets = {dataset.name: dataset for dataset in read_folder(root, name)} if tree.class_folders() else {}
+    taken = set(identities(item.path for dataset in datasets.values() for item in dataset.items))
+    images = list(tree.all_images())
+    whole = name or root.resolve().name or "root"
+    loose, repeated = unique_items(
+        [
+            Item(path, "", whole)
+            for path, identity in zip(images, identities(images), strict=True)
+            if identity not in taken
+        ]
+    )
+    if loose:
+        known = datasets.get(whole, Dataset(whole, ()))
+        kept = {item.path for item in loose}
+        ignored = {path for path in (*known.ignored, *tree.others, *repeated) if path not in kept}
+        datasets[whole] = Dataset(whole, (*known.items, *loose), tuple(sorted(ignored)))
+    return list(datasets.values())
 
 
 def _check_folder(root: Path) -> None:

@@ -1,0 +1,187 @@
+"""Builds the demo data on the disk, once for each set of package versions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unimetric.data.sources.demo.packages import package_versions
+from unimetric.files import cache_folder, explain_os_error, make_folder, write_json, write_text
+from unimetric.progress import track
+
+if TYPE_CHECKING:
+    from unimetric.data.sources.demo.drawing import Drawing
+
+FORMAT = 1
+"""Raise it with every change to what is drawn: data of another format is built anew."""
+
+DOMAINS = ("digits", "glyphs", "icons", "photographs")
+"""The domains, each of which becomes one dataset."""
+
+FINGERPRINT = "fingerprint.json"
+LICENCES = "LICENSES.md"
+
+_COVERS = (
+    "SHA-256 over every image of the domain, sorted by path: its path as CLASS/FILE, width, height, and decoded RGB "
+    "pixels. It does not cover the encoded bytes. Other versions of the packages may give other pixels."
+)
+# For the progress bar only.
+_ABOUT = 2000
+# A build takes seconds: what is this old was left by a process that was killed.
+_STALE_SECONDS = 3600
+
+
+def build_demo(folder: Path | None = None, *, rebuild: bool = False) -> Path:
+    """Build the demo data, unless it is there already.
+
+    It is built beside its place and then renamed, so that it is there wholly or not at all; of two processes
+    that build at once, one wins and the other takes the winner's.
+
+    Args:
+        folder: where to keep it; by default the user's cache folder.
+        rebuild: build it even if it is there.
+
+    Returns:
+        The folder ``demo-data-<key>``, where the key stands for the data's format and the packages' versions. It
+        holds one folder per domain (`DOMAINS`) with class folders of images, ``fingerprint.json`` and
+        ``LICENSES.md``.
+
+    Raises:
+        UserError: a package of the demo is not installed or lacks a file, or the folder cannot be written.
+    """
+    versions = package_versions()
+    parent = cache_folder() if folder is None else folder
+    root = parent / f"demo-data-{_key(versions)}"
+    if not rebuild and is_complete(root):
+        return root
+    make_folder(parent)
+    _remove_stale(parent)
+    with explain_os_error(parent, "write to"):
+        temporary = Path(tempfile.mkdtemp(prefix=".demo-data-", dir=parent))
+        try:
+            _fill(temporary, versions)
+            # mkdtemp closes the folder to other users; a shared cache is read by them.
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o777 & ~mask)
+            _move(temporary, root, rebuild)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return root
+
+
+def is_complete(root: Path) -> bool:
+    """Whether the demo data at ``root`` is there and holds as many images as its fingerprint says."""
+    try:
+        record = json.loads((root / FINGERPRINT).read_text(encoding="utf-8"))
+        return bool(
+            record["format"] == FORMAT
+            and (root / LICENCES).is_file()
+            and all(record["domains"][domain]["images"] == _count(root / domain) for domain in DOMAINS)
+        )
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def pixel_fingerprint(domain: Path) -> str:
+    """SHA-256, in hexadecimal, of the pixels in a folder of class folders; of what exactly is said in `_COVERS`.
+
+    Raises:
+        OSError: a file is no image.
+    """
+    from PIL import Image
+
+    digest = hashlib.sha256()
+    for path in sorted(domain.glob("*/*"), key=lambda path: path.relative_to(domain).as_posix()):
+        with Image.open(path) as file:
+            picture = file.convert("RGB")
+        digest.update(f"{path.relative_to(domain).as_posix()}\0{picture.width}\0{picture.height}\0".encode())
+        digest.update(picture.tobytes())
+    return digest.hexdigest()
+
+
+def _key(versions: dict[str, str]) -> str:
+    text = json.dumps([FORMAT, versions], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _count(domain: Path) -> int:
+    # Without opening a file: this runs before every command that reads the demo data.
+    return sum(1 for label in domain.iterdir() for _ in label.iterdir())
+
+
+def _painters() -> dict[str, Callable[[], Iterator[Drawing]]]:
+    from unimetric.data.sources.demo.digits import digit_drawings
+    from unimetric.data.sources.demo.glyphs import glyph_drawings
+    from unimetric.data.sources.demo.icons import icon_drawings
+    from unimetric.data.sources.demo.photographs import photograph_drawings
+
+    return {
+        "digits": digit_drawings,
+        "glyphs": glyph_drawings,
+        "icons": icon_drawings,
+        "photographs": photograph_drawings,
+    }
+
+
+def _fill(root: Path, versions: dict[str, str]) -> None:
+    from unimetric.data.sources.demo.licences import licences
+
+    pictures = ((domain, drawing) for domain, paint in _painters().items() for drawing in paint())
+    drawn: dict[str, Counter[str]] = {domain: Counter() for domain in DOMAINS}
+    for domain, drawing in track(pictures, "building the demo data", total=_ABOUT):
+        drawn[domain][drawing.label] += 1
+        _save(drawing, root / domain / drawing.label, drawn[domain][drawing.label])
+    write_text(root / LICENCES, licences())
+    domains: dict[str, Any] = {
+        domain: {
+            "classes": len(counts),
+            "images": counts.total(),
+            "sha256": pixel_fingerprint(root / domain),
+        }
+        for domain, counts in drawn.items()
+    }
+    # Last, because its presence says that the rest is there.
+    write_json(root / FINGERPRINT, {"format": FORMAT, "covers": _COVERS, "packages": versions, "domains": domains})
+
+
+def _save(drawing: Drawing, folder: Path, number: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{number:02d}-{drawing.origin}"
+    if drawing.jpeg_quality is None:
+        drawing.draw().save(folder / f"{stem}.png")
+    else:
+        drawing.draw().save(folder / f"{stem}.jpg", quality=drawing.jpeg_quality)
+
+
+def _move(built: Path, root: Path, replace: bool) -> None:
+    """Rename ``built`` to ``root``; complete data there stays, unless ``replace``."""
+    if not replace and is_complete(root):
+        return
+    if root.exists():
+        # A folder cannot be renamed onto one that holds files.
+        shelf = Path(tempfile.mkdtemp(prefix=".demo-data-", dir=root.parent))
+        try:
+            root.rename(shelf / "old")
+        finally:
+            shutil.rmtree(shelf, ignore_errors=True)
+    try:
+        built.rename(root)
+    except OSError:
+        # Another process was faster. What it built is the same.
+        if not is_complete(root):
+            raise
+
+
+def _remove_stale(parent: Path) -> None:
+    for path in parent.glob(".demo-data-*"):
+        if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,43 @@
+"""Handwritten digits: the first twenty of each in scikit-learn's copy of the UCI set, by 13 writers."""
+
+from __future__ import annotations
+
+import gzip
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+from PIL import Image
+
+from unimetric.data.sources.demo.drawing import SIDE, Drawing
+from unimetric.data.sources.demo.packages import package_file
+
+_PER_CLASS = 20
+_MARGIN = SIDE // 8
+
+
+def digit_drawings() -> Iterator[Drawing]:
+    """Every digit, in the order of the source.
+
+    Raises:
+        UserError: the file of digits is missing.
+    """
+    # Read from the file: importing scikit-learn takes longer than drawing.
+    with gzip.open(package_file("scikit-learn", "sklearn/datasets/data/digits.csv.gz"), "rt") as file:
+        rows = np.loadtxt(file, delimiter=",", dtype=np.int64)  # (1797, 8*8 + 1)
+    taken: Counter[int] = Counter()
+    for number, row in enumerate(rows):
+        digit = int(row[-1])
+        if taken[digit] < _PER_CLASS:
+            taken[digit] += 1
+            yield Drawing(str(digit), f"{number:04d}", partial(_draw, row[:-1].reshape(8, 8)))
+
+
+def _draw(ink: np.ndarray) -> Image.Image:
+    """Dark ink on paper; ``ink`` is [8 x 8], 0 to 16. What varies is the hand that wrote, nothing else."""
+    grey = Image.fromarray((255 - ink * 255 // 16).astype(np.uint8))
+    inner = SIDE - 2 * _MARGIN
+    picture = Image.new("L", (SIDE, SIDE), 255)
+    picture.paste(grey.resize((inner, inner), Image.Resampling.BICUBIC), (_MARGIN, _MARGIN))
+    return picture.convert("RGB")

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pytorch_metric_learning.distances import CosineSimilarity
+from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+from pytorch_metric_learning.utils.inference import CustomKNN
+
+from unimetric.evaluation import evaluate, metrics
+from unimetric.evaluation.cosine import unit_vectors
+from unimetric.evaluation.metrics import Retrieval, score_hits, score_queries
+from unimetric.evaluation.neighbours import Tiling
+
+
+def test_the_paper_s_example_of_map_at_r() -> None:
+    """Musgrave et al. compare four retrievals for R = 10: MAP@R 10, 12, 20 and 100 percent."""
+    only_first = [True] + [False] * 9
+    first_and_last = [True] + [False] * 8 + [True]
+    first_two = [True] * 2 + [False] * 8
+    all_ten = [True] * 10
+    hits = torch.tensor([only_first, first_and_last, first_two, all_ten])
+    scores = score_hits(hits, torch.tensor([10] * 4), [1])
+    assert scores["recall@1"].tolist() == [1, 1, 1, 1]
+    assert scores["r-precision"].tolist() == [0.1, 0.2, 0.2, 1.0]
+    assert scores["map@r"].tolist() == pytest.approx([0.1, 0.12, 0.2, 1.0])
+
+
+@settings(max_examples=100, deadline=None)
+@given(hits=st.lists(st.booleans(), min_size=1, max_size=30), data=st.data())
+def test_hits_are_scored_by_the_definitions(hits: list[bool], data: st.DataObject) -> None:
+    r = data.draw(st.integers(1, len(hits)))
+    k = data.draw(st.integers(1, 40))
+    scores = score_hits(torch.tensor([hits]), torch.tensor([r]), [k])
+    average = sum(Fraction(sum(hits[:i]), i) for i in range(1, r + 1) if hits[i - 1]) / r
+    assert scores[f"recall@{k}"].item() == any(hits[:k])
+    assert scores["r-precision"].item() == pytest.approx(sum(hits[:r]) / r)
+    assert scores["map@r"].item() == pytest.approx(float(average))
+
+
+@pytest.mark.parametrize(("classes", "noise"), [(3, 1.0), (12, 0.5), (40, 2.0)])
+def test_agrees_with_pytorch_metric_learning(classes: int, noise: float) -> None:
+    generator = torch.Generator().manual_seed(classes)
+    labels = torch.cat([torch.arange(classes).repeat(2), torch.randint(classes, (150,), generator=generator)])
+    vectors = torch.randn(classes, 16, generator=generator)[labels]
+    vectors = vectors + noise * torch.randn(len(labels), 16, generator=generator)
+    calculator = AccuracyCalculator(
+        include=("precision_at_1", "r_precision", "mean_average_precision_at_r"),
+        knn_func=CustomKNN(CosineSimilarity()),
+    )
+    theirs = calculator.get_accuracy(vectors, labels)
+    ours = evaluate(vectors, labels, ["one"] * len(labels), query_tile=50, gallery_tile=37).unified
+    assert ours["recall@1"] == pytest.approx(theirs["precision_at_1"], abs=1e-12)
+    assert ours["r-precision"] == pytest.approx(theirs["r_precision"], abs=1e-12)
+    assert ours["map@r"] == pytest.approx(theirs["mean_average_precision_at_r"], abs=1e-12)
+    assert 0.03 < ours["map@r"] < 1
+
+
+def test_agrees_with_pytorch_metric_learning_on_a_separate_gallery() -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors, gallery = torch.randn(2, 90, 4, generator=generator)
+    labels, gallery_labels = torch.randint(9, (2, 90), generator=generator)
+    vectors += 2 * torch.nn.functional.one_hot(labels % 4, 4)
+    gallery += 2 * torch.nn.functional.one_hot(gallery_labels % 4, 4)
+    calculator = AccuracyCalculator(
+        include=("precision_at_1", "r_precision", "mean_average_precision_at_r"),
+        knn_func=CustomKNN(CosineSimilarity()),
+    )
+    theirs = calculator.get_accuracy(vectors, labels, gallery, gallery_labels)
+    ours = evaluate(vectors, labels, [0] * 90, (gallery, gallery_labels, [0] * 90)).unified
+    assert ours["recall@1"] == pytest.approx(theirs["precision_at_1"], abs=1e-12)
+    assert ours["r-precision"] == pytest.approx(theirs["r_precision"], abs=1e-12)
+    assert ours["map@r"] == pytest.approx(theirs["mean_average_precision_at_r"], abs=1e-12)
+
+
+def random_retrieval(sizes: list[int]) -> Retrieval:
+    """Classes of the given sizes, each query its own gallery item."""
+    classes = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    generator = torch.Generator().manual_seed(len(classes))
+    classes = classes[torch.randperm(len(classes), generator=generator)]
+    vectors = torch.randn(len(sizes), 6, generator=generator)[classes]
+    units = unit_vectors(vectors + torch.randn(len(classes), 6, generator=generator))
+    return Retrieval(units, units, classes, classes, torch.arange(len(classes)))
+
+
+@pytest.mark.parametrize("ks", [[1], [1, 30], [1000]])
+def test_tile_sizes_change_no_bit_of_a_score(ks: list[int]) -> None:
+    retrieval = random_retrieval([1, 2, 2, 3, 5, 9, 17, 60, 150])
+    expected = score_queries(retrieval, ks, Tiling())
+    for tiling in [Tiling(1, 1000), Tiling(16, 16), Tiling(100, 7), Tiling(249, 249)]:
+        scores = score_queries(retrieval, ks, tiling)
+        assert scores.keys() == expected.keys()
+        for metric, values in scores.items():
+            torch.testing.assert_close(values, expected[metric], rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_large_class_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    search = metrics.search
+
+    def watched(queries: torch.Tensor, gallery: torch.Tensor, k: int, *rest: object) -> object:
+        asked.append((len(queries), k))
+        return search(queries, gallery, k, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(metrics, "search", watched)
+    score_queries(random_retrieval([1, 2, 2, 200]), [1], Tiling(queries=50, gallery=40))
+    # The single member is not searched for at all, the four in pairs need one neighbour each.
+    assert asked[0] == (4, 1)
+    assert {k for _, k in asked[1:]} == {199}
+    # Lists of 199 in fewer rows: as much memory as a tile of 50 by 40.
+    assert max(rows * k for rows, k in asked) <= 50 * 40
+    assert sum(rows for rows, _ in asked[1:]) == 200
+
+
+def test_restriction_renumbers_a_query_s_own_row() -> None:
+    vectors = unit_vectors(torch.eye(5))
+    own_rows = torch.tensor([4, -1, 2, 0, 1])
+    whole = Retrieval(vectors, vectors, torch.arange(5), torch.arange(5), own_rows)
+    part = whole.restrict(torch.tensor([0, 1, 3]), torch.tensor([1, 4]))
+    assert part.own_rows.tolist() == [1, -1, -1]
+    assert part.gallery_classes.tolist() == [1, 4]
+    assert part.query_classes.tolist() == [0, 1, 3]
+    assert torch.equal(part.gallery, vectors[[1, 4]])

@@ -1,0 +1,251 @@
+"""A run that was stopped and continued is, to the bit, the run that was not."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_runs import assert_same_run, log_rows, options_file, read_json, start, tensors, unimetric
+
+import unimetric.training.loop as loop
+
+STEPS = 12  # 3 epochs of 4 batches of 8, from 35 images
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "plain": {},
+    "pairs": {"loss": {"name": "multi-similarity"}},
+    "margin": {"loss": {"name": "margin"}},
+    # Five train classes are left, 25 images: 3 batches an epoch.
+    "best": {
+        "data": {"validation_fraction": 0.3},
+        "training": {"selection": "best", "epochs": 4, "schedule": "cosine", "warmup_steps": 3},
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def whole(sources: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
+    """Options file and finished run folder of a variant, trained without a break."""
+    done: dict[str, tuple[Path, Path]] = {}
+
+    def run(variant: str) -> tuple[Path, Path]:
+        if variant not in done:
+            root = tmp_path_factory.mktemp(variant.replace("-", "_"))
+            options = options_file(root / "options.yaml", **VARIANTS[variant])
+            assert unimetric("train", *sources, "--out", root / "run", "--config", options) == 0
+            done[variant] = options, root / "run"
+        return done[variant]
+
+    return run
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, how: Callable[[], None]) -> None:
+    """Let something happen during a step, the first being 1."""
+    original = loop._step
+
+    def broken(run: Any, model: Any, optimiser: Any, batch: Any, progress: Any) -> Any:
+        if progress.step == step - 1:
+            how()
+        return original(run, model, optimiser, batch, progress)
+
+    monkeypatch.setattr(loop, "_step", broken)
+
+
+def power_cut() -> None:
+    raise RuntimeError("power cut")
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+@pytest.mark.parametrize("step", [1, 3, 4, 6, 11, 12])
+def test_stopped_and_resumed_is_the_same_run(
+    variant: str,
+    step: int,
+    whole: Callable[[str], tuple[Path, Path]],
+    sources: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if variant == "margin" and step != 6:
+        pytest.skip("one moment is enough for the loss that draws at random")
+    options, expected = whole(variant)
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_at(patch, step, lambda: signal.raise_signal(signal.SIGINT))
+        code = unimetric("train", *sources, "--out", run, "--config", options)
+    if step < STEPS:
+        assert code == 130
+        assert not (run / "metrics.json").exists()
+        assert unimetric("train", "--resume", run) == 0
+    else:
+        assert code == 0  # the last step is done: nothing is left to stop
+    assert_same_run(expected, run)
+
+
+@pytest.mark.parametrize("step", [1, 4, 5, 12])
+def test_killed_between_checkpoints_goes_on_from_the_last_one(
+    step: int,
+    whole: Callable[[str], tuple[Path, Path]],
+    sources: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options, expected = whole("best")
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_at(patch, step, power_cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            unimetric("train", *sources, "--out", run, "--config", options)
+    assert (run / "checkpoint.safetensors").exists() == (step > 3)
+    capsys.readouterr()
+    assert unimetric("train", "--resume", run) == 0
+    said = capsys.readouterr().err
+    assert ("no checkpoint yet" in said) == (step <= 3)
+    assert (f"after step {(step - 1) // 3 * 3} of 12" in said) == (step > 3)
+    assert_same_run(expected, run)
+
+
+def test_interrupted_twice(
+    whole: Callable[[str], tuple[Path, Path]], sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, expected = whole("plain")
+    run = tmp_path / "run"
+    for step, command in ((3, ["train", *sources, "--out", run, "--config", options]), (7, ["train", "--resume", run])):
+        with monkeypatch.context() as patch:
+            stop_at(patch, step, lambda: signal.raise_signal(signal.SIGTERM))
+            assert unimetric(*command) == 130
+    assert unimetric("train", "--resume", run) == 0
+    assert_same_run(expected, run)
+
+
+def test_sigkill_at_a_random_moment(sources: list[Path], tmp_path: Path) -> None:
+    options = options_file(tmp_path / "options.yaml", training={"epochs": 30}, loss={"name": "triplet"})
+    expected, run = tmp_path / "expected", tmp_path / "run"
+    moment = random.SystemRandom().randrange(10, 100, 10)
+    killed = start("train", *sources, "--out", run, "--config", options, "--data.workers", 2)
+    deadline = time.monotonic() + 120
+    while killed.poll() is None and time.monotonic() < deadline:
+        # The log is short, and a row that is being written is not counted yet.
+        if (run / "log.jsonl").is_file() and (run / "log.jsonl").read_text().count("\n") >= moment // 10:
+            break
+        time.sleep(0.002)
+    killed.kill()
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL, f"the run was over before step {moment}"
+    assert not (run / "metrics.json").exists()
+    # What a process killed while saving leaves behind must never be read, and goes away.
+    leftover = run / ".checkpoint.safetensors.x1y2z3"
+    leftover.write_bytes((run / "checkpoint.safetensors").read_bytes()[:1000])
+    assert unimetric("train", "--resume", run, "--data.workers", 1) == 0
+    assert not leftover.exists()
+    assert unimetric("train", *sources, "--out", expected, "--config", options) == 0
+    assert_same_run(expected, run)
+    assert log_rows(run)[-1]["step"] == 120
+
+
+def test_resuming_a_finished_run_changes_nothing(
+    whole: Callable[[str], tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variant in ("plain", "best"):
+        _, expected = whole(variant)
+        run = tmp_path / variant
+        shutil.copytree(expected, run)
+        stop_at(monkeypatch, STEPS + 1, power_cut)
+        (run / "metrics.json").unlink()
+        assert unimetric("train", "--resume", run) == 0
+        assert_same_run(expected, run)
+
+
+def test_resume_remembers_where_it_computes(
+    whole: Callable[[str], tuple[Path, Path]], tmp_path: Path, sources: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, _ = whole("plain")
+    run = tmp_path / "run"
+    stop_at(monkeypatch, 2, lambda: signal.raise_signal(signal.SIGINT))
+    assert unimetric("train", *sources, "--out", run, "--config", options) == 130
+    monkeypatch.undo()
+    assert unimetric("train", "--resume", run, "--evaluation.ks", "[1,3]") == 0
+    assert "recall@3" in read_json(run / "metrics.json")["unified"]
+    assert "- 3" in (run / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--training.epochs", "4", "--training.epochs is 4, but"),
+        ("--training.seed", "1", "--training.seed is 1, but"),
+        ("--loss.name", "arcface", "--loss.name is 'arcface', but"),
+        ("--model.options.adapter_drop", "0.25", "--model.options is"),
+        ("--data.split", "random-half", "other images"),
+        ("--out", "elsewhere", "--out and --resume"),
+    ],
+)
+def test_resume_refuses_other_options(
+    option: str,
+    value: str,
+    words: str,
+    whole: Callable[[str], tuple[Path, Path]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, expected = whole("plain")
+    run = tmp_path / "run"
+    shutil.copytree(expected, run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert unimetric("train", "--resume", run, option, value) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert str(run) in error or option == "--out"
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_resume_refuses_other_images(
+    whole: Callable[[str], tuple[Path, Path]], sources: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, _ = whole("plain")
+    moved = [Path(shutil.copytree(source, tmp_path / "data" / source.name)) for source in sources]
+    run = tmp_path / "run"
+    assert unimetric("train", *moved, "--out", run, "--config", options, "--training.epochs", 1) == 0
+    # Moved data are the same data.
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    moved = [tmp_path / "elsewhere" / source.name for source in sources]
+    assert unimetric("train", *moved, "--resume", run) == 0
+    (moved[0] / "c0/0.png").unlink()
+    capsys.readouterr()
+    assert unimetric("train", "--resume", run) == 2
+    assert f"{run / 'checkpoint.safetensors'} belongs to other images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "another", "flipped header"])
+def test_damaged_checkpoint(
+    damage: str, whole: Callable[[str], tuple[Path, Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, expected = whole("plain")
+    run = tmp_path / "run"
+    shutil.copytree(expected, run)
+    file = run / "checkpoint.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(
+        {
+            "cut": content[:-1],
+            "empty": b"",
+            "garbage": b"no safetensors" * 100,
+            "another": (run / "model/adapter.safetensors").read_bytes(),
+            "flipped header": content[:10] + b"\xff" + content[11:],
+        }[damage]
+    )
+    assert unimetric("train", "--resume", run) == 2
+    error = capsys.readouterr().err
+    assert f"{file} is damaged" in error
+    assert error.count("\n") == 1
+
+
+def test_checkpoint_holds_everything(whole: Callable[[str], tuple[Path, Path]]) -> None:
+    _, run = whole("best")
+    names = set(tensors(run / "checkpoint.safetensors"))
+    assert {"loss.proxies", "loss.t", "model.head.weight", "best.head.weight", "optimiser.0.exp_avg"} <= names

@@ -1,0 +1,71 @@
+"""Ctrl-C and SIGTERM at real processes with workers: saved, told how to go on, exit code 130."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from toy_runs import assert_same_run, options_file, start, unimetric
+
+
+@pytest.mark.parametrize(
+    ("number", "everybody"),
+    [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)],
+    ids=["ctrl-c", "sigterm to the group", "sigterm to the process"],
+)
+def test_a_signal_leaves_a_run_that_goes_on(
+    number: signal.Signals, everybody: bool, sources: list[Path], tmp_path: Path
+) -> None:
+    options = options_file(tmp_path / "options.yaml", training={"epochs": 50})
+    run = tmp_path / "my run"
+    process = start("train", *sources, "--out", run, "--config", options, "--data.workers", 2)
+    deadline = time.monotonic() + 120
+    while not (run / "checkpoint.safetensors").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    if everybody:
+        os.killpg(process.pid, number)  # as a terminal and a batch system do: the workers get it too
+    else:
+        process.send_signal(number)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130, error
+    last = error.strip().splitlines()[-1]
+    match = re.fullmatch(
+        r"unimetric: stopped after step (\d+) of 200, nothing is lost; continue with: (unimetric train --resume .*)", last
+    )
+    assert match, error
+    assert match[2] == f"unimetric train --resume '{run}'"
+    assert "Traceback" not in error
+    assert unimetric("train", "--resume", run, "--data.workers", 0) == 0
+    if everybody and number == signal.SIGINT:
+        expected = tmp_path / "expected"
+        assert unimetric("train", *sources, "--out", expected, "--config", options) == 0
+        assert_same_run(expected, run)
+
+
+def test_a_second_ctrl_c_stops_at_once(
+    sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from unimetric.training import loop
+
+    original = loop._step
+    steps: list[int] = []
+
+    def twice(run: object, model: object, optimiser: object, batch: object, progress: loop.Progress) -> float | None:
+        steps.append(progress.step)
+        if progress.step == 5:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            steps.append(-1)
+        return original(run, model, optimiser, batch, progress)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "_step", twice)
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    options = options_file(tmp_path / "options.yaml")
+    assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 130
+    assert steps == [0, 1, 2, 3, 4, 5]
+    assert f"continue with: unimetric train --resume {tmp_path / 'run'}" in capsys.readouterr().err
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
