@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 
 import torch
-from machine import interleaved_medians, write_result
 
+from machine import interleaved_medians, write_result
 from unimetric.data.images import is_image_name
 from unimetric.models.backbone import make_backbone
 from unimetric.models.devices import choose_device, choose_precision, compute_dtype

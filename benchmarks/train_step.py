@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 
 import torch
-from machine import interleaved_medians, write_result
 from torch import nn
 
+from machine import interleaved_medians, write_result
 from unimetric.config import TrainingConfig
 from unimetric.losses import make_loss
 from unimetric.models.backbone import make_backbone

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from machine import write_result
 
+from machine import write_result
 from unimetric.commands.evaluate import evaluate_model
 from unimetric.config import RunConfig, run_config
 from unimetric.report.tables import markdown_table, print_results
