@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 import yaml
 from PIL import Image
 from safetensors import safe_open
@@ -29,6 +32,15 @@ OPTIONS: dict[str, Any] = {
     "data": {"workers": 0},
     "device": {"accelerator": "cpu", "precision": "fp32"},
 }
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums do not depend on how many cores are free; to be imported by the tests that train."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def make_images(root: Path, classes: int = 8, images: int = 5, seed: int = 0) -> Path:

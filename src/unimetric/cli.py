@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -203,7 +203,7 @@ def _demo(options: Namespace) -> int:
     from unimetric.training.interrupt import Interrupted
 
     parser = build_parser()
-    parsed = parser.parse_args(["train", "--config", _checked_config(parser, "train", options.config)])
+    parsed = parser.parse_args(["train", "--config", _checked_config(parser, "train", options.config)[0]])
     try:
         rows = run_demo(_run_config(parsed.train), Path(options.out).expanduser())
     except Interrupted as news:
@@ -228,34 +228,58 @@ def _with_defaults(parser: ArgumentParser, argv: list[str]) -> list[str]:
         if argv and not argv[0].startswith("-"):
             raise UserError(f"unknown command {argv[0]!r}; {nearest_names(argv[0], _COMMANDS)}")
         return argv
-    command, rest = argv[0], argv[1:]
+    command = argv[0]
     if command not in ("train", "evaluate"):
         return argv
-    for index, argument in enumerate(rest):
-        if argument == "--config" and index + 1 < len(rest):
-            rest[index + 1] = _checked_config(parser, command, rest[index + 1])
-        elif argument.startswith("--config="):
-            rest[index] = f"--config={_checked_config(parser, command, argument.removeprefix('--config='))}"
-    typed = parser.parse_args([command, *rest])[command]
-    run = typed.resume if command == "train" else typed.model_folder
-    if run is None:
-        return [command, *rest]
-    if command == "evaluate" and (option := next((text for text in rest if re.match(r"--model[.=]", text)), None)):
+    files, typed = _take_configs(argv[1:])
+    # Files come first, so that what is typed wins over them wherever it stands.
+    checked = [_checked_config(parser, command, file) for file in files]
+    without_print = [text for text in typed if not text.startswith("--print_config")]
+    known = parser.parse_args([command, *_config_options(path for path, _ in checked), *without_print])[command]
+    run = known.resume if command == "train" else known.model_folder
+    if command == "evaluate" and run and (option := next((text for text in typed if _is_model_option(text)), None)):
         raise UserError(f"{option.split('=')[0]}: {run} says itself what model it is; leave this option out")
-    own = Path(run).expanduser() / "config.yaml"
-    # First, so that what was typed wins over it.
-    return [command, "--config", _checked_config(parser, command, str(own)), *rest] if own.is_file() else argv
+    own = Path(run or "").expanduser() / "config.yaml"
+    if run and own.is_file():
+        checked.insert(0, _checked_config(parser, command, str(own)))
+    sources = next((sources for _, sources in reversed(checked) if sources), [])
+    if command == "train" and not known.sources:
+        # The parser lets arguments that are not typed win over a file, with nothing.
+        typed = [*typed, *sources]
+    return [command, *_config_options(path for path, _ in checked), *typed]
 
 
-def _checked_config(parser: ArgumentParser, command: str, text: str) -> str:
-    """The path of a configuration, by path or packaged name, after making sure that its options exist."""
+def _take_configs(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The values of ``--config``, and the other arguments."""
+    files, others = [], []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--config" and (file := next(rest, None)) is not None:
+            files.append(file)
+        elif argument.startswith("--config="):
+            files.append(argument.removeprefix("--config="))
+        else:
+            others.append(argument)
+    return files, others
+
+
+def _config_options(paths: Iterable[str]) -> list[str]:
+    return [text for path in paths for text in ("--config", path)]
+
+
+def _is_model_option(text: str) -> bool:
+    return text.startswith(("--model.", "--model="))
+
+
+def _checked_config(parser: ArgumentParser, command: str, text: str) -> tuple[str, list[str]]:
+    """The path of a configuration, by path or packaged name, and its sources, after making sure that it is good."""
     path = _config_path(text)
-    read_options(path, extra=("sources", "out", "resume", "model_folder"))
+    values = read_options(path, extra=("sources", "out", "resume", "model_folder"))
     try:
         parser.parse_args([command, "--config", str(path)])
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    return str(path)
+    return str(path), values.get("sources", [])
 
 
 def _config_path(text: str) -> Path:

@@ -100,7 +100,7 @@ def test_bf16_is_near_fp32_and_auto_is_one_of_them(embedder, images):
 
 @pytest.mark.parametrize("precision", ["fp16", "BF16", "", "32"])
 def test_an_unknown_precision_is_refused(embedder, images, precision):
-    with pytest.raises(UserError, match="precision is .* valid: auto, bf16, fp32"):
+    with pytest.raises(UserError, match=r"precision is .* valid: auto, bf16, fp32"):
         embedder.encode(images, precision=precision)
 
 

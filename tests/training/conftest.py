@@ -1,20 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from toy_runs import make_images
 
+from toy_runs import make_images, one_thread
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums do not depend on how many cores are free, in this process or another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+__all__ = ["one_thread"]
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -9,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
+
 from toy_runs import assert_same_run, options_file, start, unimetric
 
 
@@ -20,7 +23,7 @@ from toy_runs import assert_same_run, options_file, start, unimetric
 def test_a_signal_leaves_a_run_that_goes_on(
     number: signal.Signals, everybody: bool, sources: list[Path], tmp_path: Path
 ) -> None:
-    options = options_file(tmp_path / "options.yaml", training={"epochs": 50})
+    options = options_file(tmp_path / "options.yaml", training={"epochs": 15})
     run = tmp_path / "my run"
     process = start("train", *sources, "--out", run, "--config", options, "--data.workers", 2)
     deadline = time.monotonic() + 120
@@ -34,13 +37,16 @@ def test_a_signal_leaves_a_run_that_goes_on(
     assert process.returncode == 130, error
     last = error.strip().splitlines()[-1]
     match = re.fullmatch(
-        r"unimetric: stopped after step (\d+) of 200, nothing is lost; continue with: (unimetric train --resume .*)", last
+        r"unimetric: stopped after step (\d+) of 60, nothing is lost; continue with: (unimetric train --resume .*)",
+        last,
     )
     assert match, error
     assert match[2] == f"unimetric train --resume '{run}'"
     assert "Traceback" not in error
-    assert unimetric("train", "--resume", run, "--data.workers", 0) == 0
-    if everybody and number == signal.SIGINT:
+    with safe_open(run / "checkpoint.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["progress"])["step"] == int(match[1])
+    if number == signal.SIGINT:
+        assert unimetric("train", "--resume", run, "--data.workers", 0) == 0
         expected = tmp_path / "expected"
         assert unimetric("train", *sources, "--out", expected, "--config", options) == 0
         assert_same_run(expected, run)

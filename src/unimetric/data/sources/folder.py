@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unimetric.data.catalog import Dataset, Item, identities, unique_items
@@ -111,8 +111,8 @@ def read_images(root: Path, name: str | None = None) -> list[Dataset]:
     tree = _scan(root, ())
     if not any(tree.all_images()):
         raise UserError(_no_images(tree))
-    datasets = {dataset.name: dataset for dataset in read_folder(root, name)} if tree.class_folders() else {}
-    taken = set(identities(item.path for dataset in datasets.values() for item in dataset.items))
+    datasets = read_folder(root, name) if tree.class_folders() else []
+    taken = set(identities(item.path for dataset in datasets for item in dataset.items))
     images = list(tree.all_images())
     whole = name or root.resolve().name or "root"
     loose, repeated = unique_items(
@@ -122,12 +122,16 @@ def read_images(root: Path, name: str | None = None) -> list[Dataset]:
             if identity not in taken
         ]
     )
-    if loose:
-        known = datasets.get(whole, Dataset(whole, ()))
-        kept = {item.path for item in loose}
-        ignored = {path for path in (*known.ignored, *tree.others, *repeated) if path not in kept}
-        datasets[whole] = Dataset(whole, (*known.items, *loose), tuple(sorted(ignored)))
-    return list(datasets.values())
+    if not datasets:
+        return [Dataset(whole, loose, tuple(sorted({*tree.others, *repeated})))]
+    found = {item.path for item in loose}
+    datasets = [replace(dataset, ignored=tuple(p for p in dataset.ignored if p not in found)) for dataset in datasets]
+    if not loose:
+        return datasets
+    # With one dataset, the loose images belong to it; with several, they are one more.
+    if len(datasets) == 1 and datasets[0].name == whole:
+        return [replace(datasets[0], items=(*datasets[0].items, *loose))]
+    return [*datasets, Dataset(whole, loose)]
 
 
 def _check_folder(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -34,9 +35,10 @@ _COVERS = (
     "pixels. It does not cover the encoded bytes. Other versions of the packages may give other pixels."
 )
 # For the progress bar only.
-_ABOUT = 2000
+_ABOUT = 1800
 # A build takes seconds: what is this old was left by a process that was killed.
 _STALE_SECONDS = 3600
+_ATTEMPTS = 5
 
 
 def build_demo(folder: Path | None = None, *, rebuild: bool = False) -> Path:
@@ -164,24 +166,35 @@ def _save(drawing: Drawing, folder: Path, number: int) -> None:
 
 def _move(built: Path, root: Path, replace: bool) -> None:
     """Rename ``built`` to ``root``; complete data there stays, unless ``replace``."""
-    if not replace and is_complete(root):
-        return
-    if root.exists():
-        # A folder cannot be renamed onto one that holds files.
-        shelf = Path(tempfile.mkdtemp(prefix=".demo-data-", dir=root.parent))
+    for attempt in reversed(range(_ATTEMPTS)):
+        if not replace and is_complete(root):
+            return
         try:
-            root.rename(shelf / "old")
-        finally:
-            shutil.rmtree(shelf, ignore_errors=True)
+            if root.exists():
+                _remove(root)
+            built.rename(root)
+        except OSError:
+            # Another process came between. What it has built is the same as this.
+            if is_complete(root):
+                return
+            if attempt == 0:
+                raise
+        else:
+            return
+
+
+def _remove(root: Path) -> None:
+    # Renamed first, so that nobody takes the rest for the whole.
+    shelf = Path(tempfile.mkdtemp(prefix=".demo-data-", dir=root.parent))
     try:
-        built.rename(root)
-    except OSError:
-        # Another process was faster. What it built is the same.
-        if not is_complete(root):
-            raise
+        root.rename(shelf / "old")
+    finally:
+        shutil.rmtree(shelf, ignore_errors=True)
 
 
 def _remove_stale(parent: Path) -> None:
     for path in parent.glob(".demo-data-*"):
-        if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-            shutil.rmtree(path, ignore_errors=True)
+        # Another process may have removed it by now.
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(path)

@@ -1,9 +1,8 @@
-"""Handwritten digits: the first twenty of each in scikit-learn's copy of the UCI set, by 13 writers."""
+"""Handwritten digits: twenty of each from scikit-learn's copy of the UCI set, by up to 13 writers."""
 
 from __future__ import annotations
 
 import gzip
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
@@ -14,11 +13,13 @@ from unimetric.data.sources.demo.drawing import SIDE, Drawing
 from unimetric.data.sources.demo.packages import package_file
 
 _PER_CLASS = 20
+# Spread over the source, where neighbouring rows may be by one writer.
+_STEP = 8
 _MARGIN = SIDE // 8
 
 
 def digit_drawings() -> Iterator[Drawing]:
-    """Every digit, in the order of the source.
+    """Every digit, class by class, in the order of the source.
 
     Raises:
         UserError: the file of digits is missing.
@@ -26,12 +27,9 @@ def digit_drawings() -> Iterator[Drawing]:
     # Read from the file: importing scikit-learn takes longer than drawing.
     with gzip.open(package_file("scikit-learn", "sklearn/datasets/data/digits.csv.gz"), "rt") as file:
         rows = np.loadtxt(file, delimiter=",", dtype=np.int64)  # (1797, 8*8 + 1)
-    taken: Counter[int] = Counter()
-    for number, row in enumerate(rows):
-        digit = int(row[-1])
-        if taken[digit] < _PER_CLASS:
-            taken[digit] += 1
-            yield Drawing(str(digit), f"{number:04d}", partial(_draw, row[:-1].reshape(8, 8)))
+    for digit in range(10):
+        for number in np.flatnonzero(rows[:, -1] == digit)[::_STEP][:_PER_CLASS].tolist():
+            yield Drawing(str(digit), f"{number:04d}", partial(_draw, rows[number, :-1].reshape(8, 8)))
 
 
 def _draw(ink: np.ndarray) -> Image.Image:

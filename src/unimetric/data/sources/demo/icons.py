@@ -33,6 +33,8 @@ _OTHER_NAMES = {
     "magnifier": ("magnifying-glass", "magnify", "search"),
     "trash": ("trash-can", "delete"),
 }
+# Where a pack means something else by the name: a shutter, a hash sign.
+_NAME_IN_PACK = {("material-icons", "camera"): "photo-camera", ("material-icons", "tag"): "sell"}
 # The styles of a pack that differ to the eye: Phosphor's thin, light and regular, say, are near-duplicates, and
 # with them a query would find its own pack's drawing instead of another's.
 _STYLES = {
@@ -75,8 +77,8 @@ def _open(pack: str) -> ZipFile:
 
 
 def _masks(packs: dict[str, ZipFile], label: str) -> Iterator[tuple[str, Image.Image]]:
-    names = (label, *_OTHER_NAMES.get(label, ()))
     for pack, styles in _STYLES.items():
+        names = (_NAME_IN_PACK.get((pack, label), label), *_OTHER_NAMES.get(label, ()))
         for style, pattern in styles.items():
             name = next((name for name in names if _has(packs[pack], pattern.format(name))), None)
             if name is not None:
@@ -104,7 +106,9 @@ def _distinct(masks: Iterator[tuple[str, Image.Image]]) -> Iterator[tuple[str, I
         box = mask.getbbox()
         if box is None:
             continue
-        coarse = np.asarray(mask.crop(box).resize((24, 24), Image.Resampling.BOX), dtype=np.float64) / 255
+        side = max(box[2] - box[0], box[3] - box[1])
+        square = mask.crop((box[0], box[1], box[0] + side, box[1] + side))
+        coarse = np.asarray(square.resize((24, 24), Image.Resampling.BOX), dtype=np.float64) / 255
         if all(np.abs(coarse - other).mean() >= 0.01 for other in seen):
             seen.append(coarse)
             yield origin, mask

@@ -1,0 +1,145 @@
+"""`unimetric evaluate`, and what metrics.json looks like."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toy_runs import numbers, options_file, read_json, unimetric
+from unimetric import Embedder
+from unimetric.data.sources import read_sources
+from unimetric.data.splits import split_datasets
+from unimetric.evaluation import evaluate
+
+
+def values(tree: Any) -> Iterator[float]:
+    for value in tree.values():
+        if isinstance(value, dict):
+            yield from values(value)
+        else:
+            yield value
+
+
+def test_shape_of_metrics_json(run: Path) -> None:
+    metrics = read_json(run / "metrics.json")
+    assert set(metrics["separate"]) == {"a", "b"}
+    measures = {"recall@1", "recall@2", "recall@4", "recall@8"}
+    for part in (metrics["separate"]["a"], metrics["separate"]["b"], metrics["harmonic"], metrics["unified"]):
+        assert measures <= part.keys()
+        assert all(0 <= value <= 1 for value in values(part))
+        assert part["recall@1"] <= part["recall@2"] <= part["recall@4"] <= part["recall@8"]
+    recalls = [metrics["separate"][name]["recall@1"] for name in ("a", "b")]
+    assert metrics["harmonic"]["recall@1"] == pytest.approx(2 / sum(1 / recall for recall in recalls))
+    counts = metrics["counts"]
+    assert (counts["queries"], counts["gallery"], counts["train_images"], counts["train_classes"]) == (35, 35, 35, 7)
+    assert sum(part["queries"] for part in counts["datasets"].values()) == counts["queries"]
+    assert (counts["queries_without_positive"], counts["skipped_files"], counts["skipped_train_files"]) == (0, 0, 0)
+    assert metrics["training_steps"] == 5
+    assert metrics["skipped"] == []
+
+
+def test_the_numbers_are_those_of_the_saved_model(run: Path, sources: list[Path]) -> None:
+    """An independent way from the folder to the numbers, through the public API."""
+    test = split_datasets(read_sources([str(source) for source in sources])).query
+    vectors = Embedder.from_pretrained(run).encode([item.path for item in test], batch_size=64, precision="fp32")
+    report = evaluate(vectors, [item.label for item in test], [item.dataset for item in test], ks=(1, 2, 4, 8))
+    metrics = read_json(run / "metrics.json")
+    for part in ("separate", "harmonic", "unified"):
+        assert report.to_dict()[part] == metrics[part]
+
+
+@pytest.mark.parametrize("order", ["model first", "model last"])
+def test_evaluate_reproduces_what_train_measured(
+    order: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    arguments = [copy, "--data.workers", 0] if order == "model first" else ["--data.workers", 0, copy]
+    assert unimetric("evaluate", *arguments) == 0
+    expected, found = numbers(run), numbers(copy / "evaluation")
+    for name in ("separate", "harmonic", "unified", "skipped", "model", "machine"):
+        assert found[name] == expected[name]
+    assert found["counts"].items() <= expected["counts"].items()
+    assert "puma: 35 queries against 35 images" in capsys.readouterr().out
+
+
+def test_other_data(run: Path, sources: list[Path], tmp_path: Path) -> None:
+    data = ["--data.sources", f"[new={sources[1]}]", "--data.split", "test-only"]
+    assert unimetric("evaluate", run, "--out", tmp_path / "out", *data) == 0
+    metrics = read_json(tmp_path / "out/metrics.json")
+    assert set(metrics["separate"]) == {"new"}
+    assert metrics["counts"]["queries"] == 30
+    assert not (run / "evaluation").exists()
+
+
+def test_a_model_folder_has_no_data_of_its_own(
+    run: Path, sources: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert unimetric("evaluate", run / "model", "--out", tmp_path / "out") == 2
+    assert "no source is given" in capsys.readouterr().err
+    data = ["--data.sources", f"[{sources[0]}, {sources[1]}]", "--device.precision", "fp32"]
+    assert unimetric("evaluate", run / "model", "--out", tmp_path / "out", *data) == 0
+    assert read_json(tmp_path / "out/metrics.json")["unified"] == read_json(run / "metrics.json")["unified"]
+
+
+def test_frozen_backbone_without_a_model(sources: list[Path], tmp_path: Path) -> None:
+    options = options_file(tmp_path / "options.yaml", data={"sources": [str(source) for source in sources]})
+    frozen = ["--model.method", "frozen", "--model.options", "{}"]
+    assert unimetric("evaluate", "--config", options, *frozen, "--out", tmp_path / "out") == 0
+    metrics = read_json(tmp_path / "out/metrics.json")
+    assert metrics["model"]["trainable_parameters"] == 0
+    assert metrics["model"]["embedding_size"] == 192
+    assert metrics["counts"]["queries"] == 35
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--out", "OUT", "--data.sources", "[A]"], "without a trained model only frozen can be measured"),
+        (["--model.method", "frozen"], "--out is missing"),
+        (["RUN", "--model.method", "frozen", "--out", "OUT"], "--model.method: "),
+        (["RUN", "--model.image_size=64", "--out", "OUT"], "--model.image_size: "),
+        (["RUN", "--out", "OUT", "--data.split", "train-only"], "no image is left to measure"),
+        (["A", "--out", "OUT", "--data.sources", "[A]"], "config.json does not exist"),
+        (["RUN", "--out", "A/c0/0.png/out"], "choose another path"),
+        (["RUN", "--out", "OUT", "--device.accelerator", "cuda"], "--device.accelerator is 'cuda'"),
+    ],
+)
+def test_refusals_write_nothing(
+    arguments: list[str],
+    words: str,
+    run: Path,
+    sources: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    places = {"RUN": str(run), "OUT": str(tmp_path / "out"), "A": str(sources[0])}
+    for name, place in places.items():
+        arguments = [argument.replace(name, place) for argument in arguments]
+    assert unimetric("evaluate", *arguments) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+    assert not (run / "evaluation").exists()
+
+
+def test_skipped_test_images_are_named(run: Path, sources: list[Path], tmp_path: Path) -> None:
+    data = Path(shutil.copytree(sources[0], tmp_path / "a"))
+    (data / "c5/2.png").write_bytes(b"no image")
+    arguments = ["evaluate", run, "--out", tmp_path / "out", "--data.sources", f"[{data}]"]
+    assert unimetric(*arguments) == 0
+    metrics = read_json(tmp_path / "out/metrics.json")
+    assert metrics["counts"]["skipped_files"] == 1
+    assert [entry["path"] for entry in metrics["skipped"]] == [str(data / "c5/2.png")]
+    assert metrics["counts"]["queries"] == 19
+    (tmp_path / "out/metrics.json").unlink()
+    assert unimetric(*arguments, "--data.strict", "true") == 2
+    assert not (tmp_path / "out/metrics.json").exists()

@@ -1,0 +1,93 @@
+"""Tables as they appear on terminals, and in Markdown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from unimetric.report.tables import markdown_table, print_results
+
+
+def metrics(separate: dict[str, float], harmonic: float, unified: float, **more: Any) -> dict[str, Any]:
+    return {
+        "separate": {name: {"recall@1": value} for name, value in separate.items()},
+        "harmonic": {"recall@1": harmonic},
+        "unified": {"recall@1": unified},
+        "counts": {"queries": 40, "gallery": 50, "queries_without_positive": 0, "skipped_files": 0},
+        "model": {"trainable_parameters": 2_485_376},
+        "seconds": 5.4,
+    } | more
+
+
+ROWS = [
+    ("frozen", metrics({"birds": 0.5, "cars": 0.0666}, 0.1, 0.2, model={"trainable_parameters": 0})),
+    ("puma", metrics({"birds": 1.0, "flowers": 0.25}, 0.3, 0.4, training_seconds=3600.0)),
+]
+
+
+def rendered(rows: list[tuple[str, dict[str, Any]]], width: int) -> list[str]:
+    console = Console(width=width, record=True, file=None, force_terminal=False)
+    with console.capture() as capture:
+        print_results(rows, console)
+    return capture.get().splitlines()
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")]
+
+
+def test_a_wide_terminal_has_a_row_for_each_model() -> None:
+    lines = rendered(ROWS, 120)
+    assert cells(lines[1]) == ["Recall@1, %", "birds", "cars", "flowers", "harmonic", "unified", "trained", "time"]
+    assert cells(lines[3]) == ["frozen", "50.0", "6.7", "–", "10.0", "20.0", "0", "0:05 min"]
+    assert cells(lines[4]) == ["puma", "100.0", "–", "25.0", "30.0", "40.0", "2.49 M", "60:05 min"]
+
+
+def test_a_narrow_terminal_has_a_column_for_each_model() -> None:
+    lines = rendered(ROWS, 60)
+    assert cells(lines[1]) == ["Recall@1, %", "frozen", "puma"]
+    assert [cells(line) for line in lines[3:10]] == [
+        ["birds", "50.0", "100.0"],
+        ["cars", "6.7", "–"],
+        ["flowers", "–", "25.0"],
+        ["harmonic", "10.0", "30.0"],
+        ["unified", "20.0", "40.0"],
+        ["trained", "0", "2.49 M"],
+        ["time", "0:05 min", "60:05 min"],
+    ]
+    assert all(len(line) <= 60 for line in lines)
+
+
+def test_the_table_turns_exactly_where_it_would_not_fit() -> None:
+    width = max(map(len, rendered(ROWS, 200)[:6]))
+    assert "birds" in rendered(ROWS, width)[1]
+    assert "birds" not in rendered(ROWS, width - 1)[1]
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_names_that_look_like_markup_are_printed_as_they_are(width: int) -> None:
+    rows = [("[bold]x", metrics({"[/red]": 0.5, "[link=a]b": 0.25}, 0.5, 0.5))]
+    text = "\n".join(rendered(rows, width))
+    assert all(name in text for name in ("[bold]x", "[/red]", "[link=a]b"))
+
+
+def test_what_was_not_measured_is_said() -> None:
+    counts = {"queries": 40, "gallery": 50, "queries_without_positive": 3, "skipped_files": 2}
+    text = rendered([("puma", metrics({"a": 0.5}, 0.5, 0.5, counts=counts))], 60)[-1]
+    assert text == (
+        "puma: 40 queries against 50 images, 3 of them without a positive, left out, 2 files skipped, "
+        "named in metrics.json"
+    )
+
+
+def test_markdown() -> None:
+    table = markdown_table([*ROWS, ("a|b", metrics({"cars": 0.1}, 0.1, 0.1, seconds=59.6))])
+    assert table.splitlines() == [
+        "| Recall@1, % | birds | cars | flowers | harmonic | unified | trained | time |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| frozen | 50.0 | 6.7 | – | 10.0 | 20.0 | 0 | 0:05 min |",
+        "| puma | 100.0 | – | 25.0 | 30.0 | 40.0 | 2.49 M | 60:05 min |",
+        r"| a\|b | – | 10.0 | – | 10.0 | 10.0 | 2.49 M | 1:00 min |",
+    ]

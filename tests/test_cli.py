@@ -1,0 +1,379 @@
+"""The command line: no torch before it is needed, and every mistake in one clear line with exit code 2."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from toy_runs import make_images, one_thread, options_file, read_json, tensors, unimetric
+from unimetric.cli import main
+
+__all__ = ["one_thread"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_images(tmp_path_factory.mktemp("data") / "a", classes=6, images=4)
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Path:
+    return options_file(tmp_path / "options.yaml", training={"steps": 2})
+
+
+class Failure:
+    """Runs a command that has to fail with one line on standard error."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], out: Path) -> None:
+        self.capsys, self.out = capsys, out
+
+    def __call__(self, *arguments: object) -> str:
+        self.capsys.readouterr()
+        assert unimetric(*arguments) == 2
+        captured = self.capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith("unimetric: error: ")
+        assert captured.err.count("\n") == 1
+        assert "Traceback" not in captured.err
+        assert not self.out.exists()
+        return captured.err.removeprefix("unimetric: error: ").rstrip("\n")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str], out: Path) -> Failure:
+    return Failure(capsys, out)
+
+
+@pytest.mark.parametrize("code", ["import unimetric", "from unimetric.cli import main; main(['--help'])", "HELP"])
+def test_torch_is_not_loaded_before_it_is_needed(code: str) -> None:
+    if code == "HELP":
+        code = "from unimetric.cli import main; main(['train', '--help'])"
+    script = f"""
+import sys
+try:
+    {code}
+except SystemExit as stop:
+    assert not stop.code
+heavy = [name for name in ("torch", "timm", "numpy", "PIL", "pyarrow", "lightning_fabric") if name in sys.modules]
+print(heavy, file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    if "main" in code:
+        assert "usage: unimetric" in done.stdout
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in ("train", "evaluate", "embed", "demo"))
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith("unimetric 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["trian"], ["unknown command 'trian'", "did you mean 'train'"]),
+        (["--vresion"], ["unknown option --vresion", "did you mean '--version'"]),
+        (["train", "A", "--out", "OUT", "--training.epocs", "3"], ["--training.epocs", "'--training.epochs'"]),
+        (["train", "A", "--out", "OUT", "--training.epochs", "many"], ["--training.epochs is 'many'", "int"]),
+        (["train", "A", "--out", "OUT", "--training.epochs", "0"], ["--training.epochs is 0"]),
+        (
+            ["train", "A", "--out", "OUT", "--training.schedule", "cosin"],
+            ["--training.schedule is 'cosin'", "'cosine'"],
+        ),
+        (
+            ["train", "A", "--out", "OUT", "--data.workers", "many"],
+            ["--data.workers is 'many'", "int or one of ['auto']"],
+        ),
+        (["train", "A", "--out", "OUT", "--data.strict", "perhaps"], ["--data.strict is 'perhaps'", "bool"]),
+        (["train", "A", "--out", "OUT", "B"], ["unexpected argument 'B'"]),
+        (["train", "A"], ["--out is missing"]),
+        (["train", "--out", "OUT"], ["no source is given"]),
+        (["train", "A", "--out"], ["--out", "expected one argument"]),
+        (["embed", "A"], ["missing: sources, out"]),
+        (["train", "A", "--out", "OUT", "--model.backbone", "vit_tiny_patch16_242"], ["'vit_tiny_patch16_224'"]),
+        (["train", "A", "--out", "OUT", "--model.backbone", "resnet50"], ["resnet", "not supported"]),
+        (
+            ["train", "A", "--out", "OUT", "--loss.name", "arcfase"],
+            ["unknown loss 'arcfase'", "did you mean 'arcface'"],
+        ),
+        (["train", "A", "--out", "OUT", "--loss.options.margn", "1"], ["'margn'", "did you mean 'margin'"]),
+        (["train", "A", "--out", "OUT", "--model.method", "pumma"], ["--model.method 'pumma'", "did you mean 'puma'"]),
+        (["train", "A", "--out", "OUT", "--model.options.prompt", "1"], ["'prompt'", "'prompts'"]),
+        (["train", "A", "--out", "OUT", "--data.split", "first-hlaf"], ["unknown split 'first-hlaf'", "'first-half'"]),
+        (["train", "A", "--out", "OUT", "--data.validation_fraction", "0.9"], ["validation fraction is 0.9"]),
+        (["train", "A", "--out", "OUT", "--model.image_size", "33"], ["--model.image_size is 33", "use 32 or 48"]),
+        (["train", "A", "--out", "OUT", "--model.weights", "none.pt"], ["--model.weights none.pt", "no such file"]),
+        (["train", "--resume", "OUT"], ["OUT is not a run folder"]),
+        (["train", "FORMT:A", "--out", "OUT"], ["FORMT:A"]),
+        (["train", "A", "--out", "OUT", "--config"], ["--config", "expected one argument"]),
+        (["train", "A", "--out", "OUT", "--config", "pumma"], ["--config pumma", "did you mean 'puma'"]),
+    ],
+)
+def test_mistakes_on_the_command_line(
+    arguments: list[str], words: list[str], data: Path, options: Path, out: Path, fails: Failure
+) -> None:
+    places = {"A": str(data), "OUT": str(out), "FORMT:A": f"formt:{data}"}
+    if arguments[0] == "train" and "--config" not in arguments and "--resume" not in arguments:
+        arguments = ["train", "--config", str(options), *arguments[1:]]
+    error = fails(*[places.get(argument, argument) for argument in arguments])
+    for word in words:
+        assert places.get(word.split()[0], word.split()[0]) + word.removeprefix(word.split()[0]) in error
+
+
+def empty(folder: Path) -> str:
+    folder.mkdir()
+    return str(folder)
+
+
+def one_class(folder: Path) -> str:
+    return str(make_images(folder, classes=1))
+
+
+def two_classes(folder: Path) -> str:
+    return str(make_images(folder, classes=2))
+
+
+def flat(folder: Path) -> str:
+    return str(make_images(folder, classes=1) / "c0")
+
+
+def manifest(text: str) -> Any:
+    def write(folder: Path) -> str:
+        make_images(folder, classes=4, images=2)
+        (folder / "list.csv").write_text(text)
+        return str(folder / "list.csv")
+
+    return write
+
+
+ROWS = "".join(f"c{number}/{image}.png,c{number},train\n" for number in range(4) for image in range(2))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: str(folder), ["there is no file or folder", "DATA"]),
+        (empty, ["no images in DATA", "looked for files that end in"]),
+        (one_class, ["one class only ('c0')", "add classes"]),
+        (two_classes, ["only one class is left to train on ('c0'", "add classes"]),
+        (flat, ["no class folders", "put each class in a folder of its own"]),
+        (manifest(f"path,label,split\n{ROWS}"), ["the query side is empty", "train-only"]),
+        (manifest("path,class\nc0/0.png,c0\n"), ["has no column 'label'", "list.csv"]),
+        (
+            manifest("path,label\nc0/0.png,c0\n" + "".join(f"x{number}.png,c1\n" for number in range(7))),
+            ["names 7 missing images", "x0.png", "x4.png", "..."],
+        ),
+        (manifest("path,label\n"), ["list.csv is empty"]),
+    ],
+)
+def test_data_that_cannot_be_used(
+    make: Any, words: list[str], options: Path, out: Path, tmp_path: Path, fails: Failure
+) -> None:
+    source = make(tmp_path / "data")
+    error = fails("train", source, "--out", out, "--config", options)
+    for word in words:
+        assert word.replace("DATA", str(tmp_path / "data")) in error
+    assert "x5.png" not in error
+
+
+def test_out_under_a_file(data: Path, options: Path, tmp_path: Path, fails: Failure) -> None:
+    (tmp_path / "file").touch()
+    for place in ("file", "file/run"):
+        error = fails("train", data, "--out", tmp_path / place, "--config", options)
+        assert f"{tmp_path / place}" in error
+        assert "choose another path" in error
+    assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_out_on_an_existing_run(data: Path, options: Path, tmp_path: Path, fails: Failure) -> None:
+    run = tmp_path / "run"
+    assert unimetric("train", data, "--out", run, "--config", options) == 0
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    error = fails("train", data, "--out", run, "--config", options)
+    assert f"{run} holds a run already" in error
+    assert f"unimetric train --resume {run}" in error
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_line_break_in_a_name_stays_one_line(options: Path, out: Path, tmp_path: Path, fails: Failure) -> None:
+    error = fails("train", tmp_path / "two\nlines", "--out", out, "--config", options)
+    assert "two lines" in error
+
+
+def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
+    assert unimetric("--debug", "trian") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Traceback")
+    assert error.splitlines()[-1].startswith("unimetric: error: unknown command")
+
+
+def test_an_unforeseen_error_of_the_system_is_one_line(fails: Failure, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build() -> None:
+        raise OSError(errno.EIO, "Input/output error", "/somewhere")
+
+    monkeypatch.setattr("unimetric.cli.build_parser", build)
+    assert "Input/output error: '/somewhere'" in fails("train")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("training:\n  epocs: 3\n", ["training: has an unknown option 'epocs'; did you mean 'epochs'"]),
+        ("trainin:\n  epochs: 3\n", ["unknown option 'trainin'; did you mean 'training'"]),
+        ("seed: 3\n", ["unknown option 'seed'"]),
+        ("training:\n  epochs: many\n", ["--training.epochs is 'many': expected int"]),
+        ("training:\n  epochs: 1.5\n", ["--training.epochs is '1.5': expected int"]),
+        ("data:\n  workers: some\n", ["--data.workers is 'some': expected int or one of ['auto']"]),
+        ("data:\n  sources: /x\n", ["--data.sources is '/x': expected list"]),
+        ("training: 3\n", ["training: has 3 where options should stand"]),
+        ("training:\n", ["training: has None where options should stand"]),
+        ("training: [1,2\n", [", line 2 is not YAML"]),
+        ("- 1\n", ["holds no options"]),
+        ("", ["holds no options"]),
+        ("\x00", ["is not YAML"]),
+        ("a: &a [*a]\n", ["unknown option 'a'"]),
+        ("!!python/object/apply:os.system ['true']\n", ["is not YAML"]),
+    ],
+)
+def test_mistakes_in_a_file(text: str, words: list[str], data: Path, out: Path, tmp_path: Path, fails: Failure) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    for option in (["--config", file], [f"--config={file}"]):
+        error = fails("train", data, "--out", out, *option)
+        assert str(file) in error
+        assert all(word in error for word in words)
+
+
+def test_a_file_that_is_no_text(data: Path, out: Path, tmp_path: Path, fails: Failure) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(b"\xff\xfe\x00x")
+    assert f"{file} is not YAML" in fails("train", data, "--out", out, "--config", file)
+    assert "no such file" in fails("train", data, "--out", out, "--config", tmp_path / "none.yaml")
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        unimetric(*arguments, "--print_config")
+    assert stop.value.code == 0
+    values: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
+    return values
+
+
+def test_what_is_typed_wins_over_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("training:\n  epochs: 7\n  seed: 5\nmodel:\n  options:\n    adapter_drop: 0.2\n")
+    values = printed(capsys, "train", "--config", file, "--training.epochs", 9, "--model.options.adapter_drop", 0.1)
+    assert (values["training"]["epochs"], values["training"]["seed"]) == (9, 5)
+    assert values["model"]["options"] == {"adapter_drop": 0.1}
+    assert values["training"]["batch_size"] == 180
+
+
+def test_the_order_of_file_and_option_does_not_matter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("training:\n  epochs: 7\n")
+    for arguments in (["--config", file, "--training.epochs", 9], ["--training.epochs", 9, f"--config={file}"]):
+        assert printed(capsys, "train", *arguments)["training"]["epochs"] == 9
+    other = tmp_path / "other.yaml"
+    other.write_text("training:\n  epochs: 8\n")
+    assert printed(capsys, "train", "--config", file, "--config", other)["training"]["epochs"] == 8
+
+
+def test_packaged_configurations_have_names(capsys: pytest.CaptureFixture[str]) -> None:
+    values = printed(capsys, "train", "--config", "puma")
+    assert values["model"]["backbone"] == "vit_small_patch16_224.augreg_in21k_ft_in1k"
+
+
+def test_a_printed_configuration_is_a_configuration(
+    data: Path, options: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = printed(capsys, "train", data, "--config", options)
+    file = tmp_path / "printed.yaml"
+    file.write_text(yaml.safe_dump(values))
+    assert printed(capsys, "train", "--config", file) == values
+    for order in (["--config", file, "--out", tmp_path / "one"], ["--out", tmp_path / "two", "--config", file]):
+        assert unimetric("train", *order) == 0
+    one, two = (read_json(tmp_path / name / "metrics.json") for name in ("one", "two"))
+    assert one["unified"] == two["unified"]
+
+
+def test_names_of_sources(data: Path, options: Path, tmp_path: Path) -> None:
+    other = make_images(tmp_path / "a", classes=4, images=3, seed=9)
+    assert unimetric("train", f"birds={data}", other, "--out", tmp_path / "run", "--config", options) == 0
+    metrics = read_json(tmp_path / "run/metrics.json")
+    assert {name: part["queries"] for name, part in metrics["counts"]["datasets"].items()} == {"birds": 12, "a": 6}
+    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["data"]["sources"] == [
+        f"birds={data}",
+        str(other),
+    ]
+
+
+def test_the_same_name_twice(data: Path, options: Path, out: Path, tmp_path: Path, fails: Failure) -> None:
+    other = make_images(tmp_path / "a", classes=4, images=3, seed=9)
+    assert "give one of them another name, as in NAME=PATH" in fails(
+        "train", data, other, "--out", out, "--config", options
+    )
+
+
+def test_images_that_are_left_out_are_mentioned(
+    data: Path, options: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixed = make_images(tmp_path / "mixed", classes=4, images=3)
+    (mixed / "loose.png").write_bytes((mixed / "c0/0.png").read_bytes())
+    (mixed / "notes.txt").write_text("not an image")
+    assert unimetric("train", mixed, "--out", tmp_path / "run", "--config", options) == 0
+    said = capsys.readouterr().err
+    assert "note: dataset 'mixed': 1 images are left out" in said
+    assert str(mixed / "loose.png") in said
+
+
+def test_full_disk_while_saving_keeps_the_old_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from unimetric.training import checkpoint
+
+    saved: list[int] = []
+    original = checkpoint.save_file
+
+    def save_file(values: Any, path: Path, metadata: dict[str, str]) -> None:
+        if len(saved) == 2:
+            Path(path).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(values, path, metadata=metadata)
+        saved.append(json.loads(metadata["progress"])["step"])
+
+    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    options = options_file(tmp_path / "options.yaml", training={"epochs": 4, "batch_size": 4})
+    run = tmp_path / "run"
+    assert unimetric("train", data, "--out", run, "--config", options) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == (
+        f"unimetric: error: cannot write {run / 'checkpoint.safetensors'}: the disk is full; "
+        "free some space or choose another folder"
+    )
+    assert saved == [3, 6]
+    assert tensors(run / "checkpoint.safetensors")["loss.proxies"].isfinite().all()
+    assert [path.name for path in run.iterdir() if path.name.startswith(".")] == []
+    monkeypatch.undo()
+    assert unimetric("train", "--resume", run) == 0
+    assert "after step 6 of 12" in capsys.readouterr().err

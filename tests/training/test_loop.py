@@ -1,0 +1,289 @@
+"""What one run does: which weights move, what is clipped, refused, skipped, selected, and that it learns."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import unimetric.training.loop as loop
+from toy_runs import log_rows, make_images, options_file, read_json, tensors, unimetric
+from unimetric import Embedder
+from unimetric.data.catalog import Item
+from unimetric.losses import CurricularFace
+
+
+class Parts:
+    """The embedder and the loss of the next run, and their state before it."""
+
+    embedder: Embedder
+    loss: torch.nn.Module
+    before: dict[str, torch.Tensor]
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        build, make = loop.build_embedder, loop.make_loss
+
+        def build_embedder(*arguments: Any) -> Embedder:
+            self.embedder = build(*arguments)
+            self.before = {name: value.clone() for name, value in self.embedder.state_dict().items()}
+            return self.embedder
+
+        def make_loss(*arguments: Any) -> torch.nn.Module:
+            self.loss = make(*arguments)
+            self.before |= {f"loss.{name}": value.clone() for name, value in self.loss.state_dict().items()}
+            return self.loss
+
+        monkeypatch.setattr(loop, "build_embedder", build_embedder)
+        monkeypatch.setattr(loop, "make_loss", make_loss)
+
+    def changed(self) -> set[str]:
+        after = {**self.embedder.state_dict(), **{f"loss.{n}": v for n, v in self.loss.state_dict().items()}}
+        return {name for name, value in after.items() if not value.equal(self.before[name])}
+
+
+@pytest.mark.parametrize("method", ["puma", "linear"])
+def test_steps_change_what_is_trained_and_nothing_else(
+    method: str, sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = Parts(monkeypatch)
+    model = {} if method == "puma" else {"method": "linear", "options": {}}
+    options = options_file(tmp_path / "options.yaml", model=model, training={"steps": 3})
+    assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 0
+    changed = parts.changed()
+    learned = {name for name in parts.before if not name.startswith("backbone.")}
+    assert changed == learned
+    assert all(parameter.grad is None for parameter in parts.embedder.backbone.parameters())
+
+
+@pytest.mark.parametrize("clip", [1e-4, 0.0])
+def test_gradient_values_are_clipped(
+    clip: float, sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    largest: list[float] = []
+    original = torch.optim.AdamW.step
+
+    def step(self: torch.optim.AdamW, *arguments: Any, **more: Any) -> Any:
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        largest.append(max(float(gradient.abs().max()) for gradient in gradients))
+        return original(self, *arguments, **more)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    options = options_file(tmp_path / "options.yaml", training={"steps": 3, "clip_value": clip})
+    assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 0
+    assert len(largest) == 3
+    if clip:
+        assert largest == pytest.approx([clip] * 3)
+    else:
+        assert min(largest) > 1e-3
+
+
+def test_learning_rates_follow_the_schedule(
+    sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, float]] = []
+    original = torch.optim.AdamW.step
+
+    def step(self: torch.optim.AdamW, *arguments: Any, **more: Any) -> Any:
+        seen.append({group["name"]: group["lr"] for group in self.param_groups})
+        return original(self, *arguments, **more)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    training = {"epochs": 3, "decay_epochs": 1, "decay_factor": 0.5}
+    options = options_file(tmp_path / "options.yaml", training=training)
+    assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 0
+    assert [rates["method"] for rates in seen] == pytest.approx([1e-3] * 4 + [5e-4] * 4 + [2.5e-4] * 4)
+    assert [rates["proxies"] for rates in seen] == pytest.approx([100 * rates["method"] for rates in seen])
+    rows = log_rows(tmp_path / "run")
+    assert [(row["step"], row["epoch"], row["rate_factor"]) for row in rows] == [(10, 2, 0.25), (12, 2, 0.25)]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[int] = []
+    original = CurricularFace.forward
+
+    def forward(self: CurricularFace, *arguments: Any) -> torch.Tensor:
+        calls.append(1)
+        return original(self, *arguments) * (float("nan") if len(calls) == 6 else 1)
+
+    monkeypatch.setattr(CurricularFace, "forward", forward)
+    options = options_file(tmp_path / "options.yaml")
+    assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "the loss is nan at step 6" in error
+    assert "lower --training.learning_rate (0.0001)" in error
+    # The checkpoint of step 4, before it went wrong, is still there.
+    kept = tensors(tmp_path / "run/checkpoint.safetensors")
+    assert all(bool(value.isfinite().all()) for value in kept.values() if value.is_floating_point())
+
+
+def test_it_learns(sources: list[Path], tmp_path: Path) -> None:
+    data = [make_images(tmp_path / "many", classes=16, images=8, seed=5)]
+    training = {"epochs": 12, "batch_size": 16, "learning_rate": 2e-4, "proxy_multiplier": 1000.0}
+    options = options_file(tmp_path / "options.yaml", training=training)
+    assert unimetric("train", *data, "--out", tmp_path / "run", "--config", options) == 0
+    losses = [row["loss"] for row in log_rows(tmp_path / "run")]
+    assert losses[-1] < 0.7 * losses[0]
+    frozen = ["--model.method", "frozen", "--model.options", "{}", "--data.sources", json.dumps([str(data[0])])]
+    assert unimetric("evaluate", "--out", tmp_path / "frozen", "--config", options, *frozen) == 0
+    start, end = (read_json(folder / "metrics.json") for folder in (tmp_path / "frozen", tmp_path / "run"))
+    assert end["unified"]["map@r"] > start["unified"]["map@r"]
+
+
+def unreadable(source: Path, target: Path, names: list[str]) -> Path:
+    shutil.copytree(source, target)
+    for name in names:
+        (target / name).write_bytes((target / name).read_bytes()[:60])
+    return target
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_images_are_named_counted_and_skipped(workers: int, sources: list[Path], tmp_path: Path) -> None:
+    # c0 and c2 are trained on, c6 is tested on.
+    data = unreadable(sources[0], tmp_path / "data", ["c0/1.png", "c2/0.png", "c6/3.png"])
+    options = options_file(tmp_path / "options.yaml", data={"workers": workers})
+    assert unimetric("train", data, "--out", tmp_path / "run", "--config", options) == 0
+    metrics = read_json(tmp_path / "run/metrics.json")
+    assert [entry["path"] for entry in metrics["skipped"]] == [
+        str(data / name) for name in ("c0/1.png", "c2/0.png", "c6/3.png")
+    ]
+    assert all(entry["reason"] for entry in metrics["skipped"])
+    counts = metrics["counts"]
+    assert (counts["skipped_train_files"], counts["skipped_files"], counts["train_images"]) == (2, 3, 20)
+    assert counts["queries"] == counts["gallery"] == 19
+
+
+def test_strict_stops_at_an_unreadable_image(
+    sources: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = unreadable(sources[0], tmp_path / "data", ["c2/0.png"])
+    options = options_file(tmp_path / "options.yaml")
+    assert unimetric("train", data, "--out", tmp_path / "run", "--config", options, "--data.strict", "true") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert str(data / "c2/0.png") in error
+    assert "--data.strict is set" in error
+    assert not (tmp_path / "run/metrics.json").exists()
+
+
+def test_a_batch_without_any_readable_image_is_passed_over(sources: list[Path], tmp_path: Path) -> None:
+    names = [f"c{number}/{image}.png" for number in range(4) for image in range(5)][:-1]
+    data = unreadable(sources[0], tmp_path / "data", names)
+    options = options_file(tmp_path / "options.yaml", training={"batch_size": 4, "epochs": 2})
+    assert unimetric("train", data, "--out", tmp_path / "run", "--config", options) == 0
+    # JSON has no NaN.
+    for line in (tmp_path / "run/log.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda text: pytest.fail(text))
+    assert read_json(tmp_path / "run/metrics.json")["counts"]["skipped_train_files"] == 19
+
+
+def test_no_readable_train_image_at_all(
+    sources: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"c{number}/{image}.png" for number in range(4) for image in range(5)]
+    data = unreadable(sources[0], tmp_path / "data", names)
+    options = options_file(tmp_path / "options.yaml")
+    assert unimetric("train", data, "--out", tmp_path / "run", "--config", options) == 2
+    assert "none of 20 train images can be read" in capsys.readouterr().err.splitlines()[-1]
+
+
+class Validations:
+    """Gives scores of our choice to the validations of a run, and keeps the weights and items that were measured."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:
+        self.weights: list[dict[str, torch.Tensor]] = []
+        self.items: list[set[Item]] = []
+        original = loop.measure
+
+        def measure(embedder: Embedder, query: Any, gallery: Any, **more: Any) -> Any:
+            measurement = original(embedder, query, gallery, **more)
+            if more["description"] == "Validating":
+                learned = {n: v.clone() for n, v in embedder.state_dict().items() if not n.startswith("backbone.")}
+                measurement.metrics["harmonic"]["recall@1"] = scores[len(self.weights)]
+                self.weights.append(learned)
+                self.items.append({*query, *gallery})
+            return measurement
+
+        monkeypatch.setattr(loop, "measure", measure)
+
+
+@pytest.mark.parametrize(("selection", "kept"), [("best", 1), ("last", 3)])
+def test_selection(
+    selection: str, kept: int, sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validations = Validations(monkeypatch, [0.2, 0.6, 0.6, 0.4])
+    options = options_file(
+        tmp_path / "options.yaml",
+        data={"validation_fraction": 0.3},
+        training={"epochs": 4, "selection": selection},
+    )
+    assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 0
+    saved = tensors(tmp_path / "run/model/adapter.safetensors")
+    agree = [all(saved[name].equal(weights[name]) for name in saved) for weights in validations.weights]
+    assert agree == [index == kept for index in range(4)]  # of equals, the first
+    assert [row["validation_harmonic"] for row in log_rows(tmp_path / "run") if "validation_harmonic" in row] == [
+        0.2,
+        0.6,
+        0.6,
+        0.4,
+    ]
+
+
+def test_selection_never_sees_the_test_classes(
+    sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = []
+    original = loop.load_split
+    monkeypatch.setattr(loop, "load_split", lambda config: splits.append(original(config)) or splits[-1])
+    validations = Validations(monkeypatch, [0.1] * 9)
+    options = options_file(
+        tmp_path / "options.yaml",
+        data={"validation_fraction": 0.3},
+        training={"epochs": 5, "selection": "best", "validate_every": 2},
+    )
+    assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 0
+    (split,) = splits
+    assert len(validations.items) == 3  # after epochs 2, 4 and the last
+    for items in validations.items:
+        classes = {(item.dataset, item.label) for item in items}
+        assert len(classes) == 2
+        assert not classes & {(item.dataset, item.label) for item in (*split.query, *split.gallery, *split.train)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"training": {"selection": "best"}}, "set --data.validation_fraction"),
+        ({"model": {"method": "frozen", "options": {}}}, "nothing to train"),
+        ({"data": {"split": "test-only"}}, "--data.split is 'test-only'"),
+        ({"device": {"processes": 3}}, "--training.batch_size is 8"),
+        ({"device": {"processes": 64}, "training": {"batch_size": 64}}, "--device.processes is 64"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(
+    changes: dict[str, Any],
+    words: str,
+    sources: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = options_file(tmp_path / "options.yaml", **changes)
+    assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 10**5), st.integers(0, 63)), unique=True, max_size=50))
+def test_every_step_of_every_process_draws_its_own_noise(keys: list[tuple[int, int, int]]) -> None:
+    assert len({loop._noise_seed(*key) for key in keys}) == len(keys)
+
+
+def test_the_largest_seed(sources: list[Path], tmp_path: Path) -> None:
+    options = options_file(tmp_path / "options.yaml", training={"seed": 2**63 - 1, "steps": 1})
+    assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 0

@@ -1,0 +1,70 @@
+"""Two processes of half a batch are one process of a whole one."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from toy_runs import log_rows, options_file, read_json, start, tensors, unimetric
+
+TWO = ["--device.processes", 2]
+
+
+def options_without_noise(path: Path, **changes: Any) -> Path:
+    model = {"options": {"adapter_bottleneck": 8, "prompts": 4, "prompt_length": 2, "adapter_drop": 0.0}}
+    training = {"epochs": 2, "selection": "best", **changes}
+    return options_file(path, model=model, training=training, data={"validation_fraction": 0.3})
+
+
+def test_the_same_updates_as_one_process(sources: list[Path], tmp_path: Path) -> None:
+    options = options_without_noise(tmp_path / "options.yaml")
+    assert unimetric("train", *sources, "--out", tmp_path / "one", "--config", options) == 0
+    process = start("train", *sources, "--out", tmp_path / "two", "--config", options, *TWO)
+    out, error = process.communicate(timeout=240)
+    assert process.returncode == 0, error
+    assert out.count("puma: ") == 1
+    one, two = (tensors(tmp_path / name / "checkpoint.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        if not name.startswith("best."):
+            torch.testing.assert_close(
+                two[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+            )
+    rows = [log_rows(tmp_path / name) for name in ("one", "two")]
+    assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]]
+    assert [row["loss"] for row in rows[0] if "loss" in row] == pytest.approx(
+        [row["loss"] for row in rows[1] if "loss" in row], rel=1e-4
+    )
+    assert read_json(tmp_path / "two/metrics.json")["counts"] == read_json(tmp_path / "one/metrics.json")["counts"]
+
+
+def test_bad_input_is_said_once(sources: list[Path], tmp_path: Path) -> None:
+    options = options_without_noise(tmp_path / "options.yaml")
+    arguments = ["train", *sources, "--out", tmp_path / "run", "--config", options, *TWO]
+    process = start(*arguments, "--loss.name", "arcfase")
+    _, error = process.communicate(timeout=240)
+    assert process.returncode == 2
+    assert error.count("unknown loss 'arcfase'") == 1
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_stops_both_after_the_same_step(sources: list[Path], tmp_path: Path) -> None:
+    options = options_without_noise(tmp_path / "options.yaml", epochs=20, selection="last")
+    run = tmp_path / "run"
+    process = start("train", *sources, "--out", run, "--config", options, *TWO)
+    deadline = time.monotonic() + 200
+    while not (run / "checkpoint.safetensors").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)  # the first process only: it has to tell the other
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130, error
+    assert error.count("continue with: unimetric train --resume") == 1
+    assert "Traceback" not in error
+    assert unimetric("train", "--resume", run, "--device.processes", 1) == 0
+    assert read_json(run / "metrics.json")["training_steps"] == 60
