@@ -51,7 +51,9 @@ def write_result(name: str, result: dict[str, Any]) -> Path:
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}.json"
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    # Where a folder lies is nobody's business; what it is called may be.
+    arguments = [Path(argument).name if Path(argument).is_absolute() else argument for argument in sys.argv[1:]]
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments])
     content = {"command": command, "date": date.today().isoformat(), "machine": describe_machine(), **result}
     path.write_text(json.dumps(content, indent=2) + "\n")
     return path

@@ -106,7 +106,7 @@ def build_parser() -> ArgumentParser:
 
     demo = _command("Train PUMA on images that pip installs, and compare it with the frozen backbone. Takes minutes.")
     demo.add_argument("--out", type=str, default="runs/demo", help="The run folder to write.")
-    demo.add_argument("--config", type=str, default="demo", help="The configuration, a file or a packaged name.")
+    demo.add_argument("--config", type=str, default="puma-short", help="The configuration, a file or a packaged name.")
     commands.add_subcommand("demo", demo, help="see it work")
     return parser
 

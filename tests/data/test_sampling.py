@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_groups_hold_one_class(classes: list[int], group: int, epoch: int) -> No
     assert (head == head[:, :1]).all()
     tail = labels[whole * group :].tolist()
     assert Counter(tail) == {label: count % group for label, count in Counter(classes).items() if count % group}
-    changes = sum(one != other for one, other in zip(tail, tail[1:], strict=False))
+    changes = sum(one != other for one, other in pairwise(tail))
     assert changes == max(len(set(tail)) - 1, 0)
 
 

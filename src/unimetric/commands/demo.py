@@ -19,7 +19,7 @@ def run_demo(config: RunConfig, out: Path) -> list[tuple[str, dict[str, Any]]]:
     A demo that was stopped goes on where it was.
 
     Args:
-        config: Every option.
+        config: Every option; without sources, the demo data.
         out: The run folder; the frozen backbone's numbers go into ``frozen/`` in it.
 
     Returns:
@@ -28,6 +28,7 @@ def run_demo(config: RunConfig, out: Path) -> list[tuple[str, dict[str, Any]]]:
     Raises:
         UserError: the folder holds another run, or a package of the demo is missing.
     """
+    config = replace(config, data=replace(config.data, sources=config.data.sources or ["demo"]))
     folder = RunFolder(out)
     resume = folder.config.is_file()
     if resume and folder.read_config() != config:
