@@ -17,7 +17,7 @@ def nearest_names(name: str, valid: Iterable[str], count: int = 3) -> str:
     """Say which of the valid names come nearest to a wrong one, for the end of an error message.
 
     >>> nearest_names("arcfase", ["arcface", "cosface", "triplet"])
-    "did you mean 'arcface'? valid: arcface, cosface, triplet"
+    "did you mean 'arcface' or 'cosface'? valid: arcface, cosface, triplet"
     """
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=count, cutoff=0.5)

@@ -60,8 +60,14 @@ def power_cut() -> None:
     raise RuntimeError("power cut")
 
 
-@pytest.mark.parametrize("variant", list(VARIANTS))
-@pytest.mark.parametrize("step", [1, 3, 4, 6, 11, 12])
+@pytest.mark.parametrize(
+    ("variant", "step"),
+    # Within an epoch, at its end, at the last step but one, and at the last.
+    [
+        *[("plain", 1), ("plain", 4), ("plain", 6), ("plain", 11), ("plain", 12)],
+        *[("best", 3), ("best", 5), ("best", 12), ("pairs", 6), ("margin", 6)],
+    ],
+)
 def test_stopped_and_resumed_is_the_same_run(
     variant: str,
     step: int,
@@ -70,8 +76,6 @@ def test_stopped_and_resumed_is_the_same_run(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if variant == "margin" and step != 6:
-        pytest.skip("one moment is enough for the loss that draws at random")
     options, expected = whole(variant)
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
