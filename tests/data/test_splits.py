@@ -219,12 +219,19 @@ def test_notes() -> None:
     )
 
 
+def test_a_dataset_with_one_test_class_cannot_go_wrong_and_says_so() -> None:
+    assert split_datasets([dataset("x", {"a": 2, "b": 2})]).notes == (
+        "dataset 'x': 1 class (b) to test on: any neighbour within the dataset is right",
+    )
+    assert split_datasets([dataset("x", {"a": 2, "b": 2, "c": 2})]).notes == ()
+
+
 def test_a_query_needs_another_gallery_image() -> None:
     """The same file in both sets is no partner, not even by another name."""
     train = dataset("x", {"t": 2}, "train").items
 
     def notes(*test: Item) -> int:
-        return len(split_datasets([Dataset("x", (*train, *test))]).notes)
+        return sum("cannot be queries" in note for note in split_datasets([Dataset("x", (*train, *test))]).notes)
 
     query = Item(Path("p/1"), "a", "x", "query")
     assert notes(query, Item(Path("p/1"), "a", "x", "gallery")) == 1

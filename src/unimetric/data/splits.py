@@ -166,6 +166,8 @@ def _notes(dataset: Dataset, side: dict[str, list[Item]]) -> list[str]:
     tested = {item.label for part in ("query", "gallery") for item in side[part]}
     if shared := learned & tested:
         notes.append(f"{_classes(shared)} in both train and test: results on them are not zero-shot")
+    if len(tested) == 1:
+        notes.append(f"{_classes(tested)} to test on: any neighbour within the dataset is right")
     if lonely := _without_partner(side["query"], side["gallery"]):
         notes.append(f"{_classes(lonely)} cannot be queries: the gallery holds no second image of them")
     for part in ("train", "validation"):
