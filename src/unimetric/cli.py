@@ -100,7 +100,7 @@ def build_parser() -> ArgumentParser:
     )
     embed.add_argument("--out", type=str, required=True, help="File to write: .parquet or .npz.")
     embed.add_argument("--batch_size", type=int, default=64, help="Images per forward pass.")
-    embed.add_argument("--strict", type=bool, default=False, help="Stop at an unreadable image instead of skipping it.")
+    embed.add_argument("--strict", action="store_true", help="Stop at an unreadable image instead of skipping it.")
     embed.add_class_arguments(DeviceConfig, "device")
     commands.add_subcommand("embed", embed, help="turn images into vectors")
 
@@ -231,6 +231,7 @@ def _with_defaults(parser: ArgumentParser, argv: list[str]) -> list[str]:
     command = argv[0]
     if command not in ("train", "evaluate"):
         return argv
+    argv = ["--data.strict=true" if argument == "--strict" else argument for argument in argv]
     files, typed = _take_configs(argv[1:])
     # Files come first, so that what is typed wins over them wherever it stands.
     checked = [_checked_config(parser, command, file) for file in files]

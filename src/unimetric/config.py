@@ -35,7 +35,8 @@ class DataConfig:
             everything is tested on.
         split_seed: Seed of ``random-half`` and of the held-out validation classes.
         validation_fraction: Share of every dataset's train classes, 0 to 0.5, held out for model selection.
-        strict: Stop at the first image that cannot be read, instead of naming, counting and skipping it.
+        strict: Stop at the first image that cannot be read, instead of naming, counting and skipping it
+            (``--strict`` for short).
         workers: Processes that decode images during training; ``auto`` is one per core, at most 8.
     """
 

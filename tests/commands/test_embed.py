@@ -107,7 +107,7 @@ def test_read_images_refuses_a_folder_without_images(tmp_path: Path) -> None:
         (["RUN", "A", "--out", "OUT/v.npz", "--batch_size", "0"], "batch_size is 0"),
         (["RUN", "A", "A", "--out", "OUT/v.npz"], "give one of them another name"),
         (["RUN", "A", "--out", "A/c0/0.png/v.npz"], "choose another path"),
-        (["RUN", "A", "--strict", "yes", "--out", "OUT/v.npz"], "bad.png"),
+        (["RUN", "A", "--strict", "--out", "OUT/v.npz"], "bad.png"),
         (["RUN", "BAD", "--out", "OUT/v.npz"], "none of 1 images can be read"),
     ],
 )

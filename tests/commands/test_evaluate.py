@@ -142,4 +142,5 @@ def test_skipped_test_images_are_named(run: Path, sources: list[Path], tmp_path:
     assert metrics["counts"]["queries"] == 19
     (tmp_path / "out/metrics.json").unlink()
     assert unimetric(*arguments, "--data.strict", "true") == 2
+    assert unimetric(*arguments, "--strict") == 2
     assert not (tmp_path / "out/metrics.json").exists()

@@ -12,7 +12,7 @@ from unimetric.measure import measure
 from unimetric.models.devices import choose_device
 from unimetric.models.embedder import Embedder
 from unimetric.models.petl import METHODS
-from unimetric.training.build import build_embedder, describe, load_split
+from unimetric.training.build import build_embedder, describe, load_split, say_notes
 
 
 def evaluate_model(config: RunConfig, model: Path | None, out: Path) -> dict[str, Any]:
@@ -40,6 +40,7 @@ def evaluate_model(config: RunConfig, model: Path | None, out: Path) -> dict[str
     if not split.query:
         raise UserError(f"--data.split is {config.data.split!r}: no image is left to measure; use auto or test-only")
     embedder = (build_embedder(config) if model is None else Embedder.from_pretrained(model)).to(device)
+    say_notes(split)
     measurement = measure(
         embedder,
         split.query,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from unimetric.progress import say
 
 
 def load_split(config: RunConfig) -> Split:
-    """Read the configured sources and divide their classes; say what is worth knowing about them.
+    """Read the configured sources and divide their classes; what is worth knowing about them is in its notes.
 
     Raises:
         UserError: a source cannot be read, or a side of the split is empty.
@@ -35,9 +36,13 @@ def load_split(config: RunConfig) -> Split:
         seed=data.split_seed,
         validation_fraction=data.validation_fraction,
     )
-    for note in (*_left_out(datasets), *split.notes):
+    return replace(split, notes=(*_left_out(datasets), *split.notes))
+
+
+def say_notes(split: Split) -> None:
+    """Say what makes the numbers of a split worth less than they seem."""
+    for note in split.notes:
         say(f"note: {note}", style="yellow")
-    return split
 
 
 def _left_out(datasets: Sequence[Dataset]) -> Iterator[str]:

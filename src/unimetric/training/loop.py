@@ -25,7 +25,7 @@ from unimetric.models.devices import choose_device, choose_precision, compute_dt
 from unimetric.models.embedder import Embedder
 from unimetric.models.saving import assign_weights, learned_weights
 from unimetric.progress import console, progress_bar, say
-from unimetric.training.build import build_embedder, describe, load_split
+from unimetric.training.build import build_embedder, describe, load_split, say_notes
 from unimetric.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from unimetric.training.interrupt import Interrupted, StopRequest
 from unimetric.training.log import TrainingLog
@@ -119,6 +119,7 @@ def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
     classes = ClassIndex.of(split.train)
     numbers = classes.numbers(split.train)
     embedder = build_embedder(config)
+    say_notes(split)
     loss = make_loss(config.loss.name, len(classes), embedder.embedding_size, config.loss.options)
     if config.device.processes > 1:
         # Starts the other processes with the same command: after everything that can be wrong with it has been checked.
