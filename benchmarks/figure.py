@@ -32,9 +32,9 @@ def main() -> None:
         axes.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
     axes.set_xticks(centres, groups)
     axes.set_ylabel("Recall@1, %")
-    axes.set_ylim(0, 100)
+    axes.set_ylim(0, 105)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, ncols=3, loc="upper left")
+    axes.legend(frameon=False, loc="upper right")
     axes.set_title("One model, eight image collections: unseen classes", fontsize=11)
     figure.savefig(here.parent / "docs" / "results.png", dpi=160)
 
