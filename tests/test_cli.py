@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from toy_runs import make_images, one_thread, options_file, read_json, tensors, unimetric
+from toy_runs import make_images, one_thread, options_file, read_json, start, tensors, unimetric
 from unimetric.cli import main
 
 __all__ = ["one_thread"]
@@ -109,18 +109,23 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "A"], ["--out is missing"]),
         (["train", "--out", "OUT"], ["no source is given"]),
         (["train", "A", "--out"], ["--out", "expected one argument"]),
-        (["embed", "A"], ["missing: sources, out"]),
+        (["embed", "A"], ["missing: sources"]),
+        (["embed", "A", "A"], ["--out is missing"]),
+        (["embed", "A", "A", "--o", "v.npz"], ["unknown option --o", "'--out'"]),
+        (["train", "A", "--out", "OUT", "--training.epoc", "3"], ["--training.epoc;", "'--training.epochs'"]),
+        (["train", "A", "--ou", "OUT"], ["unknown option --ou", "'--out'"]),
+        (["evaluate", "A", "--model.metho", "frozen"], ["unknown option --model.metho", "'--model.method'"]),
         (["train", "A", "--out", "OUT", "--model.backbone", "vit_tiny_patch16_242"], ["'vit_tiny_patch16_224'"]),
         (["train", "A", "--out", "OUT", "--model.backbone", "resnet50"], ["resnet", "not supported"]),
         (
             ["train", "A", "--out", "OUT", "--loss.name", "arcfase"],
-            ["unknown loss 'arcfase'", "did you mean 'arcface'"],
+            ["unknown --loss.name 'arcfase'", "did you mean 'arcface'"],
         ),
         (["train", "A", "--out", "OUT", "--loss.options.margn", "1"], ["'margn'", "did you mean 'margin'"]),
         (["train", "A", "--out", "OUT", "--model.method", "pumma"], ["--model.method 'pumma'", "did you mean 'puma'"]),
         (["train", "A", "--out", "OUT", "--model.options.prompt", "1"], ["'prompt'", "'prompts'"]),
-        (["train", "A", "--out", "OUT", "--data.split", "first-hlaf"], ["unknown split 'first-hlaf'", "'first-half'"]),
-        (["train", "A", "--out", "OUT", "--data.validation_fraction", "0.9"], ["validation fraction is 0.9"]),
+        (["train", "A", "--out", "OUT", "--data.split", "first-hlaf"], ["'first-hlaf'", "'first-half'"]),
+        (["train", "A", "--out", "OUT", "--data.validation_fraction", "0.9"], ["fraction is 0.9"]),
         (["train", "A", "--out", "OUT", "--model.image_size", "33"], ["--model.image_size is 33", "use 32 or 48"]),
         (["train", "A", "--out", "OUT", "--model.weights", "none.pt"], ["--model.weights none.pt", "no such file"]),
         (["train", "--resume", "OUT"], ["OUT is not a run folder"]),
@@ -377,3 +382,51 @@ def test_full_disk_while_saving_keeps_the_old_checkpoint(
     monkeypatch.undo()
     assert unimetric("train", "--resume", run) == 0
     assert "after step 6 of 12" in capsys.readouterr().err
+
+
+def test_a_printed_configuration_names_the_sources_once(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["train", data, "--out", "x"], ["evaluate", data / "no-run", data, "--out", "x"]):
+        values = printed(capsys, *command)
+        assert values["data"]["sources"] == [str(data)]
+        assert set(values) == {"data", "model", "loss", "training", "evaluation", "device"}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_no_library_speaks_before_the_error(precision: str, options: Path, out: Path, tmp_path: Path) -> None:
+    process = start("train", tmp_path / "none", "--out", out, "--config", options, "--device.precision", precision)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert error.startswith("unimetric: error: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options_given", "word"),
+    [
+        (["--loss.name", "arcfase"], "arcfase"),
+        (["--loss.options.margn", "1"], "margn"),
+        (["--loss.options.margin", "high"], "margin"),
+        (["--model.method", "pumma"], "pumma"),
+        (["--model.options.prompt", "1"], "prompt"),
+        (["--out", "FILE/run"], "choose another path"),
+    ],
+)
+def test_what_is_cheap_to_check_is_checked_before_data_is_read(
+    options_given: list[str], word: str, options: Path, out: Path, tmp_path: Path, fails: Failure
+) -> None:
+    (tmp_path / "FILE").touch()
+    given = [text.replace("FILE", str(tmp_path / "FILE")) for text in options_given]
+    assert word in fails("train", tmp_path / "none", "--out", out, "--config", options, *given)
+
+
+def test_how_the_data_was_understood(
+    data: Path, options: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = make_images(tmp_path / "b", classes=12, images=2, seed=3)
+    held_out = ["--data.validation_fraction", 0.4]
+    assert unimetric("train", data, other, "--out", tmp_path / "run", "--config", options, *held_out) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert "a: 2 classes / 8 images to train on, 1 / 4 to validate on, 3 / 12 to test on" in said
+    assert "b: 4 classes / 8 images to train on, 2 / 4 to validate on, 6 / 12 to test on" in said
+    assert unimetric("evaluate", tmp_path / "run", other, "--data.split", "test-only", "--out", tmp_path / "e") == 0
+    assert "b: 12 classes / 24 images to test on" in capsys.readouterr().err.splitlines()

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
@@ -21,6 +21,16 @@ _CONFIGS = Path(__file__).parent / "configs"
 
 class _Parser(ArgumentParser):
     """Raises instead of printing a page of usage: a mistake is said in one line."""
+
+    def dump(self, cfg: Namespace, **options: Any) -> str:
+        """The configuration as ``--print_config`` prints it: a file that ``--config`` reads."""
+        cfg = cfg.clone()
+        sources = cfg.pop("sources", None)
+        if sources:
+            cfg["data.sources"] = sources
+        for name in ("out", "resume", "model_folder"):
+            cfg.pop(name, None)
+        return str(super().dump(cfg, **options))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UserError(_explain(self, message))
@@ -61,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> ArgumentParser:
     """The parser of all commands."""
-    parser = _Parser(prog="unimetric", description="One embedding model for all image collections.")
+    # The commands' parsers take allow_abbrev over.
+    parser = _Parser(prog="unimetric", description="One embedding model for all image collections.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"unimetric {__version__}")
     commands = parser.add_subcommands(
         required=False, dest="subcommand", description="unimetric COMMAND --help tells more"
@@ -89,6 +100,12 @@ def build_parser() -> ArgumentParser:
     evaluate.add_argument(
         "model_folder", metavar="MODEL", nargs="?", type=str, default=None, help="A run folder or a model folder."
     )
+    evaluate.add_argument(
+        "sources",
+        nargs="*",
+        type=str,
+        help="Folders of class folders, or manifests; instead of data.sources.",
+    )
     evaluate.add_argument("--out", type=str, default=None, help="Folder for metrics.json; default: MODEL/evaluation.")
     _add_run_options(evaluate)
     commands.add_subcommand("evaluate", evaluate, help="measure a model")
@@ -98,7 +115,13 @@ def build_parser() -> ArgumentParser:
     embed.add_argument(
         "sources", nargs="+", type=str, help="Folders of class folders, manifests, or folders of images."
     )
-    embed.add_argument("--out", type=str, required=True, help="File to write: .parquet or .npz.")
+    embed.add_argument("--out", type=str, default=None, help="File to write: .parquet or .npz.")
+    embed.add_argument(
+        "--weights",
+        type=str,
+        default=None,
+        help="The file of the backbone's weights, where the model was trained with --model.weights FILE.",
+    )
     embed.add_argument("--batch_size", type=int, default=64, help="Images per forward pass.")
     embed.add_argument("--strict", action="store_true", help="Stop at an unreadable image instead of skipping it.")
     embed.add_class_arguments(DeviceConfig, "device")
@@ -156,7 +179,9 @@ def _train(options: Namespace) -> int:
             raise
         print(f"unimetric: stopped; {folder.how_to_resume}", file=sys.stderr)  # noqa: T201
         return 130
-    if metrics:
+    if metrics and not metrics["counts"]["queries"]:
+        _say(f"The model is in {folder.model}; nothing was held out to measure it on.")
+    elif metrics:
         print_results([(config.model.method, metrics)])
         _say(f"The model is in {folder.model}, the numbers in {folder.metrics}.")
     return 0
@@ -181,6 +206,8 @@ def _evaluate(options: Namespace) -> int:
 
 
 def _embed(options: Namespace) -> int:
+    if options.out is None:
+        raise UserError("--out is missing: name a .parquet or an .npz file")
     from unimetric.commands.embed import embed_sources
 
     embedded = embed_sources(
@@ -190,6 +217,7 @@ def _embed(options: Namespace) -> int:
         batch_size=options.batch_size,
         strict=options.strict,
         device=DeviceConfig(**options.device.as_dict()),
+        weights=options.weights,
     )
     for entry in embedded.skipped:
         _say(f"skipped {entry.item.path}: {entry.reason}")
@@ -203,11 +231,12 @@ def _demo(options: Namespace) -> int:
     from unimetric.training.interrupt import Interrupted
 
     parser = build_parser()
-    parsed = parser.parse_args(["train", "--config", _checked_config(parser, "train", options.config)[0]])
+    parsed = parser.parse_args(["train", "--config", _checked_config(parser, "train", options.config)])
     try:
         rows = run_demo(_run_config(parsed.train), Path(options.out).expanduser())
-    except Interrupted as news:
-        print(f"unimetric: {news}", file=sys.stderr)  # noqa: T201
+    except (Interrupted, KeyboardInterrupt) as news:
+        done = news.done if isinstance(news, Interrupted) else "stopped"
+        print(f"unimetric: {done}; run the same command again to go on", file=sys.stderr)  # noqa: T201
         return 130
     print_results(rows)
     _say(f"The run is in {options.out}: model/ to load, metrics.json, log.jsonl, config.yaml.")
@@ -236,18 +265,14 @@ def _with_defaults(parser: ArgumentParser, argv: list[str]) -> list[str]:
     # Files come first, so that what is typed wins over them wherever it stands.
     checked = [_checked_config(parser, command, file) for file in files]
     without_print = [text for text in typed if not text.startswith("--print_config")]
-    known = parser.parse_args([command, *_config_options(path for path, _ in checked), *without_print])[command]
+    known = parser.parse_args([command, *_config_options(checked), *without_print])[command]
     run = known.resume if command == "train" else known.model_folder
     if command == "evaluate" and run and (option := next((text for text in typed if _is_model_option(text)), None)):
         raise UserError(f"{option.split('=')[0]}: {run} says itself what model it is; leave this option out")
     own = Path(run or "").expanduser() / "config.yaml"
     if run and own.is_file():
         checked.insert(0, _checked_config(parser, command, str(own)))
-    sources = next((sources for _, sources in reversed(checked) if sources), [])
-    if command == "train" and not known.sources:
-        # The parser lets arguments that are not typed win over a file, with nothing.
-        typed = [*typed, *sources]
-    return [command, *_config_options(path for path, _ in checked), *typed]
+    return [command, *_config_options(checked), *typed]
 
 
 def _take_configs(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -269,18 +294,19 @@ def _config_options(paths: Iterable[str]) -> list[str]:
 
 
 def _is_model_option(text: str) -> bool:
-    return text.startswith(("--model.", "--model="))
+    """Whether it says what a trained model says itself: where its backbone's weights lie may be another place here."""
+    return text.startswith(("--model.", "--model=")) and text.split("=")[0] != "--model.weights"
 
 
-def _checked_config(parser: ArgumentParser, command: str, text: str) -> tuple[str, list[str]]:
-    """The path of a configuration, by path or packaged name, and its sources, after making sure that it is good."""
+def _checked_config(parser: ArgumentParser, command: str, text: str) -> str:
+    """The path of a configuration, by path or packaged name, after making sure that it is good."""
     path = _config_path(text)
-    values = read_options(path, extra=("sources", "out", "resume", "model_folder"))
+    read_options(path)
     try:
         parser.parse_args([command, "--config", str(path)])
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    return str(path), values.get("sources", [])
+    return str(path)
 
 
 def _config_path(text: str) -> Path:
@@ -299,7 +325,7 @@ def _explain(parser: ArgumentParser, message: str) -> str:
     if match := re.match(r"unrecognized arguments: (\S+)", message, re.IGNORECASE):
         option = match[1].split("=")[0]
         if not option.startswith("-"):
-            return f"unexpected argument {option!r}; name sources side by side, all before or all after the options"
+            return f"unexpected argument {option!r}; name folders side by side, all before or all after the options"
         valid = [name for action in parser._actions for name in action.option_strings]
         return f"unknown option {option}; {nearest_names(option, valid)}"
     if match := re.match(r'Parser key "(.+?)":\s+Expected an? (.+?)\.\s+Got value:\s+(.*)', message, re.DOTALL):

@@ -105,7 +105,6 @@ class TrainingConfig:
         method_multiplier: For the adapters and prompts.
         head_multiplier: For the embedding head.
         proxy_multiplier: For the proxies of the loss.
-        backbone_multiplier: For the backbone, where the method trains it.
         weight_decay: Of AdamW, for all groups.
         clip_value: Gradients are clipped to this absolute value; 0 does not clip.
         schedule: ``step`` multiplies the rate by ``decay_factor`` every ``decay_epochs``; ``cosine`` goes to 0.
@@ -126,7 +125,6 @@ class TrainingConfig:
     method_multiplier: float = 10.0
     head_multiplier: float = 10.0
     proxy_multiplier: float = 1e4
-    backbone_multiplier: float = 1.0
     weight_decay: float = 1e-4
     clip_value: float = 1.0
     schedule: Literal["step", "cosine"] = "step"
@@ -149,7 +147,7 @@ class TrainingConfig:
             self.learning_rate,
             "use a positive number",
         )
-        for name in ("method_multiplier", "head_multiplier", "proxy_multiplier", "backbone_multiplier"):
+        for name in ("method_multiplier", "head_multiplier", "proxy_multiplier"):
             value = getattr(self, name)
             _require(0 <= value < math.inf, f"training.{name}", value, "use 0 or more")
         for name in ("weight_decay", "clip_value", "warmup_steps"):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unimetric.data.catalog import Item
+from unimetric.data.catalog import Item, identities
 from unimetric.errors import UserError
 from unimetric.evaluation import evaluate
 from unimetric.models.embedder import Embedder
@@ -93,32 +93,35 @@ def measure(
     strict: bool = False,
     description: str = "Embedding",
 ) -> Measurement:
-    """Embed every distinct image once, and evaluate; an image is excluded from its own neighbours by its path.
+    """Embed every distinct image once, and evaluate; an image is excluded from its own neighbours.
+
+    Two paths that lead to one file through links are one image.
 
     Raises:
         UserError: an image cannot be read and ``strict`` is set, or nothing can be measured.
     """
     start = time.perf_counter()
-    # An image may be query and gallery at once; the path within its dataset is its identity.
-    distinct = list({_identity(item): item for item in (*query, *gallery)}.values())
+    # An image may be query and gallery at once; its file within its dataset is its identity.
+    identity = dict(zip((*query, *gallery), _identities([*query, *gallery]), strict=True))
+    distinct = list({identity[item]: item for item in (*query, *gallery)}.values())
     embedded = embed_items(
         embedder, distinct, batch_size=batch_size, precision=precision, strict=strict, description=description
     )
-    row = {_identity(item): index for index, item in enumerate(embedded.items)}
-    query = [item for item in query if _identity(item) in row]
-    gallery = [item for item in gallery if _identity(item) in row]
+    row = {identity[item]: index for index, item in enumerate(embedded.items)}
+    query = [item for item in query if identity[item] in row]
+    gallery = [item for item in gallery if identity[item] in row]
     report = evaluate(
-        embedded.vectors[[row[_identity(item)] for item in query]],
+        embedded.vectors[[row[identity[item]] for item in query]],
         [item.label for item in query],
         [item.dataset for item in query],
         gallery=(
-            embedded.vectors[[row[_identity(item)] for item in gallery]],
+            embedded.vectors[[row[identity[item]] for item in gallery]],
             [item.label for item in gallery],
             [item.dataset for item in gallery],
         ),
         ks=tuple(ks),
-        ids=[_identity(item) for item in query],
-        gallery_ids=[_identity(item) for item in gallery],
+        ids=[identity[item] for item in query],
+        gallery_ids=[identity[item] for item in gallery],
     )
     metrics = report.to_dict()
     metrics["counts"]["skipped_files"] = len(embedded.skipped)
@@ -126,5 +129,6 @@ def measure(
     return Measurement(metrics, embedded.skipped)
 
 
-def _identity(item: Item) -> tuple[str, str]:
-    return item.dataset, str(item.path)
+def _identities(items: Sequence[Item]) -> list[tuple[str, str]]:
+    files = identities(item.path for item in items)
+    return [(item.dataset, file) for item, file in zip(items, files, strict=True)]

@@ -132,3 +132,14 @@ def test_refusals_write_nothing(
     assert error.startswith("unimetric: error: ")
     assert words in error
     assert not out.exists()
+
+
+def test_a_backbone_from_a_file(run_on_a_file: tuple[Path, Path], sources: list[Path], tmp_path: Path) -> None:
+    run, file = run_on_a_file
+    paths = sorted(sources[0].glob("*/*.png"))
+    expected = Embedder.from_pretrained(run, weights=file).encode(paths, precision="fp32")
+    for number, command in enumerate([[run], [run / "model", "--weights", file]]):
+        out = tmp_path / f"{number}.npz"
+        assert unimetric("embed", command[0], sources[0], *command[1:], "--out", out, *FP32) == 0
+        with np.load(out) as content:
+            np.testing.assert_array_equal(content["vectors"], expected)

@@ -144,3 +144,43 @@ def test_skipped_test_images_are_named(run: Path, sources: list[Path], tmp_path:
     assert unimetric(*arguments, "--data.strict", "true") == 2
     assert unimetric(*arguments, "--strict") == 2
     assert not (tmp_path / "out/metrics.json").exists()
+
+
+def test_a_backbone_from_a_file(
+    run_on_a_file: tuple[Path, Path], sources: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, file = run_on_a_file
+    assert unimetric("evaluate", run, "--out", tmp_path / "one") == 0
+    given = ["--model.weights", file, "--device.precision", "fp32"]
+    assert unimetric("evaluate", run / "model", *sources, *given, "--out", tmp_path / "two") == 0
+    for folder in ("one", "two"):
+        assert read_json(tmp_path / folder / "metrics.json")["unified"] == read_json(run / "metrics.json")["unified"]
+    # Moved elsewhere, with the weights beside the model or at a place that is typed.
+    moved = Path(shutil.copytree(run, tmp_path / "moved"))
+    config = moved / "config.yaml"
+    config.write_text(config.read_text().replace(str(file), str(tmp_path / "gone" / file.name)))
+    capsys.readouterr()
+    assert unimetric("evaluate", moved, "--out", tmp_path / "three") == 2
+    assert str(tmp_path / "gone" / file.name) in capsys.readouterr().err
+    assert unimetric("evaluate", moved, f"--model.weights={file}", "--out", tmp_path / "three") == 0
+    shutil.copy(file, moved / "model")
+    assert unimetric("evaluate", moved, "--out", tmp_path / "four") == 0
+
+
+def test_other_weights_are_refused(
+    run: Path, run_on_a_file: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert unimetric("evaluate", run, "--model.weights", run_on_a_file[1], "--out", tmp_path / "out") == 2
+    assert "fingerprint" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_sources_after_the_model(run: Path, sources: list[Path], tmp_path: Path) -> None:
+    assert unimetric("evaluate", run, f"new={sources[1]}", sources[0], "--out", tmp_path / "out") == 0
+    assert set(read_json(tmp_path / "out/metrics.json")["separate"]) == {"new", "a"}
+
+
+def test_options_of_frozen_are_checked_before_data_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--model.method", "frozen", "--model.options.prompts", "3", "--data.sources", "[none]"]
+    assert unimetric("evaluate", *arguments, "--out", tmp_path / "out") == 2
+    assert "'prompts'" in capsys.readouterr().err

@@ -366,7 +366,7 @@ def test_missing_packages_are_all_named_with_the_remedy(tmp_path: Path, monkeypa
         build_demo(tmp_path)
     assert str(caught.value) == (
         "the demo data needs packages that are not installed: justmyresource-mdi, resvg-py; "
-        "run: pip install 'unimetric[demo]'"
+        "run: pip install '.[demo]' in the checkout of unimetric"
     )
     assert list(tmp_path.iterdir()) == []
 

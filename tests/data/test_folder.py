@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from unimetric.data.sources.folder import read_folder
+from unimetric.data.sources.folder import read_folder, read_images
 from unimetric.errors import UserError
 
 
@@ -94,6 +94,41 @@ def test_one_image_directly_in_a_child_makes_the_children_classes(tmp_path: Path
             ("cars/audi/1.jpg", "cars", None),
         ]
     }
+
+
+def catalogues(root: Path, *more: str) -> Path:
+    names = [f"{kind}/{label}/{n}.png" for kind in ("shoes", "lamps") for label in "abcd" for n in range(2)]
+    return make(root, *names, *more)
+
+
+@pytest.mark.parametrize("cover", ["cover.png", "cover.heic"])
+def test_a_stray_image_does_not_turn_datasets_into_classes(cover: str, tmp_path: Path) -> None:
+    assert list(found(catalogues(tmp_path / "clean"))) == ["lamps", "shoes"]
+    for name in (f"shoes/{cover}", f"misc/{cover}"):
+        root = catalogues(tmp_path / Path(name).parent.name, name)
+        with pytest.raises(UserError, match=rf"datasets or classes: .*/{name} lies .*; move it into a class") as caught:
+            read_folder(root)
+        assert "\n" not in str(caught.value)
+        assert {item.dataset for dataset in read_images(root) for item in dataset.items} == {root.name}
+    root = make(tmp_path / "splits", "x/train/a/1.jpg", "x/test/b/1.jpg", "x/test/c/1.jpg", "x/cover.jpg")
+    with pytest.raises(UserError, match=r"x/cover.jpg lies beside folders"):
+        read_folder(root)
+
+
+def test_classes_with_some_images_in_sub_folders_are_classes(tmp_path: Path) -> None:
+    root = make(
+        tmp_path / "one", "cat/1.jpg", "cat/2.jpg", "cat/3.jpg", "cat/young/4.jpg", "cat/old/5.jpg", "dog/1.jpg"
+    )
+    assert {label for _, label, _ in found(root)["one"]} == {"cat", "dog"}
+    root = make(tmp_path / "two", "cat/1.jpg", "cat/2.jpg", "dog/young/1.jpg", "dog/old/2.jpg")
+    assert {label for _, label, _ in found(root)["two"]} == {"cat", "dog"}
+
+
+def test_images_of_unsupported_formats_are_items(tmp_path: Path) -> None:
+    """So that decoding names and counts them, as any file that cannot be read."""
+    root = make(tmp_path / "r", "a/1.jpg", "a/2.HEIC", "b/3.dng", "b/notes.txt")
+    assert found(root) == {"r": [("a/1.jpg", "a", None), ("a/2.HEIC", "a", None), ("b/3.dng", "b", None)]}
+    assert ignored(root) == ["b/notes.txt"]
 
 
 def test_split_folders(tmp_path: Path) -> None:

@@ -448,10 +448,10 @@ def test_the_error_travels_between_processes() -> None:
 
 
 def test_image_names() -> None:
-    for name in ("a.jpg", "a.JPEG", "a.b.png", "x/y.WebP", "é.tiff", "a.jfif", "a.pgm", "a\nb.gif"):
+    for name in ("a.jpg", "a.JPEG", "a.b.png", "x/y.WebP", "é.tiff", "a.jfif", "a.pgm", "a\nb.gif", "a.HEIC", "a.svg"):
         assert is_image_name(name)
         assert is_image_name(Path(name))
-    for name in ("a.txt", "jpg", ".jpg", "a.jpg.txt", "a.eps", "", "a.svg"):
+    for name in ("a.txt", "jpg", ".jpg", "a.jpg.txt", "a.eps", ""):
         assert not is_image_name(name)
 
 
@@ -494,3 +494,32 @@ def test_shapes_of_arrays() -> None:
 def test_other_arrays_are_refused(array: np.ndarray, message: str) -> None:
     with pytest.raises(UserError, match=message):
         array_to_rgb(array)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(("a.HEIC", "HEIC"), ("a.heif", "HEIF"), ("a.jp2", "JPEG 2000"), ("a.tga", "TGA"), ("a.psd", "PSD")),
+        *(("a.ico", "ICO"), ("a.svg", "SVG"), ("a.raw", "camera raw")),
+    ],
+)
+def test_a_format_that_is_not_supported_is_named_with_the_remedy(name: str, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"some bytes of that format")
+    with pytest.raises(ImageError) as caught:
+        decode_image(path)
+    assert caught.value.reason == f"{kind} is not supported; convert it to JPEG or PNG"
+    assert caught.value.path == path
+    path.write_bytes(b"")
+    with pytest.raises(ImageError, match="empty file"):
+        decode_image(path)
+    Image.fromarray(PICTURE).save(path, "PNG")  # misnamed only
+    np.testing.assert_array_equal(pixels(decode_image(path)), PICTURE)
+
+
+@pytest.mark.parametrize("name", ["a.cr2", "a.NEF", "a.dng"])
+def test_the_thumbnail_in_a_camera_raw_file_is_not_the_image(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    Image.fromarray(PICTURE).save(path, "TIFF")
+    with pytest.raises(ImageError, match=rf"camera raw \({path.suffix[1:].upper()}\) is not supported; convert"):
+        decode_image(path)

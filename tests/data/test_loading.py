@@ -89,3 +89,16 @@ def test_a_file_that_vanished_is_skipped(items: list[Item], tmp_path: Path) -> N
     (batch,) = training_loader([items[0], gone], [0, 0], TRANSFORM, sampler, seed=0, workers=0)
     assert len(batch.images) == 1
     assert batch.skipped == ((1, "file not found"),)
+
+
+def test_no_more_workers_than_processors_that_may_be_used(items: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job with two of a machine's 64 cores wants two."""
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {3, 5}, raising=False)
+
+    def workers() -> int:
+        return training_loader(items, [0] * len(items), TRANSFORM, BatchSampler([0], 1), seed=0).num_workers
+
+    assert workers() == 2
+    monkeypatch.delattr("os.sched_getaffinity")  # as on macOS
+    assert workers() == 8

@@ -125,7 +125,7 @@ def test_several_sources() -> None:
     assert [dataset.name for dataset in read_sources(["x/birds", "other=y/birds"])] == ["birds", "other"]
     with pytest.raises(UserError, match=r"'x/birds' and 'y/birds' both hold a dataset 'birds'; .*NAME=PATH"):
         read_sources(["x/birds", "y/birds"])
-    with pytest.raises(UserError, match="no source is given"):
+    with pytest.raises(UserError, match=r"no source is given; name a folder of class folders, a .csv .*, or demo$"):
         read_sources([])
 
 

@@ -153,6 +153,61 @@ def test_one_sided_splits(role: str | None) -> None:
     assert len(split.train) == 4
 
 
+@pytest.mark.parametrize("others", [(), ("train",), ("train", "validation")])
+def test_a_test_set_keeps_its_roles(others: tuple[str, ...]) -> None:
+    """Stanford Online Products has test alone, In-shop and vehicles have query and gallery."""
+    trained = [item for role in others for item in dataset("x", {role: 2}, role).items]
+    parts = {role: dataset(f"x-{role}", {"c": 2, "d": 2}, role).items for role in ("test", "query", "gallery")}
+
+    def split(*roles: str) -> Split:
+        items = [item for role in roles for item in parts[role]]
+        return split_datasets([Dataset("x", (*trained, *items))], how="test-only", validation_fraction=0.5)
+
+    for roles, query, gallery in (
+        (("query", "gallery"), ("query",), ("gallery",)),
+        (("test",), ("test",), ("test",)),
+        (("test", "query"), ("test", "query"), ("test",)),
+    ):
+        made = split(*roles)
+        assert made.train == made.validation == ()
+        assert made.query == tuple(item for role in query for item in parts[role])
+        assert made.gallery == tuple(item for role in gallery for item in parts[role])
+        left_out = f"dataset 'x': {len(trained)} train or validation images are left out of test-only"
+        assert made.notes == ((left_out,) if trained else ())
+    # A query side alone cannot be searched: then, as without roles, every image is both.
+    made = split("query")
+    assert made.query == made.gallery == (*trained, *parts["query"])
+
+
+def test_an_item_without_a_role_is_tested_on() -> None:
+    items = (*dataset("x", {"a": 2}).items, *dataset("x", {"b": 2}, "train").items)
+    made = split_datasets([Dataset("x", items)], how="test-only")
+    assert made.query == made.gallery == items[:2]
+
+
+def test_an_image_in_two_datasets_is_said() -> None:
+    shared = [Item(Path("p/1"), "b", name, "test") for name in ("x", "y")]
+    again = Item(Path("p/../p/1"), "b", "z", "test")
+
+    def notes(*items: Item, how: str = "test-only") -> list[str]:
+        datasets = [Dataset(name, tuple(i for i in items if i.dataset == name)) for name in ("x", "y", "z")]
+        whole = [Dataset(d.name, (*d.items, *dataset(d.name, {"b": 2, "c": 2}, "test").items)) for d in datasets]
+        return [note for note in split_datasets(whole, how=how).notes if "more than one" in note]
+
+    assert (
+        notes(*shared)
+        == notes(shared[0], again)
+        == [
+            "1 image is in more than one dataset (first: p/1): "
+            "in the unified gallery each is the other's nearest neighbour, of the wrong dataset"
+        ]
+    )
+    both = notes(*shared, *(Item(Path("p/2"), "b", name, "test") for name in ("x", "y", "z")))
+    assert both[0].startswith("2 images are in more than one dataset (first: p/1): ")
+    assert notes(shared[0]) == []
+    assert notes(*shared, how="train-only") == []  # no gallery, no harm
+
+
 def test_one_class_is_enough_for_one_side() -> None:
     source = dataset("x", {"a": 2})
     assert split_datasets([source], how="test-only").query == source.items
@@ -169,14 +224,14 @@ def test_one_class_is_enough_for_one_side() -> None:
         (
             with_roles("x", {"a": "train", "b": "validation"}),
             "auto",
-            "'x': the query side is empty; .*train-only",
+            "'x': the query side is empty; .*--data.split train-only",
         ),
         (with_roles("x", {"a": "train", "b": "query"}), "auto", "'x': the gallery side is empty; give"),
         (with_roles("x", {"a": "train", "b": "gallery"}), "given", "'x': the query side is empty"),
         (
             with_roles("x", {"a": "validation", "b": "test"}),
             "given",
-            "'x': the train side is empty; .*test-only",
+            "'x': the train side is empty; .*--data.split test-only",
         ),
     ],
 )
@@ -194,10 +249,10 @@ def test_roles_on_some_items_only(how: str) -> None:
 
 def test_bad_arguments() -> None:
     source = dataset("x", alphabet(4))
-    with pytest.raises(UserError, match="unknown split 'random_half'; did you mean 'random-half'"):
+    with pytest.raises(UserError, match=r"--data.split is 'random_half'; did you mean 'random-half'"):
         split_datasets([source], how="random_half")
     for fraction in (-0.1, 0.51, float("nan")):
-        with pytest.raises(UserError, match=rf"fraction is {fraction}; it must lie in 0 to 0.5"):
+        with pytest.raises(UserError, match=rf"--data.validation_fraction is {fraction}; it must lie in 0 to 0.5"):
             split_datasets([source], validation_fraction=fraction)
     with pytest.raises(UserError, match="no datasets"):
         split_datasets([])

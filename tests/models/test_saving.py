@@ -16,6 +16,7 @@ from toys import TINY, pixels, shake
 from unimetric.errors import UserError
 from unimetric.files import sha256_of_file
 from unimetric.models.backbone import make_backbone
+from unimetric.models.card import model_card
 from unimetric.models.embedder import Embedder
 from unimetric.models.petl import METHODS
 from unimetric.models.saving import CARD, CONFIG, WEIGHTS, learned_weights
@@ -413,3 +414,13 @@ def test_numbers_in_the_card(tmp_path):
     assert "| birds\\|eggs | 51.2% |" in card
     assert "40.0%" in card and "25.0%" in card
     assert "10 queries, 12 gallery images, 1 queries without a positive left out, 2 files skipped" in card
+
+
+@pytest.mark.parametrize("weights", ["pretrained", "random"])
+@pytest.mark.parametrize("name", ["dinov2-small", "vit_small_patch14_dinov2.lvd142m"])
+def test_the_card_says_what_the_packaged_backbone_is(name, weights):
+    backbone = {"name": name, "weights": weights, "image_size": 56, "fingerprint": "0" * 64}
+    config = {"backbone": backbone, "method": {"name": "puma", "options": {}}, "embedding_size": 8}
+    card = model_card(config, 1, None)
+    assert ("fine-tuned for saliency" in card) == (name == "dinov2-small" and weights == "pretrained")
+    assert "http" not in card  # unimetric has no page to link to yet

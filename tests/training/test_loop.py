@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import unimetric.training.loop as loop
 from toy_runs import log_rows, make_images, options_file, read_json, tensors, unimetric
 from unimetric import Embedder
 from unimetric.data.catalog import Item
+from unimetric.errors import UserError
 from unimetric.losses import CurricularFace
 
 
@@ -287,3 +289,93 @@ def test_every_step_of_every_process_draws_its_own_noise(keys: list[tuple[int, i
 def test_the_largest_seed(sources: list[Path], tmp_path: Path) -> None:
     options = options_file(tmp_path / "options.yaml", training={"seed": 2**63 - 1, "steps": 1})
     assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 0
+
+
+def test_unreadable_validation_images_are_named_and_counted(
+    sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    splits = []
+    original = loop.load_split
+    monkeypatch.setattr(loop, "load_split", lambda config: splits.append(original(config)) or splits[-1])
+    data = Path(shutil.copytree(sources[0], tmp_path / "data"))
+    changes: dict[str, Any] = {"data": {"validation_fraction": 0.3}, "training": {"epochs": 2}}
+    options = options_file(tmp_path / "options.yaml", **changes)
+    assert unimetric("train", data, "--out", tmp_path / "first", "--config", options) == 0
+    bad = splits[0].validation[2].path
+    bad.write_bytes(b"no image")
+    # Stopped after its validation and continued: it is still known.
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_finish", lambda run, progress: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert unimetric("train", data, "--out", tmp_path / "run", "--config", options) == 130
+    assert unimetric("train", "--resume", tmp_path / "run") == 0
+    metrics = read_json(tmp_path / "run/metrics.json")
+    assert [entry["path"] for entry in metrics["skipped"]] == [str(bad)]
+    counts = metrics["counts"]
+    assert (counts["skipped_files"], counts["skipped_validation_files"], counts["skipped_train_files"]) == (1, 1, 0)
+    capsys.readouterr()
+    assert unimetric("train", data, "--out", tmp_path / "strict", "--config", options, "--strict") == 2
+    assert str(bad) in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_run_without_test_classes_saves_its_model(
+    sources: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = options_file(tmp_path / "options.yaml", training={"steps": 2}, data={"split": "train-only"})
+    assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 0
+    captured = capsys.readouterr()
+    assert "nothing was held out to measure it on" in captured.err
+    assert captured.out == ""
+    metrics = read_json(tmp_path / "run/metrics.json")
+    assert (metrics["separate"], metrics["harmonic"], metrics["unified"]) == ({}, None, None)
+    assert (metrics["counts"]["queries"], metrics["counts"]["train_images"], metrics["training_steps"]) == (0, 70, 2)
+    assert "## Measured" not in (tmp_path / "run/model/README.md").read_text()
+    assert Embedder.from_pretrained(tmp_path / "run").encode(sources[0] / "c0/0.png").shape == (1, 16)
+
+
+@pytest.mark.parametrize("there", ["nothing", "a folder", "files of others"])
+def test_an_error_before_the_first_checkpoint_leaves_no_run(
+    there: str, sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "runs/first"
+    if there != "nothing":
+        run.mkdir(parents=True)
+    if there == "files of others":
+        (run / "tensorboard").mkdir()
+        for name in ("notes.txt", "tensorboard/old"):
+            (run / name).write_text("mine")
+    before = {path: path.is_file() and path.read_text() for path in tmp_path.rglob("*")}
+    options = options_file(tmp_path / "options.yaml")
+    before[options] = options.read_text()
+    command = ["train", *sources, "--out", run, "--config", options]
+    with monkeypatch.context() as patch:
+        patch.setattr(CurricularFace, "forward", lambda self, embeddings, labels: embeddings.sum() * float("nan"))
+        assert unimetric(*command) == 2
+    after = {path for path in tmp_path.rglob("*") if not path.name.startswith("events.out.")}
+    assert after == set(before)
+    assert all(not path.is_file() or path.read_text() == before[path] for path in after)
+    assert unimetric(*command) == 0
+
+
+def test_a_full_disk_at_the_first_checkpoint_leaves_no_run(
+    sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(loop, "save_checkpoint", full)
+    options = options_file(tmp_path / "options.yaml", training={"steps": 1})
+    assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_a_terminal_every_epoch_says_a_line(
+    sources: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = options_file(tmp_path / "options.yaml", training={"epochs": 2})
+    assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch ")]
+    assert len(said) == 2
+    assert re.fullmatch(r"epoch 1, step 4 of 8: loss \d+\.\d{3}, \d+ s", said[0])
+    assert re.fullmatch(r"epoch 2, step 8 of 8: loss \d+\.\d{3}, \d+ s", said[1])
+    last = [row["loss"] for row in log_rows(tmp_path / "run")][-1]
+    assert f"loss {last:.3f}," in said[1]

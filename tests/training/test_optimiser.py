@@ -45,16 +45,12 @@ def test_the_published_rates() -> None:
 
 def test_groups_hold_what_they_are_called_after() -> None:
     embedder, loss = embedder_of("puma"), make_loss("softtriple", 5, 16)
-    config = TrainingConfig(
-        learning_rate=1.0, method_multiplier=2, head_multiplier=3, proxy_multiplier=5, backbone_multiplier=7
-    )
-    embedder.backbone.vit.norm.weight.requires_grad_(True)  # as a method that tunes the backbone does
+    config = TrainingConfig(learning_rate=1.0, method_multiplier=2, head_multiplier=3, proxy_multiplier=5)
     groups = {group["name"]: group for group in make_optimiser(embedder, loss, config).param_groups}
     members: dict[str, tuple[list[nn.Parameter], float]] = {
         "method": (list(embedder.method.parameters()), 2),
         "head": (list(embedder.head.parameters()) if embedder.head else [], 3),
         "proxies": (list(loss.parameters()), 5),
-        "backbone": ([embedder.backbone.vit.norm.weight], 7),
     }
     assert groups.keys() == members.keys()
     for name, (parameters, rate) in members.items():

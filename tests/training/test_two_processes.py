@@ -49,7 +49,7 @@ def test_bad_input_is_said_once(sources: list[Path], tmp_path: Path) -> None:
     process = start(*arguments, "--loss.name", "arcfase")
     _, error = process.communicate(timeout=240)
     assert process.returncode == 2
-    assert error.count("unknown loss 'arcfase'") == 1
+    assert error.count("unknown --loss.name 'arcfase'") == 1
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
 

@@ -31,8 +31,15 @@ def run_demo(config: RunConfig, out: Path) -> list[tuple[str, dict[str, Any]]]:
     config = replace(config, data=replace(config.data, sources=config.data.sources or ["demo"]))
     folder = RunFolder(out)
     resume = folder.config.is_file()
-    if resume and folder.read_config() != config:
-        raise UserError(f"{out} holds a run of another configuration: choose another --out")
+    if resume and not _is_run_of(folder, config):
+        raise UserError(f"{out} holds a run of another configuration: delete {out}, or choose another --out")
     model = replace(config.model, method="frozen", options={}, embedding_size=ModelConfig.embedding_size)
     frozen = evaluate_model(replace(config, model=model), None, out / "frozen")
     return [("frozen", frozen), (config.model.method, train(config, folder, resume=resume))]
+
+
+def _is_run_of(folder: RunFolder, config: RunConfig) -> bool:
+    try:
+        return folder.read_config() == config
+    except UserError:  # of another version, or damaged
+        return False

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from unimetric.commands.weights import weights_file
 from unimetric.config import DeviceConfig
 from unimetric.data.sources import read_sources
 from unimetric.errors import UserError
@@ -26,17 +27,19 @@ def embed_sources(
     batch_size: int = 64,
     strict: bool = False,
     device: DeviceConfig | None = None,
+    weights: str | None = None,
 ) -> EmbeddedItems:
     """Embed every image of the sources and write one file.
 
     Args:
-        model: A model folder.
+        model: A run folder or a model folder.
         sources: As in `DataConfig.sources`; a folder may also hold images without class folders, whose label is "".
         out: ``.parquet``: columns ``path``, ``label``, ``dataset`` and ``vector`` (E float32 numbers). ``.npz``:
             arrays ``paths``, ``labels``, ``datasets`` [N] and ``vectors`` float32 [N, E].
         batch_size: Images per forward pass.
         strict: Stop at the first image that cannot be read, instead of leaving it out.
         device: Where to compute.
+        weights: The file of the backbone's weights, where neither the run nor the model folder knows it.
 
     Returns:
         The embedded items, and what was skipped.
@@ -49,7 +52,9 @@ def embed_sources(
     device = device or DeviceConfig()
     check_writable(out.parent)
     items = [item for dataset in read_sources(sources, classes=False) for item in dataset.items]
-    embedder = Embedder.from_pretrained(model).to(choose_device(device.accelerator))
+    embedder = Embedder.from_pretrained(model, weights=weights_file(model, weights)).to(
+        choose_device(device.accelerator)
+    )
     embedded = embed_items(embedder, items, batch_size=batch_size, precision=device.precision, strict=strict)
     make_folder(out.parent)
     write_atomically(out, lambda temporary: _write(temporary, out.suffix, embedded))

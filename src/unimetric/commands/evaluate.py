@@ -5,21 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from unimetric.commands.weights import weights_file
 from unimetric.config import RunConfig
 from unimetric.errors import UserError
 from unimetric.files import check_writable, make_folder, write_json
 from unimetric.measure import measure
 from unimetric.models.devices import choose_device
 from unimetric.models.embedder import Embedder
-from unimetric.models.petl import METHODS
-from unimetric.training.build import build_embedder, describe, load_split, say_notes
+from unimetric.models.petl import METHODS, method_options
+from unimetric.training.build import build_embedder, describe, load_split, say_split
 
 
 def evaluate_model(config: RunConfig, model: Path | None, out: Path) -> dict[str, Any]:
     """Measure on the test classes of the configured data, and write ``metrics.json``.
 
     Args:
-        config: The data, how to measure, and where to compute; without ``model``, the backbone too.
+        config: The data, how to measure, and where to compute; without ``model``, the backbone too. Where
+            ``model.weights`` is a file, a model's backbone is read from it.
         model: A model folder, or None for the configured backbone as it is.
         out: Folder for ``metrics.json``.
 
@@ -35,12 +37,18 @@ def evaluate_model(config: RunConfig, model: Path | None, out: Path) -> dict[str
             f"--model.method is {config.model.method!r}: without a trained model only frozen can be measured; "
             "name a run folder, or add --model.method frozen"
         )
+    if model is None:
+        method_options(config.model.method, config.model.options)
     check_writable(out)
     split = load_split(config)
     if not split.query:
         raise UserError(f"--data.split is {config.data.split!r}: no image is left to measure; use auto or test-only")
-    embedder = (build_embedder(config) if model is None else Embedder.from_pretrained(model)).to(device)
-    say_notes(split)
+    if model is None:
+        embedder = build_embedder(config)
+    else:
+        embedder = Embedder.from_pretrained(model, weights=weights_file(model, config.model.weights))
+    embedder.to(device)
+    say_split(split)
     measurement = measure(
         embedder,
         split.query,

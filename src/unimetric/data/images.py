@@ -25,7 +25,22 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
     | ({".avif"} if _AVIF else set())
 )
-"""File name endings, in lower case, that are taken for images."""
+"""File name endings, in lower case, of the images that this module reads."""
+
+UNSUPPORTED = {
+    ".heic": "HEIC",
+    ".heif": "HEIF",
+    ".jp2": "JPEG 2000",
+    ".tga": "TGA",
+    ".psd": "PSD",
+    ".ico": "ICO",
+    ".svg": "SVG",
+    ".raw": "camera raw",
+    ".cr2": "camera raw (CR2)",
+    ".nef": "camera raw (NEF)",
+    ".dng": "camera raw (DNG)",
+} | ({} if _AVIF else {".avif": "AVIF"})
+"""File name endings, in lower case, of images that this module does not read, and what to call them."""
 
 # Named one by one, because Pillow would otherwise try every plugin it has on unknown bytes, among them one
 # that starts Ghostscript.
@@ -54,7 +69,7 @@ class ImageError(Exception):
     Attributes:
         reason: a few plain words without file names, so that reasons can be counted: "truncated",
             "damaged", "not an image", "empty file", "too many pixels (N > limit)", "no permission",
-            "file not found", ...
+            "file not found", "HEIC is not supported; convert it to JPEG or PNG", ...
         path: the file, where there is one.
     """
 
@@ -68,12 +83,15 @@ class ImageError(Exception):
 
 
 def is_image_name(path: Path | str) -> bool:
-    """Whether the file name ends like that of an image this module reads, in upper or lower case.
+    """Whether the file name ends like that of an image, in upper or lower case.
 
-    >>> is_image_name("robin.JPG"), is_image_name("robin.txt")
-    (True, False)
+    Those of `UNSUPPORTED` formats are among them, so that they are named and counted when they are decoded.
+
+    >>> is_image_name("robin.JPG"), is_image_name("robin.heic"), is_image_name("robin.txt")
+    (True, True, False)
     """
-    return Path(path).suffix.lower() in SUFFIXES
+    suffix = Path(path).suffix.lower()
+    return suffix in SUFFIXES or suffix in UNSUPPORTED
 
 
 def decode_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -102,6 +120,19 @@ def decode_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Im
         raise ImageError(_file_reason(error), path) from error
 
 
+def load_image(image: Image.Image) -> None:
+    """Read an opened image's pixels and EXIF; from then on, several threads may convert it at once.
+
+    Raises:
+        ImageError: the pixels cannot be read; never another exception.
+    """
+    try:
+        image.load()
+    except Exception as error:
+        raise ImageError(_decoding_reason(error)) from error
+    _orientation(image)
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an opened image to an upright image of mode RGB, 8 bits a channel; the argument stays as it is.
 
@@ -113,8 +144,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ImageError: the pixels cannot be read or converted; never another exception.
     """
+    load_image(image)
     try:
-        image.load()
         turn = _UPRIGHT.get(_orientation(image))
         rgb = _flatten(image)
         if turn is not None:
@@ -155,14 +186,22 @@ def _decode(file: IO[bytes], path: Path | None, max_pixels: int) -> Image.Image:
     try:
         head = file.read(16)
         with Image.open(file, formats=_FORMATS) as image:
+            _check_format(image.format, path)
             _check_size(image.size, max_pixels)
             return to_rgb(image)
     except ImageError as error:
         raise ImageError(error.reason, path) from error.__cause__
     except UnidentifiedImageError as error:
-        raise ImageError(_unidentified_reason(head), path) from error
+        reason = (_unsupported_reason(path) if head else "") or _unidentified_reason(head)
+        raise ImageError(reason, path) from error
     except Exception as error:
         raise ImageError(_decoding_reason(error), path) from error
+
+
+def _check_format(kind: str | None, path: Path | None) -> None:
+    # What Pillow finds in a camera's raw file is a TIFF with the thumbnail.
+    if kind == "TIFF" and (reason := _unsupported_reason(path)):
+        raise ImageError(reason)
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
@@ -171,6 +210,12 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         raise ImageError(f"too many pixels ({pixels} > {max_pixels})")
     if pixels == 0:
         raise ImageError("no pixels")
+
+
+def _unsupported_reason(path: Path | None) -> str:
+    """Why a file of that name cannot be read, or nothing if such files can."""
+    name = UNSUPPORTED.get(path.suffix.lower()) if path else None
+    return f"{name} is not supported; convert it to JPEG or PNG" if name else ""
 
 
 def _unidentified_reason(head: bytes) -> str:

@@ -72,7 +72,7 @@ def training_loader(
     workers: int | Literal["auto"] = "auto",
 ) -> DataLoader[Batch]:
     """A loader of `Batch` in the sampler's order; the result does not depend on the number of workers."""
-    count = min(os.cpu_count() or 1, 8) if workers == "auto" else workers
+    count = min(_usable_cpus(), 8) if workers == "auto" else workers
     return DataLoader(
         _TrainingImages(items, class_numbers, transform, seed),
         batch_sampler=sampler,
@@ -89,6 +89,13 @@ def _leave_stopping_to_the_main_process(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _ignore_once)
     torch.set_num_threads(1)
+
+
+def _usable_cpus() -> int:
+    """How many processors this process may run on; a batch system or a container may allow fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _ignore_once(number: int, frame: FrameType | None) -> None:

@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -45,8 +46,10 @@ def split_datasets(
         how: "first-half": of a dataset's C sorted classes, the first C // 2 for training, the others for
             testing, as in the literature. "random-half": C // 2 classes drawn at random. "given": as
             `Item.role` says, for every item. "auto": as given for a dataset where all items have a role,
-            else "first-half". "test-only": everything is query and gallery. "train-only": everything is
-            for training.
+            else "first-half". "test-only": nothing is for training; where the source's roles (test, query,
+            gallery) make both a query and a gallery side, they are kept and the train and validation items left
+            out, an item without a role being a test item; elsewhere everything is query and gallery.
+            "train-only": everything is for training, whatever its role.
         seed: for "random-half" and for the validation classes.
         validation_fraction: the share, 0 to 0.5, of each dataset's train classes that is held out for
             model selection; at least one class where there are three, and none where there are fewer. A
@@ -65,17 +68,18 @@ def split_datasets(
             roles = _hold_out(dataset, roles, seed, validation_fraction)
         side = _side(dataset, roles)
         _check_sides(dataset, side, how)
-        notes += _notes(dataset, side)
+        notes += _notes(dataset, side, left_out=roles.count(""))
         for part, items in side.items():
             parts[part] += items
+    notes += _shared_images([*parts["query"], *parts["gallery"]])
     return Split(**{part: tuple(items) for part, items in parts.items()}, notes=tuple(notes))
 
 
 def _check_arguments(datasets: Sequence[Dataset], how: str, fraction: float) -> None:
     if how not in HOWS:
-        raise UserError(f"unknown split {how!r}; {nearest_names(how, HOWS)}")
+        raise UserError(f"--data.split is {how!r}; {nearest_names(how, HOWS)}")
     if not 0 <= fraction <= 0.5:
-        raise UserError(f"the validation fraction is {fraction}; it must lie in 0 to 0.5")
+        raise UserError(f"--data.validation_fraction is {fraction}; it must lie in 0 to 0.5")
     if not datasets:
         raise UserError("there are no datasets to split; give one source at least")
     for name, count in Counter(dataset.name for dataset in datasets).items():
@@ -102,17 +106,21 @@ def _way(dataset: Dataset, how: str) -> str:
     if lacking:
         raise UserError(
             f"dataset {dataset.name!r}: {lacking} of {len(dataset.items)} images have no split; "
-            "give all of them one, or none and split by first-half or random-half"
+            "give all of them one, or none and use --data.split first-half or random-half"
         )
     return "given"
 
 
 def _roles(dataset: Dataset, way: str, seed: int) -> list[str]:
-    """The role of every item."""
+    """The role of every item, empty for one that is left out."""
     if way == "given":
         return [item.role or "" for item in dataset.items]
-    if way in ("test-only", "train-only"):
-        return [way.removesuffix("-only")] * len(dataset.items)
+    if way == "test-only":
+        given = [item.role or "test" for item in dataset.items]
+        kept = [role if role in ("test", "query", "gallery") else "" for role in given]
+        return kept if "test" in kept or {"query", "gallery"} <= {*kept} else ["test"] * len(kept)
+    if way == "train-only":
+        return ["train"] * len(dataset.items)
     labels = dataset.labels
     count = len(labels) // 2
     train = set(labels[:count] if way == "first-half" else _draw(dataset, labels, count, seed, "half"))
@@ -142,7 +150,7 @@ def _draw(dataset: Dataset, labels: Sequence[str], count: int, seed: int, purpos
 def _side(dataset: Dataset, roles: Sequence[str]) -> dict[str, list[Item]]:
     side: dict[str, list[Item]] = {"train": [], "validation": [], "query": [], "gallery": []}
     for item, role in zip(dataset.items, roles, strict=True):
-        for part in ("query", "gallery") if role == "test" else (role,):
+        for part in ("query", "gallery") if role == "test" else (role,) if role else ():
             side[part].append(item)
     return side
 
@@ -150,8 +158,8 @@ def _side(dataset: Dataset, roles: Sequence[str]) -> dict[str, list[Item]]:
 def _check_sides(dataset: Dataset, side: dict[str, list[Item]], how: str) -> None:
     wanted = {"test-only": ("query", "gallery"), "train-only": ("train",)}
     remedies = {
-        "train": "give it train images, or evaluate only with test-only",
-        "query": "give it test or query images, or train only with train-only",
+        "train": "give it train images, or evaluate only, with --data.split test-only",
+        "query": "give it test or query images, or train only, with --data.split train-only",
         "gallery": "give it test or gallery images beside its query images",
     }
     for part in wanted.get(how, ("train", "query", "gallery")):
@@ -159,9 +167,11 @@ def _check_sides(dataset: Dataset, side: dict[str, list[Item]], how: str) -> Non
             raise UserError(f"dataset {dataset.name!r}: the {part} side is empty; {remedies[part]}")
 
 
-def _notes(dataset: Dataset, side: dict[str, list[Item]]) -> list[str]:
+def _notes(dataset: Dataset, side: dict[str, list[Item]], left_out: int) -> list[str]:
     """What makes the numbers of this dataset worth less than they seem."""
     notes = []
+    if left_out:
+        notes.append(f"{left_out} train or validation images are left out of test-only")
     learned = {item.label for part in ("train", "validation") for item in side[part]}
     tested = {item.label for part in ("query", "gallery") for item in side[part]}
     if shared := learned & tested:
@@ -175,6 +185,23 @@ def _notes(dataset: Dataset, side: dict[str, list[Item]]) -> list[str]:
         if single := {label for label, count in counts.items() if count == 1}:
             notes.append(f"{_classes(single)} with one {part} image")
     return [f"dataset {dataset.name!r}: {note}" for note in notes]
+
+
+def _shared_images(tested: Sequence[Item]) -> list[str]:
+    """What it means for the unified gallery that one file is tested on in two datasets."""
+    owners: defaultdict[str, set[str]] = defaultdict(set)
+    paths: dict[str, Path] = {}
+    for item, identity in _with_identities(tested):
+        owners[identity].add(item.dataset)
+        paths.setdefault(identity, item.path)
+    shared = [paths[identity] for identity, names in owners.items() if len(names) > 1]
+    if not shared:
+        return []
+    are = "image is" if len(shared) == 1 else "images are"
+    return [
+        f"{len(shared)} {are} in more than one dataset (first: {shared[0]}): "
+        "in the unified gallery each is the other's nearest neighbour, of the wrong dataset"
+    ]
 
 
 def _without_partner(query: Sequence[Item], gallery: Sequence[Item]) -> set[str]:

@@ -82,7 +82,7 @@ def make_loss(
     [(10, 4)]
     """
     if name not in LOSSES:
-        raise UserError(f"unknown loss {name!r}; {nearest_names(name, LOSSES)}")
+        raise UserError(f"unknown --loss.name {name!r}; {nearest_names(name, LOSSES)}")
     for size, value in (("num_classes", num_classes), ("embedding_size", embedding_size)):
         if value < 1:
             raise UserError(f"loss {name!r}: {size} must be at least 1, got {value}")

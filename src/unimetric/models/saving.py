@@ -18,7 +18,7 @@ from unimetric.files import (
     explain_os_error,
     make_folder,
     sha256_of_file,
-    write_atomically,
+    write_bytes,
     write_json,
     write_text,
 )
@@ -45,17 +45,13 @@ def save_model(embedder: Embedder, folder: Path, metrics: dict[str, Any] | None 
     with explain_os_error(folder, "write to"), tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
         staged = Path(staging)
         # Through bytes: save_file's errors do not say that they are the operating system's.
-        write_atomically(staged / WEIGHTS, lambda temporary: _write_bytes(temporary, save(weights)))
+        write_bytes(staged / WEIGHTS, save(weights))
         config = _config(embedder, sha256_of_file(staged / WEIGHTS))
         write_text(staged / CARD, model_card(config, embedder.trainable_parameter_count(), metrics))
         write_json(staged / CONFIG, config)
         # The configuration last, because it holds the weights' checksum: a folder cut off in between does not load.
         for name in (WEIGHTS, CARD, CONFIG):
             (staged / name).replace(folder / name)
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 def _config(embedder: Embedder, weights_sha256: str) -> dict[str, Any]:

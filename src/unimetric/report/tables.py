@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+_PACKAGED_NOTE = (
+    "dinov2-small is a DINOv2 that was fine-tuned for saliency: its frozen numbers are well below the original's."
+)
 
 Row = tuple[str, dict[str, Any]]
 """A name and what its ``metrics.json`` holds."""
@@ -16,7 +21,7 @@ Row = tuple[str, dict[str, Any]]
 def result_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Header and cells: per row a name, each dataset's Recall@1, harmonic mean, unified, parameters, time.
 
-    Recall@1 is in percent; a dataset without a value shows a dash.
+    Recall@1 is in percent, time in minutes:seconds; what has no value shows a dash.
     """
     datasets = list(dict.fromkeys(name for _, metrics in rows for name in metrics["separate"]))
     header = ["Recall@1, %", *datasets, "harmonic", "unified", "trained", "time"]
@@ -27,8 +32,7 @@ def _values(metrics: dict[str, Any], datasets: Sequence[str]) -> list[str]:
     separate = metrics["separate"]
     return [
         *(_percent(separate[dataset]["recall@1"]) if dataset in separate else "–" for dataset in datasets),
-        _percent(metrics["harmonic"]["recall@1"]),
-        _percent(metrics["unified"]["recall@1"]),
+        *(_percent(metrics[part]["recall@1"]) if metrics[part] else "–" for part in ("harmonic", "unified")),
         _count(metrics["model"]["trainable_parameters"]),
         _duration(metrics.get("training_seconds", 0) + metrics["seconds"]),
     ]
@@ -38,12 +42,16 @@ def print_results(rows: Sequence[Row], console: Console | None = None) -> None:
     """Print the table to standard output, turned on its side where the terminal is too narrow for it."""
     console = console or Console()
     header, cells = result_cells(rows)
-    table = _table(header, cells)
+    # The first name goes above the table, where it takes no column's width.
+    title, header = header[0], ["", *header[1:]]
+    table = _table(header, cells, title)
     if console.measure(table, options=console.options.update(max_width=10_000)).maximum > console.width:
-        table = _table(*_turned(header, cells))
+        table = _table(*_turned(header, cells), title)
     console.print(table)
     for name, metrics in rows:
         console.print(_coverage(name, metrics), markup=False, highlight=False, soft_wrap=True)
+    if any(metrics["model"].get("backbone") == "dinov2-small" for _, metrics in rows):
+        console.print(_PACKAGED_NOTE, markup=False, highlight=False, soft_wrap=True)
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
@@ -53,8 +61,17 @@ def markdown_table(rows: Sequence[Row]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
-def _table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
-    table = Table(header_style="bold")
+def _table(header: Sequence[str], cells: Sequence[Sequence[str]], title: str) -> Table:
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="",
+        header_style="bold",
+        box=box.SIMPLE,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     for index, name in enumerate(header):
         table.add_column(Text(name), justify="right" if index else "left", no_wrap=index > 0)
     for row in cells:
@@ -90,4 +107,5 @@ def _count(value: int) -> str:
 
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -15,11 +15,23 @@ from unimetric.data.catalog import Dataset
 from unimetric.data.images import is_image_name
 from unimetric.data.sources import read_sources
 from unimetric.data.splits import Split, split_datasets
-from unimetric.measure import Skipped
+from unimetric.losses import make_loss
+from unimetric.measure import Measurement, Skipped
 from unimetric.models.backbone import make_backbone
 from unimetric.models.devices import choose_precision
 from unimetric.models.embedder import Embedder
+from unimetric.models.petl import method_options
 from unimetric.progress import say
+
+
+def check_options(config: RunConfig) -> None:
+    """Check the names and options of method and loss, before images are read and a backbone is loaded.
+
+    Raises:
+        UserError: unknown method, loss or option, or a value of the wrong type or range.
+    """
+    method_options(config.model.method, config.model.options)
+    make_loss(config.loss.name, 2, config.model.embedding_size, config.loss.options)
 
 
 def load_split(config: RunConfig) -> Split:
@@ -39,8 +51,22 @@ def load_split(config: RunConfig) -> Split:
     return replace(split, notes=(*_left_out(datasets), *split.notes))
 
 
-def say_notes(split: Split) -> None:
-    """Say what makes the numbers of a split worth less than they seem."""
+def say_split(split: Split) -> None:
+    """Say how the datasets were understood, and what makes the numbers worth less than they seem."""
+    parts = {
+        "train on": split.train,
+        "validate on": split.validation,
+        "test on": (*split.query, *split.gallery),
+    }
+    for dataset in dict.fromkeys(item.dataset for items in parts.values() for item in items):
+        said: list[str] = []
+        for use, items in parts.items():
+            members = {item.path: item.label for item in items if item.dataset == dataset}
+            if members:
+                classes, images = len(set(members.values())), len(members)
+                size = f"{classes} / {images}" if said else f"{classes} classes / {images} images"
+                said.append(f"{size} to {use}")
+        say(f"{dataset}: {', '.join(said)}")
     for note in split.notes:
         say(f"note: {note}", style="yellow")
 
@@ -64,6 +90,15 @@ def build_embedder(config: RunConfig) -> Embedder:
     backbone = make_backbone(model.backbone, weights=model.weights, image_size=model.image_size, pool=model.pool)
     torch.manual_seed(config.training.seed)
     return Embedder(backbone, model.method, model.options, model.embedding_size)
+
+
+def unmeasured() -> Measurement:
+    """What takes the place of a measurement where no class was held out: the shape of one, with null for numbers."""
+    counts = {"queries": 0, "gallery": 0, "queries_without_positive": 0, "datasets": {}}
+    return Measurement(
+        {"separate": {}, "harmonic": None, "unified": None, "counts": counts, "seconds": 0.0},
+        (),
+    )
 
 
 def describe(config: RunConfig, embedder: Embedder, metrics: dict[str, Any], skipped: list[Skipped]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class Progress:
         seconds: Time spent on steps, waiting for images included, validation and interruptions not.
         validated: The step of the latest measurement on the validation classes.
         skipped: What is wrong with each train image that could not be read, by its number.
+        skipped_validation: The same of the validation images.
         best_score: Best harmonic Recall@1 on the validation classes so far, or None.
         best_weights: The learned weights of that moment.
     """
@@ -38,6 +39,7 @@ class Progress:
     seconds: float = 0.0
     validated: int = 0
     skipped: dict[int, str] = field(default_factory=dict)
+    skipped_validation: dict[int, str] = field(default_factory=dict)
     best_score: float | None = None
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
@@ -69,6 +71,7 @@ def save_checkpoint(
         "validated": progress.validated,
         "best_score": progress.best_score,
         "skipped": list(progress.skipped.items()),
+        "skipped_validation": list(progress.skipped_validation.items()),
     }
     # Tensors may share memory (a loss may hold one of the model's); a file holds each by itself.
     copies = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
@@ -106,6 +109,7 @@ def load_checkpoint(
         seconds=metadata["seconds"],
         validated=metadata["validated"],
         skipped={int(number): reason for number, reason in metadata["skipped"]},
+        skipped_validation={int(number): reason for number, reason in metadata["skipped_validation"]},
         best_score=metadata["best_score"],
         best_weights=_part(tensors, "best"),
     )

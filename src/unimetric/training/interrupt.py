@@ -9,7 +9,16 @@ from typing import Any
 
 
 class Interrupted(Exception):  # noqa: N818 - it is news, not an error
-    """The run was asked to stop; it was saved and says here how to go on."""
+    """The run was asked to stop, and was saved.
+
+    Args:
+        done: How far it came.
+        remedy: How to go on.
+    """
+
+    def __init__(self, done: str, remedy: str) -> None:
+        super().__init__(f"{done}; {remedy}")
+        self.done = done
 
 
 class StopRequest:

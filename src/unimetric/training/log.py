@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +22,7 @@ class TrainingLog:
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
         self.path = folder / "log.jsonl"
-        kept = [line for line in _lines(self.path) if json.loads(line)["step"] <= first_step]
+        kept = [line for line in _lines(self.path) if _step(line) <= first_step]
         write_text(self.path, "".join(f"{line}\n" for line in kept))
         self._board: Any = None
         if importlib.util.find_spec("tensorboard") is not None:
@@ -50,6 +51,14 @@ class TrainingLog:
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     # A line without its end was cut off while being written.
     return [line.rstrip("\n") for line in lines if line.endswith("\n")]
+
+
+def _step(line: str) -> float:
+    """The step of a row; infinity for what is no row, as a power cut leaves it behind."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return math.inf

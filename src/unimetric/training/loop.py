@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from unimetric.models.devices import choose_device, choose_precision, compute_dt
 from unimetric.models.embedder import Embedder
 from unimetric.models.saving import assign_weights, learned_weights
 from unimetric.progress import console, progress_bar, say
-from unimetric.training.build import build_embedder, describe, load_split, say_notes
+from unimetric.training.build import build_embedder, check_options, describe, load_split, say_split, unmeasured
 from unimetric.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from unimetric.training.interrupt import Interrupted, StopRequest
 from unimetric.training.log import TrainingLog
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 _LOG_EVERY = 10
+
+# It says on every run which precision it was told to use.
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 
 @dataclass
@@ -71,25 +75,32 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict
         UserError: bad input. Nothing is written before the data and the model have been found good.
         Interrupted: stopped by Ctrl-C or SIGTERM, after saving.
     """
+    check_options(config)
     if resume:
         folder.refuse_changes(config)
+    else:
+        folder.refuse_new_run()
     run = _prepare(config, folder)
     progress = Progress()
     if resume and folder.checkpoint.is_file():
         progress = load_checkpoint(folder.checkpoint, run.embedder, run.loss, run.optimiser, run.identity)
+        say_split(run.split)
         say(f"Continuing {folder.path} after step {progress.step} of {run.total_steps}.")
-    elif resume:
-        say(f"{folder.path} has no checkpoint yet; starting from the beginning.")
+    else:
+        say_split(run.split)
+        if resume:
+            say(f"{folder.path} has no checkpoint yet; starting from the beginning.")
     first = run.fabric.is_global_zero
     if first and resume:
         folder.remove_leftovers()
         # Where it computes and what it measures may have changed.
         folder.write_config(config)
-    elif first:
-        folder.create(config)
     dtype = compute_dtype(config.device.precision, run.fabric.device)
     try:
-        with run.embedder.backbone.holding(dtype):
+        with (
+            folder.new_run(config) if first and not resume else nullcontext(),
+            run.embedder.backbone.holding(dtype),
+        ):
             _train_loop(run, progress)
     except Interrupted:
         if first:
@@ -119,7 +130,6 @@ def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
     classes = ClassIndex.of(split.train)
     numbers = classes.numbers(split.train)
     embedder = build_embedder(config)
-    say_notes(split)
     loss = make_loss(config.loss.name, len(classes), embedder.embedding_size, config.loss.options)
     if config.device.processes > 1:
         # Starts the other processes with the same command: after everything that can be wrong with it has been checked.
@@ -198,8 +208,9 @@ def _train_loop(run: _Run, progress: Progress) -> None:
     rate = rate_schedule(training, len(run.sampler), run.total_steps)
     model.train()
     writer = TrainingLog(run.folder.path, progress.step) if fabric.is_global_zero else nullcontext()
-    with StopRequest() as stop, writer as log, progress_bar(disable=log is None) as bar:
+    with StopRequest() as stop, writer as log, progress_bar(disable=log is None or not console.is_terminal) as bar:
         task = bar.add_task("Training", total=run.total_steps, completed=progress.step, note="")
+        latest = "no image read"
         # What a run that was stopped at the end of an epoch left to do.
         _validate(run, progress, log)
         while progress.step < run.total_steps:
@@ -216,20 +227,24 @@ def _train_loop(run: _Run, progress: Progress) -> None:
                 progress.seconds += done - started
                 started = done
                 if value is not None:
-                    bar.update(task, completed=progress.step, note=f"loss {value:.3f}")
+                    latest = f"loss {value:.3f}"
+                    bar.update(task, completed=progress.step, note=latest)
                     if log and (progress.step % _LOG_EVERY == 0 or progress.step == run.total_steps):
                         row = {"epoch": epoch, "loss": value, "rate_factor": factor, "seconds": progress.seconds}
                         log.write(progress.step, **row)
                 stopping = _anyone(fabric, stop.requested) and progress.step < run.total_steps
                 if stopping or progress.step == run.total_steps:
                     break
+            if log and not console.is_terminal:
+                # A bar would show only at its end.
+                say(f"epoch {epoch + 1}, step {progress.step} of {run.total_steps}: {latest}, {progress.seconds:.0f} s")
             if not stopping:
                 _validate(run, progress, log)
             if fabric.is_global_zero:
                 save_checkpoint(run.folder.checkpoint, run.embedder, run.loss, run.optimiser, progress, run.identity)
             if stopping:
                 done_of_all = f"{progress.step} of {run.total_steps}"
-                raise Interrupted(f"stopped after step {done_of_all}, nothing is lost; {run.folder.how_to_resume}")
+                raise Interrupted(f"stopped after step {done_of_all}, nothing is lost", run.folder.how_to_resume)
 
 
 def _anyone(fabric: Fabric, wish: bool) -> bool:
@@ -293,15 +308,19 @@ def _validate(run: _Run, progress: Progress, log: TrainingLog | None) -> None:
     due = last or (end and epoch % training.validate_every == 0)
     if log is None or not run.split.validation or not due or progress.validated == progress.step:
         return
-    metrics = measure(
+    measurement = measure(
         run.embedder,
         run.split.validation,
         run.split.validation,
         ks=(1,),
         batch_size=run.config.evaluation.batch_size,
         precision=run.config.device.precision,
+        strict=run.config.data.strict,
         description="Validating",
-    ).metrics
+    )
+    number = {item: index for index, item in enumerate(run.split.validation)}
+    progress.skipped_validation |= {number[entry.item]: entry.reason for entry in measurement.skipped}
+    metrics = measurement.metrics
     progress.validated = progress.step
     score = metrics["harmonic"]["recall@1"]
     log.write(progress.step, validation_harmonic=score, validation_unified=metrics["unified"]["recall@1"])
@@ -313,25 +332,32 @@ def _validate(run: _Run, progress: Progress, log: TrainingLog | None) -> None:
 
 
 def _finish(run: _Run, progress: Progress) -> dict[str, Any]:
-    """Measure on the test classes; save the model with its numbers, then the numbers."""
-    config = run.config
-    measurement = measure(
-        run.embedder,
-        run.split.query,
-        run.split.gallery,
-        ks=config.evaluation.ks,
-        batch_size=config.evaluation.batch_size,
-        precision=config.device.precision,
-        strict=config.data.strict,
-        description="Measuring on test classes",
-    )
-    train_skipped = [Skipped(run.split.train[number], reason) for number, reason in sorted(progress.skipped.items())]
-    metrics = describe(config, run.embedder, measurement.metrics, [*train_skipped, *measurement.skipped])
-    metrics["counts"]["train_images"] = len(run.split.train)
-    metrics["counts"]["train_classes"] = len(ClassIndex.of(run.split.train))
+    """Measure on the test classes, where there are any; save the model with its numbers, then the numbers."""
+    config, split = run.config, run.split
+    measurement = unmeasured()
+    if split.query:
+        measurement = measure(
+            run.embedder,
+            split.query,
+            split.gallery,
+            ks=config.evaluation.ks,
+            batch_size=config.evaluation.batch_size,
+            precision=config.device.precision,
+            strict=config.data.strict,
+            description="Measuring on test classes",
+        )
+    train_skipped = [Skipped(split.train[number], reason) for number, reason in sorted(progress.skipped.items())]
+    validation_skipped = [
+        Skipped(split.validation[number], reason) for number, reason in sorted(progress.skipped_validation.items())
+    ]
+    skipped = [*train_skipped, *validation_skipped, *measurement.skipped]
+    metrics = describe(config, run.embedder, measurement.metrics, skipped)
+    metrics["counts"]["train_images"] = len(split.train)
+    metrics["counts"]["train_classes"] = len(ClassIndex.of(split.train))
     metrics["counts"]["skipped_train_files"] = len(train_skipped)
+    metrics["counts"]["skipped_validation_files"] = len(validation_skipped)
     metrics["training_seconds"] = round(progress.seconds, 1)
     metrics["training_steps"] = progress.step
-    run.embedder.save_pretrained(run.folder.model, metrics=metrics)
+    run.embedder.save_pretrained(run.folder.model, metrics=metrics if split.query else None)
     write_json(run.folder.metrics, metrics)
     return metrics

@@ -13,7 +13,7 @@ from unimetric.models.embedder import Embedder
 
 
 def make_optimiser(embedder: Embedder, loss: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW with a group each for method, head, backbone and proxies; empty groups are left out.
+    """AdamW with a group each for method, head and proxies; empty groups are left out.
 
     Each group keeps its ``base_lr``, the rate at factor 1.
     """
@@ -21,10 +21,6 @@ def make_optimiser(embedder: Embedder, loss: nn.Module, config: TrainingConfig) 
     members = {
         "method": (list(embedder.method.parameters()), config.method_multiplier),
         "head": (head, config.head_multiplier),
-        "backbone": (
-            [parameter for parameter in embedder.backbone.parameters() if parameter.requires_grad],
-            config.backbone_multiplier,
-        ),
         "proxies": (list(loss.parameters()), config.proxy_multiplier),
     }
     groups = [

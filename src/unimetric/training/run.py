@@ -6,6 +6,9 @@ import dataclasses
 import hashlib
 import json
 import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from unimetric.config import RunConfig, read_options, run_config
 from unimetric.data.catalog import ClassIndex
 from unimetric.data.splits import Split
 from unimetric.errors import UserError
-from unimetric.files import make_folder, write_text
+from unimetric.files import check_writable, make_folder, write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,16 +57,52 @@ class RunFolder:
         """What to type to go on, for the end of a message."""
         return f"continue with: unimetric train --resume {shlex.quote(str(self.path))}"
 
-    def create(self, config: RunConfig) -> None:
-        """Make the folder and write the configuration.
+    def refuse_new_run(self) -> None:
+        """Check, before the work, that a new run can be written here.
 
         Raises:
             UserError: a run is there already, or no permission.
         """
         if self.config.exists():
             raise UserError(f"{self.path} holds a run already: choose another --out, or {self.how_to_resume}")
+        check_writable(self.path)
+
+    def create(self, config: RunConfig) -> None:
+        """Make the folder and write the configuration.
+
+        Raises:
+            UserError: a run is there already, or no permission.
+        """
+        self.refuse_new_run()
         make_folder(self.path)
         self.write_config(config)
+
+    @contextmanager
+    def new_run(self, config: RunConfig) -> Iterator[None]:
+        """`create`; an error before the first checkpoint takes back everything that the run made.
+
+        An interruption does not: the run can go on.
+
+        Raises:
+            UserError: a run is there already, or no permission.
+        """
+        folders = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        files = [path for path in (self.config, self.path / "log.jsonl") if not path.exists()]
+        board = self.path / "tensorboard"
+        had_board = board.exists()
+        try:
+            self.create(config)
+            yield
+        except Exception:
+            if not self.checkpoint.exists():
+                for path in files:
+                    path.unlink(missing_ok=True)
+                if not had_board:
+                    shutil.rmtree(board, ignore_errors=True)
+                with suppress(OSError):  # something of somebody else is in it
+                    for path in folders:
+                        path.rmdir()
+            raise
 
     def write_config(self, config: RunConfig) -> None:
         """Write the configuration.

@@ -79,7 +79,7 @@ def read_sources(texts: Sequence[str], *, classes: bool = True) -> list[Dataset]
         UserError: none is given, two datasets have the same name, or one source cannot be read.
     """
     if not texts:
-        raise UserError(f"no source is given; name a folder, a manifest, or one of: {', '.join(SOURCES)}")
+        raise UserError("no source is given; name a folder of class folders, a .csv or .parquet manifest, or demo")
     datasets: list[Dataset] = []
     origin: dict[str, str] = {}
     for text in texts:

@@ -4,6 +4,7 @@ Three layouts are told apart by where the images lie:
 
 - ``root/class/**/image``: one dataset;
 - ``root/dataset/class/**/image``: one dataset per child, where no child of the root holds images itself;
+  where some do, but most images lie deeper, and one child has several folders of them, it is refused;
 - ``root/train/class/**/image`` and ``root/test/class/...``, where all children of a dataset's folder are
   named as splits, and there are two at least: the splits are kept as `Item.role`. Split names are train,
   val, valid, validation, test, query, gallery, in lower case.
@@ -72,16 +73,19 @@ def read_folder(root: Path, name: str | None = None) -> list[Dataset]:
 
     Raises:
         UserError: the folder is missing, unreadable or no folder, holds no images or only images outside
-            of class folders, mixes split folders with others, or one image lies in two classes.
+            of class folders, mixes split folders with others or images with class folders, or one image lies
+            in two classes.
     """
-    _check_folder(root)
-    tree = _scan(root, ())
-    if not any(tree.all_images()):
-        raise UserError(_no_images(tree))
+    tree = _read_tree(root)
     if not tree.class_folders():
         raise UserError(
             f"{root} holds {len(tree.images)} images but no class folders; put each class in a folder of its own"
         )
+    _refuse_mixture(tree)
+    return _datasets(tree, root, name)
+
+
+def _datasets(tree: _Folder, root: Path, name: str | None) -> list[Dataset]:
     if not _holds_datasets(tree):
         return [_dataset(tree, name or root.resolve().name or "root", ())]
     datasets = []
@@ -98,7 +102,8 @@ def read_folder(root: Path, name: str | None = None) -> list[Dataset]:
 def read_images(root: Path, name: str | None = None) -> list[Dataset]:
     """Read every image below a folder, for uses that need no classes.
 
-    As `read_folder`, except that images outside of class folders are kept, with an empty label.
+    As `read_folder`, except that images outside of class folders are kept, with an empty label, and that images
+    beside class folders are no reason to refuse.
 
     Args:
         root: the folder, with or without class folders.
@@ -107,11 +112,8 @@ def read_images(root: Path, name: str | None = None) -> list[Dataset]:
     Raises:
         UserError: as `read_folder` does, but not for a lack of class folders.
     """
-    _check_folder(root)
-    tree = _scan(root, ())
-    if not any(tree.all_images()):
-        raise UserError(_no_images(tree))
-    datasets = read_folder(root, name) if tree.class_folders() else []
+    tree = _read_tree(root)
+    datasets = _datasets(tree, root, name) if tree.class_folders() else []
     taken = set(identities(item.path for dataset in datasets for item in dataset.items))
     images = list(tree.all_images())
     whole = name or root.resolve().name or "root"
@@ -132,6 +134,14 @@ def read_images(root: Path, name: str | None = None) -> list[Dataset]:
     if len(datasets) == 1 and datasets[0].name == whole:
         return [replace(datasets[0], items=(*datasets[0].items, *loose))]
     return [*datasets, Dataset(whole, loose)]
+
+
+def _read_tree(root: Path) -> _Folder:
+    _check_folder(root)
+    tree = _scan(root, ())
+    if not any(path.suffix.lower() in SUFFIXES for path in tree.all_images()):
+        raise UserError(_no_images(tree))
+    return tree
 
 
 def _check_folder(root: Path) -> None:
@@ -197,7 +207,7 @@ def _check_name(entry: os.DirEntry[str]) -> None:
 
 def _no_images(tree: _Folder) -> str:
     suffixes = " ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-    counts = Counter(path.suffix.lower() or "(no suffix)" for path in tree.all_others())
+    counts = Counter(path.suffix.lower() or "(no suffix)" for path in (*tree.all_images(), *tree.all_others()))
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(3))
     found = f"{sum(counts.values())} other files ({kinds})" if counts else "no files at all"
     return f"no images in {tree.path}: found {found}; looked for files that end in {suffixes}"
@@ -227,6 +237,30 @@ def _split_children(folder: _Folder) -> list[_Folder]:
             "put each class in a folder of its own, or use a manifest"
         )
     return splits
+
+
+def _refuse_mixture(tree: _Folder) -> None:
+    """Refuse a tree that one stray image turns from several datasets into one.
+
+    Raises:
+        UserError: some children hold images themselves, as classes do, yet most images lie deeper, and one
+            child at least has most of its own in several folders, as datasets have.
+    """
+    children = tree.class_folders()
+    direct = {child.path: len(child.images) for child in children}
+    deep = {child.path: sum(1 for _ in child.all_images()) - len(child.images) for child in children}
+    if not any(direct.values()) or sum(direct.values()) >= sum(deep.values()) or _split_children(tree):
+        return
+    like_datasets = [c for c in children if len(c.class_folders()) > 1 and direct[c.path] < deep[c.path]]
+    if not like_datasets:
+        return
+    holders = [child for child in children if child.images]
+    stray = next((child for child in holders if child.class_folders()), holders[0]).images[0]
+    raise UserError(
+        f"cannot tell whether the folders in {tree.path} are datasets or classes: {stray} lies beside folders, but "
+        f"{like_datasets[0].path} holds {len(like_datasets[0].class_folders())} folders of images; move it into a "
+        "class folder, or use a manifest"
+    )
 
 
 def _holds_datasets(tree: _Folder) -> bool:

@@ -14,6 +14,9 @@ class StochasticAdapter(nn.Module):
     training, which keeps the expectation, and ``b = 1`` at evaluation. ``W_up`` starts at zero, so a fresh adapter
     changes nothing.
 
+    Weights, gradients and optimiser state are float32, while under autocast the matrix products run in the autocast
+    type. The head, the prompt pool and the loss are float32 throughout.
+
     Args:
         width: D, the size of a token.
         bottleneck: r, the size of the hidden layer.

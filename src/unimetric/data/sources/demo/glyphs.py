@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from unimetric.data.sources.demo.drawing import Drawing, generator, place
-from unimetric.data.sources.demo.packages import package_file
+from unimetric.data.sources.demo.packages import REMEDY, package_file
 from unimetric.errors import UserError
 
 # No two look alike once size and position say nothing: one of a pair such as c C, A and Cyrillic A, a and alpha.
@@ -58,7 +58,7 @@ def glyph_drawings() -> Iterator[Drawing]:
         fonts = [*_FONTS, *(_LATIN_ONLY_FONTS if character in LATIN else ())]
         for font in fonts:
             if ord(character) not in maps[font]:
-                raise UserError(f"the font {paths[font]} lacks {label}; run: pip install 'unimetric[demo]'")
+                raise UserError(f"the font {paths[font]} lacks {label}; {REMEDY}")
         rng = generator("glyphs", label)
         count = int(rng.integers(_FEWEST, _MOST + 1))
         for index in sorted(rng.permutation(len(fonts))[:count].tolist()):

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from unimetric.data.sources.demo.drawing import Drawing, generator, place
-from unimetric.data.sources.demo.packages import package_file
+from unimetric.data.sources.demo.packages import REMEDY, package_file
 from unimetric.errors import UserError
 
 # Written out, because only a person can tell that two names mean one thing or one name two: no arrows, no
@@ -62,8 +62,7 @@ def icon_drawings() -> Iterator[Drawing]:
             masks = list(_distinct(_masks(packs, label)))
             if len(masks) < _FEWEST:
                 raise UserError(
-                    f"the installed icon packs draw {label!r} in {len(masks)} ways only, {_FEWEST} are needed; "
-                    "run: pip install 'unimetric[demo]'"
+                    f"the installed icon packs draw {label!r} in {len(masks)} ways only, {_FEWEST} are needed; {REMEDY}"
                 )
             for origin, mask in masks:
                 yield Drawing(label, origin, partial(_draw, mask, label, origin))

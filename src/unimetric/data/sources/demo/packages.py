@@ -16,7 +16,7 @@ ICON_PACKS = ("font-awesome", "heroicons", "lucide", "material-icons", "mdi", "p
 
 PACKAGES = (
     *(f"justmyresource-{pack}" for pack in ICON_PACKS),
-    "fonttools",  # comes with matplotlib
+    "fonttools",
     "matplotlib",
     "numpy",
     "pillow",
@@ -26,7 +26,7 @@ PACKAGES = (
 )
 """Every package whose version can change a pixel of the demo data."""
 
-REMEDY = "run: pip install 'unimetric[demo]'"
+REMEDY = "run: pip install '.[demo]' in the checkout of unimetric"
 
 
 def package_versions() -> dict[str, str]:

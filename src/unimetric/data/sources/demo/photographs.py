@@ -131,6 +131,9 @@ def _corners(rng: np.random.Generator, side: int) -> np.ndarray:
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * rng.uniform(0.5, 0.75) / 2
     corners = (corners * (1 + rng.uniform(-0.12, 0.12, size=(4, 2)))) @ turn.T
+    # A large view, turned far, would be wider than its region: once in thousands.
+    if (extent := np.ptp(corners, axis=0).max()) > 1:
+        corners *= 0.999 / extent
     # Anywhere in the region, as long as the view stays inside.
     low, high = -corners.min(axis=0), 1 - corners.max(axis=0)
     return np.asarray((corners + rng.uniform(low, np.maximum(low, high))) * side)

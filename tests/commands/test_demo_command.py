@@ -1,0 +1,89 @@
+"""`unimetric demo`, on toy data: what it compares, how it goes on, what it refuses."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import unimetric.training.loop as loop
+from toy_runs import assert_same_run, options_file, read_json, unimetric
+from unimetric.commands.demo import run_demo
+from unimetric.config import RunConfig, run_config
+from unimetric.errors import UserError
+from unimetric.training.interrupt import Interrupted
+
+
+@pytest.fixture
+def options(sources: list[Path], tmp_path: Path) -> Path:
+    return options_file(tmp_path / "options.yaml", data={"sources": [str(source) for source in sources]})
+
+
+@pytest.fixture
+def config(options: Path) -> RunConfig:
+    return run_config(yaml.safe_load(options.read_text()), "the options")
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    original = loop._step
+
+    def stopping(run: Any, model: Any, optimiser: Any, batch: Any, progress: Any) -> Any:
+        if progress.step == step:
+            signal.raise_signal(signal.SIGINT)
+        return original(run, model, optimiser, batch, progress)
+
+    monkeypatch.setattr(loop, "_step", stopping)
+
+
+def test_it_compares_the_frozen_backbone_with_puma(config: RunConfig, tmp_path: Path) -> None:
+    (frozen_name, frozen), (name, trained) = run_demo(config, tmp_path / "run")
+    assert (frozen_name, name) == ("frozen", "puma")
+    assert frozen == read_json(tmp_path / "run/frozen/metrics.json")
+    assert trained == read_json(tmp_path / "run/metrics.json")
+    assert (frozen["model"]["method"], frozen["model"]["trainable_parameters"]) == ("frozen", 0)
+    assert (trained["model"]["method"], trained["training_steps"]) == ("puma", 12)
+    assert frozen["model"]["fingerprint"] == trained["model"]["fingerprint"]
+    for part in ("queries", "gallery", "datasets"):
+        assert frozen["counts"][part] == trained["counts"][part]
+
+
+def test_it_goes_on_where_it_was_stopped(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_demo(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6)
+        with pytest.raises(Interrupted, match="after step 7 of 12"):
+            run_demo(config, tmp_path / "run")
+    assert [name for name, _ in run_demo(config, tmp_path / "run")] == ["frozen", "puma"]
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_stopped_it_says_to_run_it_again(
+    options: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["demo", "--config", options, "--out", tmp_path / "run"]
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6)
+        assert unimetric(*command) == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == ("unimetric: stopped after step 7 of 12, nothing is lost; run the same command again to go on")
+    assert unimetric(*command) == 0
+    assert "after step 7 of 12" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("other", ["options", "version"])
+def test_a_run_of_another_configuration_is_refused(other: str, config: RunConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_demo(config, out)
+    if other == "options":
+        config = replace(config, training=replace(config.training, epochs=4))
+    else:
+        (out / "config.yaml").write_text("training:\n  an_option_of_old: 1\n")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="another configuration") as refused:
+        run_demo(config, out)
+    assert f"delete {out}, or choose another --out" in str(refused.value)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
