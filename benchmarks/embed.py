@@ -27,12 +27,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--image-sizes", type=int, nargs="+", default=[112, 224])
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repetitions", type=int, default=5)
     arguments = parser.parse_args()
     paths = sorted(path for path in arguments.folder.rglob("*") if is_image_name(path))
     paths = paths[:: max(1, len(paths) // arguments.images)][: arguments.images]
-    rows = [measure(size, paths, arguments) for size in (112, 224)]
+    rows = [measure(size, paths, arguments) for size in arguments.image_sizes]
     settings = {"images": len(paths), "batch": arguments.batch, "source": arguments.folder.name}
     print(write_result("embed", {"target": TARGET, "settings": settings, "results": rows}))
 

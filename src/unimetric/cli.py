@@ -122,7 +122,7 @@ def build_parser() -> ArgumentParser:
         default=None,
         help="The file of the backbone's weights, where the model was trained with --model.weights FILE.",
     )
-    embed.add_argument("--batch_size", type=int, default=64, help="Images per forward pass.")
+    embed.add_argument("--batch_size", type=int, default=32, help="Images per forward pass.")
     embed.add_argument("--strict", action="store_true", help="Stop at an unreadable image instead of skipping it.")
     embed.add_class_arguments(DeviceConfig, "device")
     commands.add_subcommand("embed", embed, help="turn images into vectors")

@@ -178,7 +178,7 @@ class EvaluationConfig:
     """
 
     ks: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
-    batch_size: int = 64
+    batch_size: int = 32
 
     def __post_init__(self) -> None:
         _require(

@@ -24,7 +24,7 @@ def embed_sources(
     sources: Sequence[str],
     out: Path,
     *,
-    batch_size: int = 64,
+    batch_size: int = 32,
     strict: bool = False,
     device: DeviceConfig | None = None,
     weights: str | None = None,

@@ -31,11 +31,20 @@ class EvaluationTransform:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """An RGB image to a float32 tensor [3, S, S]."""
+        return self.normalise(self.crop(image))
+
+    def crop(self, image: Image.Image) -> Tensor:
+        """An RGB image to its pixels, uint8 [3, S, S]; in one thread, so that many may do it side by side."""
         side = round(self.image_size * RESIZE_RATIO)
         # Long thin images: a cap on the longer side keeps the resized image small; the crop never sees beyond it.
         image = _crop_to_aspect(image, limit=8)
         image = F.resize(image, [side], interpolation=v2.InterpolationMode.BICUBIC)
-        return _to_tensor(F.center_crop(image, [self.image_size, self.image_size]), self.mean, self.std)
+        pixels: Tensor = F.pil_to_tensor(F.center_crop(image, [self.image_size, self.image_size]))
+        return pixels
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Pixels, uint8 [..., 3, S, S], to what the backbone reads, float32 of the same shape."""
+        return _normalise(pixels, self.mean, self.std)
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ class TrainingTransform:
             image = box(image)
             if self.horizontal_flip and torch.rand(()) < 0.5:
                 image = F.horizontal_flip(image)
-        return _to_tensor(image, self.mean, self.std)
+        return _normalise(F.pil_to_tensor(image), self.mean, self.std)
 
 
 def _crop_to_aspect(image: Image.Image, limit: int) -> Image.Image:
@@ -81,7 +90,6 @@ def _crop_to_aspect(image: Image.Image, limit: int) -> Image.Image:
     return cropped
 
 
-def _to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    pixels = F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True)
-    normalised: Tensor = F.normalize(pixels, list(mean), list(std))
+def _normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    normalised: Tensor = F.normalize(F.to_dtype(pixels, torch.float32, scale=True), list(mean), list(std))
     return normalised

@@ -127,7 +127,7 @@ class Embedder(nn.Module):
         return self.method.prompt_weights(self.backbone.patch_tokens(images))
 
     def encode(
-        self, images: Sequence[ImageLike] | ImageLike, *, batch_size: int = 64, precision: str = "auto"
+        self, images: Sequence[ImageLike] | ImageLike, *, batch_size: int = 32, precision: str = "auto"
     ) -> NDArray[np.float32]:
         """Embed images, each given as a path, a PIL image or an array.
 
@@ -154,7 +154,7 @@ class Embedder(nn.Module):
         self,
         images: Iterable[ImageLike],
         *,
-        batch_size: int = 64,
+        batch_size: int = 32,
         precision: str = "auto",
         skip_unreadable: bool = False,
     ) -> Iterator[tuple[NDArray[np.float32], list[ImageError | None]]]:
@@ -191,7 +191,7 @@ class Embedder(nn.Module):
             torch.inference_mode(),
             torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16),
         ):
-            return self(torch.stack(images).to(device)).cpu().numpy()  # type: ignore[no-any-return]
+            return self(self.transform.normalise(torch.stack(images).to(device))).cpu().numpy()  # type: ignore[no-any-return]
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -214,11 +214,12 @@ def _refuse_unreadable(errors: list[ImageError | None], position: int) -> None:
 def _decoded_batches(
     images: Iterable[ImageLike], transform: EvaluationTransform, batch_size: int
 ) -> Iterator[tuple[list[Tensor], list[ImageError | None]]]:
-    """Decode in threads, one batch ahead of the one that is handed out."""
+    """Decode to pixels, uint8 [3, S, S], in threads, one batch ahead of the one that is handed out."""
 
     def decode(image: ImageLike) -> Tensor | ImageError:
         try:
-            return transform(_open(image))
+            # Pixels only: torch's arithmetic would start threads of its own in each of these, which fight the model's.
+            return transform.crop(_open(image))
         except ImageError as error:
             return error
 
