@@ -35,6 +35,11 @@ class DataConfig:
             everything is tested on.
         split_seed: Seed of ``random-half`` and of the held-out validation classes.
         validation_fraction: Share of every dataset's train classes, 0 to 0.5, held out for model selection.
+        train_datasets: Names of the datasets to train on; empty is all of them. The others are tested on only.
+        test_datasets: Names of the datasets to test on; empty is all of them.
+        few_shot: Images per train class, drawn with ``split_seed`` and never the same twice; null takes all.
+        train_images: Most train images of a dataset, by its name, drawn evenly over its classes; the name ``*``
+            stands for every dataset that is not named.
         strict: Stop at the first image that cannot be read, instead of naming, counting and skipping it
             (``--strict`` for short).
         workers: Processes that decode images during training; ``auto`` is one per core, at most 8.
@@ -44,11 +49,22 @@ class DataConfig:
     split: str = "auto"
     split_seed: int = 0
     validation_fraction: float = 0.0
+    train_datasets: list[str] = field(default_factory=list)
+    test_datasets: list[str] = field(default_factory=list)
+    few_shot: int | None = None
+    train_images: dict[str, int] = field(default_factory=dict)
     strict: bool = False
     workers: int | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
         _require(self.workers == "auto" or self.workers >= 0, "data.workers", self.workers, "use auto, 0 or more")
+        _require(self.few_shot is None or self.few_shot >= 1, "data.few_shot", self.few_shot, "use 1 or more, or null")
+        _require(
+            all(count >= 1 for count in self.train_images.values()),
+            "data.train_images",
+            self.train_images,
+            "use 1 or more for each dataset",
+        )
 
 
 @dataclass(frozen=True)
@@ -60,20 +76,23 @@ class ModelConfig:
         weights: ``pretrained``, ``random`` (for tests), or the path of a ``.safetensors`` file.
         image_size: Side of the square input in pixels; the backbone's patch size has to divide it.
         pool: What the backbone's output is: ``auto`` is its own way, ``token`` its class token, ``avg`` the
-            mean of its patch tokens.
-        method: What is trained beside the frozen backbone: ``puma``, ``linear`` (the head only), or
-            ``frozen`` (nothing, no head: the backbone's own output).
+            mean of its patch tokens, ``token+avg`` both, one after the other.
+        method: What is trained: ``puma``, ``linear`` (the head only), ``lora``, ``adaptformer``, ``vpt-deep``,
+            ``bitfit``, ``full`` (the whole backbone), or ``frozen`` (nothing, no head: the backbone's own output).
         options: Options of the method by name; what is not named keeps its default.
         embedding_size: Length E of the embedding.
+        geometry: Where the embeddings lie: ``sphere`` (unit vectors, compared by cosine), ``poincare`` (the
+            Poincaré ball, compared by hyperbolic distance), or ``auto``, which is what the loss wants.
     """
 
     backbone: str = "dinov2-small"
     weights: str = "pretrained"
     image_size: int = 224
-    pool: Literal["auto", "token", "avg"] = "auto"
+    pool: Literal["auto", "token", "avg", "token+avg"] = "auto"
     method: str = "puma"
     options: dict[str, Any] = field(default_factory=dict)
     embedding_size: int = 128
+    geometry: Literal["auto", "sphere", "poincare"] = "auto"
 
     def __post_init__(self) -> None:
         _require(self.image_size >= 1, "model.image_size", self.image_size, "use a positive number of pixels")
@@ -94,6 +113,20 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class SamplingConfig:
+    """Which images share a batch.
+
+    Args:
+        name: Name of the sampler: ``natural``, ``class-balanced``, ``dataset-balanced``, ``temperature``,
+            ``adaptive``, or ``auto``, which is the one that the loss wants.
+        options: Its options by name; what is not named keeps its default.
+    """
+
+    name: str = "auto"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """The schedule and the optimiser (AdamW).
 
@@ -102,7 +135,8 @@ class TrainingConfig:
         steps: Optimiser steps, instead of epochs.
         batch_size: Images per step, over all processes together.
         learning_rate: Base rate; every group of parameters multiplies it.
-        method_multiplier: For the adapters and prompts.
+        method_multiplier: For what the method adds: adapters, prompts, low-rank matrices.
+        backbone_multiplier: For the backbone's own parameters, where the method trains them.
         head_multiplier: For the embedding head.
         proxy_multiplier: For the proxies of the loss.
         weight_decay: Of AdamW, for all groups.
@@ -123,6 +157,7 @@ class TrainingConfig:
     batch_size: int = 180
     learning_rate: float = 1e-4
     method_multiplier: float = 10.0
+    backbone_multiplier: float = 1.0
     head_multiplier: float = 10.0
     proxy_multiplier: float = 1e4
     weight_decay: float = 1e-4
@@ -147,7 +182,7 @@ class TrainingConfig:
             self.learning_rate,
             "use a positive number",
         )
-        for name in ("method_multiplier", "head_multiplier", "proxy_multiplier"):
+        for name in ("method_multiplier", "backbone_multiplier", "head_multiplier", "proxy_multiplier"):
             value = getattr(self, name)
             _require(0 <= value < math.inf, f"training.{name}", value, "use 0 or more")
         for name in ("weight_decay", "clip_value", "warmup_steps"):
@@ -175,10 +210,13 @@ class EvaluationConfig:
     Args:
         ks: The k of every Recall@k.
         batch_size: Images per forward pass.
+        on: ``test``, or ``validation``: measure a finished run on the validation classes instead, and leave the
+            test classes unseen. For choosing options.
     """
 
     ks: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
     batch_size: int = 32
+    on: Literal["test", "validation"] = "test"
 
     def __post_init__(self) -> None:
         _require(
@@ -216,6 +254,7 @@ class RunConfig:
         data: Where images and labels come from.
         model: What turns an image into an embedding.
         loss: The training loss.
+        sampling: Which images share a batch.
         training: The schedule and the optimiser.
         evaluation: How the embeddings are measured.
         device: Where the computation runs.
@@ -224,6 +263,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)

@@ -157,7 +157,7 @@ def run_identity(config: RunConfig, split: Split, classes: ClassIndex, fingerpri
 
 
 def _deciding_options(config: RunConfig) -> dict[str, dict[str, Any]]:
-    options = {name: asdict(config)[name] for name in ("model", "loss", "training")}
+    options = {name: asdict(config)[name] for name in ("model", "loss", "sampling", "training")}
     # The weights are compared by what is in them, not by where they lie.
     options["model"].pop("weights")
     return options
