@@ -23,7 +23,7 @@ from unimetric.errors import UserError, nearest_names
 from unimetric.models.packaged import PACKAGED, fingerprint, packaged_state_dict
 from unimetric.progress import console
 
-POOLS = ("auto", "token", "avg")
+POOLS = ("auto", "token", "avg", "token+avg")
 """What ``pool`` may be."""
 
 _FAMILIES = ("vision_transformer", "eva", "deit")
@@ -78,7 +78,7 @@ class FrozenBlock:
 class Backbone(nn.Module):
     """A frozen ViT of timm's `VisionTransformer` or `Eva` family at one input size.
 
-    It stays in eval mode and none of its parameters wants a gradient.
+    It stays in eval mode, and no parameter wants a gradient unless a method asks for it.
 
     Attributes:
         name: The name it was made by.
@@ -86,6 +86,7 @@ class Backbone(nn.Module):
         fingerprint: SHA-256 of its weights at their own input size.
         image_size: Side of the square input in pixels.
         width: D, the size of a token.
+        output_size: Size of the pooled output: D, or 2 D for ``token+avg``.
         depth: L, the number of blocks.
         patch_size: Side of a patch in pixels.
         mean, std: Per channel, for pixel values in [0, 1].
@@ -95,12 +96,12 @@ class Backbone(nn.Module):
         self, name: str, vit: VisionTransformer | Eva, *, weights: str, image_size: int, pool: str = "auto"
     ) -> None:
         super().__init__()
-        self.name, self.weights, self.image_size = name, weights, image_size
+        self.name, self.weights = name, weights
         self.pool_type = pool
         self.fingerprint = fingerprint(vit.state_dict())
-        vit.set_input_size(img_size=(image_size, image_size))
         self.vit: Any = vit
         self.width: int = vit.embed_dim
+        self.output_size = self.width * (2 if pool == "token+avg" else 1)
         self.depth = len(vit.blocks)
         self.patch_size: int = vit.patch_embed.patch_size[0]
         self.mean: tuple[float, ...] = tuple(vit.pretrained_cfg["mean"])
@@ -109,6 +110,21 @@ class Backbone(nn.Module):
         self._lock = threading.RLock()
         self.requires_grad_(False)
         self.eval()
+        self.resize(image_size)
+
+    def resize(self, image_size: int) -> None:
+        """Take images of another size from now on: the position embeddings are resampled.
+
+        Raises:
+            UserError: the patch size does not divide it.
+        """
+        _check_size(self.name, image_size, self.patch_size)
+        position = self.vit.pos_embed
+        self.vit.set_input_size(img_size=(image_size, image_size))
+        if position is not None:
+            # Resampling makes a new parameter, which wants a gradient whether the old one did or not.
+            self.vit.pos_embed.requires_grad_(position.requires_grad)
+        self.image_size = image_size
         self._choose_attention()
 
     @property
@@ -151,19 +167,23 @@ class Backbone(nn.Module):
         self._lock = threading.RLock()
 
     @contextmanager
-    def holding(self, dtype: torch.dtype) -> Iterator[None]:
+    def holding(self, dtype: torch.dtype, *, trained_too: bool = False) -> Iterator[None]:
         """Hold the frozen linear and convolution weights in ``dtype``, instead of casting them at every autocast call.
 
         Under autocast to the same type the result is the same to the bit. The float32 values come back at the end.
         Other threads that ask for the same wait until then.
+
+        Args:
+            dtype: The type that autocast computes in.
+            trained_too: Those of the backbone's weights that a method trains as well; not while it is training them.
         """
-        with self._lock, self._swapped(dtype):
+        with self._lock, self._swapped(dtype, trained_too):
             yield
 
     @contextmanager
-    def _swapped(self, dtype: torch.dtype) -> Iterator[None]:
+    def _swapped(self, dtype: torch.dtype, trained_too: bool) -> Iterator[None]:
         layers = [module for module in self.vit.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-        frozen = [p for layer in layers for p in layer.parameters(recurse=False) if not p.requires_grad]
+        frozen = [p for layer in layers for p in layer.parameters(recurse=False) if trained_too or not p.requires_grad]
         originals = [parameter.data for parameter in frozen]
         for parameter in frozen:
             parameter.data = parameter.data.to(dtype)
@@ -197,7 +217,7 @@ class Backbone(nn.Module):
         return vit.norm_pre(tokens), ropes
 
     def pool(self, tokens: Tensor, prompt_count: int = 0) -> Tensor:
-        """Final norm and pooling of the last block's output [B, T, D] without its prompt tokens: [B, D]."""
+        """Final norm and pooling of the last block's output [B, T, D] without its prompt tokens: [B, D] or [B, 2 D]."""
         vit = self.vit
         if prompt_count:
             prefix = self.prefix_tokens
@@ -205,11 +225,14 @@ class Backbone(nn.Module):
         tokens = vit.norm(tokens)
         if self.pool_type == "auto":
             return vit.forward_head(tokens, pre_logits=True)  # type: ignore[no-any-return]
-        pooled = global_pool_nlc(tokens, pool_type=self.pool_type, num_prefix_tokens=self.prefix_tokens)
-        return vit.fc_norm(pooled)  # type: ignore[no-any-return]
+        parts = [
+            vit.fc_norm(global_pool_nlc(tokens, pool_type=part, num_prefix_tokens=self.prefix_tokens))
+            for part in self.pool_type.split("+")
+        ]
+        return torch.cat(parts, dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The backbone's own output [B, D] for normalised images [B, 3, H, W]."""
+        """The backbone's own output, [B, D] or [B, 2 D], for normalised images [B, 3, H, W]."""
         tokens, ropes = self.embed_tokens(self.patch_tokens(images))
         for block, rope in zip(self.blocks, ropes, strict=True):
             tokens = block(tokens, rope)
@@ -230,7 +253,7 @@ def make_backbone(name: str, *, weights: str = "pretrained", image_size: int = 2
         name: ``dinov2-small`` (packaged, no hub needed), or a timm name, with or without its weights' tag.
         weights: ``pretrained``; ``random`` for seeded random ones; or the path of a ``.safetensors`` file.
         image_size: Side of the square input in pixels. Position embeddings are resampled to it.
-        pool: ``auto`` for the backbone's own pooling, ``token``, or ``avg``.
+        pool: ``auto`` for the backbone's own pooling, ``token``, ``avg``, or ``token+avg``.
 
     Raises:
         UserError: unknown or unsupported name, weights out of reach, or a size that the patch does not divide.
@@ -326,14 +349,17 @@ def _refuse_unsupported(name: str, vit: Any, image_size: int, pool: str) -> None
                 f"--model.backbone {name}: its {type(block).__name__} has no separate pre-norm attention and MLP, "
                 "which adapters need; use a plain ViT or EVA model"
             )
-    patch = vit.patch_embed.patch_size[0]
+    _check_size(name, image_size, vit.patch_embed.patch_size[0])
+    if pool not in POOLS:
+        raise UserError(f"--model.pool is {pool!r}; {nearest_names(pool, POOLS)}")
+    if "token" in pool and vit.cls_token is None:
+        raise UserError(f"--model.pool is {pool!r}: {name} has no class token; use auto or avg")
+
+
+def _check_size(name: str, image_size: int, patch: int) -> None:
     if image_size < patch or image_size % patch:
         lower = max(image_size // patch, 1) * patch
         raise UserError(
             f"--model.image_size is {image_size}: the patch size {patch} of {name} does not divide it; "
             f"use {lower} or {lower + patch}"
         )
-    if pool not in POOLS:
-        raise UserError(f"--model.pool is {pool!r}; {nearest_names(pool, POOLS)}")
-    if pool == "token" and vit.cls_token is None:
-        raise UserError(f"--model.pool is 'token': {name} has no class token; use auto or avg")

@@ -57,10 +57,10 @@ class Embedder(nn.Module):
         self.method = make_method(method, backbone, options or {})
         self.head: nn.Linear | None = None
         if METHODS[method].has_head:
-            self.head = nn.Linear(backbone.width, embedding_size)
+            self.head = nn.Linear(backbone.output_size, embedding_size)
             nn.init.orthogonal_(self.head.weight)
             nn.init.zeros_(self.head.bias)
-        self.embedding_size = embedding_size if self.head is not None else backbone.width
+        self.embedding_size = embedding_size if self.head is not None else backbone.output_size
 
     @classmethod
     def from_pretrained(
@@ -113,7 +113,7 @@ class Embedder(nn.Module):
             return F.normalize(features if self.head is None else self.head(features), dim=1)
 
     def features(self, images: Tensor) -> Tensor:
-        """What the head reads: the pooled output [B, D] of the last block."""
+        """What the head reads: the pooled output of the last block, [B, D] or [B, 2 D]."""
         backbone, method = self.backbone, self.method
         patches = backbone.patch_tokens(images)  # (B, N, D)
         tokens, ropes = backbone.embed_tokens(patches, method.prompts(patches, backbone))  # (B, T, D)
@@ -146,7 +146,7 @@ class Embedder(nn.Module):
         if isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim != 4):
             images = [images]
         # Held for all batches, so that the frozen weights are cast once; other threads' encoding waits.
-        with self.backbone.holding(compute_dtype(precision, self.device)):
+        with self.backbone.holding(compute_dtype(precision, self.device), trained_too=True):
             vectors = [batch for batch, _ in self.encode_batches(images, batch_size=batch_size, precision=precision)]
         return np.concatenate(vectors) if vectors else np.empty((0, self.embedding_size), np.float32)
 
@@ -186,7 +186,7 @@ class Embedder(nn.Module):
         device = self.device
         # Per batch, so that whoever consumes the batches finds the model as it was, whatever else uses it meanwhile.
         with (
-            self.backbone.holding(dtype),
+            self.backbone.holding(dtype, trained_too=True),
             self._evaluating(),
             torch.inference_mode(),
             torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16),

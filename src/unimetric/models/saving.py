@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -107,8 +109,25 @@ def load_model(
             f"{_preprocessing(backbone)}: use the version of timm that the model was trained with"
         )
     embedder = kind(backbone, config["method"]["name"], config["method"]["options"], config["embedding_size"])
-    assign_weights(embedder, weights, folder / WEIGHTS)
+    with _at_trained_size(embedder, source["image_size"]):
+        assign_weights(embedder, weights, folder / WEIGHTS)
     return embedder.eval()
+
+
+@contextmanager
+def _at_trained_size(embedder: Embedder, trained_size: int) -> Iterator[None]:
+    """Position embeddings that were trained come in the size that they were trained at, and are resampled afterwards.
+
+    Frozen ones are made in the wanted size from the start: each resampling costs precision.
+    """
+    backbone = embedder.backbone
+    wanted = backbone.image_size
+    if wanted == trained_size or "vit.pos_embed" not in embedder.method.trained_in_backbone:
+        yield
+        return
+    backbone.resize(trained_size)
+    yield
+    backbone.resize(wanted)
 
 
 def _backbone_weights(folder: Path, recorded: str, given: str | Path | None) -> str:
@@ -128,8 +147,13 @@ def _backbone_weights(folder: Path, recorded: str, given: str | Path | None) -> 
 
 
 def learned_weights(embedder: Embedder) -> dict[str, Tensor]:
-    """Everything that is learned, by name: all of the state but the frozen backbone's."""
-    return {name: value for name, value in embedder.state_dict().items() if not name.startswith("backbone.")}
+    """Everything that is learned, by name: all of the state but what is frozen of the backbone."""
+    trained = {f"backbone.{name}" for name in embedder.method.trained_in_backbone}
+    return {
+        name: value
+        for name, value in embedder.state_dict().items()
+        if not name.startswith("backbone.") or name in trained
+    }
 
 
 def assign_weights(embedder: Embedder, weights: dict[str, Tensor], origin: Path) -> None:

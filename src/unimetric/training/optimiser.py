@@ -13,13 +13,15 @@ from unimetric.models.embedder import Embedder
 
 
 def make_optimiser(embedder: Embedder, loss: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW with a group each for method, head and proxies; empty groups are left out.
+    """AdamW with a group each for method, backbone, head and proxies; empty groups are left out.
 
     Each group keeps its ``base_lr``, the rate at factor 1.
     """
     head = list(embedder.head.parameters()) if embedder.head is not None else []
+    backbone = dict(embedder.backbone.named_parameters())
     members = {
         "method": (list(embedder.method.parameters()), config.method_multiplier),
+        "backbone": ([backbone[name] for name in embedder.method.trained_in_backbone], config.backbone_multiplier),
         "head": (head, config.head_multiplier),
         "proxies": (list(loss.parameters()), config.proxy_multiplier),
     }

@@ -1,4 +1,4 @@
-"""Parameter-efficient methods by name: one file each, and one line here."""
+"""Training methods by name: one file each, and one line here."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from typing import Any
 
 from unimetric.errors import UserError, nearest_names
 from unimetric.models.backbone import Backbone
+from unimetric.models.petl.adaptformer import AdaptFormer, AdaptFormerOptions
+from unimetric.models.petl.backbone_tuning import bitfit, full_fine_tuning
 from unimetric.models.petl.base import Method
+from unimetric.models.petl.lora import Lora, LoraOptions
 from unimetric.models.petl.puma import Puma, PumaOptions
+from unimetric.models.petl.vpt import VptDeep, VptOptions
 
 __all__ = ["METHODS", "Method", "MethodSpec", "make_method", "method_options"]
 
@@ -35,9 +39,14 @@ class MethodSpec:
 
 
 METHODS: dict[str, MethodSpec] = {
+    "adaptformer": MethodSpec(AdaptFormer, AdaptFormerOptions),
+    "bitfit": MethodSpec(bitfit),
     "frozen": MethodSpec(lambda backbone, options: Method(), has_head=False),
+    "full": MethodSpec(full_fine_tuning),
     "linear": MethodSpec(lambda backbone, options: Method()),
+    "lora": MethodSpec(Lora, LoraOptions),
     "puma": MethodSpec(Puma, PumaOptions),
+    "vpt-deep": MethodSpec(VptDeep, VptOptions),
 }
 
 

@@ -1,4 +1,4 @@
-"""What every parameter-efficient method has in common."""
+"""What every method has in common."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ class Method(nn.Module):
     """What is learned beside a frozen backbone; as it stands, nothing.
 
     A method overrides what it changes: `prompts` puts tokens before the first block, `run_block` replaces a
-    block's computation, `penalty` adds to the loss. Its parameters are what the optimiser gets.
+    block's computation, `penalty` adds to the loss. Its parameters are what the optimiser gets, and those of the
+    backbone's that it names in `trained_in_backbone`.
 
     Attributes:
         prompt_count: Number l of prompt tokens that `prompts` returns.
+        trained_in_backbone: Names of the backbone's own parameters that are trained, and saved with the model.
     """
 
     prompt_count = 0
+    trained_in_backbone: tuple[str, ...] = ()
 
     def prompts(self, patches: Tensor, backbone: Backbone) -> Tensor | None:
         """Tokens [B, l, D] to put beside the patch tokens [B, N, D], or None."""

@@ -1,0 +1,59 @@
+"""VPT-deep: prompt tokens of its own for every block (Jia et al., *Visual Prompt Tuning*, ECCV 2022)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from unimetric.errors import UserError
+from unimetric.models.backbone import Backbone, FrozenBlock
+from unimetric.models.petl.base import Method
+
+
+@dataclass(frozen=True)
+class VptOptions:
+    """What can be set about VPT-deep.
+
+    Args:
+        prompt_length: l, the prompt tokens of every block.
+    """
+
+    prompt_length: int = 8
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.prompt_length <= 2**12:
+            raise UserError(f"option prompt_length of vpt-deep is {self.prompt_length}: use a value from 1 to {2**12}")
+
+
+class VptDeep(Method):
+    """Every block reads l learned tokens in the place where the block before it left its own.
+
+    Drawn uniformly from ± √(6 / (3 · patch² + D)), as the authors do. Trainable parameters: ``L · l · D``.
+
+    Args:
+        backbone: The frozen backbone to attach to.
+        options: See `VptOptions`.
+    """
+
+    def __init__(self, backbone: Backbone, options: VptOptions) -> None:
+        super().__init__()
+        self.prompt_count = options.prompt_length
+        self.first = backbone.prefix_tokens
+        limit = math.sqrt(6 / (3 * backbone.patch_size**2 + backbone.width))
+        self.tokens = nn.Parameter(torch.empty(backbone.depth, options.prompt_length, backbone.width))
+        nn.init.uniform_(self.tokens, -limit, limit)
+
+    def prompts(self, patches: Tensor, backbone: Backbone) -> Tensor | None:
+        """The first block's tokens [B, l, D]."""
+        return self.tokens[0].expand(len(patches), -1, -1)
+
+    def run_block(self, index: int, block: FrozenBlock, tokens: Tensor, rope: Tensor | None) -> Tensor:
+        """The block, with this block's tokens in place of those of the one before."""
+        if index:
+            own = self.tokens[index].to(tokens.dtype).expand(len(tokens), -1, -1)
+            after = self.first + self.prompt_count
+            tokens = torch.cat([tokens[:, : self.first], own, tokens[:, after:]], dim=1)
+        return block(tokens, rope)
