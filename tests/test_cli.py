@@ -430,3 +430,45 @@ def test_how_the_data_was_understood(
     assert "b: 4 classes / 8 images to train on, 2 / 4 to validate on, 6 / 12 to test on" in said
     assert unimetric("evaluate", tmp_path / "run", other, "--data.split", "test-only", "--out", tmp_path / "e") == 0
     assert "b: 12 classes / 24 images to test on" in capsys.readouterr().err.splitlines()
+
+
+def test_which_datasets_and_images_take_part(
+    data: Path, options: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = make_images(tmp_path / "b", classes=6, images=4, seed=3)
+    chosen = ["--data.train_datasets", "[a]", "--data.few_shot", 2]
+    assert unimetric("train", data, other, "--out", out, "--config", options, *chosen) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert "a: 3 classes / 6 images to train on, 3 / 12 to test on" in said
+    assert "b: 3 classes / 12 images to test on" in said
+    assert read_json(out / "metrics.json")["counts"]["train_images"] == 6
+    # Another number of images would be another run.
+    for change in (["--data.few_shot", 1], ["--data.train_datasets", "[b]"], ["--data.train_images", "{'*': 3}"]):
+        assert unimetric("train", "--resume", out, *change) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"error: {change[0]} is " in error
+        assert f"but {out} was started with" in error
+    # What it was trained on need not be among what it is measured on.
+    assert unimetric("evaluate", out, other, "--data.split", "test-only", "--out", tmp_path / "e") == 0
+    assert "b: 6 classes / 24 images to test on" in capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        (
+            ["--data.train_datasets", "[a,bb]"],
+            "--data.train_datasets names a dataset 'bb' that is in no source; valid: a",
+        ),
+        (["--data.test_datasets", "[aa]"], "--data.test_datasets names a dataset 'aa'"),
+        (["--data.train_images", "{'aa': 3}"], "--data.train_images names a dataset 'aa'"),
+        (["--data.train_images", "{'a': 0}"], "--data.train_images is {'a': 0}: use 1 or more"),
+        (["--data.few_shot", 0], "--data.few_shot is 0: use 1 or more"),
+        (["--data.test_datasets", "[a]", "--data.split", "train-only"], "which tests on nothing"),
+        (["--data.train_images", "{'*': 1}"], "only one class is left to train on"),
+    ],
+)
+def test_choices_that_cannot_be(
+    chosen: list[object], words: str, data: Path, options: Path, out: Path, fails: Failure
+) -> None:
+    assert words in fails("train", data, "--out", out, "--config", options, *chosen)

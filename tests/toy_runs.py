@@ -97,9 +97,10 @@ def log_rows(run: Path) -> list[dict[str, Any]]:
 
 
 def numbers(run: Path) -> dict[str, Any]:
-    """``metrics.json`` without times."""
+    """``metrics.json`` without times, memory, and options that decide no number."""
     metrics = read_json(run / "metrics.json")
-    return {name: value for name, value in metrics.items() if name not in ("seconds", "training_seconds")}
+    left_out = ("seconds", "training_seconds", "cost", "configuration")
+    return {name: value for name, value in metrics.items() if name not in left_out}
 
 
 def assert_same_run(one: Path, other: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,7 +31,7 @@ class _Parser(ArgumentParser):
         sources = cfg.pop("sources", None)
         if sources:
             cfg["data.sources"] = sources
-        for name in ("out", "resume", "model_folder"):
+        for name in ("out", "resume", "model_folder", "ensemble"):
             cfg.pop(name, None)
         return str(super().dump(cfg, **options))
 
@@ -40,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0 when it worked, 2 for bad input, 130 when it was stopped.
+        0 when it worked, 1 when a check or a run of a benchmark found something wrong, 2 for bad input, 130 when it was
+        stopped.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
@@ -95,7 +99,9 @@ def build_parser() -> ArgumentParser:
     _add_run_options(train)
     commands.add_subcommand("train", train, help="train a model")
 
-    evaluate = _command("Measure a trained model, or with --model.method frozen a backbone as it is.")
+    evaluate = _command(
+        "Measure a trained model, several as an --ensemble, or with --model.method frozen a backbone as it is."
+    )
     # Not "model": that is the name of a group of options.
     evaluate.add_argument(
         "model_folder", metavar="MODEL", nargs="?", type=str, default=None, help="A run folder or a model folder."
@@ -105,6 +111,16 @@ def build_parser() -> ArgumentParser:
         nargs="*",
         type=str,
         help="Folders of class folders, or manifests; instead of data.sources.",
+    )
+    evaluate.add_argument(
+        "--ensemble",
+        metavar="MODEL",
+        nargs="+",
+        action="extend",
+        type=str,
+        default=None,
+        help="Run folders or model folders to measure as one, by the mean of their vectors. The data is that of the "
+        "first run, all of its datasets, or what --data.sources names.",
     )
     evaluate.add_argument("--out", type=str, default=None, help="Folder for metrics.json; default: MODEL/evaluation.")
     _add_run_options(evaluate)
@@ -126,6 +142,39 @@ def build_parser() -> ArgumentParser:
     embed.add_argument("--strict", action="store_true", help="Stop at an unreadable image instead of skipping it.")
     embed.add_class_arguments(DeviceConfig, "device")
     commands.add_subcommand("embed", embed, help="turn images into vectors")
+
+    benchmark = _command(
+        "Run a matrix of methods, losses, datasets and seeds, and write its tables: what is done is skipped, what was "
+        "cut off goes on."
+    )
+    benchmark.add_argument(
+        "matrix",
+        metavar="CONFIG",
+        type=str,
+        help=f"The benchmark's YAML file, or a packaged one: {', '.join(_benchmark_names())}.",
+    )
+    benchmark.add_argument(
+        "sources",
+        nargs="*",
+        type=str,
+        help="Folders of class folders, or manifests; instead of data.sources.",
+    )
+    benchmark.add_argument("--out", type=str, default=None, help="The folder for runs and tables.")
+    benchmark.add_argument("--dry_run", action="store_true", help="List the runs and their state; run nothing.")
+    commands.add_subcommand("benchmark", benchmark, help="run a matrix of runs, and make its tables")
+
+    datasets = _command("The eight benchmark datasets: list them, or check which of them a folder holds.")
+    datasets.add_argument(
+        "action", type=str, help="list: what they are; check: what of them ROOT holds, and what to download."
+    )
+    datasets.add_argument(
+        "root", metavar="ROOT", nargs="?", type=str, default=None, help="For check: the folder that holds them."
+    )
+    datasets.add_argument(
+        "--decode", action="store_true", help="For check: decode every image to find unreadable ones; takes minutes."
+    )
+    datasets.add_argument("--json", action="store_true", help="Print JSON instead of tables.")
+    commands.add_subcommand("datasets", datasets, help="list and check the benchmark datasets")
 
     demo = _command("Train PUMA on images that pip installs, and compare it with the frozen backbone. Takes minutes.")
     demo.add_argument("--out", type=str, default="runs/demo", help="The run folder to write.")
@@ -189,7 +238,14 @@ def _train(options: Namespace) -> int:
 
 def _evaluate(options: Namespace) -> int:
     config = _run_config(options)
-    from unimetric.commands.evaluate import evaluate_model
+    if options.ensemble and options.model_folder is not None:
+        raise UserError(
+            f"{options.model_folder} and --ensemble are both given: name the models after --ensemble only, "
+            "and the data with --data.sources"
+        )
+    if options.ensemble and options.out is None:
+        raise UserError("--out is missing: name the folder for the ensemble's metrics.json")
+    from unimetric.commands.evaluate import evaluate_ensemble, evaluate_model
     from unimetric.report.tables import print_results
 
     model = None if options.model_folder is None else Path(options.model_folder).expanduser()
@@ -199,7 +255,10 @@ def _evaluate(options: Namespace) -> int:
         out = model / "evaluation"
     else:
         raise UserError("--out is missing: name the folder for metrics.json")
-    metrics = evaluate_model(config, model, out)
+    if options.ensemble:
+        metrics = evaluate_ensemble(config, [Path(path).expanduser() for path in options.ensemble], out)
+    else:
+        metrics = evaluate_model(config, model, out)
     print_results([(metrics["model"]["method"], metrics)])
     _say(f"The numbers are in {out / 'metrics.json'}.")
     return 0
@@ -225,6 +284,88 @@ def _embed(options: Namespace) -> int:
     return 0
 
 
+def _benchmark(options: Namespace) -> int:
+    if options.out is None:
+        raise UserError("--out is missing: name the folder for runs and tables, for example --out runs/benchmark")
+    from unimetric.commands.benchmark import list_benchmark, run_benchmark
+
+    path, out = _benchmark_path(options.matrix), Path(options.out).expanduser()
+    if options.dry_run:
+        for name, state in list_benchmark(path, options.sources, out, check=_typed_config):
+            print(f"{state:8} {name}")  # noqa: T201
+        return 0
+    outcome = run_benchmark(path, options.sources, out, check=_typed_config)
+    from unimetric.benchmark.tables import print_grid
+
+    print_grid(outcome.title, outcome.grid, outcome.notes)
+    _say(f"The tables are in {out}: table.md, table.csv, table.tex, results.csv, results.json.")
+    if outcome.stopped:
+        _say("unimetric: stopped, nothing is lost; run the same command again to go on")
+        return 130
+    for failure in outcome.failures:
+        log = "" if failure.log is None else f"; see {failure.log}"
+        _say(f"failed: {failure.run}: {failure.reason}{log}")
+    return 1 if outcome.failures else 0
+
+
+def _typed_config(values: Mapping[str, Any], origin: str) -> RunConfig:
+    """A configuration from nested options, their names and types checked."""
+    try:
+        # Names first, in this project's words; values of a wrong type are for the parser to tell.
+        with suppress(TypeError):
+            run_config(values, origin)
+        return run_config(_run_parser().parse_object(dict(values)).as_dict(), origin)
+    except UserError as error:
+        if str(error).startswith(origin):
+            raise
+        raise UserError(f"{origin}: {error}") from error
+
+
+@cache
+def _run_parser() -> ArgumentParser:
+    parser = _Parser()
+    parser.add_class_arguments(RunConfig)
+    return parser
+
+
+def _benchmark_names() -> list[str]:
+    return sorted(path.stem for path in (_CONFIGS / "benchmark").glob("*.yaml"))
+
+
+def _benchmark_path(text: str) -> Path:
+    path = Path(text).expanduser()
+    if path.is_file():
+        return path
+    packaged = _CONFIGS / "benchmark" / f"{text}.yaml"
+    if packaged.is_file():
+        return packaged
+    raise UserError(f"{text}: no such file, nor a packaged benchmark; {nearest_names(text, _benchmark_names())}")
+
+
+def _datasets(options: Namespace) -> int:
+    if options.action not in ("list", "check"):
+        raise UserError(f"unknown action {options.action!r}; {nearest_names(options.action, ('list', 'check'))}")
+    if options.action == "check" and options.root is None:
+        raise UserError("ROOT is missing: name the folder that holds the datasets, as in unimetric datasets check ROOT")
+    if options.action == "list" and (options.root is not None or options.decode):
+        given = "--decode" if options.root is None else repr(options.root)
+        raise UserError(f"list takes no {given}; leave it out, or write: unimetric datasets check ROOT")
+    from unimetric.commands.datasets import check_datasets, exit_code, list_datasets, print_checks, print_datasets
+
+    if options.action == "list":
+        if options.json:
+            print(json.dumps(list_datasets(), indent=2))  # noqa: T201
+        else:
+            print_datasets()
+        return 0
+    checks = check_datasets(Path(options.root).expanduser(), decode=options.decode)
+    if options.json:
+        print(json.dumps([check.as_json() for check in checks], indent=2))  # noqa: T201
+    else:
+        print_checks(checks)
+    return exit_code(checks)
+
+
 def _demo(options: Namespace) -> int:
     from unimetric.commands.demo import run_demo
     from unimetric.report.tables import print_results
@@ -247,6 +388,8 @@ _COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "train": _train,
     "evaluate": _evaluate,
     "embed": _embed,
+    "benchmark": _benchmark,
+    "datasets": _datasets,
     "demo": _demo,
 }
 
@@ -266,13 +409,18 @@ def _with_defaults(parser: ArgumentParser, argv: list[str]) -> list[str]:
     checked = [_checked_config(parser, command, file) for file in files]
     without_print = [text for text in typed if not text.startswith("--print_config")]
     known = parser.parse_args([command, *_config_options(checked), *without_print])[command]
-    run = known.resume if command == "train" else known.model_folder
+    members = known.ensemble if command == "evaluate" else None
+    run = known.resume if command == "train" else members[0] if members else known.model_folder
     if command == "evaluate" and run and (option := next((text for text in typed if _is_model_option(text)), None)):
         raise UserError(f"{option.split('=')[0]}: {run} says itself what model it is; leave this option out")
     own = Path(run or "").expanduser() / "config.yaml"
+    base = []
     if run and own.is_file():
-        checked.insert(0, _checked_config(parser, command, str(own)))
-    return [command, *_config_options(checked), *typed]
+        base = _config_options([_checked_config(parser, command, str(own))])
+    if members:
+        # Each member may know one dataset only; together they are measured on all.
+        base += ["--data.train_datasets=[]", "--data.test_datasets=[]"]
+    return [command, *base, *_config_options(checked), *typed]
 
 
 def _take_configs(arguments: list[str]) -> tuple[list[str], list[str]]:

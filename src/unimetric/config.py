@@ -131,6 +131,8 @@ class TrainingConfig:
     """The schedule and the optimiser (AdamW).
 
     Args:
+        start: Where the head and the proxies start: ``random``, or ``discriminant``: at the linear discriminant
+            analysis of the features that the train images have before training, which takes one pass over them.
         epochs: Passes over the train images.
         steps: Optimiser steps, instead of epochs.
         batch_size: Images per step, over all processes together.
@@ -152,6 +154,7 @@ class TrainingConfig:
         selection: Which weights are kept: ``last``, or ``best`` on the validation classes.
     """
 
+    start: Literal["random", "discriminant"] = "random"
     epochs: int = 100
     steps: int | None = None
     batch_size: int = 180
@@ -210,13 +213,13 @@ class EvaluationConfig:
     Args:
         ks: The k of every Recall@k.
         batch_size: Images per forward pass.
-        on: ``test``, or ``validation``: measure a finished run on the validation classes instead, and leave the
+        classes: ``test``, or ``validation``: measure a finished run on the validation classes instead, and leave the
             test classes unseen. For choosing options.
     """
 
     ks: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
     batch_size: int = 32
-    on: Literal["test", "validation"] = "test"
+    classes: Literal["test", "validation"] = "test"
 
     def __post_init__(self) -> None:
         _require(

@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unimetric.data.catalog import Item, identities
+from unimetric.data.images import ImageError
 from unimetric.errors import UserError
 from unimetric.evaluation import evaluate
-from unimetric.models.embedder import Embedder
+from unimetric.geometry import Geometry, PoincareBall
 from unimetric.progress import progress_bar
+
+
+class Encoder(Protocol):
+    """What can be measured: an `Embedder`, or an `Ensemble` of them."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """Where the vectors lie."""
+
+    def encode_batches(
+        self,
+        images: Iterable[Path],
+        *,
+        batch_size: int = 32,
+        precision: str = "auto",
+        skip_unreadable: bool = False,
+    ) -> Iterator[tuple[NDArray[np.float32], list[ImageError | None]]]:
+        """As `Embedder.encode_batches`."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +55,7 @@ class EmbeddedItems:
 
 
 def embed_items(
-    embedder: Embedder,
+    embedder: Encoder,
     items: Sequence[Item],
     *,
     batch_size: int = 32,
@@ -83,7 +103,7 @@ class Measurement:
 
 
 def measure(
-    embedder: Embedder,
+    embedder: Encoder,
     query: Sequence[Item],
     gallery: Sequence[Item],
     *,
@@ -95,6 +115,7 @@ def measure(
 ) -> Measurement:
     """Embed every distinct image once, and evaluate; an image is excluded from its own neighbours.
 
+    Vectors are compared by the distance of the embedder's geometry: cosine, or hyperbolic distance.
     Two paths that lead to one file through links are one image.
 
     Raises:
@@ -110,6 +131,7 @@ def measure(
     row = {identity[item]: index for index, item in enumerate(embedded.items)}
     query = [item for item in query if identity[item] in row]
     gallery = [item for item in gallery if identity[item] in row]
+    geometry = embedder.geometry
     report = evaluate(
         embedded.vectors[[row[identity[item]] for item in query]],
         [item.label for item in query],
@@ -122,6 +144,8 @@ def measure(
         ks=tuple(ks),
         ids=[identity[item] for item in query],
         gallery_ids=[identity[item] for item in gallery],
+        distance=geometry.distance,
+        curvature=geometry.curvature if isinstance(geometry, PoincareBall) else PoincareBall.curvature,
     )
     metrics = report.to_dict()
     metrics["counts"]["skipped_files"] = len(embedded.skipped)

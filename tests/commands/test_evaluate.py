@@ -186,3 +186,111 @@ def test_options_of_frozen_are_checked_before_data_is_read(tmp_path: Path, capsy
     arguments = ["--model.method", "frozen", "--model.options.prompts", "3", "--data.sources", "[none]"]
     assert unimetric("evaluate", *arguments, "--out", tmp_path / "out") == 2
     assert "'prompts'" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def members(sources: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two finished runs, each trained and measured on one of the two datasets; only to be read."""
+    root = tmp_path_factory.mktemp("members")
+    for name in ("a", "b"):
+        options = options_file(
+            root / f"{name}.yaml", training={"steps": 2}, data={"train_datasets": [name], "test_datasets": [name]}
+        )
+        assert unimetric("train", *sources, "--out", root / name, "--config", options) == 0
+    return [root / "a", root / "b"]
+
+
+@pytest.mark.parametrize("style", ["one option", "an option each"])
+def test_an_ensemble_is_measured_on_all_datasets(
+    style: str, members: list[Path], sources: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = ["--ensemble", *members] if style == "one option" else [f"--ensemble={run}" for run in members]
+    assert unimetric("evaluate", *named, "--out", tmp_path / "out") == 0
+    assert "ensemble: 35 queries against 35 images" in capsys.readouterr().out
+    metrics = read_json(tmp_path / "out/metrics.json")
+    # By an independent way through the public API.
+    test = split_datasets(read_sources([str(source) for source in sources])).query
+    parts = [Embedder.from_pretrained(run).encode([item.path for item in test], precision="fp32") for run in members]
+    labels, datasets = [item.label for item in test], [item.dataset for item in test]
+    report = evaluate(parts[0] + parts[1], labels, datasets, ks=(1, 2, 4, 8)).to_dict()
+    for part in ("separate", "harmonic", "unified"):
+        assert metrics[part] == report[part]
+    counts = [read_json(run / "metrics.json")["model"]["trainable_parameters"] for run in members]
+    model = metrics["model"]
+    assert (model["method"], model["trainable_parameters"]) == ("ensemble", sum(counts))
+    assert [member["name"] for member in model["members"]] == [str(run) for run in members]
+    assert metrics["distance"] == "cosine"
+
+
+def test_an_ensemble_on_other_data(members: list[Path], sources: list[Path], tmp_path: Path) -> None:
+    data = ["--data.sources", f"[new={sources[1]}]", "--data.split", "test-only"]
+    assert unimetric("evaluate", "--ensemble", *members, *data, "--out", tmp_path / "out") == 0
+    assert set(read_json(tmp_path / "out/metrics.json")["separate"]) == {"new"}
+    chosen = ["--data.test_datasets", "[b]"]
+    assert unimetric("evaluate", "--ensemble", *members, *chosen, "--out", tmp_path / "chosen") == 0
+    assert set(read_json(tmp_path / "chosen/metrics.json")["separate"]) == {"b"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--ensemble", "M0", "M1"], "--out is missing: name the folder for the ensemble"),
+        (["SOURCE", "--ensemble", "M0", "M1", "--out", "OUT"], "and --ensemble are both given"),
+        (["--ensemble", "M0", "M0/../a", "--out", "OUT"], "a twice: name each model once"),
+        (["--ensemble", "M0", "SOURCE", "--out", "OUT"], "config.json does not exist"),
+        (["--ensemble", "M0", "M1", "--model.image_size", "64", "--out", "OUT"], "--model.image_size: "),
+        (["--ensemble", "--out", "OUT"], "--ensemble"),
+    ],
+)
+def test_ensembles_that_cannot_be(
+    arguments: list[str],
+    words: str,
+    members: list[Path],
+    sources: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {"M0": members[0], "M1": members[1], "OUT": tmp_path / "out", "SOURCE": sources[0]}
+    for name, place in places.items():
+        arguments = [argument.replace(name, str(place)) for argument in arguments]
+    capsys.readouterr()
+    assert unimetric("evaluate", *arguments) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_hyperbolic_run_is_measured_by_hyperbolic_distance(sources: list[Path], tmp_path: Path) -> None:
+    """From training to the ensemble; and its members are refused beside one of the sphere."""
+    options = options_file(
+        tmp_path / "options.yaml",
+        training={"steps": 2},
+        model={"method": "linear", "options": {}},
+        loss={"name": "hyperbolic", "options": {"curvature": 0.2}},
+    )
+    runs = [tmp_path / "one", tmp_path / "two"]
+    for seed, run in enumerate(runs):
+        chosen = ["--config", options, "--training.seed", seed]
+        assert unimetric("train", *sources, "--out", run, *chosen) == 0
+    metrics = read_json(runs[0] / "metrics.json")
+    assert metrics["distance"] == "poincare"
+    assert metrics["model"]["geometry"] == {"name": "poincare", "curvature": 0.2, "clip": 2.3}
+    test = split_datasets(read_sources([str(source) for source in sources])).query
+    points = Embedder.from_pretrained(runs[0]).encode([item.path for item in test], precision="fp32")
+    labels, datasets = [item.label for item in test], [item.dataset for item in test]
+    report = evaluate(points, labels, datasets, ks=(1, 2, 4, 8), distance="poincare", curvature=0.2)
+    assert metrics["unified"] == report.to_dict()["unified"]
+    assert unimetric("evaluate", "--ensemble", *runs, "--out", tmp_path / "both") == 0
+    assert read_json(tmp_path / "both/metrics.json")["distance"] == "poincare"
+
+
+def test_members_of_different_spaces_are_refused(
+    run: Path, sources: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = options_file(tmp_path / "options.yaml", training={"steps": 2}, loss={"name": "hyperbolic"})
+    assert unimetric("train", *sources, "--out", tmp_path / "ball", "--config", options) == 0
+    capsys.readouterr()
+    assert unimetric("evaluate", "--ensemble", run, tmp_path / "ball", "--out", tmp_path / "out") == 2
+    assert f"the geometry of {tmp_path / 'ball'} is PoincareBall" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

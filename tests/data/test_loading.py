@@ -10,7 +10,7 @@ import torch
 from toy_runs import make_images
 from unimetric.data.catalog import Item
 from unimetric.data.loading import Batch, training_loader
-from unimetric.data.sampling import BatchSampler
+from unimetric.data.sampling import make_sampler
 from unimetric.data.transforms import TrainingTransform
 
 TRANSFORM = TrainingTransform(16, (0.5,) * 3, (0.5,) * 3)
@@ -26,7 +26,7 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
 
 def load(items: list[Item], *, workers: int, seed: int = 0, epoch: int = 0) -> list[Batch]:
     numbers = [int(item.label[1:]) for item in items]
-    sampler = BatchSampler(numbers, 4, seed=seed)
+    sampler = make_sampler("natural", {}, numbers, None, 4, seed=seed)
     sampler.start(epoch)
     return list(training_loader(items, numbers, TRANSFORM, sampler, seed=seed, workers=workers))
 
@@ -48,7 +48,7 @@ def test_batches_do_not_depend_on_the_workers(items: list[Item]) -> None:
 
 
 def test_labels_go_with_their_images(items: list[Item]) -> None:
-    sampler = BatchSampler([int(item.label[1:]) for item in items], 4)
+    sampler = make_sampler("natural", {}, [int(item.label[1:]) for item in items], None, 4)
     sampler.start(0)
     order = [number for batch in sampler for _, number in batch]
     batches = load(items, workers=0)
@@ -66,7 +66,7 @@ def test_labels_go_with_their_images(items: list[Item]) -> None:
 
 def test_augmentation_is_new_in_every_epoch(items: list[Item]) -> None:
     def first_image(epoch: int) -> torch.Tensor:
-        sampler = BatchSampler([0], 1)
+        sampler = make_sampler("natural", {}, [0], None, 1)
         sampler.start(epoch)
         (batch,) = training_loader(items[:1], [0], TRANSFORM, sampler, seed=0, workers=0)
         return batch.images
@@ -75,9 +75,19 @@ def test_augmentation_is_new_in_every_epoch(items: list[Item]) -> None:
     assert first_image(1).equal(first_image(1))
 
 
+def test_augmentation_is_new_where_an_image_comes_back_within_an_epoch(items: list[Item]) -> None:
+    """One image in one dataset, eleven in the other: half of every batch is the same image."""
+    sampler = make_sampler("dataset-balanced", {}, [0] + [1] * 11, ["small", "large"], 2)
+    images = [items[0], *[items[1]] * 11]
+    batches = list(training_loader(images, [0] + [1] * 11, TRANSFORM, sampler, seed=0, workers=0))
+    small = [batch.images[batch.class_numbers == 0] for batch in batches]
+    assert all(len(part) == 1 for part in small)
+    assert not any(small[0].equal(part) for part in small[1:])
+
+
 def test_a_batch_of_bad_files_is_empty(items: list[Item]) -> None:
     bad = [item for item in items if item.path.stat().st_size < 100]
-    sampler = BatchSampler([0, 0], 2)
+    sampler = make_sampler("natural", {}, [0, 0], None, 2)
     (batch,) = training_loader(bad, [0, 0], TRANSFORM, sampler, seed=0, workers=0)
     assert len(batch.images) == len(batch.class_numbers) == 0
     assert sorted(number for number, _ in batch.skipped) == [0, 1]
@@ -85,7 +95,7 @@ def test_a_batch_of_bad_files_is_empty(items: list[Item]) -> None:
 
 def test_a_file_that_vanished_is_skipped(items: list[Item], tmp_path: Path) -> None:
     gone = Item(tmp_path / "gone.png", "c0", "a")
-    sampler = BatchSampler([0, 0], 2)
+    sampler = make_sampler("natural", {}, [0, 0], None, 2)
     (batch,) = training_loader([items[0], gone], [0, 0], TRANSFORM, sampler, seed=0, workers=0)
     assert len(batch.images) == 1
     assert batch.skipped == ((1, "file not found"),)
@@ -97,7 +107,8 @@ def test_no_more_workers_than_processors_that_may_be_used(items: list[Item], mon
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {3, 5}, raising=False)
 
     def workers() -> int:
-        return training_loader(items, [0] * len(items), TRANSFORM, BatchSampler([0], 1), seed=0).num_workers
+        sampler = make_sampler("natural", {}, [0], None, 1)
+        return training_loader(items, [0] * len(items), TRANSFORM, sampler, seed=0).num_workers
 
     assert workers() == 2
     monkeypatch.delattr("os.sched_getaffinity")  # as on macOS

@@ -293,3 +293,40 @@ def test_a_query_needs_another_gallery_image() -> None:
     assert notes(query, Item(Path("p/../p/1"), "a", "x", "gallery")) == 1
     assert notes(query, Item(Path("p/2"), "b", "x", "gallery")) == 1
     assert notes(query, Item(Path("p/2"), "a", "x", "gallery")) == 0
+
+
+def test_a_dataset_that_is_only_tested_on_keeps_its_test_classes() -> None:
+    datasets = [dataset("x", alphabet(12)), dataset("y", alphabet(12))]
+    whole = split_datasets(datasets, how="random-half", seed=3, validation_fraction=0.4)
+    split = split_datasets(datasets, how="random-half", seed=3, validation_fraction=0.4, train_datasets=["x"])
+    assert (split.query, split.gallery) == (whole.query, whole.gallery)
+    assert split.train == tuple(item for item in whole.train if item.dataset == "x")
+    assert split.validation == tuple(item for item in whole.validation if item.dataset == "x")
+    other = split_datasets(datasets, how="random-half", seed=3, validation_fraction=0.4, test_datasets=["y"])
+    assert (other.train, other.validation) == (whole.train, whole.validation)
+    assert other.query == other.gallery == tuple(item for item in whole.query if item.dataset == "y")
+
+
+def test_no_side_is_demanded_that_is_not_wanted() -> None:
+    datasets = [
+        dataset("x", alphabet(4)),
+        with_roles("only-test", {"a": "test", "b": "test"}),
+        with_roles("only-train", {"a": "train", "b": "train"}),
+        dataset("one-class", {"a": 3}),
+    ]
+    split = split_datasets(datasets, train_datasets=["x", "only-train"], test_datasets=["x", "only-test", "one-class"])
+    assert {item.dataset for item in split.train} == {"x", "only-train"}
+    assert {item.dataset for item in split.query} == {"x", "only-test", "one-class"}
+    with pytest.raises(UserError, match=r"'only-test': the train side is empty; .*--data.train_datasets"):
+        split_datasets(datasets, train_datasets=["only-test"], test_datasets=["x"])
+    with pytest.raises(UserError, match=r"'only-train': the query side is empty; .*--data.test_datasets"):
+        split_datasets(datasets, train_datasets=["x"], test_datasets=["only-train"])
+    with pytest.raises(UserError, match="'one-class' has one class only"):
+        split_datasets(datasets, train_datasets=["one-class"], test_datasets=["x"])
+
+
+def test_a_dataset_that_takes_no_part_is_said() -> None:
+    datasets = [dataset(name, alphabet(4)) for name in "xyz"]
+    split = split_datasets(datasets, train_datasets=["x"], test_datasets=["y"])
+    assert split.notes == ("dataset 'z' is neither trained on nor tested on",)
+    assert {item.dataset for item in (*split.train, *split.query)} == {"x", "y"}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from retrieval_oracle import Image, ranking, similarity
 
 from unimetric.errors import UserError
-from unimetric.evaluation import neighbours
+from unimetric.evaluation import distances
 from unimetric.evaluation.neighbours import nearest_neighbours
 
 # Few directions, so that most similarities occur more than once.
@@ -115,14 +115,14 @@ def test_long_lists_full_of_ties_merge_in_row_order(k: int) -> None:
 @pytest.mark.parametrize("k", [1, 3, 40])
 def test_no_tile_outgrows_its_bound(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
-    multiply = neighbours.cosine_similarities
+    multiply = distances.cosine_similarities
 
     def watched(queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
         product = multiply(queries, gallery)
         sizes.append(product.numel())
         return product
 
-    monkeypatch.setattr(neighbours, "cosine_similarities", watched)
+    monkeypatch.setattr(distances, "cosine_similarities", watched)
     vectors = copies(300, 8)
     nearest_neighbours(vectors, vectors, k, query_tile=20, gallery_tile=30)
     assert max(sizes) <= 20 * 30

@@ -222,7 +222,7 @@ def test_the_report_is_plain_json() -> None:
     report = evaluate(np.eye(4, dtype=np.float32), np.array([0, 0, 1, 1]), np.array([3, 3, 5, 5]), ks=np.array([1, 2]))
     plain = report.to_dict()
     assert json.loads(json.dumps(plain)) == plain
-    assert list(plain) == ["separate", "harmonic", "unified", "counts"]
+    assert list(plain) == ["separate", "harmonic", "unified", "counts", "distance"]
     assert plain["separate"].keys() == {"3", "5"}
     assert {type(v) for scores in plain["separate"].values() for v in scores.values()} == {float}
     assert type(plain["counts"]["queries"]) is int

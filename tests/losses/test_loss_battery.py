@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 
+from unimetric.geometry import Sphere
 from unimetric.losses import LOSSES, make_loss
 
 CLASSES, SIZE = 5, 8
-PROXY_FREE = {"margin", "multi-similarity", "triplet"}
+PROXY_FREE = {"hyperbolic", "margin", "multi-similarity", "triplet"}
+ON_THE_SPHERE = {name for name, spec in LOSSES.items() if spec.geometry is Sphere}
 
 every_loss = pytest.mark.parametrize("name", sorted(LOSSES))
 
@@ -107,7 +109,7 @@ def test_same_seed_same_value_and_gradients(name):
     assert all(torch.equal(a, b) for a, b in zip(first_grads, second_grads, strict=True))
 
 
-@every_loss
+@pytest.mark.parametrize("name", sorted(ON_THE_SPHERE))
 def test_only_the_direction_of_an_embedding_counts(name):
     embeddings, labels = toy_batch()
     lengths = torch.rand(len(labels), 1) + 0.5
@@ -146,9 +148,11 @@ def test_finite_gradients_at_a_zero_embedding(name):
 @pytest.mark.parametrize("name", sorted(PROXY_FREE))
 @pytest.mark.parametrize("labels", [[0], [0, 1, 2, 3], [2, 2, 2]], ids=["one image", "no positives", "one class"])
 def test_a_batch_without_a_triplet_gives_zero_and_a_graph(name, labels):
-    """One class alone has positive pairs, of which only Multi-Similarity could make something; its miner
-    keeps no positive without a negative to compare it with.
+    """One class alone has positive pairs, of which Multi-Similarity could make something, but its miner keeps no
+    positive without a negative to compare it with; the hyperbolic loss does compare positives with each other.
     """
+    if name == "hyperbolic" and labels == [2, 2, 2]:
+        pytest.skip("a class's images compete with each other")
     embeddings = torch.randn(len(labels), SIZE, requires_grad=True)
     value = make(name)(embeddings, torch.tensor(labels))
     value.backward()

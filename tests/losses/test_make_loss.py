@@ -6,7 +6,8 @@ import re
 import pytest
 
 from unimetric.errors import UserError
-from unimetric.losses import LOSSES, make_loss
+from unimetric.geometry import PoincareBall, Sphere
+from unimetric.losses import LOSSES, loss_geometry, make_loss
 
 
 def test_unknown_loss_names_the_nearest():
@@ -34,6 +35,8 @@ def test_unknown_option_names_loss_and_valid_options():
         ("softtriple", {"centers": 0}, "centers must be at least 1, got 0"),
         ("margin", {"cutoff": 1.5}, "cutoff must be between 0 and nonzero_cutoff, got 1.5"),
         ("proxynca++", {"temperature": 0.0}, "temperature must be positive"),
+        ("hyperbolic", {"temperature": 0.0}, "temperature must be positive, got 0.0"),
+        ("hyperbolic", {"curvature": 0.0}, "curvature must be from 1e-06 to 1e\\+06, got 0.0"),
         ("proxy-anchor", {"alpha": math.inf}, "alpha must be a finite number, got inf"),
     ],
 )
@@ -64,5 +67,13 @@ def test_whole_numbers_serve_for_real_ones():
 
 def test_table_says_which_losses_need_several_images_per_class():
     wanting = {name for name, spec in LOSSES.items() if spec.images_per_class == 4}
-    assert wanting == {"triplet", "margin", "multi-similarity"}
+    assert wanting == {"hyperbolic", "triplet", "margin", "multi-similarity"}
     assert all(spec.images_per_class is None for name, spec in LOSSES.items() if name not in wanting)
+
+
+def test_a_loss_says_where_embeddings_have_to_lie():
+    assert loss_geometry("hyperbolic") == PoincareBall(curvature=0.1, clip=2.3)
+    assert loss_geometry("hyperbolic", {"curvature": 1, "temperature": 0.5}) == PoincareBall(curvature=1.0, clip=2.3)
+    assert all(loss_geometry(name) == Sphere() for name in set(LOSSES) - {"hyperbolic"})
+    with pytest.raises(UserError, match="loss 'hyperbolic': clip must be from"):
+        loss_geometry("hyperbolic", {"clip": -1.0})

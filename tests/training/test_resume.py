@@ -20,6 +20,13 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "plain": {},
     "pairs": {"loss": {"name": "multi-similarity"}},
     "margin": {"loss": {"name": "margin"}},
+    "classes": {"sampling": {"name": "class-balanced", "options": {"images_per_class": 2}}},
+    "shares": {"sampling": {"name": "temperature"}},
+    # Rounds end within epochs, at their ends and across them.
+    "adaptive": {
+        "data": {"workers": 1},
+        "sampling": {"name": "adaptive", "options": {"round_steps": 3, "sharpness": 20.0, "floor": 0.0}},
+    },
     # Five train classes are left, 25 images: 3 batches an epoch.
     "best": {
         "data": {"validation_fraction": 0.3},
@@ -69,7 +76,8 @@ def power_cut() -> None:
     # Within an epoch, at its end, at the last step but one, and at the last.
     [
         *[("plain", 1), ("plain", 4), ("plain", 6), ("plain", 11), ("plain", 12)],
-        *[("best", 3), ("best", 5), ("best", 12), ("pairs", 6), ("margin", 6)],
+        *[("best", 3), ("best", 5), ("best", 12), ("pairs", 6), ("margin", 6), ("classes", 6), ("shares", 6)],
+        *[("adaptive", 2), ("adaptive", 3), ("adaptive", 4), ("adaptive", 7), ("adaptive", 9)],
     ],
 )
 def test_stopped_and_resumed_is_the_same_run(
@@ -154,6 +162,14 @@ def test_sigkill_at_a_random_moment(sources: list[Path], tmp_path: Path) -> None
     assert unimetric("train", *sources, "--out", expected, "--config", options) == 0
     assert_same_run(expected, run)
     assert log_rows(run)[-1]["step"] == 40
+
+
+def test_adaptive_sampling_follows_the_losses(whole: Callable[[str], tuple[Path, Path]]) -> None:
+    """Half of the batches for each dataset in the first round; then, so sharp, nearly all for one."""
+    _, run = whole("adaptive")
+    (row,) = [row for row in log_rows(run) if row["step"] == 10]
+    assert row["share/a"] + row["share/b"] == pytest.approx(1)
+    assert abs(row["share/a"] - row["share/b"]) > 0.05
 
 
 def test_resuming_a_finished_run_changes_nothing(

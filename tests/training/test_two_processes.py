@@ -15,14 +15,16 @@ from toy_runs import log_rows, options_file, read_json, start, tensors, unimetri
 TWO = ["--device.processes", 2]
 
 
-def options_without_noise(path: Path, **changes: Any) -> Path:
+def options_without_noise(path: Path, sampling: dict[str, Any] | None = None, **changes: Any) -> Path:
     model = {"options": {"adapter_bottleneck": 8, "prompts": 4, "prompt_length": 2, "adapter_drop": 0.0}}
     training = {"epochs": 2, "selection": "best", **changes}
-    return options_file(path, model=model, training=training, data={"validation_fraction": 0.3})
+    data = {"validation_fraction": 0.3}
+    return options_file(path, model=model, training=training, data=data, sampling=sampling or {})
 
 
-def test_the_same_updates_as_one_process(sources: list[Path], tmp_path: Path) -> None:
-    options = options_without_noise(tmp_path / "options.yaml")
+@pytest.mark.parametrize("sampling", [{}, {"name": "adaptive", "options": {"round_steps": 2, "sharpness": 5.0}}])
+def test_the_same_updates_as_one_process(sampling: dict[str, Any], sources: list[Path], tmp_path: Path) -> None:
+    options = options_without_noise(tmp_path / "options.yaml", sampling=sampling)
     assert unimetric("train", *sources, "--out", tmp_path / "one", "--config", options) == 0
     process = start("train", *sources, "--out", tmp_path / "two", "--config", options, *TWO)
     out, error = process.communicate(timeout=240)

@@ -33,7 +33,9 @@ def run_demo(config: RunConfig, out: Path) -> list[tuple[str, dict[str, Any]]]:
     resume = folder.config.is_file()
     if resume and not _is_run_of(folder, config):
         raise UserError(f"{out} holds a run of another configuration: delete {out}, or choose another --out")
-    model = replace(config.model, method="frozen", options={}, embedding_size=ModelConfig.embedding_size)
+    model = replace(
+        config.model, method="frozen", options={}, embedding_size=ModelConfig.embedding_size, geometry="auto"
+    )
     frozen = evaluate_model(replace(config, model=model), None, out / "frozen")
     return [("frozen", frozen), (config.model.method, train(config, folder, resume=resume))]
 

@@ -1,23 +1,29 @@
-"""Measure a trained model, or a backbone as it is."""
+"""Measure a trained model, several as an ensemble, or a backbone as it is."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from unimetric.commands.weights import weights_file
 from unimetric.config import RunConfig
+from unimetric.data.splits import Split
 from unimetric.errors import UserError
 from unimetric.files import check_writable, make_folder, write_json
 from unimetric.measure import measure
 from unimetric.models.devices import choose_device
 from unimetric.models.embedder import Embedder
+from unimetric.models.ensemble import Ensemble
 from unimetric.models.petl import METHODS, method_options
 from unimetric.training.build import build_embedder, describe, load_split, say_split
+from unimetric.training.provenance import Clock, measured_sides, provenance
+from unimetric.training.run import RunFolder
 
 
 def evaluate_model(config: RunConfig, model: Path | None, out: Path) -> dict[str, Any]:
-    """Measure on the test classes of the configured data, and write ``metrics.json``.
+    """Measure on the classes that `EvaluationConfig.classes` says, test or validation, and write ``metrics.json``.
 
     Args:
         config: The data, how to measure, and where to compute; without ``model``, the backbone too. Where
@@ -31,6 +37,7 @@ def evaluate_model(config: RunConfig, model: Path | None, out: Path) -> dict[str
     Raises:
         UserError: the model or the data cannot be read, or nothing can be measured.
     """
+    clock = Clock.start()
     device = choose_device(config.device.accelerator)
     if model is None and METHODS.get(config.model.method) is not METHODS["frozen"]:
         raise UserError(
@@ -40,19 +47,61 @@ def evaluate_model(config: RunConfig, model: Path | None, out: Path) -> dict[str
     if model is None:
         method_options(config.model.method, config.model.options)
     check_writable(out)
-    split = load_split(config)
-    if not split.query:
-        raise UserError(f"--data.split is {config.data.split!r}: no image is left to measure; use auto or test-only")
+    split = _split(config)
     if model is None:
         embedder = build_embedder(config)
     else:
         embedder = Embedder.from_pretrained(model, weights=weights_file(model, config.model.weights))
-    embedder.to(device)
+    return _measure(config, split, embedder.to(device), out, clock)
+
+
+def evaluate_ensemble(config: RunConfig, models: Sequence[Path], out: Path) -> dict[str, Any]:
+    """Measure the mean embedding of several models as `evaluate_model` does one's, and write ``metrics.json``.
+
+    Args:
+        config: The data, how to measure, and where to compute. Where ``model.weights`` is not what the first model's
+            own configuration says, the backbones of all are read from it.
+        models: Run folders or model folders, at least one, each once.
+        out: Folder for ``metrics.json``.
+
+    Returns:
+        What ``metrics.json`` holds; under ``model``, the sum of the members' trained parameters, and the members.
+
+    Raises:
+        UserError: a model or the data cannot be read, two models do not fit together, or nothing can be measured.
+    """
+    clock = Clock.start()
+    device = choose_device(config.device.accelerator)
+    folders = [model.resolve() for model in models]
+    if twice := [model for number, model in enumerate(models) if folders[number] in folders[:number]]:
+        raise UserError(f"--ensemble names {twice[0]} twice: name each model once")
+    check_writable(out)
+    split = _split(config)
+    own = RunFolder(models[0])
+    recorded = own.read_config().model.weights if own.config.is_file() else "pretrained"
+    weights = None if config.model.weights == recorded else config.model.weights
+    ensemble = Ensemble.from_pretrained(models, weights=[weights_file(model, weights) for model in models])
+    return _measure(config, split, ensemble.to(device), out, clock)
+
+
+def _split(config: RunConfig) -> Split:
+    split = load_split(config, training=False)
+    if measured_sides(config, split)["query"]:
+        return split
+    if config.evaluation.classes == "validation":
+        raise UserError(
+            "--evaluation.classes is 'validation': no validation classes; set --data.validation_fraction, e.g. 0.5"
+        )
+    raise UserError(f"--data.split is {config.data.split!r}: no image is left to measure; use auto or test-only")
+
+
+def _measure(config: RunConfig, split: Split, embedder: Embedder | Ensemble, out: Path, clock: Clock) -> dict[str, Any]:
     say_split(split)
+    sides = measured_sides(config, split)
     measurement = measure(
         embedder,
-        split.query,
-        split.gallery,
+        sides["query"],
+        sides["gallery"],
         ks=config.evaluation.ks,
         batch_size=config.evaluation.batch_size,
         precision=config.device.precision,
@@ -60,5 +109,9 @@ def evaluate_model(config: RunConfig, model: Path | None, out: Path) -> dict[str
         description=f"Measuring {embedder.method_name}",
     )
     metrics = describe(config, embedder, measurement.metrics, list(measurement.skipped))
+    # Train images play no part here.
+    used = replace(split, train=())
+    fingerprint = embedder.fingerprint if isinstance(embedder, Ensemble) else embedder.backbone.fingerprint
+    metrics |= provenance(config, used, fingerprint, clock, embedder.device)
     write_json(make_folder(out) / "metrics.json", metrics)
     return metrics

@@ -31,12 +31,14 @@ class Dataset:
     """The items of one catalogue, in a defined order.
 
     ``ignored`` are files found on the way and left out, for the record: not images, images outside of
-    any class folder, and second appearances of an image (see `unique_items`).
+    any class folder, and second appearances of an image (see `unique_items`). ``notes`` are remarks for the
+    reader of the numbers, one line each, such as a difference from the published counts.
     """
 
     name: str
     items: tuple[Item, ...]
     ignored: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -45,9 +45,9 @@ class _TrainingImages(TorchDataset[Any]):
         self.transform, self.seed = transform, seed
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | str, int, int]:
-        epoch, number = key
+        occasion, number = key
         # Seeded by what it is, not by who makes it: the same augmentation with any number of workers.
-        seed = int(np.random.SeedSequence((self.seed, epoch, number)).generate_state(1, np.uint64)[0] >> 1)
+        seed = int(np.random.SeedSequence((self.seed, occasion, number)).generate_state(1, np.uint64)[0] >> 1)
         try:
             image: Tensor | str = self.transform(decode_image(self.paths[number]), seed)
         except ImageError as error:

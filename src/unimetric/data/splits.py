@@ -37,7 +37,13 @@ class Split:
 
 
 def split_datasets(
-    datasets: Sequence[Dataset], *, how: str = "auto", seed: int = 0, validation_fraction: float = 0.0
+    datasets: Sequence[Dataset],
+    *,
+    how: str = "auto",
+    seed: int = 0,
+    validation_fraction: float = 0.0,
+    train_datasets: Collection[str] = (),
+    test_datasets: Collection[str] = (),
 ) -> Split:
     """Split every dataset by its classes.
 
@@ -54,6 +60,9 @@ def split_datasets(
         validation_fraction: the share, 0 to 0.5, of each dataset's train classes that is held out for
             model selection; at least one class where there are three, and none where there are fewer. A
             dataset whose source gives it validation items keeps those instead.
+        train_datasets: the names of those to train on; empty is all. The others have no train and validation items,
+            but the same test items as ever, so that numbers stay comparable.
+        test_datasets: the names of those to test on; empty is all. The others have no query and gallery items.
 
     Raises:
         UserError: an unknown ``how``; a fraction out of range; no datasets, or two of the same name; roles
@@ -63,11 +72,15 @@ def split_datasets(
     parts: dict[str, list[Item]] = {"train": [], "validation": [], "query": [], "gallery": []}
     notes: list[str] = []
     for dataset in datasets:
-        roles = _roles(dataset, _way(dataset, how), seed)
+        wanted = _wanted(dataset, how, train_datasets, test_datasets)
+        if not wanted:
+            notes.append(f"dataset {dataset.name!r} is neither trained on nor tested on")
+            continue
+        roles = _roles(dataset, _way(dataset, how, wanted), seed)
         if "validation" not in roles:
             roles = _hold_out(dataset, roles, seed, validation_fraction)
-        side = _side(dataset, roles)
-        _check_sides(dataset, side, how)
+        side = {part: items if part in wanted else [] for part, items in _side(dataset, roles).items()}
+        _check_sides(dataset, side, wanted)
         notes += _notes(dataset, side, left_out=roles.count(""))
         for part, items in side.items():
             parts[part] += items
@@ -87,13 +100,23 @@ def _check_arguments(datasets: Sequence[Dataset], how: str, fraction: float) -> 
             raise UserError(f"{count} datasets have the name {name!r}; give each a name of its own")
 
 
-def _way(dataset: Dataset, how: str) -> str:
+def _wanted(dataset: Dataset, how: str, train_datasets: Collection[str], test_datasets: Collection[str]) -> set[str]:
+    """The sides that the dataset has to have, and validation."""
+    wanted = set()
+    if how != "test-only" and (not train_datasets or dataset.name in train_datasets):
+        wanted |= {"train", "validation"}
+    if how != "train-only" and (not test_datasets or dataset.name in test_datasets):
+        wanted |= {"query", "gallery"}
+    return wanted
+
+
+def _way(dataset: Dataset, how: str, wanted: Collection[str]) -> str:
     """The way this dataset is split: ``how``, with "auto" decided."""
     if not dataset.items:
         raise UserError(f"dataset {dataset.name!r} has no images; leave it out")
     if how in ("test-only", "train-only"):
         return how
-    if len(dataset.labels) == 1:
+    if len(dataset.labels) == 1 and "train" in wanted:
         raise UserError(
             f"dataset {dataset.name!r} has one class only ({dataset.labels[0]!r}), which cannot be split; "
             "add classes, or leave the dataset out"
@@ -155,15 +178,16 @@ def _side(dataset: Dataset, roles: Sequence[str]) -> dict[str, list[Item]]:
     return side
 
 
-def _check_sides(dataset: Dataset, side: dict[str, list[Item]], how: str) -> None:
-    wanted = {"test-only": ("query", "gallery"), "train-only": ("train",)}
+def _check_sides(dataset: Dataset, side: dict[str, list[Item]], wanted: Collection[str]) -> None:
     remedies = {
-        "train": "give it train images, or evaluate only, with --data.split test-only",
-        "query": "give it test or query images, or train only, with --data.split train-only",
+        "train": "give it train images, leave it out of --data.train_datasets, or evaluate only, with --data.split "
+        "test-only",
+        "query": "give it test or query images, leave it out of --data.test_datasets, or train only, with "
+        "--data.split train-only",
         "gallery": "give it test or gallery images beside its query images",
     }
-    for part in wanted.get(how, ("train", "query", "gallery")):
-        if not side[part]:
+    for part in ("train", "query", "gallery"):
+        if part in wanted and not side[part]:
             raise UserError(f"dataset {dataset.name!r}: the {part} side is empty; {remedies[part]}")
 
 

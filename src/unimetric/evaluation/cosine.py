@@ -25,7 +25,8 @@ Vectors = npt.NDArray[np.floating] | Tensor
 GRID = 2.0**-24
 """Entries of unit vectors are multiples of this. Times 2^24 they are integers that float32 holds exactly."""
 
-_BLOCK_ROWS = 65_536
+BLOCK_ROWS = 65_536
+"""Rows that are prepared at once, in float64."""
 
 
 def unit_vectors(vectors: Vectors, name: str = "vectors") -> Tensor:
@@ -48,13 +49,13 @@ def unit_vectors(vectors: Vectors, name: str = "vectors") -> Tensor:
     tensor([[1.0000, 0.0000],
             [0.7071, 0.7071]])
     """
-    _check_matrix(vectors, name)
+    check_matrix(vectors, name)
     units = torch.empty(tuple(vectors.shape), dtype=torch.float32)
-    for start in range(0, len(units), _BLOCK_ROWS):
-        rows = slice(start, start + _BLOCK_ROWS)
-        block = _float64(vectors, rows)
+    for start in range(0, len(units), BLOCK_ROWS):
+        rows = slice(start, start + BLOCK_ROWS)
+        block = finite_rows(vectors, rows, name)
         largest = block.abs().amax(dim=1, keepdim=True)
-        _check_directions(block, largest, start, name)
+        _check_directions(largest, start, name)
         # Largest entry 1 first: no square can overflow or vanish in the norm.
         block = block / largest
         block /= torch.linalg.vector_norm(block, dim=1, keepdim=True)
@@ -79,7 +80,7 @@ def cosine_similarities(queries: Tensor, gallery: Tensor) -> Tensor:
     return similarities
 
 
-def check_same_width(queries: Tensor, gallery: Tensor, query_name: str, gallery_name: str) -> None:
+def check_same_width(queries: Vectors, gallery: Vectors, query_name: str, gallery_name: str) -> None:
     """Refuse matrices of vectors from different spaces.
 
     Raises:
@@ -92,7 +93,12 @@ def check_same_width(queries: Tensor, gallery: Tensor, query_name: str, gallery_
         )
 
 
-def _check_matrix(vectors: Vectors, name: str) -> None:
+def check_matrix(vectors: Vectors, name: str) -> None:
+    """Refuse what is not a matrix of floating-point numbers with at least one row and one column.
+
+    Raises:
+        UserError: so it is.
+    """
     if not isinstance(vectors, np.ndarray | Tensor):
         raise UserError(f"{name}: got {type(vectors).__name__}; give a numpy array or a torch tensor")
     shape = tuple(vectors.shape)
@@ -105,6 +111,23 @@ def _check_matrix(vectors: Vectors, name: str) -> None:
         raise UserError(f"{name}: type {vectors.dtype} is not floating point; convert it to float32")
 
 
+def finite_rows(vectors: Vectors, rows: slice, name: str) -> Tensor:
+    """Some rows as float64 on the CPU.
+
+    Raises:
+        UserError: a number is infinite or NaN.
+    """
+    block = _float64(vectors, rows)
+    finite = block.isfinite()
+    if not bool(finite.all()):
+        row, column = (int(i) for i in (~finite).nonzero()[0])
+        raise UserError(
+            f"{name}: row {rows.start + row}, column {column} is {float(block[row, column])}; "
+            "drop that row or mend the model that made it"
+        )
+    return block
+
+
 def _float64(vectors: Vectors, rows: slice) -> Tensor:
     if isinstance(vectors, Tensor):
         return vectors.detach()[rows].to("cpu", torch.float64)
@@ -112,13 +135,7 @@ def _float64(vectors: Vectors, rows: slice) -> Tensor:
     return torch.from_numpy(vectors[rows].astype(np.float64, order="C"))
 
 
-def _check_directions(block: Tensor, largest: Tensor, first_row: int, name: str) -> None:
-    if not bool(largest.isfinite().all()):
-        row, column = (int(i) for i in (~block.isfinite()).nonzero()[0])
-        raise UserError(
-            f"{name}: row {first_row + row}, column {column} is {float(block[row, column])}; "
-            "drop that row or mend the model that made it"
-        )
+def _check_directions(largest: Tensor, first_row: int, name: str) -> None:
     if not bool(largest.all()):
         row = first_row + int((largest[:, 0] == 0).nonzero()[0])
         raise UserError(f"{name}: row {row} is all zeros, which has no cosine; drop it or mend the model")

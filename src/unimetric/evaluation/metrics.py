@@ -12,11 +12,12 @@ among its i nearest neighbours:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from unimetric.evaluation.distances import Distance, make_distance
 from unimetric.evaluation.neighbours import Tiling, search
 
 
@@ -25,15 +26,17 @@ class Retrieval:
     """Who searches among whom, and what counts as right."""
 
     queries: Tensor
-    """From `cosine.unit_vectors`, shape [Q, E]."""
+    """From ``distance.prepare``, Q rows."""
     gallery: Tensor
-    """From `cosine.unit_vectors`, shape [G, E]."""
+    """From ``distance.prepare``, G rows."""
     query_classes: Tensor
     """Shape [Q], int64. A gallery item of the query's class is a positive."""
     gallery_classes: Tensor
     """Shape [G], int64."""
     own_rows: Tensor
     """The gallery row that is the query itself, shape [Q], int64, -1 for none. It is never found."""
+    distance: Distance = field(default_factory=make_distance)
+    """What is near."""
 
     def positives(self) -> Tensor:
         """How many positives every query has, itself apart: shape [Q], int64."""
@@ -56,6 +59,7 @@ class Retrieval:
             query_classes=self.query_classes[query_rows],
             gallery_classes=self.gallery_classes[gallery_rows],
             own_rows=new_row[self.own_rows[query_rows]],
+            distance=self.distance,
         )
 
 
@@ -108,7 +112,7 @@ def score_queries(retrieval: Retrieval, ks: Sequence[int], tiling: Tiling) -> di
     gallery = retrieval.gallery.to(tiling.device)
     for rows, width in _tiles(positives, max(ks), len(gallery), tiling):
         own_rows = retrieval.own_rows[rows]
-        _, found = search(retrieval.queries[rows], gallery, width, own_rows, tiling.gallery)
+        _, found = search(retrieval.queries[rows], gallery, width, own_rows, tiling.gallery, retrieval.distance)
         found = found.cpu()
         right = retrieval.gallery_classes[found] == retrieval.query_classes[rows, None]
         for name, score in score_hits(right & (found >= 0), positives[rows], ks).items():

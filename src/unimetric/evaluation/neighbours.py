@@ -1,8 +1,8 @@
-"""Exact nearest neighbours by cosine, tile by tile.
+"""Exact nearest neighbours, tile by tile.
 
 No matrix of all queries by all gallery items is ever whole in memory: a tile of queries passes over the
-gallery tile by tile and keeps a running list of its k best. The similarities are exact (see `cosine`), so
-the result depends on neither the tile sizes nor the number of threads nor the device.
+gallery tile by tile and keeps a running list of its k best. The similarities are exact (see `cosine` and
+`poincare`), so the result depends on neither the tile sizes nor the number of threads nor the device.
 
 Order: the more similar first; of equally similar ones, the lower gallery row first. `torch.topk` promises
 nothing about ties, so it only finds the similarities here; ties are settled by row number.
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from unimetric.errors import UserError
-from unimetric.evaluation.cosine import Vectors, check_same_width, cosine_similarities, unit_vectors
+from unimetric.evaluation.cosine import Vectors, check_same_width
+from unimetric.evaluation.distances import Distance, make_distance
 from unimetric.evaluation.labels import Hashables, as_hashables, own_gallery_rows
 
 QUERY_TILE = 1024
@@ -35,11 +36,14 @@ def nearest_neighbours(
     query_tile: int = QUERY_TILE,
     gallery_tile: int = GALLERY_TILE,
     device: str | torch.device = "cpu",
+    distance: str = "cosine",
+    curvature: float = 0.1,
 ) -> tuple[Tensor, Tensor]:
-    """The k gallery rows most similar to each query, by cosine.
+    """The k gallery rows nearest to each query, by cosine or by hyperbolic distance.
 
     Args:
-        queries: Shape [Q, E], floating point; the rows need not have unit length.
+        queries: Shape [Q, E], floating point; for cosines, the rows need not have unit length, for "poincare" they
+            have to lie in the ball of radius ``1 / sqrt(curvature)``.
         gallery: Shape [G, E], floating point.
         k: How many neighbours, at least 1; may exceed G.
         query_ids: Q integers that name the queries' images; -1 or None for an unnamed one. A query never
@@ -49,15 +53,18 @@ def nearest_neighbours(
         gallery_tile: Gallery rows per tile; 4k, if that is more. Memory beyond input and output is a few
             times ``query_tile * gallery_tile * 8`` bytes whatever Q and G, if k is below that product.
         device: Where to multiply: "cpu", "cuda" or one CUDA device.
+        distance: "cosine", or "poincare" for the hyperbolic distance between points of the Poincaré ball.
+        curvature: For "poincare", ``c`` of the space of curvature ``-c``.
 
     Returns:
-        Similarities, shape [Q, k], float64, from 1 (same direction) to -1 (opposite) within 1e-6, highest
-        first; and gallery rows, shape [Q, k], int64; both on the CPU. Of equal similarities the lower row
-        comes first. Where a query has fewer than k candidates, the rest is (-inf, -1).
+        Similarities, shape [Q, k], float64, highest first: cosines, from 1 (same direction) to -1 (opposite)
+        within 1e-6; for "poincare", minus the distance (see `poincare` for the error). And gallery rows, shape
+        [Q, k], int64; both on the CPU. Of equal similarities the lower row comes first. Where a query has
+        fewer than k candidates, the rest is (-inf, -1).
 
     Raises:
-        UserError: vectors that have no cosine, unequal widths, ids for one side only or of the wrong
-            length, a gallery id that occurs twice, or an option out of range.
+        UserError: vectors that have no cosine or lie outside of the ball, an unknown distance, unequal widths,
+            ids for one side only or of the wrong length, a gallery id that occurs twice, or an option out of range.
 
     >>> vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
     >>> similarities, rows = nearest_neighbours(vectors, vectors, k=2)
@@ -72,20 +79,21 @@ def nearest_neighbours(
     """
     check_count(k, "k")
     tiling = Tiling(query_tile, gallery_tile, device)
-    query_units = unit_vectors(queries, "queries")
-    gallery_units = unit_vectors(gallery, "gallery")
-    check_same_width(query_units, gallery_units, "queries", "gallery")
-    own_rows = _own_rows(query_ids, gallery_ids, len(query_units), len(gallery_units))
-    searched = gallery_units.to(device)
+    comparison = make_distance(distance, curvature)
+    query_rows = comparison.prepare(queries, "queries")
+    gallery_rows = comparison.prepare(gallery, "gallery")
+    check_same_width(queries, gallery, "queries", "gallery")
+    own_rows = _own_rows(query_ids, gallery_ids, len(query_rows), len(gallery_rows))
+    searched = gallery_rows.to(device)
 
-    width = min(k, len(gallery_units))
-    similarities = torch.full((len(query_units), k), -torch.inf, dtype=torch.float64)
-    rows = torch.full((len(query_units), k), -1, dtype=torch.int64)
+    width = min(k, len(gallery_rows))
+    similarities = torch.full((len(query_rows), k), -torch.inf, dtype=torch.float64)
+    rows = torch.full((len(query_rows), k), -1, dtype=torch.int64)
     step = tiling.query_rows(width)
-    for start in range(0, len(query_units), step):
+    for start in range(0, len(query_rows), step):
         tile = slice(start, start + step)
-        best, found = search(query_units[tile], searched, width, own_rows[tile], tiling.gallery)
-        similarities[tile, :width] = best.cpu()
+        best, found = search(query_rows[tile], searched, width, own_rows[tile], tiling.gallery, comparison)
+        similarities[tile, :width] = comparison.reported(best.cpu())
         rows[tile, :width] = found.cpu()
     return similarities, rows
 
@@ -129,24 +137,28 @@ def check_count(value: Any, name: str) -> None:
         raise UserError(f"{name}: {value!r}; give a whole number, at least 1")
 
 
-def search(queries: Tensor, gallery: Tensor, k: int, own_rows: Tensor, gallery_tile: int) -> tuple[Tensor, Tensor]:
+def search(
+    queries: Tensor, gallery: Tensor, k: int, own_rows: Tensor, gallery_tile: int, distance: Distance
+) -> tuple[Tensor, Tensor]:
     """Pass one tile of queries over the gallery.
 
     Args:
-        queries: From `unit_vectors`, shape [Q, E].
-        gallery: From `unit_vectors`, shape [G, E], on the device to multiply on.
+        queries: From ``distance.prepare``, Q rows.
+        gallery: From ``distance.prepare``, G rows, on the device to multiply on.
         k: Neighbours per query, 1 to G.
         own_rows: The gallery row each query must not find, shape [Q], -1 for none.
         gallery_tile: Gallery rows per tile; 4k, if that is more, lest merging cost more than multiplying.
+        distance: What is similar.
 
     Returns:
-        Similarities [Q, k] and gallery rows [Q, k] as `nearest_neighbours` has them, on the gallery's device.
+        Similarities [Q, k], as ``distance.similarities`` has them, and gallery rows [Q, k], ordered as by
+        `nearest_neighbours`, on the gallery's device.
     """
     queries = queries.to(gallery.device, torch.float64)
     own_rows = own_rows.to(gallery.device)
     step = max(gallery_tile, 4 * k)
     for start in range(0, len(gallery), step):
-        tile = cosine_similarities(queries, gallery[start : start + step])  # (Q, step)
+        tile = distance.similarities(queries, gallery[start : start + step])  # (Q, step)
         inside = ((own_rows >= start) & (own_rows < start + step)).nonzero()[:, 0]
         tile[inside, own_rows[inside] - start] = -torch.inf
         if start == 0:

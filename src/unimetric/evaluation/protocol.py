@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from unimetric.errors import UserError
-from unimetric.evaluation.cosine import Vectors, check_same_width, unit_vectors
+from unimetric.evaluation.cosine import Vectors, check_same_width
+from unimetric.evaluation.distances import Distance, make_distance
 from unimetric.evaluation.labels import Hashables, as_hashables, number, own_gallery_rows, rows_by_id
 from unimetric.evaluation.metrics import Retrieval, score_queries
 from unimetric.evaluation.neighbours import GALLERY_TILE, QUERY_TILE, Tiling, check_count
@@ -72,6 +73,8 @@ class Report:
     """Metrics of all queries against all galleries at once: means over all queries with a positive."""
     counts: Counts
     """How many queries and gallery items that covers, and what was left out."""
+    distance: str = "cosine"
+    """What was near: "cosine" or "poincare"."""
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain dicts, lists, floats and ints, ready for `json.dumps`."""
@@ -82,6 +85,7 @@ class Report:
             "harmonic": dict(self.harmonic),
             "unified": dict(self.unified),
             "counts": counts,
+            "distance": self.distance,
         }
 
 
@@ -97,14 +101,18 @@ def evaluate(
     query_tile: int = QUERY_TILE,
     gallery_tile: int = GALLERY_TILE,
     device: str | torch.device = "cpu",
+    distance: str = "cosine",
+    curvature: float = 0.1,
 ) -> Report:
     """Score embeddings by retrieval, in each dataset and in the union of all.
 
-    Similarity is the cosine: the length of a vector plays no part. Of equally similar gallery items, the one
-    in the lower row comes first. The result depends on neither tile sizes nor device.
+    Similarity is the cosine: the length of a vector plays no part; or, for points of the Poincaré ball, nearness in
+    hyperbolic distance. Of equally similar gallery items, the one in the lower row comes first. The result
+    depends on neither tile sizes nor device.
 
     Args:
-        vectors: The queries' embeddings, shape [N, E], floating point, no row zero.
+        vectors: The queries' embeddings, shape [N, E], floating point: no row zero, or, for "poincare", every row
+            within the ball of radius ``1 / sqrt(curvature)``.
         labels: The queries' labels, N hashables. Labels mean something within their dataset only.
         datasets: The queries' datasets, N hashables; their `str` names them in the report.
         gallery: Where to search: vectors [G, E], labels, datasets and, optionally, ids. Without it, every
@@ -118,14 +126,16 @@ def evaluate(
         query_tile: Most queries compared at once.
         gallery_tile: Gallery items they are compared with at once. See `nearest_neighbours`.
         device: Where to multiply: "cpu", "cuda" or one CUDA device.
+        distance: "cosine" or "poincare".
+        curvature: For "poincare", ``c`` of the space of curvature ``-c``.
 
     Returns:
         The scores, and what they cover.
 
     Raises:
-        UserError: an argument of the wrong type, shape or length; a zero, infinite or NaN vector; queries
-            and gallery of different width; an id twice in the gallery, or for two different classes; two
-            datasets with the same `str`; or no query with a positive.
+        UserError: an argument of the wrong type, shape or length; a zero, infinite or NaN vector, or one outside
+            of the ball; an unknown distance; queries and gallery of different width; an id twice in the gallery,
+            or for two different classes; two datasets with the same `str`; or no query with a positive.
 
     >>> vectors = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.5, 0.5], [0.0, 1.0]])
     >>> report = evaluate(vectors, ["cat", "cat", "dog", "dog"], ["pets"] * 4)
@@ -136,23 +146,24 @@ def evaluate(
     """
     depths = _depths(ks)
     tiling = Tiling(query_tile, gallery_tile, device)
-    queries = _side(vectors, labels, datasets, "")
+    comparison = make_distance(distance, curvature)
+    queries = _side(vectors, labels, datasets, "", comparison)
     if gallery is None:
         searched = queries
         own_rows = _same_rows(queries, ids, gallery_ids)
     else:
         gallery_vectors, gallery_labels, gallery_datasets, gallery_ids = _unpack(gallery, gallery_ids)
-        searched = _side(gallery_vectors, gallery_labels, gallery_datasets, "gallery ")
-        check_same_width(queries.units, searched.units, "vectors", "gallery vectors")
+        searched = _side(gallery_vectors, gallery_labels, gallery_datasets, "gallery ", comparison)
+        check_same_width(vectors, gallery_vectors, "vectors", "gallery vectors")
         own_rows = _rows_of_ids(queries, searched, ids, gallery_ids)
-    return _report(queries, searched, own_rows, depths, tiling)
+    return _report(queries, searched, own_rows, depths, tiling, comparison)
 
 
 @dataclass(frozen=True)
 class _Side:
     """The queries, or the gallery, after validation."""
 
-    units: Tensor
+    rows: Tensor
     labels: Sequence[Hashable]
     datasets: Sequence[Hashable]
 
@@ -171,13 +182,13 @@ def _depths(ks: Any) -> list[int]:
     return list(dict.fromkeys(int(k) for k in depths))
 
 
-def _side(vectors: Vectors, labels: Hashables, datasets: Hashables, prefix: str) -> _Side:
+def _side(vectors: Vectors, labels: Hashables, datasets: Hashables, prefix: str, distance: Distance) -> _Side:
     name = f"{prefix}vectors"
-    units = unit_vectors(vectors, name)
+    rows = distance.prepare(vectors, name)
     return _Side(
-        units,
-        as_hashables(labels, f"{prefix}labels", len(units), name),
-        as_hashables(datasets, f"{prefix}datasets", len(units), name),
+        rows,
+        as_hashables(labels, f"{prefix}labels", len(rows), name),
+        as_hashables(datasets, f"{prefix}datasets", len(rows), name),
     )
 
 
@@ -197,18 +208,18 @@ def _same_rows(queries: _Side, ids: Hashables | None, gallery_ids: Hashables | N
         raise UserError("gallery_ids: given without a gallery; give ids only, or a gallery too")
     if ids is not None:
         # Without a gallery they say nothing new, but a copy would be found in place of the query itself.
-        rows_by_id(as_hashables(ids, "ids", len(queries.units), "vectors"), "ids")
-    return torch.arange(len(queries.units))
+        rows_by_id(as_hashables(ids, "ids", len(queries.rows), "vectors"), "ids")
+    return torch.arange(len(queries.rows))
 
 
 def _rows_of_ids(queries: _Side, gallery: _Side, ids: Hashables | None, gallery_ids: Hashables | None) -> Tensor:
     if ids is None and gallery_ids is None:
-        return torch.full((len(queries.units),), -1)
+        return torch.full((len(queries.rows),), -1)
     if ids is None or gallery_ids is None:
         missing = "ids" if ids is None else "gallery_ids"
         raise UserError(f"{missing}: not given, but the other side has ids; give both, or neither")
-    query_ids = as_hashables(ids, "ids", len(queries.units), "vectors")
-    listed_gallery_ids = as_hashables(gallery_ids, "gallery_ids", len(gallery.units), "gallery vectors")
+    query_ids = as_hashables(ids, "ids", len(queries.rows), "vectors")
+    listed_gallery_ids = as_hashables(gallery_ids, "gallery_ids", len(gallery.rows), "gallery vectors")
     own_rows = own_gallery_rows(query_ids, listed_gallery_ids, "gallery_ids")
     _check_same_classes(queries, gallery, query_ids, own_rows)
     return own_rows
@@ -225,11 +236,13 @@ def _check_same_classes(queries: _Side, gallery: _Side, ids: Sequence[Hashable],
             )
 
 
-def _report(queries: _Side, gallery: _Side, own_rows: Tensor, ks: Sequence[int], tiling: Tiling) -> Report:
+def _report(
+    queries: _Side, gallery: _Side, own_rows: Tensor, ks: Sequence[int], tiling: Tiling, distance: Distance
+) -> Report:
     (query_classes, gallery_classes), _ = number(queries.classes(), gallery.classes())
     (query_datasets, gallery_datasets), datasets = number(queries.datasets, gallery.datasets)
     names = _dataset_names(datasets)
-    retrieval = Retrieval(queries.units, gallery.units, query_classes, gallery_classes, own_rows)
+    retrieval = Retrieval(queries.rows, gallery.rows, query_classes, gallery_classes, own_rows, distance)
     has_positive = retrieval.positives() > 0
     if not bool(has_positive.any()):
         raise UserError(
@@ -252,12 +265,13 @@ def _report(queries: _Side, gallery: _Side, own_rows: Tensor, ks: Sequence[int],
         harmonic={metric: _harmonic_mean([scores[metric] for scores in separate.values()]) for metric in unified},
         unified=unified,
         counts=Counts(
-            queries=len(queries.units),
-            gallery=len(gallery.units),
+            queries=len(queries.rows),
+            gallery=len(gallery.rows),
             queries_without_positive=int((~has_positive).sum()),
             datasets=counts,
             datasets_left_out=tuple(name for name in names if name not in separate),
         ),
+        distance=distance.name,
     )
 
 

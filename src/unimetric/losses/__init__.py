@@ -9,15 +9,17 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from torch import nn
+from torch import Tensor, nn
 
 from unimetric.errors import UserError, nearest_names
+from unimetric.geometry import Geometry, PoincareBall, Sphere
 from unimetric.losses import pml
 from unimetric.losses.curricularface import CurricularFace
+from unimetric.losses.hyperbolic import Hyperbolic
 
-__all__ = ["LOSSES", "CurricularFace", "LossSpec", "make_loss"]
+__all__ = ["LOSSES", "CurricularFace", "Hyperbolic", "LossSpec", "loss_geometry", "make_loss"]
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,12 @@ class LossSpec:
         make: called as ``make(num_classes, embedding_size, **options)``.
         images_per_class: the batch sampler draws this many images of each class it picks; None for random
             batches (losses with class proxies need no pairs within the batch).
+        geometry: where the embeddings lie that it compares; its constants are among the loss's, by the same names.
     """
 
     make: Callable[..., nn.Module]
     images_per_class: int | None = None
+    geometry: type[Sphere] | type[PoincareBall] = Sphere
 
     @property
     def options(self) -> dict[str, float | int | bool]:
@@ -48,6 +52,7 @@ LOSSES: dict[str, LossSpec] = {
     "arcface": LossSpec(pml.arcface),
     "cosface": LossSpec(pml.cosface),
     "curricularface": LossSpec(CurricularFace),
+    "hyperbolic": LossSpec(Hyperbolic, images_per_class=4, geometry=PoincareBall),
     "margin": LossSpec(pml.margin_loss, images_per_class=4),
     "multi-similarity": LossSpec(pml.multi_similarity, images_per_class=4),
     "proxy-anchor": LossSpec(pml.proxy_anchor),
@@ -96,6 +101,27 @@ def make_loss(
         return LOSSES[name].make(num_classes, embedding_size, **checked)
     except ValueError as error:
         raise UserError(f"loss {name!r}: {error}") from error
+
+
+def loss_geometry(name: str, options: Mapping[str, float | int | bool] | None = None) -> Geometry:
+    """Where the embeddings have to lie that a loss compares, with the constants that its options say.
+
+    Raises:
+        UserError: as `make_loss`.
+
+    >>> loss_geometry("hyperbolic", {"clip": 1.0})
+    PoincareBall(curvature=0.1, clip=1.0)
+    """
+    make_loss(name, 1, 1, options)
+    spec = LOSSES[name]
+    constants = spec.options | dict(options or {})
+    return spec.geometry(**{entry.name: float(constants[entry.name]) for entry in fields(spec.geometry)})
+
+
+def place_proxies(loss: nn.Module, directions: Tensor) -> None:
+    """Put the class proxies of a loss at unit vectors [C, E]; a loss without proxies stays as it is."""
+    if isinstance(loss, CurricularFace | pml.MinedLoss):
+        loss.place_proxies(directions)
 
 
 def _of_type(value: float | int | bool, wanted: type, what: str) -> float | int | bool:

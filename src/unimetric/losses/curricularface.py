@@ -127,6 +127,15 @@ class CurricularFace(nn.Module):
             means = targets.mean()
         self.t.lerp_(means, 1 - self.momentum)
 
+    @torch.no_grad()
+    def place_proxies(self, directions: Tensor) -> None:
+        """Put the proxies at unit vectors [C, E], with entries about as large as 1.
+
+        The fresh proxies' entries are 0.01: an optimiser that moves each entry by its rate would turn those about in
+        one step, whatever they mean.
+        """
+        self.proxies.copy_(directions * math.sqrt(self.embedding_size))
+
     def extra_repr(self) -> str:
         """Constants for ``print(loss)``."""
         return (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from pytorch_metric_learning import distances, losses, miners
 from torch import Tensor, nn
 
@@ -61,6 +62,22 @@ class MinedLoss(nn.Module):
             mined = None if self.miner is None else self.miner(embeddings, labels)
             value: Tensor = self.loss(embeddings, labels, mined)
             return value
+
+    @torch.no_grad()
+    def place_proxies(self, directions: Tensor) -> None:
+        """Put the proxies at unit vectors [C, E], with entries about as large as 1; of pair losses, nothing.
+
+        Several centres of a class are put side by side, apart by a tenth of their length.
+        """
+        scaled = directions * math.sqrt(self.embedding_size)
+        for name, parameter in self.loss.named_parameters():
+            if name == "proxies":  # [C, E]
+                parameter.copy_(scaled)
+            elif name == "W":  # [E, C]
+                parameter.copy_(scaled.T)
+            elif name == "fc":  # [E, C * centers]
+                centers = parameter.shape[1] // len(scaled)
+                parameter.copy_(scaled.repeat_interleave(centers, 0).T + 0.1 * torch.randn(parameter.shape))
 
 
 def triplet(num_classes: int, embedding_size: int, margin: float = 0.05) -> nn.Module:

@@ -11,6 +11,8 @@ def model_card(config: dict[str, Any], trainable_parameters: int, metrics: dict[
     ``metrics`` has the shape of ``metrics.json``.
     """
     backbone, method = config["backbone"], config["method"]
+    # Models from before there was anything else do not say it.
+    geometry = config.get("geometry", {"name": "sphere"})
     options = ", ".join(f"{name} {value}" for name, value in method["options"].items()) or "none"
     lines = [
         "# An embedding model for several image collections",
@@ -22,6 +24,7 @@ def model_card(config: dict[str, Any], trainable_parameters: int, metrics: dict[
         "| | |",
         "|---|---|",
         f"| embedding size | {config['embedding_size']} |",
+        f"| embeddings | {_about_geometry(geometry)} |",
         f"| trained parameters | {trainable_parameters:,} |",
         f"| options of the method | {options} |",
         f"| fingerprint of the backbone | `{backbone['fingerprint'][:16]}` |",
@@ -29,14 +32,14 @@ def model_card(config: dict[str, Any], trainable_parameters: int, metrics: dict[
         "## Use",
         "",
         "```python",
+        *(["import torch", ""] if geometry["name"] == "poincare" else []),
         "from unimetric import Embedder",
         "",
         'embedder = Embedder.from_pretrained("path/to/this/folder")',
-        'vectors = embedder.encode(["a.jpg", "b.jpg"])  # float32 [2, E], unit length',
-        "similarity = vectors[0] @ vectors[1]",
+        *_use(geometry),
         "```",
         "",
-        *(_measured(metrics) if metrics else []),
+        *(_measured(metrics, geometry) if metrics else []),
     ]
     return "\n".join(lines) + "\n"
 
@@ -51,13 +54,35 @@ def _about_backbone(backbone: dict[str, Any]) -> list[str]:
     ]
 
 
-def _measured(metrics: dict[str, Any]) -> list[str]:
+def _about_geometry(geometry: dict[str, Any]) -> str:
+    if geometry["name"] == "sphere":
+        return "unit vectors, compared by cosine"
+    return (
+        f"points of the Poincaré ball, curvature -{geometry['curvature']:g}, features clipped to length "
+        f"{geometry['clip']:g}; compared by hyperbolic distance"
+    )
+
+
+def _use(geometry: dict[str, Any]) -> list[str]:
+    if geometry["name"] == "sphere":
+        return [
+            'vectors = embedder.encode(["a.jpg", "b.jpg"])  # float32 [2, E], unit length',
+            "similarity = vectors[0] @ vectors[1]",
+        ]
+    return [
+        'points = torch.from_numpy(embedder.encode(["a.jpg", "b.jpg"]))  # float32 [2, E], in the Poincaré ball',
+        "distance = embedder.geometry.distances(points[:1], points[1:])",
+    ]
+
+
+def _measured(metrics: dict[str, Any], geometry: dict[str, Any]) -> list[str]:
+    nearness = "cosine similarity" if geometry["name"] == "sphere" else "hyperbolic distance"
     counts = metrics["counts"]
     rows = [f"| {_cell(name)} | {values['recall@1']:.1%} |" for name, values in metrics["separate"].items()]
     return [
         "## Measured",
         "",
-        "Recall@1 on classes that were not trained on, by cosine similarity: each query's nearest neighbour, itself",
+        f"Recall@1 on classes that were not trained on, by {nearness}: each query's nearest neighbour, itself",
         f"excluded, is of its class. {counts['queries']} queries, {counts['gallery']} gallery images, "
         f"{counts['queries_without_positive']} queries without a positive left out, "
         f"{counts.get('skipped_files', 0)} files skipped.",

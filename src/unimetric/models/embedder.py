@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from unimetric.data.images import ImageError, array_to_rgb, decode_image, load_image, to_rgb
 from unimetric.data.transforms import EvaluationTransform
 from unimetric.errors import UserError
+from unimetric.geometry import Geometry, PoincareBall, make_geometry
 from unimetric.models.backbone import Backbone
 from unimetric.models.devices import compute_dtype
 from unimetric.models.petl import METHODS, make_method, method_options
@@ -28,19 +28,22 @@ ImageLike: TypeAlias = "str | Path | Image.Image | NDArray[Any]"
 
 
 class Embedder(nn.Module):
-    """Maps images to unit vectors in which near means alike.
+    """Maps images to vectors in which near means alike: unit vectors, or points of the Poincaré ball.
 
     Image → patch embedding → [class token; prompts; patches] → frozen blocks with what the method adds →
-    final norm and pooling → linear head → L2 normalisation. Only the method and the head have gradients.
+    final norm and pooling → linear head → L2 normalisation, or exponential map into the ball. Only the method and the
+    head have gradients.
 
     Args:
         backbone: The frozen backbone. It belongs to this embedder from now on.
         method: Name of the parameter-efficient method, see `METHODS`.
         options: Its options; what is not named keeps its default.
         embedding_size: E. A method without a head returns the backbone's own width instead.
+        geometry: Where the vectors lie: ``sphere``, ``poincare`` (with the paper's constants), or a `PoincareBall` with
+            others. A method without a head has the sphere only.
 
     Raises:
-        UserError: unknown method or option.
+        UserError: unknown method, option or geometry.
     """
 
     def __init__(
@@ -49,8 +52,10 @@ class Embedder(nn.Module):
         method: str = "puma",
         options: dict[str, Any] | None = None,
         embedding_size: int = 128,
+        geometry: str | Geometry = "sphere",
     ) -> None:
         super().__init__()
+        self.geometry: Geometry = make_geometry(geometry) if isinstance(geometry, str) else geometry
         self.method_name = method
         self.options = method_options(method, options or {})
         self.backbone = backbone
@@ -61,6 +66,10 @@ class Embedder(nn.Module):
             nn.init.orthogonal_(self.head.weight)
             nn.init.zeros_(self.head.bias)
         self.embedding_size = embedding_size if self.head is not None else backbone.output_size
+        if self.head is None and isinstance(self.geometry, PoincareBall):
+            raise UserError(
+                f"geometry is 'poincare': method {method} has no head that could be trained for it; use sphere"
+            )
 
     @classmethod
     def from_pretrained(
@@ -106,11 +115,11 @@ class Embedder(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Unit vectors [B, E] in float32 for normalised images [B, 3, S, S]."""
+        """Vectors [B, E] in float32, unit or points of the ball, for normalised images [B, 3, S, S]."""
         features = self.features(images)
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
-            return F.normalize(features if self.head is None else self.head(features), dim=1)
+            return self.geometry.embed(features if self.head is None else self.head(features))
 
     def features(self, images: Tensor) -> Tensor:
         """What the head reads: the pooled output of the last block, [B, D] or [B, 2 D]."""
@@ -138,13 +147,12 @@ class Embedder(nn.Module):
             precision: ``bf16``, ``fp32``, or ``auto``: bf16 where the processor has instructions for it.
 
         Returns:
-            Unit vectors, float32 [N, E], in the order of ``images``.
+            Unit vectors, or points of the ball, float32 [N, E], in the order of ``images``.
 
         Raises:
             UserError: a file that cannot be read, or an array that is no image.
         """
-        if isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim != 4):
-            images = [images]
+        images = listed_images(images)
         # Held for all batches, so that the frozen weights are cast once; other threads' encoding waits.
         with self.backbone.holding(compute_dtype(precision, self.device), trained_too=True):
             vectors = [batch for batch, _ in self.encode_batches(images, batch_size=batch_size, precision=precision)]
@@ -170,28 +178,35 @@ class Embedder(nn.Module):
             The vectors [n, E] of a batch's readable images, and for every image of the batch None or what is wrong
             with it.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}: use 1 or more")
         dtype = compute_dtype(precision, self.device)
-        position = 0
-        for tensors, errors in _decoded_batches(images, self.transform, batch_size):
-            if not skip_unreadable:
-                _refuse_unreadable(errors, position)
-            position += len(errors)
-            yield self._embed(dtype, tensors), errors
+        for pixels, errors in decoded_batches(images, self.transform, batch_size, skip_unreadable):
+            yield self.embed_pixels(pixels, dtype), errors
 
-    def _embed(self, dtype: torch.dtype, images: list[Tensor]) -> NDArray[np.float32]:
+    def embed_pixels(self, images: list[Tensor], dtype: torch.dtype) -> NDArray[np.float32]:
+        """The vectors [n, E] of n images as ``transform.crop`` gives them, computed in ``dtype``."""
         if not images:
             return np.empty((0, self.embedding_size), np.float32)
-        device = self.device
+        with self._computing(dtype):
+            return self(self._normalised(images)).cpu().numpy()  # type: ignore[no-any-return]
+
+    def pixel_features(self, images: list[Tensor], dtype: torch.dtype) -> Tensor:
+        """What the head reads, float32 [n, D] or [n, 2 D], of n images as ``transform.crop`` gives them."""
+        with self._computing(dtype):
+            return self.features(self._normalised(images)).float()
+
+    def _normalised(self, images: list[Tensor]) -> Tensor:
+        return self.transform.normalise(torch.stack(images).to(self.device))
+
+    @contextmanager
+    def _computing(self, dtype: torch.dtype) -> Iterator[None]:
         # Per batch, so that whoever consumes the batches finds the model as it was, whatever else uses it meanwhile.
         with (
             self.backbone.holding(dtype, trained_too=True),
             self._evaluating(),
             torch.inference_mode(),
-            torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16),
         ):
-            return self(self.transform.normalise(torch.stack(images).to(device))).cpu().numpy()  # type: ignore[no-any-return]
+            yield
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -201,6 +216,35 @@ class Embedder(nn.Module):
             yield
         finally:
             self.train(was_training)
+
+
+def listed_images(images: Sequence[ImageLike] | ImageLike) -> Sequence[ImageLike]:
+    """The images that `Embedder.encode` was given, a single one too, as a sequence of images."""
+    if isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim != 4):
+        return [images]
+    return list(images) if isinstance(images, np.ndarray) else images
+
+
+def decoded_batches(
+    images: Iterable[ImageLike], transform: EvaluationTransform, batch_size: int, skip_unreadable: bool = False
+) -> Iterator[tuple[list[Tensor], list[ImageError | None]]]:
+    """The pixels of the images that can be read, batch by batch, while the next batch is being decoded.
+
+    Yields:
+        The pixels, uint8 [3, S, S] each, of a batch's readable images, and for every image of the batch None or what
+        is wrong with it.
+
+    Raises:
+        UserError: an image cannot be read and ``skip_unreadable`` is not set, or ``batch_size`` is below 1.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}: use 1 or more")
+    position = 0
+    for pixels, errors in _decoded_batches(images, transform, batch_size):
+        if not skip_unreadable:
+            _refuse_unreadable(errors, position)
+        position += len(errors)
+        yield pixels, errors
 
 
 def _refuse_unreadable(errors: list[ImageError | None], position: int) -> None:

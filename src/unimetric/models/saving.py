@@ -24,6 +24,7 @@ from unimetric.files import (
     write_json,
     write_text,
 )
+from unimetric.geometry import Geometry, Sphere, make_geometry
 from unimetric.models.backbone import POOLS, Backbone, make_backbone
 from unimetric.models.card import model_card
 from unimetric.models.petl import method_options
@@ -70,6 +71,7 @@ def _config(embedder: Embedder, weights_sha256: str) -> dict[str, Any]:
         },
         "method": {"name": embedder.method_name, "options": asdict(embedder.options)},
         "embedding_size": embedder.embedding_size,
+        "geometry": embedder.geometry.to_dict(),
         "weights_sha256": weights_sha256,
         "preprocessing": _preprocessing(backbone),
     }
@@ -87,6 +89,7 @@ def load_model(
         folder = folder / "model"
     config = _read_config(folder)
     source = config["backbone"]
+    geometry = _geometry(folder / CONFIG, config)
     weights = _read_weights(folder / WEIGHTS, config["weights_sha256"])
     try:
         method_options(config["method"]["name"], config["method"]["options"])
@@ -108,10 +111,24 @@ def load_model(
             f"{folder / CONFIG}: its preprocessing is {config.get('preprocessing')}, that of {source['name']} here is "
             f"{_preprocessing(backbone)}: use the version of timm that the model was trained with"
         )
-    embedder = kind(backbone, config["method"]["name"], config["method"]["options"], config["embedding_size"])
+    method = config["method"]
+    embedder = kind(backbone, method["name"], method["options"], config["embedding_size"], geometry)
     with _at_trained_size(embedder, source["image_size"]):
         assign_weights(embedder, weights, folder / WEIGHTS)
     return embedder.eval()
+
+
+def _geometry(path: Path, config: dict[str, Any]) -> Geometry:
+    """Where the embeddings lie; on the sphere, where a model from before there was anything else does not say."""
+    if "geometry" not in config:
+        return Sphere()
+    constants = dict(_get(path, config, "geometry", dict))
+    name = _get(path, config, "geometry.name", str)
+    del constants["name"]
+    try:
+        return make_geometry(name, **constants)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -10,45 +11,81 @@ from typing import Any
 import torch
 
 import unimetric
-from unimetric.config import RunConfig
+from unimetric.config import DataConfig, RunConfig
 from unimetric.data.catalog import Dataset
 from unimetric.data.images import is_image_name
+from unimetric.data.sampling import sampler_options
+from unimetric.data.selection import OTHERS, check_names, select_train
 from unimetric.data.sources import read_sources
 from unimetric.data.splits import Split, split_datasets
-from unimetric.losses import make_loss
+from unimetric.errors import UserError
+from unimetric.geometry import Geometry, Sphere
+from unimetric.losses import LOSSES, loss_geometry, make_loss
 from unimetric.measure import Measurement, Skipped
 from unimetric.models.backbone import make_backbone
 from unimetric.models.devices import choose_precision
 from unimetric.models.embedder import Embedder
-from unimetric.models.petl import method_options
+from unimetric.models.ensemble import Ensemble
+from unimetric.models.petl import METHODS, method_options
 from unimetric.progress import say
+from unimetric.training.provenance import describe_processor
 
 
 def check_options(config: RunConfig) -> None:
-    """Check the names and options of method and loss, before images are read and a backbone is loaded.
+    """Check the names and options of method, loss and sampler, before images are read and a backbone is loaded.
 
     Raises:
-        UserError: unknown method, loss or option, or a value of the wrong type or range.
+        UserError: unknown method, loss, sampler or option, a value of the wrong type or range, or a geometry that is
+            not the loss's.
     """
     method_options(config.model.method, config.model.options)
     make_loss(config.loss.name, 2, config.model.embedding_size, config.loss.options)
+    geometry = choose_geometry(config)
+    if config.training.start == "discriminant" and geometry.name != "sphere":
+        raise UserError(
+            f"--training.start is 'discriminant', which is for embeddings on the sphere, but --loss.name "
+            f"{config.loss.name} works on {geometry.name!r}: use random"
+        )
+    sampler_options(config.sampling.name, config.sampling.options, LOSSES[config.loss.name].images_per_class)
 
 
-def load_split(config: RunConfig) -> Split:
+def load_split(config: RunConfig, *, training: bool = True) -> Split:
     """Read the configured sources and divide their classes; what is worth knowing about them is in its notes.
 
+    Args:
+        config: Where the data is, and what of it takes part.
+        training: Whether the train side is used. If not, ``data.train_datasets`` and ``data.train_images`` may name
+            datasets that are in no source: those that a model, measured on other data now, was trained on.
+
     Raises:
-        UserError: a source cannot be read, or a side of the split is empty.
+        UserError: a source cannot be read, an option names an unknown dataset, or a side of the split is empty.
     """
     data = config.data
     datasets = read_sources(data.sources)
+    _check_datasets(data, [dataset.name for dataset in datasets], training)
     split = split_datasets(
         datasets,
         how=data.split,
         seed=data.split_seed,
         validation_fraction=data.validation_fraction,
+        train_datasets=data.train_datasets,
+        test_datasets=data.test_datasets,
     )
-    return replace(split, notes=(*_left_out(datasets), *split.notes))
+    split = select_train(split, few_shot=data.few_shot, train_images=data.train_images, seed=data.split_seed)
+    told = [note for dataset in datasets for note in dataset.notes]
+    return replace(split, notes=(*told, *_left_out(datasets), *split.notes))
+
+
+def _check_datasets(data: DataConfig, datasets: Sequence[str], training: bool) -> None:
+    check_names("data.test_datasets", data.test_datasets, datasets)
+    if data.test_datasets and data.split == "train-only":
+        raise UserError(
+            f"--data.test_datasets is {data.test_datasets}, but --data.split is 'train-only', which tests on nothing: "
+            "leave one of the two out"
+        )
+    if training:
+        check_names("data.train_datasets", data.train_datasets, datasets)
+        check_names("data.train_images", [name for name in data.train_images if name != OTHERS], datasets)
 
 
 def say_split(split: Split) -> None:
@@ -84,43 +121,78 @@ def build_embedder(config: RunConfig) -> Embedder:
     """A fresh embedder as configured, its random weights from the configured seed.
 
     Raises:
-        UserError: unknown backbone, method or option.
+        UserError: unknown backbone, method or option, or a geometry that does not fit.
     """
     model = config.model
+    geometry = choose_geometry(config)
     backbone = make_backbone(model.backbone, weights=model.weights, image_size=model.image_size, pool=model.pool)
     torch.manual_seed(config.training.seed)
-    return Embedder(backbone, model.method, model.options, model.embedding_size)
+    return Embedder(backbone, model.method, model.options, model.embedding_size, geometry)
+
+
+def choose_geometry(config: RunConfig) -> Geometry:
+    """Where the embeddings lie: where the loss wants them, or, of a method that trains no head, on the sphere.
+
+    Raises:
+        UserError: another geometry is asked for.
+    """
+    wanted = config.model.geometry
+    method, loss = config.model.method, config.loss.name
+    if method in METHODS and not METHODS[method].has_head:
+        if wanted == "poincare":
+            raise UserError(
+                f"--model.geometry is 'poincare': method {method} trains no head that could map into the ball; "
+                "use auto or sphere"
+            )
+        return Sphere()
+    geometry = loss_geometry(loss, config.loss.options)
+    if wanted not in ("auto", geometry.name):
+        names = ", ".join(name for name, spec in sorted(LOSSES.items()) if spec.geometry.name == wanted)
+        raise UserError(
+            f"--model.geometry is {wanted!r}, but --loss.name {loss} works on {geometry.name!r}: use auto, "
+            f"or a loss for {wanted}: {names}"
+        )
+    return geometry
 
 
 def unmeasured() -> Measurement:
     """What takes the place of a measurement where no class was held out: the shape of one, with null for numbers."""
     counts = {"queries": 0, "gallery": 0, "queries_without_positive": 0, "datasets": {}}
     return Measurement(
-        {"separate": {}, "harmonic": None, "unified": None, "counts": counts, "seconds": 0.0},
+        {"separate": {}, "harmonic": None, "unified": None, "counts": counts, "distance": None, "seconds": 0.0},
         (),
     )
 
 
-def describe(config: RunConfig, embedder: Embedder, metrics: dict[str, Any], skipped: list[Skipped]) -> dict[str, Any]:
+def describe(
+    config: RunConfig, embedder: Embedder | Ensemble, metrics: dict[str, Any], skipped: list[Skipped]
+) -> dict[str, Any]:
     """Add to measured numbers what they were measured with, and which files were left out."""
     precision = choose_precision(config.device.precision, embedder.device)
     metrics["counts"]["skipped_files"] = len(skipped)
     return metrics | {
         "skipped": [{"path": str(entry.item.path), "reason": entry.reason} for entry in skipped],
-        "model": {
-            "backbone": embedder.backbone.name,
-            "fingerprint": embedder.backbone.fingerprint,
-            "image_size": embedder.backbone.image_size,
-            "method": embedder.method_name,
-            "embedding_size": embedder.embedding_size,
-            "trainable_parameters": embedder.trainable_parameter_count(),
-        },
+        "model": embedder.description() if isinstance(embedder, Ensemble) else _describe_model(embedder),
         "machine": {
             "device": str(embedder.device),
             "precision": precision,
+            "processor": describe_processor(),
+            "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "unimetric": unimetric.__version__,
         },
+    }
+
+
+def _describe_model(embedder: Embedder) -> dict[str, Any]:
+    return {
+        "backbone": embedder.backbone.name,
+        "fingerprint": embedder.backbone.fingerprint,
+        "image_size": embedder.backbone.image_size,
+        "method": embedder.method_name,
+        "embedding_size": embedder.embedding_size,
+        "geometry": embedder.geometry.to_dict(),
+        "trainable_parameters": embedder.trainable_parameter_count(),
     }

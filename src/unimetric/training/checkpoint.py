@@ -1,7 +1,8 @@
 """Everything that a run needs to go on, in one safetensors file that is renamed into place: no pickle.
 
 The data order, the augmentation, the adapter dropping and the learning rate are functions of the seed and the
-step, so the step number is all there is to save about the sampler, the random state and the schedule.
+step, so the step number is all there is to save about the random state, the schedule and most samplers; the losses
+that an adaptive sampler goes by are saved with it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -33,6 +35,7 @@ class Progress:
         skipped_validation: The same of the validation images.
         best_score: Best harmonic Recall@1 on the validation classes so far, or None.
         best_weights: The learned weights of that moment.
+        sampler: The sampler's state.
     """
 
     step: int = 0
@@ -42,6 +45,7 @@ class Progress:
     skipped_validation: dict[int, str] = field(default_factory=dict)
     best_score: float | None = None
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    sampler: dict[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -72,6 +76,7 @@ def save_checkpoint(
         "best_score": progress.best_score,
         "skipped": list(progress.skipped.items()),
         "skipped_validation": list(progress.skipped_validation.items()),
+        "sampler": progress.sampler,
     }
     # Tensors may share memory (a loss may hold one of the model's); a file holds each by itself.
     copies = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
@@ -112,6 +117,8 @@ def load_checkpoint(
         skipped_validation={int(number): reason for number, reason in metadata["skipped_validation"]},
         best_score=metadata["best_score"],
         best_weights=_part(tensors, "best"),
+        # A checkpoint that was written before there were samplers with a state has none.
+        sampler=metadata.get("sampler", {}),
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from unimetric.config import RunConfig
 from unimetric.data.catalog import ClassIndex
 from unimetric.data.loading import Batch, training_loader
-from unimetric.data.sampling import BatchSampler
+from unimetric.data.sampling import BatchSampler, Share, make_sampler
 from unimetric.data.splits import Split
 from unimetric.data.transforms import TrainingTransform
 from unimetric.errors import UserError
@@ -28,9 +28,11 @@ from unimetric.models.saving import assign_weights, learned_weights
 from unimetric.progress import console, progress_bar, say
 from unimetric.training.build import build_embedder, check_options, describe, load_split, say_split, unmeasured
 from unimetric.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from unimetric.training.discriminant import start_from_discriminant
 from unimetric.training.interrupt import Interrupted, StopRequest
 from unimetric.training.log import TrainingLog
 from unimetric.training.optimiser import make_optimiser, rate_schedule
+from unimetric.training.provenance import Clock, measured_sides, provenance
 from unimetric.training.run import RunFolder, run_identity
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ class _Run:
     folder: RunFolder
     fabric: Fabric
     split: Split
+    numbers: list[int]
     embedder: Embedder
     loss: nn.Module
     optimiser: torch.optim.Optimizer
@@ -57,6 +60,7 @@ class _Run:
     loader: DataLoader[Batch]
     total_steps: int
     identity: str
+    clock: Clock
 
 
 def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict[str, Any]:
@@ -84,12 +88,15 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict
     progress = Progress()
     if resume and folder.checkpoint.is_file():
         progress = load_checkpoint(folder.checkpoint, run.embedder, run.loss, run.optimiser, run.identity)
+        run.sampler.restore(progress.sampler)
         say_split(run.split)
         say(f"Continuing {folder.path} after step {progress.step} of {run.total_steps}.")
     else:
         say_split(run.split)
         if resume:
             say(f"{folder.path} has no checkpoint yet; starting from the beginning.")
+    for note in run.sampler.notes:
+        say(f"note: {note}", style="yellow")
     first = run.fabric.is_global_zero
     if first and resume:
         folder.remove_leftovers()
@@ -101,6 +108,8 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict
             folder.new_run(config) if first and not resume else nullcontext(),
             run.embedder.backbone.holding(dtype),
         ):
+            if config.training.start == "discriminant" and progress.step == 0:
+                _start_from_discriminant(run, progress)
             _train_loop(run, progress)
     except Interrupted:
         if first:
@@ -115,6 +124,7 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict
 
 
 def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
+    clock = Clock.start()
     device = choose_device(config.device.accelerator)
     precision = choose_precision(config.device.precision, device)
     fabric = Fabric(
@@ -131,17 +141,19 @@ def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
     numbers = classes.numbers(split.train)
     embedder = build_embedder(config)
     loss = make_loss(config.loss.name, len(classes), embedder.embedding_size, config.loss.options)
+    sampler = make_sampler(
+        config.sampling.name,
+        config.sampling.options,
+        numbers,
+        [dataset for dataset, _ in classes.classes],
+        config.training.batch_size,
+        loss_images_per_class=LOSSES[config.loss.name].images_per_class,
+        seed=config.training.seed,
+        share=Share(fabric.global_rank, config.device.processes),
+    )
     if config.device.processes > 1:
         # Starts the other processes with the same command: after everything that can be wrong with it has been checked.
         fabric.launch()
-    sampler = BatchSampler(
-        numbers,
-        config.training.batch_size,
-        images_per_class=LOSSES[config.loss.name].images_per_class,
-        seed=config.training.seed,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-    )
     backbone, training = embedder.backbone, config.training
     loader = training_loader(
         split.train,
@@ -164,6 +176,7 @@ def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
         folder=folder,
         fabric=fabric,
         split=split,
+        numbers=numbers,
         embedder=embedder,
         loss=loss,
         optimiser=make_optimiser(embedder, loss, training),
@@ -171,6 +184,7 @@ def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
         loader=loader,
         total_steps=training.steps or training.epochs * len(sampler),
         identity=run_identity(config, split, classes, backbone.fingerprint),
+        clock=clock,
     )
 
 
@@ -195,11 +209,33 @@ def _refuse_untrainable(config: RunConfig, split: Split) -> None:
         raise UserError(
             "--training.selection is 'best': no validation classes; set --data.validation_fraction, e.g. 0.2"
         )
+    if config.evaluation.classes == "validation" and not split.validation:
+        raise UserError(
+            "--evaluation.classes is 'validation': no validation classes; set --data.validation_fraction, e.g. 0.5"
+        )
     if training.batch_size % config.device.processes:
         raise UserError(
             f"--training.batch_size is {training.batch_size}: it has to be a multiple of --device.processes, "
             f"{config.device.processes}"
         )
+
+
+def _start_from_discriminant(run: _Run, progress: Progress) -> None:
+    started = time.perf_counter()
+    if run.fabric.is_global_zero:
+        start_from_discriminant(
+            run.embedder,
+            run.loss,
+            [item.path for item in run.split.train],
+            run.numbers,
+            run.config.device.precision,
+            run.config.evaluation.batch_size,
+        )
+    if run.fabric.world_size > 1:
+        # The head as well: what DDP would send later is one thing less to rely on.
+        for parameter in (*cast(nn.Linear, run.embedder.head).parameters(), *run.loss.parameters()):
+            parameter.data = run.fabric.broadcast(parameter.data)
+    progress.seconds += time.perf_counter() - started
 
 
 def _train_loop(run: _Run, progress: Progress) -> None:
@@ -222,6 +258,9 @@ def _train_loop(run: _Run, progress: Progress) -> None:
                 for group in optimiser.param_groups:
                     group["lr"] = group["base_lr"] * factor
                 value = _step(run, model, optimiser, batch, progress)
+                if run.sampler.observes:
+                    run.sampler.observe(progress.step, _agreed(fabric, value))
+                    progress.sampler = run.sampler.state()
                 progress.step += 1
                 done = time.perf_counter()
                 progress.seconds += done - started
@@ -231,10 +270,14 @@ def _train_loop(run: _Run, progress: Progress) -> None:
                     bar.update(task, completed=progress.step, note=latest)
                     if log and (progress.step % _LOG_EVERY == 0 or progress.step == run.total_steps):
                         row = {"epoch": epoch, "loss": value, "rate_factor": factor, "seconds": progress.seconds}
-                        log.write(progress.step, **row)
+                        shares = {f"share/{name}": share for name, share in run.sampler.shares().items()}
+                        log.write(progress.step, **row, **shares)
                 stopping = _anyone(fabric, stop.requested) and progress.step < run.total_steps
                 if stopping or progress.step == run.total_steps:
                     break
+            if not stopping and progress.step < run.total_steps and progress.step % len(run.sampler):
+                # The sampler ended a round within the epoch, to look at the losses.
+                continue
             if log and not console.is_terminal:
                 # A bar would show only at its end.
                 say(f"epoch {epoch + 1}, step {progress.step} of {run.total_steps}: {latest}, {progress.seconds:.0f} s")
@@ -252,6 +295,13 @@ def _anyone(fabric: Fabric, wish: bool) -> bool:
     if fabric.world_size == 1:
         return wish
     return bool(fabric.all_reduce(torch.tensor(float(wish), device=fabric.device), reduce_op="sum"))
+
+
+def _agreed(fabric: Fabric, value: float | None) -> float | None:
+    """The same loss in all processes, to the last bit: a sampler that went different ways would tear them apart."""
+    if fabric.world_size == 1 or value is None:
+        return value
+    return cast(Tensor, fabric.all_reduce(torch.tensor(value, device=fabric.device), reduce_op="mean")).item()
 
 
 def _step(run: _Run, model: Any, optimiser: Any, batch: Batch, progress: Progress) -> float | None:
@@ -305,6 +355,8 @@ def _validate(run: _Run, progress: Progress, log: TrainingLog | None) -> None:
     epoch = progress.step // len(run.sampler)
     last = progress.step == run.total_steps
     end = progress.step == epoch * len(run.sampler)
+    # What is measured at the end anyway is not measured twice.
+    last = last and (run.config.evaluation.classes == "test" or training.selection == "best")
     due = last or (end and epoch % training.validate_every == 0)
     if log is None or not run.split.validation or not due or progress.validated == progress.step:
         return
@@ -332,19 +384,20 @@ def _validate(run: _Run, progress: Progress, log: TrainingLog | None) -> None:
 
 
 def _finish(run: _Run, progress: Progress) -> dict[str, Any]:
-    """Measure on the test classes, where there are any; save the model with its numbers, then the numbers."""
+    """Measure on the classes that the configuration says; save the model with its numbers, then the numbers."""
     config, split = run.config, run.split
     measurement = unmeasured()
-    if split.query:
+    sides = measured_sides(config, split)
+    if sides["query"]:
         measurement = measure(
             run.embedder,
-            split.query,
-            split.gallery,
+            sides["query"],
+            sides["gallery"],
             ks=config.evaluation.ks,
             batch_size=config.evaluation.batch_size,
             precision=config.device.precision,
             strict=config.data.strict,
-            description="Measuring on test classes",
+            description=f"Measuring on {config.evaluation.classes} classes",
         )
     train_skipped = [Skipped(split.train[number], reason) for number, reason in sorted(progress.skipped.items())]
     validation_skipped = [
@@ -358,6 +411,7 @@ def _finish(run: _Run, progress: Progress) -> dict[str, Any]:
     metrics["counts"]["skipped_validation_files"] = len(validation_skipped)
     metrics["training_seconds"] = round(progress.seconds, 1)
     metrics["training_steps"] = progress.step
-    run.embedder.save_pretrained(run.folder.model, metrics=metrics if split.query else None)
+    metrics |= provenance(config, split, run.embedder.backbone.fingerprint, run.clock, run.embedder.device)
+    run.embedder.save_pretrained(run.folder.model, metrics=metrics if sides["query"] else None)
     write_json(run.folder.metrics, metrics)
     return metrics

@@ -128,8 +128,9 @@ class RunFolder:
         Raises:
             UserError: an option that decides the result differs; it is named, with both values.
         """
-        started = _deciding_options(self.read_config())
-        for section, options in _deciding_options(config).items():
+        config_before = self.read_config()
+        started = _deciding_options(config_before) | _selection(config_before)
+        for section, options in (_deciding_options(config) | _selection(config)).items():
             for name, value in options.items():
                 before = started[section][name]
                 if value != before:
@@ -161,3 +162,9 @@ def _deciding_options(config: RunConfig) -> dict[str, dict[str, Any]]:
     # The weights are compared by what is in them, not by where they lie.
     options["model"].pop("weights")
     return options
+
+
+def _selection(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """What decides the train images beside the sources; not part of the identity, which has the images themselves."""
+    data = asdict(config)["data"]
+    return {"data": {name: data[name] for name in ("train_datasets", "few_shot", "train_images")}}

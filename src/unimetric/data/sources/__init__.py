@@ -4,7 +4,8 @@ A source string is ``[NAME=][FORMAT:]PATH``:
 
 - ``PATH``: a folder of class folders (see `folder`), or a manifest ``.csv``, ``.parquet``, ``.pq`` (see
   `manifest`); ``~`` is the home folder;
-- ``FORMAT``: one of `SOURCES`, where it does not follow from the path;
+- ``FORMAT``: one of `SOURCES`, where it does not follow from the path; the folder of a benchmark dataset is known
+  by its annotation files;
 - ``NAME``: what to call the dataset, or the front part of the names where the source holds several;
 - the bare word ``demo``: the demo collections, built on first use (a folder of that name is ``./demo``).
 
@@ -17,11 +18,22 @@ import re
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from unimetric.data.catalog import Dataset
 from unimetric.data.sources import manifest
+from unimetric.data.sources.aircraft import read_aircraft
+from unimetric.data.sources.annotations import recognise
+from unimetric.data.sources.cars196 import read_cars196
+from unimetric.data.sources.cub200 import read_cub200
+from unimetric.data.sources.dogs import read_dogs
+from unimetric.data.sources.flowers102 import read_flowers102
 from unimetric.data.sources.folder import read_folder, read_images
+from unimetric.data.sources.inshop import read_inshop
 from unimetric.data.sources.manifest import read_manifest
+from unimetric.data.sources.nabirds import read_nabirds
+from unimetric.data.sources.published import PUBLISHED
+from unimetric.data.sources.sop import read_sop
 from unimetric.errors import UserError, nearest_names
 
 
@@ -37,10 +49,30 @@ def read_demo(folder: Path | None, name: str | None = None) -> list[Dataset]:
     return read_folder(build_demo(folder), name)
 
 
+class BenchmarkReader(Protocol):
+    """Reads a benchmark dataset from the folder that its authors distribute."""
+
+    def __call__(self, folder: Path, name: str | None = None, *, require_images: bool = True) -> list[Dataset]:
+        """Read it; an image that is listed but absent is an error, unless ``require_images`` is false."""
+
+
+BENCHMARKS: dict[str, BenchmarkReader] = {
+    "cub200": read_cub200,
+    "cars196": read_cars196,
+    "sop": read_sop,
+    "inshop": read_inshop,
+    "nabirds": read_nabirds,
+    "dogs": read_dogs,
+    "flowers102": read_flowers102,
+    "aircraft": read_aircraft,
+}
+"""The reader of every benchmark dataset; what it should find is in `PUBLISHED`, under the same names."""
+
 SOURCES: dict[str, Callable[[Path, str | None], list[Dataset]]] = {
     "folder": read_folder,
     "manifest": read_manifest,
     "demo": read_demo,
+    **BENCHMARKS,
 }
 """The reader of every format: it takes the path and the name given, or None."""
 
@@ -66,7 +98,10 @@ def read_source(text: str, *, classes: bool = True) -> list[Dataset]:
     if not place:
         raise UserError(f"the source {text!r} names no path; write [NAME=][FORMAT:]PATH")
     path = _expand(place)
-    format_name = format_name or _format_of(path)
+    if format_name is None:
+        format_name = _format_of(path)
+        if format_name == "folder" and classes:
+            _refuse_folder_above(path)
     if format_name == "folder" and not classes:
         return read_images(path, name)
     return SOURCES[format_name](path, name)
@@ -120,7 +155,7 @@ def _format_of(path: Path) -> str:
     except (OSError, ValueError):
         mode = None
     if mode is not None and stat.S_ISDIR(mode):
-        return "folder"
+        return _folder_format(path)
     if path.suffix.lower() in manifest.SUFFIXES:
         return "manifest"
     if mode is None:
@@ -129,6 +164,28 @@ def _format_of(path: Path) -> str:
         f"cannot tell the format of {path}: it is no folder, and does not end in "
         f"{' or '.join(manifest.SUFFIXES)}; write FORMAT:PATH with one of {', '.join(SOURCES)}"
     )
+
+
+def _folder_format(path: Path) -> str:
+    benchmarks = recognise(path)
+    if len(benchmarks) > 1:
+        titles = " and ".join(PUBLISHED[name].title for name in benchmarks)
+        raise UserError(
+            f"cannot tell the format of {path}: it holds annotation files of {titles}; "
+            f"write FORMAT:PATH with one of {', '.join(benchmarks)}"
+        )
+    return benchmarks[0] if benchmarks else "folder"
+
+
+def _refuse_folder_above(path: Path) -> None:
+    """Refuse the folder above a benchmark dataset's, whose folders would be taken for classes."""
+    for name, published in PUBLISHED.items():
+        for usual in published.folders:
+            if name in recognise(path / usual):
+                raise UserError(
+                    f"{path} is one level too high for {published.title}, which lies in {path / usual}: give "
+                    f"{name}:{path / usual}, or folder:{path} if its folders are to be classes all the same"
+                )
 
 
 def _expand(place: str) -> Path:

@@ -11,9 +11,11 @@ from unimetric.errors import UserError
 from unimetric.models.backbone import Backbone
 from unimetric.models.petl.base import Method
 
+_MLP = ("mlp.fc1", "mlp.fc2", "mlp.fc1_g", "mlp.fc1_x")
 _TARGETS = {
     "qkv": ("attn.qkv", "attn.q_proj", "attn.k_proj", "attn.v_proj"),
     "attention": ("attn.qkv", "attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.proj"),
+    "all": ("attn.qkv", "attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.proj", *_MLP),
 }
 
 
@@ -24,7 +26,8 @@ class LoraOptions:
     Args:
         rank: r, the inner size of the update ``B A``.
         alpha: The update's factor is ``alpha / rank``.
-        targets: ``qkv`` for queries, keys and values; ``attention`` for these and the output projection.
+        targets: ``qkv`` for queries, keys and values; ``attention`` for these and the output projection;
+            ``all`` for the MLP's products too.
     """
 
     rank: int = 16
@@ -37,14 +40,14 @@ class LoraOptions:
         if not 0 < self.alpha <= 1e4:
             raise UserError(f"option alpha of lora is {self.alpha}: use a value above 0, at most 10000")
         if self.targets not in _TARGETS:
-            raise UserError(f"option targets of lora is {self.targets!r}: use {' or '.join(_TARGETS)}")
+            raise UserError(f"option targets of lora is {self.targets!r}: use {', '.join(_TARGETS)}")
 
 
 class Lora(Method):
     """``W x + (alpha / r) · B A x`` in place of ``W x``; A is Kaiming-uniform, B zero, so it starts as the backbone.
 
     Trainable parameters: ``L · r · (D + 3 D)`` with one product for queries, keys and values, and ``L · r · 2 D``
-    more with the output projection.
+    more with the output projection, and ``L · r · 2 (D + 4 D)`` more with an MLP of the usual size.
 
     Args:
         backbone: The frozen backbone, whose layers are replaced by peft's.

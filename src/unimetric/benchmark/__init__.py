@@ -1,0 +1,1 @@
+"""A matrix of runs from one file: planned, executed, collected, and written as tables."""

@@ -1,0 +1,347 @@
+"""The benchmark datasets: what they are, and what of them a folder holds."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from unimetric.data.catalog import Item
+from unimetric.data.images import ImageError, decode_image
+from unimetric.data.sources import BENCHMARKS
+from unimetric.data.sources.annotations import absent_images, recognise
+from unimetric.data.sources.published import PUBLISHED, Published, count_differences
+from unimetric.errors import UserError
+from unimetric.files import sha256_of_file
+from unimetric.progress import console as progress_console
+from unimetric.progress import track
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class DatasetCheck:
+    """What was found of one benchmark dataset.
+
+    Args:
+        name: Its key in `PUBLISHED`, which is also the format in ``cub200:PATH``.
+        folder: Where it is; None if it was not found.
+        looked_in: Where it was looked for.
+        items: What its annotation files list.
+        differences: From the published counts, one phrase each.
+        problem: Why it cannot be read, in one line.
+        missing: Images that are listed but absent.
+        unreadable: Files with the reason why they are no images: all that do not decode where ``decoded`` is set, else
+            the empty ones and those that cannot be opened.
+        duplicates: Pairs of a train image and a test image (test, query or gallery) of equal content.
+        decoded: Whether every image was decoded.
+    """
+
+    name: str
+    folder: Path | None
+    looked_in: tuple[Path, ...]
+    items: tuple[Item, ...] = ()
+    differences: tuple[str, ...] = ()
+    problem: str | None = None
+    missing: tuple[Path, ...] = ()
+    unreadable: tuple[tuple[Path, str], ...] = ()
+    duplicates: tuple[tuple[Path, Path], ...] = ()
+    decoded: bool = False
+
+    @property
+    def published(self) -> Published:
+        """What is known of the dataset."""
+        return PUBLISHED[self.name]
+
+    @property
+    def state(self) -> str:
+        """``not found``; ``bad``, where something is damaged or missing; ``good``, duplicates and counts aside."""
+        if self.folder is None:
+            return "not found"
+        return "bad" if self.problem or self.missing or self.unreadable else "good"
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Images and classes by role, the roles of the published counts first."""
+        roles = dict.fromkeys([*self.published.classes, *(item.role or "none" for item in self.items)])
+        counts = {}
+        for role in roles:
+            members = [item for item in self.items if (item.role or "none") == role]
+            counts[role] = (len(members), len({item.label for item in members}))
+        return counts
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for ``--json``."""
+        return {
+            "name": self.name,
+            "title": self.published.title,
+            "state": self.state,
+            "folder": None if self.folder is None else str(self.folder),
+            "looked_in": [str(path) for path in self.looked_in],
+            "problem": self.problem,
+            "images": {role: images for role, (images, _) in self.counts().items()},
+            "classes": {role: classes for role, (_, classes) in self.counts().items()},
+            "published": _published_counts(self.published),
+            "differences": list(self.differences),
+            "missing": [str(path) for path in self.missing],
+            "decoded": self.decoded,
+            "unreadable": [{"path": str(path), "reason": reason} for path, reason in self.unreadable],
+            "duplicates": [{"train": str(train), "test": str(test)} for train, test in self.duplicates],
+            "download": {"from": self.published.home, "files": list(self.published.download)},
+        }
+
+
+def list_datasets() -> list[dict[str, Any]]:
+    """The benchmark datasets with their published counts, as plain values."""
+    return [
+        {"name": name, "title": published.title, **_published_counts(published), "home": published.home}
+        for name, published in PUBLISHED.items()
+    ]
+
+
+def check_datasets(root: Path, *, decode: bool = False) -> list[DatasetCheck]:
+    """Look for every benchmark dataset in a folder, and check what is there.
+
+    Args:
+        root: A folder that holds the datasets' folders, or one of these.
+        decode: Whether to decode every image; that takes minutes for a hundred thousand.
+
+    Raises:
+        UserError: the folder is missing or cannot be read.
+    """
+    places = _places(root)
+    return [_check(name, root, places, decode) for name in PUBLISHED]
+
+
+def exit_code(checks: Sequence[DatasetCheck]) -> int:
+    """0 if something was found and all of it is good; else 1."""
+    states = [check.state for check in checks]
+    return 0 if "good" in states and "bad" not in states else 1
+
+
+def _places(root: Path) -> dict[Path, list[str]]:
+    """The folder, its children, and their children where they are no dataset: each with what it is recognised as."""
+    places = {root: recognise(root)}
+    for child in _folders(root, strict=True):
+        places[child] = recognise(child)
+        if not places[child] and not places[root]:
+            places |= {grandchild: recognise(grandchild) for grandchild in _folders(child)}
+    return places
+
+
+def _folders(folder: Path, *, strict: bool = False) -> list[Path]:
+    try:
+        return sorted(child for child in folder.iterdir() if not child.name.startswith(".") and child.is_dir())
+    except OSError as error:
+        if not strict:
+            return []  # of somebody else: to look in there was only an attempt
+        if isinstance(error, FileNotFoundError):
+            raise UserError(f"there is no folder {folder}; check the path") from error
+        if isinstance(error, NotADirectoryError):
+            raise UserError(f"{folder} is a file, not a folder; give the folder that holds the datasets") from error
+        raise UserError(f"cannot read the folder {folder}: {error.strerror}; make it readable") from error
+
+
+def _check(name: str, root: Path, places: Mapping[Path, Sequence[str]], decode: bool) -> DatasetCheck:
+    usual = [root / folder for folder in PUBLISHED[name].folders]
+    looked_in = (root, *usual)
+    recognised = [place for place, names in places.items() if name in names]
+    # By its content first; by its name alone it may be half unpacked, or something else.
+    found = next((place for place in usual if place in recognised), next(iter(recognised), None))
+    found = found or next((place for place in usual if place in places and not places[place]), None)
+    if found is None:
+        return DatasetCheck(name, None, looked_in)
+    try:
+        # Without a look at the images, which are counted one by one below.
+        datasets = BENCHMARKS[name](found, require_images=False)
+        items = tuple(item for dataset in datasets for item in dataset.items)
+        missing = tuple(absent_images(items))
+    except UserError as error:
+        return DatasetCheck(name, found, looked_in, problem=str(error))
+    absent = set(missing)
+    present = [item for item in items if item.path not in absent]
+    sizes, unreadable = _sizes(item.path for item in present)
+    duplicates, failed = _duplicates(present, sizes, f"Comparing {name}")
+    unreadable |= failed
+    if decode:
+        unreadable |= _undecodable([item.path for item in present if item.path not in unreadable], f"Decoding {name}")
+    return DatasetCheck(
+        name,
+        found,
+        looked_in,
+        items=items,
+        differences=tuple(count_differences(name, items)),
+        missing=missing,
+        unreadable=tuple(sorted(unreadable.items())),
+        duplicates=tuple(duplicates),
+        decoded=decode,
+    )
+
+
+def _sizes(paths: Iterable[Path]) -> tuple[dict[Path, int], dict[Path, str]]:
+    """The size of every file in bytes, and those that hold nothing or cannot be looked at, with the reason."""
+    sizes: dict[Path, int] = {}
+    unreadable: dict[Path, str] = {}
+    for path in paths:
+        sizes[path], reason = _size(path)
+        if reason:
+            unreadable[path] = reason
+    return sizes, unreadable
+
+
+def _size(path: Path) -> tuple[int, str]:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        return 0, f"cannot be read ({error.strerror})"
+    return size, "" if size else "empty file"
+
+
+def _duplicates(
+    items: Sequence[Item], sizes: Mapping[Path, int], description: str
+) -> tuple[list[tuple[Path, Path]], dict[Path, str]]:
+    """Pairs of a train and a test image of equal content, and files that could not be read for it."""
+    sides: defaultdict[int, tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
+    for item in items:
+        if sizes.get(item.path):
+            sides[sizes[item.path]][item.role in ("test", "query", "gallery")].append(item.path)
+    # Most files differ in size already; only the others are read.
+    alike = [path for train, test in sides.values() if train and test for path in (*train, *test)]
+    digests: dict[Path, str] = {}
+    failed: dict[Path, str] = {}
+    for path, (digest, reason) in zip(alike, _in_threads(_digest, alike, description), strict=True):
+        (failed if reason else digests)[path] = reason or digest
+    pairs = []
+    for train, test in sides.values():
+        first: dict[str, Path] = {}
+        for path in train:
+            if path in digests:
+                first.setdefault(digests[path], path)
+        pairs += [(first[digests[path]], path) for path in test if digests.get(path) in first]
+    return pairs, failed
+
+
+def _digest(path: Path) -> tuple[str, str]:
+    """The file's SHA-256, or the reason why it cannot be read."""
+    try:
+        return sha256_of_file(path), ""
+    except OSError as error:
+        return "", f"cannot be read ({error.strerror})"
+
+
+def _undecodable(paths: Sequence[Path], description: str) -> dict[Path, str]:
+    reasons = _in_threads(_decoding_problem, paths, description)
+    return {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
+
+
+def _decoding_problem(path: Path) -> str:
+    try:
+        decode_image(path)
+    except ImageError as error:
+        return error.reason
+    return ""
+
+
+def _in_threads(function: Callable[[T], R], values: Sequence[T], description: str) -> Iterator[R]:
+    """The function of every value, in order, under a progress bar; reading and decoding leave Python free."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = pool.map(function, values)
+        shown = track(done, description, total=len(values)) if values and progress_console.is_terminal else done
+        yield from shown
+
+
+def _published_counts(published: Published) -> dict[str, Any]:
+    return {
+        "all_images": published.all_images,
+        "images": dict(published.images),
+        "classes": dict(published.classes),
+    }
+
+
+def print_datasets(console: Console | None = None) -> None:
+    """Print a table of the benchmark datasets to standard output."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header in ("source", "dataset", "images", "classes: train / test"):
+        table.add_column(header, justify="right" if header == "images" else "left")
+    for name, published in PUBLISHED.items():
+        train, *test = published.classes.values()
+        table.add_row(name, Text(published.title), f"{published.all_images:,}", f"{train:,} / {test[0]:,}")
+    console = console or Console()
+    console.print(table)
+    console.print(
+        "\nRead one with SOURCE:FOLDER, for example cub200:/data/CUB_200_2011.\n"
+        "See what is there, and what to download, with: unimetric datasets check FOLDER",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def print_checks(checks: Sequence[DatasetCheck], console: Console | None = None) -> None:
+    """Print a section for each dataset to standard output, and a last line with the sum of it."""
+    console = console or Console()
+    styles = {"good": "green", "bad": "red", "not found": "yellow"}
+    for check in checks:
+        title = Text.assemble((check.published.title, "bold"), f" ({check.name}): ", (check.state, styles[check.state]))
+        console.print(title)
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
+        table.add_column(no_wrap=True, min_width=12)
+        table.add_column(overflow="fold")
+        for key, value in _lines(check):
+            # As text, because paths may look like rich's markup.
+            table.add_row(f"  {key}", Text(value))
+        console.print(table)
+        console.print()
+    states = [check.state for check in checks]
+    sums = ", ".join(f"{states.count(state)} {state}" for state in styles if state in states)
+    console.print(f"{len(checks)} datasets: {sums}", highlight=False)
+
+
+def _lines(check: DatasetCheck) -> Iterator[tuple[str, str]]:
+    published = check.published
+    if check.folder is None:
+        *usual, last = [path.name for path in check.looked_in[1:]]
+        yield "looked in", f"{check.looked_in[0]}, for {', '.join(usual)} or {last}, or any folder with its files"
+        yield "download", f"{' and '.join(published.download)} from {published.home}"
+        return
+    yield "folder", str(check.folder)
+    if check.problem:
+        yield "problem", check.problem
+        if published.home not in check.problem:
+            yield "download", f"{' and '.join(published.download)} from {published.home}"
+        return
+    for role, (images, classes) in check.counts().items():
+        yield (
+            role,
+            f"{_of(images, published.images.get(role))} images, {_of(classes, published.classes.get(role))} classes",
+        )
+    yield "in all", f"{_of(len(check.items), published.all_images)} images"
+    if check.differences:
+        yield "differs", f"from what was published: {'; '.join(check.differences)}"
+    yield "missing", _some(len(check.missing), map(str, check.missing))
+    if check.missing:
+        yield "download", f"{' and '.join(published.download)} from {published.home}"
+    unreadable = _some(len(check.unreadable), (f"{path} ({reason})" for path, reason in check.unreadable))
+    yield "unreadable", unreadable if check.decoded else f"{unreadable} (not decoded; --decode decodes every image)"
+    pairs = (f"{test} is {train}" for train, test in check.duplicates)
+    yield "duplicates", f"{_some(len(check.duplicates), pairs)} between train and test"
+
+
+def _of(found: int, published: int | None) -> str:
+    return f"{found:,}" if published in (None, found) else f"{found:,} of {published:,}"
+
+
+def _some(count: int, texts: Iterable[str]) -> str:
+    """The number, and the first few."""
+    shown = [text for text, _ in zip(texts, range(_SHOWN), strict=False)]
+    return f"{count:,}" + (f": {', '.join(shown)}" if shown else "") + (", ..." if count > _SHOWN else "")

@@ -1,0 +1,116 @@
+"""Samplers by name, which say which images go into which batch: one file each, and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from unimetric.data.sampling.adaptive import AdaptiveOptions, AdaptiveSampler
+from unimetric.data.sampling.base import BatchSampler, Share, TrainLabels
+from unimetric.data.sampling.class_balanced import ClassBalancedOptions, ClassBalancedSampler
+from unimetric.data.sampling.dataset_balanced import (
+    DatasetBalancedOptions,
+    TemperatureOptions,
+    dataset_balanced,
+    temperature,
+)
+from unimetric.data.sampling.natural import NaturalOptions, NaturalSampler
+from unimetric.errors import UserError, nearest_names
+
+__all__ = ["SAMPLERS", "BatchSampler", "SamplerSpec", "Share", "TrainLabels", "make_sampler", "sampler_options"]
+
+
+@dataclass(frozen=True)
+class SamplerSpec:
+    """How a sampler is made.
+
+    Args:
+        make: Called as ``make(labels, batch_size, options, seed=, share=)``.
+        options: The dataclass of its options.
+    """
+
+    make: Callable[..., BatchSampler]
+    options: type[Any]
+
+
+SAMPLERS: dict[str, SamplerSpec] = {
+    "adaptive": SamplerSpec(AdaptiveSampler, AdaptiveOptions),
+    "class-balanced": SamplerSpec(ClassBalancedSampler, ClassBalancedOptions),
+    "dataset-balanced": SamplerSpec(dataset_balanced, DatasetBalancedOptions),
+    "natural": SamplerSpec(NaturalSampler, NaturalOptions),
+    "temperature": SamplerSpec(temperature, TemperatureOptions),
+}
+
+
+def sampler_options(name: str, options: Mapping[str, Any], loss_images_per_class: int | None = None) -> tuple[str, Any]:
+    """The sampler that a name stands for, and its complete options, defaults filled in.
+
+    Args:
+        name: A key of `SAMPLERS`, or ``auto``: ``class-balanced`` where the loss wants several images of each class,
+            else ``natural``.
+        options: Its options by name.
+        loss_images_per_class: Images of each class that the loss wants in a batch; None if it does not care.
+
+    Raises:
+        UserError: unknown sampler or option, or a value of the wrong type or range.
+
+    >>> sampler_options("auto", {}, loss_images_per_class=4)
+    ('class-balanced', ClassBalancedOptions(images_per_class=4))
+    """
+    if name == "auto":
+        name = "natural" if loss_images_per_class is None else "class-balanced"
+        if loss_images_per_class is not None:
+            options = {"images_per_class": loss_images_per_class, **options}
+    if name not in SAMPLERS:
+        raise UserError(f"unknown --sampling.name {name!r}; {nearest_names(name, ['auto', *SAMPLERS])}")
+    kind = SAMPLERS[name].options
+    defaults = asdict(kind())
+    for option, value in options.items():
+        if option not in defaults:
+            known = nearest_names(option, defaults) if defaults else "it has none"
+            raise UserError(f"unknown option {option!r} of --sampling.name {name}; {known}")
+        _check_type(name, option, value, defaults[option])
+    complete = kind(**options)
+    if getattr(complete, "images_per_class", None) == 0:
+        complete = replace(complete, images_per_class=loss_images_per_class or 1)
+    return name, complete
+
+
+def _check_type(sampler: str, option: str, value: Any, default: Any) -> None:
+    wanted = (int, float) if isinstance(default, float) else (type(default),)
+    # A bool is an int to Python, not to a user.
+    if isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, wanted):
+        words = {bool: "true or false", int: "a whole number", float: "a number"}[type(default)]
+        raise UserError(f"option {option} of sampler {sampler} is {value!r}: use {words}")
+
+
+def make_sampler(
+    name: str,
+    options: Mapping[str, Any],
+    class_numbers: Sequence[int],
+    class_datasets: Sequence[str] | None,
+    batch_size: int,
+    *,
+    loss_images_per_class: int | None = None,
+    seed: int = 0,
+    share: Share | None = None,
+) -> BatchSampler:
+    """Make a sampler of train images.
+
+    Args:
+        name: See `sampler_options`, as for ``options`` and ``loss_images_per_class``.
+        options: The sampler's options by name.
+        class_numbers: Class of each of the N train images.
+        class_datasets: Name of the dataset of each class; None puts all into one.
+        batch_size: Images per batch over all processes; a plain shuffle takes at most N.
+        loss_images_per_class: What the loss wants.
+        seed: Of the order.
+        share: This process's part of each batch.
+
+    Raises:
+        UserError: unknown sampler or option, a value out of range, or images that cannot make such batches.
+    """
+    name, complete = sampler_options(name, options, loss_images_per_class)
+    labels = TrainLabels(class_numbers, class_datasets)
+    return SAMPLERS[name].make(labels, batch_size, complete, seed=seed, share=share)

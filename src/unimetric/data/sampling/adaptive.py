@@ -1,0 +1,173 @@
+"""More batches for the datasets that are learnt more slowly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unimetric.data.sampling.base import BatchSampler, Numbers, Share, TrainLabels
+from unimetric.data.sampling.dataset_balanced import DatasetStreams, Shares, require_group, whole_counts
+from unimetric.data.sampling.options import require
+from unimetric.data.sampling.streams import Stream
+from unimetric.errors import UserError
+
+
+@dataclass(frozen=True)
+class AdaptiveOptions:
+    """What can be set about adaptive sampling.
+
+    Args:
+        round_steps: Steps after which the shares of the datasets are set anew; at most an epoch's are used.
+        smoothing: How much of a dataset's loss is carried over from the rounds before, in [0, 1).
+        sharpness: Shares are proportional to the loss to this power; 0 gives every dataset the same share.
+        floor: Share of all batches, in [0, 1], that is divided equally, so that no dataset is forgotten.
+        relative: Whether losses are compared with the highest of the same dataset's so far instead of with each
+            other's: for datasets whose losses differ in scale.
+        images_per_class: Images of each class in a batch; 1 draws images regardless of their class, 0 is what the
+            loss wants.
+    """
+
+    round_steps: int = 100
+    smoothing: float = 0.5
+    sharpness: float = 1.0
+    floor: float = 0.2
+    relative: bool = False
+    images_per_class: int = 0
+
+    def __post_init__(self) -> None:
+        def check(option: str, good: bool, remedy: str) -> None:
+            require(good, "adaptive", option, getattr(self, option), remedy)
+
+        check("round_steps", self.round_steps >= 1, "use 1 or more")
+        check("smoothing", 0 <= self.smoothing < 1, "use 0 or more, below 1")
+        check("sharpness", 0 <= self.sharpness <= 100, "use a number from 0 to 100")
+        check("floor", 0 <= self.floor <= 1, "use a number from 0 to 1")
+        require_group("adaptive", self.images_per_class)
+
+
+class AdaptiveSampler(BatchSampler):
+    """Batches of one dataset each; a dataset with a higher training loss gets more of them.
+
+    After Ypsilantis et al., *UDON: Universal Dynamic Online distillatioN for generic image representations*, NeurIPS
+    2024: every batch is of one domain, all domains begin with the same number, and every so many steps (1,000 in their
+    code) a domain's share of the batches becomes proportional to its mean classification loss since the last time.
+    Differences: they take the loss of a teacher per domain, here it is the training loss itself, which exists for every
+    loss function; the mean is smoothed over rounds, and a floor keeps every dataset in play.
+
+    A round is planned when it begins and cannot change afterwards, and an iteration ends at the end of a round (or of
+    the epoch), so that no worker prefetches past what has been learnt: iterate again, after `start`, to go on. Each
+    round takes a new random order of each dataset. A dataset smaller than the batch makes smaller batches.
+
+    Raises:
+        UserError: a dataset has fewer images than there are processes, or no pairs where the loss wants them.
+    """
+
+    observes = True
+
+    def __init__(
+        self,
+        labels: TrainLabels,
+        batch_size: int,
+        options: AdaptiveOptions | None = None,
+        *,
+        seed: int = 0,
+        share: Share | None = None,
+    ) -> None:
+        super().__init__(labels, batch_size, seed=seed, share=share)
+        self.options = options or AdaptiveOptions()
+        self._streams = DatasetStreams(labels, self.options.images_per_class)
+        world_size = self.share.world_size
+        self._sizes = np.minimum(self.batch_size, self._streams.capacities) // world_size * world_size
+        for name, size in zip(labels.dataset_names, self._sizes, strict=True):
+            if size == 0:
+                raise UserError(
+                    f"dataset {name!r} has too few train images for a batch of its own on {world_size} processes "
+                    "(--sampling.name adaptive): use fewer --device.processes, or --sampling.name temperature"
+                )
+        self.round_steps = min(self.options.round_steps, len(self))
+        self._levels: Shares  # smoothed loss, NaN before the first; all of these [K]
+        self._peaks: Shares  # the highest it has been
+        self._sums: Shares  # of the losses in this round
+        self._counts: Shares  # of the batches in this round
+        self._planned: tuple[int, NDArray[np.int64]] | None = None
+        self.restore({})
+
+    def probabilities(self) -> Shares:
+        """Share of the batches that each dataset gets in the present round, [K]."""
+        number = len(self._sizes)
+        weights = (self._levels / self._peaks if self.options.relative else self._levels) ** self.options.sharpness
+        # What has not been seen yet is taken to be as bad as the worst.
+        unseen = np.isnan(weights)
+        weights[unseen] = weights[~unseen].max(initial=0.0)
+        total = weights.sum()
+        learnt = weights / total if total > 0 else np.full(number, 1 / number)
+        return np.asarray(self.options.floor / number + (1 - self.options.floor) * learnt)
+
+    def shares(self) -> dict[str, float]:
+        """`probabilities` by name."""
+        return dict(zip(self.labels.dataset_names, self.probabilities().tolist(), strict=True))
+
+    def joint_batches(self, epoch: int, first_batch: int = 0) -> Iterator[Numbers]:
+        """The batches from ``first_batch`` to the end of the round that it lies in, or of the epoch."""
+        step = epoch * len(self) + first_batch
+        number, done = divmod(step, self.round_steps)
+        stop = min(self.round_steps, done + len(self) - first_batch)
+        # Only the datasets that come up are shuffled.
+        streams: dict[int, Stream] = {}
+        for place, dataset in enumerate(self._plan(number)[:stop].tolist()):
+            if dataset not in streams:
+                streams[dataset] = self._streams.make(dataset, (self.seed, number, dataset + 1))
+            images = streams[dataset].take(int(self._sizes[dataset]))
+            if place >= done:
+                yield images
+
+    def _epoch(self, epoch: int) -> Iterator[Numbers]:
+        return self.joint_batches(epoch)
+
+    def _plan(self, number: int) -> NDArray[np.int64]:
+        """The dataset of each batch of a round, [round_steps]."""
+        random = np.random.default_rng((self.seed, number))
+        limits = np.full(len(self._sizes), self.round_steps)
+        counts = whole_counts(self.probabilities() * self.round_steps, limits, random)
+        return random.permutation(np.repeat(np.arange(len(counts)), counts))
+
+    def observe(self, step: int, loss: float | None) -> None:
+        """Take note of the loss of a step; with the last one of a round, the shares change."""
+        number, place = divmod(step, self.round_steps)
+        if self._planned is None or self._planned[0] != number:
+            self._planned = number, self._plan(number)
+        if loss is not None:
+            dataset = self._planned[1][place]
+            # Shares are no longer shares where a loss is below zero.
+            self._sums[dataset] += max(loss, 0.0)
+            self._counts[dataset] += 1
+        if place == self.round_steps - 1:
+            self._end_round()
+
+    def _end_round(self) -> None:
+        seen = self._counts > 0
+        means = self._sums[seen] / self._counts[seen]
+        before = np.where(np.isnan(self._levels[seen]), means, self._levels[seen])
+        self._levels[seen] = self.options.smoothing * before + (1 - self.options.smoothing) * means
+        # A loss that has always been zero has nothing to be compared with, and needs no batches.
+        self._peaks = np.fmax(self._peaks, np.maximum(self._levels, np.finfo(float).tiny))
+        self._sums[:], self._counts[:] = 0, 0
+
+    def state(self) -> dict[str, Any]:
+        """Smoothed losses, their maxima, and the sums of the round in progress, by dataset; null is not seen yet."""
+        columns = zip(self._levels, self._peaks, self._sums, self._counts, strict=True)
+        return {
+            name: [None if np.isnan(value) else float(value) for value in column]
+            for name, column in zip(self.labels.dataset_names, columns, strict=True)
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`; an empty one is the beginning."""
+        rows = [state.get(name, (None, None, 0, 0)) for name in self.labels.dataset_names]
+        table = np.asarray([[np.nan if value is None else value for value in row] for row in rows], dtype=np.float64)
+        self._levels, self._peaks, self._sums, self._counts = table.T.copy()
+        self._planned = None

@@ -1,0 +1,87 @@
+"""As many images of each class in a batch: what pair losses want."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from unimetric.data.sampling.base import BatchSampler, Numbers, Share, TrainLabels
+from unimetric.data.sampling.options import require
+from unimetric.data.sampling.streams import ClassStream
+from unimetric.errors import UserError
+
+
+@dataclass(frozen=True)
+class ClassBalancedOptions:
+    """What can be set about class-balanced batches.
+
+    Args:
+        images_per_class: Images of each class in a batch, at least 2; a class that has fewer gives all it has.
+    """
+
+    images_per_class: int = 4
+
+    def __post_init__(self) -> None:
+        require(
+            2 <= self.images_per_class <= 2**16,
+            "class-balanced",
+            "images_per_class",
+            self.images_per_class,
+            "use 2 or more, at most 65536",
+        )
+
+
+class ClassBalancedSampler(BatchSampler):
+    """Every class as often as any other, whatever its size, with the same number of images each time.
+
+    Classes are drawn without replacement, pass after pass; see `ClassStream`. Images of small classes recur within an
+    epoch, those of large ones wait for another.
+
+    Raises:
+        UserError: the batch is no multiple of ``images_per_class``, or there are too few classes for one.
+    """
+
+    def __init__(
+        self,
+        labels: TrainLabels,
+        batch_size: int,
+        options: ClassBalancedOptions | None = None,
+        *,
+        seed: int = 0,
+        share: Share | None = None,
+    ) -> None:
+        super().__init__(labels, batch_size, seed=seed, share=share)
+        self.images_per_class = (options or ClassBalancedOptions()).images_per_class
+        _refuse_unsuitable_batch(labels, batch_size, self.images_per_class, self.share.world_size)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How many classes give no pair."""
+        single = int((np.bincount(self.labels.classes) == 1).sum())
+        return (f"train classes of one image, which give no pair and are never drawn: {single}",) if single else ()
+
+    def _epoch(self, epoch: int) -> Iterator[Numbers]:
+        random = np.random.default_rng((self.seed, epoch))
+        numbers = np.arange(len(self.labels), dtype=np.int32)
+        stream = ClassStream(numbers, self.labels.classes, self.images_per_class, random)
+        for _ in range(len(self)):
+            yield stream.take(self.batch_size)
+
+
+def _refuse_unsuitable_batch(labels: TrainLabels, batch_size: int, group: int, world_size: int) -> None:
+    unit = int(np.lcm(group, world_size))
+    capacity = int(labels.pair_capacities(group).sum())
+    largest = capacity // unit * unit
+    wants = f"--training.batch_size is {batch_size}: sampler class-balanced takes {group} images of each class"
+    if largest == 0:
+        raise UserError(
+            f"{wants}, and the train classes of two images or more give only {capacity} of a batch: add images, or "
+            "use --sampling.name natural"
+        )
+    if batch_size > capacity:
+        raise UserError(f"{wants}, which gives at most {capacity} of {len(labels)} train images; use {largest} or less")
+    if batch_size % group:
+        use = max(batch_size // unit, 1) * unit
+        raise UserError(f"{wants}; use a multiple of {unit}, for example {use}")

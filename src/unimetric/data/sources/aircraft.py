@@ -1,0 +1,53 @@
+"""FGVC-Aircraft: of its 100 variants, sorted by name, the first 50 train (Maji et al., arXiv 1306.5151)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unimetric.data.catalog import Dataset
+from unimetric.data.sources.annotations import Listed, find_file, find_images, find_optional, make_dataset, read_table
+from unimetric.errors import UserError
+
+TRAIN_CLASSES = 50
+_COLUMNS = ("image", "variant")
+_TRAINVAL = "images_variant_trainval.txt"
+_TEST = "images_variant_test.txt"
+
+
+def read_aircraft(folder: Path, name: str | None = None, *, require_images: bool = True) -> list[Dataset]:
+    """Read FGVC-Aircraft: the train and validation images, then the test images, divided by variant.
+
+    Labels are the variants, sorted by code point to divide them.
+
+    Args:
+        folder: the folder ``fgvc-aircraft-2013b`` or the folder ``data`` in it, with ``images_variant_trainval.txt``,
+            ``images_variant_test.txt`` and ``images``.
+        name: the dataset's name; by default aircraft.
+        require_images: whether an image that is listed but absent is an error.
+
+    Raises:
+        UserError: another folder was given, an annotation file is missing or damaged, or images are absent.
+    """
+    first = find_file(folder, "aircraft", [f"data/{_TRAINVAL}", f"data/{_TEST}", _TRAINVAL, _TEST])
+    data = first.parent
+    images = find_images(data, "aircraft", ["images"])
+    named = _variants(data)
+    pairs = []
+    for file in (data / _TRAINVAL, data / _TEST):
+        for line, (image, variant) in read_table(file, _COLUMNS, rest=True):
+            if named and variant not in named:
+                raise UserError(
+                    f"{file}, line {line}: the variant {variant!r} is not in {data / 'variants.txt'}; "
+                    "download both anew"
+                )
+            pairs.append((image, variant))
+    train = set(sorted(named or {variant for _, variant in pairs})[:TRAIN_CLASSES])
+    listed = [Listed(f"{image}.jpg", variant, "train" if variant in train else "test") for image, variant in pairs]
+    lists = data / "images_variant_*.txt"
+    return make_dataset("aircraft", name, images, lists, listed, require_images=require_images)
+
+
+def _variants(data: Path) -> set[str]:
+    """The names in ``variants.txt``; empty without that file, which is needed only to find misspelt ones."""
+    file = find_optional(data, ["variants.txt"])
+    return {variant for _, (variant,) in read_table(file, ["variant"], rest=True)} if file else set()

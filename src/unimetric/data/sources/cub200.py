@@ -1,0 +1,58 @@
+"""CUB-200-2011: classes 1 to 100 train, 101 to 200 test (Wah et al., Caltech CNS-TR-2011-001)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unimetric.data.catalog import Dataset
+from unimetric.data.sources.annotations import (
+    Listed,
+    find_file,
+    find_images,
+    make_dataset,
+    read_class_names,
+    read_image_classes,
+    readable_names,
+    recognise,
+    whole_number,
+)
+from unimetric.errors import UserError
+
+CLASSES = 200
+TRAIN_CLASSES = 100
+
+
+def read_cub200(folder: Path, name: str | None = None, *, require_images: bool = True) -> list[Dataset]:
+    """Read CUB-200-2011 in the order of ``images.txt``; labels are species, as in "Black footed Albatross".
+
+    The authors' ``train_test_split.txt`` divides images, not classes, and is not used.
+
+    Args:
+        folder: the folder ``CUB_200_2011``, with ``images.txt``, ``image_class_labels.txt``, ``classes.txt`` and
+            ``images``.
+        name: the dataset's name; by default cub200.
+        require_images: whether an image that is listed but absent is an error.
+
+    Raises:
+        UserError: another folder was given, an annotation file is missing or damaged, or images are absent.
+    """
+    images_file = find_file(folder, "cub200", ["images.txt"])
+    if recognise(folder) == ["nabirds"]:
+        raise UserError(f"{folder} is the folder of NABirds, not CUB-200-2011; write nabirds:{folder}")
+    images = find_images(folder, "cub200", ["images"])
+    classes_file = folder / "image_class_labels.txt"
+    labels = _labels(folder / "classes.txt")
+    listed = []
+    for path, row in read_image_classes(images_file, classes_file):
+        place = f"{classes_file}, line {row.line}"
+        number = whole_number(row.values[1], place, "class id", 1, CLASSES)
+        if number not in labels:
+            raise UserError(f"{place}: the class id {number} is not in {folder / 'classes.txt'}; download both anew")
+        listed.append(Listed(path, labels[number], "train" if number <= TRAIN_CLASSES else "test"))
+    return make_dataset("cub200", name, images, images_file, listed, require_images=require_images)
+
+
+def _labels(file: Path) -> dict[int, str]:
+    # "001.Black_footed_Albatross"
+    names = read_class_names(file, 1, CLASSES)
+    return readable_names({number: text.partition(".")[2] or text for number, text in names.items()})

@@ -1,0 +1,52 @@
+"""Stanford Dogs: classes 1 to 60 train, 61 to 120 test (Khosla et al., FGVC workshop at CVPR 2011)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unimetric.data.catalog import Dataset
+from unimetric.data.sources.annotations import (
+    Listed,
+    check_same_length,
+    find_file,
+    find_images,
+    make_dataset,
+    mat_numbers,
+    mat_texts,
+    read_mat,
+    readable_names,
+)
+
+CLASSES = 120
+TRAIN_CLASSES = 60
+
+
+def read_dogs(folder: Path, name: str | None = None, *, require_images: bool = True) -> list[Dataset]:
+    """Read Stanford Dogs in the order of ``file_list.mat``; labels are breeds, as in "Siberian husky".
+
+    The authors' ``train_list.mat`` and ``test_list.mat`` divide images, not classes, and are not used.
+
+    Args:
+        folder: the folder with ``file_list.mat``, also in ``lists``, and ``Images``.
+        name: the dataset's name; by default dogs.
+        require_images: whether an image that is listed but absent is an error.
+
+    Raises:
+        UserError: another folder was given, the annotation file is missing or damaged, or images are absent.
+    """
+    file = find_file(folder, "dogs", ["file_list.mat", "lists/file_list.mat"])
+    images = find_images(folder, "dogs", ["Images", "images"])
+    content = read_mat(file, ("file_list", "labels"))
+    paths = mat_texts(file, content["file_list"].reshape(-1), "file name")
+    numbers = mat_numbers(file, content["labels"].reshape(-1), "label", 1, CLASSES)
+    check_same_length(file, {"file_list": paths, "labels": numbers})
+    folders: dict[int, str] = {}
+    for path, number in zip(paths, numbers, strict=True):
+        folders.setdefault(number, path.partition("/")[0])
+    # "n02110185-Siberian_husky"
+    labels = readable_names({number: text.partition("-")[2] or text for number, text in folders.items()})
+    listed = [
+        Listed(path, labels[number], "train" if number <= TRAIN_CLASSES else "test")
+        for path, number in zip(paths, numbers, strict=True)
+    ]
+    return make_dataset("dogs", name, images, file, listed, require_images=require_images)

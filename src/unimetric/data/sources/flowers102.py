@@ -1,0 +1,49 @@
+"""Oxford Flowers-102: classes 1 to 51 train, 52 to 102 test (Nilsback and Zisserman, ICVGIP 2008)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from unimetric.data.catalog import Dataset
+from unimetric.data.sources.annotations import Listed, find_file, find_images, make_dataset, mat_numbers, read_mat
+from unimetric.errors import UserError
+
+CLASSES = 102
+TRAIN_CLASSES = 51
+_SETS = ("trnid", "valid", "tstid")
+
+
+def read_flowers102(folder: Path, name: str | None = None, *, require_images: bool = True) -> list[Dataset]:
+    """Read Oxford Flowers-102 in the order of the images' numbers: its three sets together, divided by class.
+
+    Labels are the numbers of the classes: its files have no names.
+
+    Args:
+        folder: the folder with ``imagelabels.mat``, ``setid.mat`` and ``jpg``.
+        name: the dataset's name; by default flowers102.
+        require_images: whether an image that is listed but absent is an error.
+
+    Raises:
+        UserError: another folder was given, an annotation file is missing or damaged, or images are absent.
+    """
+    labels_file = find_file(folder, "flowers102", ["imagelabels.mat"])
+    images = find_images(folder, "flowers102", ["jpg"])
+    labels = read_mat(labels_file, ["labels"])["labels"].reshape(-1)
+    numbers = mat_numbers(labels_file, labels, "label", 1, CLASSES)
+    listed = [
+        Listed(f"image_{image:05d}.jpg", str(number), "train" if number <= TRAIN_CLASSES else "test")
+        for image in _images(folder / "setid.mat", len(numbers))
+        for number in [numbers[image - 1]]
+    ]
+    return make_dataset("flowers102", name, images, labels_file, listed, require_images=require_images)
+
+
+def _images(file: Path, count: int) -> list[int]:
+    """The numbers of all images of the three sets, sorted."""
+    sets = read_mat(file, _SETS)
+    images = [image for part in _SETS for image in mat_numbers(file, sets[part].reshape(-1), part, 1, count)]
+    image, times = Counter(images).most_common(1)[0] if images else (0, 1)
+    if times > 1:
+        raise UserError(f"{file} lists the image {image} {times} times; download it anew")
+    return sorted(images)

@@ -1,0 +1,46 @@
+"""In-Shop Clothes Retrieval: query and gallery are sets of their own (Liu et al., *DeepFashion*, CVPR 2016)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unimetric.data.catalog import Dataset
+from unimetric.data.sources.annotations import Listed, find_file, find_images, make_dataset, read_table_with_header
+from unimetric.errors import UserError
+
+ROLES = ("train", "query", "gallery")
+_COLUMNS = ("image_name", "item_id", "evaluation_status")
+_FILE = "list_eval_partition.txt"
+_IMAGES = "img/"
+
+
+def read_inshop(folder: Path, name: str | None = None, *, require_images: bool = True) -> list[Dataset]:
+    """Read In-Shop in the order of ``list_eval_partition.txt``; labels are its item ids, such as "id_00000002".
+
+    A query is looked for among the gallery images only, never among the other queries.
+
+    Args:
+        folder: the folder of the benchmark, with ``list_eval_partition.txt``, also in ``Eval`` or ``Anno``, and
+            ``img``, also in ``Img``.
+        name: the dataset's name; by default inshop.
+        require_images: whether an image that is listed but absent is an error.
+
+    Raises:
+        UserError: another folder was given, the annotation file is missing or damaged, or images are absent.
+    """
+    file = find_file(folder, "inshop", [_FILE, f"Eval/{_FILE}", f"Anno/{_FILE}"])
+    # In this order, for where upper and lower case are the same "img" is there with either.
+    images = find_images(folder, "inshop", ["Img/img", "img"])
+    listed = []
+    for line, (path, label, role) in read_table_with_header(file, _COLUMNS, count_first=True):
+        if role not in ROLES:
+            raise UserError(
+                f"{file}, line {line}: unknown evaluation_status {role!r}; valid: {', '.join(ROLES)}; "
+                "download the file anew"
+            )
+        if not path.startswith(_IMAGES):
+            raise UserError(
+                f"{file}, line {line}: the image_name {path!r} does not start with {_IMAGES}; download the file anew"
+            )
+        listed.append(Listed(path, label, role))
+    return make_dataset("inshop", name, images.parent, file, listed, require_images=require_images)

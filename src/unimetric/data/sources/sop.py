@@ -1,0 +1,45 @@
+"""Stanford Online Products: 11,318 train and 11,316 test classes (Oh Song et al., CVPR 2016)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unimetric.data.catalog import Dataset
+from unimetric.data.sources.annotations import (
+    Listed,
+    find_file,
+    find_images,
+    make_dataset,
+    read_table_with_header,
+    whole_number,
+)
+
+CLASSES = 22_634
+_FILES = (("train", "Ebay_train.txt"), ("test", "Ebay_test.txt"))
+_COLUMNS = ("class_id", "path")
+
+
+def read_sop(folder: Path, name: str | None = None, *, require_images: bool = True) -> list[Dataset]:
+    """Read Stanford Online Products: ``Ebay_train.txt``, then ``Ebay_test.txt``, each in its order.
+
+    Labels are the numbers of the classes, which have no names.
+
+    Args:
+        folder: the folder ``Stanford_Online_Products``, with the two files and twelve folders such as
+            ``bicycle_final``.
+        name: the dataset's name; by default sop.
+        require_images: whether an image that is listed but absent is an error.
+
+    Raises:
+        UserError: another folder was given, an annotation file is missing or damaged, or images are absent.
+    """
+    find_file(folder, "sop", [file for _, file in _FILES])
+    listed = []
+    for role, file_name in _FILES:
+        file = folder / file_name
+        for line, (number, path) in read_table_with_header(file, _COLUMNS):
+            label = whole_number(number, f"{file}, line {line}", "class_id", 1, CLASSES)
+            listed.append(Listed(path, str(label), role))
+    if require_images:
+        find_images(folder, "sop", sorted({entry.path.partition("/")[0] for entry in listed}))
+    return make_dataset("sop", name, folder, folder / "Ebay_*.txt", listed, require_images=require_images)

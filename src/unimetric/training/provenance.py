@@ -1,0 +1,149 @@
+"""What a number was made with, and what it cost: code, weights, images, time and memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import unimetric
+from unimetric.config import RunConfig
+from unimetric.data.catalog import Item
+from unimetric.data.splits import Split
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Wall and processor time at the start of some work, in seconds."""
+
+    wall: float
+    processor: float
+
+    @classmethod
+    def start(cls) -> Clock:
+        """A clock that starts now; the source files are read now, too, because they may change while it runs."""
+        code_version()
+        return cls(time.perf_counter(), _processor_seconds())
+
+    def cost(self, device: torch.device) -> dict[str, Any]:
+        """What has been spent since the start; see `peak_memory` for the memory."""
+        return {
+            "wall_seconds": round(time.perf_counter() - self.wall, 2),
+            "processor_seconds": round(_processor_seconds() - self.processor, 2),
+            **peak_memory(device),
+        }
+
+
+def _processor_seconds() -> float:
+    """Of this process, and of its children (the workers that decode images) that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def peak_memory(device: torch.device) -> dict[str, Any]:
+    """The most memory that this process held since it started, in bytes, and which memory that is.
+
+    On a CUDA device, what torch had allocated there; elsewhere the resident memory of the process, without the
+    processes that decode images. None where the system does not tell.
+    """
+    if device.type == "cuda":
+        return {"peak_memory_bytes": torch.cuda.max_memory_allocated(device), "peak_memory_of": "GPU, allocated"}
+    return {"peak_memory_bytes": _peak_resident_bytes(), "peak_memory_of": "process, resident"}
+
+
+def _peak_resident_bytes() -> int | None:
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Linux's ru_maxrss also counts what the parent held when it started this process.
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@cache
+def code_version() -> dict[str, str]:
+    """The package's version, and a SHA-256 over its Python files: their paths in the package and their content."""
+    root = Path(unimetric.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix()):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode())
+        digest.update(content)
+    return {"version": unimetric.__version__, "sha256": digest.hexdigest()}
+
+
+def data_fingerprint(sides: Iterable[tuple[str, Iterable[Item]]]) -> str:
+    """A SHA-256 over the images of named sides: each one's side, dataset, label, file name and size in bytes.
+
+    The order of the images and the folders that they lie in play no part; pixels are not read.
+    """
+    lines = sorted(
+        json.dumps([side, item.dataset, item.label, item.path.name, _size(item.path)])
+        for side, items in sides
+        for item in items
+    )
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(f"{line}\n".encode())
+    return digest.hexdigest()
+
+
+def _size(path: Path) -> int:
+    """The file's size; -1 where it cannot be found out, which is for whoever reads the image to say."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def provenance(config: RunConfig, split: Split, weights_fingerprint: str, clock: Clock, device: torch.device) -> Any:
+    """The part of ``metrics.json`` that says what the numbers were made with, and what they cost.
+
+    ``provenance``: version and SHA-256 of the code, fingerprints of the backbone's weights, of all images that were
+    used, and of those measured on. ``cost``: wall and processor seconds of the process that finished the run, and
+    its peak memory in bytes. ``configuration``: every option.
+    """
+    measured = measured_sides(config, split)
+    return {
+        "provenance": {
+            "code": code_version(),
+            "weights_fingerprint": weights_fingerprint,
+            "data_fingerprint": data_fingerprint([("train", split.train), *measured.items()]),
+            "measured_fingerprint": data_fingerprint(measured.items()),
+        },
+        "cost": clock.cost(device),
+        "configuration": asdict(config),
+    }
+
+
+def measured_sides(config: RunConfig, split: Split) -> dict[str, tuple[Item, ...]]:
+    """The images to measure on, as ``query`` and ``gallery``: test classes or, if so configured, validation classes."""
+    if config.evaluation.classes == "validation":
+        return {"query": split.validation, "gallery": split.validation}
+    return {"query": split.query, "gallery": split.gallery}
+
+
+def describe_processor() -> str:
+    """The name of the processor, as far as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
