@@ -181,7 +181,9 @@ def test_a_name_given_twice_is_refused(tmp_path: Path) -> None:
 
 def test_words_and_numbers_of_yaml(tmp_path: Path) -> None:
     path = tmp_path / "matrix.yaml"
-    path.write_text("base: {evaluation: {classes: test}, training: {learning_rate: 1e-5}}\naxes: {m: {no: {}, off: {}}}\n")
+    path.write_text(
+        "base: {evaluation: {classes: test}, training: {learning_rate: 1e-5}}\naxes: {m: {no: {}, off: {}}}\n"
+    )
     plan = make_plan(path, ["somewhere"], dataset_names=lambda sources: ["a"])
     assert [entry.name for entry in plan.entries] == ["no", "off"]
     assert plan.run(plan.entries[0], plan.entries[0].models[0], 0, {}).config.training.learning_rate == 1e-5
