@@ -198,7 +198,7 @@ def test_lora_is_refused_where_there_is_nothing_to_attach_to():
     [
         ("lora", {"rank": 0}, "option rank of lora is 0"),
         ("lora", {"alpha": -1.0}, "option alpha of lora is -1"),
-        ("lora", {"targets": "mlp"}, "option targets of lora is 'mlp': use qkv or attention"),
+        ("lora", {"targets": "mlp"}, "option targets of lora is 'mlp': use qkv, attention, all"),
         ("adaptformer", {"bottleneck": 0}, "option bottleneck of adaptformer is 0"),
         ("adaptformer", {"scale": 0.0}, "option scale of adaptformer is 0"),
         ("vpt-deep", {"prompt_length": 0}, "option prompt_length of vpt-deep is 0"),
