@@ -87,7 +87,7 @@ def build_parser() -> ArgumentParser:
         "sources",
         nargs="*",
         type=str,
-        help="Folders of class folders, or manifests; instead of data.sources.",
+        help="Folders of class folders, manifests, or benchmark datasets; instead of data.sources.",
     )
     train.add_argument("--out", type=str, default=None, help="The run folder to write.")
     train.add_argument(
@@ -110,7 +110,7 @@ def build_parser() -> ArgumentParser:
         "sources",
         nargs="*",
         type=str,
-        help="Folders of class folders, or manifests; instead of data.sources.",
+        help="Folders of class folders, manifests, or benchmark datasets; instead of data.sources.",
     )
     evaluate.add_argument(
         "--ensemble",
@@ -157,7 +157,7 @@ def build_parser() -> ArgumentParser:
         "sources",
         nargs="*",
         type=str,
-        help="Folders of class folders, or manifests; instead of data.sources.",
+        help="Folders of class folders, manifests, or benchmark datasets; instead of data.sources.",
     )
     benchmark.add_argument("--out", type=str, default=None, help="The folder for runs and tables.")
     benchmark.add_argument("--dry_run", action="store_true", help="List the runs and their state; run nothing.")

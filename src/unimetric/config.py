@@ -28,12 +28,13 @@ class DataConfig:
     Args:
         sources: Catalogues to train on together, each ``[NAME=][FORMAT:]PATH``: a folder of class folders, a
             folder of such folders, a manifest (``.csv`` or ``.parquet`` with the columns ``path,label`` and,
-            if wanted, ``dataset`` and ``split``), or the word ``demo``.
+            if wanted, ``dataset`` and ``split``), the word ``demo``, or a benchmark dataset as its authors publish it
+            (``cub200``, ``cars196``, ``sop``, ``inshop``, ``nabirds``, ``dogs``, ``flowers102``, ``aircraft``).
         split: How classes are divided. ``auto``: the split that the source gives, else ``first-half``.
             ``first-half``: the first half of each dataset's sorted classes trains, the rest tests.
             ``random-half``: a seeded random half. ``given``: only what the source gives. ``test-only``:
             everything is tested on.
-        split_seed: Seed of ``random-half`` and of the held-out validation classes.
+        split_seed: Seed of ``random-half``, of the held-out validation classes and of the draws of train images.
         validation_fraction: Share of every dataset's train classes, 0 to 0.5, held out for model selection.
         train_datasets: Names of the datasets to train on; empty is all of them. The others are tested on only.
         test_datasets: Names of the datasets to test on; empty is all of them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -147,7 +148,8 @@ def test_the_command(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     (root / "Stanford_Online_Products/chair_final/1_0.JPG").unlink()
     assert unimetric("datasets", "check", root) == 1
     text = capsys.readouterr().out
-    assert max(map(len, text.splitlines())) <= 80
+    # Paths and addresses stay whole.
+    assert all(len(line) <= 80 or len(line.split()) == 1 for line in text.splitlines())
     for words in (
         "Stanford Online Products (sop): bad",
         "In-Shop Clothes Retrieval (inshop): good",
@@ -155,9 +157,43 @@ def test_the_command(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch
         "8 datasets: 1 good, 1 bad, 6 not found",
         "CUB_200_2011.tgz from",
         "not decoded",
+        "  missing    1: chair_final/1_0.JPG\n",
+        PUBLISHED["cub200"].home,
     ):
         assert words in text
-    assert "1_0.JPG" in "".join(text.split())
+
+
+def test_for_another_program_a_fact_is_a_line(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    (root / "inshop").rename(root / "elsewhere")
+    (root / "elsewhere/list_eval_partition.txt").unlink()
+    unimetric("datasets", "check", root)
+    published = PUBLISHED["inshop"]
+    lines = capsys.readouterr().out.splitlines()
+    assert f"  download   {published.downloads()} from {published.home}" in lines
+    looked = f"{root}, its folders and one level below, for list_eval_partition.txt (usually in {published.folders[0]})"
+    assert f"  looked in  {looked}" in lines
+
+
+def test_a_root_within_a_dataset(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    low = root / "Stanford_Online_Products/chair_final"
+    found = check(low, "sop")
+    assert found.state == "not found"
+    assert found.problem == f"{low} is too low for Stanford Online Products: it lies in {low.parent}; check that folder"
+    assert check(low, "inshop").problem is None
+    assert unimetric("datasets", "check", low) == 1
+    assert "too low for Stanford Online Products" in " ".join(capsys.readouterr().out.split())
+
+
+def test_annotations_without_images_are_counted(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(root / "inshop/img")
+    found = check(root, "inshop")
+    assert (found.state, found.problem, len(found.missing)) == ("bad", None, 5)
+    assert found.counts() == {"train": (2, 1), "query": (1, 1), "gallery": (2, 1)}
+    assert unimetric("datasets", "check", root) == 1
+    assert ".jpg and 2 more" in " ".join(capsys.readouterr().out.split())
 
 
 def test_json_says_all(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

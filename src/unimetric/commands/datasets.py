@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from rich.text import Text
 from unimetric.data.catalog import Item
 from unimetric.data.images import ImageError, decode_image
 from unimetric.data.sources import BENCHMARKS
-from unimetric.data.sources.annotations import absent_images, recognise
+from unimetric.data.sources.annotations import absent_images, folders_above, recognise
 from unimetric.data.sources.published import PUBLISHED, Published, count_differences
 from unimetric.errors import UserError
 from unimetric.files import sha256_of_file
@@ -40,7 +41,7 @@ class DatasetCheck:
         looked_in: Where it was looked for.
         items: What its annotation files list.
         differences: From the published counts, one phrase each.
-        problem: Why it cannot be read, in one line.
+        problem: Why it cannot be read, or that it lies above the place where it was looked for, in one line.
         missing: Images that are listed but absent.
         unreadable: Files with the reason why they are no images: all that do not decode where ``decoded`` is set, else
             the empty ones and those that cannot be opened.
@@ -160,7 +161,7 @@ def _check(name: str, root: Path, places: Mapping[Path, Sequence[str]], decode: 
     found = next((place for place in usual if place in recognised), next(iter(recognised), None))
     found = found or next((place for place in usual if place in places and not places[place]), None)
     if found is None:
-        return DatasetCheck(name, None, looked_in)
+        return DatasetCheck(name, None, looked_in, problem=_too_low(name, root))
     try:
         # Without a look at the images, which are counted one by one below.
         datasets = BENCHMARKS[name](found, require_images=False)
@@ -186,6 +187,13 @@ def _check(name: str, root: Path, places: Mapping[Path, Sequence[str]], decode: 
         duplicates=tuple(duplicates),
         decoded=decode,
     )
+
+
+def _too_low(name: str, root: Path) -> str | None:
+    above = next((folder for folder in folders_above(root) if name in recognise(folder)), None)
+    if above is None:
+        return None
+    return f"{root} is too low for {PUBLISHED[name].title}: it lies in {above}; check that folder"
 
 
 def _sizes(paths: Iterable[Path]) -> tuple[dict[Path, int], dict[Path, str]]:
@@ -288,37 +296,52 @@ def print_datasets(console: Console | None = None) -> None:
 
 
 def print_checks(checks: Sequence[DatasetCheck], console: Console | None = None) -> None:
-    """Print a section for each dataset to standard output, and a last line with the sum of it."""
+    """Print a section for each dataset to standard output, and a last line with the sum of it.
+
+    Lines are as long as they come where they go to another program, unless the environment has ``COLUMNS``.
+    """
     console = console or Console()
+    width = console.width if console.is_terminal or "COLUMNS" in os.environ else None
     styles = {"good": "green", "bad": "red", "not found": "yellow"}
     for check in checks:
         title = Text.assemble((check.published.title, "bold"), f" ({check.name}): ", (check.state, styles[check.state]))
-        console.print(title)
-        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
-        table.add_column(no_wrap=True, min_width=12)
-        table.add_column(overflow="fold")
+        console.print(title, soft_wrap=True)
         for key, value in _lines(check):
             # As text, because paths may look like rich's markup.
-            table.add_row(f"  {key}", Text(value))
-        console.print(table)
+            console.print(Text(_row(key, value, width)), soft_wrap=True)
         console.print()
     states = [check.state for check in checks]
     sums = ", ".join(f"{states.count(state)} {state}" for state in styles if state in states)
     console.print(f"{len(checks)} datasets: {sums}", highlight=False)
 
 
+def _row(key: str, value: str, width: int | None) -> str:
+    """A key and its value, in lines of ``width``; paths and addresses stay whole, so that they can be copied."""
+    head = f"  {key:<11}"
+    if width is None:
+        return head + value
+    lines = textwrap.wrap(
+        head + value, width, subsequent_indent=" " * len(head), break_long_words=False, break_on_hyphens=False
+    )
+    # What is too long to be indented as far moves to the left.
+    return "\n".join(line if len(line) <= width else line.strip().rjust(width) for line in lines)
+
+
 def _lines(check: DatasetCheck) -> Iterator[tuple[str, str]]:
     published = check.published
     if check.folder is None:
-        *usual, last = [path.name for path in check.looked_in[1:]]
-        yield "looked in", f"{check.looked_in[0]}, for {', '.join(usual)} or {last}, or any folder with its files"
-        yield "download", f"{' and '.join(published.download)} from {published.home}"
+        wanted = f"{' and '.join(published.marks[0])} (usually in {published.folders[0]})"
+        yield "looked in", f"{check.looked_in[0]}, its folders and one level below, for {wanted}"
+        if check.problem:
+            yield "problem", check.problem
+            return
+        yield "download", f"{published.downloads()} from {published.home}"
         return
     yield "folder", str(check.folder)
     if check.problem:
         yield "problem", check.problem
         if published.home not in check.problem:
-            yield "download", f"{' and '.join(published.download)} from {published.home}"
+            yield "download", f"{published.downloads()} from {published.home}"
         return
     for role, (images, classes) in check.counts().items():
         yield (
@@ -328,20 +351,28 @@ def _lines(check: DatasetCheck) -> Iterator[tuple[str, str]]:
     yield "in all", f"{_of(len(check.items), published.all_images)} images"
     if check.differences:
         yield "differs", f"from what was published: {'; '.join(check.differences)}"
-    yield "missing", _some(len(check.missing), map(str, check.missing))
-    if check.missing:
-        yield "download", f"{' and '.join(published.download)} from {published.home}"
-    unreadable = _some(len(check.unreadable), (f"{path} ({reason})" for path, reason in check.unreadable))
-    yield "unreadable", unreadable if check.decoded else f"{unreadable} (not decoded; --decode decodes every image)"
-    pairs = (f"{test} is {train}" for train, test in check.duplicates)
-    yield "duplicates", f"{_some(len(check.duplicates), pairs)} between train and test"
+    yield "missing", _some(len(check.missing), (_within(check, path) for path in check.missing))
+    named = (f"{_within(check, path)} ({reason})" for path, reason in check.unreadable)
+    yield "unreadable", _some(len(check.unreadable), named, "" if check.decoded else " (not decoded; see --decode)")
+    pairs = (f"{_within(check, test)} is {_within(check, train)}" for train, test in check.duplicates)
+    yield "duplicates", _some(len(check.duplicates), pairs, " between train and test")
+    if check.missing or check.unreadable:
+        yield "download", f"{published.downloads()} from {published.home}"
+
+
+def _within(check: DatasetCheck, path: Path) -> str:
+    """The path as seen from the dataset's folder, which is named above it."""
+    if check.folder is None or not path.is_relative_to(check.folder):
+        return str(path)
+    return str(path.relative_to(check.folder))
 
 
 def _of(found: int, published: int | None) -> str:
     return f"{found:,}" if published in (None, found) else f"{found:,} of {published:,}"
 
 
-def _some(count: int, texts: Iterable[str]) -> str:
+def _some(count: int, texts: Iterable[str], of_what: str = "") -> str:
     """The number, and the first few."""
     shown = [text for text, _ in zip(texts, range(_SHOWN), strict=False)]
-    return f"{count:,}" + (f": {', '.join(shown)}" if shown else "") + (", ..." if count > _SHOWN else "")
+    more = f" and {count - _SHOWN:,} more" if count > _SHOWN else ""
+    return f"{count:,}{of_what}" + (f": {', '.join(shown)}{more}" if shown else "")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from benchmark_fixtures import MAKERS, Made
+from benchmark_fixtures import MAKERS, Made, make_cars196_devkit, touch
 from scipy.io import savemat
 
 from unimetric.data.catalog import Dataset
+from unimetric.data.selection import select_train
 from unimetric.data.sources import BENCHMARKS, SOURCES, read_source
 from unimetric.data.sources.annotations import absent_images
 from unimetric.data.sources.published import PUBLISHED, count_differences
@@ -23,6 +26,7 @@ TEXT_FILES = [(form, file) for form, files in {
     "nabirds": ("images.txt", "image_class_labels.txt", "classes.txt"),
     "aircraft": ("data/images_variant_trainval.txt", "data/images_variant_test.txt", "data/variants.txt"),
 }.items() for file in files]  # fmt: skip
+PATH_FILES = ("images.txt", "Ebay_train.txt", "Ebay_test.txt", "list_eval_partition.txt")
 MAT_FILES = [(form, file) for form, files in {
     "cars196": ("cars_annos.mat",),
     "cars196, devkit": ("devkit/cars_train_annos.mat", "cars_test_annos_withlabels.mat", "devkit/cars_meta.mat"),
@@ -137,6 +141,70 @@ def test_too_low(form: str, tmp_path: Path) -> None:
     message = refusal(f"{source}:{made.folder / made.images}")
     assert "too low" in message
     assert f"in {(made.folder / made.images).parent}; give that folder" in message or f"in {made.folder};" in message
+    # Without the format, a folder of class folders among the dataset's would be read as one.
+    for low in (made.folder / made.images, (made.folder / made.expected[0][0]).parent):
+        message = refusal(str(low))
+        assert f"{low} is too low for {PUBLISHED[source].title}" in message
+        assert f"give {source}:{made.folder}" in message
+        assert f"or folder:{low}" in message
+
+
+def test_too_high_whatever_the_folder_is_called(form: str, tmp_path: Path) -> None:
+    source, made = make(form, tmp_path)
+    renamed = made.folder.rename(tmp_path / "of our own")
+    assert f"{tmp_path} is one level too high" in refusal(str(tmp_path))
+    assert f"give {source}:{renamed}" in refusal(str(tmp_path))
+    # Among very many folders, it is the usual names that tell.
+    for number in range(101):
+        (tmp_path / f"class {number}").mkdir()
+    renamed.rename(made.folder)
+    assert f"give {source}:{made.folder}" in refusal(str(tmp_path))
+
+
+def test_other_images_beside_a_dataset_are_read(form: str, tmp_path: Path) -> None:
+    _, made = make(form, tmp_path)
+    own = [made.folder / "our own" / label / "0.png" for label in "ab"]
+    touch(own)
+    assert [item.path for item in only(str(made.folder / "our own")).items] == own
+
+
+def test_a_listed_image_whose_name_differs_in_capitals(form: str, tmp_path: Path) -> None:
+    _, made = make(form, tmp_path)
+    image = made.folder / made.expected[0][0]
+    other = image.with_suffix({".jpg": ".JPG", ".JPG": ".jpg"}[image.suffix])
+    image.rename(other)
+    if image.exists():
+        pytest.skip("this file system takes small and capital letters for the same")
+    message = refusal(str(made.folder))
+    assert f"the first is {image}, where {other.name} is instead; rename" in message
+
+
+def test_without_the_folder_of_images_all_are_listed(form: str, tmp_path: Path) -> None:
+    source, made = make(form, tmp_path)
+    shutil.rmtree(made.folder / made.images)
+    if form == "cars196, devkit":
+        shutil.rmtree(made.folder / "cars_test")
+    [dataset] = BENCHMARKS[source](made.folder, require_images=False)
+    assert absent_images(dataset.items) == [made.folder / path for path, _, _ in made.expected]
+
+
+def test_a_folder_of_annotations_that_cannot_be_read(tmp_path: Path) -> None:
+    made = make_cars196_devkit(tmp_path)
+    (made.folder / "devkit").chmod(0)
+    if os.access(made.folder / "devkit", os.R_OK):
+        pytest.skip("this user, root, may read everything")
+    assert f"cannot read the folder {made.folder / 'devkit'}: no permission" in refusal(f"cars196:{made.folder}")
+
+
+def test_few_shot(form: str, tmp_path: Path) -> None:
+    _, made = make(form, tmp_path)
+    split = split_datasets(read_source(str(made.folder)))
+    counts = Counter(item.label for item in split.train)
+    for few_shot in (1, 2, 4, 8, 16):
+        drawn = select_train(split, few_shot=few_shot)
+        assert Counter(item.label for item in drawn.train) == {k: min(few_shot, n) for k, n in counts.items()}
+        assert len(set(drawn.train)) == len(drawn.train)
+        assert (drawn.query, drawn.gallery) == (split.query, split.gallery)
 
 
 def test_the_wrong_folder(form: str, tmp_path: Path) -> None:
@@ -180,14 +248,30 @@ def test_damaged_text(form: str, file: str, tmp_path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n") + b"\r\n\r\n")
     assert len(only(text).items) == len(made.expected)
 
+    path.write_bytes(content.replace(b"\n", b"\r"))
+    assert len(only(text).items) == len(made.expected)
+
     path.write_bytes(b"")
     assert str(path) in refusal(text)
+    path.write_bytes(content + b"\n\0\n")
+    assert f"{path} is no text (line {content.count(10) + 2})" in refusal(text)
     path.write_bytes(content + b"\xff\xfe\n")
     assert f"{path} is not UTF-8 (line {content.count(10) + 1})" in refusal(text)
     path.unlink()
     path.mkdir()
     if file != "data/variants.txt":  # needed only to find misspelt names
         assert Path(file).name in refusal(text)
+
+
+@pytest.mark.parametrize(("form", "file"), [case for case in TEXT_FILES if case[1] in PATH_FILES])
+def test_paths_as_windows_writes_them(form: str, file: str, tmp_path: Path) -> None:
+    source, made = make(form, tmp_path)
+    before = only(str(made.folder))
+    path = made.folder / file
+    path.write_bytes(path.read_bytes().replace(b"/", b"\\"))
+    assert only(f"{source}:{made.folder}") == before
+    path.write_bytes(path.read_bytes().replace(b"\\", b"\\..\\..\\"))
+    assert "leads out of" in refusal(f"{source}:{made.folder}")
 
 
 @pytest.mark.parametrize(("form", "file"), [case for case in TEXT_FILES if case[1] != "data/variants.txt"])
@@ -220,6 +304,8 @@ def test_damaged_mat(form: str, file: str, tmp_path: Path) -> None:
         assert str(path) in refusal(text), length
     path.write_bytes(b"not a MATLAB file" * 20)
     assert f"{path} is no readable .mat file" in refusal(text)
+    path.write_bytes(content[:124] + b"\x00\x02" + content[126:])
+    assert "its version is 0x0200, not that of MATLAB 5" in refusal(text)
     if "meta" not in file:
         savemat(path, {"something": 1})
         assert f"{path} has no variable" in refusal(text)

@@ -14,16 +14,18 @@ A path that holds ``=`` or ``:`` and exists as it stands is taken as a path.
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from unimetric.data.catalog import Dataset
+from unimetric.data.catalog import Dataset, Item
 from unimetric.data.sources import manifest
 from unimetric.data.sources.aircraft import read_aircraft
-from unimetric.data.sources.annotations import recognise
+from unimetric.data.sources.annotations import folders_above, recognise
 from unimetric.data.sources.cars196 import read_cars196
 from unimetric.data.sources.cub200 import read_cub200
 from unimetric.data.sources.dogs import read_dogs
@@ -76,6 +78,9 @@ SOURCES: dict[str, Callable[[Path, str | None], list[Dataset]]] = {
 }
 """The reader of every format: it takes the path and the name given, or None."""
 
+_FEW = 100
+"""Among more folders than these, only those of the usual names are looked into for benchmark datasets."""
+
 # No separators or colons, so that neither a path that holds "=" nor a format is taken for a name.
 _NAME = re.compile(r"([^=/\\:]*)=(.*)", re.DOTALL)
 # Two letters at least: "C:" is a Windows drive.
@@ -102,6 +107,7 @@ def read_source(text: str, *, classes: bool = True) -> list[Dataset]:
         format_name = _format_of(path)
         if format_name == "folder" and classes:
             _refuse_folder_above(path)
+            _refuse_folder_below(path)
     if format_name == "folder" and not classes:
         return read_images(path, name)
     return SOURCES[format_name](path, name)
@@ -179,13 +185,42 @@ def _folder_format(path: Path) -> str:
 
 def _refuse_folder_above(path: Path) -> None:
     """Refuse the folder above a benchmark dataset's, whose folders would be taken for classes."""
-    for name, published in PUBLISHED.items():
-        for usual in published.folders:
-            if name in recognise(path / usual):
+    for folder in _likely_datasets(path):
+        for name in recognise(folder):
+            raise UserError(
+                f"{path} is one level too high for {PUBLISHED[name].title}, which lies in {folder}: give "
+                f"{name}:{folder}, or folder:{path} if its folders are to be classes all the same"
+            )
+
+
+def _likely_datasets(path: Path) -> list[Path]:
+    """The folders in this one that may be benchmark datasets': all, or where they are many those of the usual names."""
+    usual = [path / folder for published in PUBLISHED.values() for folder in published.folders]
+    try:
+        with os.scandir(path) as entries:
+            children = [path / entry.name for entry in islice(entries, _FEW + 1)]
+    except OSError:
+        return []  # whoever reads it says so
+    return usual if len(children) > _FEW else sorted(children)
+
+
+def _refuse_folder_below(path: Path) -> None:
+    """Refuse a folder within a benchmark dataset's that holds some of its images."""
+    place = path.resolve()
+    for folder in folders_above(path):
+        for name in recognise(folder):
+            if any(item.path.is_relative_to(place) for item in _listed(name, folder)):
                 raise UserError(
-                    f"{path} is one level too high for {published.title}, which lies in {path / usual}: give "
-                    f"{name}:{path / usual}, or folder:{path} if its folders are to be classes all the same"
+                    f"{path} is too low for {PUBLISHED[name].title}, which lies in {folder}: give "
+                    f"{name}:{folder}, or folder:{path} if its folders are to be classes all the same"
                 )
+
+
+def _listed(name: str, folder: Path) -> list[Item]:
+    try:
+        return [item for dataset in BENCHMARKS[name](folder, require_images=False) for item in dataset.items]
+    except UserError:
+        return []  # not that dataset after all, or one that nobody asked for
 
 
 def _expand(place: str) -> Path:

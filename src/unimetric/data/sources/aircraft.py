@@ -30,7 +30,7 @@ def read_aircraft(folder: Path, name: str | None = None, *, require_images: bool
     """
     first = find_file(folder, "aircraft", [f"data/{_TRAINVAL}", f"data/{_TEST}", _TRAINVAL, _TEST])
     data = first.parent
-    images = find_images(data, "aircraft", ["images"])
+    images = find_images(data, "aircraft", ["images"], required=require_images)
     named = _variants(data)
     pairs = []
     for file in (data / _TRAINVAL, data / _TEST):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +21,9 @@ from unimetric.errors import UserError
 
 _MAT_HEADER = 128
 """Bytes before the first variable of a MATLAB 5 file."""
+_MAT_VERSION = 0x0100
+_MAT_ORDERS: dict[bytes, Literal["little", "big"]] = {b"IM": "little", b"MI": "big"}
+"""The order of the bytes of numbers, by the last two bytes of the header."""
 _MAT_COMPRESSED = 15
 """The type of a variable that is packed with zlib."""
 
@@ -85,8 +88,19 @@ def find_file(folder: Path, source: str, names: Sequence[str]) -> Path:
 
 
 def find_optional(folder: Path, names: Sequence[str]) -> Path | None:
-    """The first of the named files that a folder holds, or None."""
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+    """The first of the named files that a folder holds, or None.
+
+    Raises:
+        UserError: a folder within it cannot be looked into.
+    """
+    return next((folder / name for name in names if _is_there(folder / name, Path.is_file)), None)
+
+
+def _is_there(path: Path, kind: Callable[[Path], bool]) -> bool:
+    try:
+        return kind(path)
+    except PermissionError as error:
+        raise UserError(f"cannot read the folder {path.parent}: no permission; make it readable") from error
 
 
 def check_folder(folder: Path, source: str) -> None:
@@ -107,23 +121,33 @@ def check_folder(folder: Path, source: str) -> None:
         raise UserError(f"cannot read the folder {folder}: no permission; make it readable")
 
 
-def find_images(folder: Path, source: str, names: Sequence[str]) -> Path:
+def find_images(
+    folder: Path, source: str, names: Sequence[str], *, usual: str | None = None, required: bool = True
+) -> Path:
     """The first of the named folders of images that a dataset's folder holds.
+
+    Args:
+        folder: the dataset's.
+        source: the dataset, a key of `PUBLISHED`.
+        names: where the images may lie, relative to the folder, in the order to look.
+        usual: where they usually lie; by default the first of ``names``.
+        required: whether it is an error if there is none of them; if not, the usual one is returned.
 
     Raises:
         UserError: it holds none of them; if the folder above does, the message says that this one was meant.
     """
     for name in names:
-        if (folder / name).is_dir():
+        if _is_there(folder / name, Path.is_dir):
             return folder / name
+    usual = usual or names[0]
+    if not required:
+        return folder / usual
     above = folder.resolve().parent
-    if any((above / name).is_dir() for name in names):
+    if any(_is_there(above / name, Path.is_dir) for name in names):
         raise UserError(
             f"{folder} is one level too low for {PUBLISHED[source].title}: its images are in {above}; give that folder"
         )
-    raise UserError(
-        f"{folder} has no folder {names[0]} with the images of {PUBLISHED[source].title}; {_remedy(source)}"
-    )
+    raise UserError(f"{folder} has no folder {usual} with the images of {PUBLISHED[source].title}; {_remedy(source)}")
 
 
 def read_table(file: Path, columns: Sequence[str], *, rest: bool = False) -> list[Row]:
@@ -213,7 +237,12 @@ def read_image_classes(images_file: Path, classes_file: Path) -> list[tuple[str,
             raise UserError(
                 f"{other_file} has no image {alone!r}, which {file} has on line {own[alone].line}; download both anew"
             )
-    return [(row.values[1], classes[key]) for key, row in images.items()]
+    return [(forward_slashes(row.values[1]), classes[key]) for key, row in images.items()]
+
+
+def forward_slashes(path: str) -> str:
+    """A path as a list has it that may have been written anew on Windows, as `Listed.path`."""
+    return path.replace("\\", "/").removeprefix("./")
 
 
 def read_class_names(file: Path, low: int, high: int) -> dict[int, str]:
@@ -293,13 +322,17 @@ def _check_mat(content: bytes) -> None:
     scipy reads a file that lacks its last bytes without a word, and can crash the process on damaged ones.
 
     Raises:
-        ValueError: the file ends too early.
+        ValueError: the file is none of MATLAB 5, or ends too early.
         zlib.error: a packed variable is damaged.
     """
-    order: Literal["little", "big"] = "little" if content[126:128] == b"IM" else "big"
     place = _MAT_HEADER
     if len(content) <= place:
         raise ValueError(f"it has {len(content)} bytes")
+    if content[126:128] not in _MAT_ORDERS:
+        raise ValueError("it does not begin as a MATLAB 5 file does")
+    order = _MAT_ORDERS[content[126:128]]
+    if (version := int.from_bytes(content[124:126], order)) != _MAT_VERSION:
+        raise ValueError(f"its version is {version:#06x}, not that of MATLAB 5, {_MAT_VERSION:#06x}")
     while place < len(content):
         kind, size = (int.from_bytes(content[at : at + 4], order) for at in (place, place + 4))
         place += 8
@@ -475,20 +508,28 @@ def _check_inside(file: Path, images: Path, path: str) -> None:
 
 def _absent(source: str, images: Path, file: Path, absent: Sequence[Path], count: int) -> UserError:
     if len(absent) == count:
-        return UserError(
-            f"none of the {count} images that {file} lists is there; the first would be {absent[0]}; "
-            f"{_remedy(source, images)}"
-        )
-    return UserError(
-        f"{len(absent)} of the {count} images that {file} lists are absent, the first is {absent[0]}; "
-        f"{_remedy(source, images)}"
-    )
+        what = f"none of the {count} images that {file} lists is there; the first would be {absent[0]}"
+    else:
+        are = "is" if len(absent) == 1 else "are"
+        what = f"{len(absent)} of the {count} images that {file} lists {are} absent, the first is {absent[0]}"
+    if other := _spelt_otherwise(absent[0]):
+        return UserError(f"{what}, where {other.name} is instead; rename the images as they are listed")
+    return UserError(f"{what}; {_remedy(source, images)}")
+
+
+def _spelt_otherwise(path: Path) -> Path | None:
+    """The file of which the path is the name but for small and capital letters."""
+    try:
+        beside = [other for other in path.parent.iterdir() if other.name != path.name]
+    except (OSError, ValueError):
+        return None  # there is no such folder
+    return next((other for other in beside if other.name.lower() == path.name.lower()), None)
 
 
 def _remedy(source: str, folder: Path | None = None) -> str:
     published = PUBLISHED[source]
     there = f"in {folder}" if folder else "there"
-    return f"get {' and '.join(published.download)} from {published.home} and unpack {there}"
+    return f"get {published.downloads()} from {published.home} and unpack {there}"
 
 
 def _read_lines(file: Path) -> list[tuple[int, str]]:
@@ -506,8 +547,11 @@ def _read_lines(file: Path) -> list[tuple[int, str]]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(f"{file} is not UTF-8 (line {line}); download it anew") from error
+    if "\0" in text:
+        raise UserError(f"{file} is no text (line {text[: text.index(chr(0))].count(chr(10)) + 1}); download it anew")
     # Not splitlines(), which breaks lines at signs that may stand in a name.
-    lines = ((number, line.strip()) for number, line in enumerate(text.split("\n"), start=1))
+    plain = text.replace("\r\n", "\n").replace("\r", "\n")
+    lines = ((number, line.strip()) for number, line in enumerate(plain.split("\n"), start=1))
     return [(number, line) for number, line in lines if line]
 
 
@@ -539,4 +583,10 @@ def _child_meant(folder: Path, source: str) -> Path | None:
 
 
 def _parent_meant(folder: Path, source: str) -> Path | None:
-    return next((parent for parent in folder.resolve().parents[:2] if source in recognise(parent)), None)
+    return next((parent for parent in folders_above(folder) if source in recognise(parent)), None)
+
+
+def folders_above(folder: Path) -> Sequence[Path]:
+    """The folders that may be a dataset's if this one holds some of its images, the nearest first."""
+    # Img/img/WOMEN/Dresses/id_00000002 of In-Shop.
+    return folder.resolve().parents[:5]

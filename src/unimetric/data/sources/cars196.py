@@ -12,6 +12,7 @@ from unimetric.data.sources.annotations import (
     find_file,
     find_images,
     find_optional,
+    forward_slashes,
     make_dataset,
     mat_column,
     mat_numbers,
@@ -59,11 +60,11 @@ def read_cars196(folder: Path, name: str | None = None, *, require_images: bool 
     whole = find_optional(folder, [_ALL])
     # Some copies have the annotations of both forms, and the images of one.
     if whole and ((folder / "car_ims").is_dir() or not find_optional(folder, _TRAIN)):
-        find_images(folder, "cars196", ["car_ims"])
+        find_images(folder, "cars196", ["car_ims"], required=require_images)
         parts = [_read_part(whole, "relative_im_path", "")]
         names_file: Path | None = whole
     else:
-        parts = _read_devkit(folder, file)
+        parts = _read_devkit(folder, file, require_images)
         names_file = find_optional(folder, [*_NAMES, _ALL])
     labels, notes = _labels(names_file)
     listed = []
@@ -72,10 +73,11 @@ def read_cars196(folder: Path, name: str | None = None, *, require_images: bool 
             if number not in labels:
                 raise UserError(f"{part.file}: the class {number} has no name in {names_file}; download both anew")
             listed.append(Listed(path, labels[number], "train" if number <= TRAIN_CLASSES else "test"))
-    return make_dataset("cars196", name, folder, parts[-1].file, listed, require_images=require_images, notes=notes)
+    lists = parts[0].file if len(parts) == 1 else folder / "cars_*_annos*.mat"
+    return make_dataset("cars196", name, folder, lists, listed, require_images=require_images, notes=notes)
 
 
-def _read_devkit(folder: Path, found: Path) -> list[_Part]:
+def _read_devkit(folder: Path, found: Path, require_images: bool) -> list[_Part]:
     train = find_optional(folder, _TRAIN)
     if train is None:
         raise UserError(f"{found} is there, but not {folder / _TRAIN[0]}; unpack car_devkit.tgz in {folder}")
@@ -85,14 +87,14 @@ def _read_devkit(folder: Path, found: Path) -> list[_Part]:
         lack = f"{bare} has no labels" if bare else f"{train} labels the train images only"
         raise UserError(f"{lack}; put cars_test_annos_withlabels.mat in {folder}, beside devkit")
     return [
-        _read_part(train, "fname", _images(folder, "cars_train")),
-        _read_part(test, "fname", _images(folder, "cars_test")),
+        _read_part(train, "fname", _images(folder, "cars_train", require_images)),
+        _read_part(test, "fname", _images(folder, "cars_test", require_images)),
     ]
 
 
-def _images(folder: Path, name: str) -> str:
+def _images(folder: Path, name: str, required: bool) -> str:
     """The folder of images relative to the dataset's; some copies have it inside of another of the same name."""
-    found = find_images(folder, "cars196", [f"{name}/{name}", name])
+    found = find_images(folder, "cars196", [f"{name}/{name}", name], usual=name, required=required)
     return f"{found.relative_to(folder).as_posix()}/"
 
 
@@ -100,7 +102,7 @@ def _read_part(file: Path, column: str, prefix: str) -> _Part:
     table = read_mat(file, ["annotations"])["annotations"]
     paths = mat_texts(file, mat_column(file, table, column), column)
     numbers = mat_numbers(file, mat_column(file, table, "class"), "class", 1, CLASSES)
-    return _Part(file, [prefix + path for path in paths], numbers)
+    return _Part(file, [prefix + forward_slashes(path) for path in paths], numbers)
 
 
 def _labels(file: Path | None) -> tuple[dict[int, str], Sequence[str]]:

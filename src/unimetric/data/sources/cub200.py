@@ -39,7 +39,7 @@ def read_cub200(folder: Path, name: str | None = None, *, require_images: bool =
     images_file = find_file(folder, "cub200", ["images.txt"])
     if recognise(folder) == ["nabirds"]:
         raise UserError(f"{folder} is the folder of NABirds, not CUB-200-2011; write nabirds:{folder}")
-    images = find_images(folder, "cub200", ["images"])
+    images = find_images(folder, "cub200", ["images"], required=require_images)
     classes_file = folder / "image_class_labels.txt"
     labels = _labels(folder / "classes.txt")
     listed = []

@@ -10,6 +10,7 @@ from unimetric.data.sources.annotations import (
     check_same_length,
     find_file,
     find_images,
+    forward_slashes,
     make_dataset,
     mat_numbers,
     mat_texts,
@@ -35,9 +36,9 @@ def read_dogs(folder: Path, name: str | None = None, *, require_images: bool = T
         UserError: another folder was given, the annotation file is missing or damaged, or images are absent.
     """
     file = find_file(folder, "dogs", ["file_list.mat", "lists/file_list.mat"])
-    images = find_images(folder, "dogs", ["Images", "images"])
+    images = find_images(folder, "dogs", ["Images", "images"], required=require_images)
     content = read_mat(file, ("file_list", "labels"))
-    paths = mat_texts(file, content["file_list"].reshape(-1), "file name")
+    paths = [forward_slashes(path) for path in mat_texts(file, content["file_list"].reshape(-1), "file name")]
     numbers = mat_numbers(file, content["labels"].reshape(-1), "label", 1, CLASSES)
     check_same_length(file, {"file_list": paths, "labels": numbers})
     folders: dict[int, str] = {}

@@ -28,7 +28,7 @@ def read_flowers102(folder: Path, name: str | None = None, *, require_images: bo
         UserError: another folder was given, an annotation file is missing or damaged, or images are absent.
     """
     labels_file = find_file(folder, "flowers102", ["imagelabels.mat"])
-    images = find_images(folder, "flowers102", ["jpg"])
+    images = find_images(folder, "flowers102", ["jpg"], required=require_images)
     labels = read_mat(labels_file, ["labels"])["labels"].reshape(-1)
     numbers = mat_numbers(labels_file, labels, "label", 1, CLASSES)
     listed = [

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from unimetric.data.catalog import Dataset
-from unimetric.data.sources.annotations import Listed, find_file, find_images, make_dataset, read_table_with_header
+from unimetric.data.sources.annotations import (
+    Listed,
+    find_file,
+    find_images,
+    forward_slashes,
+    make_dataset,
+    read_table_with_header,
+)
 from unimetric.errors import UserError
 
 ROLES = ("train", "query", "gallery")
@@ -30,9 +37,10 @@ def read_inshop(folder: Path, name: str | None = None, *, require_images: bool =
     """
     file = find_file(folder, "inshop", [_FILE, f"Eval/{_FILE}", f"Anno/{_FILE}"])
     # In this order, for where upper and lower case are the same "img" is there with either.
-    images = find_images(folder, "inshop", ["Img/img", "img"])
+    images = find_images(folder, "inshop", ["Img/img", "img"], usual="img", required=require_images)
     listed = []
-    for line, (path, label, role) in read_table_with_header(file, _COLUMNS, count_first=True):
+    for line, (image_name, label, role) in read_table_with_header(file, _COLUMNS, count_first=True):
+        path = forward_slashes(image_name)
         if role not in ROLES:
             raise UserError(
                 f"{file}, line {line}: unknown evaluation_status {role!r}; valid: {', '.join(ROLES)}; "
@@ -40,7 +48,8 @@ def read_inshop(folder: Path, name: str | None = None, *, require_images: bool =
             )
         if not path.startswith(_IMAGES):
             raise UserError(
-                f"{file}, line {line}: the image_name {path!r} does not start with {_IMAGES}; download the file anew"
+                f"{file}, line {line}: the image_name {image_name!r} does not start with {_IMAGES}; "
+                "download the file anew"
             )
         listed.append(Listed(path, label, role))
     return make_dataset("inshop", name, images.parent, file, listed, require_images=require_images)

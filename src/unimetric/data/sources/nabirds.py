@@ -38,7 +38,7 @@ def read_nabirds(folder: Path, name: str | None = None, *, require_images: bool 
         UserError: another folder was given, an annotation file is missing or damaged, or images are absent.
     """
     images_file = find_file(folder, "nabirds", ["images.txt"])
-    images = find_images(folder, "nabirds", ["images"])
+    images = find_images(folder, "nabirds", ["images"], required=require_images)
     classes_file = folder / "image_class_labels.txt"
     names = read_class_names(folder / "classes.txt", 0, _MOST)
     pairs = []

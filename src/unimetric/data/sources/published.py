@@ -33,6 +33,11 @@ class Published:
     marks: tuple[tuple[str, ...], ...]
     """What tells that a folder is this dataset's: one of these groups of files, each relative to the folder."""
 
+    def downloads(self) -> str:
+        """`download` in words: "a, b and c"."""
+        *others, last = self.download
+        return f"{', '.join(others)} and {last}" if others else last
+
 
 PUBLISHED: dict[str, Published] = {
     "cub200": Published(

@@ -9,6 +9,7 @@ from unimetric.data.sources.annotations import (
     Listed,
     find_file,
     find_images,
+    forward_slashes,
     make_dataset,
     read_table_with_header,
     whole_number,
@@ -39,7 +40,7 @@ def read_sop(folder: Path, name: str | None = None, *, require_images: bool = Tr
         file = folder / file_name
         for line, (number, path) in read_table_with_header(file, _COLUMNS):
             label = whole_number(number, f"{file}, line {line}", "class_id", 1, CLASSES)
-            listed.append(Listed(path, str(label), role))
+            listed.append(Listed(forward_slashes(path), str(label), role))
     if require_images:
         find_images(folder, "sop", sorted({entry.path.partition("/")[0] for entry in listed}))
     return make_dataset("sop", name, folder, folder / "Ebay_*.txt", listed, require_images=require_images)
