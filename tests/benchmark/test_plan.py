@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import unimetric
 from unimetric.benchmark.plan import Plan, absolute_source, make_plan, merge
-from unimetric.cli import _typed_config
+from unimetric.completion import typed_config
 from unimetric.errors import UserError
 from unimetric.training.build import check_options
 
@@ -26,7 +26,7 @@ MINI_EIGHT = ["birds", "cards", "cars", "fashion", "flowers", "food", "furniture
 def plan_of(tmp_path: Path, datasets: tuple[str, ...] = ("a", "b", "c"), **parts: Any) -> Plan:
     path = tmp_path / "matrix.yaml"
     path.write_text(yaml.safe_dump({"axes": {"method": {"one": {}}}, **parts}, sort_keys=False))
-    return make_plan(path, ["somewhere"], check=_typed_config, dataset_names=lambda sources: datasets)
+    return make_plan(path, ["somewhere"], check=typed_config, dataset_names=lambda sources: datasets)
 
 
 nested_options = st.recursive(
@@ -216,7 +216,7 @@ def test_sources_do_not_depend_on_the_current_folder(tmp_path: Path, monkeypatch
 def test_packaged_benchmarks(path: Path) -> None:
     assert all(word in path.read_text()[:1500] for word in ("Command", "Time", f"unimetric benchmark {path.stem} "))
     datasets = BIG_EIGHT if path.stem.startswith("paper") else MINI_EIGHT
-    plan = make_plan(path, ["somewhere"], check=_typed_config, dataset_names=lambda sources: datasets)
+    plan = make_plan(path, ["somewhere"], check=typed_config, dataset_names=lambda sources: datasets)
     for entry in plan.entries:
         run = plan.run(entry, entry.models[0], entry.seeds[0], (entry.candidates or ({},))[0])
         check_options(run.config)

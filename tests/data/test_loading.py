@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from toy_runs import make_images
 from unimetric.data.catalog import Item
@@ -21,14 +25,22 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
     root = make_images(tmp_path_factory.mktemp("images") / "a", classes=3, images=4)
     (root / "c1/2.png").write_bytes(b"")
     (root / "c2/0.png").write_bytes((root / "c2/0.png").read_bytes()[:80])
+    return items_in(root)
+
+
+def items_in(root: Path) -> list[Item]:
     return [Item(path, path.parent.name, "a") for path in sorted(root.glob("*/*.png"))]
 
 
-def load(items: list[Item], *, workers: int, seed: int = 0, epoch: int = 0) -> list[Batch]:
+def loader(items: list[Item], *, workers: int, seed: int = 0, epoch: int = 0) -> DataLoader[Batch]:
     numbers = [int(item.label[1:]) for item in items]
     sampler = make_sampler("natural", {}, numbers, None, 4, seed=seed)
     sampler.start(epoch)
-    return list(training_loader(items, numbers, TRANSFORM, sampler, seed=seed, workers=workers))
+    return training_loader(items, numbers, TRANSFORM, sampler, seed=seed, workers=workers)
+
+
+def load(items: list[Item], *, workers: int, seed: int = 0, epoch: int = 0) -> list[Batch]:
+    return list(loader(items, workers=workers, seed=seed, epoch=epoch))
 
 
 def same(one: list[Batch], other: list[Batch]) -> bool:
@@ -113,3 +125,21 @@ def test_no_more_workers_than_processors_that_may_be_used(items: list[Item], mon
     assert workers() == 2
     monkeypatch.delattr("os.sched_getaffinity")  # as on macOS
     assert workers() == 8
+
+
+FAILING = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_loading import Path, items_in, loader
+for batch in loader(items_in(Path(sys.argv[2])), workers=1):
+    raise RuntimeError("while the worker waits for work")
+"""
+
+
+def test_a_failure_in_the_main_process_ends_it_and_its_workers(items: list[Item]) -> None:
+    root = items[0].path.parents[1]
+    command = [sys.executable, "-c", FAILING, str(Path(__file__).parent), str(root)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert process.returncode == 1
+    assert process.stderr.endswith("RuntimeError: while the worker waits for work\n")

@@ -34,7 +34,7 @@ def test_the_same_updates_as_one_process(sampling: dict[str, Any], sources: list
     assert one.keys() == two.keys()
     for name, value in one.items():
         if not name.startswith("best."):
-            # Where a gradient is nothing but rounding, Adam divides it by itself: up to a twentieth of one step of 1e-3.
+            # A gradient of nothing but rounding is divided by itself in Adam: a twentieth of one step of 1e-3.
             torch.testing.assert_close(
                 two[name], value, rtol=1e-4, atol=5e-5, msg=lambda text, name=name: f"{name}: {text}"
             )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, partial
+from multiprocessing.synchronize import Event
 from types import FrameType
 from typing import Any, Literal
 
@@ -80,14 +84,23 @@ def training_loader(
         num_workers=count,
         persistent_workers=count > 0,
         prefetch_factor=2 if count else None,
-        worker_init_fn=_leave_stopping_to_the_main_process,
+        worker_init_fn=partial(_leave_stopping_to_the_main_process, _main_process_leaves()) if count else None,
     )
 
 
-def _leave_stopping_to_the_main_process(worker: int) -> None:
+@cache
+def _main_process_leaves() -> Event:
+    """Set when this process comes to its end, before it sends its workers the one SIGTERM that it then waits for."""
+    leaves = multiprocessing.Event()
+    # Registered after multiprocessing's own, which sends the signal, and so called before it.
+    atexit.register(leaves.set)
+    return leaves
+
+
+def _leave_stopping_to_the_main_process(main_process_leaves: Event, worker: int) -> None:
     # Ctrl-C, and a cluster's SIGTERM, reach every process; the main one decides, after the step it is in.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _ignore_once)
+    signal.signal(signal.SIGTERM, partial(_ignore_once, main_process_leaves))
     torch.set_num_threads(1)
 
 
@@ -98,6 +111,8 @@ def _usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _ignore_once(number: int, frame: FrameType | None) -> None:
+def _ignore_once(main_process_leaves: Event, number: int, frame: FrameType | None) -> None:
     # The second one ends the worker, or it would outlive a main process that wants to be rid of it.
     signal.signal(number, signal.SIG_DFL)
+    if main_process_leaves.is_set():
+        signal.raise_signal(number)

@@ -1,0 +1,183 @@
+"""The parser of the command line: what can be typed, and what is said about what cannot."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NoReturn
+
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+from unimetric import __version__
+from unimetric.config import DeviceConfig, RunConfig
+from unimetric.errors import UserError, nearest_names
+from unimetric.packaged_configs import benchmark_names, config_names
+
+
+class Parser(ArgumentParser):
+    """Raises instead of printing a page of usage: a mistake is said in one line."""
+
+    def dump(self, cfg: Namespace, **options: Any) -> str:
+        """The configuration as ``--print_config`` prints it: a file that ``--config`` reads."""
+        cfg = cfg.clone()
+        sources = cfg.pop("sources", None)
+        if sources:
+            cfg["data.sources"] = sources
+        for name in ("out", "resume", "model_folder", "ensemble"):
+            cfg.pop(name, None)
+        return str(super().dump(cfg, **options))
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise a `UserError` with the message in this project's words."""
+        raise UserError(_explain(self, message))
+
+
+def build_parser() -> ArgumentParser:
+    """The parser of all commands."""
+    # The commands' parsers take allow_abbrev over.
+    parser = Parser(prog="unimetric", description="One embedding model for all image collections.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"unimetric {__version__}")
+    commands = parser.add_subcommands(
+        required=False, dest="subcommand", description="unimetric COMMAND --help tells more"
+    )
+
+    train = _command("Train on one or more image collections, and measure on classes that were held out.")
+    train.add_argument(
+        "sources",
+        nargs="*",
+        type=str,
+        help="Folders of class folders, manifests, or benchmark datasets; instead of data.sources.",
+    )
+    train.add_argument("--out", type=str, default=None, help="The run folder to write.")
+    train.add_argument(
+        "--resume",
+        type=str,
+        default=None,
+        help="Continue this run folder, as it was configured; where it computes may be changed.",
+    )
+    _add_run_options(train)
+    commands.add_subcommand("train", train, help="train a model")
+
+    evaluate = _command(
+        "Measure a trained model, several as an --ensemble, or with --model.method frozen a backbone as it is."
+    )
+    # Not "model": that is the name of a group of options.
+    evaluate.add_argument(
+        "model_folder", metavar="MODEL", nargs="?", type=str, default=None, help="A run folder or a model folder."
+    )
+    evaluate.add_argument(
+        "sources",
+        nargs="*",
+        type=str,
+        help="Folders of class folders, manifests, or benchmark datasets; instead of data.sources.",
+    )
+    evaluate.add_argument(
+        "--ensemble",
+        metavar="MODEL",
+        nargs="+",
+        action="extend",
+        type=str,
+        default=None,
+        help="Run folders or model folders to measure as one, by the mean of their vectors. The data is that of the "
+        "first run, all of its datasets, or what --data.sources names.",
+    )
+    evaluate.add_argument("--out", type=str, default=None, help="Folder for metrics.json; default: MODEL/evaluation.")
+    _add_run_options(evaluate)
+    commands.add_subcommand("evaluate", evaluate, help="measure a model")
+
+    embed = _command("Embed images with a trained model.")
+    embed.add_argument("model", type=str, help="A run folder or a model folder.")
+    embed.add_argument(
+        "sources", nargs="+", type=str, help="Folders of class folders, manifests, or folders of images."
+    )
+    embed.add_argument("--out", type=str, default=None, help="File to write: .parquet or .npz.")
+    embed.add_argument(
+        "--weights",
+        type=str,
+        default=None,
+        help="The file of the backbone's weights, where the model was trained with --model.weights FILE.",
+    )
+    embed.add_argument("--batch_size", type=int, default=32, help="Images per forward pass.")
+    embed.add_argument("--strict", action="store_true", help="Stop at an unreadable image instead of skipping it.")
+    embed.add_class_arguments(DeviceConfig, "device")
+    commands.add_subcommand("embed", embed, help="turn images into vectors")
+
+    benchmark = _command(
+        "Run a matrix of methods, losses, datasets and seeds, and write its tables: what is done is skipped, what was "
+        "cut off goes on."
+    )
+    benchmark.add_argument(
+        "matrix",
+        metavar="CONFIG",
+        type=str,
+        help=f"The benchmark's YAML file, or a packaged one: {', '.join(benchmark_names())}.",
+    )
+    benchmark.add_argument(
+        "sources",
+        nargs="*",
+        type=str,
+        help="Folders of class folders, manifests, or benchmark datasets; instead of data.sources.",
+    )
+    benchmark.add_argument("--out", type=str, default=None, help="The folder for runs and tables.")
+    benchmark.add_argument("--dry_run", action="store_true", help="List the runs and their state; run nothing.")
+    commands.add_subcommand("benchmark", benchmark, help="run a matrix of runs, and make its tables")
+
+    datasets = _command("The eight benchmark datasets: list them, or check which of them a folder holds.")
+    datasets.add_argument(
+        "action", type=str, help="list: what they are; check: what of them ROOT holds, and what to download."
+    )
+    datasets.add_argument(
+        "root", metavar="ROOT", nargs="?", type=str, default=None, help="For check: the folder that holds them."
+    )
+    datasets.add_argument(
+        "--decode", action="store_true", help="For check: decode every image to find unreadable ones; takes minutes."
+    )
+    datasets.add_argument("--json", action="store_true", help="Print JSON instead of tables.")
+    commands.add_subcommand("datasets", datasets, help="list and check the benchmark datasets")
+
+    demo = _command("Train PUMA on images that pip installs, and compare it with the frozen backbone. Takes minutes.")
+    demo.add_argument("--out", type=str, default="runs/demo", help="The run folder to write.")
+    demo.add_argument("--config", type=str, default="puma-short", help="The configuration, a file or a packaged name.")
+    commands.add_subcommand("demo", demo, help="see it work")
+    return parser
+
+
+def _command(description: str) -> ArgumentParser:
+    return Parser(description=f"{description} With --debug, errors show their traceback.")
+
+
+def _add_run_options(parser: ArgumentParser) -> None:
+    names = ", ".join(config_names())
+    parser.add_argument(
+        "--config",
+        action=ActionConfigFile,
+        help=f"YAML file with any of the options below, or a packaged one: {names}.",
+    )
+    parser.add_class_arguments(RunConfig)
+
+
+def _explain(parser: ArgumentParser, message: str) -> str:
+    """jsonargparse's message in the words of this project, with the nearest option where one is unknown."""
+    if match := re.match(r"unrecognized arguments: (\S+)", message, re.IGNORECASE):
+        option = match[1].split("=")[0]
+        if not option.startswith("-"):
+            return f"unexpected argument {option!r}; name folders side by side, all before or all after the options"
+        valid = [name for action in parser._actions for name in action.option_strings]
+        return f"unknown option {option}; {nearest_names(option, valid)}"
+    if match := re.match(r'Parser key "(.+?)":\s+Expected an? (.+?)\.\s+Got value:\s+(.*)', message, re.DOTALL):
+        key, kind, value = match.groups()
+        return f"--{key} is {value!r}: expected {_kind(kind)}"
+    if match := re.match(
+        r'Parser key "(.+?)":\s+Does not validate against any of the Union subtypes\s+Subtypes: \[(.*?)\]\n'
+        r".*Given value: (.*)",
+        message,
+        re.DOTALL,
+    ):
+        key, kinds, value = match.groups()
+        return f"--{key} is {value!r}: expected {_kind(kinds.replace(', ', ' or '))}"
+    if match := re.match(r"the following arguments are required: (.*)", message):
+        return f"missing: {', '.join(name.split('.')[-1] for name in match[1].split(', '))}; see --help"
+    return message
+
+
+def _kind(text: str) -> str:
+    return re.sub(r"<class '(\w+)'>", r"\1", text).replace("typing.Literal", "one of ")
