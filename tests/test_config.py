@@ -104,6 +104,16 @@ def test_values_out_of_range_name_the_option(option: str, value: object) -> None
     assert str(caught.value).startswith(f"--{option} is {value!r}: use ")
 
 
+@pytest.mark.parametrize("section", ["model", "loss", "sampling"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), [1.0, float("-inf")]])
+def test_no_option_of_a_part_is_infinite(section: str, value: object) -> None:
+    """JSON has no such numbers: a run would fail when it writes what it was made with, which is last."""
+    with pytest.raises(UserError) as caught:
+        run_config({section: {"options": {"good": 1, "bad": value}}}, "here")
+    assert str(caught.value).startswith(f"--{section}.options.bad is ")
+    assert str(caught.value).endswith(": use a finite number")
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [

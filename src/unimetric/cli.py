@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0 when it worked, 1 when a check or a run of a benchmark found something wrong, 2 for bad input, 130 when it was
-        stopped.
+        stopped, 141 when nobody reads its output any more.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
@@ -39,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"unimetric: error: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201
         return 2
+    except BrokenPipeError:
+        # Whoever reads the output has had enough, as `| head` does. Nothing more can be said there, not even at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         if debug:
             traceback.print_exc()
@@ -70,7 +75,7 @@ def _train(options: Namespace) -> int:
         print(f"unimetric: {news}", file=sys.stderr)  # noqa: T201
         return 130
     except KeyboardInterrupt:
-        if not folder.checkpoint.is_file():
+        if not folder.config.is_file():
             raise
         print(f"unimetric: stopped; {folder.how_to_resume}", file=sys.stderr)  # noqa: T201
         return 130
@@ -136,6 +141,8 @@ def _benchmark(options: Namespace) -> int:
     from unimetric.commands.benchmark import list_benchmark, run_benchmark
 
     path, out = benchmark_path(options.matrix), Path(options.out).expanduser()
+    if path.name != Path(options.matrix).name and Path(path.name).is_file():
+        _say(f"note: {options.matrix} is the packaged benchmark; for the file in this folder, write ./{path.name}")
     if options.dry_run:
         for name, state in list_benchmark(path, options.sources, out, check=typed_config):
             print(f"{state:8} {name}")  # noqa: T201

@@ -96,6 +96,7 @@ class ModelConfig:
     geometry: Literal["auto", "sphere", "poincare"] = "auto"
 
     def __post_init__(self) -> None:
+        _require_finite("model.options", self.options)
         _require(self.image_size >= 1, "model.image_size", self.image_size, "use a positive number of pixels")
         _require(self.embedding_size >= 1, "model.embedding_size", self.embedding_size, "use a positive number")
 
@@ -112,6 +113,9 @@ class LossConfig:
     name: str = "curricularface"
     options: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        _require_finite("loss.options", self.options)
+
 
 @dataclass(frozen=True)
 class SamplingConfig:
@@ -125,6 +129,9 @@ class SamplingConfig:
 
     name: str = "auto"
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _require_finite("sampling.options", self.options)
 
 
 @dataclass(frozen=True)
@@ -328,6 +335,18 @@ def _build(kind: type[T], values: Mapping[str, Any]) -> T:
         if name in values
     }
     return kind(**parts)
+
+
+def _require_finite(option: str, value: object) -> None:
+    """Refuse infinity and NaN wherever they stand: no JSON file could say what a number was made with."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            _require_finite(f"{option}.{name}", inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _require_finite(option, inner)
+    else:
+        _require(not isinstance(value, float) or math.isfinite(value), option, value, "use a finite number")
 
 
 def _require(condition: bool, option: str, value: object, remedy: str) -> None:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 import os
+import re
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import yaml
 
-from toy_runs import OPTIONS, make_images, read_json, start, unimetric
+from toy_runs import OPTIONS, make_images, one_thread, read_json, start, unimetric
+
+__all__ = ["one_thread"]
 
 LINEAR = {"model": {"method": "linear"}}
+POPEN = subprocess.Popen
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +40,24 @@ def matrix(path: Path, entries: dict[str, Any], **training: Any) -> Path:
     return path
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, error = process.communicate(timeout=240)
-    return process.returncode, out, error
+class InThisProcess:
+    """In place of `subprocess.Popen`: the command runs in this process, because starting one takes seconds."""
+
+    def __init__(self, command: list[str], *, stdout: BinaryIO, **options: Any) -> None:
+        assert command[:3] == [sys.executable, "-m", "unimetric"]
+        with io.TextIOWrapper(stdout, write_through=True) as log, redirect_stdout(log), redirect_stderr(log):
+            self.code = unimetric(*command[3:])
+
+    def poll(self) -> int:
+        return self.code
+
+    def wait(self) -> int:
+        return self.code
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", InThisProcess)
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +70,14 @@ def finished(images: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tu
         "linear": {**LINEAR, "seeds": [0, 1], "choose": {"training.learning_rate": [1e-9, 1e-3]}},
     }
     path = matrix(root / "toy.yaml", entries)
-    code, out, error = finish(start("benchmark", path, *images, "--out", root / "out"))
-    assert code == 1, error
-    assert "failed: too fast, seed 0: the loss is nan" in error
-    assert f"see {root / 'out/too-fast/all/seed-0.log'}" in error
-    assert "Toy" in out
+    out, error = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(error):
+        patch.setattr(subprocess, "Popen", InThisProcess)
+        patch.setenv("COLUMNS", "500")
+        assert unimetric("benchmark", path, *images, "--out", root / "out") == 1, error.getvalue()
+    assert "failed: too fast, seed 0: the loss is nan" in error.getvalue()
+    assert f"see {root / 'out/too-fast/all/seed-0.log'}" in error.getvalue()
+    assert "Toy" in out.getvalue()
     return path, root / "out"
 
 
@@ -101,6 +127,7 @@ def test_the_table_says_what_the_runs_say(finished: tuple[Path, Path]) -> None:
     assert len(list(csv.DictReader((out / "results.csv").open()))) == 5
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_what_is_done_is_skipped(finished: tuple[Path, Path], images: list[Path]) -> None:
     path, out = finished
     before = {file: file.stat().st_mtime_ns for file in out.glob("*/*/*/metrics.json")}
@@ -120,34 +147,69 @@ def test_other_options_are_refused(
     assert "was made with --model.image_size 32, but frozen, seed 0 is planned with 48: put the option back" in error
 
 
-def wait_for(path: Path, process: subprocess.Popen[str], text: str = "") -> None:
+def wait_for(log: Path, text: str, meanwhile: Callable[[], bool] = lambda: True) -> None:
     deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if path.is_file() and text in path.read_text(errors="replace"):
+    while meanwhile() and time.monotonic() < deadline:
+        if log.is_file() and text in log.read_text(errors="replace"):
             return
         time.sleep(0.02)
-    raise AssertionError(process.communicate())
+    raise AssertionError(log.read_text() if log.is_file() else f"{log} is not there")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_benchmark_that_was_stopped_goes_on(number: signal.Signals, images: list[Path], tmp_path: Path) -> None:
+@contextmanager
+def watching(log: Path, text: str, act: Callable[[], None]) -> Iterator[None]:
+    """Act, in a thread, when a log says something new, while this thread does something else."""
+    with ThreadPoolExecutor(1) as executor:
+        watcher = executor.submit(lambda: (wait_for(log, text), act()))
+        yield
+        watcher.result()
+
+
+def killed(command: list[str], **options: Any) -> Any:
+    """In place of `subprocess.Popen`: a process with the same options that dies at once."""
+    return POPEN(["sh", "-c", "kill -KILL $$"], **options)
+
+
+def last_epoch(log: Path) -> int:
+    return int(re.findall(r"epoch (\d+),", log.read_text())[-1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children are told of their parent's death on Linux only")
+def test_a_benchmark_that_was_stopped_goes_on(
+    images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, out = matrix(tmp_path / "toy.yaml", {"linear": LINEAR}, epochs=40), tmp_path / "out"
-    process = start("benchmark", path, *images, "--out", out)
-    wait_for(out / "linear/all/seed-0.log", process, "epoch 3")
-    assert unimetric("benchmark", path, *images, "--out", out) == 2  # one at a time
-    os.killpg(process.pid, number)
-    code, _, error = finish(process)
-    if number == signal.SIGINT:
-        assert code == 130
-        assert "unimetric: stopped, nothing is lost; run the same command again to go on" in error
-    # A killed benchmark's run saves, and goes on from there; the lock is held until it has ended.
-    code, _, error = finish(start("benchmark", path, *images, "--out", out))
-    assert code == 0, error
-    log = (out / "linear/all/seed-0.log").read_text()
-    assert "nothing is lost" in log
-    assert "Continuing" in log
+    command, log = ["benchmark", path, *images, "--out", out], out / "linear/all/seed-0.log"
+
+    # The benchmark itself is killed: its run saves and ends, and holds the lock until then.
+    process = start(*command)
+    wait_for(log, "epoch 3,", lambda: process.poll() is None)
+    assert unimetric(*command) == 2
+    assert f"another benchmark is running there (process {process.pid})" in capsys.readouterr().err
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=120)
+
+    # The run is killed: it has failed, and the benchmark says by what.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", killed)
+        assert unimetric(*command) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "linear, seed 0: going on" in said
+    assert "failed: linear, seed 0: ended by SIGKILL, perhaps for lack of memory" in said
+    assert log.read_text().count("nothing is lost") == 1
+
+    # Ctrl-C: the run saves, and goes on from there the next time.
+    with watching(log, f"epoch {last_epoch(log) + 2},", lambda: os.kill(os.getpid(), signal.SIGINT)):
+        assert unimetric(*command) == 130
+    said = " ".join(capsys.readouterr().err.split())
+    assert "unimetric: stopped, nothing is lost; run the same command again to go on" in said
+    assert log.read_text().count("nothing is lost") == 2
+
+    monkeypatch.setattr(subprocess, "Popen", InThisProcess)
+    assert unimetric(*command) == 0
+    assert log.read_text().count("Continuing") == 2
     assert read_json(out / "linear/all/seed-0/metrics.json")["training_steps"] == 160
-    assert not json.loads((out / "results.json").read_text())["notes"][-1].startswith("Failed")
+    assert not read_json(out / "results.json")["notes"][-1].startswith("Failed")
 
 
 def test_mistakes_exit_with_2(images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,3 +224,30 @@ def test_mistakes_exit_with_2(images: list[Path], tmp_path: Path, capsys: pytest
         assert words in error
         assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_no_choice_without_all_of_its_runs(
+    images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = {
+        "linear": {**LINEAR, "choose": {"training.learning_rate": [1e-9, 1e-3]}},
+        "other": {**LINEAR, "choose_like": "linear"},
+    }
+    monkeypatch.setattr(subprocess, "Popen", killed)
+    assert unimetric("benchmark", matrix(tmp_path / "toy.yaml", entries), *images, "--out", tmp_path / "out") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    why = "the choice waits for what failed (learning_rate 1e-09; learning_rate 0.001): mend that, or take it out"
+    assert f"failed: linear, seed 0: not started: {why}" in said
+    assert f"failed: other, seed 0: not started: {why}" in said
+
+
+def test_a_packaged_name_beside_a_file_of_that_name(
+    images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    local = matrix(tmp_path / "leave-one-out.yaml", {"only this": {"model": {"method": "frozen"}}})
+    for name, entry, note in (("leave-one-out", "PUMA", True), (local.name, "only this", False)):
+        assert unimetric("benchmark", name, *images, "--out", tmp_path / "out", "--dry_run") == 0
+        said = capsys.readouterr()
+        assert entry in said.out
+        assert ("is the packaged benchmark" in said.err) is note

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from unimetric.benchmark.collect import MEMORY, PARAMETERS, SECONDS, Row, _joined, summarise
-from unimetric.benchmark.tables import latex, latex_escape, make_grid, markdown, print_grid, rows_csv
+from unimetric.benchmark.report import _machine
+from unimetric.benchmark.tables import _count, latex, latex_escape, make_grid, markdown, print_grid, rows_csv
 
 COLUMNS = ["birds", "R&D_1 | 50 %", "harmonic", "unified", PARAMETERS, SECONDS, MEMORY]
 
@@ -58,6 +59,20 @@ def test_the_best_of_a_column_is_bold_and_what_looks_the_same() -> None:
     assert not any(cell.best for cell in make_grid(ROWS[:1], COLUMNS).rows[0][1])
 
 
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0"), (9_999, "9999"), (49_280, "49.3 k"), (999_949, "999.9 k"), (999_950, "1.00 M"), (21_715_968, "21.72 M")],
+)
+def test_parameters_keep_three_digits(count: int, text: str) -> None:
+    assert _count(count) == text
+
+
+def test_the_machine_is_the_gpu_where_there_is_one() -> None:
+    machine = {"gpu": None, "processor": "some CPU", "threads": 2, "precision": "bf16", "torch": "2.6"}
+    assert _machine(machine) == "some CPU, 2 threads, bf16, torch 2.6"
+    assert _machine(machine | {"gpu": "some GPU"}) == "some GPU, 2 threads, bf16, torch 2.6"
+
+
 def test_markdown() -> None:
     text = markdown("A title", make_grid(ROWS, COLUMNS), ["a note"])
     lines = [line for line in text.splitlines() if line.startswith("|")]
@@ -66,7 +81,7 @@ def test_markdown() -> None:
     assert text.endswith("\n- a note\n")
 
 
-@given(st.text(alphabet="\\&%$#_{}~^<>±– ab\n", max_size=12))
+@given(st.text(alphabet="\\&%$#_{}~^<>[]*|±– ab\n", max_size=12))
 def test_latex_has_the_same_cells_whatever_the_name(name: str) -> None:
     text = latex("T", make_grid([row(name, 0.5), row("x", 0.25, 0.75)], COLUMNS), [f"note {name}"])
     body = [line for line in text.splitlines() if not line.startswith("%")]
@@ -76,6 +91,8 @@ def test_latex_has_the_same_cells_whatever_the_name(name: str) -> None:
     assert len(lines) == 3
     assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {len(COLUMNS)}
     assert [body[1], body[3], body[-2]] == [r"\toprule", r"\midrule", r"\bottomrule"]
+    # A row that began with one of these would hand it to the line break before it.
+    assert not any(line.startswith(("[", "*")) for line in body)
     escaped = latex_escape(name)
     assert not re.search(r"(?<!\\)[%#_]", escaped)
     unescaped = re.sub(r"\\[{}]", "", escaped)
@@ -86,7 +103,7 @@ def test_latex_has_the_same_cells_whatever_the_name(name: str) -> None:
 def test_latex_marks_the_best() -> None:
     text = latex("T", make_grid(ROWS, COLUMNS), [])
     assert r"PUMA & \textbf{52.0 $\pm$ 2.0}" in text
-    assert r"R\&D\_1 | 50 \%" in text
+    assert r"R\&D\_1 \textbar{} 50 \%" in text
 
 
 def test_csv_has_full_precision() -> None:

@@ -52,6 +52,30 @@ def test_a_signal_leaves_a_run_that_goes_on(
         assert_same_run(expected, run)
 
 
+def test_sigterm_before_the_first_step_leaves_a_run_that_goes_on(
+    sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from unimetric.training import loop
+
+    original, run = loop.start_from_discriminant, tmp_path / "run"
+    options = options_file(tmp_path / "options.yaml", training={"epochs": 1, "start": "discriminant"})
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+    def interrupted(*arguments: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("went on")
+
+    monkeypatch.setattr(loop, "start_from_discriminant", interrupted)
+    assert unimetric("train", *sources, "--out", run, "--config", options) == 130
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last == f"unimetric: stopped; continue with: unimetric train --resume {run}"
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    monkeypatch.setattr(loop, "start_from_discriminant", original)
+    assert unimetric("train", "--resume", run) == 0
+    assert unimetric("train", *sources, "--out", tmp_path / "expected", "--config", options) == 0
+    assert_same_run(tmp_path / "expected", run)
+
+
 def test_a_second_ctrl_c_stops_at_once(
     sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

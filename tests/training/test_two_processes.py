@@ -22,9 +22,14 @@ def options_without_noise(path: Path, sampling: dict[str, Any] | None = None, **
     return options_file(path, model=model, training=training, data=data, sampling=sampling or {})
 
 
-@pytest.mark.parametrize("sampling", [{}, {"name": "adaptive", "options": {"round_steps": 2, "sharpness": 5.0}}])
-def test_the_same_updates_as_one_process(sampling: dict[str, Any], sources: list[Path], tmp_path: Path) -> None:
-    options = options_without_noise(tmp_path / "options.yaml", sampling=sampling)
+@pytest.mark.parametrize(
+    ("start_at", "sampling"),
+    [("random", {}), ("discriminant", {"name": "adaptive", "options": {"round_steps": 2, "sharpness": 5.0}})],
+)
+def test_the_same_updates_as_one_process(
+    start_at: str, sampling: dict[str, Any], sources: list[Path], tmp_path: Path
+) -> None:
+    options = options_without_noise(tmp_path / "options.yaml", sampling=sampling, start=start_at)
     assert unimetric("train", *sources, "--out", tmp_path / "one", "--config", options) == 0
     process = start("train", *sources, "--out", tmp_path / "two", "--config", options, *TWO)
     out, error = process.communicate(timeout=240)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unimetric.benchmark.lock import locked
-from unimetric.benchmark.plan import Entry, Model, Plan, Run
+from unimetric.benchmark.plan import Entry, Model, Plan, Run, words
 from unimetric.benchmark.process import Commands, command_line
 from unimetric.benchmark.state import Folder, State, options_text, runs_of
 from unimetric.files import make_folder, write_text
@@ -93,12 +93,12 @@ class _Execution:
 
     def _run_model(self, entry: Entry, model: Model, seed: int) -> Run | None:
         """Choose the model's options and train it; the run, if it is done then."""
-        for trial in self.plan.choice_runs(entry, model):
-            self._do(trial)
+        failed = [trial for trial in self.plan.choice_runs(entry, model) if not self._do(trial)]
         chosen = self.folder.chosen(self.plan, entry, model)
         if chosen is None:
             name = entry.name if model.name == "all" else f"{entry.name}, {model.name}"
-            reason = "not started: a run to choose its options by has failed"
+            values = "; ".join(words(trial.candidate or {}) for trial in failed)
+            reason = f"not started: the choice waits for what failed ({values}): mend that, or take it out of choose"
             self.failures.setdefault(f"{name}, seed {seed}", Failure(f"{name}, seed {seed}", reason, None))
             return None
         run = self.plan.run(entry, model, seed, chosen)

@@ -48,7 +48,9 @@ def make_notes(
     """What a reader has to know to judge the table."""
     notes = ["Recall@1 on classes that were not trained on, in percent; time is that of the training steps."]
     if any(len(row.seeds) > 1 for row in rows):
-        notes.append("± is the sample standard deviation over seeds; the best mean of a column is in bold.")
+        notes.append("± is the sample standard deviation over seeds.")
+    if len(rows) > 1:
+        notes.append("The best mean of a column is in bold, with whatever shows as the same.")
     notes += _seed_notes(rows)
     notes += [
         choice
@@ -84,9 +86,9 @@ def _size_notes(final: Measured) -> list[str]:
     sizes: dict[str, list[str]] = {}
     for run, metrics in final:
         if run.kind == "train":
-            counts = metrics["counts"]
+            counts, steps = metrics["counts"], metrics["training_steps"]
             size = (
-                f"{metrics['training_steps']:,} steps of {run.config.training.batch_size} images at "
+                f"{steps:,} step{'' if steps == 1 else 's'} of {run.config.training.batch_size} images at "
                 f"{run.config.model.image_size} px, from {counts['train_images']:,} images of "
                 f"{counts['train_classes']:,} classes"
             )

@@ -75,7 +75,9 @@ def _percent(value: float) -> str:
 
 
 def _count(value: float) -> str:
-    return f"{value / 1e6:.2f} M" if value >= 10_000 else f"{value:.0f}"
+    if value >= 999_950:  # which would show as 1000.0 k
+        return f"{value / 1e6:.2f} M"
+    return f"{value / 1e3:.1f} k" if value >= 10_000 else f"{value:.0f}"
 
 
 def _duration(seconds: float) -> str:
@@ -95,7 +97,7 @@ def markdown(title: str, grid: Grid, notes: Sequence[str]) -> str:
     """The table in Markdown, with notes below it."""
     header = ["Recall@1, %", *map(_markdown_escape, grid.header)]
     lines = [
-        f"# {title}",
+        f"# {' '.join(title.split())}",
         "",
         _markdown_line(header),
         _markdown_line(["---", *["---:"] * (len(header) - 1)]),
@@ -132,11 +134,14 @@ _LATEX = {
     "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    # Else the first letter of a row, it would be an argument of the line break before it.
+    "[": "{[}",
+    "*": "{*}",
+    "|": r"\textbar{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "±": r"$\pm$",
     "–": "--",
-    "\n": " ",
 }
 
 
@@ -146,7 +151,7 @@ def latex_escape(text: str) -> str:
     >>> latex_escape("R&D_1 50 %")
     'R\\&D\\_1 50 \\%'
     """
-    return "".join(_LATEX.get(character, character) for character in text)
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
 
 def latex(title: str, grid: Grid, notes: Sequence[str]) -> str:

@@ -115,4 +115,5 @@ def _ignore_once(main_process_leaves: Event, number: int, frame: FrameType | Non
     # The second one ends the worker, or it would outlive a main process that wants to be rid of it.
     signal.signal(number, signal.SIG_DFL)
     if main_process_leaves.is_set():
-        signal.raise_signal(number)
+        # Not by the signal: torch would report a worker that was killed.
+        os._exit(0)

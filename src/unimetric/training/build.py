@@ -175,6 +175,7 @@ def describe(
         "model": embedder.description() if isinstance(embedder, Ensemble) else _describe_model(embedder),
         "machine": {
             "device": str(embedder.device),
+            "gpu": torch.cuda.get_device_name(embedder.device) if embedder.device.type == "cuda" else None,
             "precision": precision,
             "processor": describe_processor(),
             "cores": os.cpu_count(),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -19,6 +21,23 @@ class Interrupted(Exception):  # noqa: N818 - it is news, not an error
     def __init__(self, done: str, remedy: str) -> None:
         super().__init__(f"{done}; {remedy}")
         self.done = done
+
+
+@contextmanager
+def sigterm_like_ctrl_c() -> Iterator[None]:
+    """While active, SIGTERM raises KeyboardInterrupt, as Ctrl-C does, instead of ending the process without a word."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 class StopRequest:

@@ -29,7 +29,7 @@ from unimetric.progress import console, progress_bar, say
 from unimetric.training.build import build_embedder, check_options, describe, load_split, say_split, unmeasured
 from unimetric.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from unimetric.training.discriminant import start_from_discriminant
-from unimetric.training.interrupt import Interrupted, StopRequest
+from unimetric.training.interrupt import Interrupted, StopRequest, sigterm_like_ctrl_c
 from unimetric.training.log import TrainingLog
 from unimetric.training.optimiser import make_optimiser, rate_schedule
 from unimetric.training.provenance import Clock, measured_sides, provenance
@@ -63,6 +63,7 @@ class _Run:
     clock: Clock
 
 
+@sigterm_like_ctrl_c()
 def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict[str, Any]:
     """Train as configured, measure on the test classes, and write the run folder.
 
@@ -78,6 +79,8 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict
     Raises:
         UserError: bad input. Nothing is written before the data and the model have been found good.
         Interrupted: stopped by Ctrl-C or SIGTERM, after saving.
+        KeyboardInterrupt: the same while nothing new was there to save: before the first step, or while measuring at
+            the end. A run whose ``config.yaml`` is written can go on.
     """
     check_options(config)
     if resume:
@@ -234,7 +237,10 @@ def _start_from_discriminant(run: _Run, progress: Progress) -> None:
     if run.fabric.world_size > 1:
         # The head as well: what DDP would send later is one thing less to rely on.
         for parameter in (*cast(nn.Linear, run.embedder.head).parameters(), *run.loss.parameters()):
-            parameter.data = run.fabric.broadcast(parameter.data)
+            # By way of the CPU: a tensor that is sent as an object arrives on the device that it left from.
+            sent = run.fabric.broadcast(parameter.detach().cpu())
+            with torch.no_grad():
+                parameter.copy_(sent)
     progress.seconds += time.perf_counter() - started
 
 
