@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"unimetric: error: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201
         return 2
     except BrokenPipeError:
-        # Whoever reads the output has had enough, as `| head` does. Nothing more can be said there, not even at the end.
+        # Whoever reads the output has had enough, as `| head` does. Nothing more can be said there, even at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
