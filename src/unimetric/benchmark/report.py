@@ -52,12 +52,9 @@ def make_notes(
     if len(rows) > 1:
         notes.append("The best mean of a column is in bold, with whatever shows as the same.")
     notes += _seed_notes(rows)
-    notes += [
-        choice
-        for entry in plan.entries
-        for model in entry.models
-        if (choice := describe_choice(plan, folder, entry, model)) is not None
-    ]
+    choices = (describe_choice(plan, folder, entry, model) for entry in plan.entries for model in entry.models)
+    # What is taken over from another entry is the same for all models of one.
+    notes += dict.fromkeys(choice for choice in choices if choice is not None)
     final = [(run, metrics) for run, metrics in measured if run.candidate is None]
     notes += _size_notes(final)
     notes += _origin_notes(final)
