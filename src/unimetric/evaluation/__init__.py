@@ -14,6 +14,7 @@ Knows neither models nor datasets. `evaluate` is all that most callers need; the
 from __future__ import annotations
 
 from unimetric.evaluation.neighbours import nearest_neighbours
-from unimetric.evaluation.protocol import Report, evaluate
+from unimetric.evaluation.protocol import evaluate
+from unimetric.evaluation.report import Report
 
 __all__ = ["Report", "evaluate", "nearest_neighbours"]
