@@ -169,10 +169,12 @@ class _Scores:
     def equal_error(self) -> tuple[float, float]:
         """The rate, and the threshold; of equally good thresholds the one with fewer errors, then the lowest."""
         thresholds = self.all()
-        matches, non_matches = self.false_matches(thresholds), self.false_non_matches(thresholds)
-        means = (matches + non_matches) / 2
-        best = np.lexsort((thresholds, means, np.abs(matches - non_matches)))[0]
-        return float(means[best]), float(thresholds[best])
+        # Both rates times both counts: whole numbers, which compare without rounding.
+        matches = (len(self.impostors) - np.searchsorted(self.impostors, thresholds)) * len(self.genuine)
+        non_matches = np.searchsorted(self.genuine, thresholds) * len(self.impostors)
+        best = np.lexsort((thresholds, matches + non_matches, np.abs(matches - non_matches)))[0]
+        rate = float(matches[best] + non_matches[best]) / (2 * len(self.genuine) * len(self.impostors))
+        return rate, float(thresholds[best])
 
     def roc(self, points: int) -> RocCurve:
         """Thresholds spread evenly over both rates, that of false matches on a logarithmic scale."""
