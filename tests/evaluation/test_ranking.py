@@ -54,6 +54,17 @@ def test_tile_sizes_change_no_bit() -> None:
         assert torch.equal(average_precisions(retrieval, tiling), expected)
 
 
+def test_of_many_equals_the_lower_row_comes_first() -> None:
+    gallery = torch.ones(5000, 3)
+    for row in (0, 2499, 4999):
+        labels = ["wrong"] * 5000
+        labels[row] = "right"
+        report = evaluate(
+            torch.ones(1, 3), ["right"], ["one"], (gallery, labels, ["one"] * 5000), mean_average_precision=True
+        )
+        assert report.unified["map"] == pytest.approx(1 / (row + 1))
+
+
 def test_a_positive_that_comes_last_counts() -> None:
     """MAP@R of such a query is 0, its average precision 1/3."""
     vectors = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.8, 0.2], [0.0, 1.0]])
