@@ -85,6 +85,28 @@ def test_perfect_retrieval_has_intervals_of_no_width() -> None:
     assert set(report.intervals.unified_gap.values()) == {(0.0, 0.0)}
 
 
+def test_large_datasets_weigh_more_in_the_union() -> None:
+    """Ninety queries that are always right and ten that never are: 0.9, whichever are drawn."""
+    vectors = torch.cat([torch.eye(10)[[0] * 90], torch.eye(10)[[1, 2] * 5]])
+    labels = ["a"] * 90 + [f"b{row // 2}" for row in range(10)]
+    report = evaluate(vectors, labels, ["large"] * 90 + ["small"] * 10)
+    assert report.separate["small"]["recall@1"] == 0
+    assert report.unified["recall@1"] == 0.9
+    assert report.intervals.unified["recall@1"] == pytest.approx((0.9, 0.9))
+    assert report.intervals.harmonic["recall@1"] == (0, 0)
+
+
+def test_the_spread_of_the_union_is_over_all_pairs() -> None:
+    """Each dataset is one point, opposite to the other's."""
+    vectors = torch.tensor([[1.0, 0.0]] * 3 + [[-1.0, 0.0]] * 3)
+    report = evaluate(vectors, ["x"] * 6, ["one"] * 3 + ["two"] * 3)
+    assert report.separate_spread["one"].uniformity == pytest.approx(0, abs=1e-5)
+    # Twelve ordered pairs at distance 0, eighteen at 2.
+    assert report.unified_spread.uniformity == pytest.approx(math.log((12 + 18 * math.exp(-8)) / 30), abs=1e-5)
+    assert report.unified_spread.alignment == pytest.approx(0, abs=1e-5)
+    assert (report.unified_spread.positive_pairs, report.unified_spread.pairs) == (12, 30)
+
+
 def test_other_draws_change_intervals_and_no_value() -> None:
     one, other = clusters(300), clusters(300, resamples=50)
     assert one.unified == other.unified
