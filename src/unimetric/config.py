@@ -223,11 +223,14 @@ class EvaluationConfig:
         batch_size: Images per forward pass.
         classes: ``test``, or ``validation``: measure a finished run on the validation classes instead, and leave the
             test classes unseen. For choosing options.
+        mean_average_precision: Whether to measure mAP, too, over every query's ranking of the whole gallery: some ten
+            times the work of all other numbers.
     """
 
     ks: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
     batch_size: int = 32
     classes: Literal["test", "validation"] = "test"
+    mean_average_precision: bool = False
 
     def __post_init__(self) -> None:
         _require(

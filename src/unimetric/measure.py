@@ -112,6 +112,7 @@ def measure(
     precision: str = "auto",
     strict: bool = False,
     description: str = "Embedding",
+    mean_average_precision: bool = False,
 ) -> Measurement:
     """Embed every distinct image once, and evaluate; an image is excluded from its own neighbours.
 
@@ -146,6 +147,7 @@ def measure(
         gallery_ids=[identity[item] for item in gallery],
         distance=geometry.distance,
         curvature=geometry.curvature if isinstance(geometry, PoincareBall) else PoincareBall.curvature,
+        mean_average_precision=mean_average_precision,
     )
     metrics = report.to_dict()
     metrics["counts"]["skipped_files"] = len(embedded.skipped)

@@ -15,6 +15,8 @@ from unimetric.data.sources import read_sources
 from unimetric.data.splits import split_datasets
 from unimetric.evaluation import evaluate
 
+DERIVED = ("intervals", "unified_gap", "domain_confusion", "spread", "thresholds", "worst_classes")
+
 
 def values(tree: Any) -> Iterator[float]:
     for value in tree.values():
@@ -40,6 +42,14 @@ def test_shape_of_metrics_json(run: Path) -> None:
     assert (counts["queries_without_positive"], counts["skipped_files"], counts["skipped_train_files"]) == (0, 0, 0)
     assert metrics["training_steps"] == 5
     assert metrics["skipped"] == []
+    assert "map" not in metrics["unified"]
+    for metric, value in metrics["unified"].items():
+        low, high = metrics["intervals"]["unified"][metric]
+        assert low <= value <= high
+    assert set(metrics["unified_gap"]) == set(metrics["worst_classes"]) == {"a", "b"}
+    for row in metrics["domain_confusion"]["matrix"]:
+        assert sum(row) == pytest.approx(1)
+    assert metrics["thresholds"]["unified"]["genuine"] == 35
 
 
 def test_the_numbers_are_those_of_the_saved_model(run: Path, sources: list[Path]) -> None:
@@ -63,10 +73,18 @@ def test_evaluate_reproduces_what_train_measured(
     expected, found = numbers(run), numbers(copy / "evaluation")
     # The numbers do not depend on it, and the run may have been made with another number.
     del expected["machine"]["threads"], found["machine"]["threads"]
-    for name in ("separate", "harmonic", "unified", "skipped", "model", "machine"):
+    for name in ("separate", "harmonic", "unified", "skipped", "model", "machine", *DERIVED):
         assert found[name] == expected[name]
     assert found["counts"].items() <= expected["counts"].items()
     assert "puma: 35 queries against 35 images" in capsys.readouterr().out
+
+
+def test_mean_average_precision_on_request(run: Path, tmp_path: Path) -> None:
+    assert unimetric("evaluate", run, "--out", tmp_path, "--evaluation.mean_average_precision", "true") == 0
+    metrics = read_json(tmp_path / "metrics.json")
+    for part in (metrics["separate"]["a"], metrics["harmonic"], metrics["unified"]):
+        # The same precisions, over all ranks where MAP@R stops at R.
+        assert part["map@r"] < part["map"] <= 1
 
 
 def test_other_data(run: Path, sources: list[Path], tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ def ranking(query: Image, gallery: Sequence[Image]) -> list[int]:
     return sorted(rows, key=lambda g: (-similarity(query.vector, gallery[g].vector), g))
 
 
-def scores_of(query: Image, gallery: Sequence[Image], ks: Sequence[int]) -> dict[str, Fraction] | None:
+def scores_of(
+    query: Image, gallery: Sequence[Image], ks: Sequence[int], whole_ranking: bool = False
+) -> dict[str, Fraction] | None:
     """None for a query that no gallery item could answer."""
     right = [(gallery[g].dataset, gallery[g].label) == (query.dataset, query.label) for g in ranking(query, gallery)]
     r = right.count(True)
@@ -40,12 +42,17 @@ def scores_of(query: Image, gallery: Sequence[Image], ks: Sequence[int]) -> dict
     scores = {f"recall@{k}": Fraction(True in right[:k]) for k in ks}
     scores["map@r"] = sum((Fraction(right[:i].count(True), i) for i in range(1, r + 1) if right[i - 1]), Fraction()) / r
     scores["r-precision"] = Fraction(right[:r].count(True), r)
+    if whole_ranking:
+        ranks = [i for i, hit in enumerate(right, start=1) if hit]
+        scores["map"] = sum((Fraction(right[:i].count(True), i) for i in ranks), Fraction()) / r
     return scores
 
 
-def mean_scores(queries: Sequence[Image], gallery: Sequence[Image], ks: Sequence[int]) -> dict[str, Fraction] | None:
+def mean_scores(
+    queries: Sequence[Image], gallery: Sequence[Image], ks: Sequence[int], whole_ranking: bool = False
+) -> dict[str, Fraction] | None:
     """None if no query can be scored."""
-    scored = [scores for query in queries if (scores := scores_of(query, gallery, ks)) is not None]
+    scored = [scores for query in queries if (scores := scores_of(query, gallery, ks, whole_ranking))]
     if not scored:
         return None
     return {metric: sum((scores[metric] for scores in scored), Fraction()) / len(scored) for metric in scored[0]}

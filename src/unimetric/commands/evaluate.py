@@ -107,6 +107,7 @@ def _measure(config: RunConfig, split: Split, embedder: Embedder | Ensemble, out
         precision=config.device.precision,
         strict=config.data.strict,
         description=f"Measuring {embedder.method_name}",
+        mean_average_precision=config.evaluation.mean_average_precision,
     )
     metrics = describe(config, embedder, measurement.metrics, list(measurement.skipped))
     # Train images play no part here.

@@ -7,86 +7,27 @@ Parameter-Efficient Transfer Learning, WACV 2025 (arXiv 2309.08944), with classe
 
 from __future__ import annotations
 
-import math
 import numbers
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from unimetric.errors import UserError
+from unimetric.evaluation.bootstrap import RESAMPLES
 from unimetric.evaluation.cosine import Vectors, check_same_width
 from unimetric.evaluation.distances import Distance, make_distance
 from unimetric.evaluation.labels import Hashables, as_hashables, number, own_gallery_rows, rows_by_id
-from unimetric.evaluation.metrics import Retrieval, score_queries
+from unimetric.evaluation.metrics import Judgement, Retrieval, judge_queries
 from unimetric.evaluation.neighbours import GALLERY_TILE, QUERY_TILE, Tiling, check_count
+from unimetric.evaluation.per_query import PerQuery, QueryResults
+from unimetric.evaluation.ranking import average_precisions
+from unimetric.evaluation.report import Chances, Counts, DatasetCounts, Report, summarise
 
 Gallery = tuple[Vectors, Hashables, Hashables] | tuple[Vectors, Hashables, Hashables, Hashables | None]
 """Vectors, labels and datasets of the gallery, and its ids if it has any."""
-
-
-@dataclass(frozen=True)
-class DatasetCounts:
-    """What one dataset's scores cover."""
-
-    queries: int
-    """Its queries."""
-    gallery: int
-    """Its gallery items; without a separate gallery, its queries over again."""
-    queries_without_positive: int
-    """Those of its queries that have no other image of their class in the gallery: left out of every mean."""
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What all scores cover.
-
-    A positive is of the query's own dataset, so the separate and the unified scores leave out the same
-    queries: those without a positive.
-    """
-
-    queries: int
-    """All queries. The unified scores are means over these less ``queries_without_positive``."""
-    gallery: int
-    """All gallery items, which is what a query of the unified scores is compared with, itself apart."""
-    queries_without_positive: int
-    """Queries that have no other image of their class in the gallery: left out of every mean."""
-    datasets: Mapping[str, DatasetCounts]
-    """The same for each dataset that occurs among the queries or in the gallery."""
-    datasets_left_out: tuple[str, ...]
-    """Datasets that have no separate value, since no query of theirs has a positive (or they have none):
-    the harmonic mean is over the others. Their gallery items still take part in the unified scores."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """The scores of an embedding: "recall@k" for each k, "map@r" and "r-precision", each from 0 to 1."""
-
-    separate: Mapping[str, Mapping[str, float]]
-    """Each dataset's metrics, its queries against its own gallery: means over its queries with a positive.
-    A dataset without such a query is not in it."""
-    harmonic: Mapping[str, float]
-    """For each metric, the harmonic mean of its separate values: 0 if one of them is 0."""
-    unified: Mapping[str, float]
-    """Metrics of all queries against all galleries at once: means over all queries with a positive."""
-    counts: Counts
-    """How many queries and gallery items that covers, and what was left out."""
-    distance: str = "cosine"
-    """What was near: "cosine" or "poincare"."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain dicts, lists, floats and ints, ready for `json.dumps`."""
-        counts = asdict(self.counts)
-        counts["datasets_left_out"] = list(self.counts.datasets_left_out)
-        return {
-            "separate": {name: dict(metrics) for name, metrics in self.separate.items()},
-            "harmonic": dict(self.harmonic),
-            "unified": dict(self.unified),
-            "counts": counts,
-            "distance": self.distance,
-        }
 
 
 def evaluate(
@@ -103,6 +44,9 @@ def evaluate(
     device: str | torch.device = "cpu",
     distance: str = "cosine",
     curvature: float = 0.1,
+    mean_average_precision: bool = False,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Report:
     """Score embeddings by retrieval, in each dataset and in the union of all.
 
@@ -128,9 +72,13 @@ def evaluate(
         device: Where to multiply: "cpu", "cuda" or one CUDA device.
         distance: "cosine" or "poincare".
         curvature: For "poincare", ``c`` of the space of curvature ``-c``.
+        mean_average_precision: Whether to measure "map", too, which needs the whole ranking of every query and takes
+            about ten times as long as all the rest.
+        resamples: Bootstrap resamples behind the intervals, at least 1.
+        seed: What resamples, and the pairs behind alignment and uniformity, are drawn with: at least 0.
 
     Returns:
-        The scores, and what they cover.
+        The scores, what they cover, how sure they are, and what each query found.
 
     Raises:
         UserError: an argument of the wrong type, shape or length; a zero, infinite or NaN vector, or one outside
@@ -145,6 +93,8 @@ def evaluate(
     (4, 0)
     """
     depths = _depths(ks)
+    check_count(resamples, "resamples")
+    _check_seed(seed)
     tiling = Tiling(query_tile, gallery_tile, device)
     comparison = make_distance(distance, curvature)
     queries = _side(vectors, labels, datasets, "", comparison)
@@ -156,7 +106,8 @@ def evaluate(
         searched = _side(gallery_vectors, gallery_labels, gallery_datasets, "gallery ", comparison)
         check_same_width(vectors, gallery_vectors, "vectors", "gallery vectors")
         own_rows = _rows_of_ids(queries, searched, ids, gallery_ids)
-    return _report(queries, searched, own_rows, depths, tiling, comparison)
+    measures = _Measures(depths, mean_average_precision, tiling)
+    return _report(queries, searched, own_rows, measures, comparison, Chances(int(resamples), int(seed)))
 
 
 @dataclass(frozen=True)
@@ -167,7 +118,7 @@ class _Side:
     labels: Sequence[Hashable]
     datasets: Sequence[Hashable]
 
-    def classes(self) -> Iterable[Hashable]:
+    def classes(self) -> Iterable[tuple[Hashable, Hashable]]:
         return zip(self.datasets, self.labels, strict=True)
 
 
@@ -180,6 +131,11 @@ def _depths(ks: Any) -> list[int]:
     for k in depths:
         check_count(k, "ks")
     return list(dict.fromkeys(int(k) for k in depths))
+
+
+def _check_seed(seed: Any) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
+        raise UserError(f"seed: {seed!r}; give a whole number, at least 0")
 
 
 def _side(vectors: Vectors, labels: Hashables, datasets: Hashables, prefix: str, distance: Distance) -> _Side:
@@ -236,8 +192,29 @@ def _check_same_classes(queries: _Side, gallery: _Side, ids: Sequence[Hashable],
             )
 
 
+@dataclass(frozen=True)
+class _Measures:
+    """What is measured of every query."""
+
+    ks: Sequence[int]
+    mean_average_precision: bool
+    tiling: Tiling
+
+    @property
+    def names(self) -> list[str]:
+        last = ["map"] if self.mean_average_precision else []
+        return [*(f"recall@{k}" for k in self.ks), "map@r", "r-precision", *last]
+
+    def judge(self, retrieval: Retrieval) -> Judgement:
+        # Much is derived from Recall@1, whether it is asked for or not.
+        judgement = judge_queries(retrieval, list(dict.fromkeys([*self.ks, 1])), self.tiling)
+        if self.mean_average_precision:
+            judgement.scores["map"] = average_precisions(retrieval, self.tiling)
+        return judgement
+
+
 def _report(
-    queries: _Side, gallery: _Side, own_rows: Tensor, ks: Sequence[int], tiling: Tiling, distance: Distance
+    queries: _Side, gallery: _Side, own_rows: Tensor, measures: _Measures, distance: Distance, chances: Chances
 ) -> Report:
     (query_classes, gallery_classes), _ = number(queries.classes(), gallery.classes())
     (query_datasets, gallery_datasets), datasets = number(queries.datasets, gallery.datasets)
@@ -250,28 +227,59 @@ def _report(
             "the gallery; nothing can be scored: give a gallery with the queries' classes"
         )
 
-    separate = {}
-    counts = {}
+    separate = _nothing(measures, len(queries.rows))
+    parts, counts = {}, {}
     for code, name in enumerate(names):
         rows, gallery_rows = (query_datasets == code), (gallery_datasets == code)
-        if bool(has_positive[rows].any()):
-            within = retrieval.restrict(rows.nonzero()[:, 0], gallery_rows.nonzero()[:, 0])
-            separate[name] = _means(score_queries(within, ks, tiling))
         counts[name] = DatasetCounts(int(rows.sum()), int(gallery_rows.sum()), int((rows & ~has_positive).sum()))
+        if bool(has_positive[rows].any()):
+            part = rows.nonzero()[:, 0], gallery_rows.nonzero()[:, 0]
+            parts[name] = retrieval.restrict(*part)
+            _write(separate, measures.judge(parts[name]), *part)
     # With one dataset, the union is that dataset: the second pass would find the same.
-    unified = dict(separate[names[0]]) if len(names) == 1 else _means(score_queries(retrieval, ks, tiling))
-    return Report(
-        separate=separate,
-        harmonic={metric: _harmonic_mean([scores[metric] for scores in separate.values()]) for metric in unified},
-        unified=unified,
-        counts=Counts(
-            queries=len(queries.rows),
-            gallery=len(gallery.rows),
-            queries_without_positive=int((~has_positive).sum()),
-            datasets=counts,
-            datasets_left_out=tuple(name for name in names if name not in separate),
-        ),
-        distance=distance.name,
+    unified = separate if len(names) == 1 else measures.judge(retrieval)
+    per_query = PerQuery(
+        datasets=tuple(names),
+        classes=tuple(dict.fromkeys([*queries.classes(), *gallery.classes()])),
+        query_datasets=query_datasets.numpy(),
+        gallery_datasets=gallery_datasets.numpy(),
+        query_classes=query_classes.numpy(),
+        gallery_classes=gallery_classes.numpy(),
+        separate=_results(separate, distance),
+        unified=_results(unified, distance),
+    )
+    counted = Counts(
+        queries=len(queries.rows),
+        gallery=len(gallery.rows),
+        queries_without_positive=int((~has_positive).sum()),
+        datasets=counts,
+        datasets_left_out=tuple(name for name in names if name not in parts),
+    )
+    return summarise(per_query, counted, measures.names, distance, chances, parts, retrieval)
+
+
+def _nothing(measures: _Measures, queries: int) -> Judgement:
+    """What queries found that did not search."""
+    missing = torch.full((queries,), torch.nan, dtype=torch.float64)
+    scores = {name: missing.clone() for name in dict.fromkeys([*measures.names, "recall@1"])}
+    return Judgement(scores, torch.full((queries,), -1), missing.clone(), missing.clone())
+
+
+def _write(whole: Judgement, part: Judgement, rows: Tensor, gallery_rows: Tensor) -> None:
+    """Put in place what some queries found among some gallery items."""
+    for name, values in part.scores.items():
+        whole.scores[name][rows] = values
+    whole.nearest[rows] = torch.where(part.nearest >= 0, gallery_rows[part.nearest], -1)
+    whole.best_positive[rows] = part.best_positive
+    whole.best_negative[rows] = part.best_negative
+
+
+def _results(judgement: Judgement, distance: Distance) -> QueryResults:
+    return QueryResults(
+        scores={name: values.numpy() for name, values in judgement.scores.items()},
+        nearest=judgement.nearest.numpy(),
+        best_positive=distance.reported(judgement.best_positive).numpy(),
+        best_negative=distance.reported(judgement.best_negative).numpy(),
     )
 
 
@@ -284,18 +292,3 @@ def _dataset_names(datasets: Sequence[Hashable]) -> list[str]:
                 f"be reported as {str(dataset)!r}; rename one"
             )
     return list(names)
-
-
-def _means(scores: Mapping[str, Tensor]) -> dict[str, float]:
-    """The mean of each metric over the queries that have a value, exactly rounded."""
-    means = {}
-    for metric, values in scores.items():
-        scored = values[~values.isnan()].tolist()
-        means[metric] = math.fsum(scored) / len(scored)
-    return means
-
-
-def _harmonic_mean(values: Sequence[float]) -> float:
-    if min(values) == 0:
-        return 0.0
-    return len(values) / math.fsum(1 / value for value in values)

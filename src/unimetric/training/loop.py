@@ -404,6 +404,7 @@ def _finish(run: _Run, progress: Progress) -> dict[str, Any]:
             precision=config.device.precision,
             strict=config.data.strict,
             description=f"Measuring on {config.evaluation.classes} classes",
+            mean_average_precision=config.evaluation.mean_average_precision,
         )
     train_skipped = [Skipped(split.train[number], reason) for number, reason in sorted(progress.skipped.items())]
     validation_skipped = [

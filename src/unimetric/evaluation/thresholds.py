@@ -1,0 +1,228 @@
+"""Match or no match: the similarity from which a search may say that a query is in the catalogue.
+
+A search answers with the nearest gallery item, if its similarity is at least a threshold t, and else with "not in the
+catalogue". That is open-set identification, and its errors are those of ISO/IEC 19795-1 and of Grother, Ngan and
+Hanaoka, Face Recognition Vendor Test Part 2: Identification, NISTIR 8271. Every query gives up to two scores:
+
+- genuine: its highest similarity to a gallery item of its own class (a mated search);
+- impostor: its highest similarity to an item of another class. It is what the search would find, were the query's class
+  not in the catalogue (a non-mated search).
+
+The rates at a threshold t:
+
+- false matches: the share of impostor scores that are at least t. NIST's false positive identification rate (FPIR): a
+  rate per search, not per pair of images, and one that grows with the gallery;
+- false non-matches: the share of genuine scores below t. NIST's false negative identification rate (FNIR) for candidate
+  lists of any length;
+- identified: the share of queries with a positive whose nearest neighbour is of their class and at least as similar as
+  t. 1 minus NIST's FNIR at rank 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unimetric.errors import UserError
+
+Floats = npt.NDArray[np.float64]
+
+FALSE_MATCH_RATES = (1e-1, 1e-2, 1e-3, 1e-4)
+"""The rates that a report gives thresholds for."""
+ROC_POINTS = 33
+"""Points of the curve that a report keeps at most."""
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """The lowest threshold that keeps a wanted false-match rate, and what happens there."""
+
+    wanted_false_match_rate: float
+    """What was asked for, between 0 and 1."""
+    impostors_needed: int
+    """Impostor scores that such a rate takes: 3 / rate. By the rule of three (ISO/IEC 19795-1), no false match among
+    fewer would not show the rate with 95 % confidence. Where there are fewer, all that follows is None."""
+    threshold: float | None
+    """Match if the similarity is at least this. It lies half way between two scores that occurred, so that the last
+    bits of a similarity play no part."""
+    false_match_rate: float | None
+    """Its rate of false matches, from 0 to the wanted one: of the impostor scores at hand."""
+    false_non_match_rate: float | None
+    """Its rate of false non-matches, from 0 to 1. None without genuine scores."""
+    identified: float | None
+    """The share of queries with a positive that are answered, and rightly, from 0 to 1. None without genuine scores."""
+
+
+@dataclass(frozen=True)
+class RocCurve:
+    """Receiver operating characteristic: what any threshold gives, from the lowest to the highest."""
+
+    thresholds: tuple[float, ...]
+    """Scores that occurred, ascending."""
+    false_match_rates: tuple[float, ...]
+    """Descending, from 0 to 1."""
+    false_non_match_rates: tuple[float, ...]
+    """Ascending, from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Thresholds for one gallery."""
+
+    genuine: int
+    """Genuine scores: queries with a positive."""
+    impostors: int
+    """Impostor scores: queries with a gallery item of another class."""
+    equal_error_rate: float | None
+    """The rate at which as many impostors match as genuine queries do not, from 0 to 1: the mean of the two where they
+    come closest. None without scores of both kinds."""
+    equal_error_threshold: float | None
+    """The score at which that is."""
+    operating_points: tuple[OperatingPoint, ...]
+    """One for each wanted rate."""
+    roc: RocCurve | None
+    """Some points of the curve, its first and its last among them. None without scores of both kinds."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain dicts, lists, floats and ints, ready for `json.dumps`."""
+        plain = asdict(self)
+        plain["operating_points"] = list(plain["operating_points"])
+        if plain["roc"] is not None:
+            plain["roc"] = {name: list(values) for name, values in plain["roc"].items()}
+        return plain
+
+
+def calibrate(
+    genuine: Floats,
+    impostors: Floats,
+    hits: Floats,
+    rates: Sequence[float] = FALSE_MATCH_RATES,
+    points: int = ROC_POINTS,
+) -> Calibration:
+    """Calibrate the threshold of one gallery, for similarities of any range: cosines, or minus a distance.
+
+    Args:
+        genuine: Each query's highest similarity to a gallery item of its class, shape [Q]; NaN where there is none.
+        impostors: Its highest similarity to an item of another class, shape [Q]; NaN where there is none.
+        hits: Whether its nearest neighbour is of its class, shape [Q], 1 or 0, whatever where ``genuine`` is NaN.
+        rates: The wanted false-match rates, each between 0 and 1.
+        points: Points of the curve to keep at most, at least 2.
+
+    Raises:
+        UserError: a rate out of range.
+
+    >>> genuine = np.linspace(0.4, 0.9, 60)
+    >>> calibration = calibrate(genuine, genuine - 0.3, hits=np.ones(60), rates=[0.1, 0.01])
+    >>> [(point.threshold and round(point.threshold, 3), point.impostors_needed)
+    ...     for point in calibration.operating_points]
+    [(0.551, 30), (None, 300)]
+    """
+    for rate in rates:
+        if not 0 < rate < 1:
+            raise UserError(f"false-match rate: {rate!r}; give a number between 0 and 1, such as 0.01")
+    mated = ~np.isnan(genuine)
+    scores = _Scores(
+        np.sort(genuine[mated]),
+        np.sort(impostors[~np.isnan(impostors)]),
+        np.sort(genuine[mated & (hits == 1)]),
+    )
+    both = bool(len(scores.genuine) and len(scores.impostors))
+    equal_error = scores.equal_error() if both else None
+    return Calibration(
+        genuine=len(scores.genuine),
+        impostors=len(scores.impostors),
+        equal_error_rate=equal_error[0] if equal_error else None,
+        equal_error_threshold=equal_error[1] if equal_error else None,
+        operating_points=tuple(_operating_point(scores, rate) for rate in rates),
+        roc=scores.roc(points) if both else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Scores without NaN, ascending."""
+
+    genuine: Floats
+    impostors: Floats
+    right: Floats
+    """Those of the genuine ones that are the similarity of the query's nearest neighbour."""
+
+    def all(self) -> Floats:
+        return np.unique(np.concatenate([self.genuine, self.impostors]))
+
+    def false_matches(self, thresholds: Floats) -> Floats:
+        rates: Floats = (len(self.impostors) - np.searchsorted(self.impostors, thresholds)) / len(self.impostors)
+        return rates
+
+    def false_non_matches(self, thresholds: Floats) -> Floats:
+        rates: Floats = np.searchsorted(self.genuine, thresholds) / len(self.genuine)
+        return rates
+
+    def identified(self, threshold: float) -> float:
+        return float(len(self.right) - np.searchsorted(self.right, threshold)) / len(self.genuine)
+
+    def equal_error(self) -> tuple[float, float]:
+        """The rate, and the threshold; of equally good thresholds the one with fewer errors, then the lowest."""
+        thresholds = self.all()
+        # Both rates times both counts: whole numbers, which compare without rounding.
+        matches = (len(self.impostors) - np.searchsorted(self.impostors, thresholds)) * len(self.genuine)
+        non_matches = np.searchsorted(self.genuine, thresholds) * len(self.impostors)
+        best = np.lexsort((thresholds, matches + non_matches, np.abs(matches - non_matches)))[0]
+        rate = float(matches[best] + non_matches[best]) / (2 * len(self.genuine) * len(self.impostors))
+        return rate, float(thresholds[best])
+
+    def roc(self, points: int) -> RocCurve:
+        """Thresholds spread evenly over both rates, that of false matches on a logarithmic scale."""
+        thresholds = self.all()
+        matches, non_matches = self.false_matches(thresholds), self.false_non_matches(thresholds)
+        kept = np.arange(len(thresholds))
+        if len(kept) > points:
+            half = points // 2
+            wanted = np.geomspace(1, 1 / len(self.impostors), half)
+            by_matches = np.searchsorted(-matches, -wanted).clip(max=len(kept) - 1)
+            by_non_matches = np.searchsorted(non_matches, np.linspace(0, non_matches[-1], points - half))
+            by_non_matches[-1] = len(kept) - 1
+            kept = np.unique(np.concatenate([by_matches, by_non_matches]))
+        return RocCurve(
+            tuple(thresholds[kept].tolist()), tuple(matches[kept].tolist()), tuple(non_matches[kept].tolist())
+        )
+
+
+def _operating_point(scores: _Scores, wanted: float) -> OperatingPoint:
+    needed = math.ceil(3 / wanted)
+    if len(scores.impostors) < needed:
+        return OperatingPoint(wanted, needed, None, None, None, None)
+    threshold = _lowest_threshold(scores, wanted)
+    at = np.array([threshold])
+    return OperatingPoint(
+        wanted,
+        needed,
+        threshold,
+        float(scores.false_matches(at)[0]),
+        float(scores.false_non_matches(at)[0]) if len(scores.genuine) else None,
+        scores.identified(threshold) if len(scores.genuine) else None,
+    )
+
+
+def _lowest_threshold(scores: _Scores, wanted: float) -> float:
+    """A threshold with the rates of the lowest one that keeps the wanted rate of false matches."""
+    count = len(scores.impostors)
+    # One too few, and then as many as the rate that they give allows: 0.29 * 100 is below 29.
+    allowed = max(0, math.floor(wanted * count) - 1)
+    while (allowed + 1) / count <= wanted:
+        allowed += 1
+    barrier = float(scores.impostors[count - 1 - allowed])
+    above = [
+        float(side[place])
+        for side in (scores.genuine, scores.impostors)
+        if (place := int(np.searchsorted(side, barrier, side="right"))) < len(side)
+    ]
+    if not above:
+        return math.nextafter(barrier, math.inf)
+    middle = (barrier + min(above)) / 2
+    return middle if middle > barrier else min(above)
