@@ -176,11 +176,56 @@ def build_parser() -> ArgumentParser:
     datasets.add_argument("--json", action="store_true", help="Print JSON instead of tables.")
     commands.add_subcommand("datasets", datasets, help="list and check the benchmark datasets")
 
+    _add_report_commands(commands)
+
     demo = _command("Train PUMA on images that pip installs, and compare it with the frozen backbone. Takes minutes.")
     demo.add_argument("--out", type=str, default="runs/demo", help="The run folder to write.")
     demo.add_argument("--config", type=str, default="puma-short", help="The configuration, a file or a packaged name.")
     commands.add_subcommand("demo", demo, help="see it work")
     return parser
+
+
+def _add_report_commands(commands: Any) -> None:
+    report = _command("Write one HTML file: numbers with intervals, figures, and the most confident mistakes.")
+    report.add_argument(
+        "run", metavar="RUN", type=str, help="A run folder, or a folder that unimetric evaluate wrote."
+    )
+    report.add_argument("--out", type=str, default=None, help="The file to write; default: RUN/report.html.")
+    report.add_argument("--mistakes", type=int, default=6, help="Mistakes to show of each dataset.")
+    report.add_argument("--neighbours", type=int, default=5, help="Neighbours to show beside each mistake.")
+    report.add_argument("--points", type=int, default=2000, help="Points on the map, at most.")
+    _add_model_options(report)
+    commands.add_subcommand("report", report, help="write a run's report as HTML")
+
+    compare = _command("Put runs side by side, with the probability that the difference from the first one is real.")
+    compare.add_argument(
+        "runs", metavar="RUN", nargs="+", type=str, help="Run folders, or folders that unimetric evaluate wrote."
+    )
+    compare.add_argument("--out", type=str, default=None, help="An HTML file to write as well.")
+    compare.add_argument("--weights", type=str, default=None, help=_WEIGHTS_HELP)
+    compare.add_class_arguments(DeviceConfig, "device")
+    commands.add_subcommand("compare", compare, help="put runs side by side")
+
+    inspect = _command("Show one image's nearest neighbours and prompt weights.")
+    inspect.add_argument(
+        "run", metavar="RUN", type=str, help="A run folder, or a folder that unimetric evaluate wrote."
+    )
+    inspect.add_argument("image", metavar="IMAGE", type=str, help="Any image.")
+    inspect.add_argument("-k", "--k", type=int, default=8, help="How many neighbours.")
+    inspect.add_argument("--out", type=str, default=None, help="The PNG file; default: RUN/inspect/NAME.png.")
+    _add_model_options(inspect)
+    commands.add_subcommand("inspect", inspect, help="show one image's neighbours")
+
+
+_WEIGHTS_HELP = "The file of the backbone's weights, where the model was trained with --model.weights FILE."
+
+
+def _add_model_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", type=str, default=None, help="A run folder or a model folder, where RUN holds no model."
+    )
+    parser.add_argument("--weights", type=str, default=None, help=_WEIGHTS_HELP)
+    parser.add_class_arguments(DeviceConfig, "device")
 
 
 def _command(description: str) -> ArgumentParser:
@@ -366,6 +411,56 @@ def _datasets(options: Namespace) -> int:
     return exit_code(checks)
 
 
+def _report(options: Namespace) -> int:
+    from unimetric.commands.report import report_run
+
+    run = Path(options.run).expanduser()
+    out = Path(options.out).expanduser() if options.out else run / "report.html"
+    for note in report_run(
+        run,
+        out,
+        mistakes=options.mistakes,
+        neighbours=options.neighbours,
+        points=options.points,
+        **_model_options(options),
+    ):
+        _say(f"note: {note}")
+    _say(f"The report is in {out}.")
+    return 0
+
+
+def _compare(options: Namespace) -> int:
+    from unimetric.commands.report import compare_to_file
+
+    compare_to_file(
+        [Path(run).expanduser() for run in options.runs],
+        Path(options.out).expanduser() if options.out else None,
+        weights=options.weights,
+        device=DeviceConfig(**options.device.as_dict()),
+    )
+    if options.out:
+        _say(f"The comparison is in {options.out}.")
+    return 0
+
+
+def _inspect(options: Namespace) -> int:
+    from unimetric.commands.report import inspect_to_file
+
+    run, image = Path(options.run).expanduser(), Path(options.image).expanduser()
+    out = Path(options.out).expanduser() if options.out else run / "inspect" / f"{image.stem}.png"
+    inspect_to_file(run, image, out, k=options.k, **_model_options(options))
+    _say(f"The picture is in {out}.")
+    return 0
+
+
+def _model_options(options: Namespace) -> dict[str, Any]:
+    return {
+        "model": None if options.model is None else Path(options.model).expanduser(),
+        "weights": options.weights,
+        "device": DeviceConfig(**options.device.as_dict()),
+    }
+
+
 def _demo(options: Namespace) -> int:
     from unimetric.commands.demo import run_demo
     from unimetric.report.tables import print_results
@@ -390,6 +485,9 @@ _COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "embed": _embed,
     "benchmark": _benchmark,
     "datasets": _datasets,
+    "report": _report,
+    "compare": _compare,
+    "inspect": _inspect,
     "demo": _demo,
 }
 
