@@ -272,10 +272,9 @@ def _training(measured: Measured) -> dict[str, Any]:
     if figure is None:
         return {"figure": None, "words": "This folder has no log.jsonl with a training loss: nothing was trained in it."}
     losses = [row for row in log if "loss" in row]
-    words = f"The training loss fell from {losses[0]['loss']:.2f} to {losses[-1]['loss']:.2f}"
-    if losses[-1]["loss"] > losses[0]["loss"]:
-        words = words.replace("fell", "rose")
-    words += f" in {losses[-1]['step']:,} steps."
+    first, last = losses[0], losses[-1]
+    words = f"The training loss, {last['loss']:.2f} after {last['step']:,} steps"
+    words += f"; {first['loss']:.2f} after {first['step']:,}." if len(losses) > 1 else "."
     if any("validation_harmonic" in row for row in log):
         words += " Below it, Recall@1 on the validation classes."
     return {"figure": _svg(figure), "words": words}

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from unimetric.report.analysis import Score
 from unimetric.report.svg import FAINT, INK, drawing, series_colour, to_svg
 
-WIDTH = 4.6
-"""Inches; at 72 points each a little more than a phone is wide."""
+WIDTH = 4.0
+"""Inches, of 72 points each: as wide as the text on a phone."""
 
 _MARKERS = "osD^vP"
 

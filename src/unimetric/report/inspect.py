@@ -184,6 +184,7 @@ def _draw(inspection: Inspection) -> Any:
         axes = figure.add_subplot(grid[rows, :])
         axes.bar(np.arange(1, len(weights) + 1), weights, color="#2563a8")
         axes.axhline(0, color="#888888", linewidth=0.8)
+        axes.set_xticks(np.arange(1, len(weights) + 1, max(1, len(weights) // 20)))
         axes.set_xlabel("prompt")
         axes.set_ylabel("weight")
         axes.spines[["top", "right"]].set_visible(False)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from unimetric import __version__
 from unimetric.report.figures import short
@@ -28,7 +29,7 @@ def render(template: str, values: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["short"] = short
+    environment.filters |= {"short": short, "breakable": _breakable}
     style, script = _file("style.css"), _file("map.js")
     return environment.get_template(template).render(
         values
@@ -39,6 +40,12 @@ def render(template: str, values: dict[str, Any]) -> str:
             "version": __version__,
         }
     )
+
+
+def _breakable(text: str) -> Markup:
+    """Escaped, with room for a new line after each dot, slash and underscore."""
+    escaped = str(escape(text))
+    return Markup(re.sub(r"([./_])", r"\1<wbr>", escaped))  # noqa: S704 - has just been escaped
 
 
 def _file(name: str) -> str:
