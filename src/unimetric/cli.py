@@ -187,9 +187,7 @@ def build_parser() -> ArgumentParser:
 
 def _add_report_commands(commands: Any) -> None:
     report = _command("Write one HTML file: numbers with intervals, figures, and the most confident mistakes.")
-    report.add_argument(
-        "run", metavar="RUN", type=str, help="A run folder, or a folder that unimetric evaluate wrote."
-    )
+    report.add_argument("run", metavar="RUN", type=str, help="A run folder, or a folder that unimetric evaluate wrote.")
     report.add_argument("--out", type=str, default=None, help="The file to write; default: RUN/report.html.")
     report.add_argument("--mistakes", type=int, default=6, help="Mistakes to show of each dataset.")
     report.add_argument("--neighbours", type=int, default=5, help="Neighbours to show beside each mistake.")

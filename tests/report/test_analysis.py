@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from runs import make_run, write_run
+
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError
 from unimetric.report.analysis import analyse

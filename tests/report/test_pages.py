@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
-
 from runs import HOSTILE, LATIN_HOSTILE_FILE, make_run
+
 from unimetric.report.build import ReportOptions, write_report
 from unimetric.report.compare import compare_runs, write_comparison
 
@@ -90,7 +90,9 @@ def test_names_are_text(pages: dict[str, Path]) -> None:
 
 
 def test_a_picture_that_is_gone_becomes_a_box_with_its_name(pages: dict[str, Path]) -> None:
-    boxes = [attributes for _, attributes in Tags(pages["report"].read_text()).tags if attributes.get("class") == "missing"]
+    boxes = [
+        attributes for _, attributes in Tags(pages["report"].read_text()).tags if attributes.get("class") == "missing"
+    ]
     assert boxes
     assert all((box["aria-label"] or "").startswith("Picture missing: ") for box in boxes)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from unimetric.config import DeviceConfig
 from unimetric.data.catalog import Item
@@ -111,9 +112,7 @@ def _values(
     if not prompts:
         del sections["prompts"]
     skipped = metrics.get("skipped", [])
-    groups = [
-        (name, (scores["separate"][name], scores["unified"][name])) for name in analysis.datasets
-    ]
+    groups = [(name, (scores["separate"][name], scores["unified"][name])) for name in analysis.datasets]
     return {
         "name": measured.name,
         "summary": _summary(metrics),
@@ -270,7 +269,10 @@ def _training(measured: Measured) -> dict[str, Any]:
     log = read_log(measured.folder)
     figure = training_figure(log, "training")
     if figure is None:
-        return {"figure": None, "words": "This folder has no log.jsonl with a training loss: nothing was trained in it."}
+        return {
+            "figure": None,
+            "words": "This folder has no log.jsonl with a training loss: nothing was trained in it.",
+        }
     losses = [row for row in log if "loss" in row]
     first, last = losses[0], losses[-1]
     words = f"The training loss, {last['loss']:.2f} after {last['step']:,} steps"
@@ -301,7 +303,6 @@ def _map(analysis: Analysis, count: int) -> dict[str, Any]:
     ]
     own = {name: np.array([item.dataset == name for item in items]) for name in datasets}
     middles = {name: np.median(positions[rows_of], axis=0) for name, rows_of in own.items()}
-    half = _MAP_SIDE / 2
     words = (
         f"{len(rows):,} of {len(vectors.query):,} queries, drawn so that near means alike (principal components, then "
         "t-SNE); distances between far groups mean nothing. Outlined marks are queries whose nearest neighbour is wrong."
@@ -309,13 +310,7 @@ def _map(analysis: Analysis, count: int) -> dict[str, Any]:
     return {
         "points": points,
         "shapes": _SHAPES,
-        "labels": [
-            # Names near the edge stay within the picture.
-            {"name": name, "x": f"{half + (x - half) * 0.75:.1f}", "y": f"{y:.1f}"}
-            for name, (x, y) in middles.items()
-        ]
-        if len(datasets) <= 24
-        else [],
+        "labels": _labels(middles) if len(datasets) <= 24 else [],
         "legend": [
             {
                 "name": name,
@@ -327,6 +322,18 @@ def _map(analysis: Analysis, count: int) -> dict[str, Any]:
         ],
         "words": words,
     }
+
+
+def _labels(middles: Mapping[str, NDArray[np.float64]]) -> list[dict[str, str]]:
+    """Names at the middles of their datasets, moved down where one would cover another, and in from the edge."""
+    placed: list[tuple[str, float, float]] = []
+    for name, (x, y) in sorted(middles.items(), key=lambda entry: float(entry[1][1])):
+        x = min(max(float(x), 45.0), _MAP_SIDE - 45.0)
+        for _, other_x, other_y in placed:
+            if abs(x - other_x) < 60 and y - other_y < 10:
+                y = max(float(y), other_y + 10)
+        placed.append((name, x, float(y)))
+    return [{"name": name, "x": f"{x:.1f}", "y": f"{min(y, _MAP_SIDE - 4.0):.1f}"} for name, x, y in placed]
 
 
 def _point_words(item: Item, hit: float | None) -> str:

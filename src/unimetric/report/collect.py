@@ -131,7 +131,9 @@ def embed_again(
         raise UserError(f"{again}: write it with: unimetric evaluate --ensemble MODEL... --out {folder}")
     sides = measured_sides(config, load_split(config, training=False))
     if not sides["query"]:
-        raise UserError(f"{again}, and its sources hold no image to measure: run unimetric evaluate with --data.sources")
+        raise UserError(
+            f"{again}, and its sources hold no image to measure: run unimetric evaluate with --data.sources"
+        )
     say(f"{again}: embedding {len({*sides['query'], *sides['gallery']})} images again", style="yellow")
     place = model or model_folder(folder)
     if place is not None:

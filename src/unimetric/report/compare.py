@@ -194,7 +194,7 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
             "name": name,
             "total": number >= last,
             "cells": [
-                {"value": f"{percent(cell.score.value)} ({spread(cell.score)})", "words": probability_words(cell)}
+                {"value": percent(cell.score.value), "interval": spread(cell.score), "words": probability_words(cell)}
                 for cell in cells
             ],
         }

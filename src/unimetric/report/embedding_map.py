@@ -41,7 +41,9 @@ def map_positions(vectors: NDArray[np.float32], seed: int = 0) -> NDArray[np.flo
         scale = start[:, 0].std()
         start = start / scale * 1e-4 if scale > 0 else start
         perplexity = min(30.0, (count - 1) / 3)
-        reduced = TSNE(2, perplexity=perplexity, init=start.astype(np.float32), random_state=seed).fit_transform(reduced)
+        reduced = TSNE(2, perplexity=perplexity, init=start.astype(np.float32), random_state=seed).fit_transform(
+            reduced
+        )
     places = np.zeros((count, 2))
     places[:, : min(2, reduced.shape[1])] = reduced[:, :2]
     low, high = places.min(axis=0, initial=np.inf), places.max(axis=0, initial=-np.inf)

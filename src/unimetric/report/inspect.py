@@ -90,7 +90,10 @@ def inspect_image(
     if not len(candidates):
         raise UserError(f"{folder}: the gallery holds nothing but {image} itself")
     similarities, found = nearest_neighbours(
-        vector, measured.vectors.gallery_vectors[candidates], min(k, len(candidates)), **distance_options(measured.geometry)
+        vector,
+        measured.vectors.gallery_vectors[candidates],
+        min(k, len(candidates)),
+        **distance_options(measured.geometry),
     )
     neighbours = tuple(
         Neighbour(item := gallery[candidates[row]], float(value), known is not None and _class(item) == _class(known))
@@ -171,7 +174,9 @@ def _draw(inspection: Inspection) -> Any:
     extra = 1.7 if weights is not None else 0.0
     figure = Figure(figsize=(1.75 * _COLUMNS, 2.35 * rows + extra), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(rows + (weights is not None), _COLUMNS, height_ratios=[2.35] * rows + [extra] * (extra > 0))
+    grid = figure.add_gridspec(
+        rows + (weights is not None), _COLUMNS, height_ratios=[2.35] * rows + [extra] * (extra > 0)
+    )
     known = inspection.known
     _tile(figure.add_subplot(grid[0, 0]), inspection.image, "query\n" + (short(known.label, 22) if known else ""), None)
     for number, neighbour in enumerate(inspection.neighbours, 1):
