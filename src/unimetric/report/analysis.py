@@ -91,7 +91,8 @@ class Analysis:
 
     def of_dataset(self, values: Floats, name: str) -> Floats:
         """The values [P, ...] of a dataset's queries."""
-        return values[np.array([item.dataset == name for item in self.queries])]
+        own: Floats = values[np.array([item.dataset == name for item in self.queries])]
+        return own
 
     def scores(self) -> dict[str, dict[str, Score]]:
         """Recall@1 with intervals: ``separate`` and ``unified`` by dataset, and both and ``harmonic`` under "all"."""
@@ -236,6 +237,6 @@ def _check_same_measurement(measured: Measured, analysis: Analysis) -> None:
     # Not every run measures Recall@1.
     if written is not None and abs(written - found) > 1e-9:
         raise UserError(
-            f"{measured.folder}: its vectors give a Recall@1 of {found:.4f}, its metrics.json says {written:.4f}; they are "
-            f"of different measurements: write both again with: unimetric evaluate {measured.folder}"
+            f"{measured.folder}: its vectors give a Recall@1 of {found:.4f}, its metrics.json says {written:.4f}; they "
+            f"are of different measurements: write both again with: unimetric evaluate {measured.folder}"
         )

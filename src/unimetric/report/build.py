@@ -88,8 +88,8 @@ def write_report(
     if measured.embedded_again:
         notes.insert(
             0,
-            "This folder holds no vectors.parquet, so the images were embedded again for this page: intervals, neighbours "
-            "and figures may differ in the last digits from the numbers in metrics.json.",
+            "This folder holds no vectors.parquet, so the images were embedded again for this page: intervals, "
+            "neighbours and figures may differ in the last digits from the numbers in metrics.json.",
         )
     write_text(out, render("report.html.j2", _values(measured, analysis, options, prompts, notes)))
     return notes
@@ -305,7 +305,7 @@ def _map(analysis: Analysis, count: int) -> dict[str, Any]:
     middles = {name: np.median(positions[rows_of], axis=0) for name, rows_of in own.items()}
     words = (
         f"{len(rows):,} of {len(vectors.query):,} queries, drawn so that near means alike (principal components, then "
-        "t-SNE); distances between far groups mean nothing. Outlined marks are queries whose nearest neighbour is wrong."
+        "t-SNE); distances between far groups mean nothing. Outlined: queries whose nearest neighbour is wrong."
     )
     return {
         "points": points,
@@ -397,8 +397,11 @@ def _left_out(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _origin(measured: Measured) -> list[tuple[str, str]]:
     metrics = measured.metrics
-    parts = {name: metrics[name] for name in ("provenance", "model", "machine", "cost") if name in metrics}
-    times = {name: metrics[name] for name in ("training_steps", "training_seconds", "seconds") if name in metrics}
+    parts: dict[str, Any] = {
+        name: metrics[name] for name in ("provenance", "model", "machine", "cost") if name in metrics
+    }
+    names = ("training_steps", "training_seconds", "seconds")
+    times: dict[str, Any] = {name: metrics[name] for name in names if name in metrics}
     return [("folder", str(measured.folder)), *flattened(parts), *flattened(times)]
 
 

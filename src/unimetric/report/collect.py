@@ -71,7 +71,8 @@ def read_metrics(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} lacks {what}: write it again with: unimetric evaluate")
     if not metrics["unified"]:
         raise UserError(
-            f"{path} holds no numbers, since no class was held out: measure it with: unimetric evaluate {folder} SOURCE..."
+            f"{path} holds no numbers, since no class was held out: "
+            f"measure it with: unimetric evaluate {folder} SOURCE..."
         )
     return metrics
 

@@ -119,8 +119,8 @@ def _aligned(folders: Sequence[Path], analyses: Sequence[Analysis]) -> tuple[Flo
         odd = sorted(set(row) ^ set(keys[0])) or sorted(set(gallery) ^ set(galleries[0]))
         if odd:
             raise UserError(
-                f"{folders[0]} and {folder} were measured on different images; {odd[0][2]!r} of {odd[0][0]!r} is in one "
-                "of them only: measure both on the same with: unimetric evaluate RUN --data.sources ..."
+                f"{folders[0]} and {folder} were measured on different images; {odd[0][2]!r} of {odd[0][0]!r} is in "
+                "one of them only: measure both on the same with: unimetric evaluate RUN --data.sources ..."
             )
         order = np.array([row[key] for key in keys[0]])
         separate.append(analysis.separate_hits[order])

@@ -98,11 +98,11 @@ def to_svg(figure: Figure, name: str) -> str:
 
 def _restyle(element: ElementTree.Element) -> None:
     """Turn the ``style`` attribute into attributes, and this module's colours into classes."""
-    properties = dict(
-        (part.strip() for part in declaration.split(":", 1))
-        for declaration in element.attrib.pop("style", "").split(";")
-        if ":" in declaration
-    )
+    properties: dict[str, str] = {}
+    for declaration in element.attrib.pop("style", "").split(";"):
+        key, colon, text = declaration.partition(":")
+        if colon:
+            properties[key.strip()] = text.strip()
     if font := properties.pop("font", None):
         # The shorthand is no attribute; the page says which font.
         if size := re.search(r"([\d.]+)px", font):
