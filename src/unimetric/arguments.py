@@ -12,6 +12,8 @@ from unimetric.config import DeviceConfig, RunConfig
 from unimetric.errors import UserError, nearest_names
 from unimetric.packaged_configs import benchmark_names, config_names
 
+_WEIGHTS_HELP = "The file of the backbone's weights, where the model was trained with --model.weights FILE."
+
 
 class Parser(ArgumentParser):
     """Raises instead of printing a page of usage: a mistake is said in one line."""
@@ -94,7 +96,7 @@ def build_parser() -> ArgumentParser:
         "--weights",
         type=str,
         default=None,
-        help="The file of the backbone's weights, where the model was trained with --model.weights FILE.",
+        help=_WEIGHTS_HELP,
     )
     embed.add_argument("--batch_size", type=int, default=32, help="Images per forward pass.")
     embed.add_argument("--strict", action="store_true", help="Stop at an unreadable image instead of skipping it.")
@@ -134,11 +136,51 @@ def build_parser() -> ArgumentParser:
     datasets.add_argument("--json", action="store_true", help="Print JSON instead of tables.")
     commands.add_subcommand("datasets", datasets, help="list and check the benchmark datasets")
 
+    _add_report_commands(commands)
+
     demo = _command("Train PUMA on images that pip installs, and compare it with the frozen backbone. Takes minutes.")
     demo.add_argument("--out", type=str, default="runs/demo", help="The run folder to write.")
     demo.add_argument("--config", type=str, default="puma-short", help="The configuration, a file or a packaged name.")
     commands.add_subcommand("demo", demo, help="see it work")
     return parser
+
+
+def _add_report_commands(commands: Any) -> None:
+    report = _command("Write one HTML file: numbers with intervals, figures, and the most confident mistakes.")
+    report.add_argument("run", metavar="RUN", type=str, help="A run folder, or a folder that unimetric evaluate wrote.")
+    report.add_argument("--out", type=str, default=None, help="The file to write; default: RUN/report.html.")
+    report.add_argument("--mistakes", type=int, default=6, help="Mistakes to show of each dataset.")
+    report.add_argument("--neighbours", type=int, default=5, help="Neighbours to show beside each mistake.")
+    report.add_argument("--points", type=int, default=2000, help="Points on the map, at most.")
+    _add_model_options(report)
+    commands.add_subcommand("report", report, help="write a run's report as HTML")
+
+    compare = _command("Put runs side by side, with the probability that the difference from the first one is real.")
+    compare.add_argument(
+        "runs", metavar="RUN", nargs="+", type=str, help="Run folders, or folders that unimetric evaluate wrote."
+    )
+    compare.add_argument("--out", type=str, default=None, help="An HTML file to write as well.")
+    compare.add_argument("--weights", type=str, default=None, help=_WEIGHTS_HELP)
+    compare.add_class_arguments(DeviceConfig, "device")
+    commands.add_subcommand("compare", compare, help="put runs side by side")
+
+    inspect = _command("Show one image's nearest neighbours and prompt weights.")
+    inspect.add_argument(
+        "run", metavar="RUN", type=str, help="A run folder, or a folder that unimetric evaluate wrote."
+    )
+    inspect.add_argument("image", metavar="IMAGE", type=str, help="Any image.")
+    inspect.add_argument("-k", "--k", type=int, default=8, help="How many neighbours.")
+    inspect.add_argument("--out", type=str, default=None, help="The PNG file; default: RUN/inspect/NAME.png.")
+    _add_model_options(inspect)
+    commands.add_subcommand("inspect", inspect, help="show one image's neighbours")
+
+
+def _add_model_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", type=str, default=None, help="A run folder or a model folder, where RUN holds no model."
+    )
+    parser.add_argument("--weights", type=str, default=None, help=_WEIGHTS_HELP)
+    parser.add_class_arguments(DeviceConfig, "device")
 
 
 def _command(description: str) -> ArgumentParser:

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import Namespace
 
@@ -185,6 +186,56 @@ def _datasets(options: Namespace) -> int:
     return exit_code(checks)
 
 
+def _report(options: Namespace) -> int:
+    from unimetric.commands.report import report_run
+
+    run = Path(options.run).expanduser()
+    out = Path(options.out).expanduser() if options.out else run / "report.html"
+    for note in report_run(
+        run,
+        out,
+        mistakes=options.mistakes,
+        neighbours=options.neighbours,
+        points=options.points,
+        **_model_options(options),
+    ):
+        _say(f"note: {note}")
+    _say(f"The report is in {out}.")
+    return 0
+
+
+def _compare(options: Namespace) -> int:
+    from unimetric.commands.report import compare_to_file
+
+    compare_to_file(
+        [Path(run).expanduser() for run in options.runs],
+        Path(options.out).expanduser() if options.out else None,
+        weights=options.weights,
+        device=DeviceConfig(**options.device.as_dict()),
+    )
+    if options.out:
+        _say(f"The comparison is in {options.out}.")
+    return 0
+
+
+def _inspect(options: Namespace) -> int:
+    from unimetric.commands.report import inspect_to_file
+
+    run, image = Path(options.run).expanduser(), Path(options.image).expanduser()
+    out = Path(options.out).expanduser() if options.out else run / "inspect" / f"{image.stem}.png"
+    inspect_to_file(run, image, out, k=options.k, **_model_options(options))
+    _say(f"The picture is in {out}.")
+    return 0
+
+
+def _model_options(options: Namespace) -> dict[str, Any]:
+    return {
+        "model": None if options.model is None else Path(options.model).expanduser(),
+        "weights": options.weights,
+        "device": DeviceConfig(**options.device.as_dict()),
+    }
+
+
 def _demo(options: Namespace) -> int:
     from unimetric.commands.demo import run_demo
     from unimetric.report.tables import print_results
@@ -209,6 +260,9 @@ _COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "embed": _embed,
     "benchmark": _benchmark,
     "datasets": _datasets,
+    "report": _report,
+    "compare": _compare,
+    "inspect": _inspect,
     "demo": _demo,
 }
 

@@ -17,6 +17,7 @@ from unimetric.errors import UserError
 from unimetric.evaluation import evaluate
 from unimetric.geometry import Geometry, PoincareBall
 from unimetric.progress import progress_bar
+from unimetric.vectors import MeasuredVectors
 
 
 class Encoder(Protocol):
@@ -96,10 +97,12 @@ def embed_items(
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured, in the shape of ``metrics.json``, and the files that were skipped on the way."""
+    """What was measured, in the shape of ``metrics.json``, the files skipped on the way, and the vectors."""
 
     metrics: dict[str, Any]
     skipped: tuple[Skipped, ...]
+    vectors: MeasuredVectors | None = None
+    """None where nothing was measured."""
 
 
 def measure(
@@ -133,12 +136,15 @@ def measure(
     query = [item for item in query if identity[item] in row]
     gallery = [item for item in gallery if identity[item] in row]
     geometry = embedder.geometry
+    query_vectors, gallery_vectors = (
+        embedded.vectors[[row[identity[item]] for item in side]] for side in (query, gallery)
+    )
     report = evaluate(
-        embedded.vectors[[row[identity[item]] for item in query]],
+        query_vectors,
         [item.label for item in query],
         [item.dataset for item in query],
         gallery=(
-            embedded.vectors[[row[identity[item]] for item in gallery]],
+            gallery_vectors,
             [item.label for item in gallery],
             [item.dataset for item in gallery],
         ),
@@ -152,7 +158,12 @@ def measure(
     metrics = report.to_dict()
     metrics["counts"]["skipped_files"] = len(embedded.skipped)
     metrics["seconds"] = round(time.perf_counter() - start, 2)
-    return Measurement(metrics, embedded.skipped)
+    items = tuple(query)
+    same = items == tuple(gallery)
+    vectors = MeasuredVectors(
+        items, query_vectors, items if same else tuple(gallery), query_vectors if same else gallery_vectors
+    )
+    return Measurement(metrics, embedded.skipped, vectors)
 
 
 def _identities(items: Sequence[Item]) -> list[tuple[str, str]]:

@@ -20,10 +20,12 @@ from unimetric.models.petl import METHODS, method_options
 from unimetric.training.build import build_embedder, describe, load_split, say_split
 from unimetric.training.provenance import Clock, measured_sides, provenance
 from unimetric.training.run import RunFolder
+from unimetric.vectors import VECTORS_FILE, write_measured
 
 
 def evaluate_model(config: RunConfig, model: Path | None, out: Path) -> dict[str, Any]:
-    """Measure on the classes that `EvaluationConfig.classes` says, test or validation, and write ``metrics.json``.
+    """Measure on the classes that `EvaluationConfig.classes` says, test or validation, and write ``metrics.json`` and
+    ``vectors.parquet``.
 
     Args:
         config: The data, how to measure, and where to compute; without ``model``, the backbone too. Where
@@ -114,5 +116,8 @@ def _measure(config: RunConfig, split: Split, embedder: Embedder | Ensemble, out
     used = replace(split, train=())
     fingerprint = embedder.fingerprint if isinstance(embedder, Ensemble) else embedder.backbone.fingerprint
     metrics |= provenance(config, used, fingerprint, clock, embedder.device)
-    write_json(make_folder(out) / "metrics.json", metrics)
+    make_folder(out)
+    if measurement.vectors is not None:
+        write_measured(out / VECTORS_FILE, measurement.vectors)
+    write_json(out / "metrics.json", metrics)
     return metrics

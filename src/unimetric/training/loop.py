@@ -34,6 +34,7 @@ from unimetric.training.log import TrainingLog
 from unimetric.training.optimiser import make_optimiser, rate_schedule
 from unimetric.training.provenance import Clock, measured_sides, provenance
 from unimetric.training.run import RunFolder, run_identity
+from unimetric.vectors import write_measured
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -390,7 +391,7 @@ def _validate(run: _Run, progress: Progress, log: TrainingLog | None) -> None:
 
 
 def _finish(run: _Run, progress: Progress) -> dict[str, Any]:
-    """Measure on the classes that the configuration says; save the model with its numbers, then the numbers."""
+    """Measure on the classes that the configuration says; save the model with its numbers, then vectors and numbers."""
     config, split = run.config, run.split
     measurement = unmeasured()
     sides = measured_sides(config, split)
@@ -420,5 +421,7 @@ def _finish(run: _Run, progress: Progress) -> dict[str, Any]:
     metrics["training_steps"] = progress.step
     metrics |= provenance(config, split, run.embedder.backbone.fingerprint, run.clock, run.embedder.device)
     run.embedder.save_pretrained(run.folder.model, metrics=metrics if sides["query"] else None)
+    if measurement.vectors is not None:
+        write_measured(run.folder.vectors, measurement.vectors)
     write_json(run.folder.metrics, metrics)
     return metrics

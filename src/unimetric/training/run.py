@@ -20,6 +20,7 @@ from unimetric.data.catalog import ClassIndex
 from unimetric.data.splits import Split
 from unimetric.errors import UserError
 from unimetric.files import check_writable, make_folder, write_text
+from unimetric.vectors import VECTORS_FILE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,8 @@ class RunFolder:
     """Paths in a run folder.
 
     ``config.yaml`` (every option), ``log.jsonl`` (a row every few steps), ``checkpoint.safetensors`` (the latest),
-    ``model/`` (what `Embedder.from_pretrained` loads), ``metrics.json`` (the measured numbers; written last).
+    ``model/`` (what `Embedder.from_pretrained` loads), ``vectors.parquet`` (the vectors that were measured),
+    ``metrics.json`` (the measured numbers; written last).
     """
 
     path: Path
@@ -51,6 +53,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """The measured numbers."""
         return self.path / "metrics.json"
+
+    @property
+    def vectors(self) -> Path:
+        """The vectors that were measured."""
+        return self.path / VECTORS_FILE
 
     @property
     def how_to_resume(self) -> str:

@@ -1,0 +1,210 @@
+"""One image: the weights of its prompts, and its nearest neighbours, on the terminal and as a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from unimetric.config import DeviceConfig
+from unimetric.data.catalog import Item, identities
+from unimetric.errors import UserError
+from unimetric.evaluation import nearest_neighbours
+from unimetric.files import write_atomically
+from unimetric.report.analysis import Neighbour, distance_options
+from unimetric.report.collect import load_embedder, model_folder, read_run
+from unimetric.report.figures import short
+from unimetric.report.thumbnails import square
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """An image as a model sees it.
+
+    Attributes:
+        image: Its path.
+        known: The item that it is, where it is one of the measured images.
+        neighbours: The nearest gallery items, nearest first; the image itself is not among them. ``right`` says whether
+            they are of its class, and is False where that is not known.
+        prompt_weights: Of each of the M prompts, from -1 to 1; None for a model without a pool.
+        distance: "cosine" or "poincare".
+    """
+
+    image: Path
+    known: Item | None
+    neighbours: tuple[Neighbour, ...]
+    prompt_weights: NDArray[np.float32] | None
+    distance: str
+
+
+def inspect_image(
+    folder: Path,
+    image: Path,
+    k: int = 8,
+    *,
+    model: Path | None = None,
+    weights: str | None = None,
+    device: DeviceConfig | None = None,
+) -> Inspection:
+    """Embed an image, and find its neighbours among the gallery that a run was measured on.
+
+    Args:
+        folder: A run folder, or one that ``unimetric evaluate`` wrote.
+        image: Any image; one of the measured ones is not its own neighbour.
+        k: How many neighbours.
+        model: Where the model is; None looks in the folder, and above it.
+        weights: The file of the backbone's weights, where nothing else knows it.
+        device: Where to compute.
+
+    Raises:
+        UserError: the image, the model or the vectors cannot be read, or ``k`` is below 1.
+    """
+    from unimetric.models.devices import choose_device
+    from unimetric.report.prompts import prompt_weights
+
+    device = device or DeviceConfig()
+    if k < 1:
+        raise UserError(f"-k is {k}: use 1 or more")
+    measured = read_run(folder, model=model, weights=weights, device=device)
+    place = model or model_folder(folder)
+    if place is None:
+        raise UserError(f"{folder} holds no model: name a run folder that unimetric train wrote, or add --model")
+    embedder = load_embedder(place, weights).to(choose_device(device.accelerator))
+    vector = embedder.encode([image], precision=device.precision)
+    gallery = measured.vectors.gallery
+    if vector.shape[1] != measured.vectors.gallery_vectors.shape[1]:
+        raise UserError(
+            f"{place} gives vectors of {vector.shape[1]} numbers, those of {folder} have "
+            f"{measured.vectors.gallery_vectors.shape[1]}: name the model that was measured with --model"
+        )
+    own, *files = identities([image, *(item.path for item in gallery)])
+    known = next((item for item, file in zip(gallery, files, strict=True) if file == own), None)
+    known = known or _among(measured.vectors.query, own)
+    candidates = np.array([row for row, file in enumerate(files) if file != own], dtype=np.int64)
+    if not len(candidates):
+        raise UserError(f"{folder}: the gallery holds nothing but {image} itself")
+    similarities, found = nearest_neighbours(
+        vector,
+        measured.vectors.gallery_vectors[candidates],
+        min(k, len(candidates)),
+        **distance_options(measured.geometry),
+    )
+    neighbours = tuple(
+        Neighbour(item := gallery[candidates[row]], float(value), known is not None and _class(item) == _class(known))
+        for row, value in zip(found[0].tolist(), similarities[0].tolist(), strict=True)
+    )
+    pool = prompt_weights(embedder, [image])
+    return Inspection(image, known, neighbours, None if pool is None else pool[0], measured.geometry.distance)
+
+
+def _among(items: tuple[Item, ...], file: str) -> Item | None:
+    found = identities(item.path for item in items)
+    return next((item for item, other in zip(items, found, strict=True) if other == file), None)
+
+
+def _class(item: Item) -> tuple[str, str]:
+    return item.dataset, item.label
+
+
+def print_inspection(inspection: Inspection, console: Console | None = None) -> None:
+    """Print the neighbours and the weights of the prompts to standard output."""
+    console = console or Console()
+    console.print(Text(_title(inspection), style="bold"), soft_wrap=True)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("", "cosine" if inspection.distance == "cosine" else "distance", "dataset", "label", "image", ""):
+        table.add_column(name, overflow="fold")
+    for rank, neighbour in enumerate(inspection.neighbours, 1):
+        mark = "" if inspection.known is None else "✓ right" if neighbour.right else "✗ wrong"
+        item = neighbour.item
+        values = (str(rank), _number(neighbour), short(item.dataset, 24), short(item.label, 32), str(item.path), mark)
+        # As text, because names may look like rich's markup.
+        table.add_row(*map(Text, values))
+    console.print(table)
+    if inspection.prompt_weights is None:
+        return
+    console.print(Text("weights of the prompts", style="bold"))
+    largest = float(np.abs(inspection.prompt_weights).max()) or 1.0
+    for number, weight in enumerate(inspection.prompt_weights.tolist(), 1):
+        bar = ("+" if weight >= 0 else "-") * round(20 * abs(weight) / largest)
+        console.print(Text(f"{number:3}  {weight:6.3f}  {bar}"))
+
+
+def _title(inspection: Inspection) -> str:
+    known = inspection.known
+    return f"{inspection.image}: " + (
+        f"{short(known.label, 60)} of {short(known.dataset, 40)}" if known else "not one of the measured images"
+    )
+
+
+def _number(neighbour: Neighbour) -> str:
+    value = neighbour.similarity
+    return f"{value if value > 0 else -value:.3f}"
+
+
+def write_inspection(inspection: Inspection, out: Path) -> None:
+    """Draw the image, its neighbours and the weights of its prompts as a PNG file.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    import matplotlib as mpl
+
+    from unimetric.report.svg import quiet
+
+    with mpl.rc_context({"text.parse_math": False, "font.size": 9}), quiet():
+        figure = _draw(inspection)
+        write_atomically(out, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
+
+
+_COLUMNS = 5
+
+
+def _draw(inspection: Inspection) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    weights = inspection.prompt_weights
+    rows = -(-(1 + len(inspection.neighbours)) // _COLUMNS)
+    extra = 1.7 if weights is not None else 0.0
+    figure = Figure(figsize=(1.75 * _COLUMNS, 2.35 * rows + extra), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(
+        rows + (weights is not None), _COLUMNS, height_ratios=[2.35] * rows + [extra] * (extra > 0)
+    )
+    known = inspection.known
+    _tile(figure.add_subplot(grid[0, 0]), inspection.image, "query\n" + (short(known.label, 22) if known else ""), None)
+    for number, neighbour in enumerate(inspection.neighbours, 1):
+        item = neighbour.item
+        right = None if known is None else neighbour.right
+        mark = "" if right is None else "✓ " if right else "✗ "
+        words = f"{mark}{_number(neighbour)} {short(item.dataset, 14)}\n{short(item.label, 22)}"
+        _tile(figure.add_subplot(grid[number // _COLUMNS, number % _COLUMNS]), item.path, words, right)
+    if weights is not None:
+        axes = figure.add_subplot(grid[rows, :])
+        axes.bar(np.arange(1, len(weights) + 1), weights, color="#2563a8")
+        axes.axhline(0, color="#888888", linewidth=0.8)
+        axes.set_xticks(np.arange(1, len(weights) + 1, max(1, len(weights) // 20)))
+        axes.set_xlabel("prompt")
+        axes.set_ylabel("weight")
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _tile(axes: Any, path: Path, words: str, right: bool | None) -> None:
+    """A picture with its words; framed solid green where it is right, dashed red where it is wrong."""
+    image = square(path, 192)
+    axes.imshow(np.full((192, 192, 3), 200, np.uint8) if image is None else np.asarray(image))
+    if image is None:
+        axes.text(96, 96, short(path.name, 22), ha="center", va="center", fontsize=7)
+    axes.set_title(words, fontsize=8)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    colour, style = {None: ("#545b66", "-"), True: ("#1a7f37", "-"), False: ("#c0202f", "--")}[right]
+    for spine in axes.spines.values():
+        spine.set(color=colour, linestyle=style, linewidth=3)

@@ -1,0 +1,60 @@
+"""From a template and its values to one HTML file that loads nothing and trusts no name."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from unimetric import __version__
+from unimetric.report.figures import short
+
+
+def render(template: str, values: dict[str, Any]) -> str:
+    """A page, with stylesheet and script inside, and a policy that allows these two and nothing else.
+
+    Args:
+        template: Its name in ``templates/``.
+        values: What it shows. Every string is escaped, but for `markupsafe.Markup`.
+    """
+    environment = Environment(
+        loader=PackageLoader("unimetric.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"short": short, "breakable": _breakable}
+    style, script = _file("style.css"), _file("map.js")
+    return environment.get_template(template).render(
+        values
+        | {
+            "style": Markup(style),  # noqa: S704 - a file of this package
+            "script": Markup(script),  # noqa: S704
+            "policy": _policy(style, script),
+            "version": __version__,
+        }
+    )
+
+
+def _breakable(text: str) -> Markup:
+    """Escaped, with room for a new line after each dot, slash and underscore."""
+    escaped = str(escape(text))
+    return Markup(re.sub(r"([./_])", r"\1<wbr>", escaped))  # noqa: S704 - has just been escaped
+
+
+def _file(name: str) -> str:
+    return (resources.files("unimetric.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
+    return (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
+        "base-uri 'none'; form-action 'none'"
+    )

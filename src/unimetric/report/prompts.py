@@ -1,0 +1,49 @@
+"""How much each prompt of a model's pool takes part, dataset by dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unimetric.errors import UserError
+from unimetric.models.embedder import Embedder, decoded_batches
+
+
+def prompt_weights(embedder: Embedder, paths: Sequence[Path], batch_size: int = 32) -> NDArray[np.float32] | None:
+    """The weights of the prompts of every image that can be read, float32 [N, M]; None for a model without a pool."""
+    rows = []
+    for pixels, _ in decoded_batches(paths, embedder.transform, batch_size, skip_unreadable=True):
+        if not pixels:
+            continue
+        images = embedder.transform.normalise(torch.stack(pixels).to(embedder.device))
+        weights = embedder.prompt_weights(images)
+        if weights is None:
+            return None
+        rows.append(weights.float().cpu().numpy())
+    if not rows:
+        raise UserError(f"none of {len(paths)} images can be read; the first is {paths[0]}")
+    return np.concatenate(rows)
+
+
+def average_prompt_weights(
+    embedder: Embedder, images: Mapping[str, Sequence[Path]], per_dataset: int = 200
+) -> dict[str, NDArray[np.float32]] | None:
+    """Each dataset's average weight of every prompt, float32 [M]; None for a model without a pool.
+
+    Args:
+        embedder: The model.
+        images: Of every dataset.
+        per_dataset: At most so many images of each, evenly spaced.
+    """
+    averages = {}
+    for dataset, paths in images.items():
+        step = np.linspace(0, len(paths) - 1, min(per_dataset, len(paths))).round().astype(int)
+        weights = prompt_weights(embedder, [paths[number] for number in step])
+        if weights is None:
+            return None
+        averages[dataset] = weights.mean(axis=0)
+    return averages

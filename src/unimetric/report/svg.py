@@ -1,0 +1,138 @@
+"""Figures drawn by matplotlib, as SVG that takes its colours from the page: light, dark or printed."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, FAINT = "#00fe01", "#00fe02"
+"""Stand for text, and for lines in the background; the page's stylesheet says what they look like."""
+
+SERIES = 8
+"""How many colours there are for datasets and runs, before they begin again."""
+
+_CLASSES = {INK: "ink", FAINT: "faint"} | {f"#00ff{number:02x}": f"s{number}" for number in range(SERIES)}
+
+_NAMESPACE = "{http://www.w3.org/2000/svg}"
+_LINK = "{http://www.w3.org/1999/xlink}href"
+
+
+def series_colour(number: int) -> str:
+    """Stands for the colour of the dataset or run of this number."""
+    return f"#00ff{number % SERIES:02x}"
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """matplotlib's settings for figures of a page: text stays text, and no name is read as a formula."""
+    import matplotlib as mpl
+
+    settings: dict[str, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "unimetric",
+        "svg.image_inline": True,
+        "text.parse_math": False,
+        "font.size": 9,
+        "axes.edgecolor": FAINT,
+        "axes.labelcolor": INK,
+        "axes.titlesize": 9,
+        "axes.titlecolor": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "text.color": INK,
+        "xtick.color": FAINT,
+        "ytick.color": FAINT,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+        "grid.color": FAINT,
+        "legend.frameon": False,
+    }
+    with mpl.rc_context(settings), quiet():
+        yield
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warning for each letter of a name that matplotlib's font lacks; a browser has it in another font."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+def to_svg(figure: Figure, name: str) -> str:
+    """The figure as an ``svg`` element, hidden from screen readers: the page says in words what it shows.
+
+    It has neither a ``style`` attribute nor a script, which a strict content security policy would refuse.
+
+    Args:
+        figure: Drawn with colours of this module.
+        name: Unique within the page; it comes before every id.
+    """
+    buffer = BytesIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    root = ElementTree.fromstring(buffer.getvalue())  # noqa: S314 - matplotlib has just written it
+    for parent in root.iter():
+        for child in list(parent):
+            if child.tag.endswith(("metadata", "style")):
+                parent.remove(child)
+    used = {match for element in root.iter() for match in _references(element)}
+    for element in root.iter():
+        _restyle(element)
+        _rename(element, name, used)
+    width, height = (float(root.attrib.pop(side).removesuffix("pt")) for side in ("width", "height"))
+    root.set("viewBox", f"0 0 {width:g} {height:g}")
+    root.set("aria-hidden", "true")
+    root.set("focusable", "false")
+    ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
+    ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _restyle(element: ElementTree.Element) -> None:
+    """Turn the ``style`` attribute into attributes, and this module's colours into classes."""
+    properties: dict[str, str] = {}
+    for declaration in element.attrib.pop("style", "").split(";"):
+        key, colon, text = declaration.partition(":")
+        if colon:
+            properties[key.strip()] = text.strip()
+    if font := properties.pop("font", None):
+        # The shorthand is no attribute; the page says which font.
+        if size := re.search(r"([\d.]+)px", font):
+            properties["font-size"] = size[1]
+        if "bold" in font or "700" in font:
+            properties["font-weight"] = "bold"
+    classes = []
+    for name in ("fill", "stroke"):
+        value = properties.get(name) or element.get(name)
+        if value in _CLASSES:
+            properties.pop(name, None)
+            element.attrib.pop(name, None)
+            classes.append(f"{name}-{_CLASSES[value]}")
+    if element.tag == f"{_NAMESPACE}text" and not any(name.startswith("fill") for name in classes):
+        classes.append("fill-ink")
+    if classes:
+        element.set("class", " ".join(classes))
+    for name, value in properties.items():
+        element.set(name, value)
+
+
+def _references(element: ElementTree.Element) -> list[str]:
+    found = [element.get(_LINK, ""), *element.attrib.values()]
+    return [match for value in found for match in re.findall(r"#([\w-]+)", value) if match]
+
+
+def _rename(element: ElementTree.Element, name: str, used: set[str]) -> None:
+    """Ids that nothing refers to go; the others get the figure's name before them."""
+    if (own := element.attrib.pop("id", None)) in used and own is not None:
+        element.set("id", f"{name}-{own}")
+    for attribute, value in element.attrib.items():
+        if attribute == _LINK or "url(#" in value:
+            element.set(attribute, value.replace("#", f"#{name}-", 1))

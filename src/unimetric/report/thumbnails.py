@@ -1,0 +1,40 @@
+"""Small pictures for pages: decoded, turned upright, shrunk, and carried inside the page."""
+
+from __future__ import annotations
+
+import base64
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, ImageOps, features
+
+from unimetric.data.images import ImageError, decode_image
+
+
+@lru_cache(maxsize=4096)
+def thumbnail(path: Path, side: int = 112) -> str | None:
+    """A ``data:`` address of the image on a square of ``side`` pixels; None if it cannot be read.
+
+    Neither the file's name nor anything else that it says of itself (place, camera, colour profile) is in it.
+    """
+    image = square(path, side)
+    if image is None:
+        return None
+    kind = "webp" if features.check("webp") else "jpeg"
+    buffer = BytesIO()
+    image.save(buffer, kind.upper(), quality=72)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def square(path: Path, side: int) -> Image.Image | None:
+    """The whole image on a square of ``side`` pixels, RGB, upright; None if it cannot be read."""
+    try:
+        image = decode_image(path)
+    except ImageError:
+        return None
+    image = ImageOps.contain(image, (side, side), Image.Resampling.BICUBIC)
+    # White, as transparent parts are: what the model reads has the same ground.
+    canvas = Image.new("RGB", (side, side), "white")
+    canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return canvas

@@ -1,0 +1,117 @@
+"""The vectors that numbers were measured on: kept beside ``metrics.json``, so that reports embed nothing again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from unimetric.data.catalog import Item, identities
+from unimetric.errors import UserError
+from unimetric.files import write_atomically
+
+VECTORS_FILE = "vectors.parquet"
+"""Its name in a run folder, and in a folder that ``unimetric evaluate`` writes."""
+
+_COLUMNS = ("path", "label", "dataset", "side", "vector")
+
+
+@dataclass(frozen=True)
+class MeasuredVectors:
+    """Queries and gallery of a measurement, in its order.
+
+    Attributes:
+        query: N items.
+        query_vectors: float32 [N, E].
+        gallery: G items; where every image is both, the very same tuple as ``query``.
+        gallery_vectors: float32 [G, E].
+    """
+
+    query: tuple[Item, ...]
+    query_vectors: NDArray[np.float32]
+    gallery: tuple[Item, ...]
+    gallery_vectors: NDArray[np.float32]
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The names of all datasets, in the order in which they first occur."""
+        return tuple(dict.fromkeys(item.dataset for item in (*self.query, *self.gallery)))
+
+    def identities(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+        """Which image each query and each gallery item is: its dataset and the file that its path leads to."""
+        return _identities(self.query), _identities(self.gallery)
+
+
+def _identities(items: Sequence[Item]) -> list[tuple[str, str]]:
+    return [(item.dataset, file) for item, file in zip(items, identities(item.path for item in items), strict=True)]
+
+
+def write_measured(path: Path, measured: MeasuredVectors) -> None:
+    """Write a Parquet file with the columns ``path``, ``label``, ``dataset``, ``side`` and ``vector``.
+
+    A row for every query, then one for every gallery item; where all images are both, one row each, whose ``side`` is
+    ``both``. ``vector`` holds E float32 numbers. What is no Unicode in a path or a label is written as ``\\udcNN``.
+
+    Raises:
+        UserError: full disk, no permission, missing folder.
+    """
+    if measured.gallery is measured.query:
+        items, vectors, sides = measured.query, measured.query_vectors, ["both"] * len(measured.query)
+    else:
+        items = (*measured.query, *measured.gallery)
+        vectors = np.concatenate([measured.query_vectors, measured.gallery_vectors])
+        sides = ["query"] * len(measured.query) + ["gallery"] * len(measured.gallery)
+    columns = {
+        "path": [_unicode(str(item.path)) for item in items],
+        "label": [_unicode(item.label) for item in items],
+        "dataset": [_unicode(item.dataset) for item in items],
+        "side": sides,
+        "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
+    }
+    table = pa.table(columns)
+    write_atomically(path, lambda temporary: pq.write_table(table, temporary))
+
+
+def read_measured(path: Path) -> MeasuredVectors:
+    """Read what `write_measured` wrote.
+
+    Raises:
+        UserError: the file is missing, damaged, or not of this kind.
+    """
+    again = "write it again with: unimetric evaluate"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; {again}")
+    try:
+        table = pq.read_table(path, columns=list(_COLUMNS))
+        values: dict[str, list[Any]] = {name: table[name].to_pylist() for name in _COLUMNS[:4]}
+        column = table["vector"].combine_chunks()
+        vectors = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+        vectors = vectors.reshape(len(column), -1)
+        items = [
+            Item(Path(name), label, dataset)
+            for name, label, dataset in zip(values["path"], values["label"], values["dataset"], strict=True)
+        ]
+    except (pa.ArrowException, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is no file of measured vectors ({reason}); {again}") from error
+    sides = np.array(values["side"], dtype=object)
+    if not set(sides) <= {"query", "gallery", "both"} or not len(sides) or not np.isfinite(vectors).all():
+        raise UserError(f"{path} is damaged: empty, an unknown side, or vectors that are not finite; {again}")
+    if set(sides) == {"both"}:
+        everything = tuple(items)
+        return MeasuredVectors(everything, vectors, everything, vectors)
+    query, gallery = (np.flatnonzero((sides == side) | (sides == "both")) for side in ("query", "gallery"))
+    return MeasuredVectors(
+        tuple(items[row] for row in query), vectors[query], tuple(items[row] for row in gallery), vectors[gallery]
+    )
+
+
+def _unicode(text: str) -> str:
+    """File names may hold bytes that are no UTF-8, which neither Parquet nor a page can hold."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

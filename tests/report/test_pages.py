@@ -1,0 +1,193 @@
+"""Pages as text, and in a real browser: nothing overflows, nothing is loaded, nothing is run that a name brings."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from runs import HOSTILE, LATIN_HOSTILE_FILE, make_run
+
+from unimetric.report.build import ReportOptions, write_report
+from unimetric.report.compare import compare_runs, write_comparison
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes, and the text outside of scripts and styles."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A report and a comparison full of hostile names, and a report of many datasets."""
+    root = tmp_path_factory.mktemp("pages")
+    run = make_run(root / "<b>run", HOSTILE, file=LATIN_HOSTILE_FILE.replace(".png", "{}.png"), noise=1.2)
+    pictures = root / "<b>run-pictures"
+    other = make_run(
+        root / "other", HOSTILE, file=LATIN_HOSTILE_FILE.replace(".png", "{}.png"), seed=5, pictures=pictures
+    )
+    next(pictures.glob("0/0/*.png")).unlink()
+    next(pictures.glob("1/0/*.png")).write_bytes(b"no image")
+    many = make_run(root / "many", tuple(f"dataset number {n}" for n in range(19)), classes=2, images=3)
+    written = {name: root / f"{name}.html" for name in ("report", "comparison", "many")}
+    write_report(run, written["report"], ReportOptions(mistakes=100))
+    write_comparison(compare_runs([run, other]), written["comparison"])
+    write_report(many, written["many"], ReportOptions(mistakes=1))
+    return written
+
+
+@pytest.mark.parametrize("name", ["report", "comparison", "many"])
+def test_a_page_holds_all_it_needs_and_allows_no_more(name: str, pages: dict[str, Path]) -> None:
+    parsed = Tags(pages[name].read_text())
+    for tag, attributes in parsed.tags:
+        for attribute, value in attributes.items():
+            assert not attribute.startswith("on"), "no handler"
+            assert attribute != "style", "the policy refuses it"
+            if attribute in ("href", "src", "xlink:href"):
+                assert value is not None
+                assert value.startswith(("#", "data:"))
+        if tag == "img":
+            assert attributes["alt"]
+        if tag == "th":
+            assert attributes["scope"] in ("row", "col")
+    policies = [a["content"] for _, a in parsed.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    assert len(policies) == 1
+    assert policies[0] is not None
+    assert policies[0].startswith("default-src 'none'; img-src data:; ")
+    assert "unsafe" not in policies[0]
+    ids = [a["id"] for _, a in parsed.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    targets = {a["href"] for _, a in parsed.tags if (a.get("href") or "").startswith("#")}
+    assert {str(target)[1:] for target in targets} <= set(ids)
+
+
+def test_names_are_text(pages: dict[str, Path]) -> None:
+    parsed = Tags(pages["report"].read_text())
+    assert [tag for tag, _ in parsed.tags].count("script") == 1
+    assert all(tag not in ("b",) or not attributes for tag, attributes in parsed.tags)
+    assert not any(attributes.get("src") == "x" for _, attributes in parsed.tags)
+    assert HOSTILE[0] in parsed.text
+    assert "{{ 7 * 7 }}" in parsed.text
+    assert "$x_1^{2$" in parsed.text
+    assert any(LATIN_HOSTILE_FILE.split(".")[0] in (attributes.get("alt") or "") for _, attributes in parsed.tags)
+
+
+def test_a_picture_that_is_gone_becomes_a_box_with_its_name(pages: dict[str, Path]) -> None:
+    boxes = [
+        attributes for _, attributes in Tags(pages["report"].read_text()).tags if attributes.get("class") == "missing"
+    ]
+    assert boxes
+    assert all((box["aria-label"] or "").startswith("Picture missing: ") for box in boxes)
+
+
+def test_pictures_are_upright(tmp_path: Path) -> None:
+    from unimetric.report.thumbnails import square
+
+    image = Image.new("RGB", (40, 20), "red")
+    image.paste("blue", (20, 0, 40, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    image.save(tmp_path / "turned.png", exif=exif)
+    shown = square(tmp_path / "turned.png", 40)
+    assert shown is not None
+    assert shown.getpixel((20, 5)) == (255, 0, 0)
+    assert shown.getpixel((20, 35)) == (0, 0, 255)
+    assert shown.getpixel((2, 20)) == (255, 255, 255)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("no chromium: install it with apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def opened(browser: Any, request: pytest.FixtureRequest) -> Iterator[tuple[Any, list[str]]]:
+    """A page of the width asked for, and what went wrong in it."""
+    context = browser.new_context(viewport={"width": request.param, "height": 800})
+    page, troubles = context.new_page(), []
+    page.on("console", lambda message: troubles.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
+    page.on("dialog", lambda dialog: troubles.append("dialog") or dialog.dismiss())
+    page.on(
+        "request",
+        lambda asked: None if asked.url.startswith(("data:", "file:")) else troubles.append(f"request: {asked.url}"),
+    )
+    yield page, troubles
+    context.close()
+
+
+# Tables may be wider than the page where they scroll by themselves.
+OVERFLOWING = """() => [...document.body.querySelectorAll("*")].filter((element) => {
+  if (element.closest(".scroll") && !element.matches(".scroll")) return false;
+  if (element.closest("svg") && !element.matches("svg")) return false;
+  const box = element.getBoundingClientRect();
+  return box.right > document.documentElement.clientWidth + 1 || box.left < -1;
+}).map((element) => element.outerHTML.slice(0, 200))"""
+
+
+@pytest.mark.parametrize("opened", [320, 768, 1280], indirect=True)
+@pytest.mark.parametrize("name", ["report", "comparison", "many"])
+def test_in_a_browser(name: str, opened: tuple[Any, list[str]], pages: dict[str, Path]) -> None:
+    page, troubles = opened
+    requested = []
+    page.on("request", lambda asked: requested.append(asked.url))
+    page.goto(pages[name].as_uri())
+    page.wait_for_function("() => [...document.images].every((image) => image.complete)")
+    assert [url for url in requested if not url.startswith("data:")] == [pages[name].as_uri()]
+    assert page.evaluate("() => document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert page.evaluate(OVERFLOWING) == []
+    sizes = page.evaluate("() => [...document.images].map((image) => [image.naturalWidth, image.width])")
+    assert all(natural > 0 and shown > 0 for natural, shown in sizes)
+    if name == "report":
+        assert sizes
+    drawn = page.evaluate(
+        "() => [...document.querySelectorAll('figure > svg')].map((svg) => [...svg.querySelectorAll('path, use')]"
+        ".filter((mark) => mark.getBoundingClientRect().width > 0).length)"
+    )
+    assert drawn
+    assert all(count > 3 for count in drawn)
+    assert troubles == []
+
+
+@pytest.mark.parametrize("opened", [1280], indirect=True)
+def test_the_map_says_what_a_point_is(opened: tuple[Any, list[str]], pages: dict[str, Path]) -> None:
+    page, troubles = opened
+    page.goto(pages["many"].as_uri())
+    page.locator("#map").scroll_into_view_if_needed()
+    page.locator("#map use").first.hover(force=True)
+    assert "dataset number" in page.locator("#map-words").inner_text()
+    assert page.locator("#map use.on").count() == 1
+    assert troubles == []
+
+
+def test_without_scripts_points_keep_their_words(browser: Any, pages: dict[str, Path]) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(pages["many"].as_uri())
+    assert page.locator("#map-words").is_hidden()
+    assert page.locator("#map use title").count() == 19 * 6
+    context.close()
