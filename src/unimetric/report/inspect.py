@@ -17,10 +17,12 @@ from unimetric.data.catalog import Item, identities
 from unimetric.errors import UserError
 from unimetric.evaluation import nearest_neighbours
 from unimetric.files import write_atomically
-from unimetric.report.analysis import Neighbour, distance_options
+from unimetric.measure import distance_options
+from unimetric.report.analysis import Neighbour
 from unimetric.report.collect import load_embedder, model_folder, read_run
 from unimetric.report.figures import short
 from unimetric.report.thumbnails import square
+from unimetric.report.words import similarity
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def print_inspection(inspection: Inspection, console: Console | None = None) -> 
     for rank, neighbour in enumerate(inspection.neighbours, 1):
         mark = "" if inspection.known is None else "✓ right" if neighbour.right else "✗ wrong"
         item = neighbour.item
-        values = (str(rank), _number(neighbour), short(item.dataset, 24), short(item.label, 32), str(item.path), mark)
+        value = similarity(neighbour.similarity, inspection.distance)
+        values = (str(rank), value, short(item.dataset, 24), short(item.label, 32), str(item.path), mark)
         # As text, because names may look like rich's markup.
         table.add_row(*map(Text, values))
     console.print(table)
@@ -140,11 +143,6 @@ def _title(inspection: Inspection) -> str:
     return f"{inspection.image}: " + (
         f"{short(known.label, 60)} of {short(known.dataset, 40)}" if known else "not one of the measured images"
     )
-
-
-def _number(neighbour: Neighbour) -> str:
-    value = neighbour.similarity
-    return f"{value if value > 0 else -value:.3f}"
 
 
 def write_inspection(inspection: Inspection, out: Path) -> None:
@@ -183,7 +181,8 @@ def _draw(inspection: Inspection) -> Any:
         item = neighbour.item
         right = None if known is None else neighbour.right
         mark = "" if right is None else "✓ " if right else "✗ "
-        words = f"{mark}{_number(neighbour)} {short(item.dataset, 14)}\n{short(item.label, 22)}"
+        value = similarity(neighbour.similarity, inspection.distance)
+        words = f"{mark}{value} {short(item.dataset, 14)}\n{short(item.label, 22)}"
         _tile(figure.add_subplot(grid[number // _COLUMNS, number % _COLUMNS]), item.path, words, right)
     if weights is not None:
         axes = figure.add_subplot(grid[rows, :])
