@@ -85,6 +85,7 @@ def _train(options: Namespace) -> int:
     elif metrics:
         print_results([(config.model.method, metrics)])
         _say(f"The model is in {folder.model}, the numbers in {folder.metrics}.")
+        _say(f"For a page with the mistakes: unimetric report {folder.path}")
     return 0
 
 
@@ -251,6 +252,7 @@ def _demo(options: Namespace) -> int:
         return 130
     print_results(rows)
     _say(f"The run is in {options.out}: model/ to load, metrics.json, log.jsonl, config.yaml.")
+    _say(f"The page with the mistakes is {Path(options.out) / 'report.html'}: open it in a browser.")
     return 0
 
 

@@ -20,7 +20,10 @@ from unimetric.report.numbers import confusion, headline, metric_rows, spread_ro
 from unimetric.report.page import render
 from unimetric.report.space import map_values
 from unimetric.report.thresholds import threshold_values
-from unimetric.report.words import flattened
+from unimetric.report.words import flattened, two_digits
+
+REPORT = "report.html"
+"""The name of a run's report in its folder."""
 
 _PROMPT_IMAGES = 200
 _SKIPPED_SHOWN = 100
@@ -187,7 +190,7 @@ def _prompts(
         return None, [f"The weights of the prompts are left out: {error}."]
     if averages is None:
         return None, []
-    rows = [{"name": name, "values": [f"{value:.2f}" for value in values]} for name, values in averages.items()]
+    rows = [{"name": name, "values": [two_digits(value) for value in values]} for name, values in averages.items()]
     figure = _svg(prompt_figure(averages, "prompts"))
     count = len(next(iter(averages.values())))
     return {"figure": figure, "rows": rows, "count": count, "images": _PROMPT_IMAGES}, []

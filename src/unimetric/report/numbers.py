@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from unimetric.report.analysis import Analysis
-from unimetric.report.words import cell, percent, spread
+from unimetric.report.words import cell, percent, spread, two_digits
 
 
 def tiles(analysis: Analysis) -> list[dict[str, str]]:
@@ -88,12 +88,10 @@ def spread_rows(numbers: Mapping[str, Any]) -> dict[str, Any]:
         {
             "name": name,
             "total": number == len(parts) - 1,
-            "values": [_two_digits(values[measure]) for measure in ("alignment", "uniformity")],
+            "values": [
+                "–" if values[part] is None else two_digits(values[part]) for part in ("alignment", "uniformity")
+            ],
         }
         for number, (name, values) in enumerate(parts)
     ]
     return {"rows": rows, "sampled": any(values["sampled"] for _, values in parts)}
-
-
-def _two_digits(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}".replace("-", "−")

@@ -68,7 +68,7 @@ def _point(values: Mapping[str, Any], rate: float) -> Mapping[str, Any]:
 
 def _cell(point: Mapping[str, Any], distance: str) -> dict[str, str]:
     if point["threshold"] is None:
-        return {"text": "–", "words": f"of {point['impostors_needed']:,} queries"}
+        return {"text": "–", "words": f"takes {point['impostors_needed']:,} queries"}
     identified = point["identified"]
     words = "" if identified is None else f"finds {percent(identified)} %"
     return {"text": similarity(point["threshold"], distance), "words": words}

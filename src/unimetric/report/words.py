@@ -27,6 +27,15 @@ def cell(score: Score) -> dict[str, str]:
     return {"text": percent(score.value), "interval": spread(score)}
 
 
+def two_digits(value: float) -> str:
+    """A number with two digits, never minus zero.
+
+    >>> two_digits(-0.001), two_digits(-2.5)
+    ('0.00', '−2.50')
+    """
+    return f"{round(float(value), 2) + 0.0:.2f}".replace("-", "−")
+
+
 def similarity(value: float, distance: str) -> str:
     """A similarity with three digits: a cosine as it is, minus a hyperbolic distance as the distance.
 
