@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -104,8 +105,14 @@ def test_compare(run: Path, copy: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert unimetric("compare", run, copy, "--out", tmp_path / "page.html") == 0
     out = capsys.readouterr().out
     # The same run twice: no difference, and no probability either way.
-    assert out.count("+0.0, P 0.500") == 4
-    assert (tmp_path / "page.html").read_text().count("+0.0, P 0.500") == 4
+    assert len(re.findall(r"0\.0 \[0\.0, 0\.0\] +P 0\.500\n", out)) == 4
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<small>0.0 [0.0, 0.0]</small><small>P 0.500</small>") == 4
+    # The intervals are those of metrics.json, to the digit.
+    for part in ("harmonic", "unified"):
+        low, high = (f"{100 * end:.1f}" for end in read_json(run / "metrics.json")["intervals"][part]["recall@1"])
+        assert f"[{low}, {high}]" in out
+        assert f"{low}–{high}" in page
 
 
 def test_runs_on_different_images_are_not_compared(
