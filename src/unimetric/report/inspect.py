@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,17 +120,21 @@ def print_inspection(inspection: Inspection, console: Console | None = None) -> 
     """Print the neighbours and the weights of the prompts to standard output."""
     console = console or Console()
     console.print(Text(_title(inspection), style="bold"), soft_wrap=True)
+    folder = _common_folder([neighbour.item.path for neighbour in inspection.neighbours])
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("", "cosine" if inspection.distance == "cosine" else "distance", "dataset", "label", "image", ""):
+    for name in ("", "cosine" if inspection.distance == "cosine" else "distance", "", "dataset", "label", "image"):
         table.add_column(name, overflow="fold")
     for rank, neighbour in enumerate(inspection.neighbours, 1):
         mark = "" if inspection.known is None else "✓ right" if neighbour.right else "✗ wrong"
         item = neighbour.item
         value = similarity(neighbour.similarity, inspection.distance)
-        values = (str(rank), value, short(item.dataset, 24), short(item.label, 32), str(item.path), mark)
+        path = str(item.path.relative_to(folder)) if folder else str(item.path)
+        values = (str(rank), value, mark, short(item.dataset, 24), short(item.label, 32), short(path, 500))
         # As text, because names may look like rich's markup.
         table.add_row(*map(Text, values))
     console.print(table)
+    if folder:
+        console.print(Text(f"images in {folder}"), soft_wrap=True)
     if inspection.prompt_weights is None:
         return
     console.print(Text("weights of the prompts", style="bold"))
@@ -136,6 +142,15 @@ def print_inspection(inspection: Inspection, console: Console | None = None) -> 
     for number, weight in enumerate(inspection.prompt_weights.tolist(), 1):
         bar = ("+" if weight >= 0 else "-") * round(20 * abs(weight) / largest)
         console.print(Text(f"{number:3}  {weight:6.3f}  {bar}"))
+
+
+def _common_folder(paths: Sequence[Path]) -> Path | None:
+    """The folder that all paths lie in; None if they have none, or nothing but the root, in common."""
+    try:
+        folder = Path(os.path.commonpath([path.parent for path in paths]))
+    except ValueError:  # relative paths beside absolute ones
+        return None
+    return None if folder in (Path(folder.anchor), Path()) else folder
 
 
 def _title(inspection: Inspection) -> str:
