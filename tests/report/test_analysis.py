@@ -147,7 +147,7 @@ def test_a_threshold_needs_enough_queries(tmp_path: Path) -> None:
     values = threshold_values(analyse(read_run(make_run(tmp_path / "run", ("a", "b", "c")))))
     assert values["rates"] == ["10 %"]
     assert [row["cells"][0]["text"] == "–" for row in values["rows"]] == [True, True, True, False]
-    assert values["unreached"] == "1 % (300) and 0.1 % (3,000) and 0.01 % (30,000)"
+    assert values["unreached"] == "1 % (300), 0.1 % (3,000), 0.01 % (30,000)"
 
 
 def test_vectors_of_another_measurement_are_refused(tmp_path: Path) -> None:

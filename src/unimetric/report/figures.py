@@ -89,7 +89,7 @@ def roc_figure(curves: Sequence[tuple[Mapping[str, Any], float, int | None]], na
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter("")
         axes.set_xlabel("false matches, % (logarithmic)")
-        axes.set_ylabel("known items that match, %")
+        axes.set_ylabel("items that are there and match, %")
         axes.grid(linewidth=0.5)
         axes.tick_params(length=0, which="both")
         return to_svg(figure, name)

@@ -46,9 +46,9 @@ def threshold_values(analysis: Analysis) -> dict[str, Any]:
             }
             for number, (name, values) in enumerate(parts)
         ],
-        "compared": "at least" if distance == "cosine" else "at most",
+        "compared": "below" if distance == "cosine" else "above",
         "measure": "cosine" if distance == "cosine" else "hyperbolic distance",
-        "unreached": " and ".join(
+        "unreached": ", ".join(
             f"{_rate(point['wanted_false_match_rate'])} ({point['impostors_needed']:,})" for point in unreached
         ),
         "queries": thresholds["unified"]["impostors"],
