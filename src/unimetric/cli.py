@@ -114,6 +114,7 @@ def _evaluate(options: Namespace) -> int:
         metrics = evaluate_model(config, model, out)
     print_results([(metrics["model"]["method"], metrics)])
     _say(f"The numbers are in {out / 'metrics.json'}.")
+    _say(f"For a page with the mistakes: unimetric report {out}")
     return 0
 
 
