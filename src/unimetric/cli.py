@@ -253,7 +253,9 @@ def _demo(options: Namespace) -> int:
         return 130
     print_results(rows)
     _say(f"The run is in {options.out}: model/ to load, metrics.json, log.jsonl, config.yaml.")
-    _say(f"The page with the mistakes is {Path(options.out) / 'report.html'}: open it in a browser.")
+    page = Path(options.out).expanduser() / "report.html"
+    if page.is_file():
+        _say(f"The page with the mistakes is {page}: open it in a browser.")
     return 0
 
 

@@ -42,8 +42,8 @@ def run_demo(config: RunConfig, out: Path) -> list[tuple[str, dict[str, Any]]]:
     )
     frozen = evaluate_model(replace(config, model=model), None, out / "frozen")
     trained = train(config, folder, resume=resume)
-    # As seen from the training, a demo of several processes ends in the first of them only.
-    if trained:
+    # Where several processes train, only the first has numbers; and none has, if no class was held out.
+    if trained.get("unified"):
         say("Writing the report")
         write_report(out, out / REPORT, device=config.device)
     return [("frozen", frozen), (config.model.method, trained)]
