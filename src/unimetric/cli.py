@@ -85,6 +85,7 @@ def _train(options: Namespace) -> int:
     elif metrics:
         print_results([(config.model.method, metrics)])
         _say(f"The model is in {folder.model}, the numbers in {folder.metrics}.")
+        _say(f"For a page with the mistakes: unimetric report {folder.path}")
     return 0
 
 
@@ -113,6 +114,7 @@ def _evaluate(options: Namespace) -> int:
         metrics = evaluate_model(config, model, out)
     print_results([(metrics["model"]["method"], metrics)])
     _say(f"The numbers are in {out / 'metrics.json'}.")
+    _say(f"For a page with the mistakes: unimetric report {out}")
     return 0
 
 
@@ -251,6 +253,9 @@ def _demo(options: Namespace) -> int:
         return 130
     print_results(rows)
     _say(f"The run is in {options.out}: model/ to load, metrics.json, log.jsonl, config.yaml.")
+    page = Path(options.out).expanduser() / "report.html"
+    if page.is_file():
+        _say(f"The page with the mistakes is {page}: open it in a browser.")
     return 0
 
 

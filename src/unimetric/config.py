@@ -41,8 +41,8 @@ class DataConfig:
         few_shot: Images per train class, drawn with ``split_seed`` and never the same twice; null takes all.
         train_images: Most train images of a dataset, by its name, drawn evenly over its classes; the name ``*``
             stands for every dataset that is not named.
-        strict: Stop at the first image that cannot be read, instead of naming, counting and skipping it
-            (``--strict`` for short).
+        strict: Stop at the first image that cannot be read, and at a query without another image of its class in the
+            gallery, instead of counting and leaving them out (``--strict`` for short).
         workers: Processes that decode images during training; ``auto`` is one per core, at most 8.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from unimetric.data.catalog import Item, identities
 from unimetric.data.images import ImageError
 from unimetric.errors import UserError
-from unimetric.evaluation import evaluate
+from unimetric.evaluation import Report, evaluate
 from unimetric.geometry import Geometry, PoincareBall
 from unimetric.progress import progress_bar
 from unimetric.vectors import MeasuredVectors
@@ -123,9 +124,12 @@ def measure(
     Two paths that lead to one file through links are one image.
 
     Raises:
-        UserError: an image cannot be read and ``strict`` is set, or nothing can be measured.
+        UserError: ``strict`` is set and an image cannot be read or a query has no other image of its class in the
+            gallery; or nothing can be measured.
     """
     start = time.perf_counter()
+    if strict:
+        check_positives(query, gallery)
     # An image may be query and gallery at once; its file within its dataset is its identity.
     identity = dict(zip((*query, *gallery), _identities([*query, *gallery]), strict=True))
     distinct = list({identity[item]: item for item in (*query, *gallery)}.values())
@@ -135,35 +139,82 @@ def measure(
     row = {identity[item]: index for index, item in enumerate(embedded.items)}
     query = [item for item in query if identity[item] in row]
     gallery = [item for item in gallery if identity[item] in row]
-    geometry = embedder.geometry
     query_vectors, gallery_vectors = (
         embedded.vectors[[row[identity[item]] for item in side]] for side in (query, gallery)
     )
-    report = evaluate(
-        query_vectors,
-        [item.label for item in query],
-        [item.dataset for item in query],
-        gallery=(
-            gallery_vectors,
-            [item.label for item in gallery],
-            [item.dataset for item in gallery],
-        ),
-        ks=tuple(ks),
-        ids=[identity[item] for item in query],
-        gallery_ids=[identity[item] for item in gallery],
-        distance=geometry.distance,
-        curvature=geometry.curvature if isinstance(geometry, PoincareBall) else PoincareBall.curvature,
-        mean_average_precision=mean_average_precision,
-    )
-    metrics = report.to_dict()
-    metrics["counts"]["skipped_files"] = len(embedded.skipped)
-    metrics["seconds"] = round(time.perf_counter() - start, 2)
     items = tuple(query)
     same = items == tuple(gallery)
     vectors = MeasuredVectors(
         items, query_vectors, items if same else tuple(gallery), query_vectors if same else gallery_vectors
     )
+    report = evaluate_vectors(vectors, embedder.geometry, ks=ks, mean_average_precision=mean_average_precision)
+    metrics = report.to_dict()
+    metrics["counts"]["skipped_files"] = len(embedded.skipped)
+    metrics["seconds"] = round(time.perf_counter() - start, 2)
     return Measurement(metrics, embedded.skipped, vectors)
+
+
+def evaluate_vectors(
+    vectors: MeasuredVectors,
+    geometry: Geometry,
+    *,
+    ks: Sequence[int] = (1, 2, 4, 8),
+    mean_average_precision: bool = False,
+) -> Report:
+    """Evaluate what was embedded: the same vectors give the same report, bit by bit.
+
+    Args:
+        vectors: Queries and gallery; an image is excluded from its own neighbours.
+        geometry: Where the vectors lie, which says what is near.
+        ks: The k of every Recall@k. Recall@1 is measured in any case.
+        mean_average_precision: Whether to measure mAP, too.
+
+    Raises:
+        UserError: nothing can be measured.
+    """
+    query_ids, gallery_ids = vectors.identities()
+    return evaluate(
+        vectors.query_vectors,
+        [item.label for item in vectors.query],
+        [item.dataset for item in vectors.query],
+        gallery=(
+            vectors.gallery_vectors,
+            [item.label for item in vectors.gallery],
+            [item.dataset for item in vectors.gallery],
+        ),
+        ks=tuple(ks) if 1 in ks else (1, *ks),
+        ids=query_ids,
+        gallery_ids=gallery_ids,
+        mean_average_precision=mean_average_precision,
+        **distance_options(geometry),
+    )
+
+
+def distance_options(geometry: Geometry) -> dict[str, Any]:
+    """What `evaluate` and `nearest_neighbours` have to know of a geometry."""
+    curvature = geometry.curvature if isinstance(geometry, PoincareBall) else PoincareBall.curvature
+    return {"distance": geometry.distance, "curvature": curvature}
+
+
+def check_positives(query: Sequence[Item], gallery: Sequence[Item]) -> None:
+    """Check that each query has another image of its class in the gallery: what ``--strict`` asks for.
+
+    Raises:
+        UserError: one has not; the first one is named.
+    """
+    members = Counter((item.dataset, item.label) for item in gallery)
+    searched = set(_identities(gallery))
+    missing = [
+        item
+        for item, own in zip(query, _identities(query), strict=True)
+        if members[item.dataset, item.label] - (own in searched) < 1
+    ]
+    if missing:
+        first = missing[0]
+        raise UserError(
+            f"{first.path}: the gallery holds no other image of its class {first.label!r} of {first.dataset!r}, as of "
+            f"{len(missing)} of {len(query)} queries: add images of these classes, or leave out --strict to count them"
+        )
 
 
 def _identities(items: Sequence[Item]) -> list[tuple[str, str]]:

@@ -44,6 +44,9 @@ def test_it_compares_the_frozen_backbone_with_puma(config: RunConfig, tmp_path: 
     assert (frozen_name, name) == ("frozen", "puma")
     assert frozen == read_json(tmp_path / "run/frozen/metrics.json")
     assert trained == read_json(tmp_path / "run/metrics.json")
+    page = (tmp_path / "run/report.html").read_text()
+    assert f"{100 * trained['unified']['recall@1']:.1f}" in page
+    assert "The most confident mistakes" in page
     assert (frozen["model"]["method"], frozen["model"]["trainable_parameters"]) == ("frozen", 0)
     assert (trained["model"]["method"], trained["training_steps"]) == ("puma", 12)
     assert frozen["model"]["fingerprint"] == trained["model"]["fingerprint"]
@@ -71,7 +74,9 @@ def test_stopped_it_says_to_run_it_again(
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == ("unimetric: stopped after step 7 of 12, nothing is lost; run the same command again to go on")
     assert unimetric(*command) == 0
-    assert "after step 7 of 12" in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert "after step 7 of 12" in errors
+    assert f"The page with the mistakes is {tmp_path / 'run/report.html'}" in errors.replace("\n", "")
 
 
 @pytest.mark.parametrize("other", ["options", "version"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -100,12 +101,54 @@ def test_refusals(
     assert set(run.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ({"metrics.json": b"no json"}, "unimetric evaluate"),
+        ({"metrics.json": b'{"unified": {"recall@1": 1.0}}'}, "lacks separate, harmonic, counts, model"),
+        ({"metrics.json": None}, "unimetric train --resume"),
+        ({"vectors.parquet": b"no parquet"}, "unimetric evaluate"),
+        ({"vectors.parquet": None, "model": None}, "name the model with --model"),
+        ({"model.method": None}, "does not say of which model it is"),
+        ({"vectors.parquet": None, "config.yaml": None, "configuration": None}, "unimetric evaluate MODEL --out"),
+    ],
+)
+def test_a_run_that_lacks_something_names_the_command_that_makes_it(
+    damage: dict[str, bytes | None], words: str, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = read_json(copy / "metrics.json")
+    for name, content in damage.items():
+        if name == "configuration":
+            del metrics["configuration"]
+        elif name == "model.method":
+            del metrics["model"]["method"]
+        elif content is not None:
+            (copy / name).write_bytes(content)
+        elif (copy / name).is_dir():
+            shutil.rmtree(copy / name)
+        else:
+            (copy / name).unlink()
+    if "metrics.json" not in damage:
+        (copy / "metrics.json").write_text(json.dumps(metrics))
+    assert unimetric("report", copy) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("unimetric: error: ")
+    assert words in error
+    assert not (copy / "report.html").exists()
+
+
 def test_compare(run: Path, copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert unimetric("compare", run, copy, "--out", tmp_path / "page.html") == 0
     out = capsys.readouterr().out
     # The same run twice: no difference, and no probability either way.
-    assert out.count("+0.0, P 0.500") == 4
-    assert (tmp_path / "page.html").read_text().count("+0.0, P 0.500") == 4
+    assert len(re.findall(r"0\.0 \[0\.0, 0\.0\] +P 0\.500\n", out)) == 4
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<small>0.0 [0.0, 0.0]</small><small>P 0.500</small>") == 4
+    # The intervals are those of metrics.json, to the digit.
+    for part in ("harmonic", "unified"):
+        low, high = (f"{100 * end:.1f}" for end in read_json(run / "metrics.json")["intervals"][part]["recall@1"])
+        assert f"[{low}, {high}]" in out
+        assert f"{low}–{high}" in page
 
 
 def test_runs_on_different_images_are_not_compared(

@@ -89,6 +89,20 @@ def test_names_are_text(pages: dict[str, Path]) -> None:
     assert any(LATIN_HOSTILE_FILE.split(".")[0] in (attributes.get("alt") or "") for _, attributes in parsed.tags)
 
 
+def test_every_section_is_there(pages: dict[str, Path]) -> None:
+    parsed = Tags(pages["report"].read_text())
+    sections = [attributes["id"] for tag, attributes in parsed.tags if tag == "section"]
+    linked = [str(attributes["href"])[1:] for tag, attributes in parsed.tags if tag == "a"]
+    assert sections == linked
+    assert {"numbers", "confusion", "thresholds", "space", "mistakes", "worst", "skipped", "origin"} <= set(sections)
+    classes = [str(attributes.get("class")) for _, attributes in parsed.tags]
+    assert classes.count("worst") == len(HOSTILE)
+    # A curve for each dataset, and one for the union.
+    assert classes.count("line") == len(HOSTILE) + 1
+    for words in ("not in the catalogue", "Equal error rate", "Alignment", "Uniformity", "Taken for"):
+        assert words in parsed.text
+
+
 def test_a_picture_that_is_gone_becomes_a_box_with_its_name(pages: dict[str, Path]) -> None:
     boxes = [
         attributes for _, attributes in Tags(pages["report"].read_text()).tags if attributes.get("class") == "missing"
@@ -149,7 +163,7 @@ OVERFLOWING = """() => [...document.body.querySelectorAll("*")].filter((element)
 }).map((element) => element.outerHTML.slice(0, 200))"""
 
 
-@pytest.mark.parametrize("opened", [320, 768, 1280], indirect=True)
+@pytest.mark.parametrize("opened", [320, 360, 768, 1280], indirect=True)
 @pytest.mark.parametrize("name", ["report", "comparison", "many"])
 def test_in_a_browser(name: str, opened: tuple[Any, list[str]], pages: dict[str, Path]) -> None:
     page, troubles = opened
@@ -190,4 +204,23 @@ def test_without_scripts_points_keep_their_words(browser: Any, pages: dict[str, 
     page.goto(pages["many"].as_uri())
     assert page.locator("#map-words").is_hidden()
     assert page.locator("#map use title").count() == 19 * 6
+    # All the rest is there as well: nothing waits to be opened or drawn.
+    assert page.evaluate(
+        "() => [...document.querySelectorAll('section, table, figure, img')].every((part) => part.checkVisibility())"
+    )
+    assert page.locator("details, canvas, noscript").count() == 0
     context.close()
+
+
+@pytest.mark.parametrize("name", ["report", "comparison"])
+def test_in_print(name: str, browser: Any, pages: dict[str, Path]) -> None:
+    """On a sheet of A4 with margins, no figure, picture or table of the page itself is cut off at the right."""
+    page = browser.new_page(viewport={"width": 700, "height": 1000})
+    page.emulate_media(media="print")
+    page.goto(pages[name].as_uri())
+    assert page.evaluate(
+        "() => [...document.querySelectorAll('figure, img, .tiles, .worst, .plain')].every("
+        "(part) => part.getBoundingClientRect().right <= document.documentElement.clientWidth + 1)"
+    )
+    assert page.locator("nav").is_hidden()
+    page.close()

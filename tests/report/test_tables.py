@@ -122,3 +122,58 @@ def test_what_the_packaged_backbone_is() -> None:
 def test_a_run_that_was_not_measured_has_dashes() -> None:
     rows = [("puma", metrics({}, 0, 0) | {"harmonic": None, "unified": None})]
     assert cells(rendered(rows, 80)[3])[1:3] == ["–", "–"]
+
+
+def with_intervals(separate: dict[str, float]) -> dict[str, Any]:
+    ends = {"recall@1": [0.401, 0.4459]}
+    return metrics(
+        separate,
+        0.424,
+        0.41,
+        intervals={
+            "separate": dict.fromkeys(separate, ends),
+            "harmonic": ends,
+            "unified": {"recall@1": [0.0, 1.0]},
+            "unified_gap": dict.fromkeys(separate, (0.0, 0.0123)),
+        },
+        unified_gap=dict.fromkeys(separate, 0.0051),
+    )
+
+
+def test_one_model_has_intervals_and_what_it_loses_in_the_union() -> None:
+    lines = rendered([("puma", with_intervals({"birds": 0.4237, "cars": 1.0}))], 80)
+    assert lines[0].strip() == "Recall@1, % [95 % interval]"
+    assert [cells(line) for line in lines[1:2] + lines[3:9]] == [
+        ["puma", "lost in the union"],
+        ["birds", "42.4 [40.1, 44.6]", "0.5 [0.0, 1.2]"],
+        ["cars", "100.0 [40.1, 44.6]", "0.5 [0.0, 1.2]"],
+        ["harmonic", "42.4 [40.1, 44.6]"],
+        ["unified", "41.0 [0.0, 100.0]"],
+        ["trained", "2.49 M"],
+        ["time", "0:05"],
+    ]
+
+
+def test_intervals_go_where_there_is_no_room_for_them() -> None:
+    rows = [("puma", with_intervals(dict.fromkeys(("birds", "cars"), 0.4)))]
+    width = max(map(len, rendered(rows, 200)[:9]))
+    assert "[40.1, 44.6]" in rendered(rows, width)[3]
+    assert cells(rendered(rows, width - 1)[3]) == ["birds", "40.0", "0.5"]
+
+
+def test_several_models_have_rows_columns_and_at_last_no_intervals() -> None:
+    rows = [(name, with_intervals(dict.fromkeys(("birds", "cars"), 0.4))) for name in ("frozen", "puma")]
+    assert cells(rendered(rows, 120)[3])[:2] == ["frozen", "40.0 [40.1, 44.6]"]
+    assert cells(rendered(rows, 60)[3]) == ["birds", "40.0 [40.1, 44.6]", "40.0 [40.1, 44.6]"]
+    assert cells(rendered(rows, 30)[3]) == ["birds", "40.0", "40.0"]
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 200])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_no_line_of_eight_domains_is_wider_than_the_terminal(count: int, width: int) -> None:
+    names = ("birds", "cars", "products", "clothes", "food", "signs", "art", "plants")
+    rows = [(f"m{number}", with_intervals(dict.fromkeys(names, 1.0))) for number in range(count)]
+    lines = rendered(rows, width)[: -count or None]
+    assert max(map(len, lines)) <= width
+    starts = [line.split()[0] for line in lines if line.strip()]
+    assert set(names) <= set(starts) or {"m0"} <= set(starts)

@@ -1,4 +1,4 @@
-"""The demo: PUMA against the frozen backbone, on images that pip installs."""
+"""The demo: PUMA against the frozen backbone, on images that pip installs, and a page with the mistakes."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from typing import Any
 from unimetric.commands.evaluate import evaluate_model
 from unimetric.config import ModelConfig, RunConfig
 from unimetric.errors import UserError
+from unimetric.progress import say
+from unimetric.report.build import REPORT, write_report
 from unimetric.training.loop import train
 from unimetric.training.run import RunFolder
 
 
 def run_demo(config: RunConfig, out: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Measure the frozen backbone, train and measure PUMA, both as configured; the demo data is built if need be.
+    """Measure the frozen backbone, train and measure PUMA, both as configured, and write PUMA's report.
+
+    The demo data is built if need be.
 
     A demo that was stopped goes on where it was.
 
     Args:
         config: Every option; without sources, the demo data.
-        out: The run folder; the frozen backbone's numbers go into ``frozen/`` in it.
+        out: The run folder; the frozen backbone's numbers go into ``frozen/`` in it, the report is ``report.html``.
 
     Returns:
         Name and ``metrics.json`` of both.
@@ -37,7 +41,12 @@ def run_demo(config: RunConfig, out: Path) -> list[tuple[str, dict[str, Any]]]:
         config.model, method="frozen", options={}, embedding_size=ModelConfig.embedding_size, geometry="auto"
     )
     frozen = evaluate_model(replace(config, model=model), None, out / "frozen")
-    return [("frozen", frozen), (config.model.method, train(config, folder, resume=resume))]
+    trained = train(config, folder, resume=resume)
+    # Where several processes train, only the first has numbers; and none has, if no class was held out.
+    if trained.get("unified"):
+        say("Writing the report")
+        write_report(out, out / REPORT, device=config.device)
+    return [("frozen", frozen), (config.model.method, trained)]
 
 
 def _is_run_of(folder: RunFolder, config: RunConfig) -> bool:

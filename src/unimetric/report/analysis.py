@@ -1,8 +1,8 @@
-"""Each query's nearest neighbours, and what they say: hits, intervals, confusion, and the most confident mistakes."""
+"""What a run's numbers say, and the queries behind them: scores with intervals, and the most confident mistakes."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,22 +12,19 @@ from numpy.typing import NDArray
 
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError
-from unimetric.evaluation import nearest_neighbours
-from unimetric.geometry import Geometry, PoincareBall
+from unimetric.evaluation import Report, nearest_neighbours
+from unimetric.evaluation.bootstrap import Floats, percentile_interval, resampled_means
+from unimetric.measure import distance_options, evaluate_vectors
 from unimetric.report.collect import Measured
-from unimetric.report.statistics import (
-    Floats,
-    bootstrap_harmonic_means,
-    bootstrap_means,
-    domain_confusion,
-    interval,
-)
 from unimetric.vectors import MeasuredVectors
+
+_PARTS = ("intervals", "unified_gap", "domain_confusion", "spread", "thresholds", "worst_classes")
+"""What ``metrics.json`` of early versions lacks."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A recall with its 95 % interval, each from 0 to 1, and how many queries it is a mean over."""
+    """A share with its 95 % interval, and how many queries it is a mean over."""
 
     value: float
     low: float
@@ -60,183 +57,167 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Analysis:
-    """The neighbours of every query that has a positive; the others are no part of any mean.
+    """A run's published numbers, and what each query found.
 
     Attributes:
-        vectors: Queries and gallery.
-        rows: Which queries have a positive, [P].
-        similarities: Of those queries' nearest gallery items in the union, [P, k], nearest first.
-        neighbours: Their gallery rows, [P, k]; -1 where there are fewer.
-        separate_hits: Whether the nearest item of the query's own dataset is of its class, 0 or 1, [P].
-        unified_hits: Whether the nearest item of the union is, 0 or 1, [P].
+        measured: What was measured.
+        numbers: The metrics of ``metrics.json``, completed by those of ``report`` where it lacks some.
+        completed: The names of those.
+        report: What the vectors give.
     """
 
-    vectors: MeasuredVectors
-    rows: NDArray[np.int64]
-    similarities: Floats
-    neighbours: NDArray[np.int64]
-    separate_hits: Floats
-    unified_hits: Floats
+    measured: Measured
+    numbers: Mapping[str, Any]
+    completed: tuple[str, ...]
+    report: Report
 
-    @cached_property
-    def queries(self) -> list[Item]:
-        """The queries that have a positive, P of them."""
-        return [self.vectors.query[row] for row in self.rows]
+    @property
+    def vectors(self) -> MeasuredVectors:
+        """Queries and gallery."""
+        return self.measured.vectors
 
-    @cached_property
+    @property
     def datasets(self) -> tuple[str, ...]:
-        """The datasets with a query that has a positive, in order of appearance."""
-        present = {item.dataset for item in self.queries}
-        return tuple(name for name in self.vectors.datasets if name in present)
+        """The datasets with a query that has a positive."""
+        return tuple(self.report.separate)
 
-    def of_dataset(self, values: Floats, name: str) -> Floats:
-        """The values [P, ...] of a dataset's queries."""
-        own: Floats = values[np.array([item.dataset == name for item in self.queries])]
-        return own
+    @cached_property
+    def hits(self) -> Floats:
+        """Whether each query's nearest neighbour in the union is of its class, 1 or 0, [Q]; NaN without a positive."""
+        hits: Floats = self.report.per_query.unified.scores["recall@1"]
+        return hits
 
-    def scores(self) -> dict[str, dict[str, Score]]:
-        """Recall@1 with intervals: ``separate`` and ``unified`` by dataset, and both and ``harmonic`` under "all"."""
-        separate = {name: _score(self.of_dataset(self.separate_hits, name)) for name in self.datasets}
-        unified = {name: _score(self.of_dataset(self.unified_hits, name)) for name in self.datasets}
-        return {"separate": separate, "unified": unified, "all": self._summary()}
+    def scored(self, dataset: str | None = None) -> int:
+        """How many queries have a positive: all of them, or those of a dataset."""
+        counts = self.report.counts if dataset is None else self.report.counts.datasets[dataset]
+        return counts.queries - counts.queries_without_positive
 
-    def _summary(self) -> dict[str, Score]:
-        groups = [self.of_dataset(self.separate_hits, name) for name in self.datasets]
-        value = len(groups) / sum(1 / group.mean() for group in groups) if all(g.any() for g in groups) else 0.0
-        harmonic = Score(value, *interval(bootstrap_harmonic_means(groups)), len(self.queries))
-        return {"harmonic": harmonic, "unified": _score(self.unified_hits)}
+    def separate(self, dataset: str) -> Score:
+        """Recall@1 of a dataset among its own images."""
+        value = self.numbers["separate"][dataset]["recall@1"]
+        return _score(value, self.numbers["intervals"]["separate"][dataset]["recall@1"], self.scored(dataset))
 
-    def confusion(self) -> tuple[tuple[str, ...], Floats, NDArray[np.int64]]:
-        """All K datasets, the shares [K, K] of `domain_confusion`, and the queries of each row [K]."""
-        names = self.vectors.datasets
-        found = [self.vectors.gallery[row].dataset for row in self.neighbours[:, 0]]
-        return names, *domain_confusion([item.dataset for item in self.queries], found, names)
+    def unified(self, dataset: str) -> Score:
+        """Recall@1 of a dataset's queries in the union."""
+        values = self.report.per_query.by_dataset("unified")[dataset]
+        values = values[~np.isnan(values)]
+        # As its other intervals are drawn: by the seed and the number of the dataset.
+        intervals = self.report.intervals
+        number = self.report.per_query.datasets.index(dataset)
+        drawn = resampled_means(values[:, None], intervals.resamples, [intervals.seed, number])[:, 0]
+        return Score(float(values.mean()), *percentile_interval(drawn, intervals.level), len(values))
 
-    def mistakes(self, dataset: str, count: int) -> list[Mistake]:
-        """A dataset's mistakes in the union, those whose wrong neighbour is most similar first, at most ``count``."""
-        wrong = [row for row, item in enumerate(self.queries) if item.dataset == dataset and not self.unified_hits[row]]
-        wrong.sort(key=lambda row: -self.similarities[row, 0])
-        return [self.mistake(row) for row in wrong[:count]]
+    def total(self, part: str) -> Score:
+        """Recall@1 over all: "harmonic" or "unified"."""
+        value = self.numbers[part]["recall@1"]
+        return _score(value, self.numbers["intervals"][part]["recall@1"], self.scored())
 
-    def mistake(self, row: int) -> Mistake:
-        """The query of a row of ``rows`` with its neighbours."""
-        query = self.queries[row]
-        found = [
-            Neighbour(item := self.vectors.gallery[number], float(similarity), _class(item) == _class(query))
-            for number, similarity in zip(self.neighbours[row], self.similarities[row], strict=True)
-            if number >= 0
+    def gap(self, dataset: str) -> Score:
+        """The unified gap of a dataset."""
+        value = self.numbers["unified_gap"][dataset]
+        return _score(value, self.numbers["intervals"]["unified_gap"][dataset], self.scored(dataset))
+
+    def mistakes(self, dataset: str, count: int, neighbours: int) -> list[Mistake]:
+        """A dataset's mistakes in the union, those whose wrong neighbour is most similar first.
+
+        Args:
+            dataset: Its name.
+            count: At most so many mistakes.
+            neighbours: At most so many neighbours beside each.
+        """
+        wrong = self.wrong(dataset)
+        nearest = self.report.per_query.unified.best_negative[wrong]
+        rows = wrong[np.argsort(-nearest, kind="stable")[:count]]
+        if not len(rows):
+            return []
+        query_ids, gallery_ids = self._image_numbers
+        similarities, found = nearest_neighbours(
+            self.vectors.query_vectors[rows],
+            self.vectors.gallery_vectors,
+            neighbours,
+            query_ids=query_ids[rows],
+            gallery_ids=gallery_ids,
+            **distance_options(self.measured.geometry),
+        )
+        return [
+            self._mistake(self.vectors.query[row], others, values)
+            for row, others, values in zip(rows.tolist(), found.tolist(), similarities.tolist(), strict=True)
         ]
-        return Mistake(query, tuple(found))
+
+    def wrong(self, dataset: str) -> NDArray[np.int64]:
+        """The rows of a dataset's queries whose nearest neighbour in the union is of another class."""
+        per_query = self.report.per_query
+        own = per_query.query_datasets == per_query.datasets.index(dataset)
+        return np.flatnonzero(own & (self.hits == 0))
+
+    def example(self, dataset: str, label: str, mistaken_for: str | None) -> tuple[Item, Item] | None:
+        """A query of a class, and its nearest neighbour in its dataset, which is of the class that it is taken for."""
+        for row in self._of_class.get((dataset, label), []):
+            number = int(self.report.per_query.separate.nearest[row])
+            if number >= 0 and self.vectors.gallery[number].label == mistaken_for != label:
+                return self.vectors.query[row], self.vectors.gallery[number]
+        return None
+
+    @cached_property
+    def _of_class(self) -> dict[tuple[str, str], list[int]]:
+        """The rows of each class's queries."""
+        rows: dict[tuple[str, str], list[int]] = {}
+        for row, item in enumerate(self.vectors.query):
+            rows.setdefault(_class(item), []).append(row)
+        return rows
+
+    @cached_property
+    def _image_numbers(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The same number for the same image, on both sides."""
+        number: dict[tuple[str, str], int] = {}
+        sides = [[number.setdefault(name, len(number)) for name in side] for side in self.vectors.identities()]
+        return np.array(sides[0], dtype=np.int64), np.array(sides[1], dtype=np.int64)
+
+    def _mistake(self, query: Item, found: Sequence[int], similarities: Sequence[float]) -> Mistake:
+        items = [(self.vectors.gallery[row], value) for row, value in zip(found, similarities, strict=True) if row >= 0]
+        return Mistake(query, tuple(Neighbour(item, value, _class(item) == _class(query)) for item, value in items))
 
 
-def _score(hits: Floats) -> Score:
-    return Score(float(hits.mean()), *interval(bootstrap_means(hits)), len(hits))
+def _score(value: float, interval: Sequence[float], queries: int) -> Score:
+    low, high = interval
+    return Score(value, low, high, queries)
 
 
 def _class(item: Item) -> tuple[str, str]:
     return item.dataset, item.label
 
 
-def analyse(measured: Measured, neighbours: int = 5) -> Analysis:
-    """Find every query's neighbours, in the union and in its own dataset.
-
-    Args:
-        measured: What was measured.
-        neighbours: How many to keep for each query.
+def analyse(measured: Measured) -> Analysis:
+    """Evaluate a run's vectors again, and complete its numbers where they are of an early version.
 
     Raises:
-        UserError: the vectors do not give the Recall@1 that ``metrics.json`` holds; they are of another measurement.
+        UserError: nothing can be measured, or the vectors do not give the Recall@1 that ``metrics.json`` holds.
     """
-    vectors, options = measured.vectors, distance_options(measured.geometry)
-    query_ids, gallery_ids = _image_numbers(vectors)
-    rows = _rows_with_a_positive(vectors, query_ids, gallery_ids)
-    if not len(rows):
-        raise UserError(f"{measured.folder}: no query has another image of its class; nothing can be shown")
-    similarities, found = nearest_neighbours(
-        vectors.query_vectors[rows],
-        vectors.gallery_vectors,
-        neighbours,
-        query_ids=query_ids[rows],
-        gallery_ids=gallery_ids,
-        **options,
-    )
-    analysis = Analysis(
-        vectors,
-        rows,
-        similarities.numpy(),
-        found.numpy(),
-        _separate_hits(vectors, rows, query_ids, gallery_ids, options),
-        _hits(vectors, rows, found[:, 0].numpy()),
-    )
+    metrics = measured.metrics
+    ks = [int(name.removeprefix("recall@")) for name in metrics["unified"] if name.startswith("recall@")]
+    try:
+        report = evaluate_vectors(measured.vectors, measured.geometry, ks=ks or (1,))
+    except UserError as error:
+        raise UserError(f"{measured.folder}: its vectors cannot be measured ({error})") from error
     if not measured.embedded_again:
-        _check_same_measurement(measured, analysis)
-    return analysis
+        _check_same_measurement(measured, report)
+    found = report.to_dict()
+    completed = tuple(name for name in _PARTS if name not in metrics)
+    numbers = {name: metrics.get(name, found[name]) for name in found}
+    if "recall@1" not in metrics["unified"]:
+        # Early versions left it out where it was not asked for.
+        completed = ("recall@1", *_PARTS)
+        numbers = dict(found)
+    return Analysis(measured, numbers, completed, report)
 
 
-def distance_options(geometry: Geometry) -> dict[str, Any]:
-    """What `nearest_neighbours` has to know of a geometry."""
-    curvature = geometry.curvature if isinstance(geometry, PoincareBall) else PoincareBall.curvature
-    return {"distance": geometry.distance, "curvature": curvature}
-
-
-def _image_numbers(vectors: MeasuredVectors) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The same number for the same image, on both sides."""
-    query, gallery = vectors.identities()
-    number: dict[tuple[str, str], int] = {}
-    numbers = [[number.setdefault(name, len(number)) for name in side] for side in (query, gallery)]
-    return np.array(numbers[0], dtype=np.int64), np.array(numbers[1], dtype=np.int64)
-
-
-def _rows_with_a_positive(
-    vectors: MeasuredVectors, query_ids: NDArray[np.int64], gallery_ids: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    members = Counter(_class(item) for item in vectors.gallery)
-    searched = set(gallery_ids.tolist())
-    positives = [
-        members[_class(item)] - (number in searched)
-        for item, number in zip(vectors.query, query_ids.tolist(), strict=True)
-    ]
-    return np.flatnonzero(np.array(positives) > 0)
-
-
-def _separate_hits(
-    vectors: MeasuredVectors,
-    rows: NDArray[np.int64],
-    query_ids: NDArray[np.int64],
-    gallery_ids: NDArray[np.int64],
-    options: dict[str, Any],
-) -> Floats:
-    query_datasets = np.array([vectors.query[row].dataset for row in rows], dtype=object)
-    gallery_datasets = np.array([item.dataset for item in vectors.gallery], dtype=object)
-    hits = np.zeros(len(rows))
-    for name in dict.fromkeys(query_datasets):
-        places, searched = np.flatnonzero(query_datasets == name), np.flatnonzero(gallery_datasets == name)
-        own = rows[places]
-        _, found = nearest_neighbours(
-            vectors.query_vectors[own],
-            vectors.gallery_vectors[searched],
-            1,
-            query_ids=query_ids[own],
-            gallery_ids=gallery_ids[searched],
-            **options,
-        )
-        hits[places] = _hits(vectors, own, searched[found[:, 0].numpy()])
-    return hits
-
-
-def _hits(vectors: MeasuredVectors, rows: NDArray[np.int64], found: NDArray[np.int64]) -> Floats:
-    return np.array(
-        [_class(vectors.query[row]) == _class(vectors.gallery[other]) for row, other in zip(rows, found, strict=True)],
-        dtype=np.float64,
-    )
-
-
-def _check_same_measurement(measured: Measured, analysis: Analysis) -> None:
-    written = measured.metrics["unified"].get("recall@1")
-    found = float(analysis.unified_hits.mean())
-    # Not every run measures Recall@1.
-    if written is not None and abs(written - found) > 1e-9:
+def _check_same_measurement(measured: Measured, report: Report) -> None:
+    written, found = measured.metrics["unified"].get("recall@1"), report.unified["recall@1"]
+    if (written is not None and abs(written - found) > 1e-9) or set(measured.metrics["separate"]) != set(
+        report.separate
+    ):
+        what = "" if written is None else f" give a Recall@1 of {found:.4f}, its metrics.json says {written:.4f}"
         raise UserError(
-            f"{measured.folder}: its vectors give a Recall@1 of {found:.4f}, its metrics.json says {written:.4f}; they "
-            f"are of different measurements: write both again with: unimetric evaluate {measured.folder}"
+            f"{measured.folder}: its vectors{what or ' are of other datasets than its metrics.json'}; they are of "
+            f"different measurements: write both again with: unimetric evaluate {measured.folder}"
         )

@@ -69,6 +69,8 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     if not isinstance(metrics, dict) or (missing := [name for name in parts if name not in metrics]):
         what = "an object" if not isinstance(metrics, dict) else ", ".join(missing)
         raise UserError(f"{path} lacks {what}: write it again with: unimetric evaluate")
+    if not isinstance(metrics["model"], dict) or not {"method", "geometry"} <= metrics["model"].keys():
+        raise UserError(f"{path} does not say of which model it is: write it again with: unimetric evaluate")
     if not metrics["unified"]:
         raise UserError(
             f"{path} holds no numbers, since no class was held out: "
@@ -105,7 +107,13 @@ def _configuration(folder: Path, metrics: dict[str, Any]) -> RunConfig:
         return run_config(metrics["configuration"], str(folder / "metrics.json"))
     from unimetric.training.run import RunFolder
 
-    return RunFolder(folder).read_config()
+    run = RunFolder(folder)
+    if not run.config.is_file():
+        raise UserError(
+            f"{folder} has neither {VECTORS_FILE} nor {run.config.name}, so its images cannot be embedded again: write "
+            f"it again with: unimetric evaluate MODEL --out {folder}"
+        )
+    return run.read_config()
 
 
 def embed_again(

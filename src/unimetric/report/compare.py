@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
 
 from unimetric.config import DeviceConfig
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError
+from unimetric.evaluation import paired_bootstrap
+from unimetric.evaluation.bootstrap import Difference, Floats
+from unimetric.evaluation.per_query import Protocol
 from unimetric.files import write_text
 from unimetric.report.analysis import Analysis, Score, analyse
-from unimetric.report.build import flattened, percent, spread
 from unimetric.report.collect import Measured, read_metrics, read_run
 from unimetric.report.figures import interval_figure, short
 from unimetric.report.page import render
-from unimetric.report.statistics import Floats, bootstrap_harmonic_means, bootstrap_means, share_above
+from unimetric.report.words import flattened, percent, spread
+
+PROTOCOLS: tuple[Protocol, ...] = ("separate", "unified")
 
 SIGNIFICANT = 0.975
 """A probability of this, or of 1 less it, is what a two-sided test at 5 % calls significant."""
@@ -33,23 +38,26 @@ class Cell:
 
     Attributes:
         score: With its interval.
-        difference: From the first run, from -1 to 1.
-        probability: The paired bootstrap's, that this run is better than the first, from 0 to 1.
+        difference: This run less the first, and the paired bootstrap's probability that this one is better.
     """
 
     score: Score
-    difference: float | None = None
-    probability: float | None = None
+    difference: Difference | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Runs on the same queries. ``lines`` has a row for each dataset, then "harmonic" and "unified"."""
 
-    runs: tuple[Measured, ...]
+    analyses: tuple[Analysis, ...]
     names: tuple[str, ...]
     lines: tuple[tuple[str, tuple[Cell, ...]], ...]
     queries: int
+
+    @property
+    def runs(self) -> tuple[Measured, ...]:
+        """What was measured of each."""
+        return tuple(analysis.measured for analysis in self.analyses)
 
 
 def compare_runs(
@@ -72,31 +80,27 @@ def compare_runs(
         raise UserError(f"{twice[0]} is named twice: name each run once")
     _check_same_fingerprint(folders, [read_metrics(folder) for folder in folders])
     runs = tuple(read_run(folder, weights=weights, device=device) for folder in folders)
-    analyses = [analyse(run, 1) for run in runs]
-    separate, unified = _aligned(folders, analyses)
-    first = analyses[0]
-    groups = [(name, first.of_dataset(separate, name)) for name in first.datasets]
-    lines = [(name, _cells(values.mean(axis=0), bootstrap_means(values), len(values))) for name, values in groups]
-    values = [group for _, group in groups]
-    means = np.array([group.mean(axis=0) for group in values])
-    with np.errstate(divide="ignore"):
-        harmonic = len(means) / (1 / means).sum(axis=0)
-    lines.append(("harmonic", _cells(harmonic, bootstrap_harmonic_means(values), len(unified))))
-    lines.append(("unified", _cells(unified.mean(axis=0), bootstrap_means(unified), len(unified))))
-    return Comparison(runs, _distinct_names(runs), tuple(lines), len(unified))
+    analyses = [analyse(run) for run in runs]
+    orders = _orders(folders, analyses)
+    compared = {}
+    for protocol in PROTOCOLS:
+        first, *others = (_hits(run, protocol, order, analyses[0]) for run, order in zip(analyses, orders, strict=True))
+        compared[protocol] = [paired_bootstrap(other, first) for other in others]
+    separate, unified = compared["separate"], compared["unified"]
+    lines = [
+        (name, _cells([run.separate(name) for run in analyses], [found.datasets[name] for found in separate]))
+        for name in analyses[0].datasets
+    ]
+    lines += [
+        ("harmonic", _cells([run.total("harmonic") for run in analyses], [found.harmonic for found in separate])),
+        ("unified", _cells([run.total("unified") for run in analyses], [found.overall for found in unified])),
+    ]
+    return Comparison(tuple(analyses), _distinct_names(runs), tuple(lines), analyses[0].scored())
 
 
-def _cells(values: Floats, means: Floats, queries: int) -> tuple[Cell, ...]:
-    """The cells of C runs, from their values [C] and the same resamples of all of them, [R, C]."""
-    cells = []
-    for run, value in enumerate(values):
-        low, high = np.quantile(means[:, run], [0.025, 0.975])
-        score = Score(float(value), float(low), float(high), queries)
-        if run == 0:
-            cells.append(Cell(score))
-        else:
-            cells.append(Cell(score, float(value - values[0]), share_above(means[:, [0, run]])))
-    return tuple(cells)
+def _cells(scores: Sequence[Score], differences: Sequence[Difference]) -> tuple[Cell, ...]:
+    """The first run's cell, and those of the runs that are compared with it."""
+    return tuple(Cell(score, difference) for score, difference in zip(scores, [None, *differences], strict=True))
 
 
 def _check_same_fingerprint(folders: Sequence[Path], metrics: Sequence[dict[str, Any]]) -> None:
@@ -109,23 +113,30 @@ def _check_same_fingerprint(folders: Sequence[Path], metrics: Sequence[dict[str,
             )
 
 
-def _aligned(folders: Sequence[Path], analyses: Sequence[Analysis]) -> tuple[Floats, Floats]:
-    """Separate and unified hits of C runs, [P, C] each, the queries in the order of the first run."""
-    keys = [_keys(analysis.queries) for analysis in analyses]
-    galleries = [sorted(_keys(analysis.vectors.gallery)) for analysis in analyses]
-    separate, unified = [], []
-    for folder, analysis, own, gallery in zip(folders, analyses, keys, galleries, strict=True):
+def _orders(folders: Sequence[Path], analyses: Sequence[Analysis]) -> list[NDArray[np.int64]]:
+    """Of each run, the rows of the first run's queries, [Q]."""
+    keys = [_keys(analysis.vectors.query) for analysis in analyses]
+    galleries = [set(_keys(analysis.vectors.gallery)) for analysis in analyses]
+    orders = []
+    for folder, own, gallery in zip(folders, keys, galleries, strict=True):
         row = {key: number for number, key in enumerate(own)}
-        odd = sorted(set(row) ^ set(keys[0])) or sorted(set(gallery) ^ set(galleries[0]))
+        odd = sorted(set(row) ^ set(keys[0])) or sorted(gallery ^ galleries[0])
         if odd:
             raise UserError(
                 f"{folders[0]} and {folder} were measured on different images; {odd[0][2]!r} of {odd[0][0]!r} is in "
                 "one of them only: measure both on the same with: unimetric evaluate RUN --data.sources ..."
             )
-        order = np.array([row[key] for key in keys[0]])
-        separate.append(analysis.separate_hits[order])
-        unified.append(analysis.unified_hits[order])
-    return np.stack(separate, axis=1), np.stack(unified, axis=1)
+        orders.append(np.array([row[key] for key in keys[0]]))
+    return orders
+
+
+def _hits(run: Analysis, protocol: Protocol, order: NDArray[np.int64], first: Analysis) -> dict[str, Floats]:
+    """For each dataset, whether its queries' nearest neighbours are right, the queries in the first run's order."""
+    per_query = run.report.per_query
+    results = per_query.separate if protocol == "separate" else per_query.unified
+    hits = results.scores["recall@1"][order]
+    datasets = np.array([item.dataset for item in first.vectors.query], dtype=object)
+    return {name: hits[datasets == name] for name in first.datasets}
 
 
 def _keys(items: Sequence[Item]) -> list[tuple[str, str, str, int]]:
@@ -150,15 +161,24 @@ def _distinct_names(runs: Sequence[Measured]) -> tuple[str, ...]:
     return tuple(str(run.folder) for run in runs)
 
 
-def probability_words(cell: Cell) -> str:
-    """A difference, the probability that it is an improvement, and a mark where that is beyond doubt."""
-    if cell.difference is None or cell.probability is None:
-        return ""
-    probability = cell.probability
+def difference_words(cell: Cell) -> tuple[str, str]:
+    """A difference with its interval; and the probability that it is an improvement, marked where that is sure."""
+    if cell.difference is None:
+        return "", ""
+    low, high, probability = cell.difference.low, cell.difference.high, cell.difference.probability
     mark = " ▲" if probability >= SIGNIFICANT else " ▼" if probability <= 1 - SIGNIFICANT else ""
     words = ">0.999" if probability > 0.999 else "<0.001" if probability < 0.001 else f"{probability:.3f}"
-    sign = "+" if cell.difference >= 0 else ""
-    return f"{sign}{percent(cell.difference)}, P {words}{mark}"
+    return f"{_signed(cell.difference.difference)} [{_signed(low)}, {_signed(high)}]", f"P {words}{mark}"
+
+
+def _signed(value: float) -> str:
+    """A difference in percent points, never minus zero.
+
+    >>> _signed(0.0123), _signed(-0.00001)
+    ('+1.2', '0.0')
+    """
+    words = percent(value)
+    return "0.0" if words in ("0.0", "−0.0") else words if value < 0 else f"+{words}"
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
@@ -170,15 +190,30 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
         width = max(len(short(line, 24)) for line, _ in comparison.lines)
         for line, cells in comparison.lines:
             cell = cells[number]
-            text = f"  {short(line, 24):{width}}  {percent(cell.score.value):>5}  [{spread(cell.score):>10}]"
-            console.print(Text(f"{text}  {probability_words(cell)}".rstrip()), soft_wrap=True)
+            text = f"  {short(line, 24):{width}}  {percent(cell.score.value):>5} {_brackets(cell.score):14}"
+            difference, probability = difference_words(cell)
+            console.print(Text(f"{text} {difference:20} {probability}".rstrip()), soft_wrap=True)
     console.print(
         Text(
-            f"Recall@1 in percent over {comparison.queries} queries, with 95 % intervals. P: the paired bootstrap's "
-            "probability that the run is better than the first."
+            f"Recall@1 in percent over {comparison.queries} queries, with 95 % intervals; then the difference from the "
+            "first run, and the paired bootstrap's probability P that the run is better."
         ),
         soft_wrap=True,
     )
+
+
+def _brackets(score: Score) -> str:
+    return f"[{percent(score.low)}, {percent(score.high)}]"
+
+
+def notes(comparison: Comparison) -> Iterator[str]:
+    """What of the comparison is not from ``metrics.json``."""
+    for analysis in comparison.analyses:
+        folder = analysis.measured.folder
+        if analysis.measured.embedded_again:
+            yield f"{folder} holds no vectors.parquet: its images were embedded again."
+        if analysis.completed:
+            yield f"{folder}: metrics.json is of an earlier version; its intervals were computed from the vectors."
 
 
 def write_comparison(comparison: Comparison, out: Path) -> None:
@@ -194,7 +229,7 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
             "name": name,
             "total": number >= last,
             "cells": [
-                {"value": percent(cell.score.value), "interval": spread(cell.score), "words": probability_words(cell)}
+                {"value": percent(cell.score.value), "interval": spread(cell.score), "words": difference_words(cell)}
                 for cell in cells
             ],
         }
@@ -204,11 +239,7 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
     values = {
         "runs": list(comparison.names),
         "summary": f"{comparison.queries:,} queries, the same for all runs.",
-        "notes": [
-            f"{run.folder} holds no vectors.parquet: its images were embedded again."
-            for run in comparison.runs
-            if run.embedded_again
-        ],
+        "notes": list(notes(comparison)),
         "lines": lines,
         "bars": Markup(interval_figure(groups, comparison.names, "bars")),  # noqa: S704 - escaped by matplotlib
         "differences": _differences(comparison.runs),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimetric.report.analysis import Score
-from unimetric.report.svg import FAINT, INK, drawing, series_colour, to_svg
+from unimetric.report.svg import FAINT, INK, drawing, line_dashes, series_colour, to_svg
 
 WIDTH = 4.0
 """Inches, of 72 points each: as wide as the text on a phone."""
@@ -57,6 +57,41 @@ def interval_figure(groups: Sequence[tuple[str, Sequence[Score | None]]], series
         axes.tick_params(length=0)
         if len(series) > 1:
             figure.legend(loc="outside upper left", ncols=2, fontsize=8)
+        return to_svg(figure, name)
+
+
+def roc_figure(curves: Sequence[tuple[Mapping[str, Any], float, int | None]], name: str) -> str:
+    """Receiver operating characteristics, with the equal error rate of each marked by a dot.
+
+    Args:
+        curves: Of each dataset the curve of `thresholds.RocCurve`, its equal error rate, and the dataset's number; None
+            instead of a number stands for the union.
+        name: Of the figure, unique within the page.
+    """
+    rates = [rate for curve, _, _ in curves for rate in curve["false_match_rates"] if rate > 0]
+    least = 0.7 * min(rates, default=0.01)
+    with drawing():
+        figure, axes = _figure(3.1)
+        even = np.geomspace(least, 1, 60)
+        axes.plot(100 * even, 100 - 100 * even, color=FAINT, linewidth=0.8, linestyle=(0, (3, 3)))
+        for curve, equal_error, number in curves:
+            found = 100 - 100 * np.array(curve["false_non_match_rates"])
+            # A rate of 0 has no place on a logarithmic axis; it stands at the edge.
+            matched = 100 * np.maximum(curve["false_match_rates"], least)
+            colour = INK if number is None else series_colour(number)
+            dashes = [float(length) for length in line_dashes(number).split()]
+            style = (0, tuple(dashes)) if dashes else "-"
+            axes.plot(matched, found, color=colour, linewidth=2.2 if number is None else 1.2, linestyle=style)
+            axes.plot(100 * max(equal_error, least), 100 - 100 * equal_error, color=colour, marker="o", markersize=4.5)
+        axes.set_xscale("log")
+        axes.set_xlim(100 * least, 100)
+        axes.set_ylim(0, 101)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter("")
+        axes.set_xlabel("false matches, % (logarithmic)")
+        axes.set_ylabel("items that are there and match, %")
+        axes.grid(linewidth=0.5)
+        axes.tick_params(length=0, which="both")
         return to_svg(figure, name)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ from unimetric.data.catalog import Item, identities
 from unimetric.errors import UserError
 from unimetric.evaluation import nearest_neighbours
 from unimetric.files import write_atomically
-from unimetric.report.analysis import Neighbour, distance_options
+from unimetric.measure import distance_options
+from unimetric.report.analysis import Neighbour
 from unimetric.report.collect import load_embedder, model_folder, read_run
 from unimetric.report.figures import short
 from unimetric.report.thumbnails import square
+from unimetric.report.words import similarity
 
 
 @dataclass(frozen=True)
@@ -116,16 +120,21 @@ def print_inspection(inspection: Inspection, console: Console | None = None) -> 
     """Print the neighbours and the weights of the prompts to standard output."""
     console = console or Console()
     console.print(Text(_title(inspection), style="bold"), soft_wrap=True)
+    folder = _common_folder([neighbour.item.path for neighbour in inspection.neighbours])
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("", "cosine" if inspection.distance == "cosine" else "distance", "dataset", "label", "image", ""):
+    for name in ("", "cosine" if inspection.distance == "cosine" else "distance", "", "dataset", "label", "image"):
         table.add_column(name, overflow="fold")
     for rank, neighbour in enumerate(inspection.neighbours, 1):
         mark = "" if inspection.known is None else "✓ right" if neighbour.right else "✗ wrong"
         item = neighbour.item
-        values = (str(rank), _number(neighbour), short(item.dataset, 24), short(item.label, 32), str(item.path), mark)
+        value = similarity(neighbour.similarity, inspection.distance)
+        path = str(item.path.relative_to(folder)) if folder else str(item.path)
+        values = (str(rank), value, mark, short(item.dataset, 24), short(item.label, 32), short(path, 500))
         # As text, because names may look like rich's markup.
         table.add_row(*map(Text, values))
     console.print(table)
+    if folder:
+        console.print(Text(f"images in {folder}"), soft_wrap=True)
     if inspection.prompt_weights is None:
         return
     console.print(Text("weights of the prompts", style="bold"))
@@ -135,16 +144,20 @@ def print_inspection(inspection: Inspection, console: Console | None = None) -> 
         console.print(Text(f"{number:3}  {weight:6.3f}  {bar}"))
 
 
+def _common_folder(paths: Sequence[Path]) -> Path | None:
+    """The folder that all paths lie in; None if they have none, or nothing but the root, in common."""
+    try:
+        folder = Path(os.path.commonpath([path.parent for path in paths]))
+    except ValueError:  # relative paths beside absolute ones
+        return None
+    return None if folder in (Path(folder.anchor), Path()) else folder
+
+
 def _title(inspection: Inspection) -> str:
     known = inspection.known
     return f"{inspection.image}: " + (
         f"{short(known.label, 60)} of {short(known.dataset, 40)}" if known else "not one of the measured images"
     )
-
-
-def _number(neighbour: Neighbour) -> str:
-    value = neighbour.similarity
-    return f"{value if value > 0 else -value:.3f}"
 
 
 def write_inspection(inspection: Inspection, out: Path) -> None:
@@ -183,7 +196,8 @@ def _draw(inspection: Inspection) -> Any:
         item = neighbour.item
         right = None if known is None else neighbour.right
         mark = "" if right is None else "✓ " if right else "✗ "
-        words = f"{mark}{_number(neighbour)} {short(item.dataset, 14)}\n{short(item.label, 22)}"
+        value = similarity(neighbour.similarity, inspection.distance)
+        words = f"{mark}{value} {short(item.dataset, 14)}\n{short(item.label, 22)}"
         _tile(figure.add_subplot(grid[number // _COLUMNS, number % _COLUMNS]), item.path, words, right)
     if weights is not None:
         axes = figure.add_subplot(grid[rows, :])

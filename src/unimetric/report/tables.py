@@ -18,40 +18,88 @@ Row = tuple[str, dict[str, Any]]
 """A name and what its ``metrics.json`` holds."""
 
 
-def result_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+def result_cells(rows: Sequence[Row], *, intervals: bool = False) -> tuple[list[str], list[list[str]]]:
     """Header and cells: per row a name, each dataset's Recall@1, harmonic mean, unified, parameters, time.
 
     Recall@1 is in percent, time in minutes:seconds; what has no value shows a dash.
+
+    Args:
+        rows: What was measured.
+        intervals: Whether to write 95 % intervals behind the numbers, as ``42.4 [40.1, 44.6]``, where they are known.
     """
     datasets = list(dict.fromkeys(name for _, metrics in rows for name in metrics["separate"]))
     header = ["Recall@1, %", *datasets, "harmonic", "unified", "trained", "time"]
-    return header, [[name, *_values(metrics, datasets)] for name, metrics in rows]
+    return header, [[name, *_values(metrics, datasets, intervals)] for name, metrics in rows]
 
 
-def _values(metrics: dict[str, Any], datasets: Sequence[str]) -> list[str]:
+def _values(metrics: dict[str, Any], datasets: Sequence[str], intervals: bool) -> list[str]:
     separate = metrics["separate"]
+    ends = metrics.get("intervals") if intervals else None
     return [
-        *(_percent(separate[dataset]["recall@1"]) if dataset in separate else "–" for dataset in datasets),
-        *(_percent(metrics[part]["recall@1"]) if metrics[part] else "–" for part in ("harmonic", "unified")),
+        *(
+            _recall(separate[dataset], ends and ends["separate"][dataset]) if dataset in separate else "–"
+            for dataset in datasets
+        ),
+        *(_recall(metrics[part], ends and ends[part]) if metrics[part] else "–" for part in ("harmonic", "unified")),
         _count(metrics["model"]["trainable_parameters"]),
         _duration(metrics.get("training_seconds", 0) + metrics["seconds"]),
     ]
 
 
+def _recall(values: dict[str, float], ends: dict[str, Sequence[float]] | None) -> str:
+    return _with_interval(values["recall@1"], None if ends is None else ends.get("recall@1"))
+
+
+def _with_interval(value: float, ends: Sequence[float] | None) -> str:
+    """A share in percent, and its interval if it is known."""
+    return _percent(value) if ends is None else f"{_percent(value)} [{', '.join(map(_percent, ends))}]"
+
+
 def print_results(rows: Sequence[Row], console: Console | None = None) -> None:
-    """Print the table to standard output, turned on its side where the terminal is too narrow for it."""
+    """Print the table to standard output, in the way that says most in the width of the terminal.
+
+    A single model has a row for each dataset, with what the dataset loses in the union. Several models have a row each,
+    or a column each where the terminal is too narrow. 95 % intervals are written where there is room for them.
+    """
     console = console or Console()
-    header, cells = result_cells(rows)
-    # The first name goes above the table, where it takes no column's width.
-    title, header = header[0], ["", *header[1:]]
-    table = _table(header, cells, title)
-    if console.measure(table, options=console.options.update(max_width=10_000)).maximum > console.width:
-        table = _table(*_turned(header, cells), title)
-    console.print(table)
+    console.print(_fitting(rows, console))
     for name, metrics in rows:
         console.print(_coverage(name, metrics), markup=False, highlight=False, soft_wrap=True)
     if any(metrics["model"].get("backbone") == "dinov2-small" for _, metrics in rows):
         console.print(_PACKAGED_NOTE, markup=False, highlight=False, soft_wrap=True)
+
+
+def _fitting(rows: Sequence[Row], console: Console) -> Table:
+    """The first table that fits, or else the last one."""
+    known = any("intervals" in metrics for _, metrics in rows)
+    alone = len(rows) == 1 and bool(rows[0][1].get("unified_gap"))
+    tables = []
+    for intervals in (True, False) if known else (False,):
+        header, cells = result_cells(rows, intervals=intervals)
+        # The first name goes above the table, where it takes no column's width.
+        title, header[0] = f"{header[0]} [95 % interval]" if intervals else header[0], ""
+        shapes = [_single(*rows[0], intervals=intervals)] if alone else [(header, cells), _turned(header, cells)]
+        tables += [_table(*shape, title) for shape in shapes]
+    wide = console.options.update(max_width=10_000)
+    fitting = (table for table in tables if console.measure(table, options=wide).maximum <= console.width)
+    return next(fitting, tables[-1])
+
+
+def _single(name: str, metrics: dict[str, Any], *, intervals: bool) -> tuple[list[str], list[list[str]]]:
+    """Header and cells for one model: a row for each dataset, with its unified gap."""
+    separate, gaps, ends = metrics["separate"], metrics["unified_gap"], metrics.get("intervals") if intervals else None
+    cells = [
+        [
+            dataset,
+            _recall(values, ends and ends["separate"][dataset]),
+            _with_interval(gaps[dataset], ends and ends["unified_gap"][dataset]),
+        ]
+        for dataset, values in separate.items()
+    ]
+    cells += [[part, _recall(metrics[part], ends and ends[part]), ""] for part in ("harmonic", "unified")]
+    cells.append(["trained", _count(metrics["model"]["trainable_parameters"]), ""])
+    cells.append(["time", _duration(metrics.get("training_seconds", 0) + metrics["seconds"]), ""])
+    return ["", name, "lost in the union"], cells
 
 
 def markdown_table(rows: Sequence[Row]) -> str:

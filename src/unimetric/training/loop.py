@@ -21,7 +21,7 @@ from unimetric.data.transforms import TrainingTransform
 from unimetric.errors import UserError
 from unimetric.files import write_json
 from unimetric.losses import LOSSES, make_loss
-from unimetric.measure import Skipped, measure
+from unimetric.measure import Skipped, check_positives, measure
 from unimetric.models.devices import choose_device, choose_precision, compute_dtype
 from unimetric.models.embedder import Embedder
 from unimetric.models.saving import assign_weights, learned_weights
@@ -141,6 +141,11 @@ def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
         console.quiet = True
     split = load_split(config)
     _refuse_untrainable(config, split)
+    if config.data.strict:
+        # Hours of training would end in this refusal otherwise.
+        sides = measured_sides(config, split)
+        check_positives(sides["query"], sides["gallery"])
+        check_positives(split.validation, split.validation)
     classes = ClassIndex.of(split.train)
     numbers = classes.numbers(split.train)
     embedder = build_embedder(config)

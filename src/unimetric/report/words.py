@@ -1,0 +1,57 @@
+"""Numbers as pages and terminals write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from unimetric.report.analysis import Score
+
+
+def percent(value: float) -> str:
+    """A share in percent, with one digit.
+
+    >>> percent(0.1234)
+    '12.3'
+    """
+    return f"{100 * value:.1f}".replace("-", "−")
+
+
+def spread(score: Score) -> str:
+    """The interval of a score, in percent."""
+    return f"{percent(score.low)}–{percent(score.high)}"
+
+
+def cell(score: Score) -> dict[str, str]:
+    """A score as templates show it."""
+    return {"text": percent(score.value), "interval": spread(score)}
+
+
+def two_digits(value: float) -> str:
+    """A number with two digits, never minus zero.
+
+    >>> two_digits(-0.001), two_digits(-2.5)
+    ('0.00', '−2.50')
+    """
+    return f"{round(float(value), 2) + 0.0:.2f}".replace("-", "−")
+
+
+def similarity(value: float, distance: str) -> str:
+    """A similarity with three digits: a cosine as it is, minus a hyperbolic distance as the distance.
+
+    >>> similarity(0.5, "cosine"), similarity(-2.0, "poincare")
+    ('0.500', '2.000')
+    """
+    shown = value if distance == "cosine" else -value
+    # No minus before what is shown as zero.
+    return f"{round(shown, 3) + 0.0:.3f}".replace("-", "−")
+
+
+def flattened(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """Nested options as dotted names and words."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flattened(value, f"{before}{name}.")
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            yield f"{before}{name}", text or "–"

@@ -1,0 +1,77 @@
+"""Comparisons against `paired_bootstrap` on values put in order by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from runs import make_run, write_run
+
+from unimetric.errors import UserError
+from unimetric.evaluation import evaluate, paired_bootstrap
+from unimetric.report.compare import compare_runs, difference_words, print_comparison
+from unimetric.vectors import MeasuredVectors, read_measured
+
+NAMES = ("birds", "cars")
+
+
+def shuffled(folder: Path, measured: MeasuredVectors, seed: int = 3) -> Path:
+    """The same measurement with its images in another order."""
+    order = np.random.default_rng(seed).permutation(len(measured.query))
+    return write_run(folder, tuple(measured.query[row] for row in order), measured.query_vectors[order])
+
+
+def per_query(measured: MeasuredVectors) -> Any:
+    labels, datasets = ([getattr(item, name) for item in measured.query] for name in ("label", "dataset"))
+    return evaluate(measured.query_vectors, labels, datasets).per_query
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> tuple[Path, Path]:
+    pictures = tmp_path / "pictures"
+    first = make_run(tmp_path / "first", NAMES, noise=1.5, pictures=pictures, images=6)
+    return first, make_run(tmp_path / "second", NAMES, noise=1.0, seed=1, pictures=pictures, images=6)
+
+
+def test_a_difference_is_that_of_the_paired_bootstrap(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    first, second = (read_measured(run / "vectors.parquet") for run in runs)
+    comparison = compare_runs([runs[0], shuffled(tmp_path / "shuffled", second)])
+    ours, theirs = per_query(second), per_query(first)
+    separate = paired_bootstrap(ours.by_dataset("separate"), theirs.by_dataset("separate"))
+    unified = paired_bootstrap(ours.by_dataset("unified"), theirs.by_dataset("unified"))
+    expected = [*separate.datasets.values(), separate.harmonic, unified.overall]
+    assert [name for name, _ in comparison.lines] == [*NAMES, "harmonic", "unified"]
+    assert [cells[1].difference for _, cells in comparison.lines] == expected
+    assert all(cells[0].difference is None for _, cells in comparison.lines)
+    assert any(difference.difference != 0 for difference in expected), "a test of differences needs one"
+
+
+def test_the_other_way_round_is_the_opposite(runs: tuple[Path, Path]) -> None:
+    one, other = compare_runs(runs), compare_runs(runs[::-1])
+    for (_, forth), (_, back) in zip(one.lines, other.lines, strict=True):
+        assert forth[1].difference is not None
+        assert back[1].difference is not None
+        assert forth[1].difference.difference == pytest.approx(-back[1].difference.difference)
+        assert forth[1].difference.probability == pytest.approx(1 - back[1].difference.probability)
+        assert [cell.score for cell in forth] == [cell.score for cell in back][::-1]
+
+
+def test_a_line_fits_eighty_columns(runs: tuple[Path, Path]) -> None:
+    comparison = compare_runs(runs)
+    console = Console(width=80)
+    with console.capture() as capture:
+        print_comparison(comparison, console)
+    lines = capture.get().splitlines()[:-1]
+    assert max(map(len, lines)) <= 80
+    words = " ".join(difference_words(comparison.lines[-1][1][1]))
+    assert " ".join(lines[-1].split()).endswith(words)
+
+
+def test_one_image_more_is_refused(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    second = read_measured(runs[1] / "vectors.parquet")
+    fewer = write_run(tmp_path / "fewer", second.query[1:], second.query_vectors[1:])
+    with pytest.raises(UserError, match=r"'0\.png' of 'birds' is in one of them only"):
+        compare_runs([runs[0], fewer])
