@@ -1,4 +1,4 @@
-"""Frozen backbone, linear head and PUMA on a folder of several domains: the same schedule, the same seed.
+"""Frozen backbone, linear head, PUMA and our recipe on a folder of several domains: as many steps, the same seed.
 
 Every domain is a folder of class folders; the first half of its sorted classes trains, the rest tests.
 
@@ -23,26 +23,31 @@ from unimetric.training.run import RunFolder
 
 
 def main() -> None:
-    """Measure the three, print the table, write the result."""
+    """Measure the four, print the table, write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/uml8-mini"))
     parser.add_argument("--config", type=Path, default=Path("configs/puma-short.yaml"))
     arguments = parser.parse_args()
-    config = run_config(yaml.safe_load(arguments.config.read_text()), str(arguments.config))
-    config = replace(config, data=replace(config.data, sources=[str(arguments.folder)]))
+    config, recipe = (_config(file, arguments.folder) for file in (arguments.config, Path("configs/unimetric.yaml")))
     frozen = replace(config, model=replace(config.model, method="frozen", options={}))
     linear = replace(config, model=replace(config.model, method="linear", options={}))
     rows = [
         ("frozen", evaluate_model(frozen, None, arguments.out / "frozen")),
         ("linear head", _run(linear, arguments.out / "linear")),
         ("PUMA", _run(config, arguments.out / "puma")),
+        ("ours", _run(recipe, arguments.out / "ours")),
     ]
     print_results(rows)
     table = markdown_table(rows)
     results = {name: {key: value for key, value in metrics.items() if key != "skipped"} for name, metrics in rows}
     path = write_result("uml8_mini", {"config": arguments.config.name, "results": results})
     path.with_suffix(".md").write_text(f"Recall@1 on the unseen half of each domain's classes.\n\n{table}")
+
+
+def _config(file: Path, folder: Path) -> RunConfig:
+    config = run_config(yaml.safe_load(file.read_text()), str(file))
+    return replace(config, data=replace(config.data, sources=[str(folder)]))
 
 
 def _run(config: RunConfig, out: Path) -> dict[str, Any]:
