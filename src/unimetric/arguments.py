@@ -136,6 +136,7 @@ def build_parser() -> ArgumentParser:
     datasets.add_argument("--json", action="store_true", help="Print JSON instead of tables.")
     commands.add_subcommand("datasets", datasets, help="list and check the benchmark datasets")
 
+    _add_search_commands(commands)
     _add_report_commands(commands)
 
     demo = _command("Train PUMA on images that pip installs, and compare it with the frozen backbone. Takes minutes.")
@@ -143,6 +144,70 @@ def build_parser() -> ArgumentParser:
     demo.add_argument("--config", type=str, default="puma-short", help="The configuration, a file or a packaged name.")
     commands.add_subcommand("demo", demo, help="see it work")
     return parser
+
+
+def _add_search_commands(commands: Any) -> None:
+    index = _command(
+        "Embed images into a search database: what is unchanged is skipped, what was cut off goes on. Without MODEL, "
+        "delete rows or make the index anew."
+    )
+    index.add_argument("model", metavar="MODEL", nargs="?", type=str, default=None, help="A run or a model folder.")
+    index.add_argument(
+        "sources", nargs="*", type=str, help="Folders of class folders, manifests, or folders of images."
+    )
+    index.add_argument("--db", type=str, default=None, help="The database: a folder, or a URI such as s3://bucket/db.")
+    index.add_argument("--dataset", type=str, default=None, help="What to call the source's dataset; as NAME=PATH.")
+    index.add_argument(
+        "--delete_missing", action="store_true", help="Delete rows of the same datasets that the sources do not name."
+    )
+    index.add_argument(
+        "--delete_dataset", metavar="NAME", nargs="+", action="extend", type=str, default=None, help="Delete datasets."
+    )
+    index.add_argument(
+        "--delete_path",
+        metavar="PATH",
+        nargs="+",
+        action="extend",
+        type=str,
+        default=None,
+        help="Delete the rows of files, or of all files below folders.",
+    )
+    index.add_argument("--build_index", type=str, default=None, help="Make it anew: auto, ivf-pq, hnsw, or none.")
+    index.add_argument("--optimise", action="store_true", help="Merge small files, bring the index up to date.")
+    index.add_argument("--metrics", type=str, default=None, help="Where the thresholds are; default: MODEL's own.")
+    index.add_argument(
+        "--false_match_rate", type=float, default=None, help="What the threshold keeps: 0.1, 0.01, 0.001 or 0.0001."
+    )
+    index.add_argument("--batch_size", type=int, default=32, help="Images per forward pass.")
+    index.add_argument("--commit_rows", type=int, default=1024, help="Rows to write at once; at most 10 s apart.")
+    index.add_argument("--strict", action="store_true", help="Stop at an unreadable image instead of skipping it.")
+    index.add_argument("--weights", type=str, default=None, help=_WEIGHTS_HELP)
+    index.add_class_arguments(DeviceConfig, "device")
+    commands.add_subcommand("index", index, help="make or update a search database")
+
+    search = _command("Find the images of a database that are most similar to an image.")
+    search.add_argument("db", metavar="DB", type=str, help="A database that unimetric index made.")
+    search.add_argument("images", metavar="IMAGE", nargs="+", type=str, help="Any images.")
+    search.add_argument("-k", "--k", type=int, default=10, help="How many answers.")
+    search.add_argument(
+        "--dataset",
+        metavar="NAME",
+        nargs="+",
+        action="extend",
+        type=str,
+        default=None,
+        help="Search in these datasets only.",
+    )
+    search.add_argument("--where", type=str, default=None, help="A condition on the columns, such as 'price < 20'.")
+    search.add_argument("--exact", action="store_true", help="Compare with every row, past any approximate index.")
+    search.add_argument("--json", action="store_true", help="Print JSON instead of tables.")
+    search.add_argument(
+        "--false_match_rate", type=float, default=None, help="What the threshold keeps; default: as recorded."
+    )
+    search.add_argument("--model", type=str, default=None, help="The model's folder, where it was moved.")
+    search.add_argument("--weights", type=str, default=None, help=_WEIGHTS_HELP)
+    search.add_class_arguments(DeviceConfig, "device")
+    commands.add_subcommand("search", search, help="search a database by images")
 
 
 def _add_report_commands(commands: Any) -> None:

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from unimetric.search.items import Added, ItemNotFoundError, Match, NewItem, StoredItem  # noqa: F401
+from unimetric.errors import UserError, nearest_names
+from unimetric.search import approximate
+from unimetric.search.calibration import DEFAULT_RATE, Calibration, read_calibration
+from unimetric.search.filters import all_of, checked, is_one_of, text
+from unimetric.search.items import Added, ItemNotFoundError, Match, NewItem, StoredItem
+from unimetric.search.rows import (
+    NamedItem,
+    metadata_kinds,
+    named,
+    shown_metadata,
+    signatures,
+    stored_path,
+)
+from unimetric.search.store import COLUMNS, FORMAT, Store, is_uri, location
+from unimetric.search.writing import ONCE, CommitRule, Progress, Writer
 
 if TYPE_CHECKING:
     from unimetric.config import DeviceConfig
     from unimetric.models.embedder import Embedder, ImageLike
+
+MAX_K = 1000
+"""Answers to one query, at most."""
 
 
 class SearchIndex:
@@ -22,6 +42,32 @@ class SearchIndex:
 
     Several threads may search at once; writing is for one process at a time. Use it in a ``with`` block, or `close` it.
     """
+
+    def __init__(
+        self,
+        store: Store,
+        embedder: Embedder | None = None,
+        model: str | Path | None = None,
+        weights: str | Path | None = None,
+        device: DeviceConfig | None = None,
+        false_match_rate: float | None = None,
+    ) -> None:
+        self._store = store
+        self._model_place, self._weights, self._device = model, weights, device
+        self._embedder = embedder
+        self._loading = threading.Lock()
+        self._adding = threading.RLock()
+        self._maintenance = threading.Thread()
+        self._counts: tuple[int, dict[str, int]] | None = None
+        self._understood: set[tuple[str, ...]] = set()
+        recorded = self._about["calibration"]
+        self._calibration = None if recorded is None else Calibration.from_dict(recorded)
+        self._wanted_rate = false_match_rate
+        if false_match_rate is not None and self._calibration is None:
+            raise UserError(f"false_match_rate is {false_match_rate:g}: {store.place} has no calibrated thresholds")
+        self.threshold_of()
+        if embedder is not None:
+            self._check_embedder(embedder)
 
     @classmethod
     def open(
@@ -47,7 +93,8 @@ class SearchIndex:
         Raises:
             UserError: no database, a damaged one, or the model is not that of its vectors.
         """
-        raise NotImplementedError
+        store = Store.open(location(db))
+        return cls(store, embedder, model, weights, device, false_match_rate)
 
     @classmethod
     def create(
@@ -76,11 +123,55 @@ class SearchIndex:
         Raises:
             UserError: the database holds another model's vectors, is damaged, or cannot be written.
         """
-        raise NotImplementedError
+        # Slow to import, and reading needs neither.
+        from unimetric.commands.weights import weights_file
+        from unimetric.models.saving import model_fingerprint, read_model_config
+
+        if is_uri(model):
+            raise UserError(f"the model is {model}: name a folder on this machine")
+        path = Path(model).expanduser()
+        folder, config = read_model_config(path)
+        file = weights_file(path, None if weights is None else str(weights))
+        calibration = _find_calibration(path, folder, metrics)
+        rate = DEFAULT_RATE if false_match_rate is None else false_match_rate
+        about = {
+            "format": FORMAT,
+            "model": {
+                "folder": str(folder.resolve()),
+                "weights": None if file is None else str(Path(file).resolve()),
+                "fingerprint": model_fingerprint(config),
+                "backbone": config["backbone"]["name"],
+                "method": config["method"]["name"],
+                "embedding_size": config["embedding_size"],
+                "geometry": config.get("geometry", {"name": "sphere"}),
+            },
+            "calibration": None if calibration is None else calibration.to_dict(),
+            "false_match_rate": rate,
+            "index": {"kind": "none", "rows": 0},
+        }
+        if calibration is not None:
+            calibration.threshold(rate)
+        elif false_match_rate is not None:
+            raise UserError(
+                f"false_match_rate is {false_match_rate:g}: {path} has no calibrated thresholds; measure it with "
+                "unimetric evaluate, and name what that wrote with metrics"
+            )
+        store = Store.create(location(db), about, config["embedding_size"])
+        _check_same_model(store, about, str(path))
+        # The model may lie elsewhere by now, and be measured anew; what was said before and is not now stays.
+        renewed = {**store.about, "model": about["model"]}
+        if calibration is not None:
+            renewed["calibration"] = about["calibration"]
+        if false_match_rate is not None:
+            renewed["false_match_rate"] = false_match_rate
+        if renewed != store.about:
+            store.write_about(renewed)
+        return cls(store, embedder, None, None, device, None)
 
     def close(self) -> None:
         """Let go of the files. What was added is on the disk already."""
-        raise NotImplementedError
+        self._maintenance.join()
+        self._store.close()
 
     def __enter__(self) -> SearchIndex:
         return self
@@ -93,17 +184,17 @@ class SearchIndex:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the model: its backbone, what was learned, input size and geometry; no path is in it."""
-        raise NotImplementedError
+        return str(self._about["model"]["fingerprint"])
 
     @property
     def model(self) -> str:
         """The model's folder, as it was recorded."""
-        raise NotImplementedError
+        return str(self._about["model"]["folder"])
 
     @property
     def embedding_size(self) -> int:
         """E."""
-        raise NotImplementedError
+        return int(self._about["model"]["embedding_size"])
 
     @property
     def embedder(self) -> Embedder:
@@ -112,21 +203,29 @@ class SearchIndex:
         Raises:
             UserError: its folder is missing or damaged, or holds another model than the one of the vectors.
         """
-        raise NotImplementedError
+        with self._loading:
+            if self._embedder is None:
+                self._embedder = self._load()
+            return self._embedder
 
     @property
     def metadata_columns(self) -> dict[str, str]:
         """The type of every metadata column by its name: text, integer, number, boolean, date or time."""
-        raise NotImplementedError
+        return self._store.metadata_columns
 
     @property
     def threshold(self) -> float | None:
         """The score from which an answer in all datasets together is a match; None without a calibration."""
-        raise NotImplementedError
+        return self.threshold_of()
 
     def threshold_of(self, datasets: Sequence[str] | None = None) -> float | None:
         """The threshold for a search in these datasets: of one dataset its own, where it was calibrated."""
-        raise NotImplementedError
+        return None if self._calibration is None else self._calibration.threshold(self.false_match_rate, datasets)
+
+    @property
+    def false_match_rate(self) -> float:
+        """The share of searches for something absent that the threshold lets pass, as calibrated."""
+        return float(self._about["false_match_rate"] if self._wanted_rate is None else self._wanted_rate)
 
     def search(
         self,
@@ -152,7 +251,17 @@ class SearchIndex:
         Raises:
             UserError: an image cannot be read, an unknown dataset, or a condition that does not hold together.
         """
-        raise NotImplementedError
+        vectors = self.embedder.encode(images, precision=self._precision)
+        return self.search_vectors(vectors, k, datasets=datasets, where=where, exact=exact)
+
+    def check(self, k: int = 10, datasets: Sequence[str] | None = None, where: str | None = None) -> None:
+        """Find out before the work whether `search` would refuse these arguments.
+
+        Raises:
+            UserError: it would.
+        """
+        _check_k(k)
+        self._condition(datasets, where)
 
     def search_vectors(
         self,
@@ -164,7 +273,10 @@ class SearchIndex:
         exact: bool = False,
     ) -> list[list[Match]]:
         """As `search`, for vectors [N, E] (or one, [E]) that `embedder` gave."""
-        raise NotImplementedError
+        vectors = self._checked_vectors(vectors)
+        _check_k(k)
+        names, condition = self._condition(datasets, where)
+        return [self._matches(vector, k, names, condition, exact) for vector in vectors]
 
     def search_item(
         self,
@@ -180,7 +292,10 @@ class SearchIndex:
         Raises:
             ItemNotFoundError: no such item.
         """
-        raise NotImplementedError
+        _check_k(k)
+        names, condition = self._condition(datasets, where)
+        vector = self._one(id, ["id", "vector"])["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return self._matches(vector, k, names, all_of([condition, f"id != {text(id)}"]), exact)
 
     def add(self, items: Iterable[NewItem], *, batch_size: int = 32) -> Added:
         """Embed and write items; those of a known dataset and path replace what was there. All or nothing is written.
@@ -190,7 +305,17 @@ class SearchIndex:
         Raises:
             UserError: an empty dataset name, or metadata that does not fit the columns there are.
         """
-        raise NotImplementedError
+        with self._adding:
+            tasks = named(items)
+            # Of two that lead to the same place, the later one.
+            distinct = list({task.id: task for task in tasks}.values())
+            kinds = metadata_kinds((task.item for task in distinct), self.metadata_columns)
+            known = signatures(self._store.rows_of([task.id for task in distinct], self._row_columns))
+            progress = self.write(distinct, kinds, known, batch_size=batch_size, rule=ONCE)
+        if progress.written:
+            self._maintain_soon()
+        ids = tuple(None if task.id in progress.refused_ids else task.id for task in tasks)
+        return Added(ids, progress.written, progress.unchanged, tuple(progress.refused))
 
     def delete(
         self, *, ids: Sequence[str] | None = None, dataset: str | None = None, path: str | Path | None = None
@@ -205,15 +330,30 @@ class SearchIndex:
         Raises:
             UserError: nothing is given.
         """
-        raise NotImplementedError
+        if ids is None and dataset is None and path is None:
+            raise UserError("nothing to delete is named; give ids, dataset or path")
+        conditions = [
+            None if dataset is None else f"dataset = {text(dataset)}",
+            None if path is None else _at_or_below(stored_path(path)),
+        ]
+        with self._adding:
+            if ids is not None:
+                return self._store.delete_ids(list(dict.fromkeys(ids)), all_of(conditions))
+            return self._store.delete(str(all_of(conditions)))
 
     def count(self, dataset: str | None = None) -> int:
         """How many rows there are."""
-        raise NotImplementedError
+        return self._store.count(None if dataset is None else f"dataset = {text(dataset)}")
 
     def datasets(self) -> dict[str, int]:
         """How many rows each dataset has, by name in alphabetical order."""
-        raise NotImplementedError
+        version = self._store.version
+        cached = self._counts
+        if cached is None or cached[0] != version:
+            counted = pc.value_counts(self._store.rows(["dataset"])["dataset"]).to_pylist()
+            cached = version, {entry["values"]: entry["counts"] for entry in counted}
+            self._counts = cached
+        return dict(sorted(cached[1].items()))
 
     def item(self, id: str) -> StoredItem:
         """One row.
@@ -221,7 +361,7 @@ class SearchIndex:
         Raises:
             ItemNotFoundError: no such item.
         """
-        raise NotImplementedError
+        return self._stored(self._one(id, self._row_columns).to_pylist()[0])
 
     def thumbnail(self, id: str) -> bytes:
         """A JPEG of the image, upright, of at most `THUMBNAIL_SIDE` pixels a side, and nothing else of the file in it.
@@ -229,15 +369,31 @@ class SearchIndex:
         Raises:
             ItemNotFoundError: no such item.
         """
-        raise NotImplementedError
+        content = self._one(id, ["id", "thumbnail"])["thumbnail"][0].as_py()
+        if content is None:
+            raise ItemNotFoundError(f"the item {id} has no thumbnail; index it again")
+        return bytes(content)
 
     def sample(self, n: int, seed: int = 0) -> list[StoredItem]:
         """n different rows, or all where there are fewer; with the same rows and seed, the same ones."""
-        raise NotImplementedError
+        if n < 0:
+            raise UserError(f"n is {n}: use 0 or more")
+        ids = self._store.rows(["id"])["id"]
+        ids = ids.take(pc.sort_indices(ids))
+        chosen = np.random.default_rng(seed).choice(len(ids), min(n, len(ids)), replace=False)
+        wanted = [ids[int(place)].as_py() for place in chosen]
+        rows = {row["id"]: row for row in self._store.rows_of(wanted, self._row_columns).to_pylist()}
+        return [self._stored(rows[id]) for id in wanted if id in rows]
 
     def optimise(self) -> None:
         """Merge small files, drop what was deleted, and bring the index up to date: by size it is made or refreshed."""
-        raise NotImplementedError
+        with self._adding:
+            rows, index = self.count(), self._about["index"]
+            grown = rows >= 4 * index["rows"]
+            if self._is_hyperbolic or (index["kind"] == "none" and rows < approximate.EXACT_BELOW) or not grown:
+                self._store.compact()
+            else:
+                self.build_index()
 
     def build_index(self, kind: str = "auto") -> str:
         """Make the approximate index anew, and return its kind.
@@ -248,4 +404,261 @@ class SearchIndex:
         Raises:
             UserError: unknown kind, or too few rows for it.
         """
-        raise NotImplementedError
+        with self._adding:
+            rows = self.count()
+            chosen = approximate.checked_kind(kind, rows)
+            if self._is_hyperbolic and kind not in ("auto", "none"):
+                raise UserError(f"the index is {kind!r}: a hyperbolic model is searched exactly only; use none")
+            chosen = "none" if self._is_hyperbolic else chosen
+            self._store.compact()
+            if chosen == "none":
+                self._store.drop_index("vector")
+            else:
+                approximate.make(self._store, chosen, rows)
+            self._store.write_about({**self._about, "index": {"kind": chosen, "rows": rows}})
+            return chosen
+
+    def signature_rows(self, where: str) -> pa.Table:
+        """The columns that tell changed rows from unchanged ones, of the rows that meet a condition."""
+        return self._store.rows(self._row_columns, where)
+
+    def write(
+        self,
+        items: Sequence[NamedItem],
+        kinds: Mapping[str, str],
+        known: Mapping[str, tuple[str, bytes]],
+        *,
+        batch_size: int = 32,
+        rule: CommitRule,
+        strict: bool = False,
+        on_commit: Callable[[Progress], None] = lambda progress: None,
+        on_read: Callable[[Progress], None] = lambda progress: None,
+    ) -> Progress:
+        """Embed and write named items, each of another id, as `Writer` does: for `add` and ``unimetric index``."""
+        writer = Writer(
+            self._store,
+            lambda: self.embedder,
+            self._precision,
+            self.fingerprint,
+            kinds,
+            known,
+            rule,
+            strict,
+            on_commit,
+            on_read,
+        )
+        return writer.write(items, batch_size)
+
+    def maintain(self) -> bool:
+        """`optimise`, if it is due: a size was reached that calls for an index, or many rows are not in it yet.
+
+        Rows that are not in the index are searched all the same, one by one.
+        """
+        if not self._maintenance_due():
+            return False
+        self.optimise()
+        return True
+
+    @property
+    def _about(self) -> dict[str, Any]:
+        return self._store.about
+
+    @property
+    def _is_hyperbolic(self) -> bool:
+        return bool(self._about["model"]["geometry"]["name"] == "poincare")
+
+    @property
+    def _precision(self) -> str:
+        return "auto" if self._device is None else self._device.precision
+
+    @property
+    def _row_columns(self) -> list[str]:
+        """All columns but vector, thumbnail and fingerprint."""
+        left_out = ("vector", "thumbnail", "fingerprint")
+        return [name for name in self._store.schema.names if name not in left_out]
+
+    def _load(self) -> Embedder:
+        # torch takes seconds to load.
+        from unimetric.models.devices import choose_device
+        from unimetric.models.embedder import Embedder
+        from unimetric.models.saving import model_fingerprint, read_model_config
+
+        recorded = self._about["model"]
+        place = Path(self._model_place or recorded["folder"]).expanduser()
+        try:
+            folder, config = read_model_config(place)
+        except UserError as error:
+            raise UserError(
+                f"the model of the search database {self._store.place}: {error}; name it with --model"
+            ) from error
+        self._check_fingerprint(model_fingerprint(config), str(place))
+        weights = self._weights or (None if self._model_place else recorded["weights"])
+        embedder = Embedder.from_pretrained(folder, weights=weights)
+        return embedder.to(choose_device("auto" if self._device is None else self._device.accelerator))
+
+    def _check_embedder(self, embedder: Embedder) -> None:
+        from unimetric.models.saving import model_config, model_fingerprint
+
+        self._check_fingerprint(model_fingerprint(model_config(embedder)), "the given embedder")
+
+    def _check_fingerprint(self, fingerprint: str, name: str) -> None:
+        if fingerprint != self.fingerprint:
+            raise UserError(
+                f"the search database {self._store.place} holds vectors of another model ({self.model}, fingerprint "
+                f"{self.fingerprint[:12]}) than {name} ({fingerprint[:12]}); use that model, or a database of its own"
+            )
+
+    def _checked_vectors(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        array = np.asarray(vectors)
+        array = array[None] if array.ndim == 1 else array
+        if array.ndim != 2 or array.shape[1] != self.embedding_size or array.dtype.kind != "f":
+            raise UserError(
+                f"vectors are {array.dtype} {list(array.shape)}: give floats [N, {self.embedding_size}], as the "
+                "database's model does"
+            )
+        array = array.astype(np.float32, copy=False)
+        if not np.isfinite(array).all() or (not self._is_hyperbolic and not array.any(axis=1).all()):
+            raise UserError("vectors hold a row that is not finite or zero: it has no neighbours; leave it out")
+        return array
+
+    def _condition(self, datasets: Sequence[str] | None, where: str | None) -> tuple[tuple[str, ...], str | None]:
+        """The datasets, and the condition that is put to the database."""
+        if isinstance(datasets, str):
+            datasets = [datasets]
+        names = tuple(dict.fromkeys(datasets or ()))
+        if names:
+            present = self.datasets()
+            for name in names:
+                if name not in present:
+                    raise UserError(f"unknown dataset {name!r}; {nearest_names(name, present)}")
+        if where is not None:
+            where = checked(where)
+            key = (where, *self._store.schema.names)
+            if key not in self._understood:
+                self._store.check_condition(where)
+                if len(self._understood) > 1000:
+                    self._understood.clear()
+                self._understood.add(key)
+        return names, all_of([is_one_of("dataset", names) if names else None, where])
+
+    def _matches(
+        self, vector: NDArray[np.float32], k: int, names: tuple[str, ...], condition: str | None, exact: bool
+    ) -> list[Match]:
+        if self._is_hyperbolic:
+            rows = self._hyperbolic(vector, k, condition)
+        else:
+            index = self._about["index"]
+            effort = None if index["kind"] == "none" else approximate.effort(index["kind"], index["rows"])
+            found = self._store.nearest(vector, k, self._row_columns, condition, exact, effort).to_pylist()
+            rows = [({**row}, min(1.0, max(-1.0, 1.0 - row.pop("_distance")))) for row in found]
+        threshold = self.threshold_of(names)
+        matches = [self._match(row, score, threshold, names) for row, score in rows]
+        return sorted(matches, key=lambda match: (-match.score, match.id))
+
+    def _hyperbolic(
+        self, vector: NDArray[np.float32], k: int, condition: str | None
+    ) -> list[tuple[dict[str, Any], float]]:
+        """Compare with every row; the database has no such distance."""
+        import torch
+
+        from unimetric.evaluation.neighbours import nearest_neighbours
+        from unimetric.geometry import PoincareBall
+
+        constants = {name: value for name, value in self._about["model"]["geometry"].items() if name != "name"}
+        ball = PoincareBall(**constants)
+        table = self._store.rows(["id", "vector"], condition)
+        if not len(table):
+            return []
+        points = torch.from_numpy(
+            table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1).copy()
+        )
+        query = torch.from_numpy(vector.copy())[None]
+        _, places = nearest_neighbours(query, points, min(k, len(table)), distance="poincare", curvature=ball.curvature)
+        nearest = places[0].tolist()
+        distances = ball.distances(query.double(), points[nearest].double())[0].tolist()
+        score = {table["id"][place].as_py(): -value for place, value in zip(nearest, distances, strict=True)}
+        rows = self._store.rows_of(list(score), self._row_columns).to_pylist()
+        return [(row, score[row["id"]]) for row in rows]
+
+    def _match(self, row: dict[str, Any], score: float, threshold: float | None, names: tuple[str, ...]) -> Match:
+        item = self._stored(row)
+        return Match(
+            id=item.id,
+            score=score,
+            dataset=item.dataset,
+            label=item.label,
+            path=item.path,
+            metadata=item.metadata,
+            is_match=None if threshold is None else score >= threshold,
+            confidence=None if self._calibration is None else self._calibration.confidence(score, names),
+        )
+
+    def _stored(self, row: dict[str, Any]) -> StoredItem:
+        metadata = shown_metadata(
+            {name: value for name, value in row.items() if name not in COLUMNS and name != "_distance"}
+        )
+        return StoredItem(row["id"], row["dataset"], row["label"], row["path"], metadata, row["content_hash"])
+
+    def _one(self, id: str, columns: Sequence[str]) -> pa.Table:
+        table = self._store.rows(columns, f"id = {text(id)}", limit=1)
+        if not len(table):
+            raise ItemNotFoundError(f"no item {id!r} in the search database {self._store.place}")
+        return table
+
+    def _maintenance_due(self) -> bool:
+        if self._is_hyperbolic:
+            return False
+        rows = self.count()
+        if rows < approximate.EXACT_BELOW:
+            return False
+        indexed = self._store.indexed("vector")
+        return indexed is None or indexed[2] >= max(10_000, rows // 10)
+
+    def _maintain_soon(self) -> None:
+        """`maintain` in a thread of its own: whoever added an image does not wait for an index."""
+        if not self._maintenance.is_alive() and self._maintenance_due():
+            self._maintenance = threading.Thread(target=self.maintain, name="search-index")
+            self._maintenance.start()
+
+
+def _check_k(k: int) -> None:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= MAX_K:
+        raise UserError(f"k is {k!r}: use 1 to {MAX_K}")
+
+
+def _at_or_below(path: str) -> str:
+    """The condition that a row's path is this one, or lies in the folder of that name."""
+    path = path.rstrip("/") or "/"
+    folder = path if path == "/" else f"{path}/"
+    # Compared as text: LIKE would take % and _ in names for wildcards.
+    return f"path = {text(path)} OR starts_with(path, {text(folder)})"
+
+
+def _find_calibration(path: Path, folder: Path, metrics: str | Path | None) -> Calibration | None:
+    """The calibration of the named measurement, or else of the run or model folder's own, if there is one."""
+    if metrics is not None:
+        named_place = Path(metrics).expanduser()
+        file = named_place / "metrics.json" if named_place.is_dir() else named_place
+        calibration = read_calibration(file)
+        if calibration is None:
+            raise UserError(f"{file} has no thresholds; measure the model again with: unimetric evaluate")
+        return calibration
+    places = [path, path / "evaluation"]
+    if folder.name == "model" and (folder.parent / "config.yaml").is_file():
+        places.append(folder.parent)
+    for place in places:
+        if (place / "metrics.json").is_file():
+            calibration = read_calibration(place / "metrics.json")
+            if calibration is not None:
+                return calibration
+    return None
+
+
+def _check_same_model(store: Store, about: dict[str, Any], name: str) -> None:
+    there, here = store.about["model"], about["model"]
+    if there["fingerprint"] != here["fingerprint"]:
+        raise UserError(
+            f"the search database {store.place} holds vectors of another model ({there['folder']}, fingerprint "
+            f"{there['fingerprint'][:12]}) than {name} ({here['fingerprint'][:12]}); use that model, or name another "
+            "folder with --db"
+        )

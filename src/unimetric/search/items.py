@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime
 from pathlib import Path
-from typing import TypeAlias
 
+from unimetric.data.sources.metadata import Value
 from unimetric.errors import UserError
-
-Value: TypeAlias = "str | int | float | bool | date | datetime | None"
-"""What a metadata column may hold."""
 
 
 class ItemNotFoundError(UserError):
