@@ -57,7 +57,7 @@ class SearchIndex:
         self._embedder = embedder
         self._loading = threading.Lock()
         self._adding = threading.RLock()
-        self._maintenance = threading.Thread()
+        self._maintenance: threading.Thread | None = None
         self._counts: tuple[int, dict[str, int]] | None = None
         self._understood: set[tuple[str, ...]] = set()
         recorded = self._about["calibration"]
@@ -170,7 +170,8 @@ class SearchIndex:
 
     def close(self) -> None:
         """Let go of the files. What was added is on the disk already."""
-        self._maintenance.join()
+        if self._maintenance is not None:
+            self._maintenance.join()
         self._store.close()
 
     def __enter__(self) -> SearchIndex:
@@ -616,7 +617,8 @@ class SearchIndex:
 
     def _maintain_soon(self) -> None:
         """`maintain` in a thread of its own: whoever added an image does not wait for an index."""
-        if not self._maintenance.is_alive() and self._maintenance_due():
+        running = self._maintenance is not None and self._maintenance.is_alive()
+        if not running and self._maintenance_due():
             self._maintenance = threading.Thread(target=self.maintain, name="search-index")
             self._maintenance.start()
 

@@ -205,8 +205,12 @@ class Store:
         Raises:
             UserError: it does not; the reason is its own, and unknown columns are named with the nearest one.
         """
-        with _explained(self.place, "read", where):
-            self._table.search().where(where).limit(1).explain_plan()
+        with _explained(self.place, "read"):
+            self._table.search().limit(1).where("true").explain_plan()
+        try:
+            self._table.search().limit(1).where(f"({where})").explain_plan()
+        except Exception as error:
+            raise _condition_error(error, where) from error
 
     def nearest(
         self,
@@ -422,12 +426,9 @@ def _explained(place: str, action: str, where: str | None = None) -> Iterator[No
 
 def _explanation(error: BaseException, place: str, action: str, where: str | None) -> UserError:
     reason = _reason(error)
-    if match := re.search(r'No field named "?(.+?)"?\. Valid fields are (.+?)\.$', reason):
-        columns = [name.strip('`" ') for name in match[2].split(",")]
-        usable = [name for name in columns if name not in ("vector", "thumbnail", "fingerprint")]
-        return UserError(f"where: no column {match[1]!r}; {nearest_names(match[1], usable)}")
-    if where is not None and _is_about_the_condition(reason):
-        return UserError(f"the condition (where) {shown(where)} cannot be read: {reason}; see docs/search.md")
+    # What a condition that could be read comes upon in the rows.
+    if where is not None and re.search(r"cast|parse|sql|regex|overflow|divi|filter", str(error), re.IGNORECASE):
+        return _condition_error(error, where)
     if isinstance(error, OSError) and error.errno is not None:
         return UserError(f"cannot {action} the search database {place}: {os.strerror(error.errno)}")
     if re.search(r"No space left|os error 28|Permission denied|Read-only|os error 13", reason):
@@ -439,13 +440,15 @@ def _explanation(error: BaseException, place: str, action: str, where: str | Non
     )
 
 
-def _is_about_the_condition(reason: str) -> bool:
-    return bool(
-        re.search(
-            r"sql|filter|parse|literal|boolean|function|cast|expression|statement|regex|recursion|argument|coerce|type",
-            reason,
-            re.IGNORECASE,
-        )
+def _condition_error(error: BaseException, where: str) -> UserError:
+    text = " ".join(str(error).split())
+    if match := re.search(r'No field named "?(.+?)"?\. Valid fields are (.+)\.', text):
+        columns = [name.strip('`" ') for name in match[2].split(",")]
+        usable = [name for name in columns if name not in ("vector", "thumbnail", "fingerprint")]
+        return UserError(f"the condition (where) names no column: {match[1]!r}; {nearest_names(match[1], usable)}")
+    return UserError(
+        f"the condition (where) {shown(where)} cannot be read: {_reason(error)}; write one such as: "
+        "price < 20 AND label = 'hat'"
     )
 
 
