@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from unimetric.data.images import ImageError, decode_image
 from unimetric.files import sha256_of_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 THUMBNAIL_SIDE = 256
 """Pixels of a thumbnail's longer side, at most."""
