@@ -83,11 +83,13 @@ def print_answers(answers: Sequence[Answer]) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=500)
     for answer in answers:
-        console.print(_table(answer))
+        console.print(Text(_title(answer)), soft_wrap=True)
+        if answer.matches:
+            console.print(_table(answer))
 
 
 def _table(answer: Answer) -> Table:
-    table = Table(title=Text(_title(answer)), title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     table.add_column("", justify="right")
     table.add_column("score", justify="right")
     if answer.threshold is not None:
