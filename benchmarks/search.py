@@ -252,7 +252,7 @@ def sweep(index: SearchIndex, queries: Vectors, truth: NDArray[np.int64]) -> lis
 
         def search(query: Vectors, effort: Effort = effort, took: list[float] = took) -> list[int]:
             begin = time.perf_counter()
-            found = index._store.nearest(query, K, ["id"], None, False, effort)
+            (found,) = index._store.nearest(query[None], K, ["id"], None, False, effort)
             took.append(time.perf_counter() - begin)
             return [int(id, 16) for id in found["id"].to_pylist()]
 

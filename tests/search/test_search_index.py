@@ -6,7 +6,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from unimetric.geometry import PoincareBall
 from unimetric.models.embedder import Embedder
 from unimetric.search import ItemNotFoundError, NewItem, SearchIndex
 from unimetric.search import index as index_module
+from unimetric.search import store as store_module
 
 FillIndex = Callable[..., SearchIndex]
 
@@ -277,6 +278,26 @@ def test_many_threads_search_while_one_writes(index: SearchIndex, own: Path, mod
             growing.add([NewItem(path, "d") for path in files(own)[4:8]])
             assert {len(search.result()[0]) for search in searches} <= {4, 8}
         assert len(growing.search_vectors(np.ones(16, np.float32), 50)[0]) == 8
+
+
+def test_readers_see_what_another_writes(fill: FillIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "READERS_SEE_WRITES_WITHIN", timedelta(0))
+    vector = np.ones(16, np.float32)
+    with fill(tmp_path / "db", np.ones((3, 16))) as writer, SearchIndex.open(tmp_path / "db") as reader:
+        for handle in (writer, reader):
+            assert (len(handle.search_vectors(vector)[0]), handle.datasets()) == (3, {"d": 3})
+        writer.delete(ids=["id000001"])
+        for handle in (writer, reader):
+            assert (len(handle.search_vectors(vector)[0]), handle.datasets(), handle.count()) == (2, {"d": 2}, 2)
+
+
+def test_a_closed_database_says_so(fill: FillIndex, tmp_path: Path) -> None:
+    index = fill(tmp_path / "db", np.ones((3, 16)))
+    index.close()
+    index.close()
+    for use in (index.count, lambda: index.search_vectors(np.ones(16, np.float32))):
+        with pytest.raises(UserError, match="was closed"):
+            use()
 
 
 def test_importing_and_opening_load_no_torch(catalogue: Path) -> None:

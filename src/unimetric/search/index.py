@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from unimetric.errors import UserError, nearest_names
 from unimetric.search import approximate
-from unimetric.search.calibration import DEFAULT_RATE, Calibration, read_calibration
+from unimetric.search.calibration import Calibration
 from unimetric.search.filters import all_of, checked, is_one_of, text
+from unimetric.search.hyperbolic import nearest_hyperbolic
 from unimetric.search.items import Added, ItemNotFoundError, Match, NewItem, StoredItem
+from unimetric.search.model import check_embedder, check_same_model, describe, load_embedder
 from unimetric.search.rows import (
     NamedItem,
     metadata_kinds,
@@ -26,7 +28,7 @@ from unimetric.search.rows import (
     signatures,
     stored_path,
 )
-from unimetric.search.store import COLUMNS, FORMAT, Store, is_uri, location
+from unimetric.search.store import COLUMNS, Store, location
 from unimetric.search.writing import ONCE, CommitRule, Progress, Writer
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ class SearchIndex:
             raise UserError(f"false_match_rate is {false_match_rate:g}: {store.place} has no calibrated thresholds")
         self.threshold_of()
         if embedder is not None:
-            self._check_embedder(embedder)
+            check_embedder(store, embedder)
 
     @classmethod
     def open(
@@ -123,44 +125,12 @@ class SearchIndex:
         Raises:
             UserError: the database holds another model's vectors, is damaged, or cannot be written.
         """
-        # Slow to import, and reading needs neither.
-        from unimetric.commands.weights import weights_file
-        from unimetric.models.saving import model_fingerprint, read_model_config
-
-        if is_uri(model):
-            raise UserError(f"the model is {model}: name a folder on this machine")
-        path = Path(model).expanduser()
-        folder, config = read_model_config(path)
-        file = weights_file(path, None if weights is None else str(weights))
-        calibration = _find_calibration(path, folder, metrics)
-        rate = DEFAULT_RATE if false_match_rate is None else false_match_rate
-        about = {
-            "format": FORMAT,
-            "model": {
-                "folder": str(folder.resolve()),
-                "weights": None if file is None else str(Path(file).resolve()),
-                "fingerprint": model_fingerprint(config),
-                "backbone": config["backbone"]["name"],
-                "method": config["method"]["name"],
-                "embedding_size": config["embedding_size"],
-                "geometry": config.get("geometry", {"name": "sphere"}),
-            },
-            "calibration": None if calibration is None else calibration.to_dict(),
-            "false_match_rate": rate,
-            "index": {"kind": "none", "rows": 0},
-        }
-        if calibration is not None:
-            calibration.threshold(rate)
-        elif false_match_rate is not None:
-            raise UserError(
-                f"false_match_rate is {false_match_rate:g}: {path} has no calibrated thresholds; measure it with "
-                "unimetric evaluate, and name what that wrote with metrics"
-            )
-        store = Store.create(location(db), about, config["embedding_size"])
-        _check_same_model(store, about, str(path))
+        about = describe(model, weights, metrics, false_match_rate)
+        store = Store.create(location(db), about, about["model"]["embedding_size"])
+        check_same_model(store, about, str(model))
         # The model may lie elsewhere by now, and be measured anew; what was said before and is not now stays.
         renewed = {**store.about, "model": about["model"]}
-        if calibration is not None:
+        if about["calibration"] is not None:
             renewed["calibration"] = about["calibration"]
         if false_match_rate is not None:
             renewed["false_match_rate"] = false_match_rate
@@ -206,7 +176,7 @@ class SearchIndex:
         """
         with self._loading:
             if self._embedder is None:
-                self._embedder = self._load()
+                self._embedder = load_embedder(self._store, self._model_place, self._weights, self._device)
             return self._embedder
 
     @property
@@ -277,7 +247,7 @@ class SearchIndex:
         vectors = self._checked_vectors(vectors)
         _check_k(k)
         names, condition = self._condition(datasets, where)
-        return [self._matches(vector, k, names, condition, exact) for vector in vectors]
+        return self._matches(vectors, k, names, condition, exact)
 
     def search_item(
         self,
@@ -296,7 +266,8 @@ class SearchIndex:
         _check_k(k)
         names, condition = self._condition(datasets, where)
         vector = self._one(id, ["id", "vector"])["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return self._matches(vector, k, names, all_of([condition, f"id != {text(id)}"]), exact)
+        (matches,) = self._matches(vector[None], k, names, all_of([condition, f"id != {text(id)}"]), exact)
+        return matches
 
     def add(self, items: Iterable[NewItem], *, batch_size: int = 32) -> Added:
         """Embed and write items; those of a known dataset and path replace what was there. All or nothing is written.
@@ -478,37 +449,6 @@ class SearchIndex:
         left_out = ("vector", "thumbnail", "fingerprint")
         return [name for name in self._store.schema.names if name not in left_out]
 
-    def _load(self) -> Embedder:
-        # torch takes seconds to load.
-        from unimetric.models.devices import choose_device
-        from unimetric.models.embedder import Embedder
-        from unimetric.models.saving import model_fingerprint, read_model_config
-
-        recorded = self._about["model"]
-        place = Path(self._model_place or recorded["folder"]).expanduser()
-        try:
-            folder, config = read_model_config(place)
-        except UserError as error:
-            raise UserError(
-                f"the model of the search database {self._store.place}: {error}; name it with --model"
-            ) from error
-        self._check_fingerprint(model_fingerprint(config), str(place))
-        weights = self._weights or (None if self._model_place else recorded["weights"])
-        embedder = Embedder.from_pretrained(folder, weights=weights)
-        return embedder.to(choose_device("auto" if self._device is None else self._device.accelerator))
-
-    def _check_embedder(self, embedder: Embedder) -> None:
-        from unimetric.models.saving import model_config, model_fingerprint
-
-        self._check_fingerprint(model_fingerprint(model_config(embedder)), "the given embedder")
-
-    def _check_fingerprint(self, fingerprint: str, name: str) -> None:
-        if fingerprint != self.fingerprint:
-            raise UserError(
-                f"the search database {self._store.place} holds vectors of another model ({self.model}, fingerprint "
-                f"{self.fingerprint[:12]}) than {name} ({fingerprint[:12]}); use that model, or a database of its own"
-            )
-
     def _checked_vectors(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         array = np.asarray(vectors)
         array = array[None] if array.ndim == 1 else array
@@ -542,44 +482,31 @@ class SearchIndex:
                 self._understood.add(key)
         return names, all_of([is_one_of("dataset", names) if names else None, where])
 
-    def _matches(
-        self, vector: NDArray[np.float32], k: int, names: tuple[str, ...], condition: str | None, exact: bool
-    ) -> list[Match]:
+    def _rows(
+        self, vectors: NDArray[np.float32], k: int, condition: str | None, exact: bool
+    ) -> list[list[tuple[dict[str, Any], float]]]:
+        """For every vector the nearest rows and their scores."""
         if self._is_hyperbolic:
-            rows = self._hyperbolic(vector, k, condition)
-        else:
-            index = self._about["index"]
-            effort = None if index["kind"] == "none" else approximate.effort(index["kind"], index["rows"])
-            found = self._store.nearest(vector, k, self._row_columns, condition, exact, effort).to_pylist()
-            rows = [({**row}, min(1.0, max(-1.0, 1.0 - row.pop("_distance")))) for row in found]
+            geometry = self._about["model"]["geometry"]
+            return nearest_hyperbolic(self._store, geometry, vectors, k, self._row_columns, condition)
+        index = self._about["index"]
+        effort = None if index["kind"] == "none" else approximate.effort(index["kind"], index["rows"])
+        tables = self._store.nearest(vectors, k, self._row_columns, condition, exact, effort)
+        return [
+            [(row, min(1.0, max(-1.0, 1.0 - row.pop("_distance")))) for row in table.to_pylist()] for table in tables
+        ]
+
+    def _matches(
+        self, vectors: NDArray[np.float32], k: int, names: tuple[str, ...], condition: str | None, exact: bool
+    ) -> list[list[Match]]:
         threshold = self.threshold_of(names)
-        matches = [self._match(row, score, threshold, names) for row, score in rows]
-        return sorted(matches, key=lambda match: (-match.score, match.id))
-
-    def _hyperbolic(
-        self, vector: NDArray[np.float32], k: int, condition: str | None
-    ) -> list[tuple[dict[str, Any], float]]:
-        """Compare with every row; the database has no such distance."""
-        import torch
-
-        from unimetric.evaluation.neighbours import nearest_neighbours
-        from unimetric.geometry import PoincareBall
-
-        constants = {name: value for name, value in self._about["model"]["geometry"].items() if name != "name"}
-        ball = PoincareBall(**constants)
-        table = self._store.rows(["id", "vector"], condition)
-        if not len(table):
-            return []
-        points = torch.from_numpy(
-            table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1).copy()
-        )
-        query = torch.from_numpy(vector.copy())[None]
-        _, places = nearest_neighbours(query, points, min(k, len(table)), distance="poincare", curvature=ball.curvature)
-        nearest = places[0].tolist()
-        distances = ball.distances(query.double(), points[nearest].double())[0].tolist()
-        score = {table["id"][place].as_py(): -value for place, value in zip(nearest, distances, strict=True)}
-        rows = self._store.rows_of(list(score), self._row_columns).to_pylist()
-        return [(row, score[row["id"]]) for row in rows]
+        return [
+            sorted(
+                (self._match(row, score, threshold, names) for row, score in rows),
+                key=lambda match: (-match.score, match.id),
+            )
+            for rows in self._rows(vectors, k, condition, exact)
+        ]
 
     def _match(self, row: dict[str, Any], score: float, threshold: float | None, names: tuple[str, ...]) -> Match:
         item = self._stored(row)
@@ -634,33 +561,3 @@ def _at_or_below(path: str) -> str:
     folder = path if path == "/" else f"{path}/"
     # Compared as text: LIKE would take % and _ in names for wildcards.
     return f"path = {text(path)} OR starts_with(path, {text(folder)})"
-
-
-def _find_calibration(path: Path, folder: Path, metrics: str | Path | None) -> Calibration | None:
-    """The calibration of the named measurement, or else of the run or model folder's own, if there is one."""
-    if metrics is not None:
-        named_place = Path(metrics).expanduser()
-        file = named_place / "metrics.json" if named_place.is_dir() else named_place
-        calibration = read_calibration(file)
-        if calibration is None:
-            raise UserError(f"{file} has no thresholds; measure the model again with: unimetric evaluate")
-        return calibration
-    places = [path, path / "evaluation"]
-    if folder.name == "model" and (folder.parent / "config.yaml").is_file():
-        places.append(folder.parent)
-    for place in places:
-        if (place / "metrics.json").is_file():
-            calibration = read_calibration(place / "metrics.json")
-            if calibration is not None:
-                return calibration
-    return None
-
-
-def _check_same_model(store: Store, about: dict[str, Any], name: str) -> None:
-    there, here = store.about["model"], about["model"]
-    if there["fingerprint"] != here["fingerprint"]:
-        raise UserError(
-            f"the search database {store.place} holds vectors of another model ({there['folder']}, fingerprint "
-            f"{there['fingerprint'][:12]}) than {name} ({here['fingerprint'][:12]}); use that model, or name another "
-            "folder with --db"
-        )

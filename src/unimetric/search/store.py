@@ -6,15 +6,16 @@ commit.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
-import logging
 import os
 import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,7 @@ READERS_SEE_WRITES_WITHIN = timedelta(seconds=2)
 
 _KEPT_VERSIONS = timedelta(hours=1)
 _IDS_AT_ONCE = 1000
-
-log = logging.getLogger(__name__)
+_QUERIES_AT_ONCE = 16
 
 
 def location(db: str | Path) -> str:
@@ -98,6 +98,8 @@ class Store:
         self._connection = connection
         self._items = items
         self._writing = threading.RLock()
+        self._reading: Any = None
+        self._stale = False
 
     @classmethod
     def open(cls, place: str) -> Store:
@@ -139,8 +141,7 @@ class Store:
 
     def close(self) -> None:
         """Let go of the tables."""
-        self._items = None
-        self._connection = None
+        self._items = self._connection = self._reading = None
 
     def write_about(self, about: dict[str, Any]) -> None:
         """Replace the row of ``about``."""
@@ -214,16 +215,17 @@ class Store:
 
     def nearest(
         self,
-        vector: NDArray[np.float32],
+        vectors: NDArray[np.float32],
         k: int,
         columns: Sequence[str],
         where: str | None,
         exact: bool,
         effort: Effort | None = None,
-    ) -> pa.Table:
-        """The rows nearest by cosine, with ``_distance``, 1 minus the cosine."""
-        with _explained(self.place, "read", where):
-            query = self._table.search(vector, vector_column_name="vector").distance_type("cosine").limit(k)
+    ) -> list[pa.Table]:
+        """For every vector [N, E] the rows nearest by cosine, with ``_distance``, 1 minus the cosine."""
+
+        async def answer(table: Any, vector: NDArray[np.float32]) -> pa.Table:
+            query = table.query().nearest_to(vector).column("vector").distance_type("cosine").limit(k)
             query = query.select([*columns, "_distance"])
             if where:
                 query = query.where(where)
@@ -231,7 +233,32 @@ class Store:
                 query = query.bypass_vector_index()
             elif effort is not None:
                 query = effort.apply(query, k)
-            return query.to_arrow()
+            return await query.to_arrow()
+
+        async def answer_all() -> list[pa.Table]:
+            table = await self._reading_table()
+            found: list[pa.Table] = []
+            for start in range(0, len(vectors), _QUERIES_AT_ONCE):
+                part = vectors[start : start + _QUERIES_AT_ONCE]
+                found += await asyncio.gather(*(answer(table, vector) for vector in part))
+            return found
+
+        # LanceDB's other interface crosses over to its thread several times a query, and that takes its time.
+        with _explained(self.place, "read", where):
+            return asyncio.run_coroutine_threadsafe(answer_all(), _loop()).result()
+
+    async def _reading_table(self) -> Any:
+        """A second handle on ``items``, which sees what this process has written."""
+        if self._items is None:
+            raise UserError(f"the search database {self.place} was closed; open it again")
+        if self._reading is None:
+            connection = await lancedb().connect_async(self.place, read_consistency_interval=READERS_SEE_WRITES_WITHIN)
+            self._stale = False
+            self._reading = await connection.open_table(ITEMS)
+        elif self._stale:
+            self._stale = False
+            await self._reading.checkout_latest()
+        return self._reading
 
     def merge(self, rows: pa.Table) -> None:
         """Write rows, each of another id: new ones are added, those of known ids replaced, in one commit.
@@ -308,7 +335,10 @@ class Store:
         """One writer at a time on this machine, on the newest version, with errors in words."""
         with self._writing, _lock(self.place), _explained(self.place, "write to", where):
             self._table.checkout_latest()
-            yield
+            try:
+                yield
+            finally:
+                self._stale = True
 
 
 class Effort:
@@ -343,6 +373,14 @@ def lancedb() -> Any:
     except ModuleNotFoundError as error:
         raise UserError(f"search needs {error.name}, which is missing; pip install 'unimetric[search]'") from error
     return package
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The event loop of all queries, in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="search", daemon=True).start()
+    return loop
 
 
 def _connect(place: str) -> Any:
