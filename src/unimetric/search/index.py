@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from unimetric.data.sources.metadata import Value
 from unimetric.errors import UserError, nearest_names
 from unimetric.search import approximate
 from unimetric.search.calibration import Calibration
@@ -444,6 +445,11 @@ class SearchIndex:
         return "auto" if self._device is None else self._device.precision
 
     @property
+    def _shown_columns(self) -> list[str]:
+        """The columns of a `Match`; each one more takes its time."""
+        return [name for name in self._row_columns if name != "content_hash"]
+
+    @property
     def _row_columns(self) -> list[str]:
         """All columns but vector, thumbnail and fingerprint."""
         left_out = ("vector", "thumbnail", "fingerprint")
@@ -488,10 +494,10 @@ class SearchIndex:
         """For every vector the nearest rows and their scores."""
         if self._is_hyperbolic:
             geometry = self._about["model"]["geometry"]
-            return nearest_hyperbolic(self._store, geometry, vectors, k, self._row_columns, condition)
+            return nearest_hyperbolic(self._store, geometry, vectors, k, self._shown_columns, condition)
         index = self._about["index"]
         effort = None if index["kind"] == "none" else approximate.effort(index["kind"], index["rows"])
-        tables = self._store.nearest(vectors, k, self._row_columns, condition, exact, effort)
+        tables = self._store.nearest(vectors, k, self._shown_columns, condition, exact, effort)
         return [
             [(row, min(1.0, max(-1.0, 1.0 - row.pop("_distance")))) for row in table.to_pylist()] for table in tables
         ]
@@ -509,23 +515,19 @@ class SearchIndex:
         ]
 
     def _match(self, row: dict[str, Any], score: float, threshold: float | None, names: tuple[str, ...]) -> Match:
-        item = self._stored(row)
         return Match(
-            id=item.id,
+            id=row["id"],
             score=score,
-            dataset=item.dataset,
-            label=item.label,
-            path=item.path,
-            metadata=item.metadata,
+            dataset=row["dataset"],
+            label=row["label"],
+            path=row["path"],
+            metadata=_metadata(row),
             is_match=None if threshold is None else score >= threshold,
             confidence=None if self._calibration is None else self._calibration.confidence(score, names),
         )
 
     def _stored(self, row: dict[str, Any]) -> StoredItem:
-        metadata = shown_metadata(
-            {name: value for name, value in row.items() if name not in COLUMNS and name != "_distance"}
-        )
-        return StoredItem(row["id"], row["dataset"], row["label"], row["path"], metadata, row["content_hash"])
+        return StoredItem(row["id"], row["dataset"], row["label"], row["path"], _metadata(row), row["content_hash"])
 
     def _one(self, id: str, columns: Sequence[str]) -> pa.Table:
         table = self._store.rows(columns, f"id = {text(id)}", limit=1)
@@ -548,6 +550,10 @@ class SearchIndex:
         if not running and self._maintenance_due():
             self._maintenance = threading.Thread(target=self.maintain, name="search-index")
             self._maintenance.start()
+
+
+def _metadata(row: dict[str, Any]) -> dict[str, Value]:
+    return shown_metadata({name: value for name, value in row.items() if name not in COLUMNS})
 
 
 def _check_k(k: int) -> None:

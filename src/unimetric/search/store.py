@@ -224,23 +224,23 @@ class Store:
     ) -> list[pa.Table]:
         """For every vector [N, E] the rows nearest by cosine, with ``_distance``, 1 minus the cosine."""
 
-        async def answer(table: Any, vector: NDArray[np.float32]) -> pa.Table:
-            query = table.query().nearest_to(vector).column("vector").distance_type("cosine").limit(k)
-            query = query.select([*columns, "_distance"])
+        async def answer(table: Any, part: NDArray[np.float32]) -> list[pa.Table]:
+            query = table.query().nearest_to(part[0] if len(part) == 1 else list(part)).column("vector")
+            query = query.distance_type("cosine").limit(k).select([*columns, "_distance"])
             if where:
                 query = query.where(where)
             if exact:
                 query = query.bypass_vector_index()
             elif effort is not None:
                 query = effort.apply(query, k)
-            return await query.to_arrow()
+            return _by_query(await query.to_arrow(), len(part))
 
         async def answer_all() -> list[pa.Table]:
             table = await self._reading_table()
             found: list[pa.Table] = []
+            # Several at once share what a query costs before it is answered.
             for start in range(0, len(vectors), _QUERIES_AT_ONCE):
-                part = vectors[start : start + _QUERIES_AT_ONCE]
-                found += await asyncio.gather(*(answer(table, vector) for vector in part))
+                found += await answer(table, vectors[start : start + _QUERIES_AT_ONCE])
             return found
 
         # LanceDB's other interface crosses over to its thread several times a query, and that takes its time.
@@ -373,6 +373,14 @@ def lancedb() -> Any:
     except ModuleNotFoundError as error:
         raise UserError(f"search needs {error.name}, which is missing; pip install 'unimetric[search]'") from error
     return package
+
+
+def _by_query(found: pa.Table, queries: int) -> list[pa.Table]:
+    """The answers to each of several queries that were put at once."""
+    if queries == 1:
+        return [found]
+    numbers = found["query_index"].to_numpy()
+    return [found.filter(pa.array(numbers == number)).drop_columns("query_index") for number in range(queries)]
 
 
 @cache

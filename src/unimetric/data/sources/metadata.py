@@ -22,7 +22,7 @@ OWN = ("path", "label", "dataset", "split")
 # Without leading zeros: an article number or a postal code is text.
 _NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 _LARGEST = 2**53
-"""Beyond, floats skip whole numbers."""
+"""From here on, floats skip whole numbers."""
 
 
 def read_metadata(file: Path, name: str | None = None) -> dict[tuple[str, str], dict[str, Value]]:
@@ -71,7 +71,7 @@ def _typed(cells: Sequence[str]) -> list[Value]:
     filled = [cell for cell in stripped if cell]
     if filled and all(cell.lower() in ("true", "false") for cell in filled):
         return [cell.lower() == "true" if cell else None for cell in stripped]
-    if filled and all(_NUMBER.fullmatch(cell) and abs(float(cell)) <= _LARGEST for cell in filled):
+    if filled and all(_NUMBER.fullmatch(cell) and abs(float(cell)) < _LARGEST for cell in filled):
         return [_number(float(cell)) if cell else None for cell in stripped]
     return [cell or None for cell in cells]
 
