@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 
 from machine import write_result
 from unimetric.search import SearchIndex
-from unimetric.search.store import FORMAT, Effort, Store
+from unimetric.search.effort import Effort
+from unimetric.search.store import FORMAT, Store
 
 SIZE, K = 128, 10
 PER_CLASS = 25

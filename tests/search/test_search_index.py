@@ -291,6 +291,22 @@ def test_readers_see_what_another_writes(fill: FillIndex, tmp_path: Path, monkey
             assert (len(handle.search_vectors(vector)[0]), handle.datasets(), handle.count()) == (2, {"d": 2}, 2)
 
 
+def test_a_reader_learns_of_an_index_that_another_process_made(
+    fill: FillIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "READERS_SEE_WRITES_WITHIN", timedelta(0))
+    vectors = np.random.default_rng(0).normal(size=(900, 16)).astype(np.float32)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    with fill(tmp_path / "db", vectors) as writer, SearchIndex.open(tmp_path / "db") as reader:
+        assert recall(reader, vectors) == 1
+        for kind in ("ivf-pq", "hnsw"):
+            writer.build_index(kind)
+            assert recall(reader, vectors) > 0.9
+            # Not the compressed vectors' similarities: those are off by some percent.
+            for match in reader.search_vectors(vectors[7])[0]:
+                assert match.score == pytest.approx(float(unit[7] @ unit[int(match.id[2:])]), abs=1e-5)
+
+
 def test_a_closed_database_says_so(fill: FillIndex, tmp_path: Path) -> None:
     index = fill(tmp_path / "db", np.ones((3, 16)))
     index.close()

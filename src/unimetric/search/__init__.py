@@ -6,6 +6,11 @@
 - `filters`: conditions on the rows, typed by people
 - `store`: the LanceDB tables
 - `preparation`: from a file's bytes to its hash, pixels and thumbnail
+- `approximate`, `effort`: which index, and how hard it is searched
+- `hyperbolic`: search by hyperbolic distance
+- `model`: what is recorded of the model, and how it is loaded
+- `rows`: ids, metadata columns, and what has changed
+- `writing`: embed and write, commit by commit
 - `indexing`: whole folders and manifests, resumable
 """
 

@@ -1,12 +1,12 @@
-"""Which approximate index a number of rows calls for, and how hard it is searched."""
+"""Which approximate index a number of rows calls for, and how it is made."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from unimetric.errors import UserError, nearest_names
-from unimetric.search.store import Effort, Store, lancedb
+from unimetric.search.effort import partitions
+from unimetric.search.store import Store, lancedb
 
 EXACT_BELOW = 50_000
 """With fewer rows, every query is compared with all of them."""
@@ -41,13 +41,6 @@ def checked_kind(kind: str, rows: int) -> str:
     return chosen
 
 
-def partitions(kind: str, rows: int) -> int:
-    """How many parts the vectors are divided into."""
-    if kind == "hnsw":
-        return max(1, round(rows / 250_000))
-    return max(1, min(math.isqrt(rows), rows // 64))
-
-
 def make(store: Store, kind: str, rows: int) -> None:
     """Make the vectors' index anew, and with it those of ids and datasets."""
     lancedb()
@@ -67,10 +60,3 @@ def make(store: Store, kind: str, rows: int) -> None:
     store.make_index("vector", config)
     store.make_index("id", BTree())
     store.make_index("dataset", Bitmap())
-
-
-def effort(kind: str, rows: int) -> Effort:
-    """How hard to search an index that was made with so many rows."""
-    if kind == "hnsw":
-        return Effort(partitions(kind, rows), 2, 64)
-    return Effort(max(8, partitions(kind, rows) // 40), 8)

@@ -495,9 +495,7 @@ class SearchIndex:
         if self._is_hyperbolic:
             geometry = self._about["model"]["geometry"]
             return nearest_hyperbolic(self._store, geometry, vectors, k, self._shown_columns, condition)
-        index = self._about["index"]
-        effort = None if index["kind"] == "none" else approximate.effort(index["kind"], index["rows"])
-        tables = self._store.nearest(vectors, k, self._shown_columns, condition, exact, effort)
+        tables = self._store.nearest(vectors, k, self._shown_columns, condition, exact)
         return [
             [(row, min(1.0, max(-1.0, 1.0 - row.pop("_distance")))) for row in table.to_pylist()] for table in tables
         ]

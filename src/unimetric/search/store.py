@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from unimetric.errors import UserError, nearest_names
 from unimetric.files import check_writable, make_folder
+from unimetric.search.effort import Effort, effort_for
 from unimetric.search.filters import all_of, is_one_of, shown
 
 ABOUT, ITEMS = "about", "items"
@@ -100,6 +101,7 @@ class Store:
         self._writing = threading.RLock()
         self._reading: Any = None
         self._stale = False
+        self._effort: tuple[int, Effort | None] | None = None
 
     @classmethod
     def open(cls, place: str) -> Store:
@@ -222,25 +224,29 @@ class Store:
         exact: bool,
         effort: Effort | None = None,
     ) -> list[pa.Table]:
-        """For every vector [N, E] the rows nearest by cosine, with ``_distance``, 1 minus the cosine."""
+        """For every vector [N, E] the rows nearest by cosine, with ``_distance``, 1 minus the cosine.
 
-        async def answer(table: Any, part: NDArray[np.float32]) -> list[pa.Table]:
+        An approximate index is searched with as much effort as it needs, unless another ``effort`` is given.
+        """
+
+        async def answer(table: Any, part: NDArray[np.float32], usual: Effort | None) -> list[pa.Table]:
             query = table.query().nearest_to(part[0] if len(part) == 1 else list(part)).column("vector")
             query = query.distance_type("cosine").limit(k).select([*columns, "_distance"])
             if where:
                 query = query.where(where)
             if exact:
                 query = query.bypass_vector_index()
-            elif effort is not None:
-                query = effort.apply(query, k)
+            elif usual is not None:
+                query = usual.apply(query, k)
             return _by_query(await query.to_arrow(), len(part))
 
         async def answer_all() -> list[pa.Table]:
             table = await self._reading_table()
+            usual = None if exact else effort or await self._usual_effort(table)
             found: list[pa.Table] = []
             # Several at once share what a query costs before it is answered.
             for start in range(0, len(vectors), _QUERIES_AT_ONCE):
-                found += await answer(table, vectors[start : start + _QUERIES_AT_ONCE])
+                found += await answer(table, vectors[start : start + _QUERIES_AT_ONCE], usual)
             return found
 
         # LanceDB's other interface crosses over to its thread several times a query, and that takes its time.
@@ -259,6 +265,18 @@ class Store:
             self._stale = False
             await self._reading.checkout_latest()
         return self._reading
+
+    async def _usual_effort(self, table: Any) -> Effort | None:
+        """The effort that the vectors' index needs: asked of the table, since another process may have made it."""
+        version = await table.version()
+        if self._effort is None or self._effort[0] != version:
+            usual = None
+            for index in await table.list_indices():
+                if index.columns == ["vector"]:
+                    statistics = await table.index_stats(index.name)
+                    usual = effort_for(index.index_type, statistics.num_indexed_rows)
+            self._effort = version, usual
+        return self._effort[1]
 
     def merge(self, rows: pa.Table) -> None:
         """Write rows, each of another id: new ones are added, those of known ids replaced, in one commit.
@@ -339,26 +357,6 @@ class Store:
                 yield
             finally:
                 self._stale = True
-
-
-class Effort:
-    """How hard an approximate index is searched: what trades recall for time.
-
-    Args:
-        probes: Partitions to look into.
-        refine: Candidates per wanted row that are compared by their full vectors.
-        candidates: Of a graph, how many nodes to keep while walking it, per wanted row and at least.
-    """
-
-    def __init__(self, probes: int, refine: int, candidates: int | None = None) -> None:
-        self.probes = probes
-        self.refine = refine
-        self.candidates = candidates
-
-    def apply(self, query: Any, k: int) -> Any:
-        """A query that is answered with this effort."""
-        query = query.nprobes(self.probes).refine_factor(self.refine)
-        return query if self.candidates is None else query.ef(max(self.candidates, 2 * k * self.refine))
 
 
 def lancedb() -> Any:
