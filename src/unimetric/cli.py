@@ -149,20 +149,24 @@ def _index(options: Namespace) -> int:
     if options.model is not None:
         if options.delete_dataset or options.delete_path:
             raise UserError("--delete_dataset and --delete_path take no MODEL: delete first, then index")
-        indexed, count, refreshed = index_sources(
-            Path(options.model).expanduser(),
-            options.sources,
-            options.db,
-            dataset=options.dataset,
-            batch_size=options.batch_size,
-            commit_rows=options.commit_rows,
-            strict=options.strict,
-            delete_missing=options.delete_missing,
-            metrics=options.metrics,
-            false_match_rate=options.false_match_rate,
-            weights=options.weights,
-            device=DeviceConfig(**options.device.as_dict()),
-        )
+        try:
+            indexed, count, refreshed = index_sources(
+                Path(options.model).expanduser(),
+                options.sources,
+                options.db,
+                dataset=options.dataset,
+                batch_size=options.batch_size,
+                commit_rows=options.commit_rows,
+                strict=options.strict,
+                delete_missing=options.delete_missing,
+                metrics=options.metrics,
+                false_match_rate=options.false_match_rate,
+                weights=options.weights,
+                device=DeviceConfig(**options.device.as_dict()),
+            )
+        except KeyboardInterrupt:
+            _say("unimetric: stopped, what was written is kept; run the same command again to go on")
+            return 130
         for entry in indexed.refused:
             _say(f"skipped {entry.path}: {entry.reason}")
         deleted = f", {indexed.deleted} deleted" if options.delete_missing else ""

@@ -204,6 +204,10 @@ def test_damaged_databases(damage, words: str, catalogue: Path, embedder: Embedd
     assert "\n" not in str(caught.value)
 
 
+def interrupt(*arguments: object, **options: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_the_commands(
     model: Path, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +236,11 @@ def test_the_commands(
         *("id", "score", "dataset", "label", "path", "metadata", "is_match", "confidence"),
     }
 
+    with monkeypatch.context() as patched:
+        patched.setattr("unimetric.commands.index.index_items", interrupt)
+        assert unimetric("index", model, own, "--db", db, *CPU) == 130
+    assert "stopped, what was written is kept" in capsys.readouterr().err
+
     assert unimetric("index", "--db", db, "--delete_dataset", "shoes") == 0
     assert "12 rows were deleted" in capsys.readouterr().err
     assert unimetric("index", "--db", db, "--build_index", "auto") == 0
@@ -255,6 +264,7 @@ def test_the_commands(
         (["index", "MODEL", "IMAGES", "--db", ""], "name is empty"),
         (["index", "MODEL", "IMAGES", "--db", "OUT", "--metrics", "IMAGES"], "metrics.json"),
         (["index", "--db", "OUT", "--delete_dataset", "x"], "there is no search database"),
+        (["index", "--db", "foo://x/db", "--optimise"], "foo://x/db has no scheme that is known"),
         (["search", "OUT", "IMAGES/hats/c0/0.png"], "there is no search database"),
         (["search", "IMAGES", "IMAGES/hats/c0/0.png"], "is no search database"),
         (["search", "DB", "BAD/bad.png"], "bad.png: damaged header"),

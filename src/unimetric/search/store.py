@@ -477,6 +477,8 @@ def _explanation(error: BaseException, place: str, action: str, where: str | Non
         return UserError(f"cannot {action} the search database {place}: {os.strerror(error.errno)}")
     if re.search(r"No space left|os error 28|Permission denied|Read-only|os error 13", reason):
         return UserError(f"cannot {action} the search database {place}: {reason}; free some space, or choose another")
+    if "No object store provider" in reason:
+        return UserError(f"the search database {place} has no scheme that is known; use s3://, gs:// or az://")
     if is_uri(place) and re.search(r"credential|http|dns|bucket|region|timed? ?out|connect", reason, re.IGNORECASE):
         return UserError(f"cannot {action} {place}: {reason}; check its name, the network and the credentials")
     return UserError(
