@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from unimetric import __version__
-from unimetric.config import DeviceConfig, RunConfig
+from unimetric.config import DeviceConfig, RunConfig, ServiceConfig
 from unimetric.errors import UserError, nearest_names
 from unimetric.packaged_configs import benchmark_names, config_names
 
@@ -139,6 +139,20 @@ def build_parser() -> ArgumentParser:
     _add_search_commands(commands)
     _add_report_commands(commands)
 
+    serve = _command(
+        "Serve a search database: a web page, and a REST API that is described at /openapi.json. Ctrl-C ends it, after "
+        "what was taken is finished."
+    )
+    serve.add_argument("db", metavar="DB", type=str, help="The database that unimetric index wrote, a folder or a URI.")
+    serve.add_argument(
+        "--writable",
+        action="store_true",
+        help="Let items be added and deleted by whoever shows the token in the environment variable UNIMETRIC_TOKEN.",
+    )
+    serve.add_class_arguments(ServiceConfig, skip={"writable"})
+    _add_model_options(serve, "where it is not the one that the database was made with.")
+    commands.add_subcommand("serve", serve, help="search over HTTP, with a web page")
+
     demo = _command("Train PUMA on images that pip installs, and compare it with the frozen backbone. Takes minutes.")
     demo.add_argument("--out", type=str, default="runs/demo", help="The run folder to write.")
     demo.add_argument("--config", type=str, default="puma-short", help="The configuration, a file or a packaged name.")
@@ -240,10 +254,8 @@ def _add_report_commands(commands: Any) -> None:
     commands.add_subcommand("inspect", inspect, help="show one image's neighbours")
 
 
-def _add_model_options(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", type=str, default=None, help="A run folder or a model folder, where RUN holds no model."
-    )
+def _add_model_options(parser: ArgumentParser, when: str = "where RUN holds no model.") -> None:
+    parser.add_argument("--model", type=str, default=None, help=f"A run folder or a model folder, {when}")
     parser.add_argument("--weights", type=str, default=None, help=_WEIGHTS_HELP)
     parser.add_class_arguments(DeviceConfig, "device")
 

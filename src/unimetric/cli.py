@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 
 from unimetric.arguments import build_parser
 from unimetric.completion import checked_config, configured, typed_config, with_defaults
-from unimetric.config import DeviceConfig
+from unimetric.config import DeviceConfig, ServiceConfig
 from unimetric.errors import UserError, nearest_names
 from unimetric.packaged_configs import benchmark_path
 
@@ -303,6 +303,14 @@ def _inspect(options: Namespace) -> int:
     return 0
 
 
+def _serve(options: Namespace) -> int:
+    values = options.as_dict()
+    config = ServiceConfig(**{name: values[name] for name in ServiceConfig.__dataclass_fields__})
+    from unimetric.commands.serve import serve
+
+    return serve(options.db, config, **_model_options(options))
+
+
 def _model_options(options: Namespace) -> dict[str, Any]:
     return {
         "model": None if options.model is None else Path(options.model).expanduser(),
@@ -340,6 +348,7 @@ _COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "report": _report,
     "compare": _compare,
     "inspect": _inspect,
+    "serve": _serve,
     "demo": _demo,
 }
 
