@@ -125,7 +125,7 @@ def create_app(
         title="unimetric search",
         version=__version__,
         summary="Search in image collections by an image.",
-        description="Every error has one shape: `{\"error\": {\"code\": ..., \"message\": ...}}`.",
+        description='Every error has one shape: `{"error": {"code": ..., "message": ...}}`.',
         # These pages would load their scripts from another host.
         docs_url=None,
         redoc_url=None,
@@ -214,7 +214,8 @@ def _describe(service: Service) -> schemas.Datasets:
     counts = index.datasets()
     return schemas.Datasets(
         datasets=[
-            schemas.Dataset(name=name, items=count, threshold=index.threshold_of([name])) for name, count in counts.items()
+            schemas.Dataset(name=name, items=count, threshold=index.threshold_of([name]))
+            for name, count in counts.items()
         ],
         items=sum(counts.values()),
         threshold=index.threshold,
@@ -240,9 +241,7 @@ def _item_routes(service: Service) -> APIRouter:
             message = "the bearer token is missing or wrong; send the header Authorization: Bearer TOKEN"
             raise ServiceError(401, "unauthorized", message, {"WWW-Authenticate": "Bearer"})
 
-    @router.get(
-        "", response_model=schemas.Items, responses=_errors(409, 422, 503), summary="Some items, as examples"
-    )
+    @router.get("", response_model=schemas.Items, responses=_errors(409, 422, 503), summary="Some items, as examples")
     async def sample(
         n: Annotated[int, Query(ge=1, le=100, description="How many, at most.")] = 12,
         seed: Annotated[int, Query(ge=0, le=2**31 - 1, description="With another seed come others.")] = 0,

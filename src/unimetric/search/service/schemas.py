@@ -6,18 +6,17 @@ from datetime import date, datetime
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 from unimetric.search.index import MAX_K
 
 ID = "3f2a9c0e5b7d41f88a6c1e2d3b4f5a60"
 """An example."""
 
-PIXEL = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEklEQVR4nGN4s8IGK2IYWhIAt55fwUuSJvEAAAAASUVORK5CYII="
-)
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEklEQVR4nGN4s8IGK2IYWhIAt55fwUuSJvEAAAAASUVORK5CYII="
 """A small PNG, for examples."""
 
-_MATCH = {
+_MATCH: JsonDict = {
     "id": ID,
     "score": 0.83,
     "dataset": "shoes",
@@ -29,7 +28,7 @@ _MATCH = {
     "image": f"v1/items/{ID}/image",
 }
 
-_ITEM = {
+_ITEM: JsonDict = {
     "id": ID,
     "dataset": "shoes",
     "label": "air-runner",
@@ -91,9 +90,7 @@ class SearchForm(_Filters):
 class EmbedRequest(_In):
     """An image to embed."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, json_schema_extra={"examples": [{"image": PIXEL}]}
-    )
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"image": PIXEL}]})
 
     image: str = Field(description="The image's file in base64.", json_schema_extra={"contentEncoding": "base64"})
 
@@ -137,7 +134,9 @@ class AddForm(_About):
 
     image: str = Field(description="The image's file.", json_schema_extra={"format": "binary"})
     metadata: str = Field(
-        "{}", description="Further columns, as a JSON object.", json_schema_extra={"contentMediaType": "application/json"}
+        "{}",
+        description="Further columns, as a JSON object.",
+        json_schema_extra={"contentMediaType": "application/json"},
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
@@ -17,30 +19,22 @@ class Telemetry:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        self.requests = Counter(
-            "unimetric_requests", "Requests answered.", ("route", "method", "status"), registry=self.registry
-        )
-        self.seconds = Histogram(
-            "unimetric_request_seconds", "From a request to its answer.", ("route",), buckets=_SECONDS, registry=self.registry
-        )
+        shared: dict[str, Any] = {"registry": self.registry}
+        timed: dict[str, Any] = {"registry": self.registry, "buckets": _SECONDS}
+        self.requests = Counter("unimetric_requests", "Requests answered.", ("route", "method", "status"), **shared)
+        self.seconds = Histogram("unimetric_request_seconds", "From a request to its answer.", ("route",), **timed)
         self.stage = Histogram(
-            "unimetric_stage_seconds",
-            "Of a request: decode, model (with waiting for it), store.",
-            ("stage",),
-            buckets=_SECONDS,
-            registry=self.registry,
+            "unimetric_stage_seconds", "Of a request: decode, model (with waiting for it), store.", ("stage",), **timed
         )
         self.batch_images = Histogram(
-            "unimetric_batch_images", "Images per forward pass.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=self.registry
+            "unimetric_batch_images", "Images per forward pass.", buckets=(1, 2, 4, 8, 16, 32, 64), **shared
         )
-        self.batch_seconds = Histogram(
-            "unimetric_batch_seconds", "A forward pass.", buckets=_SECONDS, registry=self.registry
-        )
-        self.under_way = Gauge("unimetric_requests_under_way", "Requests that hold a place.", registry=self.registry)
+        self.batch_seconds = Histogram("unimetric_batch_seconds", "A forward pass.", **timed)
+        self.under_way = Gauge("unimetric_requests_under_way", "Requests that hold a place.", **shared)
         self.refused = Counter(
-            "unimetric_requests_refused", "Requests that found no place, or took too long.", ("reason",), registry=self.registry
+            "unimetric_requests_refused", "Requests that found no place or no patience.", ("reason",), **shared
         )
-        self.ready = Gauge("unimetric_ready", "Whether the model is loaded.", registry=self.registry)
+        self.ready = Gauge("unimetric_ready", "Whether the model is loaded.", **shared)
 
     def on_batch(self, images: int, seconds: float) -> None:
         """A forward pass is done."""
