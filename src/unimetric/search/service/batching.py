@@ -130,7 +130,8 @@ class Batcher:
             embedder = self._load()
             dtype = compute_dtype(self._precision, embedder.device)
             # The first pass takes longer than all others, and finds out whether there is memory enough.
-            self._forward(embedder, dtype, [_blank(embedder)])
+            embedder.embed_pixels([_blank(embedder)], dtype)
+            embedder.eval()
         except BaseException as error:
             self._on_failure(error)
             return
@@ -138,20 +139,20 @@ class Batcher:
         self._on_ready()
         while not (self._stopping and not self._jobs):
             if self._sharers:
-                self._serve(embedder, dtype)
+                self._serve(lambda pixels: embedder.embed_pixels(pixels, dtype))
                 time.sleep(_BREATH_SECONDS)
                 continue
             with embedder.backbone.holding(dtype, trained_too=True):
                 while not self._sharers and not (self._stopping and not self._jobs):
-                    self._serve(embedder, dtype)
+                    self._serve(lambda pixels: _embed_held(embedder, pixels, dtype))
 
-    def _serve(self, embedder: Embedder, dtype: torch.dtype) -> None:
+    def _serve(self, embed: Callable[[list[Tensor]], Vector]) -> None:
         batch = [(pixels, future) for pixels, future in self._gather() if future.set_running_or_notify_cancel()]
         if not batch:
             return
         started = time.perf_counter()
         try:
-            vectors = self._forward(embedder, dtype, [pixels for pixels, _ in batch])
+            vectors = embed([pixels for pixels, _ in batch])
         # Whatever it is, those who wait have to hear of it, and the next batch may work.
         except Exception as error:
             log.exception("the model failed on a batch of %d images", len(batch))
@@ -174,8 +175,14 @@ class Batcher:
                 self._changed.wait(left)
             return [self._jobs.popleft() for _ in range(min(len(self._jobs), self._batch_size))]
 
-    def _forward(self, embedder: Embedder, dtype: torch.dtype, pixels: list[Tensor]) -> Vector:
-        return embedder.embed_pixels(pixels, dtype)
+
+def _embed_held(embedder: Embedder, pixels: list[Tensor], dtype: torch.dtype) -> Vector:
+    """`Embedder.embed_pixels` while the weights are held: looking through all of them costs some milliseconds a batch."""
+    import torch
+
+    with torch.inference_mode(), torch.autocast(embedder.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        images = embedder.transform.normalise(torch.stack(pixels).to(embedder.device))
+        return embedder(images).cpu().numpy()  # type: ignore[no-any-return]
 
 
 def _blank(embedder: Embedder) -> Tensor:

@@ -105,6 +105,7 @@ function make(tag, kind = "", text = null) {
 }
 
 const named = (item) => item.label || "no label";
+const breakable = (text) => text.replace(/([_./\\-])(?=\w)/g, "$1\u200b"); // long names may be broken after these
 const similarity = (score) => score.toFixed(2).replace("-", "−").replace(/^−0\.00$/, "0.00");
 const percent = (confidence) => `${Math.floor(confidence * 100)} %`;
 
@@ -123,7 +124,7 @@ function card(item) {
   image.src = item.image;
   view.append(image);
   const words = make("span", "words");
-  words.append(make("span", "label", named(item)), make("span", "dataset", item.dataset));
+  words.append(make("span", "label", breakable(named(item))), make("span", "dataset", item.dataset));
   let spoken = `${named(item)}, ${item.dataset}`;
   if (item.score !== undefined) {
     const numbers = make("span", "numbers");
@@ -355,6 +356,7 @@ function showQuery() {
   element("stage").hidden = !visible;
   element("stage").classList.toggle("item", Boolean(item));
   element("no-preview").hidden = !query || visible;
+  element("no-preview").textContent = query?.name ? `No preview of ${query.name}` : "No preview";
   element("crop-hint").hidden = !query?.shown;
   element("file-words").textContent = query ? "New picture" : "Choose a picture";
   element("query-heading").textContent = item ? "More like this item" : "Your picture";
@@ -363,6 +365,7 @@ function showQuery() {
   const picture = element("picture");
   if (visible) {
     picture.src = item ? item.image : query.url;
+    if (query.shown) stage.style.setProperty("--ratio", query.shown.naturalWidth / query.shown.naturalHeight);
     picture.alt = item ? `${named(item)}, ${item.dataset}` : `Your picture${query.name ? `, ${query.name}` : ""}`;
   } else {
     picture.removeAttribute("src");
@@ -373,13 +376,18 @@ function showQuery() {
 
 function showAbout(item) {
   const box = element("about");
-  box.replaceChildren(make("b", "", `Like ${named(item)}`), make("span", "soft", item.dataset), make("p", "path", item.path));
+  box.replaceChildren(make("b", "", breakable(`Like ${named(item)}`)), make("span", "soft", item.dataset), make("p", "path", breakable(item.path)));
   const values = Object.entries(item.metadata || {}).filter(([, value]) => value !== null);
   if (!values.length) return;
   const list = make("dl");
   for (const [name, value] of values) list.append(make("dt", "", name), make("dd", "", String(value)));
   box.append(list);
 }
+
+// Small pictures are shown larger, all within the same height.
+element("picture").addEventListener("load", ({ target }) => {
+  if (target.naturalHeight) stage.style.setProperty("--ratio", target.naturalWidth / target.naturalHeight);
+});
 
 // --- Crop ----------------------------------------------------------------------------------------------------------
 
