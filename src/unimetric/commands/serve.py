@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 from unimetric.config import DeviceConfig, ServiceConfig
@@ -28,9 +29,10 @@ def serve(
         device: Where to compute.
 
     Returns:
-        The exit code: 0 after SIGTERM, 130 after Ctrl-C.
+        The exit code: 0, after SIGTERM.
 
     Raises:
+        KeyboardInterrupt: after Ctrl-C.
         UserError: no database, another model, no token, or an address that is taken.
     """
     try:
@@ -66,4 +68,6 @@ def serve(
             on_ready=lambda: say("The model is loaded; searches are answered now. Ctrl-C ends it."),
         )
         say(f"{index.count()} images of {len(index.datasets())} datasets are served on {url}; the model is loading.")
-        return runner.run(app, listening, config)
+        if runner.run(app, listening, config) == signal.SIGINT:
+            raise KeyboardInterrupt
+    return 0

@@ -74,7 +74,9 @@ def test_a_name_with_quotes_and_tags_is_a_filter_like_any_other(
     assert {match["dataset"] for match in found["matches"]} == {name}
 
 
-def test_an_embedding_searches_like_its_image(client: httpx.Client, images: dict[str, list[Path]], toy_run: Path) -> None:
+def test_an_embedding_searches_like_its_image(
+    client: httpx.Client, images: dict[str, list[Path]], toy_run: Path
+) -> None:
     from unimetric import Embedder
 
     path = images["hats"][7]
@@ -92,7 +94,7 @@ def test_what_can_be_searched(client: httpx.Client) -> None:
         "hats": 16, "shoes": 16, "<b>O'Brien & sons</b>": 16,
     }  # fmt: skip
     assert said["items"] == 48
-    assert said["columns"] == {"price": "integer"}
+    assert said["columns"] == {"price": "number"}
     assert (said["max_upload_bytes"], said["max_pixels"], said["writable"]) == (300_000, 1_000_000, False)
 
 
@@ -142,7 +144,9 @@ def test_pages_of_other_sites_cannot_search(client: httpx.Client) -> None:
 def test_numbers_for_prometheus(client: httpx.Client) -> None:
     def counted() -> float:
         line = 'unimetric_requests_total{method="POST",route="/v1/embed",status="200"} '
-        return next((float(row[len(line) :]) for row in client.get("/metrics").text.splitlines() if row.startswith(line)), 0)
+        return next(
+            (float(row[len(line) :]) for row in client.get("/metrics").text.splitlines() if row.startswith(line)), 0
+        )
 
     before = counted()
     client.post("/v1/embed", files={"image": picture()})

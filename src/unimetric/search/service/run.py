@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -89,11 +88,11 @@ class Runner:
             if self._server is not None:
                 self._server.should_exit = True
 
-    def run(self, app: FastAPI, listening: socket.socket, config: ServiceConfig) -> int:
+    def run(self, app: FastAPI, listening: socket.socket, config: ServiceConfig) -> int | None:
         """Serve until SIGTERM or Ctrl-C, and then finish what was taken; a second Ctrl-C ends it at once.
 
         Returns:
-            The exit code: 0 after SIGTERM, 130 after Ctrl-C.
+            The signal that ended it.
         """
 
         def stop() -> None:
@@ -116,4 +115,4 @@ class Runner:
         server.run(sockets=[listening])
         if self._failure is not None:
             raise self._failure
-        return 130 if signal.SIGINT in server.signals else 0
+        return server.signals[0] if server.signals else None

@@ -82,9 +82,7 @@ def parse(
     try:
         if body.kind == FORM:
             values, image = _read_form(body, form_model)
-            request: BaseModel = form_model.model_validate_strings(
-                {**values, "image": ""} if image is not None else values
-            )
+            request: BaseModel = form_model.model_validate(values, strict=False)
         else:
             request = json_model.model_validate_json(body.content)
             image = _from_base64(request.image) if "image" in request.model_fields_set else None  # type: ignore[attr-defined]
