@@ -82,6 +82,8 @@ def parse(
     try:
         if body.kind == FORM:
             values, image = _read_form(body, form_model)
+            if image is not None:
+                values["image"] = ""
             request: BaseModel = form_model.model_validate(values, strict=False)
         else:
             request = json_model.model_validate_json(body.content)

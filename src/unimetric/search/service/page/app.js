@@ -164,9 +164,12 @@ function showAnswer({ matches, no_match: none, threshold }) {
   if (!matches.length) {
     head(`Nothing is in ${where}`);
     say("There are no items to compare with.");
-  } else if (none) {
+  } else if (none && !(matches[0].confidence >= 0.5)) {
     head(`Nothing in ${where} looks like this`);
     say("No item is similar enough to be a match.");
+  } else if (none) {
+    head(`No sure match in ${where}`);
+    say("Some items are alike, but none enough to be sure.");
   } else if (threshold === null) {
     head("Most similar");
     say(`${counted(matches.length, "item", "items")}, the most similar first. This catalogue has no threshold that says which of them match.`);
@@ -178,7 +181,7 @@ function showAnswer({ matches, no_match: none, threshold }) {
   fill("weak", weak);
   const title = element("weak-heading");
   title.hidden = !weak.length;
-  title.textContent = none ? "The nearest ones, too different to count" : "Less alike";
+  title.textContent = none ? "The nearest ones" : "Less alike";
   element("more").hidden = matches.length < current.k || current.k >= Math.min(limits.max_k, 8 * STEP);
 }
 
