@@ -14,8 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Server, picture
 from PIL import Image
+
+from conftest import Server, picture
 
 
 def check_refusal(answer: httpx.Response, status: int, code: str, *words: str) -> None:

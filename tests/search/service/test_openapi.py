@@ -7,8 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Server
 from hypothesis import HealthCheck, Phase, settings
+
+from conftest import Server
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 

@@ -214,7 +214,9 @@ def scores(answer: dict[str, Any]) -> dict[str, float]:
 def test_crop_by_pointer_and_by_keyboard(opened: Opened, server: Server) -> None:
     page = opened.page
     whole, left = halves()
-    before = opened.searched(lambda: page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": whole}))
+    before = opened.searched(
+        lambda: page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": whole})
+    )
     box = page.locator("#picture").bounding_box()
 
     def drag() -> None:
@@ -284,7 +286,11 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="80" height="60"><circle c
 
 @pytest.mark.parametrize(
     ("name", "make", "kind"),
-    [("large.png", large, "image/png"), ("moving.gif", animated, "image/gif"), ("drawing.svg", lambda: SVG, "image/svg+xml")],
+    [
+        ("large.png", large, "image/png"),
+        ("moving.gif", animated, "image/gif"),
+        ("drawing.svg", lambda: SVG, "image/svg+xml"),
+    ],
 )
 def test_what_the_browser_can_show_is_made_fit(opened: Opened, name: str, make: Callable[[], bytes], kind: str) -> None:
     file = {"name": name, "mimeType": kind, "buffer": make()}
@@ -362,7 +368,9 @@ def test_it_fits_every_width(
     window = Opened(browser, server, width, color_scheme=scheme, has_touch=width < 400)
 
     def check() -> None:
-        assert window.page.evaluate("() => document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        assert window.page.evaluate(
+            "() => document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+        )
         assert window.page.evaluate(OVERFLOWING) == []
 
     check()

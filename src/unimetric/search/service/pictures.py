@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from io import BytesIO
 
 from PIL import Image
@@ -51,10 +52,10 @@ def _refuse_large_or_animated(content: bytes, max_pixels: int) -> None:
 
 def _explained(reason: str, content: bytes, max_pixels: int) -> ServiceError:
     if reason.startswith("too many pixels"):
+        pixels = next((f"{int(number):,} pixels" for number in re.findall(r"\d+", reason)), "too many pixels")
         return ServiceError(
-            413, "too_many_pixels", f"the image has {reason.removeprefix('too many pixels').strip(' ()')} pixels; "
-            f"make it smaller than {max_pixels:,} pixels"
-        )  # fmt: skip
+            413, "too_many_pixels", f"the image has {pixels}; make it smaller than {max_pixels:,} pixels"
+        )
     if reason == "truncated":
         return ServiceError(422, "truncated_image", "the image is cut off before its end; send the whole file")
     if reason == "not an image":

@@ -283,8 +283,8 @@ async function redrawn({ shown, crop }) {
   const [w, h] = [Math.max(1, crop.w * width), Math.max(1, crop.h * height)];
   const scale = Math.min(1, SENT_SIDE / Math.max(w, h), Math.sqrt(limits.max_pixels / (w * h)));
   const canvas = document.createElement("canvas");
-  canvas.width = Math.max(1, Math.round(w * scale));
-  canvas.height = Math.max(1, Math.round(h * scale));
+  canvas.width = Math.max(1, Math.floor(w * scale));
+  canvas.height = Math.max(1, Math.floor(h * scale));
   const context = canvas.getContext("2d");
   context.fillStyle = "white";
   context.fillRect(0, 0, canvas.width, canvas.height);
