@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi.openapi.utils import get_openapi
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from unimetric import __version__
@@ -137,8 +138,25 @@ def create_app(
     app.include_router(_item_routes(service))
     app.include_router(_health_routes(service))
     _add_page(app)
+    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     app.add_middleware(Guard, hosts=_hosts(config), telemetry=telemetry)
     return app
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI description without the errors of a shape that FastAPI would give, and this service does not."""
+    if app.openapi_schema is None:
+        described = get_openapi(
+            title=app.title, version=app.version, summary=app.summary, description=app.description, routes=app.routes
+        )
+        for operations in described["paths"].values():
+            for operation in operations.values():
+                if "HTTPValidationError" in json.dumps(operation["responses"].get("422")):
+                    del operation["responses"]["422"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            described["components"]["schemas"].pop(name, None)
+        app.openapi_schema = described
+    return app.openapi_schema
 
 
 def _hosts(config: ServiceConfig) -> list[str] | None:

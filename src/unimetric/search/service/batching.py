@@ -177,7 +177,7 @@ class Batcher:
 
 
 def _embed_held(embedder: Embedder, pixels: list[Tensor], dtype: torch.dtype) -> Vector:
-    """`Embedder.embed_pixels` while the weights are held: looking through all of them costs some milliseconds a batch."""
+    """`Embedder.embed_pixels` with the weights held already: making sure of it again costs milliseconds a batch."""
     import torch
 
     with torch.inference_mode(), torch.autocast(embedder.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
