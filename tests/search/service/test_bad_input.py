@@ -76,7 +76,7 @@ PICTURES: dict[str, tuple[Callable[[], bytes], int, str, str]] = {
     "webp": (lambda: animated("WEBP"), 422, "animated_image", "single frame"),
     "apng": (lambda: animated("PNG"), 422, "animated_image", "single frame"),
     "scans": (many_scans, 422, "unreadable_image", "scans"),
-    "enormous": (enormous_png, 413, "too_many_pixels", "3600000000"),
+    "enormous": (enormous_png, 413, "too_many_pixels", "3,600,000,000"),
     "large": (lambda: picture("JPEG", (1001, 1000), quality=5), 413, "too_many_pixels", "1,000,000"),
     "heavy": (lambda: picture("PNG", (400, 300)), 413, "too_large", "300,000 bytes"),
 }
@@ -213,6 +213,7 @@ def test_unknown_methods(client: httpx.Client) -> None:
     answer = client.put("/v1/search", content=b"")
     check_refusal(answer, 405, "method_not_allowed")
     assert answer.headers["allow"] == "POST"
+    assert client.put(f"/v1/items/{'0' * 32}").headers["allow"] == "DELETE, GET"
 
 
 @pytest.mark.parametrize("params", [{"n": "0"}, {"n": "many"}, {"seed": "-1"}])
@@ -223,7 +224,8 @@ def test_parameters(client: httpx.Client, params: dict[str, str]) -> None:
 def test_no_changes_unless_asked_for(client: httpx.Client) -> None:
     headers = {"Authorization": "Bearer x"}
     check_refusal(client.post("/v1/items", files={"image": picture()}, headers=headers), 403, "read_only", "--writable")
-    check_refusal(client.delete(f"/v1/items/{'0' * 32}"), 403, "read_only")
+    check_refusal(client.delete(f"/v1/items/{'0' * 32}", headers=headers), 403, "read_only")
+    check_refusal(client.delete(f"/v1/items/{'0' * 32}"), 401, "unauthorized")
 
 
 def connected(server: Server) -> socket.socket:

@@ -252,10 +252,11 @@ def _item_routes(service: Service) -> APIRouter:
     async def may_write(
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None,
     ) -> None:
-        if not service.config.writable or service.token is None:
+        writable = service.config.writable and service.token is not None
+        if not writable and credentials is not None:
             raise ServiceError(403, "read_only", "this service takes no changes; start it with --writable")
         given = "" if credentials is None else credentials.credentials
-        if not hmac.compare_digest(given.encode(), service.token.encode()):
+        if not writable or not hmac.compare_digest(given.encode(), str(service.token).encode()):
             message = "the bearer token is missing or wrong; send the header Authorization: Bearer TOKEN"
             raise ServiceError(401, "unauthorized", message, {"WWW-Authenticate": "Bearer"})
 

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from unimetric.errors import UserError
 from unimetric.search.items import ItemNotFoundError
@@ -86,6 +87,16 @@ def _in_words(error: Mapping[str, object]) -> str:
     return f"{field or 'the body'}{shown}: {message[:1].lower()}{message[1:]}"
 
 
+def _allowed(request: Request) -> str:
+    """The methods of all routes of a path; the router names those of the first one only."""
+    candidates = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+    return ", ".join(
+        method
+        for method in candidates
+        if any(route.matches({**request.scope, "method": method})[0] == Match.FULL for route in request.app.routes)
+    )
+
+
 def add_handlers(app: FastAPI) -> None:
     """Answer every error of the routes in this shape."""
 
@@ -107,7 +118,8 @@ def add_handlers(app: FastAPI) -> None:
             404: ("not_found", f"there is nothing at {request.url.path[:_SHOWN]}; see /openapi.json for what there is"),
             405: ("method_not_allowed", f"{request.method} is not possible here; see /openapi.json"),
         }.get(error.status_code, ("refused", str(error.detail)))
-        return response_of(ServiceError(error.status_code, code, message, error.headers))
+        headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+        return response_of(ServiceError(error.status_code, code, message, headers))
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> JSONResponse:

@@ -84,6 +84,10 @@ class SearchRequest(_Filters):
 class SearchForm(_Filters):
     """An image to search for, and among what."""
 
+    # A form cannot hold an empty list.
+    datasets: list[Name] | None = Field(
+        None, max_length=1000, description="The only datasets to search in, a part each; all, where there is none."
+    )
     image: str = Field(description="The image's file.", json_schema_extra={"format": "binary"})
 
 
