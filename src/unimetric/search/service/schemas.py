@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
 
 from unimetric.search.index import MAX_K
@@ -88,6 +88,14 @@ class SearchForm(_Filters):
     datasets: list[Name] | None = Field(
         None, max_length=1000, description="The only datasets to search in, a part each; all, where there is none."
     )
+
+    @field_validator("exact", mode="before")
+    @classmethod
+    def true_or_false(cls, value: object) -> object:
+        """Take no other words for it: they would not be in the description."""
+        if isinstance(value, str) and value.lower() not in ("true", "false"):
+            raise ValueError(f"exact is {value[:80]!r}: use true or false")
+        return value
     image: str = Field(description="The image's file.", json_schema_extra={"format": "binary"})
 
 
