@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from unimetric import __version__
-from unimetric.config import DeviceConfig, RunConfig
+from unimetric.config import DeviceConfig, RunConfig, ServiceConfig
 from unimetric.errors import UserError, nearest_names
 from unimetric.packaged_configs import benchmark_names, config_names
 
@@ -136,13 +136,92 @@ def build_parser() -> ArgumentParser:
     datasets.add_argument("--json", action="store_true", help="Print JSON instead of tables.")
     commands.add_subcommand("datasets", datasets, help="list and check the benchmark datasets")
 
+    _add_search_commands(commands)
     _add_report_commands(commands)
+
+    serve = _command(
+        "Serve a search database: a web page, and a REST API that is described at /openapi.json. Ctrl-C ends it, after "
+        "what was taken is finished."
+    )
+    serve.add_argument("db", metavar="DB", type=str, help="The database that unimetric index wrote, a folder or a URI.")
+    serve.add_argument(
+        "--writable",
+        action="store_true",
+        help="Let items be added and deleted by whoever shows the token in the environment variable UNIMETRIC_TOKEN.",
+    )
+    serve.add_class_arguments(ServiceConfig, skip={"writable"})
+    _add_model_options(serve, "where it is not the one that the database was made with.")
+    commands.add_subcommand("serve", serve, help="search over HTTP, with a web page")
 
     demo = _command("Train PUMA on images that pip installs, and compare it with the frozen backbone. Takes minutes.")
     demo.add_argument("--out", type=str, default="runs/demo", help="The run folder to write.")
     demo.add_argument("--config", type=str, default="puma-short", help="The configuration, a file or a packaged name.")
     commands.add_subcommand("demo", demo, help="see it work")
     return parser
+
+
+def _add_search_commands(commands: Any) -> None:
+    index = _command(
+        "Embed images into a search database: what is unchanged is skipped, what was cut off goes on. Without MODEL, "
+        "delete rows or make the index anew."
+    )
+    index.add_argument("model", metavar="MODEL", nargs="?", type=str, default=None, help="A run or a model folder.")
+    index.add_argument(
+        "sources", nargs="*", type=str, help="Folders of class folders, manifests, or folders of images."
+    )
+    index.add_argument("--db", type=str, default=None, help="The database: a folder, or a URI such as s3://bucket/db.")
+    index.add_argument("--dataset", type=str, default=None, help="What to call the source's dataset; as NAME=PATH.")
+    index.add_argument(
+        "--delete_missing", action="store_true", help="Delete rows of the same datasets that the sources do not name."
+    )
+    index.add_argument(
+        "--delete_dataset", metavar="NAME", nargs="+", action="extend", type=str, default=None, help="Delete datasets."
+    )
+    index.add_argument(
+        "--delete_path",
+        metavar="PATH",
+        nargs="+",
+        action="extend",
+        type=str,
+        default=None,
+        help="Delete the rows of files, or of all files below folders.",
+    )
+    index.add_argument("--build_index", type=str, default=None, help="Make it anew: auto, ivf-pq, hnsw, or none.")
+    index.add_argument("--optimise", action="store_true", help="Merge small files, bring the index up to date.")
+    index.add_argument("--metrics", type=str, default=None, help="Where the thresholds are; default: MODEL's own.")
+    index.add_argument(
+        "--false_match_rate", type=float, default=None, help="What the threshold keeps: 0.1, 0.01, 0.001 or 0.0001."
+    )
+    index.add_argument("--batch_size", type=int, default=32, help="Images per forward pass.")
+    index.add_argument("--commit_rows", type=int, default=1024, help="Rows to write at once; at most 10 s apart.")
+    index.add_argument("--strict", action="store_true", help="Stop at an unreadable image instead of skipping it.")
+    index.add_argument("--weights", type=str, default=None, help=_WEIGHTS_HELP)
+    index.add_class_arguments(DeviceConfig, "device")
+    commands.add_subcommand("index", index, help="make or update a search database")
+
+    search = _command("Find the images of a database that are most similar to an image.")
+    search.add_argument("db", metavar="DB", type=str, help="A database that unimetric index made.")
+    search.add_argument("images", metavar="IMAGE", nargs="+", type=str, help="Any images.")
+    search.add_argument("-k", "--k", type=int, default=10, help="How many answers.")
+    search.add_argument(
+        "--dataset",
+        metavar="NAME",
+        nargs="+",
+        action="extend",
+        type=str,
+        default=None,
+        help="Search in these datasets only.",
+    )
+    search.add_argument("--where", type=str, default=None, help="A condition on the columns, such as 'price < 20'.")
+    search.add_argument("--exact", action="store_true", help="Compare with every row, past any approximate index.")
+    search.add_argument("--json", action="store_true", help="Print JSON instead of tables.")
+    search.add_argument(
+        "--false_match_rate", type=float, default=None, help="What the threshold keeps; default: as recorded."
+    )
+    search.add_argument("--model", type=str, default=None, help="The model's folder, where it was moved.")
+    search.add_argument("--weights", type=str, default=None, help=_WEIGHTS_HELP)
+    search.add_class_arguments(DeviceConfig, "device")
+    commands.add_subcommand("search", search, help="search a database by images")
 
 
 def _add_report_commands(commands: Any) -> None:
@@ -175,10 +254,8 @@ def _add_report_commands(commands: Any) -> None:
     commands.add_subcommand("inspect", inspect, help="show one image's neighbours")
 
 
-def _add_model_options(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", type=str, default=None, help="A run folder or a model folder, where RUN holds no model."
-    )
+def _add_model_options(parser: ArgumentParser, when: str = "where RUN holds no model.") -> None:
+    parser.add_argument("--model", type=str, default=None, help=f"A run folder or a model folder, {when}")
     parser.add_argument("--weights", type=str, default=None, help=_WEIGHTS_HELP)
     parser.add_class_arguments(DeviceConfig, "device")
 

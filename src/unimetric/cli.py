@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 
 from unimetric.arguments import build_parser
 from unimetric.completion import checked_config, configured, typed_config, with_defaults
-from unimetric.config import DeviceConfig
+from unimetric.config import DeviceConfig, ServiceConfig
 from unimetric.errors import UserError, nearest_names
 from unimetric.packaged_configs import benchmark_path
 
@@ -138,6 +138,81 @@ def _embed(options: Namespace) -> int:
     return 0
 
 
+def _index(options: Namespace) -> int:
+    if options.db is None:
+        raise UserError("--db is missing: name the database's folder, for example --db catalogue.db")
+    changes = options.delete_dataset or options.delete_path or options.build_index or options.optimise
+    if options.model is None and not changes:
+        raise UserError("MODEL is missing: write unimetric index MODEL FOLDER --db PATH, or an option that deletes")
+    if options.model is not None and not options.sources:
+        raise UserError(f"nothing to index: name folders or manifests after the model {options.model}")
+    from unimetric.commands.index import change_database, index_sources
+
+    if options.model is not None:
+        if options.delete_dataset or options.delete_path:
+            raise UserError("--delete_dataset and --delete_path take no MODEL: delete first, then index")
+        try:
+            indexed, count, refreshed = index_sources(
+                Path(options.model).expanduser(),
+                options.sources,
+                options.db,
+                dataset=options.dataset,
+                batch_size=options.batch_size,
+                commit_rows=options.commit_rows,
+                strict=options.strict,
+                delete_missing=options.delete_missing,
+                metrics=options.metrics,
+                false_match_rate=options.false_match_rate,
+                weights=options.weights,
+                device=DeviceConfig(**options.device.as_dict()),
+            )
+        except KeyboardInterrupt:
+            _say("unimetric: stopped, what was written is kept; run the same command again to go on")
+            return 130
+        for entry in indexed.refused:
+            _say(f"skipped {entry.path}: {entry.reason}")
+        deleted = f", {indexed.deleted} deleted" if options.delete_missing else ""
+        _say(
+            f"{indexed.written} rows written, {indexed.unchanged} unchanged{deleted}; "
+            f"{len(indexed.refused)} files were skipped. {count} rows are in {options.db}."
+        )
+        if refreshed:
+            _say("The approximate index is up to date.")
+    if changes:
+        removed, kind = change_database(
+            options.db,
+            datasets=options.delete_dataset or [],
+            paths=options.delete_path or [],
+            build=options.build_index,
+            optimise=options.optimise,
+        )
+        if options.delete_dataset or options.delete_path:
+            _say(f"{removed} rows were deleted.")
+        if kind is not None:
+            _say("Every search is exact now." if kind == "none" else f"An index of kind {kind} was made.")
+    return 0
+
+
+def _search(options: Namespace) -> int:
+    from unimetric.commands.search import print_answers, search_images
+
+    answers = search_images(
+        options.db,
+        options.images,
+        options.k,
+        datasets=options.dataset,
+        where=options.where,
+        exact=options.exact,
+        false_match_rate=options.false_match_rate,
+        **_model_options(options),
+    )
+    if options.json:
+        print(json.dumps([answer.as_json() for answer in answers], indent=2, ensure_ascii=False))  # noqa: T201
+    else:
+        print_answers(answers)
+    return 0
+
+
 def _benchmark(options: Namespace) -> int:
     if options.out is None:
         raise UserError("--out is missing: name the folder for runs and tables, for example --out runs/benchmark")
@@ -230,6 +305,14 @@ def _inspect(options: Namespace) -> int:
     return 0
 
 
+def _serve(options: Namespace) -> int:
+    values = options.as_dict()
+    config = ServiceConfig(**{name: values[name] for name in ServiceConfig.__dataclass_fields__})
+    from unimetric.commands.serve import serve
+
+    return serve(options.db, config, **_model_options(options))
+
+
 def _model_options(options: Namespace) -> dict[str, Any]:
     return {
         "model": None if options.model is None else Path(options.model).expanduser(),
@@ -263,11 +346,14 @@ _COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "train": _train,
     "evaluate": _evaluate,
     "embed": _embed,
+    "index": _index,
+    "search": _search,
     "benchmark": _benchmark,
     "datasets": _datasets,
     "report": _report,
     "compare": _compare,
     "inspect": _inspect,
+    "serve": _serve,
     "demo": _demo,
 }
 

@@ -261,6 +261,44 @@ class DeviceConfig:
 
 
 @dataclass(frozen=True)
+class ServiceConfig:
+    """Where the search service listens, and what it takes on.
+
+    Args:
+        host: The address to listen on. With the default only this machine reaches the service.
+        port: The port; 0 takes a free one.
+        allowed_hosts: Further names that the service answers to, for instance that of a reverse proxy. On a loopback
+            address it answers to ``localhost`` and loopback addresses, and refuses other names, so that no foreign
+            web page reaches it by a name of its own; on other addresses to every name, unless some are given here.
+        writable: Let items be added and deleted by whoever shows the token in the environment variable
+            UNIMETRIC_TOKEN.
+        max_upload_bytes: Size of an image's file, at most.
+        max_pixels: Pixels of an image, at most; larger ones are refused before they are decoded.
+        request_seconds: How long a request may take altogether.
+        queue_size: Requests under way at a time; further ones are asked to come again.
+        batch_size: Images per forward pass, at most.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8765
+    allowed_hosts: list[str] = field(default_factory=list)
+    writable: bool = False
+    max_upload_bytes: int = 10_000_000
+    max_pixels: int = 50_000_000
+    request_seconds: float = 30.0
+    queue_size: int = 64
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.port <= 65535, "port", self.port, "use 0 to 65535")
+        _require(self.host != "", "host", self.host, "use 127.0.0.1, or 0.0.0.0 for every address of this machine")
+        for option in ("max_upload_bytes", "max_pixels", "queue_size", "batch_size"):
+            _require(getattr(self, option) >= 1, option, getattr(self, option), "use 1 or more")
+        _require_finite("request_seconds", self.request_seconds)
+        _require(self.request_seconds > 0, "request_seconds", self.request_seconds, "use more than 0")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything that decides what a run computes.
 

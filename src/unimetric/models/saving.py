@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterator
@@ -57,6 +58,39 @@ def save_model(embedder: Embedder, folder: Path, metrics: dict[str, Any] | None 
             (staged / name).replace(folder / name)
 
 
+def model_config(embedder: Embedder) -> dict[str, Any]:
+    """What ``config.json`` would hold, were the model saved."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in learned_weights(embedder).items()}
+    return _config(embedder, hashlib.sha256(save(weights)).hexdigest())
+
+
+def read_model_config(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The folder of a model, which may be in a run folder, and its ``config.json``; no weights are read.
+
+    Raises:
+        UserError: the folder holds no model, or its configuration is damaged.
+    """
+    folder = _model_folder(path)
+    return folder, _read_config(folder)
+
+
+def model_fingerprint(config: dict[str, Any]) -> str:
+    """SHA-256 of all that decides a model's vectors, in hexadecimal: two models with the same one may be mixed.
+
+    It covers the backbone's and the learned weights, the input size, the method and the geometry; neither paths nor the
+    precision of the arithmetic.
+    """
+    backbone = {name: value for name, value in config["backbone"].items() if name != "weights"}
+    geometry = config.get("geometry", Sphere().to_dict())
+    content = {**config, "backbone": backbone, "geometry": geometry}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _model_folder(path: Path) -> Path:
+    inside = path / "model"
+    return inside if not (path / CONFIG).is_file() and (inside / CONFIG).is_file() else path
+
+
 def _config(embedder: Embedder, weights_sha256: str) -> dict[str, Any]:
     backbone = embedder.backbone
     return {
@@ -85,9 +119,7 @@ def load_model(
     kind: type[Embedder], folder: Path, image_size: int | None = None, backbone_weights: str | Path | None = None
 ) -> Embedder:
     """Read a model folder, or the one in a run folder; see `Embedder.from_pretrained`."""
-    if not (folder / CONFIG).is_file() and (folder / "model" / CONFIG).is_file():
-        folder = folder / "model"
-    config = _read_config(folder)
+    folder, config = read_model_config(folder)
     source = config["backbone"]
     geometry = _geometry(folder / CONFIG, config)
     weights = _read_weights(folder / WEIGHTS, config["weights_sha256"])

@@ -33,6 +33,7 @@ from unimetric.data.sources.flowers102 import read_flowers102
 from unimetric.data.sources.folder import read_folder, read_images
 from unimetric.data.sources.inshop import read_inshop
 from unimetric.data.sources.manifest import read_manifest
+from unimetric.data.sources.metadata import Value, read_metadata
 from unimetric.data.sources.nabirds import read_nabirds
 from unimetric.data.sources.published import PUBLISHED
 from unimetric.data.sources.sop import read_sop
@@ -111,6 +112,20 @@ def read_source(text: str, *, classes: bool = True) -> list[Dataset]:
     if format_name == "folder" and not classes:
         return read_images(path, name)
     return SOURCES[format_name](path, name)
+
+
+def read_source_metadata(text: str) -> dict[tuple[str, str], dict[str, Value]]:
+    """What a source says of its images besides label, dataset and split: see `read_metadata`; only manifests do.
+
+    To be called after `read_source`, which says what is wrong with a source.
+
+    Raises:
+        UserError: as `read_metadata`.
+    """
+    name, format_name, place = _parse(text)
+    if format_name == "demo" or (format_name or _format_of(_expand(place))) != "manifest":
+        return {}
+    return read_metadata(_expand(place), name)
 
 
 def read_sources(texts: Sequence[str], *, classes: bool = True) -> list[Dataset]:

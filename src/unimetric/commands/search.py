@@ -1,0 +1,133 @@
+"""Search a database by images, and print what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from unimetric.config import DeviceConfig
+from unimetric.data.images import ImageError, decode_image
+from unimetric.errors import UserError
+from unimetric.search.index import SearchIndex
+from unimetric.search.items import Match
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found for one image."""
+
+    image: str
+    threshold: float | None
+    """The score from which an answer is a match; None without a calibration."""
+    false_match_rate: float
+    """What the threshold keeps."""
+    matches: tuple[Match, ...]
+
+    @property
+    def is_match(self) -> bool | None:
+        """Whether the image shows something that is in the database; None without a calibration."""
+        if self.threshold is None:
+            return None
+        return any(match.is_match for match in self.matches)
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "image": self.image,
+            "is_match": self.is_match,
+            "threshold": self.threshold,
+            "false_match_rate": None if self.threshold is None else self.false_match_rate,
+            "matches": [_plain(asdict(match)) for match in self.matches],
+        }
+
+
+def search_images(
+    db: str,
+    images: Sequence[str],
+    k: int = 10,
+    *,
+    datasets: Sequence[str] | None = None,
+    where: str | None = None,
+    exact: bool = False,
+    false_match_rate: float | None = None,
+    model: str | Path | None = None,
+    weights: str | None = None,
+    device: DeviceConfig | None = None,
+) -> list[Answer]:
+    """Search a database by images; see `SearchIndex.search`.
+
+    Raises:
+        UserError: no database, an image that cannot be read, or a filter that does not fit.
+    """
+    with SearchIndex.open(db, model=model, weights=weights, device=device, false_match_rate=false_match_rate) as index:
+        # Before the model is loaded, which takes seconds.
+        index.check(k, datasets, where)
+        decoded = [_decoded(image) for image in images]
+        found = index.search(decoded, k, datasets=datasets, where=where, exact=exact)
+        threshold = index.threshold_of(datasets)
+        rate = index.false_match_rate
+        return [Answer(image, threshold, rate, tuple(matches)) for image, matches in zip(images, found, strict=True)]
+
+
+def print_answers(answers: Sequence[Answer]) -> None:
+    """Print a table for every image, on standard output."""
+    console = Console(highlight=False)
+    # Where nobody sees the lines' ends, names are better left whole.
+    if not console.is_terminal:
+        console = Console(highlight=False, width=500)
+    for answer in answers:
+        console.print(Text(_title(answer)), soft_wrap=True)
+        if answer.matches:
+            console.print(_table(answer))
+
+
+def _table(answer: Answer) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", justify="right")
+    table.add_column("score", justify="right")
+    if answer.threshold is not None:
+        table.add_column("match")
+    names = list(dict.fromkeys(name for match in answer.matches for name in match.metadata))
+    for name in ("dataset", "label", *names, "path"):
+        table.add_column(Text(name), overflow="fold")
+    for number, match in enumerate(answer.matches, 1):
+        verdict = [] if match.is_match is None else ["yes" if match.is_match else "no"]
+        values = [_shown(match.metadata.get(name)) for name in names]
+        cells = [str(number), f"{match.score:.4f}", *verdict, match.dataset, match.label, *values, match.path]
+        table.add_row(*(Text(cell) for cell in cells), style=None if match.is_match is not False else "dim")
+    return table
+
+
+def _title(answer: Answer) -> str:
+    if not answer.matches:
+        return f"{answer.image}: no rows to compare with"
+    if answer.threshold is None:
+        return f"{answer.image}: the most similar"
+    found = "" if answer.is_match else "no match: "
+    return (
+        f"{answer.image}: {found}a match is from {answer.threshold:.4f} (false-match rate {answer.false_match_rate:g})"
+    )
+
+
+def _decoded(image: str) -> Any:
+    try:
+        return decode_image(Path(image).expanduser())
+    except ImageError as error:
+        raise UserError(f"{error}; name an image") from error
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    metadata = values["metadata"]
+    dates = {name: value.isoformat() for name, value in metadata.items() if isinstance(value, date)}
+    return {**values, "metadata": {**metadata, **dates}}

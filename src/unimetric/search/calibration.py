@@ -1,0 +1,125 @@
+"""Match or no match, and how sure: what a measurement says about scores (see `unimetric.evaluation.thresholds`).
+
+The scores of a measurement and those of a search are the same quantity, if the measurement's gallery is like the
+database: the rate of false matches grows with the gallery.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unimetric.errors import UserError
+from unimetric.files import explain_os_error
+
+DEFAULT_RATE = 1e-2
+"""The false-match rate that a threshold keeps where nothing else is said."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Thresholds and curves, as ``metrics.json`` keeps them under ``thresholds``.
+
+    Attributes:
+        unified: of all datasets in one gallery.
+        separate: of each dataset alone.
+    """
+
+    unified: Mapping[str, Any]
+    separate: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
+        """Read what `to_dict` gives.
+
+        Raises:
+            UserError: it is no calibration.
+        """
+        try:
+            calibration = cls(dict(values["unified"]), dict(values["separate"]))
+            for gallery in (calibration.unified, *calibration.separate.values()):
+                _points(gallery)
+                _confidence(gallery, 0.5)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"the thresholds are damaged ({type(error).__name__}: {error}); measure the model again with: "
+                "unimetric evaluate"
+            ) from error
+        return calibration
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the database."""
+        return {"unified": dict(self.unified), "separate": {name: dict(part) for name, part in self.separate.items()}}
+
+    def threshold(self, rate: float, datasets: Sequence[str] | None = None) -> float | None:
+        """The score from which an answer is a match, at a rate of false matches; None where too few were measured.
+
+        Raises:
+            UserError: a rate that was not measured.
+        """
+        points = _points(self._gallery(datasets))
+        for wanted, threshold in points.items():
+            if math.isclose(wanted, rate, rel_tol=1e-9):
+                return threshold
+        listed = ", ".join(f"{wanted:g}" for wanted in points)
+        raise UserError(f"false_match_rate is {rate:g}: this model was calibrated at {listed or 'none'}")
+
+    def confidence(self, score: float, datasets: Sequence[str] | None = None) -> float | None:
+        """The share, from 0 to below 1, of searches for something absent whose best answer was less similar.
+
+        1 minus the false-match rate of a threshold at this score. Between the points of the curve, the logarithm of
+        the rate is interpolated. Of n such searches, no more than ``n / (n + 1)`` is claimed.
+        """
+        return _confidence(self._gallery(datasets), score)
+
+    def _gallery(self, datasets: Sequence[str] | None) -> Mapping[str, Any]:
+        names = sorted(set(datasets or ()))
+        return self.separate.get(names[0], self.unified) if len(names) == 1 else self.unified
+
+
+def read_calibration(path: Path) -> Calibration | None:
+    """The calibration in a ``metrics.json``; None where it was written without one.
+
+    Raises:
+        UserError: the file cannot be read, or is damaged.
+    """
+    try:
+        with explain_os_error(path, "read"):
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); measure the model again with: unimetric evaluate") from error
+    if not isinstance(metrics, dict):
+        raise UserError(f"{path} holds no measurement; name a metrics.json or the folder that it is in")
+    if "thresholds" not in metrics:
+        return None
+    try:
+        return Calibration.from_dict(metrics["thresholds"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _points(gallery: Mapping[str, Any]) -> dict[float, float | None]:
+    """The threshold of every wanted rate."""
+    return {
+        float(point["wanted_false_match_rate"]): None if point["threshold"] is None else float(point["threshold"])
+        for point in gallery["operating_points"]
+    }
+
+
+def _confidence(gallery: Mapping[str, Any], score: float) -> float | None:
+    curve = gallery["roc"]
+    if curve is None:
+        return None
+    impostors = int(gallery["impostors"])
+    least = 1 / (impostors + 1)
+    thresholds = np.asarray(curve["thresholds"], dtype=np.float64)
+    rates = np.clip(np.asarray(curve["false_match_rates"], dtype=np.float64), least, 1)
+    if len(thresholds) != len(rates) or not len(rates):
+        raise ValueError("roc: as many rates as thresholds, at least one")
+    return float(1 - np.exp(np.interp(score, thresholds, np.log(rates), right=math.log(least))))

@@ -1,0 +1,51 @@
+"""Search by hyperbolic distance, which the database does not know: every row is compared, exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unimetric.search.store import Store
+
+
+def nearest_hyperbolic(
+    store: Store,
+    geometry: Mapping[str, Any],
+    vectors: NDArray[np.float32],
+    k: int,
+    columns: Sequence[str],
+    where: str | None,
+) -> list[list[tuple[dict[str, Any], float]]]:
+    """For every point [N, E] of the ball the nearest rows, and minus their distances.
+
+    Args:
+        store: The database.
+        geometry: From ``PoincareBall.to_dict``.
+        vectors: The queries.
+        k: Rows per query, at most.
+        columns: What to return of a row.
+        where: The condition on rows.
+    """
+    # torch takes seconds to load.
+    import torch
+
+    from unimetric.evaluation.neighbours import nearest_neighbours
+    from unimetric.geometry import PoincareBall
+
+    ball = PoincareBall(**{name: value for name, value in geometry.items() if name != "name"})
+    table = store.rows(["id", "vector"], where)
+    if not len(table):
+        return [[] for _ in vectors]
+    flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    points = torch.from_numpy(flat.reshape(len(table), -1).copy())
+    queries = torch.from_numpy(np.array(vectors))
+    _, places = nearest_neighbours(queries, points, min(k, len(table)), distance="poincare", curvature=ball.curvature)
+    answers = []
+    for query, nearest in zip(queries, places.tolist(), strict=True):
+        distances = ball.distances(query[None].double(), points[nearest].double())[0].tolist()
+        score = {table["id"][place].as_py(): -value for place, value in zip(nearest, distances, strict=True)}
+        answers.append([(row, score[row["id"]]) for row in store.rows_of(list(score), columns).to_pylist()])
+    return answers

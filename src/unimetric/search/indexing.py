@@ -1,0 +1,136 @@
+"""Index whole folders and manifests: what is new or changed is embedded, and a killed run goes on where it stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from unimetric.data.sources import read_source_metadata, read_sources
+from unimetric.errors import UserError
+from unimetric.progress import console, progress_bar, say
+from unimetric.search.filters import is_one_of
+from unimetric.search.index import SearchIndex
+from unimetric.search.items import NewItem, Refused
+from unimetric.search.rows import NamedItem, metadata_kinds, named, signatures
+from unimetric.search.writing import CommitRule, Progress
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """What became of the images of some sources."""
+
+    written: int
+    """Rows that are new or were replaced."""
+    unchanged: int
+    """Images that the database already held just so."""
+    refused: tuple[Refused, ...]
+    """Images that cannot be read; a row that an earlier content of theirs has is kept."""
+    deleted: int
+    """Rows of the same datasets whose images the sources no longer name."""
+    seconds: float
+
+
+def source_items(sources: Sequence[str]) -> list[NewItem]:
+    """The images of sources, with the metadata columns of manifests, in a defined order.
+
+    Raises:
+        UserError: a source cannot be read.
+    """
+    datasets = read_sources(sources, classes=False)
+    metadata = {key: values for source in sources for key, values in read_source_metadata(source).items()}
+    return [
+        NewItem(item.path, item.dataset, item.label, None, metadata.get((item.dataset, str(item.path)), {}))
+        for dataset in datasets
+        for item in dataset.items
+    ]
+
+
+def index_items(
+    index: SearchIndex,
+    items: Iterable[NewItem],
+    *,
+    batch_size: int = 32,
+    rule: CommitRule | None = None,
+    strict: bool = False,
+    delete_missing: bool = False,
+    origin: str = "the manifest",
+) -> Indexed:
+    """Bring a database up to date with items, under a progress bar, or where there is no terminal with a line per
+    commit.
+
+    Args:
+        index: The database.
+        items: Everything that the datasets hold.
+        batch_size: Images per forward pass.
+        rule: When to commit; what is reported as written is on the disk.
+        strict: Stop at the first image that cannot be read.
+        delete_missing: Delete rows of the same datasets that are not among the items.
+        origin: What error messages call the source of the metadata.
+
+    Raises:
+        UserError: none of the images can be read, one cannot and ``strict`` is set, metadata does not fit the columns
+            there are, or the database cannot be written.
+    """
+    start = time.monotonic()
+    # An image that is query and gallery at once is one row.
+    tasks: dict[str, NamedItem] = {}
+    for task in named(items):
+        tasks.setdefault(task.id, task)
+    distinct = list(tasks.values())
+    kinds = metadata_kinds((task.item for task in distinct), index.metadata_columns, origin)
+    datasets = sorted({task.item.dataset for task in distinct})
+    present = signatures(index.signature_rows(is_one_of("dataset", datasets)))
+    with progress_bar() as bar:
+        shown = bar.add_task("Indexing", total=len(distinct), note="")
+        reporter = _Reporter(len(distinct), start, lambda done, note: bar.update(shown, completed=done, note=note))
+        progress = index.write(
+            distinct,
+            kinds,
+            present,
+            batch_size=batch_size,
+            rule=rule or CommitRule(),
+            strict=strict,
+            on_commit=reporter.committed,
+            on_read=reporter.read,
+        )
+    if distinct and len(progress.refused) == len(distinct):
+        first = progress.refused[0]
+        raise UserError(f"none of {len(distinct)} images can be read; the first is {first.path}: {first.reason}")
+    deleted = index.delete(ids=sorted(present.keys() - tasks.keys())) if delete_missing else 0
+    return Indexed(progress.written, progress.unchanged, tuple(progress.refused), deleted, time.monotonic() - start)
+
+
+class _Reporter:
+    """Says how far it is: in the bar's note, and where there is no terminal in a line per commit."""
+
+    def __init__(self, total: int, start: float, update: Callable[[int, str], None]) -> None:
+        self._total = total
+        self._start = start
+        self._update = update
+        self._note = ""
+        self._shown = 0.0
+
+    def read(self, progress: Progress) -> None:
+        now = time.monotonic()
+        # The terminal is slower than the files.
+        if now - self._shown >= 0.1 or progress.read == self._total:
+            self._shown = now
+            self._update(progress.read, self._words(progress))
+
+    def committed(self, progress: Progress) -> None:
+        self._update(progress.read, self._words(progress))
+        if not console.is_terminal:
+            left = (self._total - progress.read) / max(self._rate(progress), 1e-9)
+            say(f"{progress.written} rows written; {progress.read} of {self._total} images, about {left:.0f} s left")
+
+    def _words(self, progress: Progress) -> str:
+        words = [f"{self._rate(progress):.1f} images/s", f"{progress.written} written"]
+        if progress.unchanged:
+            words.append(f"{progress.unchanged} unchanged")
+        if progress.refused:
+            words.append(f"{len(progress.refused)} skipped")
+        return ", ".join(words)
+
+    def _rate(self, progress: Progress) -> float:
+        return progress.read / max(time.monotonic() - self._start, 1e-9)

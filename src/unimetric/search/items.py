@@ -1,0 +1,85 @@
+"""What goes into a search database, and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from unimetric.data.sources.metadata import Value
+from unimetric.errors import UserError
+
+
+class ItemNotFoundError(UserError):
+    """The database holds no item of that id."""
+
+
+@dataclass(frozen=True)
+class NewItem:
+    """An image to add, or to update where the database holds one of its dataset and path already."""
+
+    image: Path | bytes
+    """A file, or its content."""
+    dataset: str
+    """The catalogue that it belongs to."""
+    label: str = ""
+    """What it shows; unique within its dataset only."""
+    path: str | None = None
+    """Where it came from, a path or a URI, to be shown. By default the file's path, links resolved; of a content
+    without one, its hash."""
+    metadata: Mapping[str, Value] = field(default_factory=dict)
+    """Further columns; new ones are made, and are None for all other rows."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An image that could not be read, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Added:
+    """What became of new items; everything in ``ids`` is on the disk."""
+
+    ids: tuple[str | None, ...]
+    """The id of every item, in the order given; None for those that were refused."""
+    written: int
+    """Rows that are new or were replaced."""
+    unchanged: int
+    """Items that the database already held just so."""
+    refused: tuple[Refused, ...]
+
+
+@dataclass(frozen=True)
+class StoredItem:
+    """A row without its vector and thumbnail."""
+
+    id: str
+    """32 hexadecimal digits, from dataset and path: the same whenever and wherever they are indexed."""
+    dataset: str
+    label: str
+    path: str
+    """The file, absolute, links resolved; or the URI."""
+    metadata: Mapping[str, Value]
+    content_hash: str
+    """SHA-256 of the file's bytes, in hexadecimal."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """One answer to a query, the most similar first."""
+
+    id: str
+    score: float
+    """Cosine similarity, from -1 to 1; of a hyperbolic model minus the distance, at most 0."""
+    dataset: str
+    label: str
+    path: str
+    metadata: Mapping[str, Value]
+    is_match: bool | None
+    """Whether the score reaches the calibrated threshold; False means "no match". None without a calibration."""
+    confidence: float | None
+    """From 0 to 1: the share of searches for something absent whose best answer was less similar than this one, when
+    the model was calibrated. It is no probability of being right. None without a calibration."""

@@ -1,0 +1,214 @@
+"""From new items to rows: ids, metadata columns and their types, and what has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from unimetric.data.catalog import identities
+from unimetric.data.sources.metadata import Value
+from unimetric.errors import UserError
+from unimetric.search.items import NewItem
+from unimetric.search.preparation import hash_of
+from unimetric.search.store import COLUMNS, KINDS, is_uri
+
+_LARGEST = 2**53
+"""Numbers are kept as 64-bit floats, which beyond this skip whole numbers."""
+_FORBIDDEN = frozenset(".\"'`\\")
+"""What a column's name may not hold: the database reads them as something else, or cannot be read any more."""
+
+
+@dataclass(frozen=True)
+class NamedItem:
+    """A new item with its id and path as they are stored."""
+
+    item: NewItem
+    id: str
+    path: str
+
+
+def item_id(dataset: str, path: str) -> str:
+    """The id of an image: 32 hexadecimal digits of the SHA-256 of its dataset and path."""
+    return hashlib.sha256(f"{dataset}\0{path}".encode("utf-8", "backslashreplace")).hexdigest()[:32]
+
+
+def stored_path(path: str | Path) -> str:
+    """A path as it is stored: a URI as it is, a file absolute, links resolved."""
+    if is_uri(path):
+        return str(path)
+    return _text(identities([Path(os.path.abspath(Path(path).expanduser()))])[0])  # noqa: PTH100 ("..", unresolved)
+
+
+def named(items: Iterable[NewItem]) -> list[NamedItem]:
+    """Give items their ids. Two that lead to one file within one dataset have the same.
+
+    Raises:
+        UserError: an item names no dataset.
+        ImageError: a content without a path cannot be hashed.
+    """
+    items = list(items)
+    files = [item.image for item in items if isinstance(item.image, Path) and item.path is None]
+    resolved = iter(identities(Path(os.path.abspath(file)) for file in files))  # noqa: PTH100
+    result = []
+    for item in items:
+        if not item.dataset.strip():
+            raise UserError(f"an item has an empty dataset ({item.path or 'no path'}); name one")
+        if item.path is not None:
+            path = item.path if is_uri(item.path) or not Path(item.path).is_absolute() else stored_path(item.path)
+        elif isinstance(item.image, Path):
+            path = next(resolved)
+        else:
+            path = f"sha256:{hash_of(item.image)}"
+        path = _text(path)
+        result.append(NamedItem(item, item_id(_text(item.dataset), path), path))
+    return result
+
+
+def metadata_kinds(
+    items: Iterable[NewItem], present: Mapping[str, str], origin: str = "the metadata"
+) -> dict[str, str]:
+    """The kind of every metadata column of the items, one of `KINDS`; columns that are None throughout are left out.
+
+    Raises:
+        UserError: a column's name cannot be used, or its values are of two kinds, or not those of ``present``.
+    """
+    kinds: dict[str, str] = {}
+    usual = {name.lower(): name for name in present}
+    checked: set[str] = set()
+    for item in items:
+        for name, value in item.metadata.items():
+            if name not in checked:
+                _check_name(name, usual, origin)
+                usual.setdefault(name.lower(), name)
+                checked.add(name)
+            kind = _kind(name, value, origin)
+            if kind is None:
+                continue
+            known = kinds.setdefault(name, present.get(name, kind))
+            if known != kind:
+                where = "in the database" if name in present else "elsewhere"
+                raise UserError(
+                    f"{origin}: the column {name!r} holds {_shown(value)}, a {kind}, but {known} {where}; "
+                    "rename the column, or write its values alike"
+                )
+    return kinds
+
+
+def signature(content_hash: str, label: str, path: str, metadata: Mapping[str, Value]) -> bytes:
+    """What tells an unchanged row from a changed one, 16 bytes."""
+    filled = sorted((name, _plain(value)) for name, value in metadata.items() if value is not None)
+    content = json.dumps([content_hash, label, path, filled], default=str)
+    return hashlib.blake2b(content.encode(), digest_size=16).digest()
+
+
+def signatures(rows: pa.Table) -> dict[str, tuple[str, bytes]]:
+    """The content hash and the `signature` of every row, by id."""
+    metadata = [name for name in rows.column_names if name not in COLUMNS]
+    columns = {name: rows[name].to_pylist() for name in rows.column_names}
+    result = {}
+    for place, id in enumerate(columns["id"]):
+        content_hash = columns["content_hash"][place]
+        further = {name: columns[name][place] for name in metadata}
+        result[id] = (
+            content_hash,
+            signature(content_hash, columns["label"][place], columns["path"][place], further),
+        )
+    return result
+
+
+def rows_table(
+    items: Sequence[NamedItem],
+    hashes: Sequence[str],
+    vectors: NDArray[np.float32],
+    thumbnails: Sequence[bytes | None],
+    kinds: Mapping[str, str],
+    fingerprint: str,
+) -> pa.Table:
+    """The rows to write for items with their content's hashes, vectors [N, E] and thumbnails."""
+    count = len(items)
+    flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).ravel())
+    columns = {
+        "id": pa.array([named.id for named in items], pa.string()),
+        "dataset": pa.array([_text(named.item.dataset) for named in items], pa.string()),
+        "label": pa.array([_text(named.item.label) for named in items], pa.string()),
+        "path": pa.array([named.path for named in items], pa.string()),
+        "content_hash": pa.array(list(hashes), pa.string()),
+        "fingerprint": pa.array([fingerprint] * count, pa.string()),
+        "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
+        "thumbnail": pa.array(list(thumbnails), pa.binary()),
+    }
+    for name, kind in kinds.items():
+        values = [_plain(named.item.metadata.get(name)) for named in items]
+        columns[name] = pa.array(values, KINDS[kind])
+    return pa.table(columns)
+
+
+def shown_metadata(values: Mapping[str, Any]) -> dict[str, Value]:
+    """Metadata as it comes out of the database: whole numbers without a fraction."""
+    return {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value for name, value in values.items()
+    }
+
+
+def _check_name(name: str, usual: Mapping[str, str], origin: str) -> None:
+    bad = [character for character in name if character in _FORBIDDEN or not character.isprintable()]
+    if bad or not name.strip() or len(name) > 100:
+        why = f"holds {bad[0]!r}" if bad else "is empty or longer than 100 characters"
+        raise UserError(f"{origin}: the column name {name!r} {why}; rename it with letters, digits, spaces, - or _")
+    if name.lower() in COLUMNS or name.startswith("_"):
+        raise UserError(f"{origin}: the column name {name!r} is taken by the database; rename it")
+    other = usual.get(name.lower(), name)
+    if other != name:
+        raise UserError(f"{origin}: the column {name!r} is called {other!r} elsewhere; write both alike")
+
+
+def _kind(name: str, value: Any, origin: str) -> str | None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int | float):
+        if abs(value) > _LARGEST and not (isinstance(value, float) and math.isfinite(value)):
+            raise UserError(f"{origin}: the column {name!r} holds {value}, which no 64-bit float is; write it as text")
+        return "number"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, datetime):
+        return "time"
+    if isinstance(value, date):
+        return "date"
+    raise UserError(
+        f"{origin}: the column {name!r} holds a {type(value).__name__}; use text, numbers, true or false, or dates"
+    )
+
+
+def _plain(value: Value) -> Value:
+    """A value as it is stored and compared."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        return None if math.isnan(value) else float(value)
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(timezone.utc).replace(tzinfo=None)
+    return _text(value) if isinstance(value, str) else value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _text(text: str) -> str:
+    """File names may hold bytes that are no UTF-8, which the database cannot hold."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

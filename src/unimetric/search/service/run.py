@@ -1,0 +1,118 @@
+"""Listening, and stopping in good order."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from unimetric.config import ServiceConfig
+from unimetric.errors import UserError
+
+_BACKLOG = 1024
+
+
+class _Server(uvicorn.Server):
+    """Stops at the first signal, in good order; remembers which it was instead of raising it once more."""
+
+    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.signals: list[int] = []
+        self._on_stop = on_stop
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._on_stop()
+        super().handle_exit(sig, frame)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        with super().capture_signals():
+            try:
+                yield
+            finally:
+                self.signals, self._captured_signals = self._captured_signals, []
+
+
+def listen(config: ServiceConfig) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        UserError: the address is not this machine's, or the port is taken.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"--host is {config.host!r}: no address of this machine; use 127.0.0.1") from error
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(_BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise UserError(
+            f"cannot listen on {config.host} port {config.port}: {error.strerror}; choose another --port or --host"
+        ) from error
+    return listening
+
+
+def url_of(listening: socket.socket) -> str:
+    """Where a listening socket is reached."""
+    host, port = listening.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        host = "127.0.0.1" if listening.family == socket.AF_INET else "::1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Runner:
+    """Runs an application until a signal or a failure ends it."""
+
+    def __init__(self) -> None:
+        self._server: _Server | None = None
+        self._failure: BaseException | None = None
+        self._lock = threading.Lock()
+
+    def fail(self, error: BaseException) -> None:
+        """End it, from whatever thread; `run` raises the error."""
+        with self._lock:
+            self._failure = error
+            if self._server is not None:
+                self._server.should_exit = True
+
+    def run(self, app: FastAPI, listening: socket.socket, config: ServiceConfig) -> int | None:
+        """Serve until SIGTERM or Ctrl-C, and then finish what was taken; a second Ctrl-C ends it at once.
+
+        Returns:
+            The signal that ended it.
+        """
+
+        def stop() -> None:
+            app.state.service.stopping = True
+
+        options: dict[str, Any] = {
+            "log_level": "warning",
+            "access_log": False,
+            "http": "h11",
+            "ws": "none",
+            "server_header": False,
+            "proxy_headers": False,
+            # What was taken ends within its own time.
+            "timeout_graceful_shutdown": max(1, round(config.request_seconds) + 1),
+        }
+        server = _Server(uvicorn.Config(app, **options), stop)
+        with self._lock:
+            self._server = server
+            server.should_exit = self._failure is not None
+        server.run(sockets=[listening])
+        if self._failure is not None:
+            raise self._failure
+        return server.signals[0] if server.signals else None

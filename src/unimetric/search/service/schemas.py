@@ -1,0 +1,316 @@
+"""What the service takes and gives, as its OpenAPI description shows it."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.config import JsonDict
+
+from unimetric.search.index import MAX_K
+
+ID = "3f2a9c0e5b7d41f88a6c1e2d3b4f5a60"
+"""An example."""
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFElEQVR4nGPUSl7GgA0wYRUdtBIA8/4BQ/tLeKUAAAAASUVORK5CYII="
+"""A small PNG, for examples."""
+
+_MATCH: JsonDict = {
+    "id": ID,
+    "score": 0.83,
+    "dataset": "shoes",
+    "label": "air-runner",
+    "path": "/data/shoes/air-runner/2.jpg",
+    "metadata": {"price": 89.5},
+    "is_match": True,
+    "confidence": 0.97,
+    "image": f"v1/items/{ID}/image",
+}
+
+_ITEM: JsonDict = {
+    "id": ID,
+    "dataset": "shoes",
+    "label": "air-runner",
+    "path": "/data/shoes/air-runner/2.jpg",
+    "metadata": {"price": 89.5},
+    "content_hash": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "image": f"v1/items/{ID}/image",
+}
+
+Value = str | int | float | bool | date | datetime | None
+Name = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$")]
+
+
+class _In(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Filters(_In):
+    k: int = Field(10, ge=1, le=MAX_K, description="How many matches, at most.")
+    datasets: list[Name] | None = Field(
+        None, min_length=1, max_length=1000, description="The only datasets to search in; all, where it is left out."
+    )
+    where: str | None = Field(
+        None, max_length=10_000, description="A condition on the columns in SQL.", examples=["price < 20"]
+    )
+    exact: bool = Field(False, description="Compare with every item, whatever approximate index there is.")
+
+
+class SearchRequest(_Filters):
+    """What to search for, an image or an item, and among what."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [{"image": PIXEL, "k": 5}, {"id": ID, "k": 5}],
+            "oneOf": [{"required": ["image"]}, {"required": ["id"]}],
+        },
+    )
+
+    image: str = Field("", description="The image's file in base64.", json_schema_extra={"contentEncoding": "base64"})
+    id: str = Field("", description='An item of the database, for "more like this"; it is left out of the answer.')
+
+    @model_validator(mode="after")
+    def one_of_the_two(self) -> SearchRequest:
+        """Refuse both and neither."""
+        given = self.model_fields_set & {"image", "id"}
+        if len(given) != 1:
+            raise ValueError("send either image or id" + (", not both" if given else ""))
+        return self
+
+
+class SearchForm(_Filters):
+    """An image to search for, and among what."""
+
+    # A form cannot hold an empty list.
+    datasets: list[Name] | None = Field(
+        None, max_length=1000, description="The only datasets to search in, a part each; all, where there is none."
+    )
+
+    @field_validator("exact", mode="before")
+    @classmethod
+    def true_or_false(cls, value: object) -> object:
+        """Take no other words for it: they would not be in the description."""
+        if isinstance(value, str) and value.lower() not in ("true", "false"):
+            raise ValueError(f"exact is {value[:80]!r}: use true or false")
+        return value
+    image: str = Field(description="The image's file.", json_schema_extra={"format": "binary"})
+
+
+class EmbedRequest(_In):
+    """An image to embed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"image": PIXEL}]})
+
+    image: str = Field(description="The image's file in base64.", json_schema_extra={"contentEncoding": "base64"})
+
+
+class EmbedForm(_In):
+    """An image to embed."""
+
+    image: str = Field(description="The image's file.", json_schema_extra={"format": "binary"})
+
+
+class _About(_In):
+    dataset: Name = Field(min_length=1, description="The catalogue that it belongs to.", examples=["shoes"])
+    label: Name = Field("", description="What it shows; unique within its dataset only.")
+    path: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4000,
+        pattern=r"^[^\x00]+$",
+        description="Where it came from, a path or a URI, to be shown; it is never opened. An item of the same dataset "
+        "and path is replaced. By default the content's hash.",
+    )
+
+
+class AddRequest(_About):
+    """An image to add to the database, or to replace there."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"image": PIXEL, "dataset": "shoes", "label": "air-runner"}]},
+    )
+
+    image: str = Field(description="The image's file in base64.", json_schema_extra={"contentEncoding": "base64"})
+    metadata: dict[str, str | int | float | bool | None] = Field(
+        default_factory=dict, description="Further columns.", examples=[{"price": 89.5}]
+    )
+
+
+class AddForm(_About):
+    """An image to add to the database, or to replace there."""
+
+    image: str = Field(description="The image's file.", json_schema_extra={"format": "binary"})
+    metadata: str = Field(
+        "{}",
+        description="Further columns, as a JSON object.",
+        json_schema_extra={"contentMediaType": "application/json"},
+    )
+
+
+class Match(BaseModel):
+    """An item that was found."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_MATCH]})
+
+    id: str
+    score: float = Field(description="Cosine similarity, or minus the distance of a hyperbolic model.")
+    dataset: str
+    label: str
+    path: str
+    metadata: dict[str, Value]
+    is_match: bool | None = Field(description="Whether the score reaches the threshold; null without a calibration.")
+    confidence: float | None = Field(
+        description="The share of searches for something absent whose best answer was less similar; null without a "
+        "calibration."
+    )
+    image: str = Field(description="Where its picture is, relative to the service.")
+
+
+class SearchAnswer(BaseModel):
+    """The most similar items, the best first."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"no_match": False, "threshold": 0.61, "matches": [_MATCH]}]}
+    )
+
+    no_match: bool | None = Field(
+        description="True where nothing in the database looks like this: no score reaches the threshold. Null without "
+        "a calibration."
+    )
+    threshold: float | None = Field(description="The score from which an item is a match; null without a calibration.")
+    matches: list[Match]
+
+
+class Embedding(BaseModel):
+    """An image as a vector."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"embedding": [0.6, -0.8], "size": 2, "model": "4be1c2..."}]}
+    )
+
+    embedding: list[float]
+    size: int = Field(description="How many numbers.")
+    model: str = Field(description="The model's fingerprint; vectors of other models cannot be compared with it.")
+
+
+class Dataset(BaseModel):
+    """A catalogue."""
+
+    name: str
+    items: int
+    threshold: float | None = Field(description="The score from which an item is a match in a search of it alone.")
+
+
+class Datasets(BaseModel):
+    """What can be searched, and what a request may hold."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "datasets": [{"name": "shoes", "items": 1200, "threshold": 0.58}],
+                    "items": 1200,
+                    "threshold": 0.61,
+                    "columns": {"price": "number"},
+                    "model": "4be1c2...",
+                    "max_k": MAX_K,
+                    "max_upload_bytes": 10_000_000,
+                    "max_pixels": 50_000_000,
+                    "writable": False,
+                }
+            ]
+        }
+    )
+
+    datasets: list[Dataset] = Field(description="In alphabetical order.")
+    items: int = Field(description="Of all datasets together.")
+    threshold: float | None = Field(description="Of a search in all datasets.")
+    columns: dict[str, str] = Field(description="The type of every metadata column that a condition may name.")
+    model: str = Field(description="The model's fingerprint.")
+    max_k: int
+    max_upload_bytes: int
+    max_pixels: int
+    writable: bool
+
+
+class Item(BaseModel):
+    """A row of the database without its vector."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_ITEM]})
+
+    id: str
+    dataset: str
+    label: str
+    path: str
+    metadata: dict[str, Value]
+    content_hash: str = Field(description="SHA-256 of the image's file, in hexadecimal.")
+    image: str = Field(description="Where its picture is, relative to the service.")
+
+
+class Items(BaseModel):
+    """Some rows."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [_ITEM]}]})
+
+    items: list[Item]
+
+
+class AddedItem(BaseModel):
+    """What became of an item that was sent; it is on the disk."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"id": ID, "status": "written"}]})
+
+    id: str
+    status: str = Field(description="written, or unchanged where the database held it already.")
+
+
+class State(BaseModel):
+    """How the service is."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})
+
+    status: str
+
+
+class Failure(BaseModel):
+    """What went wrong."""
+
+    code: str = Field(description="One word for programs.")
+    message: str = Field(description="One sentence for people.")
+
+
+class ErrorAnswer(BaseModel):
+    """The one shape of every error."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"error": {"code": "not_an_image", "message": "this is not an image; send a JPEG or PNG"}}]
+        }
+    )
+
+    error: Failure
+
+
+def body_of(json_model: type[BaseModel], form_model: type[BaseModel]) -> dict[str, Any]:
+    """The description of a body that may be JSON or a form."""
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {"schema": _inline(form_model)},
+                "application/json": {"schema": _inline(json_model)},
+            },
+        }
+    }
+
+
+def _inline(model: type[BaseModel]) -> dict[str, Any]:
+    schema = model.model_json_schema()
+    if "$defs" in schema:
+        raise ValueError(f"{model.__name__}: a description within another one has no place here")
+    return schema

@@ -1,0 +1,25 @@
+"""``unimetric serve`` with a model that takes a second longer for every batch."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from torch import Tensor
+
+from unimetric.cli import main
+from unimetric.models.embedder import Embedder
+
+forward = Embedder.forward
+
+
+def slow_forward(self: Any, images: Tensor) -> Tensor:
+    time.sleep(1)
+    return forward(self, images)
+
+
+Embedder.forward = slow_forward  # type: ignore[method-assign]
+
+if __name__ == "__main__":
+    sys.exit(main(["serve", *sys.argv[1:]]))

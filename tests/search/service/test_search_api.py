@@ -1,0 +1,164 @@
+"""The REST API over real HTTP on a real database."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from conftest import picture
+
+
+def search(client: httpx.Client, image: bytes, **fields: Any) -> dict[str, Any]:
+    answer = client.post("/v1/search", files={"image": image}, data=fields)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_an_indexed_image_finds_itself(client: httpx.Client, images: dict[str, list[Path]]) -> None:
+    path = images["hats"][5]
+    found = search(client, path.read_bytes(), k="4")
+    assert len(found["matches"]) == 4
+    best = found["matches"][0]
+    assert (best["path"], best["dataset"], best["label"]) == (str(path), "hats", f"{path.parent.name} <i>")
+    assert best["score"] == pytest.approx(1, abs=1e-3)
+    assert best["metadata"] == {"price": 5}
+    scores = [match["score"] for match in found["matches"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_form_and_json_say_the_same(client: httpx.Client, images: dict[str, list[Path]]) -> None:
+    image = images["shoes"][3].read_bytes()
+    filters = {"datasets": ["shoes", "hats"], "where": "price < 9", "k": 7, "exact": True}
+    form = search(client, image, **{**filters, "k": "7", "exact": "true"})
+    for text in (base64.b64encode(image).decode(), "data:image/png;base64," + base64.encodebytes(image).decode()):
+        answer = client.post("/v1/search", json={"image": text, **filters})
+        assert answer.status_code == 200
+        assert answer.json() == form
+    assert {match["dataset"] for match in form["matches"]} <= {"shoes", "hats"}
+    assert all(match["metadata"]["price"] < 9 for match in form["matches"])
+
+
+def test_every_answer_says_what_is_a_match(client: httpx.Client, images: dict[str, list[Path]]) -> None:
+    found = search(client, images["hats"][0].read_bytes(), k="48")
+    threshold = found["threshold"]
+    assert threshold is not None, "the model of these tests is calibrated"
+    assert [match["is_match"] for match in found["matches"]] == [m["score"] >= threshold for m in found["matches"]]
+    assert all(0 <= match["confidence"] < 1 for match in found["matches"])
+    assert found["no_match"] is False
+    nothing = search(client, images["hats"][0].read_bytes(), where="price > 1000")
+    assert nothing == {"no_match": True, "threshold": threshold, "matches": []}
+    weak = next(match for match in found["matches"] if not match["is_match"])
+    unlike = search(client, images["hats"][0].read_bytes(), where=f"path = '{weak['path']}'")
+    assert unlike["no_match"] is True
+    assert unlike["matches"] == [weak]
+
+
+def test_more_like_an_item_leaves_it_out(client: httpx.Client, images: dict[str, list[Path]]) -> None:
+    best = search(client, images["shoes"][0].read_bytes(), k="1")["matches"][0]
+    answer = client.post("/v1/search", json={"id": best["id"], "k": 47})
+    assert answer.status_code == 200
+    matches = answer.json()["matches"]
+    assert len(matches) == 47
+    assert best["id"] not in {match["id"] for match in matches}
+
+
+def test_a_name_with_quotes_and_tags_is_a_filter_like_any_other(
+    client: httpx.Client, images: dict[str, list[Path]]
+) -> None:
+    name = "<b>O'Brien & sons</b>"
+    found = search(client, images[name][0].read_bytes(), datasets=name, k="48")
+    assert len(found["matches"]) == 16
+    assert {match["dataset"] for match in found["matches"]} == {name}
+
+
+def test_an_embedding_searches_like_its_image(
+    client: httpx.Client, images: dict[str, list[Path]], toy_run: Path
+) -> None:
+    from unimetric import Embedder
+
+    path = images["hats"][7]
+    form = client.post("/v1/embed", files={"image": path.read_bytes()}).json()
+    text = client.post("/v1/embed", json={"image": base64.b64encode(path.read_bytes()).decode()}).json()
+    assert text == form
+    assert form["size"] == len(form["embedding"]) == 16
+    assert form["embedding"] == pytest.approx(Embedder.from_pretrained(toy_run).encode(path)[0].tolist(), abs=0.02)
+    assert form["model"] == client.get("/v1/datasets").json()["model"]
+
+
+def test_what_can_be_searched(client: httpx.Client) -> None:
+    said = client.get("/v1/datasets").json()
+    assert {entry["name"]: entry["items"] for entry in said["datasets"]} == {
+        "hats": 16, "shoes": 16, "<b>O'Brien & sons</b>": 16,
+    }  # fmt: skip
+    assert said["items"] == 48
+    assert said["columns"] == {"price": "number"}
+    assert (said["max_upload_bytes"], said["max_pixels"], said["writable"]) == (300_000, 1_000_000, False)
+
+
+def test_examples_and_their_pictures(client: httpx.Client) -> None:
+    items = client.get("/v1/items", params={"n": 5}).json()["items"]
+    assert len({item["id"] for item in items}) == 5
+    for item in items:
+        assert client.get(f"/v1/items/{item['id']}").json() == item
+        answer = client.get("/" + item["image"])
+        assert answer.headers["content-type"] == "image/jpeg"
+        assert "max-age" in answer.headers["cache-control"]
+        assert answer.content.startswith(b"\xff\xd8")
+        again = client.get("/" + item["image"], headers={"If-None-Match": answer.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+
+
+def test_every_answer_shuts_other_pages_out(client: httpx.Client) -> None:
+    for path in ("/", "/app.js", "/v1/datasets", "/v1/items/x", "/nothing", "/metrics"):
+        headers = client.get(path).headers
+        policy = headers["content-security-policy"]
+        assert policy.startswith("default-src 'self'; img-src 'self' blob: data:;")
+        assert "unsafe" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+        assert "access-control-allow-origin" not in headers
+
+
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example:8765", "10.0.0.1", ""])
+def test_foreign_names_are_refused(client: httpx.Client, host: str) -> None:
+    answer = client.get("/v1/datasets", headers={"Host": host})
+    assert answer.status_code == 421
+    assert answer.json()["error"]["code"] == "unknown_host"
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "127.0.0.1", "[::1]:8765"])
+def test_names_of_this_machine_are_answered(client: httpx.Client, host: str) -> None:
+    assert client.get("/v1/datasets", headers={"Host": host}).status_code == 200
+
+
+def test_pages_of_other_sites_cannot_search(client: httpx.Client) -> None:
+    headers = {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}
+    answer = client.post("/v1/search", files={"image": picture()}, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "foreign_page")
+
+
+def test_numbers_for_prometheus(client: httpx.Client) -> None:
+    def counted() -> float:
+        line = 'unimetric_requests_total{method="POST",route="/v1/embed",status="200"} '
+        return next(
+            (float(row[len(line) :]) for row in client.get("/metrics").text.splitlines() if row.startswith(line)), 0
+        )
+
+    before = counted()
+    client.post("/v1/embed", files={"image": picture()})
+    assert counted() == before + 1
+    text = client.get("/metrics").text
+    for name in ("unimetric_batch_images_count", "unimetric_ready 1.0", "process_resident_memory_bytes"):
+        assert name in text
+    client.get("/whatever/one")
+    assert "whatever" not in client.get("/metrics").text
+
+
+def test_health(client: httpx.Client) -> None:
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {"status": "ready"}

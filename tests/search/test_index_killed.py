@@ -1,0 +1,83 @@
+"""`unimetric index`, killed with SIGKILL at random moments: nothing that was reported as written is lost."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import search_child
+from search_toys import dump
+
+from toy_runs import make_images
+from unimetric.errors import UserError
+
+KILLS = int(os.environ.get("UNIMETRIC_TEST_KILLS", "20"))
+IMAGES = 40
+
+FORKED = multiprocessing.get_context("forkserver")
+# No part of LanceDB, whose threads would not survive a fork.
+FORKED.set_forkserver_preload(["torch", "timm", "jsonargparse", "unimetric.models.embedder", "lance_namespace"])
+
+
+def written(log: Path) -> int:
+    """The last number of rows that a run reported as written."""
+    said = re.findall(r"(\d+) rows written;", log.read_text()) if log.is_file() else []
+    return int(said[-1]) if said else 0
+
+
+def rows(db: Path) -> list[dict[str, object]]:
+    """All rows, also of a database that was killed before it was made."""
+    try:
+        return dump(db)
+    except UserError as error:
+        assert re.search("there is no search database|is no search database|has no rows yet", str(error))
+        return []
+
+
+@pytest.mark.timeout(900)
+def test_nothing_reported_as_written_is_lost(model: Path, tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images", classes=8, images=5)
+    log, db = tmp_path / "log", tmp_path / "db"
+    start(model, images, tmp_path / "whole", log).join()
+    whole = dump(tmp_path / "whole")
+    assert len(whole) == IMAGES == written(log)
+
+    moments = random.Random(0)
+    kills = 0
+    while kills < KILLS:
+        before = rows(db)
+        log.unlink(missing_ok=True)
+        process = start(model, images, db, log)
+        commits = (IMAGES - len(before)) // 4
+        goal = 4 * moments.randint(0, commits)
+        while process.is_alive() and written(log) < goal:
+            time.sleep(0.001)
+        process.join(moments.uniform(0, 1.5 if goal == 0 else 0.1))
+        if process.is_alive():
+            process.kill()
+            kills += 1
+        process.join()
+        assert process.exitcode in (0, -9), log.read_text()
+        after = rows(db)
+        assert len(after) >= len(before) + written(log)
+        found = {row["id"]: row for row in after}
+        assert all(found[row["id"]] == row for row in before)
+        if process.exitcode == 0:
+            assert after == whole
+            shutil.rmtree(db)
+    last = start(model, images, db, log)
+    last.join()
+    assert last.exitcode == 0
+    assert rows(db) == whole
+
+
+def start(model: Path, images: Path, db: Path, log: Path) -> multiprocessing.process.BaseProcess:
+    process = FORKED.Process(target=search_child.index, args=(model, images, db, log))
+    process.start()
+    return process

@@ -1,0 +1,124 @@
+"""Conditions that people type stay within their parentheses, and errors in them are said in words."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from unimetric.errors import UserError
+from unimetric.search import SearchIndex
+from unimetric.search.filters import checked
+
+VECTOR = np.linspace(1, 2, 16).astype(np.float32)
+ANY = Image.new("RGB", (20, 20), (200, 30, 30))
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("price < 3", {"0000", "0001"}),
+        ("PRICE < 3", {"0000", "0001"}),
+        ("price IS NULL", {"0005"}),
+        ("colour = 'it''s red' AND price < 6", {"0001", "0003"}),
+        ("`in stock` = false AND label = 'c0'", {f"{number:04}" for number in range(12, 16)}),
+        ('"in stock" AND price > 15', {"0011"}),
+        ("code IN ('0007', '0008')", {"0007", "0008"}),
+        ("code LIKE '000%' AND NOT (price >= 1.5)", {"0000"}),
+        ("dataset = 'shoes' OR (price = 0)", {"0000", *(f"{number:04}" for number in range(12, 24))}),
+    ],
+)
+def test_conditions(where: str, expected: set[str], index: SearchIndex) -> None:
+    (found,) = index.search(ANY, 100, where=where)
+    assert {match.metadata["code"] for match in found} == expected
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("prize < 3", "did you mean 'price'"),
+        ("price <", "Expected: an expression"),
+        ("", "is empty"),
+        ("price < 3; drop table items", "';'"),
+        ("1=1) OR (1=1", "closes nothing"),
+        ("(price < 3", "not closed"),
+        ("price < 3 --", "'--'"),
+        ("price < 3 /* so */", "'/*'"),
+        ("label = 'c0", "not closed"),
+        ("label = 'c0' c1", "c1"),
+        ("label = E'c\\'0'", "right before a quote"),
+        ("label = $$c0$$", "'$'"),
+        ("price", "boolean"),
+        ("price < 'cheap'", "cheap"),
+        ("nonsense(price) < 3", "nonsense"),
+        ("cast(label AS int) = 3", "cast"),
+        ("exists (select 1)", "not supported"),
+        ("price < 3\0", "character"),
+        ("(" * 3000 + "1=1" + ")" * 3000, "cannot be read"),
+        ("1=1 OR " * 5000 + "1=1", "characters"),
+    ],
+)
+def test_bad_conditions(where: str, words: str, index: SearchIndex) -> None:
+    with pytest.raises(UserError) as caught:
+        index.search(ANY, where=where)
+    message = str(caught.value)
+    assert words.lower() in message.lower()
+    assert "\n" not in message
+    assert len(message) < 600
+    assert "damaged" not in message
+    assert ".cargo" not in message
+
+
+PIECES = [
+    "'",
+    '"',
+    "`",
+    "(",
+    ")",
+    "--",
+    "/*",
+    "*/",
+    ";",
+    "\\",
+    "1=1",
+    " OR ",
+    " AND ",
+    "dataset",
+    " = ",
+    "hats",
+    "true",
+]
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(PIECES), max_size=9).map("".join))
+def test_no_condition_leaves_the_dataset(index: SearchIndex, where: str) -> None:
+    try:
+        (found,) = index.search_vectors(VECTOR, 100, datasets=["shoes"], where=where)
+    except UserError as error:
+        assert "\n" not in str(error)
+        return
+    assert {match.dataset for match in found} <= {"shoes"}
+
+
+@pytest.mark.parametrize("where", ["1=1) OR (1=1", "true) OR true OR (true", "1=1 OR 1=1) --", "') OR ('1'='1"])
+def test_the_database_alone_would_let_these_escape(where: str, index: SearchIndex) -> None:
+    with pytest.raises(UserError, match="condition"):
+        index.search_vectors(VECTOR, 100, datasets=["shoes"], where=where)
+
+
+def test_a_dataset_of_any_name(fill, tmp_path) -> None:
+    names = ["it's", 'a"b', "x') OR ('1'='1", "%", "größe"]
+    with fill(tmp_path / "db", np.eye(16)[:5], datasets=names) as index:
+        assert index.datasets() == dict.fromkeys(sorted(names), 1)
+        for name in names:
+            (found,) = index.search_vectors(VECTOR, datasets=[name])
+            assert [match.dataset for match in found] == [name]
+        assert index.delete(dataset="%") == 1
+        assert index.count() == 4
+
+
+def test_checked_strips_and_keeps() -> None:
+    assert checked("  price < 3\n") == "price < 3"
