@@ -216,8 +216,8 @@ def _search(queries: _Queries, shelf: Shelf, places: tuple[int, int], tiling: Ti
         if not _visible(queries.known, len(queries.own), start, stop):
             continue
         chunk = _Chunk.of(shelf, start, stop, tiling.device)
-        for first in range(0, len(queries.own), tile_rows):
-            tile = queries.part(first, min(first + tile_rows, len(queries.own)))
+        for first, last in _query_tiles(queries, tile_rows):
+            tile = queries.part(first, last)
             spans = _visible(tile.known, len(tile.own), start, stop)
             undecided = torch.arange(len(tile.own))
             if sum(b - a for a, b in spans) > max(4 * length, 2 * GROUP):
@@ -226,6 +226,17 @@ def _search(queries: _Queries, shelf: Shelf, places: tuple[int, int], tiling: Ti
                 undecided = _screen(tile, chunk, _tiles(spans, tiling.gallery), length, buffer)
             for some in undecided.split(max(1, tile_rows // 4)):
                 _compare(tile, some, chunk, tiling.gallery)
+
+
+def _query_tiles(queries: _Queries, rows: int) -> Iterator[tuple[int, int]]:
+    """Bounds of tiles, each with queries that have met the same places as far as that leaves no small tiles."""
+    first = 0
+    ends = {part.last for part in queries.known} | {len(queries.own)}
+    for end in sorted(ends):
+        # What part of a tile has met is multiplied in vain, what makes tiles small slows down all of it.
+        if end - first >= rows // 4 or end == len(queries.own):
+            yield from _tiles([(first, end)], rows)
+            first = end
 
 
 def _visible(known: Sequence[_Known], queries: int, start: int, stop: int) -> list[tuple[int, int]]:
@@ -272,11 +283,9 @@ def _product(left: Tensor, right: Tensor, buffer: Tensor) -> Tensor:
     """All products of rows, with as many columns of -inf as make whole groups: shape [Q, G or some more]."""
     missing = -len(right) % GROUP
     tile = buffer[: len(left) * (len(right) + missing)].view(len(left), -1)
-    if missing:
-        tile[:, : len(right)] = left @ right.T
-        tile[:, len(right) :] = -torch.inf
-        return tile
-    return torch.mm(left, right.T, out=tile)
+    torch.mm(left, right.T, out=tile[:, : len(right)])
+    tile[:, len(right) :] = -torch.inf
+    return tile
 
 
 def _hide(tile: Tensor, own: Tensor, known: Sequence[_Known], start: int, stop: int) -> None:
