@@ -4,9 +4,9 @@ Both sides are multiplied by one power of two, so that no vector is longer than 
 Products of two entries are multiples of 2^-48, and so is ``2 x.y - |x|^2 - |y|^2 = -|x - y|^2``, of which every partial
 sum is below 8: float64 holds all of them exactly. The nearest points are those for which that is highest.
 
-The rounding moves a coordinate by at most 2^-24 (6e-8) times the length of the longest vector, and a distance by at most
-``sqrt(E) 2^-24`` times that length. Points that are nearer to each other than that can tie: one vector that is a million
-times longer than all the others leaves these some 4 digits.
+The rounding moves a coordinate by at most 2^-24 (6e-8) times the length of the longest vector, and a distance by at
+most ``sqrt(E) 2^-23`` times that length. Points that are nearer to each other than that can tie. So one vector that is
+a thousand times longer than all others costs these three of their seven digits.
 """
 
 from __future__ import annotations

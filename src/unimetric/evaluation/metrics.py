@@ -22,7 +22,6 @@ from unimetric.evaluation.rows import Rows, SelectedRows
 from unimetric.evaluation.search import Found, Shelf, find, paired_similarities
 from unimetric.evaluation.tiling import Tiling
 
-
 PAIRS_PER_QUERY = 32
 """Of a tile of queries, how many pairs with gallery items are looked at one by one at a time."""
 
@@ -112,7 +111,6 @@ class Judgement:
     best_negative: Tensor
     """The highest similarity to an item of another class, likewise."""
 
-
     @classmethod
     def nothing(cls, queries: int, ks: Sequence[int]) -> Judgement:
         """What queries found that did not search."""
@@ -146,7 +144,7 @@ def judge_queries(retrieval: Retrieval, ks: Sequence[int], tiling: Tiling) -> Ju
 def judge_both(
     retrieval: Retrieval, datasets: Datasets | None, ks: Sequence[int], tiling: Tiling
 ) -> tuple[Judgement, Judgement]:
-    """Find every query's neighbours, in its dataset's part of the gallery and in all of it, in one pass, and judge them.
+    """Find every query's neighbours in its dataset's part of the gallery and in all of it, and judge them, in one pass.
 
     Each query gets as many neighbours as that needs: the largest k, or R + 1 if that is more. One of R + 1 is of
     another class. Where none is a positive, the query is compared with all of its positives, wherever they come.
@@ -232,7 +230,7 @@ def _best_of_pairs(
     items = by_class[starts[numbers][asked] + place]
     others = items != retrieval.own_rows[rows][asked]
     asked, items = asked[others], items[others]
-    distinct, index = items.unique(return_inverse=True)
+    distinct, index = torch.unique(items, return_inverse=True)
     queries, gallery = retrieval.queries[rows].to(tiling.device), retrieval.gallery[distinct].to(tiling.device)
     values = paired_similarities(
         retrieval.distance, queries, asked.to(tiling.device), gallery, index.to(tiling.device)
@@ -270,8 +268,8 @@ def _blocks(
     # Powers of 2 times the least.
     scale = torch.frexp(needs.double() / int(needs.min())).exponent.long()
     order = (scale * (1 + datasets.max()) + datasets).argsort(stable=True)
-    for rows in order.split(scale.bincount().tolist()):
+    for rows in torch.split(order, scale.bincount().tolist()):
         width = int(needs[rows].max()) if len(rows) else 1
-        for block in rows.split(tiling.block_rows(retrieval.queries, width)):
+        for block in torch.split(rows, tiling.block_rows(retrieval.queries, width)):
             if len(block):
                 yield block, int(needs[block].max())

@@ -89,7 +89,7 @@ def nearest_neighbours(
     rows = torch.full((len(sides.queries), k), -1, dtype=torch.int64)
     shelf = Shelf.of(sides.gallery, sides.distance)
     everyone = torch.arange(len(sides.queries))
-    for part in everyone.split(tiling.block_rows(sides.queries, width)):
+    for part in torch.split(everyone, tiling.block_rows(sides.queries, width)):
         found = find(sides.queries[part], own_rows[part], None, shelf, width, tiling).unified
         similarities[part, :width] = sides.distance.reported(found.values)
         rows[part, :width] = found.rows

@@ -55,8 +55,8 @@ def evaluate(
     """Score embeddings by retrieval, in each dataset and in the union of all.
 
     Similarity is the cosine: the length of a vector plays no part; or nearness in Euclidean distance; or, for points of
-    the Poincaré ball, nearness in hyperbolic distance. Of equally similar gallery items, the one in the lower row comes first. The result
-    depends on neither tile sizes nor device.
+    the Poincaré ball, nearness in hyperbolic distance. Of equally similar gallery items, the one in the lower row comes
+    first. The result depends on neither tile sizes nor memory nor device.
 
     Args:
         vectors: The queries' embeddings, shape [N, E], floating point: for cosines, no row zero; for "poincare", every
@@ -88,10 +88,10 @@ def evaluate(
         The scores, what they cover, how sure they are, and what each query found.
 
     Raises:
-        UserError: an argument of the wrong type, shape or length; an infinite or NaN vector, a zero one without a
-            cosine, or one outside of the ball; an unknown distance; queries and gallery of different width; an id twice in the gallery,
-            or for two different classes; two datasets with the same `str`; no query with a positive; or,
-            if ``strict``, one without.
+        UserError: an argument of the wrong type, shape or length; an infinite or NaN vector, a zero one where the
+            cosine is asked for, or one outside of the ball; an unknown distance; queries and gallery of different
+            width; an id twice in the gallery, or for two different classes; two datasets with the same `str`; no query
+            with a positive; or, if ``strict``, one without.
 
     >>> vectors = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.5, 0.5], [0.0, 1.0]])
     >>> report = evaluate(vectors, ["cat", "cat", "dog", "dog"], ["pets"] * 4)

@@ -16,7 +16,6 @@ from unimetric.evaluation.metrics import Retrieval
 from unimetric.evaluation.rows import Rows
 from unimetric.evaluation.tiling import Tiling
 
-
 TILE_NUMBERS = 2**22
 """Most similarities that are sorted at once."""
 

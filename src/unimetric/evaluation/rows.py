@@ -49,7 +49,7 @@ class StreamedRows:
     def _parts(self, numbers: Tensor) -> Iterator[Tensor]:
         # In float64, a block takes a few times as much as it does prepared.
         step = max(1, 2**20 // self.vectors.shape[1])
-        yield from numbers.split(step)
+        yield from torch.split(numbers, step)
 
     def _read(self, rows: slice | Tensor, numbers: Tensor) -> Tensor:
         first = int(numbers[0])

@@ -27,8 +27,8 @@ GROUP = 64
 def full_precision(device: str | torch.device) -> Iterator[None]:
     """Within, float32 matrix products are computed in float32: no TensorFloat-32, no bfloat16, no autocast."""
     with torch.autocast(torch.device(device).type, enabled=False):
-        switches: list[Any] = [torch.backends.cuda.matmul]
-        if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # before PyTorch 2.9
+        backends: Any = torch.backends
+        if not hasattr(backends.cuda.matmul, "fp32_precision"):  # before PyTorch 2.9
             before = torch.get_float32_matmul_precision()
             torch.set_float32_matmul_precision("highest")
             try:
@@ -36,7 +36,7 @@ def full_precision(device: str | torch.device) -> Iterator[None]:
             finally:
                 torch.set_float32_matmul_precision(before)
             return
-        switches.append(torch.backends.mkldnn.matmul)
+        switches = [backends.cuda.matmul, backends.mkldnn.matmul]
         found = [switch.fp32_precision for switch in switches]
         try:
             for switch in switches:

@@ -2,12 +2,13 @@
 
 What the first part leaves is the separate result, what the second makes of it the unified one: one pass for both.
 
-The gallery is laid out dataset by dataset and taken in parts that fit in memory. In each, a tile of queries meets a tile
-of gallery items at a time: products in float32 choose candidates (see `screen`), float64 puts them in order.
+The gallery is laid out dataset by dataset and taken in parts that fit in memory. In each, tiles of queries meet tiles
+of gallery items: products in float32 choose candidates (see `screen`), float64 puts them in order.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from unimetric.evaluation.rows import Rows, SelectedRows
 from unimetric.evaluation.screen import GROUP, Candidates, full_precision, product_error
 from unimetric.evaluation.tiling import Tiling
 
-PAIR_NUMBERS = 2**21
+PAIR_NUMBERS = 2**18
 """Numbers that are gathered at once where pairs are compared."""
 SPARE = 8
 """Candidates beyond k, at least, that float32 may leave open before float64 has to look at everything."""
@@ -102,9 +103,7 @@ class Both:
     unified: Found
 
 
-def find(
-    queries: Tensor, own_rows: Tensor, datasets: Tensor | None, shelf: Shelf, k: int, tiling: Tiling
-) -> Both:
+def find(queries: Tensor, own_rows: Tensor, datasets: Tensor | None, shelf: Shelf, k: int, tiling: Tiling) -> Both:
     """Pass queries over the gallery.
 
     Args:
@@ -121,10 +120,10 @@ def find(
     if datasets is None or len(shelf.bounds) == 2:
         _search(asking, shelf, (0, len(shelf.order)), tiling)
         return Both(found, found)
-    numbers, sizes = datasets.unique_consecutive(return_counts=True)
-    ends = sizes.cumsum(0).tolist()
-    bounds = [shelf.bound(number) for number in numbers.tolist()]
-    known = [_Known(*rows, *places) for rows, places in zip(zip([0, *ends], ends, strict=False), bounds, strict=True)]
+    sizes = datasets.bincount().tolist()
+    ends = list(itertools.accumulate(sizes))
+    parts = [_Known(end - size, end, *shelf.bound(n)) for n, (size, end) in enumerate(zip(sizes, ends, strict=True))]
+    known = [part for part in parts if part.first < part.last and part.start < part.stop]
     for part in known:
         _search(asking.part(part.first, part.last), shelf, (part.start, part.stop), tiling)
     separate = found.copy()
@@ -168,8 +167,8 @@ class _Queries:
 
     def some(self, rows: Tensor) -> _Queries:
         """Those of the numbers [n], ascending, with nothing found."""
-        places = [tuple(torch.searchsorted(rows, torch.tensor([k.first, k.last])).tolist()) for k in self.known]
-        known = [_Known(*place, k.start, k.stop) for place, k in zip(places, self.known, strict=True)]
+        places = [torch.searchsorted(rows, torch.tensor([k.first, k.last])).tolist() for k in self.known]
+        known = [_Known(first, last, k.start, k.stop) for (first, last), k in zip(places, self.known, strict=True)]
         nothing = Found.none(len(rows), self.found.values.shape[1])
         return _Queries(self.vectors[rows], self.own[rows], nothing, tuple(k for k in known if k.first < k.last))
 
@@ -224,7 +223,7 @@ def _search(queries: _Queries, shelf: Shelf, places: tuple[int, int], tiling: Ti
                 if not len(buffer):
                     buffer = torch.empty(tile_rows * (tiling.gallery + GROUP), device=tiling.device)
                 undecided = _screen(tile, chunk, _tiles(spans, tiling.gallery), length, buffer)
-            for some in undecided.split(max(1, tile_rows // 4)):
+            for some in torch.split(undecided, max(1, tile_rows // 4)):
                 _compare(tile, some, chunk, tiling.gallery)
 
 
@@ -253,9 +252,7 @@ def _visible(known: Sequence[_Known], queries: int, start: int, stop: int) -> li
     return spans
 
 
-def _screen(
-    queries: _Queries, chunk: _Chunk, tiles: Iterable[tuple[int, int]], length: int, buffer: Tensor
-) -> Tensor:
+def _screen(queries: _Queries, chunk: _Chunk, tiles: Iterable[tuple[int, int]], length: int, buffer: Tensor) -> Tensor:
     """Add what queries find in a part of the gallery, but for some queries: their numbers."""
     screen = chunk.shelf.distance.screen
     rows, own = queries.vectors.to(chunk.rows.device), queries.own.to(chunk.rows.device)
