@@ -28,7 +28,7 @@ from unimetric.evaluation.metrics import Retrieval
 PAIRS = 100_000
 """Most pairs that are looked at: of more, a random sample of this size. On the sphere, the standard error of alignment
 is then at most 0.007, that of a uniformity u at most sqrt(exp(-u) / 100,000): 0.03 at -4."""
-_BLOCK = 1024
+_BLOCK = 2048
 
 
 @dataclass(frozen=True)
