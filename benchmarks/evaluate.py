@@ -2,10 +2,10 @@
 
 Synthetic vectors of several datasets, ten images per class. `evaluate` measures Recall@{1,2,4,8}, MAP@R and R-Precision
 by both protocols, intervals, thresholds and all the rest of a report; the bare products are `torch.mm` of the same
-vectors in tiles of the fastest of some sizes, into a buffer. Queries are measured in blocks, `evaluate` and the products
-in turns, so that a slow moment of the machine hits both. Every block has all of `evaluate`'s fixed costs: one evaluation
-of all queries has them once. Targets: at most 1.35 times the products; at most 1 GB above the vectors, by the peak of
-resident memory of one evaluation of all queries, in a process of its own.
+vectors in tiles of the fastest of some sizes, into a buffer. Queries are measured in blocks, `evaluate` and the
+products in turns, so that a slow moment of the machine hits both. Every block has all of `evaluate`'s fixed costs: one
+evaluation of all queries has them once. Targets: at most 1.35 times the products; at most 1 GB above the vectors, by
+the peak of resident memory of one evaluation of all queries, in a process of its own.
 
 Beside them, at a size that they can take: FAISS's flat index and pytorch-metric-learning's AccuracyCalculator, whose
 figures have to be the same.
@@ -64,7 +64,9 @@ def main() -> None:
     others = measure_others(arguments)
     for name, seconds in others["seconds"].items():
         print(f"{others['images']} images: {name} {seconds:.1f} s")
-    settings = {name: getattr(arguments, name) for name in ("images", "width", "datasets", "blocks", "beside", "device")}
+    settings = {
+        name: getattr(arguments, name) for name in ("images", "width", "datasets", "blocks", "beside", "device")
+    }
     result = {
         "targets": {"ratio": TARGET_RATIO, "bytes_above_vectors": TARGET_BYTES},
         "settings": settings,
@@ -85,6 +87,7 @@ class Images:
     datasets: list[str]
 
     def part(self, first: int, last: int) -> Images:
+        """Some of them, in a row."""
         return Images(self.vectors[first:last], self.labels[first:last], self.datasets[first:last])
 
 
@@ -130,6 +133,7 @@ def multiply(queries: Tensor, gallery: Tensor, tile: tuple[int, int], buffer: Te
 
 
 def seconds_of(function: Callable[[], object]) -> float:
+    """How long a call takes."""
     began = time.perf_counter()
     function()
     return time.perf_counter() - began
@@ -205,6 +209,7 @@ def reset_peak() -> int:
 
 
 def peak_bytes() -> int:
+    """The peak of resident memory, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024

@@ -6,13 +6,13 @@ once, by `hold_or_stream`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from unimetric.evaluation import cosine
 from unimetric.evaluation.cosine import Vectors, blocks, float64_rows
 from unimetric.evaluation.distances import Distance
 
@@ -43,16 +43,19 @@ class StreamedRows:
 
     def __getitem__(self, rows: slice | Tensor, /) -> Tensor:
         numbers = torch.arange(len(self))[rows] if isinstance(rows, slice) else rows
-        prepared = [self._read(rows, part) for part in self._parts(numbers)]
-        return torch.cat(prepared) if prepared else torch.empty(0, 0)
-
-    def _parts(self, numbers: Tensor) -> Iterator[Tensor]:
-        # In float64, a block takes a few times as much as it does prepared.
-        step = max(1, 2**20 // self.vectors.shape[1])
-        yield from torch.split(numbers, step)
+        # In float64, rows take a few times as much as they do prepared.
+        parts = torch.split(numbers, max(1, cosine.BLOCK_NUMBERS // 4 // self.vectors.shape[1]))
+        first = self._read(rows, parts[0])
+        prepared = torch.empty(len(numbers), first.shape[1])
+        prepared[: len(first)] = first
+        start = len(first)
+        for part in parts[1:]:
+            prepared[start : start + len(part)] = self._read(rows, part)
+            start += len(part)
+        return prepared
 
     def _read(self, rows: slice | Tensor, numbers: Tensor) -> Tensor:
-        first = int(numbers[0])
+        first = int(numbers[0]) if len(numbers) else 0
         where = slice(first, first + len(numbers)) if isinstance(rows, slice) else numbers
         return self.distance.preparation(float64_rows(self.vectors, where), first, self.name)
 
