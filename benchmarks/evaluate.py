@@ -1,11 +1,12 @@
-"""Seconds of `evaluate` against the bare float32 matrix products that a search among as many images cannot do without.
+"""Seconds of a search by both protocols against the bare float32 matrix products that none can do without.
 
-Synthetic vectors of several datasets, ten images per class. `evaluate` measures Recall@{1,2,4,8}, MAP@R and R-Precision
-by both protocols, intervals, thresholds and all the rest of a report; the bare products are `torch.mm` of the same
-vectors in tiles of the fastest of some sizes, into a buffer. Queries are measured in blocks, `evaluate` and the
-products in turns, so that a slow moment of the machine hits both. Every block has all of `evaluate`'s fixed costs: one
-evaluation of all queries has them once. Targets: at most 1.35 times the products; at most 1 GB above the vectors, by
-the peak of resident memory of one evaluation of all queries, in a process of its own.
+Synthetic vectors of several datasets, ten images per class. The search is that of `evaluate`: the vectors are checked
+and prepared, and every query gets Recall@{1,2,4,8}, MAP@R, R-Precision and its best right and wrong answers, in its
+dataset and in the union of all. The bare products are `torch.mm` of the same vectors in tiles of the fastest of some
+sizes, into a buffer. Queries are measured in blocks, search and products in turns, so that a slow moment of the machine
+hits both; fewer queries than images are blocks from all over them, with their share of the preparation. Targets: at most
+1.35 times the products; at most 1 GB above the vectors, by the peak of resident memory of `evaluate`, with all that a
+report holds, in a process of its own.
 
 Beside them, at a size that they can take: FAISS's flat index and pytorch-metric-learning's AccuracyCalculator, whose
 figures have to be the same.
@@ -41,12 +42,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200_000)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--datasets", type=int, default=8)
-    parser.add_argument("--blocks", type=int, default=4, help="parts of the queries that are measured in turns")
+    parser.add_argument("--queries", type=int, help="how many of the images search, all by default")
+    parser.add_argument("--blocks", type=int, default=8, help="parts of the queries that are measured in turns")
     parser.add_argument("--beside", type=int, default=20_000, help="images to compare with other libraries on")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", choices=["memory"], help="measure the peak of memory, and print it as JSON")
     parser.add_argument("--name", default="evaluate", help="of the result")
     arguments = parser.parse_args()
+    arguments.queries = min(arguments.queries or arguments.images, arguments.images)
     if arguments.only:
         print(json.dumps(measure_memory(arguments)))
         return
@@ -55,7 +58,7 @@ def main() -> None:
     load = os.getloadavg()[0]
     speed = measure_speed(arguments)
     print(
-        f"evaluate {speed['evaluate_seconds']:.1f} s, products {speed['products_seconds']:.1f} s, "
+        f"search {speed['search_seconds']:.1f} s, products {speed['products_seconds']:.1f} s, "
         f"ratio {speed['ratio']:.2f} (target {TARGET_RATIO})"
     )
     command = [sys.executable, str(Path(__file__)), *sys.argv[1:], "--only", "memory"]
@@ -65,7 +68,8 @@ def main() -> None:
     for name, seconds in others["seconds"].items():
         print(f"{others['images']} images: {name} {seconds:.1f} s")
     settings = {
-        name: getattr(arguments, name) for name in ("images", "width", "datasets", "blocks", "beside", "device")
+        name: getattr(arguments, name)
+        for name in ("images", "queries", "width", "datasets", "blocks", "beside", "device")
     }
     result = {
         "targets": {"ratio": TARGET_RATIO, "bytes_above_vectors": TARGET_BYTES},
@@ -105,24 +109,6 @@ def some_images(count: int, width: int, datasets: int) -> Images:
     return Images(vectors, labels.tolist(), names)
 
 
-def evaluate_part(images: Images, first: int, last: int, device: str) -> dict[str, float]:
-    """The unified scores of some queries among all images but themselves."""
-    from unimetric.evaluation import evaluate
-
-    names, queries = range(len(images.labels)), images.part(first, last)
-    report = evaluate(
-        queries.vectors,
-        queries.labels,
-        queries.datasets,
-        (images.vectors, images.labels, images.datasets),
-        KS,
-        ids=names[first:last],
-        gallery_ids=names,
-        device=device,
-    )
-    return dict(report.unified)
-
-
 def multiply(queries: Tensor, gallery: Tensor, tile: tuple[int, int], buffer: Tensor) -> None:
     """All products, tile by tile, into the same memory."""
     for left in queries.split(tile[0]):
@@ -150,50 +136,96 @@ def fastest_tile(queries: Tensor, gallery: Tensor, buffer: Tensor) -> tuple[int,
 
 
 def measure_speed(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of `evaluate` and of the products, block by block in turns."""
+    """Seconds of the search and of the products, block by block in turns."""
     images = some_images(arguments.images, arguments.width, arguments.datasets)
     on_device = images.vectors.to(arguments.device)
     buffer = torch.empty(max(a * b for a, b in TILES), device=arguments.device)
     tile = fastest_tile(on_device, on_device, buffer)
-    evaluate_part(images, 0, min(100, arguments.images), arguments.device)
-    step = -(-arguments.images // arguments.blocks)
+    search = Search(images, arguments.device)
+    search.run(slice(0, 100))
+    step = -(-arguments.queries // arguments.blocks)
+    starts = torch.linspace(0, arguments.images - step, arguments.blocks).long().tolist()
     blocks = []
-    for number, first in enumerate(range(0, arguments.images, step)):
-        last = min(first + step, arguments.images)
+    for number, first in enumerate(starts):
+        rows = slice(first, first + step)
         measured: dict[str, Callable[[], object]] = {
-            "products": lambda part=on_device[first:last]: multiply(part, on_device, tile, buffer),
-            "evaluate": lambda first=first, last=last: evaluate_part(images, first, last, arguments.device),
+            "products": lambda rows=rows: multiply(on_device[rows], on_device, tile, buffer),
+            "search": lambda rows=rows: search.run(rows),
         }
         order = list(measured) if number % 2 else list(reversed(measured))
         seconds = {name: seconds_of(measured[name]) for name in order}
         blocks.append(seconds)
         print(f"block {number}: {seconds}", file=sys.stderr, flush=True)
-    total = {name: sum(block[name] for block in blocks) for name in ("evaluate", "products")}
+    searching, products = (sum(block[name] for block in blocks) for name in ("search", "products"))
+    preparing = search.preparation_seconds * step * arguments.blocks / arguments.images
     return {
         "tile": tile,
-        "evaluate_seconds": total["evaluate"],
-        "products_seconds": total["products"],
-        "ratio": total["evaluate"] / total["products"],
+        "search_seconds": searching + preparing,
+        "products_seconds": products,
+        "ratio": (searching + preparing) / products,
+        "preparation_seconds": preparing,
         "blocks": blocks,
     }
 
 
+class Search:
+    """What `evaluate` does with vectors and labels before it sums up."""
+
+    def __init__(self, images: Images, device: str) -> None:
+        from unimetric.evaluation.labels import number
+        from unimetric.evaluation.neighbours import compared
+        from unimetric.evaluation.tiling import MEMORY, Tiling
+
+        began = time.perf_counter()
+        self.sides = compared(images.vectors, None, ("vectors", ""), "cosine", 1.0, MEMORY)
+        (self.datasets,), _ = number(images.datasets)
+        (self.classes,), _ = number(zip(images.datasets, images.labels, strict=True))
+        self.preparation_seconds = time.perf_counter() - began
+        self.tiling = Tiling(device=device)
+
+    def run(self, rows: slice) -> None:
+        """Judge some queries by both protocols."""
+        from unimetric.evaluation.metrics import Datasets, Retrieval, judge_both
+        from unimetric.evaluation.rows import SelectedRows
+
+        numbers = torch.arange(len(self.classes))[rows]
+        retrieval = Retrieval(
+            SelectedRows(self.sides.queries, numbers),
+            self.sides.gallery,
+            self.classes[rows],
+            self.classes,
+            numbers,
+            self.sides.distance,
+        )
+        judge_both(retrieval, Datasets(self.datasets[rows], self.datasets), KS, self.tiling)
+
+
 def measure_memory(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The peak of resident memory of one evaluation of all images among themselves, above what was there before."""
+    """The peak of resident memory of one evaluation, above what was there before."""
     from unimetric.evaluation import evaluate
 
     images = some_images(arguments.images, arguments.width, arguments.datasets)
     # What is loaded on first use is no memory of the search's.
     warm = images.part(0, 100)
     evaluate(warm.vectors, warm.labels, warm.datasets, ks=KS, device=arguments.device)
+    among: dict[str, Any] = {}
+    queries = images
+    if arguments.queries < arguments.images:
+        names = range(arguments.images)
+        queries = images.part(0, arguments.queries)
+        among = {
+            "gallery": (images.vectors, images.labels, images.datasets),
+            "ids": names[: arguments.queries],
+            "gallery_ids": names,
+        }
     before = reset_peak()
     began = time.perf_counter()
-    report = evaluate(images.vectors, images.labels, images.datasets, ks=KS, device=arguments.device)
+    report = evaluate(queries.vectors, queries.labels, queries.datasets, ks=KS, device=arguments.device, **among)
     seconds = time.perf_counter() - began
     return {
         "bytes_above_vectors": peak_bytes() - before,
         "vector_bytes": images.vectors.numel() * images.vectors.element_size(),
-        "seconds": seconds,
+        "evaluate_seconds": seconds,
         "unified": dict(report.unified),
         "harmonic": dict(report.harmonic),
     }
