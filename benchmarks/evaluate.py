@@ -4,9 +4,9 @@ Synthetic vectors of several datasets, ten images per class. The search is that 
 and prepared, and every query gets Recall@{1,2,4,8}, MAP@R, R-Precision and its best right and wrong answers, in its
 dataset and in the union of all. The bare products are `torch.mm` of the same vectors in tiles of the fastest of some
 sizes, into a buffer. Queries are measured in blocks, search and products in turns, so that a slow moment of the machine
-hits both; fewer queries than images are blocks from all over them, with their share of the preparation. Targets: at most
-1.35 times the products; at most 1 GB above the vectors, by the peak of resident memory of `evaluate`, with all that a
-report holds, in a process of its own.
+hits both; fewer queries than images are blocks from all over them, with their share of the preparation. Targets: at
+most 1.35 times the products; at most 1 GB above the vectors, by the peak of resident memory of `evaluate`, with all
+that a report holds, in a process of its own.
 
 Beside them, at a size that they can take: FAISS's flat index and pytorch-metric-learning's AccuracyCalculator, whose
 figures have to be the same.

@@ -8,8 +8,9 @@ ICML 2020, with their constants, alpha = 2 and t = 2. With d the distance of two
 
 A query and itself are no pair. On the unit sphere, d is the length of the difference: alignment is from 0 to 4,
 uniformity from -8 to 0, and lower is better of both (-4 is what points that are evenly spread over a sphere of many
-dimensions have). In the Poincaré ball the paper defines neither; here d is the hyperbolic distance, alignment is at
-least 0 and uniformity at most 0, and only models of the same curvature compare.
+dimensions have). For vectors of any length and in the Poincaré ball the paper defines neither; here d is the Euclidean
+or the hyperbolic distance, alignment is at least 0 and uniformity at most 0, and only models of the same scale or
+curvature compare.
 """
 
 from __future__ import annotations
