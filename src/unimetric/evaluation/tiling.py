@@ -12,7 +12,7 @@ from unimetric.errors import UserError
 from unimetric.evaluation.rows import NUMBER_BYTES, Rows
 
 QUERY_TILE = 2048
-GALLERY_TILE = 8192
+GALLERY_TILE = 16_384
 MEMORY = 2**30
 
 
