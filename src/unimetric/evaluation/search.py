@@ -207,7 +207,8 @@ def _search(queries: _Queries, shelf: Shelf, places: tuple[int, int], tiling: Ti
     k = queries.found.values.shape[1]
     length = k + max(SPARE, k // 8)
     step = tiling.chunk_rows(shelf.rows) if len(shelf.rows) else 1
-    tile_rows = tiling.query_rows(length)
+    # Tiles that are no longer than the lists would spend more time on merging than on multiplying.
+    tile_rows, tile_columns = tiling.query_rows(length), max(tiling.gallery, 4 * length)
     # Allocated once: a fresh tile costs as much as a third of its products.
     buffer = torch.empty(0, device=tiling.device)
     for start in range(*places, step):
@@ -221,8 +222,8 @@ def _search(queries: _Queries, shelf: Shelf, places: tuple[int, int], tiling: Ti
             undecided = torch.arange(len(tile.own))
             if sum(b - a for a, b in spans) > max(4 * length, 2 * GROUP):
                 if not len(buffer):
-                    buffer = torch.empty(tile_rows * (tiling.gallery + GROUP), device=tiling.device)
-                undecided = _screen(tile, chunk, _tiles(spans, tiling.gallery), length, buffer)
+                    buffer = torch.empty(tile_rows * (tile_columns + GROUP), device=tiling.device)
+                undecided = _screen(tile, chunk, _tiles(spans, tile_columns), length, buffer)
             for some in torch.split(undecided, max(1, tile_rows // 4)):
                 _compare(tile, some, chunk, tiling.gallery)
 
