@@ -100,7 +100,9 @@ class Candidates:
         barrier = torch.maximum(_below(self.needed()), self.values[:, -1])
         rows, hits = (highest > barrier[:, None]).nonzero(as_tuple=True)
         length = self.values.shape[1]
-        if 4 * len(rows) > highest.numel() or len(rows) > 4 * length * len(tile):
+        # Selecting from whole rows is slow for long lists: only where most would be candidates.
+        unfilled = bool((barrier == -torch.inf).any())
+        if (unfilled and 4 * len(rows) > highest.numel()) or len(rows) > 4 * length * len(tile):
             return self._add_best(tile, groups, highest, start)
         if not len(rows):
             return None
