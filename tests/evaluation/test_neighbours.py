@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from retrieval_oracle import Image, ranking, similarity
 
 from unimetric.errors import UserError
-from unimetric.evaluation import distances
+from unimetric.evaluation import distances, search
+from unimetric.evaluation.cosine import unit_vectors
 from unimetric.evaluation.neighbours import nearest_neighbours
 
 # Few directions, so that most similarities occur more than once.
@@ -112,22 +113,90 @@ def test_long_lists_full_of_ties_merge_in_row_order(k: int) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("k", [1, 3, 40])
+@pytest.mark.parametrize("k", [1, 3, 90])
 def test_no_tile_outgrows_its_bound(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = []
-    multiply = distances.cosine_similarities
+    exact, screened = [], []
+    multiply, product = distances.cosine_similarities, search._product
 
     def watched(queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
-        product = multiply(queries, gallery)
-        sizes.append(product.numel())
-        return product
+        tile = multiply(queries, gallery)
+        exact.append(tile.numel())
+        return tile
+
+    def watched_screen(queries: torch.Tensor, gallery: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
+        screened.append(len(queries) * len(gallery))
+        return product(queries, gallery, buffer)
 
     monkeypatch.setattr(distances, "cosine_similarities", watched)
-    vectors = copies(300, 8)
+    monkeypatch.setattr(search, "_product", watched_screen)
+    vectors = torch.randn(300, 8, generator=torch.Generator().manual_seed(k))
     nearest_neighbours(vectors, vectors, k, query_tile=20, gallery_tile=30)
-    assert max(sizes) <= 20 * 30
-    # Each pair is compared exactly once.
-    assert sum(sizes) == 300 * 300
+    assert max([*exact, *screened]) <= 20 * 30
+    # Each pair is screened once; of short galleries for long lists, each is compared exactly at once.
+    assert sum(screened) == (300 * 300 if k < 90 else 0)
+    assert sum(exact) == (0 if k < 90 else 300 * 300)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean", "poincare"])
+def test_few_pairs_are_compared_in_float64(distance: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs, undecided = [], []
+    compare = search.paired_similarities
+
+    def watched(distance: object, queries: object, asked: torch.Tensor, *rest: object) -> torch.Tensor:
+        pairs.append(len(asked))
+        return compare(distance, queries, asked, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(search, "paired_similarities", watched)
+    monkeypatch.setattr(search, "_compare", lambda queries, some, *rest: undecided.append(len(some)))
+    vectors = torch.nn.functional.normalize(torch.randn(2000, 32, generator=torch.Generator().manual_seed(0)))
+    nearest_neighbours(vectors, vectors, 10, distance=distance)
+    # The ten nearest of each, and what float32 cannot tell from the tenth.
+    assert 2000 * 10 <= sum(pairs) < 2000 * 11
+    assert sum(undecided) == 0
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean", "poincare"])
+@pytest.mark.parametrize("twins", [3, 1000])
+def test_what_float32_cannot_decide_is_compared_exactly(
+    distance: str, twins: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    compare = search._compare
+
+    def watched(queries: object, some: torch.Tensor, *rest: object) -> None:
+        asked.append(len(some))
+        compare(queries, some, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(search, "_compare", watched)
+    generator = torch.Generator().manual_seed(1)
+    distinct = torch.nn.functional.normalize(torch.randn(1500, 16, generator=generator))
+    # One vector many times over; the queries are it and some others.
+    gallery = torch.cat([distinct, distinct[:1].expand(twins, -1)])[torch.randperm(1500 + twins, generator=generator)]
+    _, rows = nearest_neighbours(distinct[:20], gallery, 5, distance=distance)
+    copies = (gallery == distinct[0]).all(dim=1).nonzero()[:, 0]
+    assert rows[0, : len(copies)].tolist() == copies[:5].tolist()
+    # Of the twenty, only the one with the copies.
+    assert sum(asked) == (1 if twins == 1000 else 0)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean", "poincare"])
+def test_where_all_are_equal_rows_come_in_order(distance: str) -> None:
+    vectors = torch.full((700, 5), 0.3)
+    similarities, rows = nearest_neighbours(vectors[:3], vectors, 4, distance=distance, gallery_tile=128)
+    assert rows.tolist() == [[0, 1, 2, 3]] * 3
+    assert similarities.unique().numel() == 1
+    ids = list(range(700))
+    rows = nearest_neighbours(vectors, vectors, 1, distance=distance, query_ids=ids, gallery_ids=ids)[1]
+    assert rows[:, 0].tolist() == [1] + [0] * 699
+
+
+def test_a_thousand_neighbours_come_in_order() -> None:
+    vectors = torch.randn(6000, 24, generator=torch.Generator().manual_seed(0))
+    similarities, rows = nearest_neighbours(vectors[:40], vectors, 1000, gallery_tile=4096)
+    exact = unit_vectors(vectors[:40]).double() @ unit_vectors(vectors).double().T
+    expected = exact.sort(dim=1, descending=True, stable=True)
+    assert torch.equal(rows, expected.indices[:, :1000])
+    assert torch.equal(similarities, expected.values[:, :1000])
 
 
 def test_a_query_that_is_not_its_own_nearest_is_still_excluded_by_identity() -> None:

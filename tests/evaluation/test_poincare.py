@@ -152,7 +152,7 @@ def test_scores_are_those_of_brute_force(seed: int, count: int) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"distance": "hyperbolic"}, "distance: 'hyperbolic'; valid: cosine, poincare"),
+        ({"distance": "hyperbolic"}, "distance: 'hyperbolic'; valid: cosine, euclidean, poincare"),
         ({"distance": "poincare", "curvature": -0.1}, "curvature: -0.1; give a number from 1e-6 to 1e6"),
         ({"distance": "poincare", "curvature": "flat"}, "curvature: 'flat'; give a number from 1e-6 to 1e6"),
         (

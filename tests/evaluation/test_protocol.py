@@ -16,7 +16,7 @@ from image_pools import columns, images
 from retrieval_oracle import Image, harmonic_mean, mean_scores, scores_of
 
 from unimetric.errors import UserError
-from unimetric.evaluation import Report, evaluate
+from unimetric.evaluation import Report, evaluate, search
 
 PERFECT = {"recall@1": 1.0, "map@r": 1.0, "r-precision": 1.0}
 NOTHING = dict.fromkeys(PERFECT, 0.0)
@@ -156,6 +156,39 @@ def test_without_a_positive_nothing_is_scored_and_everything_is_counted() -> Non
         },
         "datasets_left_out": ["two", "three", "four"],
     }
+
+
+def test_strict_refuses_a_query_without_a_positive() -> None:
+    vectors = torch.eye(4)
+    arguments: Any = (vectors, ["a", "a", "b", "c"], ["one", "one", "one", "two"])
+    assert evaluate(*arguments).counts.queries_without_positive == 2
+    with pytest.raises(UserError) as caught:
+        evaluate(*arguments, strict=True)
+    assert str(caught.value) == (
+        "labels: 2 of 4 queries have no other image of their (dataset, label) in the gallery, the first in row 2, "
+        "('one', 'b'); complete the gallery, drop those queries, or leave out strict"
+    )
+    whole = (vectors, ["a", "a", "b", "b"], ["one"] * 4)
+    assert evaluate(*whole, strict=True) == evaluate(*whole)
+
+
+def test_both_protocols_take_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no pair of a query and a gallery item is multiplied twice."""
+    products = []
+    product = search._product
+
+    def watched(left: torch.Tensor, right: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
+        products.append(len(left) * len(right))
+        return product(left, right, buffer)
+
+    monkeypatch.setattr(search, "_product", watched)
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(3000, 8, generator=generator)
+    labels = (torch.arange(3000) // 4).tolist()
+    datasets = torch.randint(3, (750,), generator=generator)[labels].tolist()
+    evaluate(vectors, labels, datasets, query_tile=100, gallery_tile=500)
+    # Where a tile of queries is of two datasets, it meets both again.
+    assert 3000**2 <= sum(products) < 1.1 * 3000**2
 
 
 def test_harmonic_is_zero_as_soon_as_one_dataset_is() -> None:

@@ -99,22 +99,20 @@ def test_tile_sizes_change_no_bit_of_a_score(ks: list[int]) -> None:
 
 def test_a_large_class_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    search = metrics.search
+    find = metrics.find
 
-    def watched(queries: torch.Tensor, gallery: torch.Tensor, k: int, *rest: object) -> object:
+    def watched(queries: torch.Tensor, own: object, datasets: object, shelf: object, k: int, tiling: object) -> object:
         asked.append((len(queries), k))
-        return search(queries, gallery, k, *rest)  # type: ignore[arg-type]
+        return find(queries, own, datasets, shelf, k, tiling)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(metrics, "search", watched)
-    score_queries(random_retrieval([1, 2, 2, 200]), [1], Tiling(queries=50, gallery=40))
+    monkeypatch.setattr(metrics, "find", watched)
+    score_queries(random_retrieval([1, 2, 2, 200]), [1], Tiling(queries=50, gallery=40, memory=400_000))
     # One more neighbour than positives: the first wrong one. One for the single member, two for the four in pairs.
     assert asked[:2] == [(1, 1), (4, 2)]
-    lists = [(rows, k) for rows, k in asked if k == 200]
-    # Lists of 200 in fewer rows: as much memory as a tile of 50 by 40.
-    assert max(rows * k for rows, k in lists) <= 50 * 40
-    assert sum(rows for rows, _ in lists) == 200
-    # Whoever found no positive looks for the nearest one of the class.
-    assert {k for _, k in asked[2:]} <= {1, 200}
+    # Lists of 200 for fewer queries at once: similarities and rows, twice, within a quarter of the memory.
+    assert {k for _, k in asked[2:]} == {200}
+    assert max(rows * k * 32 for rows, k in asked) <= 400_000 // 4
+    assert sum(rows for rows, _ in asked[2:]) == 200
 
 
 def test_restriction_renumbers_a_query_s_own_row() -> None:
@@ -125,4 +123,5 @@ def test_restriction_renumbers_a_query_s_own_row() -> None:
     assert part.own_rows.tolist() == [1, -1, -1]
     assert part.gallery_classes.tolist() == [1, 4]
     assert part.query_classes.tolist() == [0, 1, 3]
-    assert torch.equal(part.gallery, vectors[[1, 4]])
+    assert torch.equal(part.gallery[:], vectors[[1, 4]])
+    assert torch.equal(part.queries[torch.tensor([2])], vectors[[3]])

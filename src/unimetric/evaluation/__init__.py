@@ -3,10 +3,11 @@
 Knows neither models nor datasets. `evaluate` is all that most callers need; the modules beneath it:
 
 - `cosine`: unit vectors whose cosines are exact, the same on every machine
-- `poincare`: the same for hyperbolic distances
-- `distances`: both by name
+- `euclidean`, `poincare`: the same for Euclidean and hyperbolic distances
+- `distances`: all three by name
+- `rows`: vectors in memory, or read part by part
 - `labels`: any hashables to class numbers, and which query is which gallery row
-- `neighbours`: exact nearest neighbours, tile by tile
+- `neighbours`: exact nearest neighbours, tile by tile; `search`: how; `screen`: what float32 decides; `tiling`: sizes
 - `metrics`: Recall@k, MAP@R and R-Precision of every query; `ranking`: its average precision
 - `per_query`: what each query found
 - `bootstrap`: intervals, and whether one run is better than another; `intervals`: those of a report

@@ -5,12 +5,15 @@ threads and the device: twins in a gallery then differ in similarity when they f
 and the order of a tie is chance. The remedy is fixed-point arithmetic. Every vector is divided by its norm
 and rounded to multiples of 2^-24. A product of two such entries is a multiple of 2^-48, and every partial
 sum of a dot product is below 2, so float64, with its 53 bits, holds all of them exactly: in whatever order
-they are added, the result is the same. The price is a float64 matrix product in place of a float32 one.
+they are added, the result is the same. A float64 matrix product takes twice as long as a float32 one, so only what a
+float32 product cannot decide is computed in float64: see `screen`.
 
 The rounding moves a cosine by about 2e-8, less than the rounding error of a float32 product.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +29,12 @@ GRID = 2.0**-24
 """Entries of unit vectors are multiples of this. Times 2^24 they are integers that float32 holds exactly."""
 
 BLOCK_ROWS = 65_536
-"""Rows that are prepared at once, in float64."""
+"""Most rows that are prepared at once, in float64."""
+BLOCK_NUMBERS = 2**22
+"""Most numbers in them: 32 MiB."""
+
+Preparation = Callable[[Tensor, int, str], Tensor]
+"""From finite float64 rows, the number of the first of them and the name of the argument to the rows to compare."""
 
 
 def unit_vectors(vectors: Vectors, name: str = "vectors") -> Tensor:
@@ -49,18 +57,17 @@ def unit_vectors(vectors: Vectors, name: str = "vectors") -> Tensor:
     tensor([[1.0000, 0.0000],
             [0.7071, 0.7071]])
     """
-    check_matrix(vectors, name)
-    units = torch.empty(tuple(vectors.shape), dtype=torch.float32)
-    for start in range(0, len(units), BLOCK_ROWS):
-        rows = slice(start, start + BLOCK_ROWS)
-        block = finite_rows(vectors, rows, name)
-        largest = block.abs().amax(dim=1, keepdim=True)
-        _check_directions(largest, start, name)
-        # Largest entry 1 first: no square can overflow or vanish in the norm.
-        block = block / largest
-        block /= torch.linalg.vector_norm(block, dim=1, keepdim=True)
-        units[rows] = (block / GRID).round_() * GRID
-    return units
+    return prepare_rows(vectors, unit_rows, name)
+
+
+def unit_rows(block: Tensor, first_row: int, name: str) -> Tensor:
+    """The same for some finite float64 rows; ``first_row`` is the number of the first, for errors."""
+    largest = block.abs().amax(dim=1, keepdim=True)
+    _check_directions(largest, first_row, name)
+    # Largest entry 1 first: no square can overflow or vanish in the norm.
+    block = block / largest
+    block /= torch.linalg.vector_norm(block, dim=1, keepdim=True)
+    return block.div_(GRID).round_().mul_(GRID).float()
 
 
 def cosine_similarities(queries: Tensor, gallery: Tensor) -> Tensor:
@@ -78,6 +85,40 @@ def cosine_similarities(queries: Tensor, gallery: Tensor) -> Tensor:
         # CUDA selects by bit pattern, and so takes 0.0 and -0.0 for different numbers.
         similarities += 0.0
     return similarities
+
+
+def paired_cosines(queries: Tensor, gallery: Tensor) -> Tensor:
+    """`cosine_similarities` of query i and gallery item i only: from [P, E] and [P, E], as float64, to [P]."""
+    return (queries * gallery).sum(dim=1) + 0.0
+
+
+def prepare_rows(vectors: Vectors, preparation: Preparation, name: str) -> Tensor:
+    """All rows, checked and prepared block by block, as float32 on the CPU.
+
+    Raises:
+        UserError: not a floating-point matrix, empty, or a row that the preparation refuses.
+    """
+    prepared = None
+    for rows, block in blocks(vectors, name):
+        part = preparation(block, rows.start, name)
+        if prepared is None:
+            prepared = torch.empty(len(vectors), part.shape[1])
+        prepared[rows] = part
+    assert prepared is not None  # noqa: S101
+    return prepared
+
+
+def blocks(vectors: Vectors, name: str) -> Iterator[tuple[slice, Tensor]]:
+    """Which rows, and those rows as finite float64 on the CPU, block by block.
+
+    Raises:
+        UserError: not a floating-point matrix, empty, or a number is infinite or NaN.
+    """
+    check_matrix(vectors, name)
+    step = max(1, min(BLOCK_ROWS, BLOCK_NUMBERS // vectors.shape[1]))
+    for start in range(0, len(vectors), step):
+        rows = slice(start, min(start + step, len(vectors)))
+        yield rows, finite_rows(vectors, rows, name)
 
 
 def check_same_width(queries: Vectors, gallery: Vectors, query_name: str, gallery_name: str) -> None:
@@ -117,9 +158,9 @@ def finite_rows(vectors: Vectors, rows: slice, name: str) -> Tensor:
     Raises:
         UserError: a number is infinite or NaN.
     """
-    block = _float64(vectors, rows)
-    finite = block.isfinite()
-    if not bool(finite.all()):
+    block = float64_rows(vectors, rows)
+    # A sum is faster than a look at every number, but may overflow where no number is infinite.
+    if not bool(block.sum().isfinite()) and not bool((finite := block.isfinite()).all()):
         row, column = (int(i) for i in (~finite).nonzero()[0])
         raise UserError(
             f"{name}: row {rows.start + row}, column {column} is {float(block[row, column])}; "
@@ -128,11 +169,13 @@ def finite_rows(vectors: Vectors, rows: slice, name: str) -> Tensor:
     return block
 
 
-def _float64(vectors: Vectors, rows: slice) -> Tensor:
+def float64_rows(vectors: Vectors, rows: slice | Tensor) -> Tensor:
+    """Some rows, by a slice or by row numbers, as float64 on the CPU."""
     if isinstance(vectors, Tensor):
-        return vectors.detach()[rows].to("cpu", torch.float64)
+        return vectors.detach()[rows if isinstance(rows, slice) else rows.to(vectors.device)].to("cpu", torch.float64)
     # A copy: torch takes neither read-only arrays nor foreign byte orders.
-    return torch.from_numpy(vectors[rows].astype(np.float64, order="C"))
+    part = vectors[rows if isinstance(rows, slice) else rows.numpy()]
+    return torch.from_numpy(np.asarray(part).astype(np.float64, order="C"))
 
 
 def _check_directions(largest: Tensor, first_row: int, name: str) -> None:

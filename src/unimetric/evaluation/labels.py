@@ -14,6 +14,7 @@ from unimetric.errors import UserError
 
 Hashables = Sequence[Hashable] | npt.NDArray[Any] | Tensor
 """One hashable per row: a list, a tuple, a one-dimensional array or tensor."""
+_COMPARABLE = {bool, bytes, int, str, type(None)}
 
 
 def as_hashables(values: Hashables, name: str, rows: int, rows_name: str) -> list[Hashable]:
@@ -41,8 +42,10 @@ def as_hashables(values: Hashables, name: str, rows: int, rows_name: str) -> lis
         listed = list(values)
     if len(listed) != rows:
         raise UserError(f"{name}: {len(listed)} values for {rows} rows of {rows_name}; give one per row")
-    for row, value in enumerate(listed):
-        _check_comparable(value, name, row)
+    # Most are of types whose values all compare: no need to look at every one.
+    if not set(map(type, listed)) <= _COMPARABLE:
+        for row, value in enumerate(listed):
+            _check_comparable(value, name, row)
     return listed
 
 

@@ -11,7 +11,6 @@ among its i nearest neighbours:
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -19,16 +18,21 @@ import torch
 from torch import Tensor
 
 from unimetric.evaluation.distances import Distance, make_distance
-from unimetric.evaluation.neighbours import Tiling, search
+from unimetric.evaluation.rows import Rows, SelectedRows
+from unimetric.evaluation.search import Found, Shelf, find, paired_similarities
+from unimetric.evaluation.tiling import Tiling
+
+PAIRS_PER_QUERY = 32
+"""Of a tile of queries, how many pairs with gallery items are looked at one by one at a time."""
 
 
 @dataclass(frozen=True)
 class Retrieval:
     """Who searches among whom, and what counts as right."""
 
-    queries: Tensor
+    queries: Rows
     """From ``distance.prepare``, Q rows."""
-    gallery: Tensor
+    gallery: Rows
     """From ``distance.prepare``, G rows."""
     query_classes: Tensor
     """Shape [Q], int64. A gallery item of the query's class is a positive."""
@@ -50,13 +54,13 @@ class Retrieval:
         return positives - ((self.own_rows >= 0) & own_class).long()
 
     def restrict(self, query_rows: Tensor, gallery_rows: Tensor) -> Retrieval:
-        """The same retrieval among some queries and some gallery items, both in ascending order."""
+        """The same retrieval among some queries and some gallery items, both in ascending order; nothing is copied."""
         # One more place, for -1 to stay -1.
         new_row = torch.full((len(self.gallery) + 1,), -1)
         new_row[gallery_rows] = torch.arange(len(gallery_rows))
         return Retrieval(
-            queries=self.queries[query_rows],
-            gallery=self.gallery[gallery_rows],
+            queries=SelectedRows(self.queries, query_rows),
+            gallery=SelectedRows(self.gallery, gallery_rows),
             query_classes=self.query_classes[query_rows],
             gallery_classes=self.gallery_classes[gallery_rows],
             own_rows=new_row[self.own_rows[query_rows]],
@@ -107,41 +111,84 @@ class Judgement:
     best_negative: Tensor
     """The highest similarity to an item of another class, likewise."""
 
+    @classmethod
+    def nothing(cls, queries: int, ks: Sequence[int]) -> Judgement:
+        """What queries found that did not search."""
+        missing = torch.full((queries,), torch.nan, dtype=torch.float64)
+        names = [*(f"recall@{k}" for k in ks), "map@r", "r-precision"]
+        scores = {name: missing.clone() for name in names}
+        return cls(scores, torch.full((queries,), -1), missing.clone(), missing.clone())
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """Which dataset everything is of."""
+
+    queries: Tensor
+    """Shape [Q], int64, from 0."""
+    gallery: Tensor
+    """Shape [G], int64, from 0."""
+
 
 def judge_queries(retrieval: Retrieval, ks: Sequence[int], tiling: Tiling) -> Judgement:
-    """Find every query's neighbours and judge them.
-
-    Each query gets as many neighbours as that needs: the largest k, or R + 1 if that is more. One of R + 1 is of
-    another class. Where none is a positive, the nearest positive is looked for among the items of the class.
+    """Find every query's neighbours in the whole gallery and judge them, as `judge_both` does.
 
     Args:
         retrieval: Q queries, G gallery items; either may be none.
         ks: The k of each Recall@k, at least 1 each. One larger than the gallery takes all of it.
-        tiling: Tile sizes and device. A tile's lists of neighbours stay within its size, too.
+        tiling: Tile sizes, device and memory.
     """
-    count = len(retrieval.queries)
-    names = [*(f"recall@{k}" for k in ks), "map@r", "r-precision"]
-    scores = {name: torch.full((count,), torch.nan, dtype=torch.float64) for name in names}
-    best_positive, best_negative = torch.full((2, count), torch.nan, dtype=torch.float64)
-    nearest = torch.full((count,), -1)
+    return judge_both(retrieval, None, ks, tiling)[1]
+
+
+def judge_both(
+    retrieval: Retrieval, datasets: Datasets | None, ks: Sequence[int], tiling: Tiling
+) -> tuple[Judgement, Judgement]:
+    """Find every query's neighbours in its dataset's part of the gallery and in all of it, and judge them, in one pass.
+
+    Each query gets as many neighbours as that needs: the largest k, or R + 1 if that is more. One of R + 1 is of
+    another class. Where none is a positive, the query is compared with all of its positives, wherever they come.
+
+    Args:
+        retrieval: Q queries, G gallery items; either may be none. A positive is of the query's dataset.
+        datasets: What is whose part; without it, the whole gallery is everybody's, and both judgements are one.
+        ks: The k of each Recall@k, at least 1 each. One larger than the gallery takes all of it.
+        tiling: Tile sizes, device and memory.
+
+    Returns:
+        The judgement by the separate protocol, and by the unified one.
+    """
     positives = retrieval.positives()
-    gallery = retrieval.gallery.to(tiling.device)
-    for rows, width in _tiles(positives, max(ks), len(gallery), tiling):
-        own_rows = retrieval.own_rows[rows]
-        best, found = search(retrieval.queries[rows], gallery, width, own_rows, tiling.gallery, retrieval.distance)
-        best, found = best.cpu(), found.cpu()
-        right = (retrieval.gallery_classes[found] == retrieval.query_classes[rows, None]) & (found >= 0)
-        nearest[rows] = found[:, 0]
-        best_positive[rows] = _first(best, right)
-        best_negative[rows] = _first(best, ~right & (found >= 0))
-        # A query without a positive has no value: R of 1 only keeps the division whole.
-        judged = score_hits(right, positives[rows].clamp(min=1), ks)
-        for name, score in judged.items():
-            scores[name][rows] = torch.where(positives[rows] > 0, score, torch.nan)
-    missed = ((positives > 0) & best_positive.isnan()).nonzero()[:, 0]
-    if len(missed):
-        best_positive[missed] = _best_of_class(retrieval, missed, gallery, tiling)
-    return Judgement(scores, nearest, best_positive, best_negative)
+    unified = Judgement.nothing(len(retrieval.queries), ks)
+    separate = unified if datasets is None else Judgement.nothing(len(retrieval.queries), ks)
+    shelf = Shelf.of(retrieval.gallery, retrieval.distance, None if datasets is None else datasets.gallery)
+    codes = torch.zeros_like(positives) if datasets is None else datasets.queries
+    for rows, width in _blocks(retrieval, positives, codes, max(ks), tiling):
+        asked = None if datasets is None else codes[rows]
+        found = find(retrieval.queries[rows], retrieval.own_rows[rows], asked, shelf, width, tiling)
+        _judge(retrieval, rows, positives[rows], found.unified, ks, unified)
+        if datasets is not None:
+            _judge(retrieval, rows, positives[rows], found.separate, ks, separate)
+    # All positives are of the query's dataset, where fewer items stand before them.
+    unified.best_positive[:] = separate.best_positive
+    missed = ((positives > 0) & unified.best_positive.isnan()).nonzero()[:, 0]
+    unified.best_positive[missed] = _best_of_class(retrieval, missed, tiling)
+    separate.best_positive[:] = unified.best_positive
+    return separate, unified
+
+
+def _judge(
+    retrieval: Retrieval, rows: Tensor, positives: Tensor, found: Found, ks: Sequence[int], judgement: Judgement
+) -> None:
+    """Write down what some queries found."""
+    there = found.rows >= 0
+    right = (retrieval.gallery_classes[found.rows] == retrieval.query_classes[rows, None]) & there
+    judgement.nearest[rows] = found.rows[:, 0]
+    judgement.best_positive[rows] = _first(found.values, right)
+    judgement.best_negative[rows] = _first(found.values, ~right & there)
+    # A query without a positive has no value: R of 1 only keeps the division whole.
+    for name, score in score_hits(right, positives.clamp(min=1), ks).items():
+        judgement.scores[name][rows] = torch.where(positives > 0, score, torch.nan)
 
 
 def _first(similarities: Tensor, wanted: Tensor) -> Tensor:
@@ -151,29 +198,45 @@ def _first(similarities: Tensor, wanted: Tensor) -> Tensor:
     return torch.where(wanted.any(dim=1), first, torch.nan)
 
 
-def _best_of_class(retrieval: Retrieval, rows: Tensor, gallery: Tensor, tiling: Tiling) -> Tensor:
-    """The highest similarity of some queries, each with a positive, to a positive: class by class."""
-    classes = 1 + int(retrieval.gallery_classes.max())
+def _best_of_class(retrieval: Retrieval, rows: Tensor, tiling: Tiling) -> Tensor:
+    """The highest similarity of some queries, each with a positive, to a positive: shape of ``rows``."""
+    classes = 1 + int(retrieval.gallery_classes.max()) if len(retrieval.gallery) else 0
     by_class = retrieval.gallery_classes.argsort(stable=True)
-    ends = retrieval.gallery_classes.bincount(minlength=classes).cumsum(0).tolist()
-    best = torch.empty(len(rows), dtype=torch.float64)
-    order = retrieval.query_classes[rows].argsort(stable=True)
-    asked = retrieval.query_classes[rows[order]].bincount().tolist()
-    start = 0
-    for number, stop in enumerate(itertools.accumulate(asked)):
-        members = by_class[ends[number - 1] if number else 0 : ends[number]]
-        for first in range(start, stop, tiling.queries):
-            part = order[first : min(stop, first + tiling.queries)]
-            own = retrieval.own_rows[rows[part]]
-            place = torch.searchsorted(members, own).clamp(max=len(members) - 1)
-            own = torch.where(members[place] == own, place, -1)
-            queries = retrieval.queries[rows[part]]
-            similarity, _ = search(
-                queries, gallery[members.to(gallery.device)], 1, own, tiling.gallery, retrieval.distance
-            )
-            best[part] = similarity[:, 0].cpu()
-        start = stop
+    sizes = retrieval.gallery_classes.bincount(minlength=classes)
+    starts = sizes.cumsum(0) - sizes
+    best = torch.full((len(rows),), -torch.inf, dtype=torch.float64)
+    numbers = retrieval.query_classes[rows]
+    # Class by class, so that what is read stays together; as many pairs at once as a tile has.
+    order = numbers.argsort(stable=True)
+    ends = sizes[numbers[order]].cumsum(0)
+    first = 0
+    while first < len(order):
+        begun = int(ends[first - 1]) if first else 0
+        last = max(first + 1, int(torch.searchsorted(ends, begun + tiling.queries * PAIRS_PER_QUERY, right=True)))
+        part = order[first:last]
+        best[part] = _best_of_pairs(retrieval, rows[part], by_class, starts, sizes, tiling)
+        first = last
     return best
+
+
+def _best_of_pairs(
+    retrieval: Retrieval, rows: Tensor, by_class: Tensor, starts: Tensor, sizes: Tensor, tiling: Tiling
+) -> Tensor:
+    """The same for a few queries: all pairs with their classes' members at once."""
+    numbers = retrieval.query_classes[rows]
+    counts = sizes[numbers]
+    asked = torch.arange(len(rows)).repeat_interleave(counts)
+    place = torch.arange(len(asked)) - (counts.cumsum(0) - counts)[asked]
+    items = by_class[starts[numbers][asked] + place]
+    others = items != retrieval.own_rows[rows][asked]
+    asked, items = asked[others], items[others]
+    distinct, index = torch.unique(items, return_inverse=True)
+    queries, gallery = retrieval.queries[rows].to(tiling.device), retrieval.gallery[distinct].to(tiling.device)
+    values = paired_similarities(
+        retrieval.distance, queries, asked.to(tiling.device), gallery, index.to(tiling.device)
+    ).cpu()
+    best = torch.full((len(rows),), -torch.inf, dtype=torch.float64)
+    return best.scatter_reduce_(0, asked, values, "amax")
 
 
 def score_queries(retrieval: Retrieval, ks: Sequence[int], tiling: Tiling) -> dict[str, Tensor]:
@@ -191,18 +254,22 @@ def score_queries(retrieval: Retrieval, ks: Sequence[int], tiling: Tiling) -> di
     return judge_queries(retrieval, ks, tiling).scores
 
 
-def _tiles(positives: Tensor, deepest: int, gallery: int, tiling: Tiling) -> Iterator[tuple[Tensor, int]]:
-    """Rows of the queries, tile by tile, and how many neighbours that tile needs.
+def _blocks(
+    retrieval: Retrieval, positives: Tensor, datasets: Tensor, deepest: int, tiling: Tiling
+) -> Iterator[tuple[Tensor, int]]:
+    """Rows of the queries, as many as memory holds at once, and how many neighbours those need.
 
-    No query gets twice as many neighbours as it needs, or more, because of another query in its tile.
+    No query gets twice as many neighbours as it needs, or more, because of another query. Within a block, datasets
+    ascend.
     """
-    if not gallery:
+    if not len(retrieval.gallery) or not len(retrieval.queries):
         return
-    needs, rows = (positives + 1).clamp(min=deepest).clamp(max=gallery).sort(stable=True)
-    start = 0
-    while start < len(rows):
-        limit = 2 * int(needs[start])
-        alike = int(torch.searchsorted(needs, limit))
-        stop = min(alike, start + tiling.query_rows(min(limit, gallery)))
-        yield rows[start:stop], int(needs[stop - 1])
-        start = stop
+    needs = (positives + 1).clamp(min=deepest).clamp(max=len(retrieval.gallery))
+    # Powers of 2 times the least.
+    scale = torch.frexp(needs.double() / int(needs.min())).exponent.long()
+    order = (scale * (1 + datasets.max()) + datasets).argsort(stable=True)
+    for rows in torch.split(order, scale.bincount().tolist()):
+        width = int(needs[rows].max()) if len(rows) else 1
+        for block in torch.split(rows, tiling.block_rows(retrieval.queries, width)):
+            if len(block):
+                yield block, int(needs[block].max())

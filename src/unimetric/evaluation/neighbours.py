@@ -1,8 +1,10 @@
 """Exact nearest neighbours, tile by tile.
 
-No matrix of all queries by all gallery items is ever whole in memory: a tile of queries passes over the
-gallery tile by tile and keeps a running list of its k best. The similarities are exact (see `cosine` and
-`poincare`), so the result depends on neither the tile sizes nor the number of threads nor the device.
+No matrix of all queries by all gallery items is ever whole in memory: a tile of queries passes over the gallery tile by
+tile and keeps a running list of its k best. Float32 products screen the gallery for what may be among them, exact
+float64 arithmetic decides (see `screen`, and `cosine`, `euclidean` and `poincare` for what makes it exact). Queries for
+which float32 leaves too much open, because of many copies for instance, are compared with all items in float64. So the
+result depends on neither the tile sizes nor the number of threads nor the device.
 
 Order: the more similar first; of equally similar ones, the lower gallery row first. `torch.topk` promises
 nothing about ties, so it only finds the similarities here; ties are settled by row number.
@@ -10,9 +12,7 @@ nothing about ties, so it only finds the similarities here; ties are settled by 
 
 from __future__ import annotations
 
-import numbers
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +21,9 @@ from unimetric.errors import UserError
 from unimetric.evaluation.cosine import Vectors, check_same_width
 from unimetric.evaluation.distances import Distance, make_distance
 from unimetric.evaluation.labels import Hashables, as_hashables, own_gallery_rows
-
-QUERY_TILE = 1024
-GALLERY_TILE = 4096
+from unimetric.evaluation.rows import Rows, hold_or_stream
+from unimetric.evaluation.search import Shelf, find
+from unimetric.evaluation.tiling import GALLERY_TILE, MEMORY, QUERY_TILE, Tiling, check_count
 
 
 def nearest_neighbours(
@@ -38,27 +38,30 @@ def nearest_neighbours(
     device: str | torch.device = "cpu",
     distance: str = "cosine",
     curvature: float = 0.1,
+    memory: int = MEMORY,
 ) -> tuple[Tensor, Tensor]:
-    """The k gallery rows nearest to each query, by cosine or by hyperbolic distance.
+    """The k gallery rows nearest to each query, by cosine, Euclidean or hyperbolic distance.
 
     Args:
         queries: Shape [Q, E], floating point; for cosines, the rows need not have unit length, for "poincare" they
-            have to lie in the ball of radius ``1 / sqrt(curvature)``.
-        gallery: Shape [G, E], floating point.
+            have to lie in the ball of radius ``1 / sqrt(curvature)``. A memory-mapped array is never read whole.
+        gallery: Shape [G, E], floating point, likewise.
         k: How many neighbours, at least 1; may exceed G.
         query_ids: Q integers that name the queries' images; -1 or None for an unnamed one. A query never
             finds the gallery row with its own id. Without ids nothing is excluded.
         gallery_ids: G integers likewise, each at most once (-1 and None apart).
         query_tile: Most queries per tile.
         gallery_tile: Gallery rows per tile; 4k, if that is more. Memory beyond input and output is a few
-            times ``query_tile * gallery_tile * 8`` bytes whatever Q and G, if k is below that product.
+            times ``query_tile * gallery_tile * 8`` bytes whatever Q and G, if k is below that product, and ``memory``.
         device: Where to multiply: "cpu", "cuda" or one CUDA device.
-        distance: "cosine", or "poincare" for the hyperbolic distance between points of the Poincaré ball.
+        distance: "cosine", "euclidean", or "poincare" for the hyperbolic distance between points of the Poincaré ball.
         curvature: For "poincare", ``c`` of the space of curvature ``-c``.
+        memory: Bytes for vectors in the form in which they are compared, which is float32, and for the lists of
+            neighbours at work. Vectors that do not fit are read again, part by part, for every part of the queries.
 
     Returns:
         Similarities, shape [Q, k], float64, highest first: cosines, from 1 (same direction) to -1 (opposite)
-        within 1e-6; for "poincare", minus the distance (see `poincare` for the error). And gallery rows, shape
+        within 1e-6; else, minus the distance (see `euclidean` and `poincare` for the error). And gallery rows, shape
         [Q, k], int64; both on the CPU. Of equal similarities the lower row comes first. Where a query has
         fewer than k candidates, the rest is (-inf, -1).
 
@@ -78,133 +81,48 @@ def nearest_neighbours(
             [1]])
     """
     check_count(k, "k")
-    tiling = Tiling(query_tile, gallery_tile, device)
-    comparison = make_distance(distance, curvature)
-    query_rows = comparison.prepare(queries, "queries")
-    gallery_rows = comparison.prepare(gallery, "gallery")
-    check_same_width(queries, gallery, "queries", "gallery")
-    own_rows = _own_rows(query_ids, gallery_ids, len(query_rows), len(gallery_rows))
-    searched = gallery_rows.to(device)
-
-    width = min(k, len(gallery_rows))
-    similarities = torch.full((len(query_rows), k), -torch.inf, dtype=torch.float64)
-    rows = torch.full((len(query_rows), k), -1, dtype=torch.int64)
-    step = tiling.query_rows(width)
-    for start in range(0, len(query_rows), step):
-        tile = slice(start, start + step)
-        best, found = search(query_rows[tile], searched, width, own_rows[tile], tiling.gallery, comparison)
-        similarities[tile, :width] = comparison.reported(best.cpu())
-        rows[tile, :width] = found.cpu()
+    tiling = Tiling(query_tile, gallery_tile, device, memory)
+    sides = compared(queries, gallery, ("queries", "gallery"), distance, curvature, memory)
+    own_rows = _own_rows(query_ids, gallery_ids, len(sides.queries), len(sides.gallery))
+    width = min(k, len(sides.gallery))
+    similarities = torch.full((len(sides.queries), k), -torch.inf, dtype=torch.float64)
+    rows = torch.full((len(sides.queries), k), -1, dtype=torch.int64)
+    shelf = Shelf.of(sides.gallery, sides.distance)
+    everyone = torch.arange(len(sides.queries))
+    for part in torch.split(everyone, tiling.block_rows(sides.queries, width)):
+        found = find(sides.queries[part], own_rows[part], None, shelf, width, tiling).unified
+        similarities[part, :width] = sides.distance.reported(found.values)
+        rows[part, :width] = found.rows
     return similarities, rows
 
 
 @dataclass(frozen=True)
-class Tiling:
-    """How much is multiplied at once, and where. Changes speed and memory, never a result.
+class Compared:
+    """Prepared queries and gallery, and how to compare them."""
+
+    queries: Rows
+    gallery: Rows
+    distance: Distance
+
+
+def compared(
+    queries: Vectors, gallery: Vectors | None, names: tuple[str, str], distance: str, curvature: float, memory: int
+) -> Compared:
+    """Check both sides and prepare them; without a gallery, the queries are the gallery, too.
 
     Raises:
-        UserError: a tile below 1, or a device that cannot be used.
+        UserError: vectors that the distance is not made for, unequal widths, or an unknown distance.
     """
-
-    queries: int = QUERY_TILE
-    gallery: int = GALLERY_TILE
-    device: str | torch.device = "cpu"
-
-    def __post_init__(self) -> None:
-        check_count(self.queries, "query_tile")
-        check_count(self.gallery, "gallery_tile")
-        try:
-            kind = torch.device(self.device).type
-        except (RuntimeError, TypeError):
-            raise UserError(f"device: {self.device!r} is not a device; use 'cpu' or 'cuda'") from None
-        if kind not in ("cpu", "cuda"):
-            raise UserError(f"device: {self.device!r} has no float64 matrix product; use 'cpu' or 'cuda'")
-        if kind == "cuda" and not torch.cuda.is_available():
-            raise UserError(f"device: {self.device!r} is not available on this machine; use 'cpu'")
-
-    def query_rows(self, k: int) -> int:
-        """Queries per tile, fewer for long lists of neighbours, so that memory stays bounded."""
-        return max(1, self.queries * self.gallery // max(4 * k, self.gallery))
-
-
-def check_count(value: Any, name: str) -> None:
-    """Refuse what is not an integer of at least 1.
-
-    Raises:
-        UserError: so it is.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise UserError(f"{name}: {value!r}; give a whole number, at least 1")
-
-
-def search(
-    queries: Tensor, gallery: Tensor, k: int, own_rows: Tensor, gallery_tile: int, distance: Distance
-) -> tuple[Tensor, Tensor]:
-    """Pass one tile of queries over the gallery.
-
-    Args:
-        queries: From ``distance.prepare``, Q rows.
-        gallery: From ``distance.prepare``, G rows, on the device to multiply on.
-        k: Neighbours per query, 1 to G.
-        own_rows: The gallery row each query must not find, shape [Q], -1 for none.
-        gallery_tile: Gallery rows per tile; 4k, if that is more, lest merging cost more than multiplying.
-        distance: What is similar.
-
-    Returns:
-        Similarities [Q, k], as ``distance.similarities`` has them, and gallery rows [Q, k], ordered as by
-        `nearest_neighbours`, on the gallery's device.
-    """
-    queries = queries.to(gallery.device, torch.float64)
-    own_rows = own_rows.to(gallery.device)
-    step = max(gallery_tile, 4 * k)
-    for start in range(0, len(gallery), step):
-        tile = distance.similarities(queries, gallery[start : start + step])  # (Q, step)
-        inside = ((own_rows >= start) & (own_rows < start + step)).nonzero()[:, 0]
-        tile[inside, own_rows[inside] - start] = -torch.inf
-        if start == 0:
-            best, rows = _first_k(tile, k)
-        else:
-            _merge(best, rows, tile, start)
-    rows[best == -torch.inf] = -1
-    return best, rows
-
-
-def _merge(best: Tensor, rows: Tensor, tile: Tensor, start: int) -> None:
-    """Update the running lists [Q, k] in place with the tile of the gallery that begins at row ``start``."""
-    k = best.shape[1]
-    # Late tiles improve few queries, and the maximum costs a fraction of a selection. An equal similarity
-    # improves nothing: tiles come in gallery order, so its row is higher than all rows seen.
-    improved = (tile.amax(dim=1) > best[:, -1]).nonzero()[:, 0]
-    if not len(improved):
-        return
-    values, columns = _first_k(tile[improved], min(k, tile.shape[1]))
-    # Seen rows stand before new ones, so a stable sort keeps the lower row first.
-    merged, order = torch.cat([best[improved], values], dim=1).sort(dim=1, descending=True, stable=True)
-    best[improved] = merged[:, :k]
-    rows[improved] = torch.cat([rows[improved], columns + start], dim=1).gather(1, order[:, :k])
-
-
-def _first_k(tile: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of every row and their columns, largest first, of equals the lower column first."""
-    # One more than k, to see whether equals lie on both sides of the border.
-    values, columns = tile.topk(min(k + 1, tile.shape[1]), dim=1)
-    tied = (values[:, 1:] == values[:, :-1]).any(dim=1).nonzero()[:, 0]
-    values, columns = values[:, :k], columns[:, :k]
-    if len(tied):
-        # Among equals topk's choice and order are arbitrary.
-        lowest = _lowest_columns(tile[tied], values[tied, -1:], k)
-        order = tile[tied].gather(1, lowest).sort(dim=1, descending=True, stable=True).indices
-        columns[tied] = lowest.gather(1, order)
-    return values, columns
-
-
-def _lowest_columns(tile: Tensor, border: Tensor, k: int) -> Tensor:
-    """Columns [Q, k] of all entries above the border [Q, 1] and of the lowest columns that equal it."""
-    above = tile > border
-    equal = tile == border
-    room = k - above.sum(dim=1, keepdim=True)
-    taken = above | (equal & (equal.cumsum(dim=1) <= room))
-    return taken.nonzero()[:, 1].reshape(len(tile), k)
+    sides = {names[0]: queries} | ({} if gallery is None else {names[1]: gallery})
+    comparison = make_distance(distance, curvature, sides)
+    # Half of it for rows that are kept, a quarter each for the parts of gallery and queries at work.
+    room = memory // (2 * len(sides))
+    query_rows = hold_or_stream(queries, names[0], comparison, room)
+    if gallery is None:
+        return Compared(query_rows, query_rows, comparison)
+    gallery_rows = hold_or_stream(gallery, names[1], comparison, room)
+    check_same_width(queries, gallery, *names)
+    return Compared(query_rows, gallery_rows, comparison)
 
 
 def _own_rows(query_ids: Hashables | None, gallery_ids: Hashables | None, queries: int, gallery: int) -> Tensor:

@@ -24,7 +24,7 @@ class QueryResults:
     nearest: Integers
     """The gallery row of the nearest neighbour, shape [Q]; -1 where none was looked for or found."""
     best_positive: Floats
-    """The highest similarity (cosine, or minus the hyperbolic distance) to an item of the query's class, shape [Q]; NaN
+    """The highest similarity (cosine, or minus the distance) to an item of the query's class, shape [Q]; NaN
     for none."""
     best_negative: Floats
     """The highest similarity to an item of another class, shape [Q]; NaN for none. The similarity of the nearest

@@ -19,12 +19,13 @@ constants can give (c = 0.1, clipped at 2.3), it is 1e-5 in d for points nearer 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from unimetric.errors import UserError
-from unimetric.evaluation.cosine import BLOCK_ROWS, Vectors, check_matrix, finite_rows
+from unimetric.evaluation.cosine import Vectors, prepare_rows
 from unimetric.geometry import PoincareBall
 
 _COARSE = 2.0**-24
@@ -48,21 +49,19 @@ def hyperboloid_rows(ball: PoincareBall, points: Vectors, name: str = "vectors")
     Raises:
         UserError: not a floating-point matrix, empty, or a row that is infinite, NaN or outside of the ball.
     """
-    check_matrix(points, name)
-    count, width = points.shape
-    rows = torch.empty(count, 2 * (width + 1), dtype=torch.float32)
-    for start in range(0, count, BLOCK_ROWS):
-        part = slice(start, start + BLOCK_ROWS)
-        block = finite_rows(points, part, name)
-        _check_inside(ball, block, start, name)
-        lifted = ball.to_hyperboloid(block)  # (n, E + 1)
-        largest = lifted[:, :1]
-        # Largest entry over its mantissa, in [0.5, 1): the next power of two above it, exactly.
-        grid = largest / torch.frexp(largest).mantissa * _COARSE
-        coarse = (lifted / grid).round_() * grid
-        fine = ((lifted - coarse) / (grid * _FINE)).round_() * (grid * _FINE)
-        rows[part] = torch.cat([coarse, fine], dim=1)
-    return rows
+    return prepare_rows(points, partial(lifted_rows, ball), name)
+
+
+def lifted_rows(ball: PoincareBall, block: Tensor, first_row: int, name: str) -> Tensor:
+    """The same for some finite float64 rows; ``first_row`` is the number of the first, for errors."""
+    _check_inside(ball, block, first_row, name)
+    lifted = ball.to_hyperboloid(block)  # (n, E + 1)
+    largest = lifted[:, :1]
+    # Largest entry over its mantissa, in [0.5, 1): the next power of two above it, exactly.
+    grid = largest / torch.frexp(largest).mantissa * _COARSE
+    coarse = (lifted / grid).round_() * grid
+    fine = ((lifted - coarse) / (grid * _FINE)).round_() * (grid * _FINE)
+    return torch.cat([coarse, fine], dim=1).float()
 
 
 def lorentz_similarities(queries: Tensor, gallery: Tensor) -> Tensor:
@@ -84,6 +83,37 @@ def lorentz_similarities(queries: Tensor, gallery: Tensor) -> Tensor:
     similarities = signed[:, :width] @ gallery[:, :width].T  # (Q, G)
     similarities += signed @ swapped.T
     return similarities
+
+
+def paired_lorentz(queries: Tensor, gallery: Tensor) -> Tensor:
+    """`lorentz_similarities` of query i and gallery item i only: from [P, 2 (E + 1)] twice, as float64, to [P]."""
+    width = queries.shape[1] // 2
+    signed = queries.clone()
+    signed[:, [0, width]] *= -1
+    coarse = (signed[:, :width] * gallery[:, :width]).sum(dim=1)
+    mixed = (signed[:, :width] * gallery[:, width:]).sum(dim=1) + (signed[:, width:] * gallery[:, :width]).sum(dim=1)
+    return coarse + mixed
+
+
+def coarse_queries(rows: Tensor) -> Tensor:
+    """What to multiply `coarse_gallery` with for similarities that leave out the fine parts."""
+    coarse = coarse_gallery(rows).clone()
+    coarse[:, 0] *= -1
+    return coarse
+
+
+def coarse_gallery(rows: Tensor) -> Tensor:
+    """The coarse parts."""
+    return rows[:, : rows.shape[1] // 2]
+
+
+def fine_error(width: int) -> float:
+    """How far leaving out the fine parts moves a similarity, in multiples of 2^-24 times both rows' lengths.
+
+    No fine entry exceeds half of its row's grid, which is at most ``2^-23 X_0``: so the fine part is no longer than
+    ``sqrt(width) 2^-24`` times the coarse one, and there are two products of coarse by fine.
+    """
+    return 2 * math.sqrt(width) + 1
 
 
 def _check_inside(ball: PoincareBall, block: Tensor, first_row: int, name: str) -> None:

@@ -17,14 +17,16 @@ from torch import Tensor
 
 from unimetric.errors import UserError
 from unimetric.evaluation.bootstrap import RESAMPLES
-from unimetric.evaluation.cosine import Vectors, check_same_width
-from unimetric.evaluation.distances import Distance, make_distance
+from unimetric.evaluation.cosine import Vectors
+from unimetric.evaluation.distances import Distance
 from unimetric.evaluation.labels import Hashables, as_hashables, number, own_gallery_rows, rows_by_id
-from unimetric.evaluation.metrics import Judgement, Retrieval, judge_queries
-from unimetric.evaluation.neighbours import GALLERY_TILE, QUERY_TILE, Tiling, check_count
+from unimetric.evaluation.metrics import Datasets, Judgement, Retrieval, judge_both
+from unimetric.evaluation.neighbours import compared
 from unimetric.evaluation.per_query import PerQuery, QueryResults
 from unimetric.evaluation.ranking import average_precisions
 from unimetric.evaluation.report import Chances, Counts, DatasetCounts, Report, summarise
+from unimetric.evaluation.rows import Rows
+from unimetric.evaluation.tiling import GALLERY_TILE, MEMORY, QUERY_TILE, Tiling, check_count
 
 Gallery = tuple[Vectors, Hashables, Hashables] | tuple[Vectors, Hashables, Hashables, Hashables | None]
 """Vectors, labels and datasets of the gallery, and its ids if it has any."""
@@ -47,16 +49,18 @@ def evaluate(
     mean_average_precision: bool = False,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    memory: int = MEMORY,
+    strict: bool = False,
 ) -> Report:
     """Score embeddings by retrieval, in each dataset and in the union of all.
 
-    Similarity is the cosine: the length of a vector plays no part; or, for points of the Poincaré ball, nearness in
-    hyperbolic distance. Of equally similar gallery items, the one in the lower row comes first. The result
-    depends on neither tile sizes nor device.
+    Similarity is the cosine: the length of a vector plays no part; or nearness in Euclidean distance; or, for points of
+    the Poincaré ball, nearness in hyperbolic distance. Of equally similar gallery items, the one in the lower row comes
+    first. The result depends on neither tile sizes nor memory nor device.
 
     Args:
-        vectors: The queries' embeddings, shape [N, E], floating point: no row zero, or, for "poincare", every row
-            within the ball of radius ``1 / sqrt(curvature)``.
+        vectors: The queries' embeddings, shape [N, E], floating point: for cosines, no row zero; for "poincare", every
+            row within the ball of radius ``1 / sqrt(curvature)``. A memory-mapped array is never read whole.
         labels: The queries' labels, N hashables. Labels mean something within their dataset only.
         datasets: The queries' datasets, N hashables; their `str` names them in the report.
         gallery: Where to search: vectors [G, E], labels, datasets and, optionally, ids. Without it, every
@@ -70,20 +74,24 @@ def evaluate(
         query_tile: Most queries compared at once.
         gallery_tile: Gallery items they are compared with at once. See `nearest_neighbours`.
         device: Where to multiply: "cpu", "cuda" or one CUDA device.
-        distance: "cosine" or "poincare".
+        distance: "cosine", "euclidean" or "poincare".
         curvature: For "poincare", ``c`` of the space of curvature ``-c``.
         mean_average_precision: Whether to measure "map", too, which needs the whole ranking of every query and takes
             about ten times as long as all the rest.
         resamples: Bootstrap resamples behind the intervals, at least 1.
         seed: What resamples, and the pairs behind alignment and uniformity, are drawn with: at least 0.
+        memory: Bytes for vectors at work and lists of neighbours, see `nearest_neighbours`.
+        strict: Whether a query whose (dataset, label) no other image of the gallery has is an error, in place of being
+            left out and counted.
 
     Returns:
         The scores, what they cover, how sure they are, and what each query found.
 
     Raises:
-        UserError: an argument of the wrong type, shape or length; a zero, infinite or NaN vector, or one outside
-            of the ball; an unknown distance; queries and gallery of different width; an id twice in the gallery,
-            or for two different classes; two datasets with the same `str`; or no query with a positive.
+        UserError: an argument of the wrong type, shape or length; an infinite or NaN vector, a zero one where the
+            cosine is asked for, or one outside of the ball; an unknown distance; queries and gallery of different
+            width; an id twice in the gallery, or for two different classes; two datasets with the same `str`; no query
+            with a positive; or, if ``strict``, one without.
 
     >>> vectors = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.5, 0.5], [0.0, 1.0]])
     >>> report = evaluate(vectors, ["cat", "cat", "dog", "dog"], ["pets"] * 4)
@@ -95,26 +103,26 @@ def evaluate(
     depths = _depths(ks)
     check_count(resamples, "resamples")
     _check_seed(seed)
-    tiling = Tiling(query_tile, gallery_tile, device)
-    comparison = make_distance(distance, curvature)
-    queries = _side(vectors, labels, datasets, "", comparison)
+    tiling = Tiling(query_tile, gallery_tile, device, memory)
+    gallery_vectors = None
+    if gallery is not None:
+        gallery_vectors, gallery_labels, gallery_datasets, gallery_ids = _unpack(gallery, gallery_ids)
+    sides = compared(vectors, gallery_vectors, ("vectors", "gallery vectors"), distance, curvature, memory)
+    queries = searched = _side(sides.queries, labels, datasets, "")
     if gallery is None:
-        searched = queries
         own_rows = _same_rows(queries, ids, gallery_ids)
     else:
-        gallery_vectors, gallery_labels, gallery_datasets, gallery_ids = _unpack(gallery, gallery_ids)
-        searched = _side(gallery_vectors, gallery_labels, gallery_datasets, "gallery ", comparison)
-        check_same_width(vectors, gallery_vectors, "vectors", "gallery vectors")
+        searched = _side(sides.gallery, gallery_labels, gallery_datasets, "gallery ")
         own_rows = _rows_of_ids(queries, searched, ids, gallery_ids)
-    measures = _Measures(depths, mean_average_precision, tiling)
-    return _report(queries, searched, own_rows, measures, comparison, Chances(int(resamples), int(seed)))
+    measures = _Measures(depths, mean_average_precision, tiling, strict)
+    return _report(queries, searched, own_rows, measures, sides.distance, Chances(int(resamples), int(seed)))
 
 
 @dataclass(frozen=True)
 class _Side:
     """The queries, or the gallery, after validation."""
 
-    rows: Tensor
+    rows: Rows
     labels: Sequence[Hashable]
     datasets: Sequence[Hashable]
 
@@ -138,9 +146,8 @@ def _check_seed(seed: Any) -> None:
         raise UserError(f"seed: {seed!r}; give a whole number, at least 0")
 
 
-def _side(vectors: Vectors, labels: Hashables, datasets: Hashables, prefix: str, distance: Distance) -> _Side:
+def _side(rows: Rows, labels: Hashables, datasets: Hashables, prefix: str) -> _Side:
     name = f"{prefix}vectors"
-    rows = distance.prepare(vectors, name)
     return _Side(
         rows,
         as_hashables(labels, f"{prefix}labels", len(rows), name),
@@ -199,18 +206,22 @@ class _Measures:
     ks: Sequence[int]
     mean_average_precision: bool
     tiling: Tiling
+    strict: bool
 
     @property
     def names(self) -> list[str]:
         last = ["map"] if self.mean_average_precision else []
         return [*(f"recall@{k}" for k in self.ks), "map@r", "r-precision", *last]
 
-    def judge(self, retrieval: Retrieval) -> Judgement:
+    def judge(self, retrieval: Retrieval, datasets: Datasets | None) -> tuple[Judgement, Judgement]:
         # Much is derived from Recall@1, whether it is asked for or not.
-        judgement = judge_queries(retrieval, list(dict.fromkeys([*self.ks, 1])), self.tiling)
+        return judge_both(retrieval, datasets, list(dict.fromkeys([*self.ks, 1])), self.tiling)
+
+    def rank(self, judgement: Judgement, rows: Tensor, retrieval: Retrieval) -> None:
+        """Add "map" of some queries, if it is wanted."""
         if self.mean_average_precision:
-            judgement.scores["map"] = average_precisions(retrieval, self.tiling)
-        return judgement
+            missing = torch.full((len(judgement.nearest),), torch.nan, dtype=torch.float64)
+            judgement.scores.setdefault("map", missing)[rows] = average_precisions(retrieval, self.tiling)
 
 
 def _report(
@@ -221,13 +232,11 @@ def _report(
     names = _dataset_names(datasets)
     retrieval = Retrieval(queries.rows, gallery.rows, query_classes, gallery_classes, own_rows, distance)
     has_positive = retrieval.positives() > 0
-    if not bool(has_positive.any()):
-        raise UserError(
-            f"labels: none of the {len(has_positive)} queries has another image of its (dataset, label) in "
-            "the gallery; nothing can be scored: give a gallery with the queries' classes"
-        )
+    _check_positives(has_positive, queries, measures.strict)
 
-    separate = _nothing(measures, len(queries.rows))
+    # With one dataset, the union is that dataset.
+    alone = len(names) == 1
+    separate, unified = measures.judge(retrieval, None if alone else Datasets(query_datasets, gallery_datasets))
     parts, counts = {}, {}
     for code, name in enumerate(names):
         rows, gallery_rows = (query_datasets == code), (gallery_datasets == code)
@@ -235,9 +244,11 @@ def _report(
         if bool(has_positive[rows].any()):
             part = rows.nonzero()[:, 0], gallery_rows.nonzero()[:, 0]
             parts[name] = retrieval.restrict(*part)
-            _write(separate, measures.judge(parts[name]), *part)
-    # With one dataset, the union is that dataset: the second pass would find the same.
-    unified = separate if len(names) == 1 else measures.judge(retrieval)
+            measures.rank(separate, part[0], parts[name])
+        else:
+            _forget(separate, rows)
+    if not alone:
+        measures.rank(unified, torch.arange(len(queries.rows)), retrieval)
     per_query = PerQuery(
         datasets=tuple(names),
         classes=tuple(dict.fromkeys([*queries.classes(), *gallery.classes()])),
@@ -258,20 +269,27 @@ def _report(
     return summarise(per_query, counted, measures.names, distance, chances, parts, retrieval)
 
 
-def _nothing(measures: _Measures, queries: int) -> Judgement:
-    """What queries found that did not search."""
-    missing = torch.full((queries,), torch.nan, dtype=torch.float64)
-    scores = {name: missing.clone() for name in dict.fromkeys([*measures.names, "recall@1"])}
-    return Judgement(scores, torch.full((queries,), -1), missing.clone(), missing.clone())
+def _check_positives(has_positive: Tensor, queries: _Side, strict: bool) -> None:
+    without = (~has_positive).nonzero()[:, 0]
+    if len(without) == len(has_positive):
+        raise UserError(
+            f"labels: none of the {len(has_positive)} queries has another image of its (dataset, label) in "
+            "the gallery; nothing can be scored: give a gallery with the queries' classes"
+        )
+    if strict and len(without):
+        row = int(without[0])
+        raise UserError(
+            f"labels: {len(without)} of {len(has_positive)} queries have no other image of their (dataset, label) in "
+            f"the gallery, the first in row {row}, {(queries.datasets[row], queries.labels[row])!r}; complete the "
+            "gallery, drop those queries, or leave out strict"
+        )
 
 
-def _write(whole: Judgement, part: Judgement, rows: Tensor, gallery_rows: Tensor) -> None:
-    """Put in place what some queries found among some gallery items."""
-    for name, values in part.scores.items():
-        whole.scores[name][rows] = values
-    whole.nearest[rows] = torch.where(part.nearest >= 0, gallery_rows[part.nearest], -1)
-    whole.best_positive[rows] = part.best_positive
-    whole.best_negative[rows] = part.best_negative
+def _forget(judgement: Judgement, rows: Tensor) -> None:
+    """Make queries ones that did not search."""
+    for values in (*judgement.scores.values(), judgement.best_positive, judgement.best_negative):
+        values[rows] = torch.nan
+    judgement.nearest[rows] = -1
 
 
 def _results(judgement: Judgement, distance: Distance) -> QueryResults:

@@ -13,7 +13,11 @@ import torch
 from torch import Tensor
 
 from unimetric.evaluation.metrics import Retrieval
-from unimetric.evaluation.neighbours import Tiling
+from unimetric.evaluation.rows import Rows
+from unimetric.evaluation.tiling import Tiling
+
+TILE_NUMBERS = 2**22
+"""Most similarities that are sorted at once."""
 
 
 def average_precisions(retrieval: Retrieval, tiling: Tiling) -> Tensor:
@@ -32,8 +36,8 @@ def average_precisions(retrieval: Retrieval, tiling: Tiling) -> Tensor:
     scores = torch.full((len(retrieval.queries),), torch.nan, dtype=torch.float64)
     positives = retrieval.positives()
     scored = (positives > 0).nonzero()[:, 0]
-    gallery = retrieval.gallery.to(tiling.device)
-    step = max(1, tiling.queries * tiling.gallery // max(1, len(gallery)))
+    gallery = retrieval.gallery
+    step = max(1, min(TILE_NUMBERS, tiling.queries * tiling.gallery) // max(1, len(gallery)))
     for start in range(0, len(scored), step):
         rows = scored[start : start + step]
         order = _rankings(retrieval, rows, gallery, tiling).cpu()
@@ -45,14 +49,18 @@ def average_precisions(retrieval: Retrieval, tiling: Tiling) -> Tensor:
     return scores
 
 
-def _rankings(retrieval: Retrieval, rows: Tensor, gallery: Tensor, tiling: Tiling) -> Tensor:
+def _rankings(retrieval: Retrieval, rows: Tensor, gallery: Rows, tiling: Tiling) -> Tensor:
     """Gallery rows from the most to the least similar, the query itself last: shape [rows, G]."""
-    queries = retrieval.queries[rows].to(gallery.device, torch.float64)
+    queries = retrieval.queries[rows].to(tiling.device, torch.float64)
     tiles = range(0, len(gallery), tiling.gallery)
     similarities = torch.cat(
-        [retrieval.distance.similarities(queries, gallery[start : start + tiling.gallery]) for start in tiles], dim=1
+        [
+            retrieval.distance.similarities(queries, gallery[start : start + tiling.gallery].to(tiling.device))
+            for start in tiles
+        ],
+        dim=1,
     )
-    own_rows = retrieval.own_rows[rows].to(gallery.device)
+    own_rows = retrieval.own_rows[rows].to(tiling.device)
     known = (own_rows >= 0).nonzero()[:, 0]
     similarities[known, own_rows[known]] = -torch.inf
     return similarities.argsort(dim=1, descending=True, stable=True)

@@ -93,7 +93,7 @@ class Report:
     counts: Counts
     """How many queries and gallery items that covers, and what was left out."""
     distance: str
-    """What was near: "cosine" or "poincare"."""
+    """What was near: "cosine", "euclidean" or "poincare"."""
     intervals: Intervals
     """95 % bootstrap intervals of all of these, see `bootstrap`."""
     unified_gap: Mapping[str, float]

@@ -8,8 +8,9 @@ ICML 2020, with their constants, alpha = 2 and t = 2. With d the distance of two
 
 A query and itself are no pair. On the unit sphere, d is the length of the difference: alignment is from 0 to 4,
 uniformity from -8 to 0, and lower is better of both (-4 is what points that are evenly spread over a sphere of many
-dimensions have). In the Poincaré ball the paper defines neither; here d is the hyperbolic distance, alignment is at
-least 0 and uniformity at most 0, and only models of the same curvature compare.
+dimensions have). For vectors of any length and in the Poincaré ball the paper defines neither; here d is the Euclidean
+or the hyperbolic distance, alignment is at least 0 and uniformity at most 0, and only models of the same scale or
+curvature compare.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from unimetric.evaluation.metrics import Retrieval
 PAIRS = 100_000
 """Most pairs that are looked at: of more, a random sample of this size. On the sphere, the standard error of alignment
 is then at most 0.007, that of a uniformity u at most sqrt(exp(-u) / 100,000): 0.03 at -4."""
-_BLOCK = 64
+_BLOCK = 2048
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,10 @@ def _pairs(
 def _squared_distances(retrieval: Retrieval, pairs: Tensor) -> npt.NDArray[np.float64]:
     """Of each pair, shape [P]."""
     similarities = torch.empty(len(pairs), dtype=torch.float64)
-    # A distance compares all rows with all others: of small squares, the diagonal is not too dear.
     for start in range(0, len(pairs), _BLOCK):
         queries, gallery = pairs[start : start + _BLOCK].T
-        block = retrieval.distance.similarities(retrieval.queries[queries].double(), retrieval.gallery[gallery])
-        similarities[start : start + _BLOCK] = block.diagonal()
+        part = retrieval.queries[queries].double(), retrieval.gallery[gallery].double()
+        similarities[start : start + _BLOCK] = retrieval.distance.paired(*part)
     squared: npt.NDArray[np.float64] = _square(similarities, retrieval.distance).numpy()
     return squared
 

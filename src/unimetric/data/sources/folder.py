@@ -195,10 +195,12 @@ def _scan(path: Path, ancestors: tuple[tuple[int, int], ...]) -> _Folder:
         raise UserError(f"cannot read the folder {path}: {error.strerror}; make it readable or move it away") from error
     # Whole lists at a time, because a folder may hold a hundred thousand files. As long as links are not followed,
     # what an entry is was listed with its name.
-    files = _wanted(path, [entry.name for entry in found if entry.is_file(follow_symlinks=False)])
+    plain = [entry.name for entry in found if entry.is_file(follow_symlinks=False)]
+    files = _wanted(path, plain)
     images = [name for name in files if name[name.rfind(".") :] in _ENDINGS or _is_image(name)]
     others = [] if len(images) == len(files) else [name for name in files if not _is_image(name)]
-    special = {entry.name: entry for entry in found if not entry.is_file(follow_symlinks=False)}
+    others_found = [] if len(plain) == len(found) else [e for e in found if not e.is_file(follow_symlinks=False)]
+    special = {entry.name: entry for entry in others_found}
     kept = [special[name] for name in _wanted(path, list(special))]
     folders = [entry.name for entry in kept if entry.is_dir(follow_symlinks=False)]
     links = [entry for entry in kept if not entry.is_dir(follow_symlinks=False)]

@@ -1,0 +1,390 @@
+"""The search itself: some queries pass over the gallery, first over their own dataset's part of it, then over the rest.
+
+What the first part leaves is the separate result, what the second makes of it the unified one: one pass for both.
+
+The gallery is laid out dataset by dataset and taken in parts that fit in memory. In each, tiles of queries meet tiles
+of gallery items: products in float32 choose candidates (see `screen`), float64 puts them in order.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unimetric.evaluation.distances import Distance
+from unimetric.evaluation.rows import Rows, SelectedRows
+from unimetric.evaluation.screen import GROUP, Candidates, full_precision, product_error
+from unimetric.evaluation.tiling import Tiling
+
+PAIR_NUMBERS = 2**18
+"""Numbers that are gathered at once where pairs are compared."""
+SPARE = 8
+"""Candidates beyond k, at least, that float32 may leave open before float64 has to look at everything."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shelf:
+    """A gallery whose datasets stand one after the other."""
+
+    rows: Rows
+    """In the order of the datasets."""
+    distance: Distance
+    order: Tensor
+    """The gallery row at each place, shape [G]. Within a dataset, rows ascend."""
+    places: Tensor
+    """The place of each gallery row, shape [G + 1]; the last, which is that of row -1, is -1."""
+    bounds: tuple[int, ...]
+    """The place at which each dataset begins, and G."""
+
+    @classmethod
+    def of(cls, gallery: Rows, distance: Distance, datasets: Tensor | None = None) -> Shelf:
+        """Lay out a gallery.
+
+        Args:
+            gallery: G prepared rows.
+            distance: That prepared them.
+            datasets: The number of each item's dataset, shape [G], int64, from 0; without it, all are of one.
+        """
+        if datasets is None:
+            datasets = torch.zeros(len(gallery), dtype=torch.int64)
+        order = datasets.argsort(stable=True)
+        places = torch.full((len(order) + 1,), -1)
+        places[order] = torch.arange(len(order))
+        bounds = (0, *datasets.bincount().cumsum(0).tolist())
+        return cls(SelectedRows(gallery, order), distance, order, places, bounds)
+
+    def bound(self, dataset: int) -> tuple[int, int]:
+        """Where a dataset begins and ends; both are G for one without items."""
+        if dataset + 1 < len(self.bounds):
+            return self.bounds[dataset], self.bounds[dataset + 1]
+        return len(self.order), len(self.order)
+
+
+@dataclass(eq=False)
+class Found:
+    """The k nearest gallery rows of each query so far."""
+
+    values: Tensor
+    """Similarities, shape [Q, k], float64, highest first; -inf where there is none."""
+    rows: Tensor
+    """Gallery rows, shape [Q, k], int64; of equal similarities the lower first; -1 where there is none."""
+
+    @classmethod
+    def none(cls, queries: int, k: int) -> Found:
+        """Nothing yet."""
+        values = torch.full((queries, k), -torch.inf, dtype=torch.float64)
+        return cls(values, torch.full((queries, k), -1))
+
+    def copy(self) -> Found:
+        """The same, to be kept."""
+        return Found(self.values.clone(), self.rows.clone())
+
+    def merge(self, queries: Tensor, values: Tensor, rows: Tensor) -> None:
+        """Add items [n, any] of some queries [n], in any order, none of which is there already."""
+        k = self.values.shape[1]
+        values = torch.cat([self.values[queries], values.cpu()], dim=1)
+        rows = torch.cat([self.rows[queries], rows.cpu()], dim=1)
+        rows, by_row = rows.sort(dim=1)
+        values, by_value = values.gather(1, by_row).sort(dim=1, descending=True, stable=True)
+        values, rows = values[:, :k], rows.gather(1, by_value)[:, :k]
+        self.values[queries] = values
+        self.rows[queries] = rows.masked_fill(values == -torch.inf, -1)
+
+
+@dataclass(frozen=True)
+class Both:
+    """What queries found in their own datasets' parts of the gallery, and in all of it."""
+
+    separate: Found
+    unified: Found
+
+
+def find(queries: Tensor, own_rows: Tensor, datasets: Tensor | None, shelf: Shelf, k: int, tiling: Tiling) -> Both:
+    """Pass queries over the gallery.
+
+    Args:
+        queries: Prepared rows, shape [Q, W], float32.
+        own_rows: The gallery row each query must not find, shape [Q], int64, -1 for none.
+        datasets: The number of each query's dataset, shape [Q], int64, ascending. Without it, what is found in the
+            whole gallery stands for what is found in the dataset's.
+        shelf: The gallery.
+        k: Neighbours per query, at least 1.
+        tiling: Tile sizes, device and memory; no result depends on them.
+    """
+    found = Found.none(len(queries), k)
+    asking = _Queries(queries, shelf.places[own_rows], found, ())
+    if datasets is None or len(shelf.bounds) == 2:
+        _search(asking, shelf, (0, len(shelf.order)), tiling)
+        return Both(found, found)
+    sizes = datasets.bincount().tolist()
+    ends = list(itertools.accumulate(sizes))
+    parts = [_Known(end - size, end, *shelf.bound(n)) for n, (size, end) in enumerate(zip(sizes, ends, strict=True))]
+    known = [part for part in parts if part.first < part.last and part.start < part.stop]
+    for part in known:
+        _search(asking.part(part.first, part.last), shelf, (part.start, part.stop), tiling)
+    separate = found.copy()
+    asking = _Queries(asking.vectors, asking.own, found, tuple(known))
+    _search(asking, shelf, (0, len(shelf.order)), tiling)
+    return Both(separate, found)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Some queries have met some places of the gallery already."""
+
+    first: int
+    last: int
+    start: int
+    stop: int
+
+    def within(self, first: int, last: int, start: int, stop: int) -> _Known | None:
+        """What it says of some queries and some places, counted from the first of both."""
+        inside = _Known(max(self.first, first), min(self.last, last), max(self.start, start), min(self.stop, stop))
+        if inside.first >= inside.last or inside.start >= inside.stop:
+            return None
+        return _Known(inside.first - first, inside.last - first, inside.start - start, inside.stop - start)
+
+
+@dataclass(frozen=True, eq=False)
+class _Queries:
+    """Some queries and what they have found."""
+
+    vectors: Tensor
+    own: Tensor
+    """The place each must not find, -1 for none."""
+    found: Found
+    known: tuple[_Known, ...]
+
+    def part(self, first: int, last: int) -> _Queries:
+        """Some of them. What they find, all of them find."""
+        found = Found(self.found.values[first:last], self.found.rows[first:last])
+        known = (known.within(first, last, 0, 2**62) for known in self.known)
+        return _Queries(self.vectors[first:last], self.own[first:last], found, tuple(k for k in known if k))
+
+    def some(self, rows: Tensor) -> _Queries:
+        """Those of the numbers [n], ascending, with nothing found."""
+        places = [torch.searchsorted(rows, torch.tensor([k.first, k.last])).tolist() for k in self.known]
+        known = [_Known(first, last, k.start, k.stop) for (first, last), k in zip(places, self.known, strict=True)]
+        nothing = Found.none(len(rows), self.found.values.shape[1])
+        return _Queries(self.vectors[rows], self.own[rows], nothing, tuple(k for k in known if k.first < k.last))
+
+
+@dataclass(frozen=True, eq=False)
+class _Chunk:
+    """A part of the gallery that is in memory."""
+
+    rows: Tensor
+    """Prepared, on the device to multiply on."""
+    start: int
+    """The place of the first."""
+    shelf: Shelf
+    longest: float
+    """The greatest length of a row of ``shelf.distance.screen.gallery``."""
+
+    @classmethod
+    def of(cls, shelf: Shelf, start: int, stop: int, device: str | torch.device) -> _Chunk:
+        rows = shelf.rows[start:stop].to(device)
+        lengths = torch.linalg.vector_norm(shelf.distance.screen.gallery(rows), dim=1)
+        return cls(rows, start, shelf, float(lengths.amax()))
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.rows)
+
+    def datasets(self) -> Iterator[tuple[int, int]]:
+        """Bounds of the datasets' parts, as places."""
+        for start, stop in zip(self.shelf.bounds[:-1], self.shelf.bounds[1:], strict=True):
+            if max(start, self.start) < min(stop, self.stop):
+                yield max(start, self.start), min(stop, self.stop)
+
+
+def _search(queries: _Queries, shelf: Shelf, places: tuple[int, int], tiling: Tiling) -> None:
+    """Add what queries find between two places of the gallery."""
+    k = queries.found.values.shape[1]
+    length = k + max(SPARE, k // 8)
+    step = tiling.chunk_rows(shelf.rows) if len(shelf.rows) else 1
+    # Tiles that are no longer than the lists would spend more time on merging than on multiplying.
+    tile_rows, tile_columns = tiling.query_rows(length), max(tiling.gallery, 4 * length)
+    # Allocated once: a fresh tile costs as much as a third of its products.
+    buffer = torch.empty(0, device=tiling.device)
+    for start in range(*places, step):
+        stop = min(start + step, places[1])
+        if not _visible(queries.known, len(queries.own), start, stop):
+            continue
+        chunk = _Chunk.of(shelf, start, stop, tiling.device)
+        for first, last in _query_tiles(queries, tile_rows):
+            tile = queries.part(first, last)
+            spans = _visible(tile.known, len(tile.own), start, stop)
+            undecided = torch.arange(len(tile.own))
+            if sum(b - a for a, b in spans) > max(4 * length, 2 * GROUP):
+                if not len(buffer):
+                    buffer = torch.empty(tile_rows * (tile_columns + GROUP), device=tiling.device)
+                undecided = _screen(tile, chunk, _tiles(spans, tile_columns), length, buffer)
+            for some in torch.split(undecided, max(1, tile_rows // 4)):
+                _compare(tile, some, chunk, tiling.gallery)
+
+
+def _query_tiles(queries: _Queries, rows: int) -> Iterator[tuple[int, int]]:
+    """Bounds of tiles, each with queries that have met the same places as far as that leaves no small tiles."""
+    first = 0
+    ends = {part.last for part in queries.known} | {len(queries.own)}
+    for end in sorted(ends):
+        # What part of a tile has met is multiplied in vain, what makes tiles small slows down all of it.
+        if end - first >= rows // 4 or end == len(queries.own):
+            yield from _tiles([(first, end)], rows)
+            first = end
+
+
+def _visible(known: Sequence[_Known], queries: int, start: int, stop: int) -> list[tuple[int, int]]:
+    """Between two places, what some query has not met yet."""
+    spans = [(start, stop)]
+    for part in known:
+        if part.first <= 0 and part.last >= queries:
+            spans = [
+                span
+                for a, b in spans
+                for span in ((a, min(b, part.start)), (max(a, part.stop), b))
+                if span[0] < span[1]
+            ]
+    return spans
+
+
+def _screen(queries: _Queries, chunk: _Chunk, tiles: Iterable[tuple[int, int]], length: int, buffer: Tensor) -> Tensor:
+    """Add what queries find in a part of the gallery, but for some queries: their numbers."""
+    screen = chunk.shelf.distance.screen
+    rows, own = queries.vectors.to(chunk.rows.device), queries.own.to(chunk.rows.device)
+    left, right = screen.queries(rows), screen.gallery(chunk.rows)
+    relative = product_error(left.shape[1], screen.left_out(left.shape[1]))
+    errors = torch.linalg.vector_norm(left, dim=1).double() * chunk.longest * relative
+    found = queries.found.values
+    floor = found[:, -1].to(errors.device) - errors
+    candidates = Candidates.none(floor, errors, found.shape[1], length)
+    with full_precision(rows.device):
+        for start, stop in tiles:
+            tile = _product(left, right[start - chunk.start : stop - chunk.start], buffer)
+            _hide(tile, own, queries.known, start, stop)
+            candidates.add(tile, start - chunk.start)
+    return _decide(queries, rows, candidates, chunk)
+
+
+def _tiles(spans: Sequence[tuple[int, int]], step: int) -> Iterator[tuple[int, int]]:
+    for first, last in spans:
+        for start in range(first, last, step):
+            yield start, min(start + step, last)
+
+
+def _product(left: Tensor, right: Tensor, buffer: Tensor) -> Tensor:
+    """All products of rows, with as many columns of -inf as make whole groups: shape [Q, G or some more]."""
+    missing = -len(right) % GROUP
+    tile = buffer[: len(left) * (len(right) + missing)].view(len(left), -1)
+    torch.mm(left, right.T, out=tile[:, : len(right)])
+    tile[:, len(right) :] = -torch.inf
+    return tile
+
+
+def _hide(tile: Tensor, own: Tensor, known: Sequence[_Known], start: int, stop: int) -> None:
+    """Make nobody find itself, nor what it has met, among the places from ``start`` to ``stop``.
+
+    Args:
+        tile: Similarities, shape [Q, stop - start or more].
+        own: The place that each query must not find, shape [Q].
+        known: What has been met.
+        start: The place of the first column.
+        stop: The place after the last.
+    """
+    inside = ((own >= start) & (own < stop)).nonzero()[:, 0]
+    tile[inside, own[inside] - start] = -torch.inf
+    for met in known:
+        met_here = met.within(0, len(own), start, stop)
+        if met_here is not None:
+            tile[met_here.first : met_here.last, met_here.start : met_here.stop] = -torch.inf
+
+
+def _decide(queries: _Queries, rows: Tensor, candidates: Candidates, chunk: _Chunk) -> Tensor:
+    """Add the candidates' exact similarities to what was found; the queries that this is not enough for."""
+    needed = candidates.values.double() >= candidates.needed()[:, None]
+    needed &= candidates.values > -torch.inf
+    undecided = candidates.undecided()
+    needed[undecided] = False
+    asked, ranks = needed.nonzero(as_tuple=True)
+    columns = candidates.columns[asked, ranks]
+    values = torch.full(needed.shape, -torch.inf, dtype=torch.float64, device=rows.device)
+    values[asked, ranks] = paired_similarities(chunk.shelf.distance, rows, asked, chunk.rows, columns)
+    # Candidates come in order, so those that are needed stand in front.
+    counts = needed.sum(dim=1)
+    changed, width = counts.nonzero()[:, 0], int(counts.max())
+    if len(changed):
+        places = (candidates.columns[changed, :width] + chunk.start).cpu()
+        queries.found.merge(changed.cpu(), values[changed, :width], chunk.shelf.order[places])
+    return undecided.cpu()
+
+
+def paired_similarities(distance: Distance, queries: Tensor, asked: Tensor, gallery: Tensor, items: Tensor) -> Tensor:
+    """The similarity of query ``asked[i]`` and gallery item ``items[i]``, shape [P], float64."""
+    values = torch.empty(len(asked), dtype=torch.float64, device=gallery.device)
+    step = max(1, PAIR_NUMBERS // gallery.shape[1])
+    for start in range(0, len(asked), step):
+        part = slice(start, start + step)
+        values[part] = distance.paired(queries[asked[part]].double(), gallery[items[part]].double())
+    return values
+
+
+def _compare(queries: _Queries, some: Tensor, chunk: _Chunk, gallery_tile: int) -> None:
+    """Add what some queries [n] find in a part of the gallery, by exact similarities to all of it."""
+    if not len(some):
+        return
+    k = queries.found.values.shape[1]
+    distance, device = chunk.shelf.distance, chunk.rows.device
+    asking = queries.some(some)
+    vectors, own = asking.vectors.to(device, torch.float64), asking.own.to(device)
+    # Dataset by dataset: within one, the order of places is that of rows.
+    for first, last in chunk.datasets():
+        best = torch.full((len(some), k), -torch.inf, dtype=torch.float64, device=device)
+        places = torch.zeros_like(best, dtype=torch.int64)
+        for start, stop in _tiles([(first, last)], max(gallery_tile, 4 * k)):
+            tile = distance.similarities(vectors, chunk.rows[start - chunk.start : stop - chunk.start])
+            _hide(tile, own, asking.known, start, stop)
+            _merge(best, places, tile, start)
+        queries.found.merge(some, best, chunk.shelf.order[places.cpu()])
+
+
+def _merge(best: Tensor, rows: Tensor, tile: Tensor, start: int) -> None:
+    """Update the running lists [Q, k] in place with the tile of the gallery that begins at row ``start``."""
+    k = best.shape[1]
+    # Late tiles improve few queries, and the maximum costs a fraction of a selection. An equal similarity
+    # improves nothing: tiles come in gallery order, so its row is higher than all rows seen.
+    improved = (tile.amax(dim=1) > best[:, -1]).nonzero()[:, 0]
+    if not len(improved):
+        return
+    values, columns = _first_k(tile[improved], min(k, tile.shape[1]))
+    # Seen rows stand before new ones, so a stable sort keeps the lower row first.
+    merged, order = torch.cat([best[improved], values], dim=1).sort(dim=1, descending=True, stable=True)
+    best[improved] = merged[:, :k]
+    rows[improved] = torch.cat([rows[improved], columns + start], dim=1).gather(1, order[:, :k])
+
+
+def _first_k(tile: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of every row and their columns, largest first, of equals the lower column first."""
+    # One more than k, to see whether equals lie on both sides of the border.
+    values, columns = tile.topk(min(k + 1, tile.shape[1]), dim=1)
+    tied = (values[:, 1:] == values[:, :-1]).any(dim=1).nonzero()[:, 0]
+    values, columns = values[:, :k], columns[:, :k]
+    if len(tied):
+        # Among equals topk's choice and order are arbitrary.
+        lowest = _lowest_columns(tile[tied], values[tied, -1:], k)
+        order = tile[tied].gather(1, lowest).sort(dim=1, descending=True, stable=True).indices
+        columns[tied] = lowest.gather(1, order)
+    return values, columns
+
+
+def _lowest_columns(tile: Tensor, border: Tensor, k: int) -> Tensor:
+    """Columns [Q, k] of all entries above the border [Q, 1] and of the lowest columns that equal it."""
+    above = tile > border
+    equal = tile == border
+    room = k - above.sum(dim=1, keepdim=True)
+    taken = above | (equal & (equal.cumsum(dim=1) <= room))
+    return taken.nonzero()[:, 1].reshape(len(tile), k)

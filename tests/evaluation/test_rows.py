@@ -1,0 +1,149 @@
+"""Vectors that are larger than the memory allowed are read part by part, and give the same results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from unimetric.errors import UserError
+from unimetric.evaluation import cosine, evaluate, nearest_neighbours
+from unimetric.evaluation.distances import make_distance
+from unimetric.evaluation.rows import SelectedRows, StreamedRows, hold_or_stream
+
+MEMORY = 40_000
+"""Bytes: room for a few hundred of the rows below."""
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> npt.NDArray[np.floating]:
+    """A memory-mapped file of 1,200 vectors, some of them twice."""
+    random = np.random.default_rng(0)
+    vectors = random.standard_normal((1200, 12)).astype(np.float32)
+    vectors /= 1 + np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[600:700] = vectors[:100]
+    np.save(tmp_path / "vectors.npy", vectors)
+    mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
+    assert isinstance(mapped, np.memmap)
+    return mapped
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows are read at a time."""
+    counts: list[int] = []
+    original = cosine.float64_rows
+
+    def watched(vectors: Any, rows: Any) -> torch.Tensor:
+        block = original(vectors, rows)
+        counts.append(len(block))
+        return block
+
+    monkeypatch.setattr(cosine, "float64_rows", watched)
+    monkeypatch.setattr("unimetric.evaluation.rows.float64_rows", watched)
+    monkeypatch.setattr(cosine, "BLOCK_ROWS", 150)
+    return counts
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean", "poincare"])
+def test_neighbours_from_a_file_are_those_from_memory(
+    distance: str, on_disk: npt.NDArray[np.floating], read: list[int]
+) -> None:
+    held = nearest_neighbours(np.array(on_disk[:300]), np.array(on_disk), 7, distance=distance)
+    read.clear()
+    streamed = nearest_neighbours(on_disk[:300], on_disk, 7, distance=distance, memory=MEMORY)
+    assert torch.equal(streamed[0], held[0])
+    assert torch.equal(streamed[1], held[1])
+    # Never the whole file at once: a quarter of the memory, or a block.
+    assert max(read) <= max(MEMORY // 4 // (4 * 12), 150) < 300
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_scores_from_a_file_are_those_from_memory(
+    distance: str, on_disk: npt.NDArray[np.floating], read: list[int]
+) -> None:
+    random = np.random.default_rng(1)
+    labels = np.concatenate([np.arange(600) // 4, random.permutation(600) // 4])
+    # Datasets take turns, so that the rows of one lie apart in the file.
+    datasets = [f"dataset {number}" for number in random.integers(0, 3, 1200)]
+    options: dict[str, Any] = {"ks": [1, 10], "distance": distance, "mean_average_precision": True, "resamples": 5}
+    held = evaluate(np.array(on_disk), labels, datasets, **options)
+    read.clear()
+    streamed = evaluate(on_disk, labels, datasets, memory=MEMORY, gallery_tile=256, **options)
+    assert streamed == held
+    for protocol in ("separate", "unified"):
+        one, other = (getattr(report.per_query, protocol) for report in (streamed, held))
+        assert np.array_equal(one.nearest, other.nearest)
+        assert np.array_equal(one.best_positive, other.best_positive, equal_nan=True)
+        assert np.array_equal(one.best_negative, other.best_negative, equal_nan=True)
+    # Once to check, and again for every part of the queries.
+    assert sum(read) > 2 * 1200
+
+
+def test_what_fits_is_held_and_what_does_not_is_not(on_disk: npt.NDArray[np.floating]) -> None:
+    distance = make_distance()
+    size = on_disk.size * 4
+    held, streamed = (hold_or_stream(on_disk, "vectors", distance, memory) for memory in (size, size - 1))
+    assert isinstance(held, torch.Tensor)
+    assert isinstance(streamed, StreamedRows)
+    assert len(streamed) == len(held) == 1200
+    numbers = torch.tensor([1100, 3, 3, 700])
+    for rows in (slice(5, 9), slice(1190, 5000), slice(4, 4), numbers):
+        assert torch.equal(streamed[rows], held[rows])
+        assert torch.equal(SelectedRows(streamed, numbers)[:], held[numbers])
+    as_tensor = hold_or_stream(torch.tensor(np.array(on_disk)), "vectors", distance, 1)
+    assert torch.equal(as_tensor[numbers], held[numbers])
+
+
+def test_memory_beyond_the_vectors_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What numpy and torch take for tensors on the CPU does not grow with the file."""
+    monkeypatch.setattr(cosine, "BLOCK_NUMBERS", 2**14)
+    peaks = []
+    for rows in (4_000, 16_000):
+        path = tmp_path / f"{rows}.npy"
+        np.save(path, np.random.default_rng(rows).standard_normal((rows, 64)).astype(np.float32))
+        vectors = np.load(path, mmap_mode="r")
+        options: dict[str, Any] = {"memory": 2**19, "query_tile": 64, "gallery_tile": 512}
+        with torch.profiler.profile(profile_memory=True) as profile:
+            nearest_neighbours(vectors[:200], vectors, 3, **options)
+        held, peak = 0, 0
+        for event in profile.profiler.kineto_results.events():
+            if event.name() == "[memory]":
+                held += event.nbytes()
+                peak = max(peak, held)
+        peaks.append(peak)
+    # The order of the gallery's rows and their places, two times 8 bytes each, some more while they are made.
+    assert peaks[1] < peaks[0] + 12_000 * 64
+    assert peaks[1] < 16_000 * 64 * 4 + 12_000 * 64
+
+
+def test_the_first_bad_row_of_a_file_is_named(on_disk: npt.NDArray[np.floating], read: list[int]) -> None:
+    vectors = np.array(on_disk)
+    vectors[900, 3] = np.nan
+    vectors[1100] = np.inf
+    with pytest.raises(UserError, match="gallery: row 900, column 3 is nan"):
+        nearest_neighbours(on_disk, vectors, 1, memory=MEMORY)
+    vectors = np.array(on_disk)
+    vectors[[1000, 800]] = 0
+    with pytest.raises(UserError, match="queries: row 800 is all zeros"):
+        nearest_neighbours(vectors, on_disk, 1, memory=MEMORY)
+    # Where all that matters is the difference, zero is a point like any other.
+    nearest_neighbours(vectors, on_disk, 1, memory=MEMORY, distance="euclidean")
+
+
+@pytest.mark.parametrize("memory", [0, 1.5, "1 GB"])
+def test_memory_is_a_number_of_bytes(memory: Any) -> None:
+    with pytest.raises(UserError, match=r"memory: .*; give a whole number, at least 1"):
+        nearest_neighbours(torch.eye(2), torch.eye(2), 1, memory=memory)
+
+
+def test_any_memory_will_do() -> None:
+    vectors = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    expected = nearest_neighbours(vectors, vectors, 3)
+    found = nearest_neighbours(vectors, vectors, 3, memory=1)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
