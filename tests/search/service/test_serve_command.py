@@ -59,6 +59,17 @@ def test_a_port_that_is_taken(database: Path, server: Server, capsys: pytest.Cap
     assert "choose another --port" in capsys.readouterr().err
 
 
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    from unimetric.config import ServiceConfig
+    from unimetric.search.service.run import listen
+
+    with listen(ServiceConfig(port=0)) as listening:
+        with socket.create_connection(listening.getsockname()):
+            accepted, _ = listening.accept()
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        accepted.close()
+
+
 def test_a_model_that_is_gone_ends_it(make_database: Callable[[], Path], toy_run: Path, tmp_path: Path) -> None:
     shutil.copytree(toy_run / "model", tmp_path / "model")
     (tmp_path / "model" / "adapter.safetensors").write_bytes(b"damaged")

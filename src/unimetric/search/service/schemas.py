@@ -96,6 +96,7 @@ class SearchForm(_Filters):
         if isinstance(value, str) and value.lower() not in ("true", "false"):
             raise ValueError(f"exact is {value[:80]!r}: use true or false")
         return value
+
     image: str = Field(description="The image's file.", json_schema_extra={"format": "binary"})
 
 

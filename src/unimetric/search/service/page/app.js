@@ -157,10 +157,16 @@ function clearResults() {
   element("more").hidden = true;
 }
 
+function chosen() {
+  const [first, ...others] = current.datasets;
+  if (first === undefined) return "the catalogue";
+  return others.length ? "these catalogues" : first.length <= 40 ? first : "this catalogue";
+}
+
 function showAnswer({ matches, no_match: none, threshold }) {
   const good = matches.filter((match) => match.is_match !== false);
   const weak = matches.filter((match) => match.is_match === false);
-  const where = current.datasets.size ? [...current.datasets].join(", ") : "the catalogue";
+  const where = chosen();
   if (!matches.length) {
     head(`Nothing is in ${where}`);
     say("There are no items to compare with.");
@@ -196,7 +202,7 @@ function showStart() {
     return;
   }
   head("Or start from one of these");
-  say(current.datasets.size ? `Searches look in ${[...current.datasets].join(", ")} only.` : "");
+  say(current.datasets.size ? `Searches look in ${chosen()} only.` : "");
   fill("results", shown);
 }
 
@@ -514,9 +520,10 @@ function showChips() {
   box.hidden = catalogues.length < 2;
   const total = catalogues.reduce((sum, catalogue) => sum + catalogue.items, 0);
   const chip = (words, count, pressed, press) => {
-    const button = make("button", "chip", words);
+    const button = make("button", "chip");
     button.type = "button";
-    button.append(" ", make("small", "", number(count)));
+    button.title = words;
+    button.append(make("span", "", words), " ", make("small", "", number(count)));
     button.setAttribute("aria-pressed", String(pressed));
     button.addEventListener("click", () => {
       const place = [...box.children].indexOf(button);
