@@ -60,23 +60,27 @@ class Calibration:
     def threshold(self, rate: float, datasets: Sequence[str] | None = None) -> float | None:
         """The score from which an answer is a match, at a rate of false matches; None where too few were measured.
 
+        Of a dataset that had too few queries for a threshold of its own, it is that of all datasets together: in a part
+        of a gallery, wrong answers are no more similar than in all of it.
+
         Raises:
             UserError: a rate that was not measured.
         """
-        points = _points(self._gallery(datasets))
-        for wanted, threshold in points.items():
-            if math.isclose(wanted, rate, rel_tol=1e-9):
+        for gallery in (self._gallery(datasets), self.unified):
+            threshold = _threshold(gallery, rate)
+            if threshold is not None:
                 return threshold
-        listed = ", ".join(f"{wanted:g}" for wanted in points)
-        raise UserError(f"false_match_rate is {rate:g}: this model was calibrated at {listed or 'none'}")
+        return None
 
     def confidence(self, score: float, datasets: Sequence[str] | None = None) -> float | None:
         """The share, from 0 to below 1, of searches for something absent whose best answer was less similar.
 
         1 minus the false-match rate of a threshold at this score. Between the points of the curve, the logarithm of
-        the rate is interpolated. Of n such searches, no more than ``n / (n + 1)`` is claimed.
+        the rate is interpolated. Of n such searches, no more than ``n / (n + 1)`` is claimed. As for `threshold`, all
+        datasets stand for one that was not calibrated.
         """
-        return _confidence(self._gallery(datasets), score)
+        own = _confidence(self._gallery(datasets), score)
+        return _confidence(self.unified, score) if own is None else own
 
     def _gallery(self, datasets: Sequence[str] | None) -> Mapping[str, Any]:
         names = sorted(set(datasets or ()))
@@ -110,6 +114,15 @@ def _points(gallery: Mapping[str, Any]) -> dict[float, float | None]:
         float(point["wanted_false_match_rate"]): None if point["threshold"] is None else float(point["threshold"])
         for point in gallery["operating_points"]
     }
+
+
+def _threshold(gallery: Mapping[str, Any], rate: float) -> float | None:
+    points = _points(gallery)
+    for wanted, threshold in points.items():
+        if math.isclose(wanted, rate, rel_tol=1e-9):
+            return threshold
+    listed = ", ".join(f"{wanted:g}" for wanted in points)
+    raise UserError(f"false_match_rate is {rate:g}: this model was calibrated at {listed or 'none'}")
 
 
 def _confidence(gallery: Mapping[str, Any], score: float) -> float | None:
