@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unimetric.commands.weights import weights_file
 from unimetric.config import DeviceConfig
 from unimetric.data.sources import read_sources
 from unimetric.errors import UserError
@@ -17,6 +16,7 @@ from unimetric.files import check_writable, make_folder, write_atomically
 from unimetric.measure import EmbeddedItems, embed_items
 from unimetric.models.devices import choose_device
 from unimetric.models.embedder import Embedder
+from unimetric.training.weights import weights_file
 
 
 def embed_sources(

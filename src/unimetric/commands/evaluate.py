@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from unimetric.commands.weights import weights_file
 from unimetric.config import RunConfig
 from unimetric.data.splits import Split
 from unimetric.errors import UserError
@@ -20,6 +19,7 @@ from unimetric.models.petl import METHODS, method_options
 from unimetric.training.build import build_embedder, describe, load_split, say_split
 from unimetric.training.provenance import Clock, measured_sides, provenance
 from unimetric.training.run import RunFolder
+from unimetric.training.weights import weights_file
 from unimetric.vectors import VECTORS_FILE, write_measured
 
 

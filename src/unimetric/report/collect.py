@@ -176,8 +176,8 @@ def load_embedder(place: Path, weights: str | None = None) -> Any:
     Raises:
         UserError: it cannot be loaded.
     """
-    from unimetric.commands.weights import weights_file
     from unimetric.models.embedder import Embedder
+    from unimetric.training.weights import weights_file
 
     return Embedder.from_pretrained(place, weights=weights_file(place, weights))
 

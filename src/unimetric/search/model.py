@@ -23,8 +23,8 @@ def describe(
         UserError: the model or its measurement cannot be read, or was not calibrated at that rate.
     """
     # Slow to import, and reading a database needs neither.
-    from unimetric.commands.weights import weights_file
     from unimetric.models.saving import model_fingerprint, read_model_config
+    from unimetric.training.weights import weights_file
 
     if is_uri(model):
         raise UserError(f"the model is {model}: name a folder on this machine")
