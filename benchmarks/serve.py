@@ -1,10 +1,10 @@
 """The whole search service over HTTP with 1, 8 and 32 clients, and what it adds to the model's and the store's time.
 
 `unimetric serve` runs as a process of its own on a free port of the loopback address. So many clients post JPEG files
-to ``/v1/search``, each the next one as soon as it has its answer, for some seconds. In turns with that, with one client:
-what `SearchIndex.search` does with the same bytes in this process, which is to decode, run the model and ask the store.
-The difference of the two medians is what the service adds: HTTP, the upload, checks, threads, JSON. Target: at most
-5 ms. The processes share the cores, so the service is idle while the library is measured.
+to ``/v1/search``, each the next one as soon as it has its answer, for some seconds. In turns with that, with one
+client: what `SearchIndex.search` does with the same bytes in this process, which is to decode, run the model and ask
+the store. The difference of the two medians is what the service adds: HTTP, the upload, checks, threads, JSON.
+Target: at most 5 ms. The processes share the cores, so the service is idle while the library is measured.
 
     unimetric index RUN FOLDER --db catalogue.db
     python benchmarks/serve.py catalogue.db FOLDER
