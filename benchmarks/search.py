@@ -223,15 +223,10 @@ def measure_database(
         begin = time.perf_counter()
         index.build_index(kind)
         building = time.perf_counter() - begin
-        # Without the versions that readers elsewhere might still use, and which go after an hour.
-        index._store._table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
         index._store.warm()
-        total, indexes = disk(place)
         search = database_search(index)
         part = {
             "build_seconds": round(building, 1),
-            "index_bytes_per_vector": round(indexes / len(vectors), 1),
-            "disk_bytes_per_vector": round(total / len(vectors), 1),
             "recall_at_10": round(recall(search, queries, truth), 4),
             "clients": {str(count): latency(search, queries, count, options.seconds) for count in options.clients},
         }
@@ -239,6 +234,11 @@ def measure_database(
         part["filtered_to_2.5_percent"] = latency(filtered, queries, 1, options.seconds)
         if options.sweep:
             part["sweep"] = sweep(index, queries, truth)
+        # Without the versions that readers elsewhere might still use, and which go after an hour.
+        index._store._table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+        total, indexes = disk(place)
+        part["index_bytes_per_vector"] = round(indexes / len(vectors), 1)
+        part["disk_bytes_per_vector"] = round(total / len(vectors), 1)
         result["indexes"][kind] = part
         print(kind, part, flush=True)
     index.close()
