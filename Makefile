@@ -4,7 +4,7 @@ INSTALLED := .venv/installed
 
 .PHONY: demo test lint clean
 
-demo: $(INSTALLED)  ## Build the demo data, train PUMA on it, print the table, write a page
+demo: $(INSTALLED)  ## Build the demo data, train PUMA on it, print the table, write a page, index the images
 	$(BIN)/unimetric demo
 
 test: $(INSTALLED)  ## Lint, types and every test

@@ -322,23 +322,25 @@ def _model_options(options: Namespace) -> dict[str, Any]:
 
 
 def _demo(options: Namespace) -> int:
-    from unimetric.commands.demo import run_demo
+    from unimetric.commands.demo import DATABASE, run_demo
     from unimetric.report.tables import print_results
     from unimetric.training.interrupt import Interrupted
 
     parser = build_parser()
     parsed = parser.parse_args(["train", "--config", checked_config(parser, "train", options.config)])
     try:
-        rows = run_demo(configured(parsed.train), Path(options.out).expanduser())
+        out = Path(options.out).expanduser()
+        rows = run_demo(configured(parsed.train), out)
     except (Interrupted, KeyboardInterrupt) as news:
         done = news.done if isinstance(news, Interrupted) else "stopped"
         print(f"unimetric: {done}; run the same command again to go on", file=sys.stderr)  # noqa: T201
         return 130
     print_results(rows)
     _say(f"The run is in {options.out}: model/ to load, metrics.json, log.jsonl, config.yaml.")
-    page = Path(options.out).expanduser() / "report.html"
-    if page.is_file():
+    if (page := out / "report.html").is_file():
         _say(f"The page with the mistakes is {page}: open it in a browser.")
+    if (database := out / DATABASE).is_dir():
+        _say(f"For a search box on the same images: unimetric serve {database}")
     return 0
 
 
