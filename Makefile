@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test docs clean
 
 demo: $(INSTALLED)  ## Build the demo data, train PUMA on it, print the table, write a page, index the images
 	$(BIN)/unimetric demo
@@ -12,6 +12,9 @@ test: $(INSTALLED)  ## Lint, types and every test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+docs: $(INSTALLED)  ## Build the documentation's site into build/site
+	$(BIN)/mkdocs build
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "unimetric needs Python 3.10 or later, this is " + sys.version.split()[0])'
