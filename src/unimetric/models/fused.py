@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from timm.layers import Attention, AttentionRope, DiffAttention, GluMlp, Mlp, SwiGLU
 from timm.models.eva import EvaAttention, EvaBlock
 from torch import Tensor, nn
 
-from unimetric.models.backbone import Backbone, FrozenBlock
+from unimetric.models.backbone import FrozenBlock
 from unimetric.models.devices import compute_dtype
 
 if TYPE_CHECKING:
@@ -36,10 +38,25 @@ def fuse(embedder: Embedder, precision: str = "auto") -> FusedEmbedder:
         UserError: unknown precision.
     """
     dtype = compute_dtype(precision, embedder.device)
-    # Whoever holds the weights in another type at the moment, in this thread or another: the copy is of float32.
-    with embedder.backbone.holding(torch.float32, trained_too=True):
-        twin = copy.deepcopy(embedder)
-    return FusedEmbedder(twin.eval().requires_grad_(False), dtype)
+    # Whoever holds the weights in another type at the moment, in this thread or another: float32 is what is turned.
+    with embedder.backbone.holding(torch.float32, trained_too=True), torch.no_grad():
+        originals = [*embedder.parameters(), *embedder.buffers()]
+        # A copy of the structure alone. Most weights are about to be replaced by smaller ones, and need not be copied.
+        twin = copy.deepcopy(embedder, {id(tensor): _same_values(tensor) for tensor in originals})
+        form = FusedEmbedder(twin.eval(), dtype)
+        _own_what_is_shared(form, {tensor.data_ptr() for tensor in originals})
+    return form
+
+
+def _same_values(tensor: Tensor) -> Tensor:
+    shared = tensor.detach()
+    return nn.Parameter(shared, requires_grad=False) if isinstance(tensor, nn.Parameter) else shared
+
+
+def _own_what_is_shared(form: nn.Module, shared: set[int]) -> None:
+    for tensor in (*form.parameters(), *form.buffers()):
+        if tensor.data_ptr() in shared:
+            tensor.data = tensor.data.clone()
 
 
 class FusedEmbedder(nn.Module):
@@ -62,9 +79,8 @@ class FusedEmbedder(nn.Module):
         self.dtype = dtype
         self.geometry, self.embedding_size = embedder.geometry, embedder.embedding_size
         self.backbone, self.method, self.head = embedder.backbone, embedder.method, embedder.head
-        with torch.no_grad():
-            self.method.fuse(self.backbone)
-            self._blocks = [_FusedBlock(block, dtype) for block in self.backbone.vit.blocks]
+        self.method.fuse(self.backbone)
+        self._blocks = [_FusedBlock(block, dtype) for block in self.backbone.vit.blocks]
         self.backbone.vit.patch_embed.to(dtype)
         for module in self.method.modules():
             if isinstance(module, nn.Linear):
@@ -92,6 +108,18 @@ class FusedEmbedder(nn.Module):
         for index, (block, rope) in enumerate(zip(self._blocks, ropes, strict=True)):
             tokens = method.run_block(index, block, tokens, rope)
         return backbone.pool(tokens, method.prompt_count)
+
+    @torch.inference_mode()
+    def embed_pixels(self, images: list[Tensor]) -> NDArray[np.float32]:
+        """The vectors [n, E] of n images, uint8 [3, S, S] each, as ``EvaluationTransform.crop`` gives them."""
+        if not images:
+            return np.empty((0, self.embedding_size), np.float32)
+        backbone = self.backbone
+        device = next(backbone.parameters()).device
+        normalised = backbone.transform.normalise(torch.stack(images).to(device))
+        # A caller's autocast would compute the head and the prompts in another type.
+        with torch.autocast(device.type, enabled=False):
+            return self(normalised).cpu().numpy()  # type: ignore[no-any-return]
 
 
 class _FusedBlock(FrozenBlock):
@@ -126,9 +154,9 @@ def _fold_layer_scale(block: Any) -> None:
         factors = getattr(block, eva_scale) if eva else getattr(getattr(block, scale), "gamma", None)
         if factors is None or type(layer) not in ends or not isinstance(product, nn.Linear):
             continue
-        product.weight.mul_(factors[:, None])
+        product.weight.data = product.weight * factors[:, None]
         if product.bias is not None:
-            product.bias.mul_(factors)
+            product.bias.data = product.bias * factors
         if eva:
             setattr(block, eva_scale, None)
         else:

@@ -49,5 +49,5 @@ class StochasticAdapter(nn.Module):
 
     def fold_scale(self) -> None:
         """Multiply the factor into ``W_up``, for inference."""
-        self.up.weight.mul_(self.scale)
+        self.up.weight.data = self.up.weight.data * self.scale
         self.scale = 1.0

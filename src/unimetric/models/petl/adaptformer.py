@@ -65,5 +65,5 @@ class AdaptFormer(Method):
     def fuse(self, backbone: Backbone) -> None:
         """Multiply the factor s into ``W_up`` and ``b_up``."""
         for parameter in self.up.parameters():
-            parameter.mul_(self.scale)
+            parameter.data = parameter.data * self.scale
         self.scale = 1.0

@@ -85,8 +85,8 @@ class Lora(Method):
         """Put ``W + (alpha / r) · B A`` in the place of every W, and the plain layer in that of peft's."""
         for name, layer in [(n, m) for n, m in backbone.vit.named_modules() if hasattr(m, "lora_A")]:
             plain = layer.get_base_layer()
-            update = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
-            plain.weight.add_(update, alpha=layer.scaling["default"])
+            update = layer.lora_B["default"].weight.data @ layer.lora_A["default"].weight.data
+            plain.weight.data = plain.weight.data + layer.scaling["default"] * update
             backbone.vit.set_submodule(name, plain)
         for module in backbone.vit.modules():
             if getattr(module, "q_bias", None) is not None:

@@ -95,7 +95,7 @@ class Puma(Method):
     def fuse(self, backbone: Backbone) -> None:
         """Multiply the factor s into every ``W_up``."""
         for adapter in (*self.attention_adapters, *self.mlp_adapters):
-            adapter.fold_scale()  # type: ignore[operator]
+            adapter.fold_scale()
 
     def penalty(self) -> Tensor | None:
         """The weighted orthogonality penalty of the pool, or None without one."""
