@@ -19,6 +19,7 @@ from timm.models.eva import Eva, EvaBlock
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from unimetric.data.transforms import EvaluationTransform
 from unimetric.errors import UserError, nearest_names
 from unimetric.models.packaged import PACKAGED, fingerprint, packaged_state_dict
 from unimetric.progress import console
@@ -131,6 +132,11 @@ class Backbone(nn.Module):
     def blocks(self) -> list[FrozenBlock]:
         """The L blocks, in order."""
         return [FrozenBlock(block) for block in self.vit.blocks]
+
+    @property
+    def transform(self) -> EvaluationTransform:
+        """From an RGB image to its input."""
+        return EvaluationTransform(self.image_size, self.mean, self.std)
 
     @property
     def class_position(self) -> Tensor:

@@ -12,8 +12,8 @@ class Method(nn.Module):
     """What is learned beside a frozen backbone; as it stands, nothing.
 
     A method overrides what it changes: `prompts` puts tokens before the first block, `run_block` replaces a
-    block's computation, `penalty` adds to the loss. Its parameters are what the optimiser gets, and those of the
-    backbone's that it names in `trained_in_backbone`.
+    block's computation, `penalty` adds to the loss, `fuse` prepares for inference. Its parameters are what the
+    optimiser gets, and those of the backbone's that it names in `trained_in_backbone`.
 
     Attributes:
         prompt_count: Number l of prompt tokens that `prompts` returns.
@@ -34,6 +34,13 @@ class Method(nn.Module):
     def run_block(self, index: int, block: FrozenBlock, tokens: Tensor, rope: Tensor | None) -> Tensor:
         """Block ``index`` of the backbone: tokens [B, T, D] to tokens [B, T, D]."""
         return block(tokens, rope)
+
+    def fuse(self, backbone: Backbone) -> None:
+        """Become the inference form: fold what can be folded into the method's own weights and the backbone's.
+
+        Called once, on copies that only embed from then on. Values may still be shared with the originals: put new
+        ones into ``parameter.data``, and change none in place.
+        """
 
     def penalty(self) -> Tensor | None:
         """A scalar to add to the training loss, or None."""
