@@ -21,7 +21,7 @@ from unimetric.data.transforms import EvaluationTransform
 from unimetric.errors import UserError
 from unimetric.geometry import Geometry, PoincareBall, make_geometry
 from unimetric.models.backbone import Backbone
-from unimetric.models.fused import FusedEmbedder, fuse
+from unimetric.models.fused import CurrentForm, FusedEmbedder
 from unimetric.models.petl import METHODS, make_method, method_options
 from unimetric.models.saving import load_model, save_model
 
@@ -71,6 +71,7 @@ class Embedder(nn.Module):
             self.head = nn.Linear(backbone.output_size, embedding_size)
             nn.init.orthogonal_(self.head.weight)
             nn.init.zeros_(self.head.bias)
+        self._form = CurrentForm()
         self.encoded_in: str | None = None
         self.embedding_size = embedding_size if self.head is not None else backbone.output_size
         if self.head is None and isinstance(self.geometry, PoincareBall):
@@ -121,6 +122,16 @@ class Embedder(nn.Module):
         """How many numbers are learned: those of the method and the head, not the loss's proxies."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
+    def train(self, mode: bool = True) -> Embedder:
+        """As for every module; training lets go of the inference form, and of the memory that it takes."""
+        if mode:
+            self._form = CurrentForm()
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy makes a form of its own when it needs one.
+        return {**self.__dict__, "_form": CurrentForm()}
+
     def forward(self, images: Tensor) -> Tensor:
         """Vectors [B, E] in float32, unit or points of the ball, for normalised images [B, 3, S, S]."""
         features = self.features(images)
@@ -134,7 +145,7 @@ class Embedder(nn.Module):
         patches = backbone.patch_tokens(images)  # (B, N, D)
         tokens, ropes = backbone.embed_tokens(patches, method.prompts(patches, backbone))  # (B, T, D)
         for index, (block, rope) in enumerate(zip(backbone.blocks, ropes, strict=True)):
-            tokens = method.run_block(index, block, tokens, rope)
+            tokens = method.run_block(index, block, method.enter_block(index, tokens), rope)
         return backbone.pool(tokens, method.prompt_count)
 
     @torch.no_grad()
@@ -190,8 +201,11 @@ class Embedder(nn.Module):
             yield form.embed_pixels(pixels), errors
 
     def inference_form(self, precision: str = "auto") -> FusedEmbedder:
-        """The fastest equivalent of this model as it is now, which `encode` computes with; see `fuse`."""
-        form = fuse(self, precision)
+        """The fastest equivalent of this model as it is now, which `encode` computes with; see `fuse`.
+
+        It is kept until the model is changed or trained, or asked for in another precision.
+        """
+        form = self._form.of(self, precision)
         if self.encoded_in != form.describe():
             self.encoded_in = form.describe()
             _log.info("encoding in the form: %s", self.encoded_in)

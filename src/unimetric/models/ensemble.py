@@ -88,6 +88,11 @@ class Ensemble(nn.Module):
         return self.members[0].device
 
     @property
+    def encoded_in(self) -> str | None:
+        """The form that `encode` computed in last, in a few words; None before."""
+        return self.members[0].encoded_in
+
+    @property
     def fingerprint(self) -> str:
         """The fingerprint of the members' backbone; of several, the SHA-256 of their fingerprints in order."""
         fingerprints = [member.backbone.fingerprint for member in self.members]

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from timm.layers import Attention, AttentionRope, DiffAttention, GluMlp, Mlp, SwiGLU
 from timm.models.eva import EvaAttention, EvaBlock
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from unimetric.models.backbone import FrozenBlock
+from unimetric.models.backbone import Backbone, FrozenBlock
 from unimetric.models.devices import compute_dtype
+from unimetric.models.saving import learned_names, learned_weights
 
 if TYPE_CHECKING:
     from unimetric.models.embedder import Embedder
@@ -27,11 +29,12 @@ def fuse(embedder: Embedder, precision: str = "auto") -> FusedEmbedder:
 
     LayerScale goes into the products before it, LoRA's updates into the weights that they update, an adapter's factor
     into its second product. The weights of matrix products are held in the type that is computed in, while residual
-    connections, norms, prompts and the head stay float32; no autocast is needed. What was measured and left out:
-    ``docs/performance.md``.
+    connections, norms, prompts and the head stay float32; no autocast is needed. Where the class token alone is pooled,
+    the last block computes no other. What was measured and left out: ``docs/performance.md``.
 
     Args:
-        embedder: It is copied, and stays as it is; what it learns later does not reach the copy.
+        embedder: It is copied, and stays as it is; what it learns later does not reach the copy. What is frozen and
+            needs no change is shared.
         precision: ``bf16``, ``fp32``, or ``auto``: bf16 where the device has instructions for it.
 
     Raises:
@@ -44,8 +47,36 @@ def fuse(embedder: Embedder, precision: str = "auto") -> FusedEmbedder:
         # A copy of the structure alone. Most weights are about to be replaced by smaller ones, and need not be copied.
         twin = copy.deepcopy(embedder, {id(tensor): _same_values(tensor) for tensor in originals})
         form = FusedEmbedder(twin.eval(), dtype)
-        _own_what_is_shared(form, {tensor.data_ptr() for tensor in originals})
+        _own_what_is_learned(form, {tensor.data_ptr() for tensor in learned_weights(embedder).values()})
     return form
+
+
+class CurrentForm:
+    """The inference form of an embedder, made again when the embedder is no longer what it was made of."""
+
+    def __init__(self) -> None:
+        self._made: tuple[tuple[object, ...], FusedEmbedder] | None = None
+
+    def of(self, embedder: Embedder, precision: str) -> FusedEmbedder:
+        """As `fuse`."""
+        dtype, made = compute_dtype(precision, embedder.device), self._made
+        if made is not None and made[0] == (dtype, *_state_of(embedder)):
+            return made[1]
+        with embedder.backbone.holding(torch.float32, trained_too=True):
+            made = (dtype, *_state_of(embedder)), fuse(embedder, precision)
+        self._made = made
+        return made[1]
+
+
+def _state_of(embedder: Embedder) -> tuple[object, ...]:
+    """What differs as soon as any weight does: where each one is, how often it was written, and the learned bits."""
+    parameters = dict(embedder.named_parameters())
+    tensors = [*parameters.values(), *embedder.buffers()]
+    places = tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+    # Writing through .data is counted nowhere.
+    learned = learned_names(embedder, parameters)
+    bits = [parameters[name].detach().view(torch.int32).sum() for name in learned]
+    return embedder.backbone.image_size, places, tuple(torch.stack(bits).tolist()) if bits else ()
 
 
 def _same_values(tensor: Tensor) -> Tensor:
@@ -53,9 +84,9 @@ def _same_values(tensor: Tensor) -> Tensor:
     return nn.Parameter(shared, requires_grad=False) if isinstance(tensor, nn.Parameter) else shared
 
 
-def _own_what_is_shared(form: nn.Module, shared: set[int]) -> None:
+def _own_what_is_learned(form: nn.Module, learned: set[int]) -> None:
     for tensor in (*form.parameters(), *form.buffers()):
-        if tensor.data_ptr() in shared:
+        if tensor.data_ptr() in learned:
             tensor.data = tensor.data.clone()
 
 
@@ -81,6 +112,7 @@ class FusedEmbedder(nn.Module):
         self.backbone, self.method, self.head = embedder.backbone, embedder.method, embedder.head
         self.method.fuse(self.backbone)
         self._blocks = [_FusedBlock(block, dtype) for block in self.backbone.vit.blocks]
+        self._last_for_class_token = _pools_class_token(self.backbone) and self._blocks[-1].can_compute_one_token
         self.backbone.vit.patch_embed.to(dtype)
         for module in self.method.modules():
             if isinstance(module, nn.Linear):
@@ -106,6 +138,10 @@ class FusedEmbedder(nn.Module):
         patches = backbone.patch_tokens(images.to(self.dtype))  # (B, N, D)
         tokens, ropes = backbone.embed_tokens(patches.float(), method.prompts(patches, backbone))  # (B, T, D)
         for index, (block, rope) in enumerate(zip(self._blocks, ropes, strict=True)):
+            tokens = method.enter_block(index, tokens)
+            if self._last_for_class_token and index == len(ropes) - 1:
+                first = method.run_block(index, _ClassTokenBlock(block, tokens), tokens[:, :1], rope)  # (B, 1, D)
+                return backbone.pool(first)
             tokens = method.run_block(index, block, tokens, rope)
         return backbone.pool(tokens, method.prompt_count)
 
@@ -136,11 +172,48 @@ class _FusedBlock(FrozenBlock):
         tokens = tokens + self.attention(self.attention_input(tokens), rope)
         return tokens + self.mlp(self.mlp_input(tokens))
 
+    @property
+    def can_compute_one_token(self) -> bool:
+        """Whether `_ClassTokenBlock` knows its attention."""
+        attention = self._block.attn
+        return type(attention) is Attention and getattr(attention, "gate", None) is None
+
     def attention_input(self, tokens: Tensor) -> Tensor:
         return super().attention_input(tokens).to(self._dtype)
 
     def mlp_input(self, tokens: Tensor) -> Tensor:
         return super().mlp_input(tokens).to(self._dtype)
+
+
+class _ClassTokenBlock(_FusedBlock):
+    """A block that computes its class token [B, 1, D] alone, which attends to all of the tokens [B, T, D]."""
+
+    def __init__(self, block: _FusedBlock, tokens: Tensor) -> None:
+        self.__dict__.update(block.__dict__)
+        self._all_normed = block.attention_input(tokens)
+
+    def attention_input(self, tokens: Tensor) -> Tensor:
+        return self._all_normed[:, :1]
+
+    def attention(self, normed: Tensor, rope: Tensor | None) -> Tensor:
+        attention, tokens = self._block.attn, self._all_normed
+        heads, width = attention.num_heads, attention.num_heads * attention.head_dim
+        weight, bias = attention.qkv.weight, attention.qkv.bias
+        own, others = (None, None) if bias is None else (bias[:width], bias[width:])
+        query = F.linear(normed, weight[:width], own).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, H, 1, D / H)
+        both = F.linear(tokens, weight[width:], others).unflatten(-1, (2, heads, -1))  # (B, T, 2, H, D / H)
+        keys, values = both.permute(2, 0, 3, 1, 4).unbind(0)
+        query, keys = attention.q_norm(query) * attention.scale, attention.k_norm(keys)
+        shares = (query @ keys.transpose(-2, -1)).softmax(-1)  # (B, H, 1, T)
+        mixed = (shares @ values).transpose(1, 2).flatten(2)
+        return self._block.ls1(attention.proj(attention.norm(mixed)))  # type: ignore[no-any-return]
+
+
+def _pools_class_token(backbone: Backbone) -> bool:
+    vit = backbone.vit
+    if backbone.pool_type != "auto":
+        return backbone.pool_type == "token"
+    return vit.global_pool == "token" and vit.attn_pool is None
 
 
 def _fold_layer_scale(block: Any) -> None:
