@@ -200,8 +200,10 @@ class _ClassTokenBlock(_FusedBlock):
         heads, width = attention.num_heads, attention.num_heads * attention.head_dim
         weight, bias = attention.qkv.weight, attention.qkv.bias
         own, others = (None, None) if bias is None else (bias[:width], bias[width:])
-        query = F.linear(normed, weight[:width], own).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, H, 1, D / H)
-        both = F.linear(tokens, weight[width:], others).unflatten(-1, (2, heads, -1))  # (B, T, 2, H, D / H)
+        query = F.linear(normed, weight[:width], own)
+        query = query.reshape(query.shape[0], 1, heads, -1).transpose(1, 2)  # (B, H, 1, D / H)
+        both = F.linear(tokens, weight[width:], others)
+        both = both.reshape(*tokens.shape[:2], 2, heads, -1)  # (B, T, 2, H, D / H)
         keys, values = both.permute(2, 0, 3, 1, 4).unbind(0)
         query, keys = attention.q_norm(query) * attention.scale, attention.k_norm(keys)
         shares = (query @ keys.transpose(-2, -1)).softmax(-1)  # (B, H, 1, T)
