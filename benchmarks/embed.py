@@ -6,15 +6,12 @@ of PUMA from files, which decodes and resizes as well. Targets for PUMA's form: 
 time in the same form and precision, and at least 2.5 times the images per second of timm's eager float32.
 
     python benchmarks/embed.py FOLDER_OF_IMAGES
-    python benchmarks/embed.py FOLDER_OF_IMAGES --others   # what was tried instead, too
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +24,6 @@ from unimetric.data.images import is_image_name
 from unimetric.models.backbone import make_backbone
 from unimetric.models.devices import choose_device, choose_precision, compute_dtype
 from unimetric.models.embedder import Embedder
-from unimetric.models.export import export_model
 from unimetric.models.fused import fuse
 
 ARCHITECTURE = "vit_small_patch14_dinov2"
@@ -41,7 +37,6 @@ def main() -> None:
     parser.add_argument("--image-sizes", type=int, nargs="+", default=[112, 224])
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--others", action="store_true")
     arguments = parser.parse_args()
     paths = sorted(path for path in arguments.folder.rglob("*") if is_image_name(path))
     files = 2 * arguments.batch
@@ -57,7 +52,7 @@ def main() -> None:
         },
         "results": rows,
     }
-    print(write_result("embed_others" if arguments.others else "embed", result))
+    print(write_result("embed", result))
 
 
 def measure(size: int, paths: list[Path], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -68,21 +63,16 @@ def measure(size: int, paths: list[Path], arguments: argparse.Namespace) -> dict
     puma = embedder("puma", size, device)
     bare, form = fuse(embedder("frozen", size, device), precision), puma.inference_form(precision)
     untouched = timm.create_model(ARCHITECTURE, num_classes=0, img_size=size).eval().to(device)
+    lora = fuse(embedder("lora", size, device), precision)
+    dtype = compute_dtype(precision, device)
     ways: dict[str, Callable[[], object]] = {
         "timm, eager fp32": lambda: untouched(images),
         "bare form": lambda: bare(images),
         "PUMA form": lambda: form(images),
+        "LoRA form": lambda: lora(images),
+        "PUMA, autocast": lambda: autocast(puma, images, dtype),
+        "encode, from files": lambda: puma.encode(paths, batch_size=arguments.batch),
     }
-    if arguments.others:
-        with tempfile.TemporaryDirectory() as folder:
-            ways |= others(puma, form, images, Path(folder))
-    else:
-        lora = fuse(embedder("lora", size, device), precision)
-        ways |= {
-            "LoRA form": lambda: lora(images),
-            "PUMA, autocast": lambda: autocast(puma, images, compute_dtype(precision, device)),
-            "encode, from files": lambda: puma.encode(paths, batch_size=arguments.batch),
-        }
     with torch.inference_mode():
         medians = interleaved_medians(ways, arguments.repetitions)
     counts = {"encode, from files": len(paths)}
@@ -90,9 +80,8 @@ def measure(size: int, paths: list[Path], arguments: argparse.Namespace) -> dict
     reference, own = seconds["timm, eager fp32"], seconds["bare form"]
     print(f"{size} px, {precision}, batch {arguments.batch}, the form is: {form.describe()}")
     for name, value in seconds.items():
-        print(
-            f"  {name:24} {1 / value:8.1f} images/s, {reference / value:5.2f} x timm, time {value / own:5.2f} x bare form"
-        )
+        ratios = f"{reference / value:5.2f} x timm, time {value / own:5.2f} x bare form"
+        print(f"  {name:24} {1 / value:8.1f} images/s, {ratios}")
     return {
         "image_size": size,
         "precision": precision,
@@ -118,34 +107,6 @@ def autocast(model: Embedder, images: Tensor, dtype: torch.dtype) -> Tensor:
         torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32),
     ):
         return model(images)
-
-
-def others(model: Embedder, form: torch.nn.Module, images: Tensor, folder: Path) -> dict[str, Callable[[], object]]:
-    """What was tried instead of the form: compiled, and the exported file in other engines."""
-    compiled = torch.compile(form)
-    ways: dict[str, Callable[[], object]] = {"PUMA, torch.compile": lambda: compiled(images)}
-    if find_spec("onnxscript") is None:
-        return ways
-    import onnxruntime
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    size = images.shape[-1]
-    checked = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8)
-    export_model(model.cpu(), folder / "model.onnx", "onnx", checked)
-    quantize_dynamic(folder / "model.onnx", folder / "int8.onnx", weight_type=QuantType.QInt8, per_channel=True)
-    pixels = images.cpu().numpy()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    for name, file in (("fp32", "model.onnx"), ("int8", "int8.onnx")):
-        session = onnxruntime.InferenceSession(str(folder / file), options, providers=["CPUExecutionProvider"])
-        ways[f"PUMA, ONNX Runtime {name}"] = lambda session=session: session.run(None, {"images": pixels})
-    if find_spec("openvino") is not None:
-        import openvino
-
-        settings = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        network = openvino.Core().compile_model(str(folder / "model.onnx"), "CPU", settings)
-        ways["PUMA, OpenVINO bf16"] = lambda: network(pixels)
-    return ways
 
 
 if __name__ == "__main__":
