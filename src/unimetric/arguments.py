@@ -136,6 +136,23 @@ def build_parser() -> ArgumentParser:
     datasets.add_argument("--json", action="store_true", help="Print JSON instead of tables.")
     commands.add_subcommand("datasets", datasets, help="list and check the benchmark datasets")
 
+    export = _command(
+        "Write a trained model as one file that runs without this package: ONNX, or what torch.export.load reads. Its "
+        "vectors are compared with the model's own first, on 64 images."
+    )
+    export.add_argument(
+        "models",
+        metavar="MODEL",
+        nargs="+",
+        type=str,
+        help="A run folder or a model folder; several are exported as one, by the mean of their vectors.",
+    )
+    export.add_argument("--format", type=str, default="onnx", help="onnx or torch.")
+    export.add_argument("--out", type=str, default=None, help="The file; default: MODEL/model.onnx or MODEL/model.pt2.")
+    export.add_argument("--overwrite", action="store_true", help="Replace the file if it exists.")
+    export.add_argument("--weights", type=str, default=None, help=_WEIGHTS_HELP)
+    commands.add_subcommand("export", export, help="write a model as one ONNX or torch file")
+
     _add_search_commands(commands)
     _add_report_commands(commands)
 

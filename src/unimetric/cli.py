@@ -138,6 +138,25 @@ def _embed(options: Namespace) -> int:
     return 0
 
 
+def _export(options: Namespace) -> int:
+    from unimetric.commands.export import export_models
+
+    exported = export_models(
+        [Path(model).expanduser() for model in options.models],
+        None if options.out is None else Path(options.out).expanduser(),
+        kind=options.format,
+        overwrite=options.overwrite,
+        weights=options.weights,
+    )
+    if exported.reason:
+        _say(f"note: {exported.images - exported.real} of the images it was checked on are noise: {exported.reason}")
+    _say(
+        f"The model is in {exported.path}: on {exported.images} images, its vectors are within "
+        f"{exported.difference:.1e} of the original's, as a share of their length."
+    )
+    return 0
+
+
 def _index(options: Namespace) -> int:
     if options.db is None:
         raise UserError("--db is missing: name the database's folder, for example --db catalogue.db")
@@ -348,6 +367,7 @@ _COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "train": _train,
     "evaluate": _evaluate,
     "embed": _embed,
+    "export": _export,
     "index": _index,
     "search": _search,
     "benchmark": _benchmark,

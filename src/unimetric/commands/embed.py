@@ -16,6 +16,7 @@ from unimetric.files import check_writable, make_folder, write_atomically
 from unimetric.measure import EmbeddedItems, embed_items
 from unimetric.models.devices import choose_device
 from unimetric.models.embedder import Embedder
+from unimetric.progress import say
 from unimetric.training.weights import weights_file
 
 
@@ -56,6 +57,7 @@ def embed_sources(
         choose_device(device.accelerator)
     )
     embedded = embed_items(embedder, items, batch_size=batch_size, precision=device.precision, strict=strict)
+    say(f"computed in the form: {embedder.encoded_in}")
     make_folder(out.parent)
     write_atomically(out, lambda temporary: _write(temporary, out.suffix, embedded))
     return embedded

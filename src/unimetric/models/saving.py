@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -197,12 +197,14 @@ def _backbone_weights(folder: Path, recorded: str, given: str | Path | None) -> 
 
 def learned_weights(embedder: Embedder) -> dict[str, Tensor]:
     """Everything that is learned, by name: all of the state but what is frozen of the backbone."""
+    state = embedder.state_dict()
+    return {name: state[name] for name in learned_names(embedder, state)}
+
+
+def learned_names(embedder: Embedder, names: Iterable[str]) -> list[str]:
+    """Those of an embedder's parameters or state that are learned."""
     trained = {f"backbone.{name}" for name in embedder.method.trained_in_backbone}
-    return {
-        name: value
-        for name, value in embedder.state_dict().items()
-        if not name.startswith("backbone.") or name in trained
-    }
+    return [name for name in names if not name.startswith("backbone.") or name in trained]
 
 
 def assign_weights(embedder: Embedder, weights: dict[str, Tensor], origin: Path) -> None:

@@ -44,4 +44,10 @@ class StochasticAdapter(nn.Module):
 
     def _bottleneck(self, tokens: Tensor, factor: float) -> Tensor:
         # The factor goes to the small weight, not to the tokens: one pass over [B, T, D] less.
-        return F.linear(F.relu(self.down(tokens)), self.up.weight * factor)
+        weight = self.up.weight if factor == 1 else self.up.weight * factor
+        return F.linear(F.relu(self.down(tokens)), weight)
+
+    def fold_scale(self) -> None:
+        """Multiply the factor into ``W_up``, for inference."""
+        self.up.weight.data = self.up.weight.data * self.scale
+        self.scale = 1.0
