@@ -89,7 +89,8 @@ class _TargetsAndNegatives(torch.autograd.Function):
 
 def _norms(proxies: Tensor) -> Tensor:
     # As torch.nn.functional.normalize has it.
-    return torch.linalg.vector_norm(proxies, dim=1, keepdim=True).clamp_min(1e-12)
+    norms: Tensor = torch.linalg.vector_norm(proxies, dim=1, keepdim=True)
+    return norms.clamp_min(1e-12)
 
 
 def _chunks(proxies: Tensor) -> Iterator[tuple[Tensor, int]]:
