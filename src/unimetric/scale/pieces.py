@@ -133,7 +133,7 @@ def _shard_files(place: str) -> list[str]:
             return []  # whoever reads manifests says that there is none
         return [place] if holds_images(place) else []
     path = storage.local_path(place)
-    if path is not None and not path.is_dir():
+    if place.endswith(".csv") or (path is not None and not path.is_dir()):
         return []
     files = storage.list_files(place, recursive=False)
     shards = [file for file in files if file.endswith(".tar")]

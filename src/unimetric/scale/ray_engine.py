@@ -88,10 +88,13 @@ def _cluster() -> Iterator[Any]:
             "--engine is ray: Ray is not installed; install it with pip install 'unimetric[scale]'"
         ) from error
     address = os.environ.get("RAY_ADDRESS", "local")
-    # A cluster of this machine's own is for this machine: nobody else may reach its ports.
-    own = {"_node_ip_address": "127.0.0.1", "include_dashboard": False} if address == "local" else {}
     try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
+        ray.init(
+            address=address,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            include_dashboard=None if address != "local" else False,
+        )
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"cannot reach the Ray cluster {address}: {reason}; check RAY_ADDRESS") from error
