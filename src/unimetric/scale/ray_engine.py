@@ -55,8 +55,6 @@ def make_fragments(job: Job, pieces: Sequence[Piece], workers: int | None) -> It
         UserError: Ray is not installed, the cluster has too few processors, or a piece cannot be made.
     """
     with _cluster() as ray:
-        import ray.data
-
         count, processors, gpus = _shares(ray, workers, job.accelerator)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
@@ -83,6 +81,7 @@ def _cluster() -> Iterator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
+        import ray.data
     except ImportError as error:
         raise UserError(
             "--engine is ray: Ray is not installed; install it with pip install 'unimetric[scale]'"
