@@ -89,9 +89,31 @@ def build_parser() -> ArgumentParser:
     embed = _command("Embed images with a trained model.")
     embed.add_argument("model", type=str, help="A run folder or a model folder.")
     embed.add_argument(
-        "sources", nargs="+", type=str, help="Folders of class folders, manifests, or folders of images."
+        "sources",
+        nargs="+",
+        type=str,
+        help="Folders of class folders, manifests, or folders of images; into fragments also .tar shards (WebDataset), "
+        "Parquet files with a column image, and URIs such as s3://bucket/photos.",
     )
-    embed.add_argument("--out", type=str, default=None, help="File to write: .parquet or .npz.")
+    embed.add_argument(
+        "--out",
+        type=str,
+        default=None,
+        help="File to write: .parquet or .npz; with --engine ray or --shard the folder or URI of the fragments.",
+    )
+    embed.add_argument("--engine", type=str, default="plain", help="plain: this process. ray: many workers, fragments.")
+    embed.add_argument(
+        "--shard",
+        metavar="I/N",
+        type=str,
+        default=None,
+        help="Write fragments, and of every N only the I-th: N such commands, on any machines, make all. 1/1: all.",
+    )
+    embed.add_argument(
+        "--workers", type=int, default=None, help="For ray: models at once; default: one per GPU, else per machine."
+    )
+    embed.add_argument("--fragment_rows", type=int, default=8192, help="Images per fragment, at most.")
+    embed.add_argument("--thumbnails", action="store_true", help="Keep a small JPEG of every image in the fragments.")
     embed.add_argument(
         "--weights",
         type=str,
@@ -185,6 +207,15 @@ def _add_search_commands(commands: Any) -> None:
     index.add_argument("model", metavar="MODEL", nargs="?", type=str, default=None, help="A run or a model folder.")
     index.add_argument(
         "sources", nargs="*", type=str, help="Folders of class folders, manifests, or folders of images."
+    )
+    index.add_argument(
+        "--vectors",
+        metavar="FOLDER",
+        nargs="+",
+        action="extend",
+        type=str,
+        default=None,
+        help="Fragments that unimetric embed --engine ray or --shard wrote with MODEL: their rows are taken over.",
     )
     index.add_argument("--db", type=str, default=None, help="The database: a folder, or a URI such as s3://bucket/db.")
     index.add_argument("--dataset", type=str, default=None, help="What to call the source's dataset; as NAME=PATH.")

@@ -121,6 +121,12 @@ def _evaluate(options: Namespace) -> int:
 def _embed(options: Namespace) -> int:
     if options.out is None:
         raise UserError("--out is missing: name a .parquet or an .npz file")
+    if options.engine not in ("plain", "ray"):
+        raise UserError(f"--engine is {options.engine!r}; {nearest_names(options.engine, ('plain', 'ray'))}")
+    if options.engine == "ray" or options.shard is not None:
+        return _embed_fragments(options)
+    if options.thumbnails or options.workers is not None:
+        raise UserError("--thumbnails and --workers are for fragments: add --engine ray, or leave them out")
     from unimetric.commands.embed import embed_sources
 
     embedded = embed_sources(
@@ -157,12 +163,49 @@ def _export(options: Namespace) -> int:
     return 0
 
 
+def _embed_fragments(options: Namespace) -> int:
+    if options.out.endswith((".parquet", ".npz")):
+        raise UserError(f"--out is {options.out}: name a folder or a URI, fragments are several files")
+    if options.workers is not None and options.engine != "ray":
+        raise UserError(f"--workers is {options.workers}: add --engine ray, or start one command per --shard")
+    from unimetric.scale.run import SKIPPED_FILE, embed_fragments
+
+    try:
+        embedded = embed_fragments(
+            Path(options.model).expanduser(),
+            options.sources,
+            options.out,
+            engine=options.engine,
+            shard=options.shard or "1/1",
+            workers=options.workers,
+            fragment_rows=options.fragment_rows,
+            batch_size=options.batch_size,
+            thumbnails=options.thumbnails,
+            strict=options.strict,
+            device=DeviceConfig(**options.device.as_dict()),
+            weights=options.weights,
+        )
+    except KeyboardInterrupt:
+        _say("unimetric: stopped, finished fragments are kept; run the same command again to go on")
+        return 130
+    for entry in embedded.skipped[:20]:
+        _say(f"skipped {entry.path}: {entry.reason}")
+    whole = embedded.finished == embedded.fragments
+    _say(
+        f"{embedded.rows} vectors are in {options.out}, {embedded.finished} of {embedded.fragments} fragments; "
+        f"{len(embedded.skipped)} files were skipped" + (f", see {SKIPPED_FILE} there." if whole else ".")
+    )
+    return 0
+
+
 def _index(options: Namespace) -> int:
     if options.db is None:
         raise UserError("--db is missing: name the database's folder, for example --db catalogue.db")
     changes = options.delete_dataset or options.delete_path or options.build_index or options.optimise
     if options.model is None and not changes:
         raise UserError("MODEL is missing: write unimetric index MODEL FOLDER --db PATH, or an option that deletes")
+    if options.vectors:
+        return _import_fragments(options)
     if options.model is not None and not options.sources:
         raise UserError(f"nothing to index: name folders or manifests after the model {options.model}")
     from unimetric.commands.index import change_database, index_sources
@@ -209,6 +252,27 @@ def _index(options: Namespace) -> int:
             _say(f"{removed} rows were deleted.")
         if kind is not None:
             _say("Every search is exact now." if kind == "none" else f"An index of kind {kind} was made.")
+    return 0
+
+
+def _import_fragments(options: Namespace) -> int:
+    if options.sources or options.delete_missing or options.delete_dataset or options.delete_path or options.dataset:
+        raise UserError("--vectors takes MODEL and --db only: index folders and delete in commands of their own")
+    if options.model is None:
+        raise UserError("MODEL is missing: write unimetric index MODEL --vectors FOLDER --db PATH")
+    from unimetric.commands.index import index_fragments
+
+    imported, count, refreshed = index_fragments(
+        Path(options.model).expanduser(),
+        options.vectors,
+        options.db,
+        metrics=options.metrics,
+        false_match_rate=options.false_match_rate,
+        weights=options.weights,
+    )
+    _say(f"{imported.written} rows written, {imported.unchanged} unchanged. {count} rows are in {options.db}.")
+    if refreshed:
+        _say("The approximate index is up to date.")
     return 0
 
 

@@ -94,7 +94,7 @@ def is_image_name(path: Path | str) -> bool:
     return suffix in SUFFIXES or suffix in UNSUPPORTED
 
 
-def decode_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS, *, name: str | None = None) -> Image.Image:
     """Decode an image file, or its bytes, to an upright image of mode RGB, 8 bits a channel.
 
     The first frame of an animation or of a multi-page file is taken. Colours are converted as by `to_rgb`.
@@ -103,12 +103,13 @@ def decode_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Im
         source: the file's path, or its content.
         max_pixels: larger images are refused from their header alone. Pillow's own limit, twice
             ``PIL.Image.MAX_IMAGE_PIXELS`` (179 million), holds as well.
+        name: what the file of the bytes is called; its ending tells formats that are not supported.
 
     Raises:
         ImageError: the image cannot be decoded completely, for whatever reason; never another exception.
     """
     if isinstance(source, bytes):
-        return _decode(BytesIO(source), None, max_pixels)
+        return _decode(BytesIO(source), None if name is None else Path(name), max_pixels)
     path = Path(source)
     try:
         # Opening a named pipe would wait for ever.

@@ -399,6 +399,11 @@ class SearchIndex:
         """The columns that tell changed rows from unchanged ones, of the rows that meet a condition."""
         return self._store.rows(self._row_columns, where)
 
+    def merge(self, rows: pa.Table) -> None:
+        """Write rows as `rows_table` makes them, in one commit: new ones, and in place of those of the same ids."""
+        with self._adding:
+            self._store.merge(rows)
+
     def write(
         self,
         items: Sequence[NamedItem],
