@@ -63,9 +63,7 @@ def batches(sampler: BatchSampler, epoch: int, first_batch: int = 0) -> list[lis
 def test_processes_share_each_batch_out(
     name: str, sizes: list[int], batch_size: int, world: int, epoch: int, seed: int
 ) -> None:
-    samplers = [
-        possible(name, sizes, batch_size, seed=seed, share=Share(rank, world)) for rank in range(world)
-    ]
+    samplers = [possible(name, sizes, batch_size, seed=seed, share=Share(rank, world)) for rank in range(world)]
     shares = [batches(sampler, epoch) for sampler in samplers]
     total = sum(sizes)
     assert {len(share) for share in shares} == {total // min(batch_size, total)}
