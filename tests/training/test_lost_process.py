@@ -43,7 +43,6 @@ def test_a_killed_process_ends_the_run_which_goes_on_with_another_number(
     # The pipe ends when the last process that holds it has ended.
     _, error = process.communicate(timeout=LIMIT)
     assert time.monotonic() - moment < LIMIT
-    assert not Path(f"/proc/{other}").exists()
     assert process.returncode == (-signal.SIGKILL if killed == "first" else 1)
     said = [line for line in error.splitlines() if line.startswith("unimetric: error")]
     words = "process 2 of 2 was killed by SIGKILL" if killed == "second" else "the first of 2 processes is gone"
