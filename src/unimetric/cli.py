@@ -15,7 +15,7 @@ from jsonargparse import Namespace
 from unimetric.arguments import build_parser
 from unimetric.completion import checked_config, configured, typed_config, with_defaults
 from unimetric.config import DeviceConfig, ServiceConfig
-from unimetric.errors import UserError, nearest_names
+from unimetric.errors import ProcessLost, UserError, nearest_names
 from unimetric.packaged_configs import benchmark_path
 
 
@@ -23,8 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0 when it worked, 1 when a check or a run of a benchmark found something wrong, 2 for bad input, 130 when it was
-        stopped, 141 when nobody reads its output any more.
+        0 when it worked, 1 when a check or a run of a benchmark found something wrong or one of several processes died,
+        2 for bad input, 130 when it was stopped, 141 when nobody reads its output any more.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
@@ -41,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"unimetric: error: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201
         return 2
+    except ProcessLost as error:
+        print(f"unimetric: error: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201
+        return 1
     except BrokenPipeError:
         # Whoever reads the output has had enough, as `| head` does. Nothing more can be said there, even at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

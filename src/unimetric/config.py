@@ -248,16 +248,25 @@ class DeviceConfig:
 
     Args:
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        processes: Number of devices, each with a process of its own; on a CPU, the number of processes.
+        processes: Number of devices of this machine, each with a process of its own; on a CPU, the number of
+            processes. The batch is divided among all processes, and the result does not depend on their number.
+        machines: Number of machines that train together, each with as many processes; the command is started on each.
         precision: ``auto`` is ``bf16`` where the processor has instructions for it, else ``fp32``.
     """
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     processes: int = 1
+    machines: int = 1
     precision: Literal["auto", "bf16", "fp32"] = "auto"
 
     def __post_init__(self) -> None:
         _require(self.processes >= 1, "device.processes", self.processes, "use 1 or more")
+        _require(self.machines >= 1, "device.machines", self.machines, "use 1 or more")
+
+    @property
+    def total_processes(self) -> int:
+        """Number of processes on all machines together."""
+        return self.processes * self.machines
 
 
 @dataclass(frozen=True)
