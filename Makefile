@@ -11,7 +11,7 @@ test: $(INSTALLED)  ## Lint, types and every test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 docs: $(INSTALLED)  ## Build the documentation's site into build/site
 	$(BIN)/mkdocs build
