@@ -42,6 +42,9 @@ class Embedder(nn.Module):
         geometry: Where the vectors lie: ``sphere``, ``poincare`` (with the paper's constants), or a `PoincareBall` with
             others. A method without a head has the sphere only.
 
+    Attributes:
+        compatible_with: Fingerprints of other models in whose vectors this one's queries may search.
+
     Raises:
         UserError: unknown method, option or geometry.
     """
@@ -65,6 +68,7 @@ class Embedder(nn.Module):
             self.head = nn.Linear(backbone.output_size, embedding_size)
             nn.init.orthogonal_(self.head.weight)
             nn.init.zeros_(self.head.bias)
+        self.compatible_with: tuple[str, ...] = ()
         self.embedding_size = embedding_size if self.head is not None else backbone.output_size
         if self.head is None and isinstance(self.geometry, PoincareBall):
             raise UserError(
