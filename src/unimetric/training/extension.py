@@ -232,9 +232,14 @@ def carry_over(
         if axis is None:
             state[name] = value
             continue
-        by_class = value.unflatten(axis, (len(pairs), -1)).index_select(axis, source)
-        state[name].unflatten(axis, (len(classes), -1)).index_copy_(axis, target, by_class)
+        by_class = _by_class(value, axis, len(pairs)).index_select(axis, source)
+        _by_class(state[name], axis, len(classes)).index_copy_(axis, target, by_class)
     loss.load_state_dict(state)
+
+
+def _by_class(value: Tensor, axis: int, classes: int) -> Tensor:
+    """The same memory with an axis of the classes, and one of each class's proxies after it."""
+    return value.view(*value.shape[:axis], classes, -1, *value.shape[axis + 1 :])
 
 
 def carry_over_check(
