@@ -256,3 +256,32 @@ def test_what_cannot_be_added_is_refused(
     refused("one class only", kept, "--data", one_class, *out)
     assert extend(kept, added, "--out", kept) == 2
     assert "holds a run already" in capsys.readouterr().err
+
+
+def test_old_images_that_changed_are_noticed(
+    run: Path, added: Path, sources: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = tmp_path / "run"
+    shutil.copytree(run, moved)
+    assert unimetric("extend", moved, "--replay_only") == 0
+    assert "not exactly those" not in capsys.readouterr().err
+    shutil.copytree(sources[0], tmp_path / "a")
+    (tmp_path / "a" / "c0").rename(tmp_path / "a" / "c00")
+    config = moved / "config.yaml"
+    config.write_text(config.read_text().replace(str(sources[0]), str(tmp_path / "a")))
+    assert unimetric("extend", moved, "--replay_only") == 0
+    assert "not exactly those" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "a" / "c7")
+    shutil.rmtree(tmp_path / "a" / "c6")
+    assert unimetric("extend", moved, "--replay_only") == 2
+    assert "holds no proxies of 6 classes" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_none_of_ours_is_left_alone(
+    kept: Path, added: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "new" / "base").mkdir(parents=True)
+    (tmp_path / "new" / "base" / "mine.txt").write_text("mine")
+    assert extend(kept, added, "--out", tmp_path / "new") == 2
+    assert "none of ours" in capsys.readouterr().err
+    assert files(tmp_path) == {"new", "new/base", "new/base/mine.txt"}

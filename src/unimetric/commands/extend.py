@@ -7,20 +7,30 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from torch import Tensor
 
 from unimetric.config import DeviceConfig, ExtendConfig, ExtensionConfig, RunConfig, SamplingConfig
 from unimetric.data.catalog import ClassIndex, Dataset
 from unimetric.data.replay import ReplaySet, has_replay, read_replay, write_replay
 from unimetric.data.sources import read_sources
 from unimetric.errors import UserError
-from unimetric.files import make_folder
+from unimetric.files import explain_os_error, make_folder
 from unimetric.losses import LOSSES
 from unimetric.models.petl import METHODS
 from unimetric.models.saving import CARD, CONFIG, WEIGHTS, read_model_config
 from unimetric.progress import say
 from unimetric.training.build import load_split
-from unimetric.training.extension import PROXIES, carry_over_check, loss_state, replay_folder, write_proxies
+from unimetric.training.extension import (
+    PROXIES,
+    carry_over_check,
+    loss_state,
+    replay_folder,
+    same_images,
+    write_proxies,
+)
 from unimetric.training.loop import train
 from unimetric.training.run import RunFolder
 
@@ -62,20 +72,37 @@ def extend_run(
     _refuse_known([dataset.name for dataset in added], kept, run)
     extended = _configuration(config, kept, added, data, out, options, device)
     folders = [path for path in (out, *out.parents) if not path.exists()]
-    base = make_folder(out / "base")
+    base = out / "base"
     try:
-        for name in (WEIGHTS, CARD, CONFIG):
-            make_folder(base / "model")
-            shutil.copyfile(model / name, base / "model" / name)
-        write_proxies(base / PROXIES, state, kept.classes)
-        shutil.copytree(replay_folder(run), replay_folder(base))
+        _copy_base(base, model, replay_folder(run), state, kept)
         return extended, train(extended, new)
     finally:
         if not new.config.exists():
-            shutil.rmtree(base)
+            _remove_base(base)
             with suppress(OSError):  # something of somebody else is in it
                 for path in folders:
                     path.rmdir()
+
+
+def _copy_base(base: Path, model: Path, replay: Path, state: dict[str, Tensor], kept: ReplaySet) -> None:
+    """Put all that is needed of the old run into the new one: whole, or not at all."""
+    _remove_base(base)
+    if base.exists():
+        raise UserError(f"{base} exists and is none of ours: choose another --out")
+    make_folder(base.parent)
+    with explain_os_error(base, "write"), TemporaryDirectory(prefix=".base-", dir=base.parent) as staging:
+        staged = Path(staging) / "base"
+        make_folder(staged / "model")
+        for name in (WEIGHTS, CARD, CONFIG):
+            shutil.copyfile(model / name, staged / "model" / name)
+        shutil.copytree(replay, replay_folder(staged))
+        write_proxies(staged / PROXIES, state, kept.classes)
+        staged.replace(base)
+
+
+def _remove_base(base: Path) -> None:
+    if (base / PROXIES).is_file():
+        shutil.rmtree(base)
 
 
 def keep_replay_set(run: Path, options: ExtendConfig) -> ReplaySet:
@@ -113,6 +140,12 @@ def _write_from_images(config: RunConfig, run: RunFolder, images_per_class: int)
         ) from error
     folder = replay_folder(run.path)
     carry_over_check(config, loss_state(run), ClassIndex.of(split.train).classes, run.checkpoint)
+    if not same_images(config, split, run):
+        say(
+            f"note: the images or options are not exactly those that {run.path} was trained with; if classes were "
+            "renamed, their proxies are mixed up",
+            style="yellow",
+        )
     kept, notes = write_replay(folder, split.train, config.model.image_size, images_per_class, config.data.split_seed)
     for note in notes:
         say(f"note: {note}", style="yellow")

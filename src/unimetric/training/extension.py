@@ -32,9 +32,9 @@ from unimetric.losses import make_loss, place_proxies
 from unimetric.measure import embed_items
 from unimetric.models.devices import compute_dtype
 from unimetric.models.embedder import Embedder
-from unimetric.models.saving import assign_weights, learned_weights
+from unimetric.models.saving import assign_weights, learned_weights, read_model_config
 from unimetric.progress import say
-from unimetric.training.run import RunFolder
+from unimetric.training.run import RunFolder, run_identity
 from unimetric.training.weights import weights_file
 
 PROXIES = "proxies.safetensors"
@@ -308,3 +308,12 @@ def loss_state(run: RunFolder) -> dict[str, Tensor]:
             return {name.removeprefix("loss."): file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}): copy it from where the run was made") from error
+
+
+def same_images(config: RunConfig, split: Split, run: RunFolder) -> bool:
+    """Whether a run's checkpoint was made with these train images, in this order, and these options."""
+    _, about = read_model_config(run.path)
+    expected = run_identity(config, split, ClassIndex.of(split.train), about["backbone"]["fingerprint"])
+    with safe_open(run.checkpoint, framework="pt") as file:
+        progress = json.loads((file.metadata() or {}).get("progress", "{}"))
+    return bool(progress.get("identity") == expected)
