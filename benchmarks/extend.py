@@ -1,7 +1,8 @@
 """Adding an eighth domain to a model of seven, against training on all eight together.
 
-For each domain that is named: a model of the other domains, extended by it from a replay set of small images. The model
-of all domains, trained with as many steps as those, is the reference. What is finished is not done again.
+For each domain that is named: a model of the other domains, extended by it from a replay set of small images. References
+are models of all domains: by default one with as many steps as the model of seven had, and one with as many as that and its
+extension had together. What is finished is not done again.
 
     python benchmarks/extend.py FOLDER_OF_DOMAINS --add birds groceries --out runs/extend
 """
@@ -35,16 +36,18 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=84)
     parser.add_argument("--base-steps", type=int, default=240)
     parser.add_argument("--steps", type=int, default=ExtendConfig.steps)
+    parser.add_argument("--joint-steps", nargs="+", type=int, default=[240, 440])
     parser.add_argument("--compatible", action="store_true")
     arguments = parser.parse_args()
     domains = sorted(path for path in arguments.folder.iterdir() if path.is_dir())
-    joint = _trained(_config(arguments, domains), arguments.out / "joint")
+    joint = {
+        f"joint, {steps} steps": _trained(_config(arguments, domains, steps), arguments.out / f"joint-{steps}")
+        for steps in arguments.joint_steps
+    }
     results = {name: _added(name, domains, joint, arguments) for name in arguments.add}
     for name, result in results.items():
-        print(
-            f"{name}: the others lose {result['lost_points']:.2f} points of harmonic Recall@1, "
-            f"{name} gains {result['share_of_gain']:.0%} of what joint training gives"
-        )
+        shares = ", ".join(f"{share:.0%} of {label}" for label, share in result["share_of_gain"].items())
+        print(f"{name}: the others lose {result['lost_points']:.2f} points of harmonic Recall@1, it gains {shares}")
     settings = {
         "image_size": arguments.image_size,
         "base_steps": arguments.base_steps,
@@ -55,9 +58,10 @@ def main() -> None:
 
 
 def _added(name: str, domains: list[Path], joint: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    """All about one domain; ``joint`` holds the metrics of the references by their names."""
     others, new = [path for path in domains if path.name != name], arguments.folder / name
     base_folder = arguments.out / f"base-{name}"
-    base_config = _config(arguments, others)
+    base_config = _config(arguments, others, arguments.base_steps)
     base = _trained(base_config, base_folder)
     on_new = base_folder / f"on-{name}"
     before = _read(on_new) or evaluate_model(
@@ -69,19 +73,22 @@ def _added(name: str, domains: list[Path], joint: dict[str, Any], arguments: arg
     if extended is None:
         _, extended = extend_run(base_folder, [str(new)], folder, _options(arguments), base_config.device)
     names = [path.name for path in others]
-    old, kept, reference = (_harmonic(metrics, names) for metrics in (base, extended, joint))
-    start, end, target = (metrics["separate"][name]["recall@1"] for metrics in (before, extended, joint))
+    models = {"seven": base, "extended": extended, **joint}
+    harmonic = {label: _harmonic(metrics, names) for label, metrics in models.items()}
+    measured = {"seven": before, "extended": extended, **joint}
+    found = {label: metrics["separate"][name]["recall@1"] for label, metrics in measured.items()}
+    gain = found["extended"] - found["seven"]
     return {
-        "others_harmonic": {"seven": old, "extended": kept, "joint": reference},
-        "lost_points": 100 * (old - kept),
-        "new": {"seven": start, "extended": end, "joint": target},
-        "share_of_gain": (end - start) / (target - start),
+        "others_harmonic": harmonic,
+        "lost_points": 100 * (harmonic["seven"] - harmonic["extended"]),
+        "new": found,
+        "share_of_gain": {label: gain / (found[label] - found["seven"]) for label in joint},
         "separate": {
             label: {domain: scores["recall@1"] for domain, scores in metrics["separate"].items()}
-            for label, metrics in (("seven", base), ("extended", extended), ("joint", joint))
+            for label, metrics in models.items()
         },
         "extension": {key: value for key, value in extended["extension"].items() if key != "from"},
-        "training_seconds": {"seven": base["training_seconds"], "extended": extended["training_seconds"]},
+        "training_seconds": {label: metrics["training_seconds"] for label, metrics in models.items()},
     }
 
 
@@ -93,13 +100,13 @@ def _options(arguments: argparse.Namespace) -> ExtendConfig:
     return ExtendConfig(steps=arguments.steps, compatible=arguments.compatible, workers=0)
 
 
-def _config(arguments: argparse.Namespace, sources: list[Path]) -> RunConfig:
+def _config(arguments: argparse.Namespace, sources: list[Path], steps: int) -> RunConfig:
     config = run_config(yaml.safe_load(arguments.config.read_text()), str(arguments.config))
     return replace(
         config,
         data=replace(config.data, sources=[str(path) for path in sources], workers=0),
         model=replace(config.model, image_size=arguments.image_size),
-        training=replace(config.training, steps=arguments.base_steps),
+        training=replace(config.training, steps=steps),
     )
 
 
