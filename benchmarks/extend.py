@@ -1,8 +1,8 @@
 """Adding an eighth domain to a model of seven, against training on all eight together.
 
-For each domain that is named: a model of the other domains, extended by it from a replay set of small images. References
-are models of all domains: by default one with as many steps as the model of seven had, and one with as many as that and its
-extension had together. What is finished is not done again.
+For each domain that is named: a model of the other domains, extended by it from a replay set of small images. The
+references are models of all domains: by default one with as many steps as the model of seven had, and one with as many
+as that and its extension had together. What is finished is not done again.
 
     python benchmarks/extend.py FOLDER_OF_DOMAINS --add birds groceries --out runs/extend
 """
