@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from unimetric import __version__
-from unimetric.config import DeviceConfig, RunConfig, ServiceConfig
+from unimetric.config import DeviceConfig, ExtendConfig, RunConfig, ServiceConfig
 from unimetric.errors import UserError, nearest_names
 from unimetric.packaged_configs import benchmark_names, config_names
 
@@ -58,6 +58,33 @@ def build_parser() -> ArgumentParser:
     )
     _add_run_options(train)
     commands.add_subcommand("train", train, help="train a model")
+
+    extend = _command(
+        "Add datasets to a trained model, without its old images: a few small ones of each class are trained on again, "
+        "and the embeddings are held to their old places."
+    )
+    extend.add_argument("run", metavar="RUN", type=str, help="The run folder of the model.")
+    extend.add_argument(
+        "--data",
+        metavar="SOURCE",
+        nargs="+",
+        action="extend",
+        type=str,
+        default=None,
+        help="The new datasets: folders of class folders, manifests, or benchmark datasets.",
+    )
+    extend.add_argument("--out", type=str, default=None, help="The run folder to write; default: RUN-extended.")
+    extend.add_argument(
+        "--replay_only", action="store_true", help="Only write RUN's replay set, from its images, for later."
+    )
+    extend.add_argument(
+        "--compatible",
+        action="store_true",
+        help="Hold new embeddings to old ones closely enough that they can search in old indexes.",
+    )
+    extend.add_class_arguments(ExtendConfig, skip={"compatible"})
+    extend.add_class_arguments(DeviceConfig, "device")
+    commands.add_subcommand("extend", extend, help="add datasets to a trained model")
 
     evaluate = _command(
         "Measure a trained model, several as an --ensemble, or with --model.method frozen a backbone as it is."

@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 
 from unimetric.arguments import build_parser
 from unimetric.completion import checked_config, configured, typed_config, with_defaults
-from unimetric.config import DeviceConfig, ServiceConfig
+from unimetric.config import DeviceConfig, ExtendConfig, ServiceConfig
 from unimetric.errors import ProcessLost, UserError, nearest_names
 from unimetric.packaged_configs import benchmark_path
 
@@ -89,6 +89,38 @@ def _train(options: Namespace) -> int:
         print_results([(config.model.method, metrics)])
         _say(f"The model is in {folder.model}, the numbers in {folder.metrics}.")
         _say(f"For a page with the mistakes: unimetric report {folder.path}")
+    return 0
+
+
+def _extend(options: Namespace) -> int:
+    if options.replay_only == (options.data is not None):
+        raise UserError("name the new datasets with --data, or write a replay set only, with --replay_only")
+    values = options.as_dict()
+    config = ExtendConfig(**{name: values[name] for name in ExtendConfig.__dataclass_fields__})
+    run = Path(options.run).expanduser()
+    out = Path(options.out or f"{options.run.rstrip('/')}-extended").expanduser()
+    from unimetric.commands.extend import extend_run, keep_replay_set
+    from unimetric.report.tables import print_results
+    from unimetric.training.interrupt import Interrupted
+    from unimetric.training.run import RunFolder
+
+    if options.replay_only:
+        keep_replay_set(run, config)
+        return 0
+    folder = RunFolder(out)
+    try:
+        extended, metrics = extend_run(run, options.data, out, config, DeviceConfig(**options.device.as_dict()))
+    except Interrupted as news:
+        print(f"unimetric: {news}", file=sys.stderr)  # noqa: T201
+        return 130
+    except KeyboardInterrupt:
+        if not folder.config.is_file():
+            raise
+        print(f"unimetric: stopped; {folder.how_to_resume}", file=sys.stderr)  # noqa: T201
+        return 130
+    if metrics["counts"]["queries"]:
+        print_results([(extended.model.method, metrics)])
+    _say(f"The model is in {folder.model}, the numbers in {folder.metrics}.")
     return 0
 
 
@@ -432,6 +464,7 @@ def _demo(options: Namespace) -> int:
 
 _COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "train": _train,
+    "extend": _extend,
     "evaluate": _evaluate,
     "embed": _embed,
     "export": _export,

@@ -47,6 +47,7 @@ class Embedder(nn.Module):
 
     Attributes:
         encoded_in: The form that `encode` computed in last, in a few words; None before.
+        compatible_with: Fingerprints of other models in whose vectors this one's queries may search.
 
     Raises:
         UserError: unknown method, option or geometry.
@@ -73,6 +74,7 @@ class Embedder(nn.Module):
             nn.init.zeros_(self.head.bias)
         self._form = CurrentForm()
         self.encoded_in: str | None = None
+        self.compatible_with: tuple[str, ...] = ()
         self.embedding_size = embedding_size if self.head is not None else backbone.output_size
         if self.head is None and isinstance(self.geometry, PoincareBall):
             raise UserError(

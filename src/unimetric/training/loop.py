@@ -30,6 +30,8 @@ from unimetric.progress import console, progress_bar, say
 from unimetric.training.build import build_embedder, check_options, describe, load_split, say_split, unmeasured
 from unimetric.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from unimetric.training.discriminant import start_from_discriminant
+from unimetric.training.drift import measure_extension
+from unimetric.training.extension import Extension, keep_replay, old_new_groups
 from unimetric.training.interrupt import Interrupted, StopRequest, sigterm_like_ctrl_c
 from unimetric.training.joint import gather
 from unimetric.training.log import TrainingLog
@@ -60,6 +62,7 @@ class _Run:
     numbers: list[int]
     embedder: Embedder
     loss: nn.Module
+    extension: Extension | None
     optimiser: torch.optim.Optimizer
     sampler: BatchSampler
     loader: DataLoader[Batch]
@@ -127,6 +130,8 @@ def _train(run: _Run, resume: bool) -> dict[str, Any]:
         ):
             if config.training.start == "discriminant" and progress.step == 0:
                 _start_from_discriminant(run, progress)
+            if run.extension is not None and progress.step == 0:
+                run.extension.begin(config, run.embedder, run.loss, run.split.train)
             _train_loop(run, progress)
     except Interrupted:
         if first:
@@ -160,7 +165,7 @@ def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
         config.sampling.name,
         config.sampling.options,
         numbers,
-        [dataset for dataset, _ in classes.classes],
+        old_new_groups(config, classes),
         config.training.batch_size,
         loss_images_per_class=LOSSES[config.loss.name].images_per_class,
         seed=config.training.seed,
@@ -193,6 +198,7 @@ def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
         numbers=numbers,
         embedder=embedder,
         loss=loss,
+        extension=Extension.of(config, classes, fabric.device),
         optimiser=make_optimiser(embedder, loss, training),
         sampler=sampler,
         loader=loader,
@@ -323,13 +329,17 @@ def _step(run: _Run, model: Any, optimiser: Any, batch: Batch, progress: Progres
     torch.manual_seed(_noise_seed(config.training.seed, progress.step, 0))
     with drawing_for(own, len(joint.labels)):
         embeddings = model(images.to(fabric.device))  # (b, E)
+    held = None
+    if run.extension is not None:
+        # Of this process's own images: DDP's mean over processes is that of the joint batch.
+        held = run.extension.penalty(images.to(fabric.device), embeddings, batch.class_numbers.to(fabric.device))
     if fabric.world_size > 1:
         embeddings = gather(embeddings, joint)  # (B, E)
     # Some losses draw pairs at random: the same ones in every process.
     torch.manual_seed(_noise_seed(config.training.seed, progress.step, 1))
     loss: Tensor = run.loss(embeddings, joint.labels.to(fabric.device))
     penalty = run.embedder.method.penalty()
-    total = loss if penalty is None else loss + penalty
+    total = sum((part for part in (penalty, held) if part is not None), start=loss)
     if not torch.isfinite(total):
         raise UserError(
             f"the loss is {total.item()} at step {progress.step + 1}: the learning rate is too high for this model; "
@@ -415,7 +425,9 @@ def _finish(run: _Run, progress: Progress) -> dict[str, Any]:
     metrics["training_seconds"] = round(progress.seconds, 1)
     metrics["training_steps"] = progress.step
     metrics |= provenance(config, split, run.embedder.backbone.fingerprint, run.clock, run.embedder.device)
-    run.embedder.save_pretrained(run.folder.model, metrics=metrics if sides["query"] else None)
+    metrics |= measure_extension(config, split, run.embedder, run.extension)
+    keep_replay(config, split, run.folder, run.embedder.backbone.image_size)
+    run.embedder.save_pretrained(run.folder.model, metrics=metrics)
     if measurement.vectors is not None:
         write_measured(run.folder.vectors, measurement.vectors)
     write_json(run.folder.metrics, metrics)

@@ -174,6 +174,13 @@ def _deciding_options(config: RunConfig) -> dict[str, dict[str, Any]]:
 
 
 def _selection(config: RunConfig) -> dict[str, dict[str, Any]]:
-    """What decides the train images beside the sources; not part of the identity, which has the images themselves."""
-    data = asdict(config)["data"]
-    return {"data": {name: data[name] for name in ("train_datasets", "few_shot", "train_images")}}
+    """What decides the train images beside the sources; not part of the identity, which has the images themselves.
+
+    Nor is the extension: its model is in the run folder.
+    """
+    values = asdict(config)
+    data = values["data"]
+    return {
+        "data": {name: data[name] for name in ("train_datasets", "few_shot", "train_images")},
+        "extension": values["extension"],
+    }
