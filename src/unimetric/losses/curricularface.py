@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unimetric.losses.angular import add_angular_margin
 from unimetric.losses.checks import check_batch, check_constant, no_autocast
+from unimetric.losses.class_chunks import modulate, target_and_negatives
 
 
 def curricular_logits(cosines: Tensor, labels: Tensor, t: Tensor, margin: float) -> Tensor:
@@ -33,8 +34,7 @@ def curricular_logits(cosines: Tensor, labels: Tensor, t: Tensor, margin: float)
     columns = labels.unsqueeze(1)  # [B, 1]
     phi = add_angular_margin(cosines.gather(1, columns), margin)  # [B, 1]
     own_t = t[labels].unsqueeze(1) if t.ndim else t  # [B, 1] or []
-    logits = torch.where(cosines > phi, cosines * (own_t + cosines), cosines)
-    return logits.scatter(1, columns, phi)
+    return modulate(cosines, phi, own_t).scatter(1, columns, phi)
 
 
 class CurricularFace(nn.Module):
@@ -111,15 +111,22 @@ class CurricularFace(nn.Module):
         """
         check_batch(embeddings, labels, self.embedding_size, self.num_classes)
         with no_autocast(embeddings):
-            cosines = F.normalize(embeddings.float()) @ F.normalize(self.proxies.float()).T  # [B, C]
-            if self.training:
-                self._update_t(cosines.detach(), labels)
-            logits = curricular_logits(cosines, labels, self.t, self.margin)
-            return F.cross_entropy(self.scale * logits, labels)
+            directions = F.normalize(embeddings.float())  # [B, E]
+            with torch.no_grad():
+                targets = (directions * F.normalize(self.proxies[labels].float())).sum(1)  # [B]
+                if self.training:
+                    self._update_t(targets, labels)
+                threshold = add_angular_margin(targets, self.margin)
+                # A copy, either way: the next step moves t in place, perhaps before this one's backward.
+                own_t = self.t[labels] if self.per_class else self.t.repeat(len(labels))
+            target, negatives = target_and_negatives(
+                directions, self.proxies.float(), labels, threshold, own_t, self.scale
+            )
+            # Cross entropy, with the target's logit apart: log(exp(n) + exp(s phi)) - s phi.
+            return F.softplus(negatives - self.scale * add_angular_margin(target, self.margin)).mean()
 
     @torch.no_grad()
-    def _update_t(self, cosines: Tensor, labels: Tensor) -> None:
-        targets = cosines.gather(1, labels.unsqueeze(1)).squeeze(1)  # [B]
+    def _update_t(self, targets: Tensor, labels: Tensor) -> None:
         if self.per_class:
             # A class absent from the batch gets its own t as its "mean", so it does not move.
             means = self.t.scatter_reduce(0, labels, targets, "mean", include_self=False)  # [C]
