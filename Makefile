@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test bench lint clean
 
 demo: $(INSTALLED)  ## Build the demo data, train PUMA on it, print the table, write a page
 	$(BIN)/unimetric demo
@@ -12,6 +12,9 @@ test: $(INSTALLED)  ## Lint, types and every test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+bench: $(INSTALLED)  ## Every benchmark in a short form, at most 15 minutes on two cores, and one table
+	$(BIN)/python benchmarks/all.py
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "unimetric needs Python 3.10 or later, this is " + sys.version.split()[0])'
