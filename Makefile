@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test docs clean
+.PHONY: demo test docs bench clean
 
 demo: $(INSTALLED)  ## Build the demo data, train PUMA on it, print the table, write a page, index the images
 	$(BIN)/unimetric demo
@@ -15,6 +15,9 @@ test: $(INSTALLED)  ## Lint, types and every test
 
 docs: $(INSTALLED)  ## Build the documentation's site into build/site
 	$(BIN)/mkdocs build
+
+bench: $(INSTALLED)  ## Every benchmark in a short form, at most 15 minutes on two cores, and one table
+	$(BIN)/python benchmarks/all.py
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "unimetric needs Python 3.10 or later, this is " + sys.version.split()[0])'

@@ -47,9 +47,12 @@ def interleaved_medians(measured: dict[str, Callable[[], object]], repetitions: 
 
 
 def write_result(name: str, result: dict[str, Any]) -> Path:
-    """Write a result with command, machine and date into the folder ``results`` beside this file."""
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
+    """Write a result with command, machine and date into the folder ``results`` beside this file.
+
+    The environment variable ``BENCHMARK_RESULTS`` names another folder: short runs do not replace what was measured.
+    """
+    folder = Path(os.environ.get("BENCHMARK_RESULTS") or Path(__file__).parent / "results")
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     # Where a folder lies is nobody's business; what it is called may be.
     arguments = [Path(argument).name if Path(argument).is_absolute() else argument for argument in sys.argv[1:]]

@@ -90,9 +90,11 @@ def test_the_adapters_of_a_network_draw_independently():
     """Which of 2,000 samples are dropped, over the four adapters of two blocks: uncorrelated."""
     embedder = toy_embedder(options={"adapter_bottleneck": 2, "prompts": 0, "adapter_drop": 0.5}, image_size=16).train()
     method = embedder.method
-    draws = []
+    before, draws = [], []
     for adapter in (*method.attention_adapters, *method.mlp_adapters):
-        adapter.register_forward_hook(lambda module, args, out: draws.append(out.flatten(1).abs().sum(1) > 0))
+        # The sum that it adds to is changed in place: a copy from before tells what was added.
+        adapter.register_forward_pre_hook(lambda module, args: before.append(args[1].clone()))
+        adapter.register_forward_hook(lambda module, args, out: draws.append((out != before[-1]).flatten(1).any(1)))
         torch.nn.init.ones_(adapter.down.weight)
         adapter.down.weight.data[1] = -1  # one of the two hidden units is open for any token
     torch.manual_seed(0)
@@ -113,3 +115,12 @@ def test_a_fresh_adapter_is_silent_and_he_uniform():
     assert adapter.down.weight.abs().max() <= bound
     assert adapter.down.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
     assert adapter.down.bias is None and adapter.up.bias is None
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.5, 0.999999])
+def test_adding_to_a_sum_is_adding_the_output(drop):
+    adapter, tokens, total = make(drop).train(), torch.rand(8, 3, WIDTH), torch.rand(8, 3, WIDTH)
+    torch.manual_seed(4)
+    expected = total + adapter(tokens)
+    torch.manual_seed(4)
+    torch.testing.assert_close(adapter(tokens, total.clone()), expected)

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-_CHUNK_CLASSES = 8192
-"""Classes at a time: B times so many cosines stay in a processor's cache, and fill a GPU."""
+_CHUNK_CLASSES = 16384
+"""Classes at a time: with fewer, threads wait for each other; with more, every buffer is new memory from the system."""
 
 
 def targets_and_negatives(

@@ -15,7 +15,7 @@ from unimetric.models.embedder import Embedder
 def make_optimiser(embedder: Embedder, loss: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
     """AdamW with a group each for method, backbone, head and proxies; empty groups are left out.
 
-    Each group keeps its ``base_lr``, the rate at factor 1.
+    Each group keeps its ``base_lr``, the rate at factor 1. The parameters have to be on their device already.
     """
     head = list(embedder.head.parameters()) if embedder.head is not None else []
     backbone = dict(embedder.backbone.named_parameters())
@@ -30,7 +30,9 @@ def make_optimiser(embedder: Embedder, loss: nn.Module, config: TrainingConfig) 
         for name, (parameters, multiplier) in members.items()
         if parameters
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+    # One pass over parameter, gradient and moments instead of a dozen: 45 million proxies make the others wait.
+    fused = all(p.device.type in ("cpu", "cuda", "mps") for parameters, _ in members.values() for p in parameters)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
 
 
 def rate_schedule(config: TrainingConfig, steps_per_epoch: int, total_steps: int) -> Callable[[int], float]:

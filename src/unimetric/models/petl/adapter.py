@@ -34,15 +34,22 @@ class StochasticAdapter(nn.Module):
         nn.init.kaiming_uniform_(self.down.weight, nonlinearity="relu")
         nn.init.zeros_(self.up.weight)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """What to add to the sub-layer's output, [B, T, D], for its layer-normed input [B, T, D]."""
+    def forward(self, tokens: Tensor, total: Tensor | None = None) -> Tensor:
+        """What to add to the sub-layer's output, [B, T, D], for its layer-normed input [B, T, D].
+
+        With ``total`` [B, T, D], that and the output. It may be changed in place: it has to be a sum that was just
+        made and that nobody else reads.
+        """
+        if total is None:
+            total = torch.zeros_like(tokens)
         if not self.training or self.drop == 0:
-            return self._bottleneck(tokens, self.scale)
+            return total + self._bottleneck(tokens, self.scale)
         # Drawn on the CPU: the same samples on every device, and no waiting for an accelerator to count them.
         kept = (uniform(len(tokens)) >= self.drop).nonzero().squeeze(1).to(tokens.device, non_blocking=True)  # (K,)
-        # Samples whose adapter is off cost nothing, forward or backward.
+        # Samples whose adapter is off cost nothing, forward or backward. A whole batch without one is no special
+        # case: products of no rows cost nothing either, and their gradients of zero are what other processes wait for.
         out = self._bottleneck(tokens.index_select(0, kept), self.scale / (1 - self.drop))  # (K, T, D)
-        return torch.zeros_like(tokens, dtype=out.dtype).index_copy(0, kept, out)
+        return total.index_add_(0, kept, out.to(total.dtype))
 
     def _bottleneck(self, tokens: Tensor, factor: float) -> Tensor:
         # The factor goes to the small weight, not to the tokens: one pass over [B, T, D] less.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from unimetric.errors import UserError
-from unimetric.models.backbone import Backbone
-from unimetric.models.petl.base import Method
+from unimetric.models.backbone import Backbone, FrozenBlock
+from unimetric.models.petl.base import Method, in_autocast_dtype
 
 _MLP = ("mlp.fc1", "mlp.fc2", "mlp.fc1_g", "mlp.fc1_x")
 _TARGETS = {
@@ -78,6 +78,9 @@ class Lora(Method):
         peft.inject_adapter_in_model(config, backbone.vit)
         # Shared with the replaced layers, so that what is learned is found where it is with every method.
         layers: list[Any] = [module for module in backbone.vit.modules() if hasattr(module, "lora_A")]
+        for layer in layers:
+            # It would go to float32 and back for the low-rank product, which autocast casts as it casts all others.
+            layer.cast_input_dtype_enabled = False
         self.down = nn.ModuleList(layer.lora_A["default"] for layer in layers)
         self.up = nn.ModuleList(layer.lora_B["default"] for layer in layers)
 
@@ -92,6 +95,11 @@ class Lora(Method):
             if getattr(module, "q_bias", None) is not None:
                 module.qkv_bias_separate = False
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
+
+    def run_block(self, index: int, block: FrozenBlock, tokens: Tensor, rope: Tensor | None) -> Tensor:
+        """The block as it is, its layer-normed inputs cast once for the frozen and the low-rank product."""
+        tokens = tokens + block.attention(in_autocast_dtype(block.attention_input(tokens)), rope)
+        return tokens + block.mlp(in_autocast_dtype(block.mlp_input(tokens)))
 
 
 def _import_peft() -> Any:

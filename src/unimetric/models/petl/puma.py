@@ -87,9 +87,9 @@ class Puma(Method):
         if not self.attention_adapters:
             return block(tokens, rope)
         normed = in_autocast_dtype(block.attention_input(tokens))
-        tokens = tokens + block.attention(normed, rope) + self.attention_adapters[index](normed)
+        tokens = self.attention_adapters[index](normed, tokens + block.attention(normed, rope))
         normed = in_autocast_dtype(block.mlp_input(tokens))
-        adapted: Tensor = tokens + block.mlp(normed) + self.mlp_adapters[index](normed)
+        adapted: Tensor = self.mlp_adapters[index](normed, tokens + block.mlp(normed))
         return adapted
 
     def fuse(self, backbone: Backbone) -> None:
