@@ -148,7 +148,7 @@ def test_other_options_are_refused(
 
 
 def wait_for(log: Path, text: str, meanwhile: Callable[[], bool] = lambda: True) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while meanwhile() and time.monotonic() < deadline:
         if log.is_file() and text in log.read_text(errors="replace"):
             return
