@@ -14,7 +14,7 @@ from unimetric.config import TrainingConfig
 from unimetric.losses import LOSSES, make_loss
 from unimetric.models.backbone import make_backbone
 from unimetric.models.embedder import Embedder
-from unimetric.training.optimiser import make_optimiser, rate_schedule
+from unimetric.training.optimiser import make_optimiser, rate_schedule, step_rows
 
 
 def embedder_of(method: str) -> Embedder:

@@ -50,7 +50,8 @@ class CurricularFace(nn.Module):
 
     Attributes:
         proxies: learnable, float32, shape ``[C, E]`` (this process's part where they are divided), drawn with standard
-            deviation 0.01 as the original does. Only directions matter to the loss; the norm sets how fast an optimiser turns them.
+            deviation 0.01 as the original does. Only directions matter to the loss; the norm sets how fast an optimiser
+            turns them.
         t: buffer, float32, shape ``[C]`` or ``[]``; part of the state dict.
         slice: which proxies these are, or None for all.
         drawn: rows of ``proxies`` that took part in the latest training step, rising, int64; None for all.
