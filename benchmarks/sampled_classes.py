@@ -11,9 +11,9 @@ import statistics
 
 import torch
 import torch.nn.functional as F
-from machine import write_result
 from torch import Tensor
 
+from machine import write_result
 from unimetric.losses import CurricularFace
 
 CLASSES, GROUP, SIZE, BATCH, DRAWS = 20_000, 20, 128, 64, 20
