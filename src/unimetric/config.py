@@ -164,6 +164,8 @@ class TrainingConfig:
         seed: Of initialisation, data order, augmentation and adapter dropping.
         validate_every: Epochs between evaluations on the validation classes, where there are any.
         selection: Which weights are kept: ``last``, or ``best`` on the validation classes.
+        shard_proxies: Divide the class proxies of CurricularFace, and what the optimiser knows of them, among the
+            processes: for very many classes.
     """
 
     start: Literal["random", "discriminant"] = "random"
@@ -186,6 +188,7 @@ class TrainingConfig:
     seed: int = 0
     validate_every: int = 1
     selection: Literal["last", "best"] = "last"
+    shard_proxies: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "decay_epochs", "validate_every"):

@@ -19,6 +19,8 @@ GRADIENTS, WEIGHTS = 1e-4, 5e-3
 """Relative differences of a tensor's norm. Adam divides a gradient by itself: where it is nothing but rounding, single
 weights go another way. Its averages after one step are the gradients, and their squares."""
 BATCH = 8  # 3, 3 and 2 images for three processes
+DIVIDED = "curricularface-divided"
+"""Proxies divided among the processes, and drawn: four classes of the eight are not in the batch."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -40,12 +42,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         # Every four of the five images of a class hold one of these.
         (images / f"c{number}/1.png").write_bytes(b"no image")
         (images / f"c{number}/3.png").write_bytes(b"no image")
-    for name in LOSSES:
+    options = {name: ({}, {"name": name}) for name in LOSSES}
+    options[DIVIDED] = {"shard_proxies": True}, {"name": "curricularface", "options": {"sampled_classes": 2}}
+    for name, (training, loss) in options.items():
         options_file(
             folder / f"{name}.yaml",
             data={"sources": [str(images)], "split": "train-only", "workers": 0},
-            training={"steps": 1, "batch_size": BATCH},
-            loss={"name": name},
+            training={"steps": 1, "batch_size": BATCH, **training},
+            loss=loss,
         )
     processes = [
         subprocess.Popen(
@@ -55,7 +59,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             text=True,
         )
         for world in WORLDS
-        for ports in [free_ports(len(LOSSES))]
+        for ports in [free_ports(len(options))]
         for rank in range(world)
     ]
     for process in processes:
@@ -65,7 +69,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("world", WORLDS[1:])
-@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("name", [*sorted(LOSSES), DIVIDED])
 def test_the_same_training_for_every_loss(name: str, world: int, runs: Path) -> None:
     one, several = (runs / f"{name}-{count}" for count in (1, world))
     expected, found = (tensors(run / "checkpoint.safetensors") for run in (one, several))

@@ -379,3 +379,11 @@ def test_without_a_terminal_every_epoch_says_a_line(
     assert re.fullmatch(r"epoch 2, step 8 of 8: loss \d+\.\d{3}, \d+ s", said[1])
     last = [row["loss"] for row in log_rows(tmp_path / "run")][-1]
     assert f"loss {last:.3f}," in said[1]
+
+
+def test_only_proxies_that_can_be_divided_are(
+    sources: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = options_file(tmp_path / "options.yaml", training={"shard_proxies": True}, loss={"name": "arcface"})
+    assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 2
+    assert "--training.shard_proxies is true, but --loss.name is 'arcface'" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from unimetric.config import TrainingConfig
 from unimetric.losses import LOSSES, make_loss
 from unimetric.models.backbone import make_backbone
 from unimetric.models.embedder import Embedder
-from unimetric.training.optimiser import make_optimiser, rate_schedule
+from unimetric.training.optimiser import make_optimiser, rate_schedule, step_rows
 
 
 def embedder_of(method: str) -> Embedder:
@@ -95,3 +95,23 @@ def test_warm_up_longer_than_the_run_stays_below_the_full_rate() -> None:
     assert values == sorted(values)
     assert 0 < values[0] < values[-1] < 1
     assert all(torch.isfinite(torch.tensor(values)))
+
+
+def test_rows_move_as_by_adamw_in_the_steps_that_have_them() -> None:
+    """Each row beside a parameter of its own, which has no gradient in the other steps and so stays."""
+    torch.manual_seed(0)
+    proxies = nn.Parameter(torch.randn(4, 3))
+    alone = [nn.Parameter(row.detach().clone()) for row in proxies]
+    options = {"lr": 0.1, "weight_decay": 0.2}
+    optimiser, expected = torch.optim.AdamW([proxies], **options), torch.optim.AdamW(alone, **options)
+    for rows in ([0, 1], [1, 3], [0], [1, 3], [0, 1, 3]):
+        proxies.grad = torch.randn(4, 3)
+        for number, row in enumerate(alone):
+            row.grad = proxies.grad[number].clone() if number in rows else None
+        step_rows(optimiser, proxies, torch.tensor(rows))
+        optimiser.step()
+        expected.step()
+        torch.testing.assert_close(proxies.detach(), torch.stack([row.detach() for row in alone]))
+        reloaded = torch.optim.AdamW([proxies], **options)
+        reloaded.load_state_dict(optimiser.state_dict())
+        optimiser = reloaded

@@ -59,7 +59,9 @@ def test_bad_input_is_said_once(sources: list[Path], tmp_path: Path) -> None:
 
 
 def test_ctrl_c_stops_both_after_the_same_step(sources: list[Path], tmp_path: Path) -> None:
-    options = options_without_noise(tmp_path / "options.yaml", epochs=20, selection="last")
+    """With the proxies divided, which makes no difference to the one process that goes on alone."""
+    changes = {"start": "discriminant", "shard_proxies": True, "epochs": 20, "selection": "last"}
+    options = options_without_noise(tmp_path / "options.yaml", **changes)
     run = tmp_path / "run"
     process = start("train", *sources, "--out", run, "--config", options, *TWO)
     deadline = time.monotonic() + 200
@@ -70,5 +72,6 @@ def test_ctrl_c_stops_both_after_the_same_step(sources: list[Path], tmp_path: Pa
     assert process.returncode == 130, error
     assert error.count("continue with: unimetric train --resume") == 1
     assert "Traceback" not in error
-    assert unimetric("train", "--resume", run, "--device.processes", 1) == 0
+    resume = ["train", "--resume", run, "--training.shard_proxies", "false"]
+    assert unimetric(*resume, "--device.processes", 1) == 0
     assert read_json(run / "metrics.json")["training_steps"] == 60

@@ -18,6 +18,7 @@ from unimetric.geometry import Geometry, PoincareBall, Sphere
 from unimetric.losses import pml
 from unimetric.losses.curricularface import CurricularFace
 from unimetric.losses.hyperbolic import Hyperbolic
+from unimetric.losses.slices import ProxySlice
 
 __all__ = ["LOSSES", "CurricularFace", "Hyperbolic", "LossSpec", "loss_geometry", "make_loss"]
 
@@ -116,6 +117,11 @@ def loss_geometry(name: str, options: Mapping[str, float | int | bool] | None = 
     spec = LOSSES[name]
     constants = spec.options | dict(options or {})
     return spec.geometry(**{entry.name: float(constants[entry.name]) for entry in fields(spec.geometry)})
+
+
+def proxy_slice(loss: nn.Module) -> ProxySlice | None:
+    """Which classes' proxies a loss holds, where processes divide them; None where it holds all it has."""
+    return loss.slice if isinstance(loss, CurricularFace) else None
 
 
 def place_proxies(loss: nn.Module, directions: Tensor) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from unimetric.losses.angular import add_angular_margin
 from unimetric.losses.checks import check_batch, check_constant, no_autocast
-from unimetric.losses.negatives import targets_and_negatives
+from unimetric.losses.negatives import own_cosines, targets_and_negatives
+from unimetric.losses.slices import ProxySlice
 
 
 class CurricularFace(nn.Module):
@@ -31,6 +32,12 @@ class CurricularFace(nn.Module):
     As in the original, a training step updates ``t`` before using it. ``t`` carries no gradient and stands
     still in evaluation mode.
 
+    With ``sampled_classes``, a training step's softmax runs over the batch's own P classes and n of the C - P others,
+    drawn without replacement from torch's generator of the CPU (as in An et al., *Killing Two Birds with One Stone:
+    Efficient and Robust Training of Face Recognition CNNs by Partial FC*, CVPR 2022). Unlike theirs, each drawn class
+    counts (C - P) / n times: the sum ``Z`` of exponentials under the logarithm is then right on average. Its logarithm
+    is not: ``E[log Z'] = log Z - Var(Z') / (2 Z^2) + ...`` is too low (Jensen), and less so the larger n is.
+
     Args:
         num_classes: ``C``, at least 1.
         embedding_size: ``E``, at least 1.
@@ -38,11 +45,16 @@ class CurricularFace(nn.Module):
         scale: multiplies the logits, positive.
         momentum: of the moving average, in [0, 1).
         per_class: one ``t`` per class (PUMA) or one for all (Huang et al.).
+        sampled_classes: how many of the classes outside of the batch take part in a training step: a whole number, or
+            below 1 a share of them; 0 for all.
 
     Attributes:
-        proxies: learnable, float32, shape ``[C, E]``, drawn with standard deviation 0.01 as the original
-            does. Only directions matter to the loss; the norm sets how fast an optimiser turns them.
+        proxies: learnable, float32, shape ``[C, E]`` (this process's part where they are divided), drawn with standard
+            deviation 0.01 as the original does. Only directions matter to the loss; the norm sets how fast an optimiser
+            turns them.
         t: buffer, float32, shape ``[C]`` or ``[]``; part of the state dict.
+        slice: which proxies these are, or None for all.
+        drawn: rows of ``proxies`` that took part in the latest training step, rising, int64; None for all.
 
     Raises:
         ValueError: for a constant outside its range.
@@ -59,6 +71,7 @@ class CurricularFace(nn.Module):
         scale: float = 32.0,
         momentum: float = 0.99,
         per_class: bool = True,
+        sampled_classes: float = 0.0,
     ) -> None:
         super().__init__()
         check_constant(num_classes >= 1, "num_classes must be at least 1", num_classes)
@@ -66,12 +79,18 @@ class CurricularFace(nn.Module):
         check_constant(0 <= margin < math.pi, "margin must be in [0, pi) radians", margin)
         check_constant(0 < scale < math.inf, "scale must be positive", scale)
         check_constant(0 <= momentum < 1, "momentum must be in [0, 1)", momentum)
+        whole = sampled_classes < 1 or float(sampled_classes).is_integer()
+        requirement = "sampled_classes must be a whole number, a share below 1, or 0 for all"
+        check_constant(sampled_classes >= 0 and whole, requirement, sampled_classes)
         self.num_classes = num_classes
         self.embedding_size = embedding_size
         self.margin = margin
         self.scale = scale
         self.momentum = momentum
         self.per_class = per_class
+        self.sampled_classes = sampled_classes
+        self.slice: ProxySlice | None = None
+        self.drawn: Tensor | None = None
         self.proxies = nn.Parameter(torch.empty(num_classes, embedding_size))
         nn.init.normal_(self.proxies, std=0.01)
         self.register_buffer("t", torch.zeros(num_classes) if per_class else torch.zeros(()))
@@ -91,17 +110,53 @@ class CurricularFace(nn.Module):
         """
         check_batch(embeddings, labels, self.embedding_size, self.num_classes)
         with no_autocast(embeddings):
-            units, proxies = F.normalize(embeddings.float()), self.proxies.float()
+            units = F.normalize(embeddings.float())
+            proxies, places, log_weights = self._of_step(labels)
             with torch.no_grad():
-                targets = (units * F.normalize(proxies[labels])).sum(dim=1)  # [B]
+                targets = own_cosines(units, proxies, places)  # [B]
+                if self.slice:
+                    targets = self.slice.parts(targets).sum(dim=0)
                 if self.training:
                     self._update_t(targets, labels)
                 phi = add_angular_margin(targets, self.margin)
             # A copy either way: the next step moves t before an earlier one may have had its backward.
             t = self.t[labels] if self.per_class else self.t.clone()
-            cosines, negatives = targets_and_negatives(units, proxies, labels, phi, t, self.scale)
+            if self.slice:
+                units = self.slice.entrust(units)
+            cosines, negatives = targets_and_negatives(units, proxies, places, phi, t, self.scale, log_weights)
+            if self.slice:
+                parts = self.slice.parts(torch.stack([cosines, negatives]))  # [W, 2, B]
+                cosines, negatives = parts[:, 0].sum(dim=0), parts[:, 1].logsumexp(dim=0)
             # Cross-entropy: log(exp(s phi) + exp(negatives)) - s phi.
             return F.softplus(negatives - self.scale * add_angular_margin(cosines, self.margin), threshold=80).mean()
+
+    def _of_step(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """This process's proxies that take part, where each label's is among them (or -1), and logarithmic weights."""
+        if self.slice:
+            places = labels - self.slice.classes.start
+            places = torch.where((places >= 0) & (places < len(self.proxies)), places, -1)
+        else:
+            places = labels
+        if not self.training or self.sampled_classes == 0:
+            return self.proxies.float(), places, None
+        classes, log_weights = self._draw(labels.cpu())
+        if self.slice:
+            here = (classes >= self.slice.classes.start) & (classes < self.slice.classes.stop)
+            classes, log_weights = classes[here] - self.slice.classes.start, log_weights[here]
+        self.drawn = classes.to(labels.device)
+        places = torch.where(places >= 0, torch.searchsorted(self.drawn, places), -1)
+        return self.proxies[self.drawn].float(), places, log_weights.to(labels.device)
+
+    def _draw(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Classes of a step, rising, and the logarithm of how often each counts: the same ones in every process."""
+        weights = torch.full((self.num_classes,), -torch.inf)
+        weights[labels] = 0.0
+        others = weights.isneginf().nonzero().flatten()
+        share = self.sampled_classes * len(others) if self.sampled_classes < 1 else self.sampled_classes
+        count = min(math.ceil(share), len(others))
+        weights[others[torch.randperm(len(others))[:count]]] = math.log(len(others) / count) if count else 0.0
+        classes = weights.isfinite().nonzero().flatten()
+        return classes, weights[classes]
 
     @torch.no_grad()
     def _update_t(self, targets: Tensor, labels: Tensor) -> None:
@@ -111,6 +166,12 @@ class CurricularFace(nn.Module):
         else:
             means = targets.mean()
         self.t.lerp_(means, 1 - self.momentum)
+
+    @torch.no_grad()
+    def keep_slice(self, rank: int, count: int) -> None:
+        """Hold the proxies of this process's classes only; to be called before an optimiser is made."""
+        self.slice = ProxySlice(rank, count, self.num_classes)
+        self.proxies = nn.Parameter(self.proxies[self.slice.classes].clone())
 
     @torch.no_grad()
     def place_proxies(self, directions: Tensor) -> None:
@@ -125,5 +186,6 @@ class CurricularFace(nn.Module):
         """Constants for ``print(loss)``."""
         return (
             f"num_classes={self.num_classes}, embedding_size={self.embedding_size}, margin={self.margin}, "
-            f"scale={self.scale}, momentum={self.momentum}, per_class={self.per_class}"
+            f"scale={self.scale}, momentum={self.momentum}, per_class={self.per_class}, "
+            f"sampled_classes={self.sampled_classes}"
         )

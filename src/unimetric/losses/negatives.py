@@ -15,7 +15,13 @@ _CHUNK_CLASSES = 16384
 
 
 def targets_and_negatives(
-    units: Tensor, proxies: Tensor, labels: Tensor, targets: Tensor, t: Tensor, scale: float
+    units: Tensor,
+    proxies: Tensor,
+    labels: Tensor,
+    targets: Tensor,
+    t: Tensor,
+    scale: float,
+    log_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The cosine to each row's own class, and ``log(sum over j != y of exp(s N(c_j)))`` over all others.
 
@@ -24,37 +30,55 @@ def targets_and_negatives(
     forward and backward, and their cosines computed again for the gradient: of [B, C] nothing is ever held, where
     cosines, logits, softmax and their gradients would each be B · C numbers.
 
+    The proxies may be a part of all, or a sample: the cosines of the parts add up, and so do, as logsumexp, the sums.
+
     Args:
         units: unit vectors, float32 or float64 [B, E].
         proxies: class proxies of any norm, of the same type, [C, E].
-        labels: int64 [B], values in [0, C).
+        labels: int64 [B], values in [0, C), or -1 where the class is not among the proxies.
         targets: the target's logit before scaling, [B]; decides what is hard, and gets no gradient.
         t: the modulation of the hard negatives of each row, [B] or []; gets no gradient.
         scale: s.
+        log_weights: the logarithm of how often each class counts, [C]; None: once.
 
     Returns:
-        Both [B]; the second is minus infinity where there is no other class.
+        Both [B]; the first is 0 for label -1, the second minus infinity where there is no other class.
     """
     result: tuple[Tensor, Tensor] = _TargetsAndNegatives.apply(
-        units, proxies, labels, targets.detach(), t.detach(), scale
+        units, proxies, labels, targets.detach(), t.detach(), scale, log_weights
     )
     return result
+
+
+def own_cosines(units: Tensor, proxies: Tensor, labels: Tensor) -> Tensor:
+    """Cosine of unit vectors [B, E] to the proxy of each one's label, [B]; 0 for label -1."""
+    if len(proxies) == 0:
+        return units.new_zeros(len(units))
+    cosines = (units * F.normalize(proxies[labels.clamp_min(0)])).sum(dim=1)
+    return torch.where(labels >= 0, cosines, 0.0)
 
 
 class _TargetsAndNegatives(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, units: Tensor, proxies: Tensor, labels: Tensor, targets: Tensor, t: Tensor, scale: float
+        ctx: Any,
+        units: Tensor,
+        proxies: Tensor,
+        labels: Tensor,
+        targets: Tensor,
+        t: Tensor,
+        scale: float,
+        log_weights: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        own = (units * F.normalize(proxies[labels])).sum(dim=1)
+        own = own_cosines(units, proxies, labels)
         total = units.new_full((len(units),), -torch.inf)
         for chunk, start in _chunks(proxies):
             cosines = units @ F.normalize(chunk).T
-            logits = _logits(cosines, targets, t, scale)
+            logits = _logits(cosines, targets, t, scale, _part(log_weights, start))
             _leave_out(logits, labels - start, -torch.inf)
             total = torch.logaddexp(total, logits.logsumexp(dim=1))
         ctx.save_for_backward(units, proxies, labels, targets, t, own, total)
-        ctx.scale = scale
+        ctx.scale, ctx.log_weights = scale, log_weights
         return own, total
 
     @staticmethod
@@ -68,7 +92,8 @@ class _TargetsAndNegatives(torch.autograd.Function):
             norms = _norms(chunk)
             directions = chunk / norms
             cosines = units @ directions.T
-            weights = _logits(cosines, targets, t, ctx.scale).sub_(total.unsqueeze(1)).exp_()
+            logits = _logits(cosines, targets, t, ctx.scale, _part(ctx.log_weights, start))
+            weights = logits.sub_(total.unsqueeze(1)).exp_()
             _leave_out(weights, labels - start, 0.0)
             # The slope of N: 1, or t + 2 c.
             hard = cosines > targets.unsqueeze(1)
@@ -79,12 +104,16 @@ class _TargetsAndNegatives(torch.autograd.Function):
             torch.mm(weights.T, units, out=part)
             # Of the direction's gradient, only what turns the proxy counts.
             part.sub_(directions * (directions * part).sum(dim=1, keepdim=True)).div_(norms)
+        if len(proxies) == 0:
+            return of_units, of_proxies, None, None, None, None, None
+        of_own = torch.where(labels >= 0, of_own, 0.0)
+        labels = labels.clamp_min(0)
         norms = _norms(proxies[labels])
         directions = proxies[labels] / norms
         of_units += of_own.unsqueeze(1) * directions
         turning = (units - directions * own.unsqueeze(1)) / norms
         of_proxies.index_add_(0, labels, of_own.unsqueeze(1) * turning)
-        return of_units, of_proxies, None, None, None, None
+        return of_units, of_proxies, None, None, None, None, None
 
 
 def _norms(proxies: Tensor) -> Tensor:
@@ -103,10 +132,15 @@ def _column(t: Tensor) -> Tensor:
     return t.unsqueeze(1) if t.ndim else t
 
 
-def _logits(cosines: Tensor, targets: Tensor, t: Tensor, scale: float) -> Tensor:
-    """Cosines [B, c] to scaled logits, all taken for negatives."""
+def _part(log_weights: Tensor | None, start: int) -> Tensor | None:
+    return None if log_weights is None else log_weights[start : start + _CHUNK_CLASSES]
+
+
+def _logits(cosines: Tensor, targets: Tensor, t: Tensor, scale: float, log_weights: Tensor | None) -> Tensor:
+    """Cosines [B, c] to scaled logits, all taken for negatives, plus the classes' logarithmic weights [c]."""
     hard = cosines > targets.unsqueeze(1)
-    return torch.where(hard, cosines * (_column(t) + cosines), cosines).mul_(scale)
+    logits = torch.where(hard, cosines * (_column(t) + cosines), cosines).mul_(scale)
+    return logits if log_weights is None else logits.add_(log_weights)
 
 
 def _leave_out(values: Tensor, columns: Tensor, filler: float) -> None:

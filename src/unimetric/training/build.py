@@ -41,6 +41,11 @@ def check_options(config: RunConfig) -> None:
     """
     method_options(config.model.method, config.model.options)
     make_loss(config.loss.name, 2, config.model.embedding_size, config.loss.options)
+    if config.training.shard_proxies and config.loss.name != "curricularface":
+        raise UserError(
+            f"--training.shard_proxies is true, but --loss.name is {config.loss.name!r}: only the proxies of "
+            "curricularface can be divided; use that, or false"
+        )
     geometry = choose_geometry(config)
     if config.training.start == "discriminant" and geometry.name != "sphere":
         raise UserError(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from unimetric.errors import UserError
 from unimetric.files import write_atomically
+from unimetric.losses import proxy_slice
 from unimetric.models.embedder import Embedder
 from unimetric.models.saving import assign_weights, learned_weights
 
@@ -58,6 +59,9 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint; the one before stays until the new one is whole.
 
+    It does not depend on how many processes there are. Where they divide the proxies, all have to call this, and the
+    first one writes.
+
     ``identity`` names what the checkpoint belongs to (classes, images and configuration).
 
     Raises:
@@ -68,6 +72,12 @@ def save_checkpoint(
     tensors |= {f"best.{name}": value for name, value in progress.best_weights.items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
+    if own := proxy_slice(loss):
+        for name in _of_proxies(tensors, loss, optimiser):
+            if (whole := own.collect(tensors[name])) is not None:
+                tensors[name] = whole
+        if own.rank:
+            return
     metadata = {
         "identity": identity,
         "step": progress.step,
@@ -102,6 +112,8 @@ def load_checkpoint(
             f"{path} belongs to other images, classes or another configuration: put the data back as it was, or start "
             "a new run"
         )
+    if own := proxy_slice(loss):
+        tensors |= {name: tensors[name][own.classes] for name in _of_proxies(tensors, loss, optimiser)}
     assign_weights(embedder, _part(tensors, "model"), path)
     loss.load_state_dict(_part(tensors, "loss"))
     state: dict[int, dict[str, Tensor]] = {}
@@ -120,6 +132,14 @@ def load_checkpoint(
         # A checkpoint that was written before there were samplers with a state has none.
         sampler=metadata.get("sampler", {}),
     )
+
+
+def _of_proxies(tensors: dict[str, Tensor], loss: nn.Module, optimiser: torch.optim.Optimizer) -> list[str]:
+    """Names of what has a row for each class that has a proxy here."""
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    index = next(number for number, parameter in enumerate(parameters) if parameter is loss.proxies)
+    # AdamW's own number of steps is one for all.
+    return ["loss.proxies", *(n for n, v in tensors.items() if n.startswith(f"optimiser.{index}.") and v.ndim == 2)]
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from unimetric.data.splits import Split
 from unimetric.data.transforms import TrainingTransform
 from unimetric.errors import UserError
 from unimetric.files import write_json
-from unimetric.losses import LOSSES, make_loss
+from unimetric.losses import LOSSES, CurricularFace, make_loss, proxy_slice
 from unimetric.measure import Skipped, check_positives, measure
 from unimetric.models.devices import compute_dtype
 from unimetric.models.embedder import Embedder
@@ -35,7 +35,7 @@ from unimetric.training.extension import Extension, keep_replay, old_new_groups
 from unimetric.training.interrupt import Interrupted, StopRequest, sigterm_like_ctrl_c
 from unimetric.training.joint import gather
 from unimetric.training.log import TrainingLog
-from unimetric.training.optimiser import make_optimiser, rate_schedule
+from unimetric.training.optimiser import make_optimiser, rate_schedule, step_rows
 from unimetric.training.processes import Processes, make_fabric
 from unimetric.training.provenance import Clock, measured_sides, provenance
 from unimetric.training.run import RunFolder, run_identity
@@ -63,7 +63,7 @@ class _Run:
     embedder: Embedder
     loss: nn.Module
     extension: Extension | None
-    optimiser: torch.optim.Optimizer
+    optimiser: torch.optim.AdamW
     sampler: BatchSampler
     loader: DataLoader[Batch]
     total_steps: int
@@ -114,7 +114,7 @@ def _train(run: _Run, resume: bool) -> dict[str, Any]:
         if resume:
             say(f"{folder.path} has no checkpoint yet; starting from the beginning.")
     run.processes.check_same((run.identity, progress.step), "train images or a checkpoint")
-    run.processes.copy_from_first(list(run.loss.state_dict().values()))
+    run.processes.copy_from_first([*_common_parameters(run.loss), *run.loss.buffers()])
     for note in run.sampler.notes:
         say(f"note: {note}", style="yellow")
     first = run.fabric.is_global_zero
@@ -188,6 +188,9 @@ def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
         workers=config.data.workers,
     )
     embedder.to(fabric.device)
+    if training.shard_proxies and processes.count > 1:
+        assert isinstance(loss, CurricularFace)  # noqa: S101  # as the options were checked
+        loss.keep_slice(processes.rank, processes.count)
     loss.to(fabric.device)
     return _Run(
         config=config,
@@ -238,10 +241,15 @@ def _refuse_untrainable(config: RunConfig, split: Split) -> None:
 
 def _start_from_discriminant(run: _Run, progress: Progress) -> None:
     started = time.perf_counter()
+    own = proxy_slice(run.loss)
+    options = run.config.loss
+    # The first process finds the proxies of all classes.
+    whole = make_loss(options.name, own.num_classes, run.embedder.embedding_size, options.options) if own else run.loss
+    whole.to(run.fabric.device)
     if run.fabric.is_global_zero:
         start_from_discriminant(
             run.embedder,
-            run.loss,
+            whole,
             [item.path for item in run.split.train],
             run.numbers,
             run.config.device.precision,
@@ -249,7 +257,9 @@ def _start_from_discriminant(run: _Run, progress: Progress) -> None:
         )
     assert run.embedder.head is not None  # noqa: S101  # asked of the configuration
     # The head as well: what DDP would send later is one thing less to rely on.
-    run.processes.copy_from_first([*run.embedder.head.parameters(), *run.loss.parameters()])
+    run.processes.copy_from_first([*run.embedder.head.parameters(), *whole.parameters()])
+    if own:
+        run.loss.load_state_dict(whole.state_dict() | {"proxies": whole.state_dict()["proxies"][own.classes]})
     progress.seconds += time.perf_counter() - started
 
 
@@ -298,7 +308,7 @@ def _train_loop(run: _Run, progress: Progress) -> None:
                 say(f"epoch {epoch + 1}, step {progress.step} of {run.total_steps}: {latest}, {progress.seconds:.0f} s")
             if not stopping:
                 _validate(run, progress, log)
-            if fabric.is_global_zero:
+            if fabric.is_global_zero or proxy_slice(run.loss):
                 save_checkpoint(run.folder.checkpoint, run.embedder, run.loss, run.optimiser, progress, run.identity)
             if stopping:
                 done_of_all = f"{progress.step} of {run.total_steps}"
@@ -347,14 +357,22 @@ def _step(run: _Run, model: Any, optimiser: Any, batch: Batch, progress: Progres
         )
     fabric.backward(total)
     # Each process has the whole gradient of the proxies, but a GPU may round sums another way each time.
-    run.processes.copy_from_first([parameter.grad for parameter in run.loss.parameters() if parameter.grad is not None])
+    of_loss = [parameter.grad for parameter in _common_parameters(run.loss) if parameter.grad is not None]
+    run.processes.copy_from_first(of_loss)
     run.processes.copy_from_first(list(run.loss.buffers()))
     if config.training.clip_value > 0:
         learned = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         nn.utils.clip_grad_value_(learned, config.training.clip_value)
+    if isinstance(run.loss, CurricularFace) and run.loss.drawn is not None:
+        step_rows(run.optimiser, run.loss.proxies, run.loss.drawn)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return loss.item()
+
+
+def _common_parameters(loss: nn.Module) -> list[nn.Parameter]:
+    """Parameters of a loss that every process holds: all, unless they are divided."""
+    return [] if proxy_slice(loss) else list(loss.parameters())
 
 
 def _noise_seed(seed: int, step: int, use: int) -> int:

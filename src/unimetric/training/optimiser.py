@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unimetric.config import TrainingConfig
 from unimetric.models.embedder import Embedder
@@ -51,3 +51,35 @@ def rate_schedule(config: TrainingConfig, steps_per_epoch: int, total_steps: int
         return (1 + math.cos(math.pi * progress)) / 2
 
     return factor
+
+
+@torch.no_grad()
+def step_rows(optimiser: torch.optim.AdamW, proxies: nn.Parameter, rows: Tensor) -> None:
+    """AdamW's step of some of the proxies; the others, and what is known of them, stay as they are.
+
+    A proxy that was not drawn has no gradient. AdamW itself would take that for a gradient of zero, and go on to move
+    it by its old average and the weight decay. Here each row has its own number of steps, so that it moves as AdamW
+    moves a parameter that is there only in the steps in which the row was drawn. Takes the gradient away, so that the
+    optimiser's own step leaves the proxies out.
+
+    Args:
+        optimiser: Has the proxies in one of its groups, with AdamW's plain options.
+        proxies: [C, E], with a gradient.
+        rows: Those that take part, int64, none twice.
+    """
+    gradient, proxies.grad = proxies.grad, None
+    assert gradient is not None  # noqa: S101  # there was a backward
+    group = next(each for each in optimiser.param_groups if any(member is proxies for member in each["params"]))
+    state = optimiser.state[proxies]
+    if not state:
+        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(proxies), torch.zeros_like(proxies)
+        state["step"] = torch.zeros(len(proxies), 1)
+    state["step"] = state["step"].to(proxies.device)  # a loaded one is on the CPU
+    gradient = gradient[rows]
+    (beta, beta_of_squares), steps = group["betas"], state["step"][rows] + 1
+    average = state["exp_avg"][rows].lerp(gradient, 1 - beta)
+    squares = state["exp_avg_sq"][rows].lerp(gradient.square(), 1 - beta_of_squares)
+    spread = (squares / (1 - beta_of_squares**steps)).sqrt() + group["eps"]
+    kept = proxies[rows] * (1 - group["lr"] * group["weight_decay"])
+    proxies[rows] = kept - group["lr"] * average / (1 - beta**steps) / spread
+    state["step"][rows], state["exp_avg"][rows], state["exp_avg_sq"][rows] = steps, average, squares

@@ -170,6 +170,8 @@ def _deciding_options(config: RunConfig) -> dict[str, dict[str, Any]]:
     options = {name: asdict(config)[name] for name in ("model", "loss", "sampling", "training")}
     # The weights are compared by what is in them, not by where they lie.
     options["model"].pop("weights")
+    # Where the proxies lie does not change what they become.
+    options["training"].pop("shard_proxies")
     return options
 
 
