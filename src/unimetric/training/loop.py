@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from unimetric.config import RunConfig
 from unimetric.data.catalog import ClassIndex
 from unimetric.data.loading import Batch, training_loader
+from unimetric.data.reading import ImageReader
 from unimetric.data.sampling import BatchSampler, Share, make_sampler
 from unimetric.data.splits import Split
 from unimetric.data.transforms import TrainingTransform
@@ -26,7 +27,15 @@ from unimetric.models.devices import choose_device, choose_precision, compute_dt
 from unimetric.models.embedder import Embedder
 from unimetric.models.saving import assign_weights, learned_weights
 from unimetric.progress import console, progress_bar, say
-from unimetric.training.build import build_embedder, check_options, describe, load_split, say_split, unmeasured
+from unimetric.training.build import (
+    build_embedder,
+    check_options,
+    configured_reader,
+    describe,
+    load_split,
+    say_split,
+    unmeasured,
+)
 from unimetric.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from unimetric.training.discriminant import start_from_discriminant
 from unimetric.training.interrupt import Interrupted, StopRequest, sigterm_like_ctrl_c
@@ -59,6 +68,7 @@ class _Run:
     optimiser: torch.optim.Optimizer
     sampler: BatchSampler
     loader: DataLoader[Batch]
+    read: ImageReader
     total_steps: int
     identity: str
     clock: Clock
@@ -149,6 +159,8 @@ def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
     classes = ClassIndex.of(split.train)
     numbers = classes.numbers(split.train)
     embedder = build_embedder(config)
+    items = [*split.train, *split.validation, *split.query, *split.gallery]
+    read = configured_reader(config, embedder.backbone.image_size, items)
     loss = make_loss(config.loss.name, len(classes), embedder.embedding_size, config.loss.options)
     sampler = make_sampler(
         config.sampling.name,
@@ -177,6 +189,7 @@ def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
         sampler,
         seed=training.seed,
         workers=config.data.workers,
+        read=read,
     )
     embedder.to(fabric.device)
     loss.to(fabric.device)
@@ -191,6 +204,7 @@ def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
         optimiser=make_optimiser(embedder, loss, training),
         sampler=sampler,
         loader=loader,
+        read=read,
         total_steps=training.steps or training.epochs * len(sampler),
         identity=run_identity(config, split, classes, backbone.fingerprint),
         clock=clock,
@@ -239,6 +253,7 @@ def _start_from_discriminant(run: _Run, progress: Progress) -> None:
             run.numbers,
             run.config.device.precision,
             run.config.evaluation.batch_size,
+            run.read,
         )
     if run.fabric.world_size > 1:
         # The head as well: what DDP would send later is one thing less to rely on.
@@ -332,7 +347,7 @@ def _step(run: _Run, model: Any, optimiser: Any, batch: Batch, progress: Progres
         return None
     # Adapter dropping is a function of seed, step and process, which is what makes a resumed run the same run.
     torch.manual_seed(_noise_seed(config.training.seed, progress.step, fabric.global_rank))
-    embeddings = model(batch.images.to(fabric.device))  # (B, E)
+    embeddings = model(run.embedder.transform.normalise(batch.images.to(fabric.device)))  # (B, E)
     labels = batch.class_numbers.to(fabric.device)  # (B,)
     if fabric.world_size > 1:
         # Every process computes the loss of the joint batch; DDP's mean over processes then undoes the gather's sum.
@@ -381,6 +396,7 @@ def _validate(run: _Run, progress: Progress, log: TrainingLog | None) -> None:
         precision=run.config.device.precision,
         strict=run.config.data.strict,
         description="Validating",
+        read=run.read,
     )
     number = {item: index for index, item in enumerate(run.split.validation)}
     progress.skipped_validation |= {number[entry.item]: entry.reason for entry in measurement.skipped}
@@ -411,6 +427,7 @@ def _finish(run: _Run, progress: Progress) -> dict[str, Any]:
             strict=config.data.strict,
             description=f"Measuring on {config.evaluation.classes} classes",
             mean_average_precision=config.evaluation.mean_average_precision,
+            read=run.read,
         )
     train_skipped = [Skipped(split.train[number], reason) for number, reason in sorted(progress.skipped.items())]
     validation_skipped = [
