@@ -164,16 +164,13 @@ def _stored(image: Image.Image, content: bytes, kind: CacheKind) -> Row:
     small = min(image.size) <= kind.side
     reduced = image if small else resize_shorter_side(image, kind.side)
     row: Row = {"width": reduced.width, "height": reduced.height}
-    pixels = 3 * reduced.width * reduced.height
-    if kind.format == "raw":
+    # A file larger than its pixels holds something else: more frames, or noise. And JPEG has a longest side.
+    larger = small and len(content) > 3 * reduced.width * reduced.height
+    if kind.format == "raw" or larger or (not small and max(reduced.size) > 65_500):
         return {**row, "kind": "raw", "image": reduced.tobytes()}
-    # A file larger than its pixels holds something else: more frames, or a profile.
-    if small and len(content) <= pixels:
+    if small:
         return {**row, "kind": "encoded", "image": content}
     buffer = BytesIO()
-    if max(reduced.size) > 65_500:
-        # More than JPEG can hold.
-        return {**row, "kind": "raw", "image": reduced.tobytes()}
     reduced.save(buffer, "JPEG", quality=_QUALITY)
     return {**row, "kind": "encoded", "image": buffer.getvalue()}
 
