@@ -1,6 +1,6 @@
 """Images per second from disk to a normalised training batch, against torchvision's ImageFolder and DataLoader.
 
-The same images, crops' distribution, batch size and workers for all. Two cases: the photographs as they are, and the same
+The same images, crops, batch size and workers for all. Two cases: the photographs as they are, and the same
 enlarged to 1 to 4 megapixels and saved as JPEG (quality 90), since what a camera gives has that size. Target: with
 a cache, at least 2 times ImageFolder; and more than the model takes (the bare backbone's forward).
 

@@ -1,6 +1,6 @@
 """Seconds from a command to its end: ``unimetric --help`` and the first answer of ``unimetric search``.
 
-Beside them, in the same run, what no program of the kind can save: Python's own start, and the import of torch and timm.
+Beside them, in the same run, what no such program can save: Python's own start, and the import of torch and timm.
 Targets: 0.3 s for the help, 3 s for the answer.
 
     python benchmarks/startup.py DATABASE IMAGE
