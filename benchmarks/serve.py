@@ -32,8 +32,6 @@ from PIL import Image
 
 from machine import write_result
 from unimetric.data.images import decode_image, is_image_name
-from unimetric.models.devices import compute_dtype
-from unimetric.models.embedder import Embedder
 from unimetric.search import SearchIndex
 
 TARGET_MS = 5.0
@@ -120,22 +118,21 @@ def in_turns(index: SearchIndex, url: str, queries: Sequence[bytes], rounds: int
                 start = time.perf_counter()
                 post(client, query)
                 times["service"].append(time.perf_counter() - start)
-            with held(embedder):
-                for query in part:
-                    start = time.perf_counter()
-                    image: Image.Image = decode_image(query)
-                    decoded = time.perf_counter()
-                    vector = next(embedder.encode_batches([image]))[0]
-                    embedded = time.perf_counter()
-                    index.search_vectors(vector, K)
-                    end = time.perf_counter()
-                    for name, value in (
-                        ("decode", decoded - start),
-                        ("embed", embedded - decoded),
-                        ("store", end - embedded),
-                        ("library", end - start),
-                    ):
-                        times[name].append(value)
+            for query in part:
+                start = time.perf_counter()
+                image: Image.Image = decode_image(query)
+                decoded = time.perf_counter()
+                vector = next(embedder.encode_batches([image]))[0]
+                embedded = time.perf_counter()
+                index.search_vectors(vector, K)
+                end = time.perf_counter()
+                for name, value in (
+                    ("decode", decoded - start),
+                    ("embed", embedded - decoded),
+                    ("store", end - embedded),
+                    ("library", end - start),
+                ):
+                    times[name].append(value)
         work = (work_seconds(client) - before) / len(times["service"])
     medians = {f"{name}_ms": round(1000 * statistics.median(values), 2) for name, values in times.items()}
     return medians | {
@@ -153,13 +150,6 @@ def work_seconds(client: httpx.Client) -> float:
     )
     found = dict(line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if not line.startswith("#"))
     return sum(float(found.get(name, 0)) for name in wanted)
-
-
-@contextmanager
-def held(embedder: Embedder) -> Iterator[None]:
-    """The frozen weights cast once, as `Embedder.encode` does it."""
-    with embedder.backbone.holding(compute_dtype("auto", embedder.device), trained_too=True):
-        yield
 
 
 def post(client: httpx.Client, query: bytes) -> None:

@@ -388,7 +388,7 @@ def test_a_printed_configuration_names_the_sources_once(data: Path, capsys: pyte
     for command in (["train", data, "--out", "x"], ["evaluate", data / "no-run", data, "--out", "x"]):
         values = printed(capsys, *command)
         assert values["data"]["sources"] == [str(data)]
-        assert set(values) == {"data", "model", "loss", "sampling", "training", "evaluation", "device"}
+        assert set(values) == {"data", "model", "loss", "sampling", "training", "extension", "evaluation", "device"}
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])

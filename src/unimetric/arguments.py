@@ -8,7 +8,7 @@ from typing import Any, Literal, NoReturn
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from unimetric import __version__
-from unimetric.config import DeviceConfig, RunConfig, ServiceConfig
+from unimetric.config import DeviceConfig, ExtendConfig, RunConfig, ServiceConfig
 from unimetric.errors import UserError, nearest_names
 from unimetric.packaged_configs import benchmark_names, config_names
 
@@ -59,6 +59,33 @@ def build_parser() -> ArgumentParser:
     _add_run_options(train)
     commands.add_subcommand("train", train, help="train a model")
 
+    extend = _command(
+        "Add datasets to a trained model, without its old images: a few small ones of each class are trained on again, "
+        "and the embeddings are held to their old places."
+    )
+    extend.add_argument("run", metavar="RUN", type=str, help="The run folder of the model.")
+    extend.add_argument(
+        "--data",
+        metavar="SOURCE",
+        nargs="+",
+        action="extend",
+        type=str,
+        default=None,
+        help="The new datasets: folders of class folders, manifests, or benchmark datasets.",
+    )
+    extend.add_argument("--out", type=str, default=None, help="The run folder to write; default: RUN-extended.")
+    extend.add_argument(
+        "--replay_only", action="store_true", help="Only write RUN's replay set, from its images, for later."
+    )
+    extend.add_argument(
+        "--compatible",
+        action="store_true",
+        help="Hold new embeddings to old ones closely enough that they can search in old indexes.",
+    )
+    extend.add_class_arguments(ExtendConfig, skip={"compatible"})
+    extend.add_class_arguments(DeviceConfig, "device")
+    commands.add_subcommand("extend", extend, help="add datasets to a trained model")
+
     evaluate = _command(
         "Measure a trained model, several as an --ensemble, or with --model.method frozen a backbone as it is."
     )
@@ -89,9 +116,31 @@ def build_parser() -> ArgumentParser:
     embed = _command("Embed images with a trained model.")
     embed.add_argument("model", type=str, help="A run folder or a model folder.")
     embed.add_argument(
-        "sources", nargs="+", type=str, help="Folders of class folders, manifests, or folders of images."
+        "sources",
+        nargs="+",
+        type=str,
+        help="Folders of class folders, manifests, or folders of images; into fragments also .tar shards (WebDataset), "
+        "Parquet files with a column image, and URIs such as s3://bucket/photos.",
     )
-    embed.add_argument("--out", type=str, default=None, help="File to write: .parquet or .npz.")
+    embed.add_argument(
+        "--out",
+        type=str,
+        default=None,
+        help="File to write: .parquet or .npz; with --engine ray or --shard the folder or URI of the fragments.",
+    )
+    embed.add_argument("--engine", type=str, default="plain", help="plain: this process. ray: many workers, fragments.")
+    embed.add_argument(
+        "--shard",
+        metavar="I/N",
+        type=str,
+        default=None,
+        help="Write fragments, and of every N only the I-th: N such commands, on any machines, make all. 1/1: all.",
+    )
+    embed.add_argument(
+        "--workers", type=int, default=None, help="For ray: models at once; default: one per GPU, else per machine."
+    )
+    embed.add_argument("--fragment_rows", type=int, default=8192, help="Images per fragment, at most.")
+    embed.add_argument("--thumbnails", action="store_true", help="Keep a small JPEG of every image in the fragments.")
     embed.add_argument(
         "--weights",
         type=str,
@@ -138,6 +187,7 @@ def build_parser() -> ArgumentParser:
     commands.add_subcommand("datasets", datasets, help="list and check the benchmark datasets")
 
     _add_prepare_command(commands)
+    _add_export_command(commands)
     _add_search_commands(commands)
     _add_report_commands(commands)
 
@@ -184,6 +234,25 @@ def _add_prepare_command(commands: Any) -> None:
     commands.add_subcommand("prepare", prepare, help="resize images once, for faster training")
 
 
+def _add_export_command(commands: Any) -> None:
+    export = _command(
+        "Write a trained model as one file that runs without this package: ONNX, or what torch.export.load reads. Its "
+        "vectors are compared with the model's own first, on 64 images."
+    )
+    export.add_argument(
+        "models",
+        metavar="MODEL",
+        nargs="+",
+        type=str,
+        help="A run folder or a model folder; several are exported as one, by the mean of their vectors.",
+    )
+    export.add_argument("--format", type=str, default="onnx", help="onnx or torch.")
+    export.add_argument("--out", type=str, default=None, help="The file; default: MODEL/model.onnx or MODEL/model.pt2.")
+    export.add_argument("--overwrite", action="store_true", help="Replace the file if it exists.")
+    export.add_argument("--weights", type=str, default=None, help=_WEIGHTS_HELP)
+    commands.add_subcommand("export", export, help="write a model as one ONNX or torch file")
+
+
 def _add_search_commands(commands: Any) -> None:
     index = _command(
         "Embed images into a search database: what is unchanged is skipped, what was cut off goes on. Without MODEL, "
@@ -192,6 +261,15 @@ def _add_search_commands(commands: Any) -> None:
     index.add_argument("model", metavar="MODEL", nargs="?", type=str, default=None, help="A run or a model folder.")
     index.add_argument(
         "sources", nargs="*", type=str, help="Folders of class folders, manifests, or folders of images."
+    )
+    index.add_argument(
+        "--vectors",
+        metavar="FOLDER",
+        nargs="+",
+        action="extend",
+        type=str,
+        default=None,
+        help="Fragments that unimetric embed --engine ray or --shard wrote with MODEL: their rows are taken over.",
     )
     index.add_argument("--db", type=str, default=None, help="The database: a folder, or a URI such as s3://bucket/db.")
     index.add_argument("--dataset", type=str, default=None, help="What to call the source's dataset; as NAME=PATH.")

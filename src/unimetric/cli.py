@@ -14,8 +14,8 @@ from jsonargparse import Namespace
 
 from unimetric.arguments import build_parser
 from unimetric.completion import checked_config, configured, typed_config, with_defaults
-from unimetric.config import DeviceConfig, ServiceConfig
-from unimetric.errors import UserError, nearest_names
+from unimetric.config import DeviceConfig, ExtendConfig, ServiceConfig
+from unimetric.errors import ProcessLost, UserError, nearest_names
 from unimetric.packaged_configs import benchmark_path
 
 
@@ -23,8 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0 when it worked, 1 when a check or a run of a benchmark found something wrong, 2 for bad input, 130 when it was
-        stopped, 141 when nobody reads its output any more.
+        0 when it worked, 1 when a check or a run of a benchmark found something wrong or one of several processes died,
+        2 for bad input, 130 when it was stopped, 141 when nobody reads its output any more.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
@@ -41,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"unimetric: error: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201
         return 2
+    except ProcessLost as error:
+        print(f"unimetric: error: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201
+        return 1
     except BrokenPipeError:
         # Whoever reads the output has had enough, as `| head` does. Nothing more can be said there, even at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -89,6 +92,38 @@ def _train(options: Namespace) -> int:
     return 0
 
 
+def _extend(options: Namespace) -> int:
+    if options.replay_only == (options.data is not None):
+        raise UserError("name the new datasets with --data, or write a replay set only, with --replay_only")
+    values = options.as_dict()
+    config = ExtendConfig(**{name: values[name] for name in ExtendConfig.__dataclass_fields__})
+    run = Path(options.run).expanduser()
+    out = Path(options.out or f"{options.run.rstrip('/')}-extended").expanduser()
+    from unimetric.commands.extend import extend_run, keep_replay_set
+    from unimetric.report.tables import print_results
+    from unimetric.training.interrupt import Interrupted
+    from unimetric.training.run import RunFolder
+
+    if options.replay_only:
+        keep_replay_set(run, config)
+        return 0
+    folder = RunFolder(out)
+    try:
+        extended, metrics = extend_run(run, options.data, out, config, DeviceConfig(**options.device.as_dict()))
+    except Interrupted as news:
+        print(f"unimetric: {news}", file=sys.stderr)  # noqa: T201
+        return 130
+    except KeyboardInterrupt:
+        if not folder.config.is_file():
+            raise
+        print(f"unimetric: stopped; {folder.how_to_resume}", file=sys.stderr)  # noqa: T201
+        return 130
+    if metrics["counts"]["queries"]:
+        print_results([(extended.model.method, metrics)])
+    _say(f"The model is in {folder.model}, the numbers in {folder.metrics}.")
+    return 0
+
+
 def _evaluate(options: Namespace) -> int:
     config = configured(options)
     if options.ensemble and options.model_folder is not None:
@@ -121,6 +156,12 @@ def _evaluate(options: Namespace) -> int:
 def _embed(options: Namespace) -> int:
     if options.out is None:
         raise UserError("--out is missing: name a .parquet or an .npz file")
+    if options.engine not in ("plain", "ray"):
+        raise UserError(f"--engine is {options.engine!r}; {nearest_names(options.engine, ('plain', 'ray'))}")
+    if options.engine == "ray" or options.shard is not None:
+        return _embed_fragments(options)
+    if options.thumbnails or options.workers is not None:
+        raise UserError("--thumbnails and --workers are for fragments: add --engine ray, or leave them out")
     from unimetric.commands.embed import embed_sources
 
     embedded = embed_sources(
@@ -168,12 +209,68 @@ def _prepare(options: Namespace) -> int:
     return 0
 
 
+def _export(options: Namespace) -> int:
+    from unimetric.commands.export import export_models
+
+    exported = export_models(
+        [Path(model).expanduser() for model in options.models],
+        None if options.out is None else Path(options.out).expanduser(),
+        kind=options.format,
+        overwrite=options.overwrite,
+        weights=options.weights,
+    )
+    if exported.reason:
+        _say(f"note: {exported.images - exported.real} of the images it was checked on are noise: {exported.reason}")
+    _say(
+        f"The model is in {exported.path}: on {exported.images} images, its vectors are within "
+        f"{exported.difference:.1e} of the original's, as a share of their length."
+    )
+    return 0
+
+
+def _embed_fragments(options: Namespace) -> int:
+    if options.out.endswith((".parquet", ".npz")):
+        raise UserError(f"--out is {options.out}: name a folder or a URI, fragments are several files")
+    if options.workers is not None and options.engine != "ray":
+        raise UserError(f"--workers is {options.workers}: add --engine ray, or start one command per --shard")
+    from unimetric.scale.run import SKIPPED_FILE, embed_fragments
+
+    try:
+        embedded = embed_fragments(
+            Path(options.model).expanduser(),
+            options.sources,
+            options.out,
+            engine=options.engine,
+            shard=options.shard or "1/1",
+            workers=options.workers,
+            fragment_rows=options.fragment_rows,
+            batch_size=options.batch_size,
+            thumbnails=options.thumbnails,
+            strict=options.strict,
+            device=DeviceConfig(**options.device.as_dict()),
+            weights=options.weights,
+        )
+    except KeyboardInterrupt:
+        _say("unimetric: stopped, finished fragments are kept; run the same command again to go on")
+        return 130
+    for entry in embedded.skipped[:20]:
+        _say(f"skipped {entry.path}: {entry.reason}")
+    whole = embedded.finished == embedded.fragments
+    _say(
+        f"{embedded.rows} vectors are in {options.out}, {embedded.finished} of {embedded.fragments} fragments; "
+        f"{len(embedded.skipped)} files were skipped" + (f", see {SKIPPED_FILE} there." if whole else ".")
+    )
+    return 0
+
+
 def _index(options: Namespace) -> int:
     if options.db is None:
         raise UserError("--db is missing: name the database's folder, for example --db catalogue.db")
     changes = options.delete_dataset or options.delete_path or options.build_index or options.optimise
     if options.model is None and not changes:
         raise UserError("MODEL is missing: write unimetric index MODEL FOLDER --db PATH, or an option that deletes")
+    if options.vectors:
+        return _import_fragments(options)
     if options.model is not None and not options.sources:
         raise UserError(f"nothing to index: name folders or manifests after the model {options.model}")
     from unimetric.commands.index import change_database, index_sources
@@ -220,6 +317,27 @@ def _index(options: Namespace) -> int:
             _say(f"{removed} rows were deleted.")
         if kind is not None:
             _say("Every search is exact now." if kind == "none" else f"An index of kind {kind} was made.")
+    return 0
+
+
+def _import_fragments(options: Namespace) -> int:
+    if options.sources or options.delete_missing or options.delete_dataset or options.delete_path or options.dataset:
+        raise UserError("--vectors takes MODEL and --db only: index folders and delete in commands of their own")
+    if options.model is None:
+        raise UserError("MODEL is missing: write unimetric index MODEL --vectors FOLDER --db PATH")
+    from unimetric.commands.index import index_fragments
+
+    imported, count, refreshed = index_fragments(
+        Path(options.model).expanduser(),
+        options.vectors,
+        options.db,
+        metrics=options.metrics,
+        false_match_rate=options.false_match_rate,
+        weights=options.weights,
+    )
+    _say(f"{imported.written} rows written, {imported.unchanged} unchanged. {count} rows are in {options.db}.")
+    if refreshed:
+        _say("The approximate index is up to date.")
     return 0
 
 
@@ -352,31 +470,35 @@ def _model_options(options: Namespace) -> dict[str, Any]:
 
 
 def _demo(options: Namespace) -> int:
-    from unimetric.commands.demo import run_demo
+    from unimetric.commands.demo import DATABASE, run_demo
     from unimetric.report.tables import print_results
     from unimetric.training.interrupt import Interrupted
 
     parser = build_parser()
     parsed = parser.parse_args(["train", "--config", checked_config(parser, "train", options.config)])
     try:
-        rows = run_demo(configured(parsed.train), Path(options.out).expanduser())
+        out = Path(options.out).expanduser()
+        rows = run_demo(configured(parsed.train), out)
     except (Interrupted, KeyboardInterrupt) as news:
         done = news.done if isinstance(news, Interrupted) else "stopped"
         print(f"unimetric: {done}; run the same command again to go on", file=sys.stderr)  # noqa: T201
         return 130
     print_results(rows)
     _say(f"The run is in {options.out}: model/ to load, metrics.json, log.jsonl, config.yaml.")
-    page = Path(options.out).expanduser() / "report.html"
-    if page.is_file():
+    if (page := out / "report.html").is_file():
         _say(f"The page with the mistakes is {page}: open it in a browser.")
+    if (database := out / DATABASE).is_dir():
+        _say(f"For a search box on the same images: unimetric serve {database}")
     return 0
 
 
 _COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "train": _train,
+    "extend": _extend,
     "evaluate": _evaluate,
     "embed": _embed,
     "prepare": _prepare,
+    "export": _export,
     "index": _index,
     "search": _search,
     "benchmark": _benchmark,

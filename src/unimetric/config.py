@@ -41,6 +41,8 @@ class DataConfig:
         few_shot: Images per train class, drawn with ``split_seed`` and never the same twice; null takes all.
         train_images: Most train images of a dataset, by its name, drawn evenly over its classes; the name ``*``
             stands for every dataset that is not named.
+        replay_per_class: Train images of each class that are kept, made small, in the run folder (``replay/``), with
+            which ``unimetric extend`` goes on when the images themselves are gone; 0 keeps none.
         strict: Stop at the first image that cannot be read, and at a query without another image of its class in the
             gallery, instead of counting and leaving them out (``--strict`` for short).
         workers: Processes that decode images during training; ``auto`` is one per core, at most 8.
@@ -58,6 +60,7 @@ class DataConfig:
     test_datasets: list[str] = field(default_factory=list)
     few_shot: int | None = None
     train_images: dict[str, int] = field(default_factory=dict)
+    replay_per_class: int = 0
     strict: bool = False
     workers: int | Literal["auto"] = "auto"
     cache: str | None = None
@@ -72,6 +75,7 @@ class DataConfig:
             self.train_images,
             "use 1 or more for each dataset",
         )
+        _require(self.replay_per_class >= 0, "data.replay_per_class", self.replay_per_class, "use 0 or more")
 
 
 @dataclass(frozen=True)
@@ -221,6 +225,58 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class ExtensionConfig:
+    """What a run adds to a trained model; ``unimetric extend`` sets it.
+
+    Args:
+        base: Folder with the model that is extended, its proxies and its replay set; null trains from the start.
+        distillation: Weight of the penalty on replayed images whose embeddings leave their old place; 0 is none.
+        compatible: Hold new embeddings to old ones closely enough that they can search in old indexes.
+    """
+
+    base: str | None = None
+    distillation: float = 30.0
+    compatible: bool = False
+
+    def __post_init__(self) -> None:
+        value = self.distillation
+        _require(0 <= value < math.inf, "extension.distillation", value, "use 0 or more")
+
+
+@dataclass(frozen=True)
+class ExtendConfig:
+    """How ``unimetric extend`` trains; what is not here, the new run takes over from the old one.
+
+    Args:
+        steps: Optimiser steps.
+        batch_size: Images per step, half of them replayed; null is the old run's.
+        rate_factor: Times the old run's learning rate.
+        distillation: Weight of the penalty on replayed images whose embeddings leave their old place; 0 is none.
+        compatible: Hold new embeddings to old ones closely enough that they can search in old indexes.
+        replay_per_class: Images of each old class to keep, where the run has no replay set yet.
+        seed: Of data order, augmentation and adapter dropping.
+        workers: Processes that decode images; ``auto`` is one per core, at most 8.
+    """
+
+    steps: int = 200
+    batch_size: int | None = None
+    rate_factor: float = 1.0
+    distillation: float = 30.0
+    compatible: bool = False
+    replay_per_class: int = 5
+    seed: int = 0
+    workers: int | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "replay_per_class"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "use 1 or more")
+        _require(self.batch_size is None or self.batch_size >= 2, "batch_size", self.batch_size, "use 2 or more")
+        _require(0 < self.rate_factor < math.inf, "rate_factor", self.rate_factor, "use a positive number")
+        _require(0 <= self.distillation < math.inf, "distillation", self.distillation, "use 0 or more")
+        _require(self.workers == "auto" or self.workers >= 0, "workers", self.workers, "use auto, 0 or more")
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """How the embeddings are measured.
 
@@ -254,16 +310,25 @@ class DeviceConfig:
 
     Args:
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        processes: Number of devices, each with a process of its own; on a CPU, the number of processes.
+        processes: Number of devices of this machine, each with a process of its own; on a CPU, the number of
+            processes. The batch is divided among all processes, and the result does not depend on their number.
+        machines: Number of machines that train together, each with as many processes; the command is started on each.
         precision: ``auto`` is ``bf16`` where the processor has instructions for it, else ``fp32``.
     """
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     processes: int = 1
+    machines: int = 1
     precision: Literal["auto", "bf16", "fp32"] = "auto"
 
     def __post_init__(self) -> None:
         _require(self.processes >= 1, "device.processes", self.processes, "use 1 or more")
+        _require(self.machines >= 1, "device.machines", self.machines, "use 1 or more")
+
+    @property
+    def total_processes(self) -> int:
+        """Number of processes on all machines together."""
+        return self.processes * self.machines
 
 
 @dataclass(frozen=True)
@@ -314,6 +379,7 @@ class RunConfig:
         loss: The training loss.
         sampling: Which images share a batch.
         training: The schedule and the optimiser.
+        extension: What is added to a trained model.
         evaluation: How the embeddings are measured.
         device: Where the computation runs.
     """
@@ -323,6 +389,7 @@ class RunConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    extension: ExtensionConfig = field(default_factory=ExtensionConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
 

@@ -13,6 +13,13 @@ class UserError(Exception):
     """
 
 
+class ProcessLost(Exception):  # noqa: N818 - it is not this process's error
+    """One of the processes that train together died: one line that says which, how, and how to go on.
+
+    The command line prints it without a traceback and exits with code 1.
+    """
+
+
 def nearest_names(name: str, valid: Iterable[str], count: int = 3) -> str:
     """Say which of the valid names come nearest to a wrong one, for the end of an error message.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,34 @@ import unimetric.training.loop as loop
 from toy_runs import assert_same_run, options_file, read_json, unimetric
 from unimetric.commands.demo import run_demo
 from unimetric.config import RunConfig, run_config
+from unimetric.data.images import is_image_name
 from unimetric.errors import UserError
+from unimetric.search import SearchIndex
 from unimetric.training.interrupt import Interrupted
 
 
-@pytest.fixture
-def options(sources: list[Path], tmp_path: Path) -> Path:
-    return options_file(tmp_path / "options.yaml", data={"sources": [str(source) for source in sources]})
+@dataclass(frozen=True)
+class Finished:
+    folder: Path
+    rows: list[tuple[str, dict[str, Any]]]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def options(sources: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("options") / "options.yaml"
+    return options_file(place, data={"sources": [str(source) for source in sources]})
+
+
+@pytest.fixture(scope="module")
 def config(options: Path) -> RunConfig:
     return run_config(yaml.safe_load(options.read_text()), "the options")
+
+
+@pytest.fixture(scope="module")
+def finished(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A demo that ended; only to be read."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return Finished(folder, run_demo(config, folder))
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
@@ -39,12 +56,12 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(loop, "_step", stopping)
 
 
-def test_it_compares_the_frozen_backbone_with_puma(config: RunConfig, tmp_path: Path) -> None:
-    (frozen_name, frozen), (name, trained) = run_demo(config, tmp_path / "run")
+def test_it_compares_the_frozen_backbone_with_puma(finished: Finished) -> None:
+    (frozen_name, frozen), (name, trained) = finished.rows
     assert (frozen_name, name) == ("frozen", "puma")
-    assert frozen == read_json(tmp_path / "run/frozen/metrics.json")
-    assert trained == read_json(tmp_path / "run/metrics.json")
-    page = (tmp_path / "run/report.html").read_text()
+    assert frozen == read_json(finished.folder / "frozen/metrics.json")
+    assert trained == read_json(finished.folder / "metrics.json")
+    page = (finished.folder / "report.html").read_text()
     assert f"{100 * trained['unified']['recall@1']:.1f}" in page
     assert "The most confident mistakes" in page
     assert (frozen["model"]["method"], frozen["model"]["trainable_parameters"]) == ("frozen", 0)
@@ -54,14 +71,24 @@ def test_it_compares_the_frozen_backbone_with_puma(config: RunConfig, tmp_path: 
         assert frozen["counts"][part] == trained["counts"][part]
 
 
-def test_it_goes_on_where_it_was_stopped(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_demo(config, tmp_path / "whole")
+def test_its_images_can_be_searched(config: RunConfig, finished: Finished) -> None:
+    with SearchIndex.open(finished.folder / "catalogue.db") as index:
+        files = [path for source in config.data.sources for path in Path(source).rglob("*") if is_image_name(path)]
+        assert index.count() == len(files)
+        (example,) = index.sample(1)
+        (match, *_) = index.search(Path(example.path), 3)[0]
+        assert match.id == example.id
+
+
+def test_it_goes_on_where_it_was_stopped(
+    config: RunConfig, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         stop_at(patch, 6)
         with pytest.raises(Interrupted, match="after step 7 of 12"):
             run_demo(config, tmp_path / "run")
     assert [name for name, _ in run_demo(config, tmp_path / "run")] == ["frozen", "puma"]
-    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    assert_same_run(finished.folder, tmp_path / "run")
 
 
 def test_stopped_it_says_to_run_it_again(
@@ -76,13 +103,20 @@ def test_stopped_it_says_to_run_it_again(
     assert unimetric(*command) == 0
     errors = capsys.readouterr().err
     assert "after step 7 of 12" in errors
-    assert f"The page with the mistakes is {tmp_path / 'run/report.html'}" in errors.replace("\n", "")
+    said = errors.replace("\n", "")
+    assert f"The page with the mistakes is {tmp_path / 'run/report.html'}" in said
+    assert f"unimetric serve {tmp_path / 'run/catalogue.db'}" in said
+    said = errors.replace("\n", "")
+    assert f"The page with the mistakes is {tmp_path / 'run/report.html'}" in said
+    assert f"unimetric serve {tmp_path / 'run/catalogue.db'}" in said
 
 
 @pytest.mark.parametrize("other", ["options", "version"])
-def test_a_run_of_another_configuration_is_refused(other: str, config: RunConfig, tmp_path: Path) -> None:
+def test_a_run_of_another_configuration_is_refused(
+    other: str, config: RunConfig, finished: Finished, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
-    run_demo(config, out)
+    shutil.copytree(finished.folder, out)
     if other == "options":
         config = replace(config, training=replace(config.training, epochs=4))
     else:

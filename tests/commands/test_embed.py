@@ -43,6 +43,15 @@ def test_the_file_holds_what_encode_returns(suffix: str, run: Path, sources: lis
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_form_is_said(
+    precision: str, run: Path, sources: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--device.precision", precision, "--device.accelerator", "cpu"]
+    assert unimetric("embed", run, sources[1] / "c0", "--out", tmp_path / "v.npz", *options) == 0
+    assert f"computed in the form: fused, {precision} products, cpu" in "".join(capsys.readouterr())
+
+
 def test_parquet_vectors_have_a_fixed_size(run: Path, sources: list[Path], tmp_path: Path) -> None:
     assert unimetric("embed", run, sources[0], "--out", tmp_path / "v.parquet", *FP32) == 0
     assert str(pq.read_schema(tmp_path / "v.parquet").field("vector").type) == "fixed_size_list<element: float>[16]"

@@ -10,8 +10,19 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unimetric.losses import negatives
 from unimetric.losses.angular import add_angular_margin
-from unimetric.losses.curricularface import CurricularFace, curricular_logits
+from unimetric.losses.curricularface import CurricularFace
+from unimetric.losses.negatives import targets_and_negatives
+
+
+def curricular_logits(cosines, labels, t, margin):
+    """Logits [B, C] before scaling, all at once, as autograd differentiates them."""
+    columns = labels.unsqueeze(1)
+    phi = add_angular_margin(cosines.gather(1, columns), margin)
+    own_t = t[labels].unsqueeze(1) if t.ndim else t
+    logits = torch.where(cosines > phi, cosines * (own_t + cosines), cosines)
+    return logits.scatter(1, columns, phi)
 
 
 def oracle_phi(cosine, margin):
@@ -138,14 +149,57 @@ def test_scalar_version_matches_the_original_code():
         assert loss.t.item() == pytest.approx(t.item(), abs=1e-6)
 
 
-@pytest.mark.parametrize("t", [torch.tensor(0.4), torch.tensor([0.1, 0.5, 0.9, 0.3])], ids=["scalar", "per-class"])
-def test_gradcheck_of_the_logits(t):
-    generator = torch.Generator().manual_seed(0)
-    cosines = (torch.rand(6, 4, generator=generator, dtype=torch.float64) * 1.9 - 0.95).requires_grad_()
-    labels = torch.tensor([0, 1, 2, 3, 0, 1])
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+@pytest.mark.parametrize("per_class", [True, False])
+def test_value_and_gradients_are_those_of_all_logits_at_once(per_class, chunk, monkeypatch):
+    monkeypatch.setattr(negatives, "_CHUNK_CLASSES", chunk)
+    torch.manual_seed(0)
+    loss = CurricularFace(7, 5, per_class=per_class).eval()
+    loss.t.uniform_(0, 0.5)
+    labels = torch.tensor([0, 6, 2, 2, 3, 0])
+    embeddings = torch.randn(6, 5, requires_grad=True)
     with torch.no_grad():
-        cosines[0, 0] = -0.98  # fallback
-    assert torch.autograd.gradcheck(lambda c: curricular_logits(c, labels, t.double(), 0.3), (cosines,))
+        loss.proxies[2] = -embeddings[2]  # a target in the fallback branch
+        loss.proxies[1] = embeddings[0]  # a hard negative
+    cosines = F.normalize(embeddings) @ F.normalize(loss.proxies).T
+    expected = F.cross_entropy(32.0 * curricular_logits(cosines, labels, loss.t, 0.3), labels)
+    value = loss(embeddings, labels)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+    wanted = torch.autograd.grad(expected, [embeddings, loss.proxies])
+    for gradient, straightforward in zip(torch.autograd.grad(value, [embeddings, loss.proxies]), wanted, strict=True):
+        torch.testing.assert_close(gradient, straightforward, rtol=1e-4, atol=1e-5)
+
+
+def test_gradcheck_of_targets_and_negatives(monkeypatch):
+    monkeypatch.setattr(negatives, "_CHUNK_CLASSES", 2)
+    torch.manual_seed(1)
+    units, proxies = (torch.randn(n, 4, dtype=torch.float64, requires_grad=True) for n in (6, 5))
+    labels, t = torch.tensor([0, 1, 2, 3, 0, 4]), torch.rand(6, dtype=torch.float64)
+    targets = torch.linspace(-0.9, 0.9, 6, dtype=torch.float64)
+
+    def function(x, p):
+        return targets_and_negatives(F.normalize(x), p, labels, targets, t, 8.0)
+
+    assert torch.autograd.gradcheck(function, (units, proxies))
+
+
+def test_a_single_class_costs_nothing_and_moves_nothing():
+    loss = CurricularFace(1, 4)
+    embeddings = torch.randn(3, 4, requires_grad=True)
+    value = loss(embeddings, torch.zeros(3, dtype=torch.int64))
+    value.backward()
+    assert value.item() == 0
+    assert torch.equal(embeddings.grad, torch.zeros(3, 4))
+    assert torch.equal(loss.proxies.grad, torch.zeros(1, 4))
+
+
+def test_nothing_of_batch_times_classes_is_kept_for_the_gradient():
+    batch, classes, size = 64, 1000, 4
+    loss = CurricularFace(classes, size)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda x: x):
+        loss(torch.randn(batch, size, requires_grad=True), torch.arange(batch))
+    assert 0 < max(kept) <= classes * size < batch * classes
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -15,6 +15,7 @@ from toy_runs import unimetric
 from unimetric.commands.index import change_database, index_sources
 from unimetric.errors import UserError
 from unimetric.models.embedder import Embedder
+from unimetric.models.fused import FusedEmbedder
 from unimetric.search import SearchIndex
 from unimetric.search import indexing as indexing_module
 
@@ -25,13 +26,13 @@ CPU = ["--device.precision", "fp32", "--device.accelerator", "cpu"]
 def embedded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """How many images went through the model, batch by batch."""
     sizes: list[int] = []
-    original = Embedder.embed_pixels
+    original = FusedEmbedder.embed_pixels
 
-    def counting(self: Embedder, images: list[object], dtype: object) -> object:
+    def counting(self: FusedEmbedder, images: list[object]) -> object:
         sizes.append(len(images))
-        return original(self, images, dtype)
+        return original(self, images)
 
-    monkeypatch.setattr(Embedder, "embed_pixels", counting)
+    monkeypatch.setattr(FusedEmbedder, "embed_pixels", counting)
     return sizes
 
 

@@ -264,8 +264,8 @@ def test_selection_never_sees_the_test_classes(
         ({"training": {"selection": "best"}}, "set --data.validation_fraction"),
         ({"model": {"method": "frozen", "options": {}}}, "nothing to train"),
         ({"data": {"split": "test-only"}}, "--data.split is 'test-only'"),
-        ({"device": {"processes": 3}}, "--training.batch_size is 8"),
-        ({"device": {"processes": 64}, "training": {"batch_size": 64}}, "--device.processes is 64"),
+        ({"device": {"processes": 9}}, "--training.batch_size is 8: 9 processes share"),
+        ({"device": {"processes": 32, "machines": 2}, "training": {"batch_size": 64}}, "64 processes share"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(
@@ -282,7 +282,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 10**5), st.integers(0, 63)), unique=True, max_size=50))
-def test_every_step_of_every_process_draws_its_own_noise(keys: list[tuple[int, int, int]]) -> None:
+def test_every_use_of_every_step_draws_its_own_noise(keys: list[tuple[int, int, int]]) -> None:
     assert len({loop._noise_seed(*key) for key in keys}) == len(keys)
 
 

@@ -1,8 +1,9 @@
-"""The demo: PUMA against the frozen backbone, on images that pip installs, and a page with the mistakes."""
+"""The demo: PUMA against the frozen backbone, on images that pip installs, a page with the mistakes, a search box."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from unimetric.report.build import REPORT, write_report
 from unimetric.training.loop import train
 from unimetric.training.run import RunFolder
 
+DATABASE = "catalogue.db"
+"""The search database's name within the run folder."""
+
 
 def run_demo(config: RunConfig, out: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Measure the frozen backbone, train and measure PUMA, both as configured, and write PUMA's report.
+    """Measure the frozen backbone, train and measure PUMA, both as configured, write PUMA's report, index its images.
 
     The demo data is built if need be.
 
@@ -24,7 +28,8 @@ def run_demo(config: RunConfig, out: Path) -> list[tuple[str, dict[str, Any]]]:
 
     Args:
         config: Every option; without sources, the demo data.
-        out: The run folder; the frozen backbone's numbers go into ``frozen/`` in it, the report is ``report.html``.
+        out: The run folder; the frozen backbone's numbers go into ``frozen/`` in it, the report is ``report.html``,
+            and the search database, where the extra ``search`` is installed, ``catalogue.db``.
 
     Returns:
         Name and ``metrics.json`` of both.
@@ -46,7 +51,17 @@ def run_demo(config: RunConfig, out: Path) -> list[tuple[str, dict[str, Any]]]:
     if trained.get("unified"):
         say("Writing the report")
         write_report(out, out / REPORT, device=config.device)
+        if find_spec("lancedb") is not None:
+            _index(config, out)
     return [("frozen", frozen), (config.model.method, trained)]
+
+
+def _index(config: RunConfig, out: Path) -> None:
+    # lancedb is an extra.
+    from unimetric.commands.index import index_sources
+
+    say("Indexing the images")
+    index_sources(out, config.data.sources, str(out / DATABASE), device=config.device)
 
 
 def _is_run_of(folder: RunFolder, config: RunConfig) -> bool:

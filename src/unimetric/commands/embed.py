@@ -63,6 +63,7 @@ def embed_sources(
     if note := read.note(item.path for item in items):
         say(f"note: {note}", style="yellow")
     embedded = embed_items(embedder, items, batch_size=batch_size, precision=device.precision, strict=strict, read=read)
+    say(f"computed in the form: {embedder.encoded_in}")
     make_folder(out.parent)
     write_atomically(out, lambda temporary: _write(temporary, out.suffix, embedded))
     return embedded

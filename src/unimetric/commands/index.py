@@ -7,6 +7,8 @@ from pathlib import Path
 
 from unimetric.config import DeviceConfig
 from unimetric.errors import UserError
+from unimetric.scale.fragments import fragment_files
+from unimetric.search.importing import Imported, import_fragments
 from unimetric.search.index import SearchIndex
 from unimetric.search.indexing import Indexed, index_items, source_items
 from unimetric.search.writing import CommitRule
@@ -69,6 +71,37 @@ def index_sources(
             origin=", ".join(named),
         )
         return indexed, index.count(), index.maintain()
+
+
+def index_fragments(
+    model: Path,
+    folders: Sequence[str],
+    db: str,
+    *,
+    metrics: str | None = None,
+    false_match_rate: float | None = None,
+    weights: str | None = None,
+) -> tuple[Imported, int, bool]:
+    """Take over the vectors of fragments; no image is read.
+
+    Args:
+        model: The run folder or model folder that they were embedded with.
+        folders: Folders or URIs that ``unimetric embed --engine ray`` or ``--shard`` wrote.
+        db: A folder or an object-storage URI; made if it is missing.
+        metrics: As for `SearchIndex.create`.
+        false_match_rate: As for `SearchIndex.create`.
+        weights: The file of the backbone's weights.
+
+    Returns:
+        What was done, the number of rows there are now, and whether an index was made or refreshed.
+
+    Raises:
+        UserError: fragments are missing, damaged or of another model, or the database cannot be written.
+    """
+    files = [file for folder in folders for file in fragment_files(folder)]
+    with SearchIndex.create(db, model, weights=weights, metrics=metrics, false_match_rate=false_match_rate) as index:
+        imported = import_fragments(index, files)
+        return imported, index.count(), index.maintain()
 
 
 def change_database(

@@ -95,7 +95,7 @@ def is_image_name(path: Path | str) -> bool:
 
 
 def decode_image(
-    source: Path | str | bytes, max_pixels: int = MAX_PIXELS, *, at_least: int | None = None
+    source: Path | str | bytes, max_pixels: int = MAX_PIXELS, *, name: str | None = None, at_least: int | None = None
 ) -> Image.Image:
     """Decode an image file, or its bytes, to an upright image of mode RGB, 8 bits a channel.
 
@@ -105,6 +105,7 @@ def decode_image(
         source: the file's path, or its content.
         max_pixels: larger images are refused from their header alone. Pillow's own limit, twice
             ``PIL.Image.MAX_IMAGE_PIXELS`` (179 million), holds as well.
+        name: what the file of the bytes is called; its ending tells formats that are not supported.
         at_least: Let a JPEG file be decoded at 1/2, 1/4 or 1/8 of its size, the smallest whose shorter side has at
             least this many pixels: that much less work, and each pixel the mean of those it stands for, nearly. Other
             formats are decoded in full.
@@ -113,7 +114,7 @@ def decode_image(
         ImageError: the image cannot be decoded completely, for whatever reason; never another exception.
     """
     if isinstance(source, bytes):
-        return _decode(BytesIO(source), None, max_pixels, at_least)
+        return _decode(BytesIO(source), None if name is None else Path(name), max_pixels, at_least)
     path = Path(source)
     try:
         # Opening a named pipe would wait for ever.

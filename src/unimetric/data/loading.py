@@ -35,11 +35,13 @@ class Batch:
         images: uint8 [B, 3, S, S], to be normalised where the model is: a quarter of the bytes between processes.
         class_numbers: int64 [B].
         skipped: The image number and what is wrong with it, for each image that is not in ``images``.
+        places: int64 [B], where each image stands among all that were drawn, those that could not be read included.
     """
 
     images: Tensor
     class_numbers: Tensor
     skipped: tuple[tuple[int, str], ...]
+    places: Tensor
 
 
 class _TrainingImages(TorchDataset[Any]):
@@ -70,10 +72,12 @@ def _collate(samples: list[tuple[Tensor | str, int, int]]) -> Batch:
     images = [image for image, _, _ in samples if isinstance(image, Tensor)]
     labels = [label for image, label, _ in samples if isinstance(image, Tensor)]
     skipped = tuple((number, image) for image, _, number in samples if isinstance(image, str))
+    places = [place for place, (image, _, _) in enumerate(samples) if isinstance(image, Tensor)]
     return Batch(
         torch.stack(images) if images else torch.empty(0, dtype=torch.uint8),
         torch.tensor(labels, dtype=torch.int64),
         skipped,
+        torch.tensor(places, dtype=torch.int64),
     )
 
 

@@ -10,38 +10,18 @@ from torch import Tensor, nn
 
 from unimetric.losses.angular import add_angular_margin
 from unimetric.losses.checks import check_batch, check_constant, no_autocast
-
-
-def curricular_logits(cosines: Tensor, labels: Tensor, t: Tensor, margin: float) -> Tensor:
-    """Cosines to logits (before scaling): margin on the target, modulation of the hard negatives.
-
-    For a sample of class ``y``: the target becomes ``phi = add_angular_margin(c_y, margin)``; a negative
-    ``c_j`` stays if ``phi >= c_j`` (easy), else becomes ``c_j * (t + c_j)`` (hard). Huang et al., CVPR 2020,
-    section 3. (Their public code compares ``c_j`` with ``cos(theta_y + m)`` even where the target itself
-    takes the fallback below ``cos(pi - m)``. Here both are the one ``phi``; the two differ only when target
-    and negative both lie nearly opposite to the sample.)
-
-    Args:
-        cosines: between samples and class proxies, shape ``[B, C]``, any floating type.
-        labels: int64, shape ``[B]``, values in ``[0, C)``.
-        t: shape ``[]``, or ``[C]``: then a sample's negatives are modulated by ``t[y]`` of its own class.
-        margin: radians, in [0, pi).
-
-    Returns:
-        Logits, shape ``[B, C]``, values in ``[-1 - m sin(m), 2]`` for ``t`` in [-1, 1].
-    """
-    columns = labels.unsqueeze(1)  # [B, 1]
-    phi = add_angular_margin(cosines.gather(1, columns), margin)  # [B, 1]
-    own_t = t[labels].unsqueeze(1) if t.ndim else t  # [B, 1] or []
-    logits = torch.where(cosines > phi, cosines * (own_t + cosines), cosines)
-    return logits.scatter(1, columns, phi)
+from unimetric.losses.negatives import targets_and_negatives
 
 
 class CurricularFace(nn.Module):
     """Softmax over class proxies with an angular margin and an adaptive curriculum.
 
     Source: Huang et al., *CurricularFace: Adaptive Curriculum Learning Loss for Deep Face Recognition*,
-    CVPR 2020. ``t`` is an exponential moving average of the target cosine. It starts at 0 and damps the
+    CVPR 2020. With ``c`` the cosines of a sample of class ``y``: the target's logit is ``phi = add_angular_margin(c_y,
+    margin)``; a negative ``c_j`` stays if ``phi >= c_j`` (easy), else becomes ``c_j * (t + c_j)`` (hard). (Their public
+    code compares ``c_j`` with ``cos(theta_y + m)`` even where the target itself takes the fallback below
+    ``cos(pi - m)``. Here both are the one ``phi``; the two differ only when target and negative both lie nearly
+    opposite to the sample.) ``t`` is an exponential moving average of the target cosine. It starts at 0 and damps the
     hard negatives (``c_j * t + c_j^2``) until the model is good enough to learn from them. The original keeps
     one scalar over everything; PUMA keeps one per class, updated for the classes in the batch, so that a
     data set on which the model is still poor is not pushed by the progress on an easy one. A sample's
@@ -111,15 +91,20 @@ class CurricularFace(nn.Module):
         """
         check_batch(embeddings, labels, self.embedding_size, self.num_classes)
         with no_autocast(embeddings):
-            cosines = F.normalize(embeddings.float()) @ F.normalize(self.proxies.float()).T  # [B, C]
-            if self.training:
-                self._update_t(cosines.detach(), labels)
-            logits = curricular_logits(cosines, labels, self.t, self.margin)
-            return F.cross_entropy(self.scale * logits, labels)
+            units, proxies = F.normalize(embeddings.float()), self.proxies.float()
+            with torch.no_grad():
+                targets = (units * F.normalize(proxies[labels])).sum(dim=1)  # [B]
+                if self.training:
+                    self._update_t(targets, labels)
+                phi = add_angular_margin(targets, self.margin)
+            # A copy either way: the next step moves t before an earlier one may have had its backward.
+            t = self.t[labels] if self.per_class else self.t.clone()
+            cosines, negatives = targets_and_negatives(units, proxies, labels, phi, t, self.scale)
+            # Cross-entropy: log(exp(s phi) + exp(negatives)) - s phi.
+            return F.softplus(negatives - self.scale * add_angular_margin(cosines, self.margin), threshold=80).mean()
 
     @torch.no_grad()
-    def _update_t(self, cosines: Tensor, labels: Tensor) -> None:
-        targets = cosines.gather(1, labels.unsqueeze(1)).squeeze(1)  # [B]
+    def _update_t(self, targets: Tensor, labels: Tensor) -> None:
         if self.per_class:
             # A class absent from the batch gets its own t as its "mean", so it does not move.
             means = self.t.scatter_reduce(0, labels, targets, "mean", include_self=False)  # [C]

@@ -19,6 +19,7 @@ from timm.models.eva import Eva, EvaBlock
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from unimetric.data.transforms import EvaluationTransform
 from unimetric.errors import UserError, nearest_names
 from unimetric.models.packaged import PACKAGED, fingerprint, packaged_state_dict
 from unimetric.progress import console
@@ -108,6 +109,7 @@ class Backbone(nn.Module):
         self.std: tuple[float, ...] = tuple(vit.pretrained_cfg["std"])
         self.prefix_tokens: int = vit.num_prefix_tokens
         self._lock = threading.RLock()
+        self._exact: dict[nn.Parameter, Tensor] = {}
         self.requires_grad_(False)
         self.eval()
         self.resize(image_size)
@@ -131,6 +133,11 @@ class Backbone(nn.Module):
     def blocks(self) -> list[FrozenBlock]:
         """The L blocks, in order."""
         return [FrozenBlock(block) for block in self.vit.blocks]
+
+    @property
+    def transform(self) -> EvaluationTransform:
+        """From an RGB image to its input."""
+        return EvaluationTransform(self.image_size, self.mean, self.std)
 
     @property
     def class_position(self) -> Tensor:
@@ -159,19 +166,20 @@ class Backbone(nn.Module):
             block.attn.fused_attn = use_fused_attn() and not explicit
 
     def __getstate__(self) -> dict[str, Any]:
-        # A lock can be neither copied nor sent to another process.
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+        # A lock can be neither copied nor sent to another process, and belongs to who holds weights here.
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_exact")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._lock = threading.RLock()
+        self._exact = {}
 
     @contextmanager
     def holding(self, dtype: torch.dtype, *, trained_too: bool = False) -> Iterator[None]:
         """Hold the frozen linear and convolution weights in ``dtype``, instead of casting them at every autocast call.
 
         Under autocast to the same type the result is the same to the bit. The float32 values come back at the end.
-        Other threads that ask for the same wait until then.
+        Other threads that ask for the same wait until then. Within another holding, float32 gives the exact values.
 
         Args:
             dtype: The type that autocast computes in.
@@ -184,14 +192,16 @@ class Backbone(nn.Module):
     def _swapped(self, dtype: torch.dtype, trained_too: bool) -> Iterator[None]:
         layers = [module for module in self.vit.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
         frozen = [p for layer in layers for p in layer.parameters(recurse=False) if trained_too or not p.requires_grad]
-        originals = [parameter.data for parameter in frozen]
+        before, outer = [parameter.data for parameter in frozen], self._exact
+        self._exact = {**dict(zip(frozen, before, strict=True)), **outer}
         for parameter in frozen:
-            parameter.data = parameter.data.to(dtype)
+            parameter.data = self._exact[parameter].to(parameter.device, dtype)
         try:
             yield
         finally:
-            for parameter, original in zip(frozen, originals, strict=True):
-                parameter.data = original.to(parameter.device)
+            self._exact = outer
+            for parameter, values in zip(frozen, before, strict=True):
+                parameter.data = values.to(parameter.device)
 
     def patch_tokens(self, images: Tensor) -> Tensor:
         """Output [B, N, D] of the patch embedding, before position embeddings, of images [B, 3, H, W]."""

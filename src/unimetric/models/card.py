@@ -39,7 +39,8 @@ def model_card(config: dict[str, Any], trainable_parameters: int, metrics: dict[
         *_use(geometry),
         "```",
         "",
-        *(_measured(metrics, geometry) if metrics else []),
+        *(_extended(metrics["extension"]) if metrics and "extension" in metrics else []),
+        *(_measured(metrics, geometry) if metrics and metrics["counts"]["queries"] else []),
     ]
     return "\n".join(lines) + "\n"
 
@@ -72,6 +73,20 @@ def _use(geometry: dict[str, Any]) -> list[str]:
     return [
         'points = torch.from_numpy(embedder.encode(["a.jpg", "b.jpg"]))  # float32 [2, E], in the Poincaré ball',
         "distance = embedder.geometry.distances(points[:1], points[1:])",
+    ]
+
+
+def _extended(extension: dict[str, Any]) -> list[str]:
+    origin, replay = extension["from"], extension["replay"]
+    known, added = (", ".join(_cell(name) for name in names) for names in (origin["datasets"], extension["added"]))
+    return [
+        "## Extended from another model",
+        "",
+        f"By {added}, from the model with fingerprint `{origin['fingerprint'][:16]}`, which was trained on {known}; "
+        f"of these, {replay['images']} small images ({replay['bytes']:,} bytes) were trained on again.",
+        "",
+        " ".join(extension["summary"]),
+        "",
     ]
 
 

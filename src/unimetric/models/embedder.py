@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,9 +21,11 @@ from unimetric.data.transforms import EvaluationTransform
 from unimetric.errors import UserError
 from unimetric.geometry import Geometry, PoincareBall, make_geometry
 from unimetric.models.backbone import Backbone
-from unimetric.models.devices import compute_dtype
+from unimetric.models.fused import CurrentForm, FusedEmbedder
 from unimetric.models.petl import METHODS, make_method, method_options
 from unimetric.models.saving import load_model, save_model
+
+_log = logging.getLogger(__name__)
 
 ImageLike: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Callable[[], Image.Image]"
 """What can be embedded. A function is called when its image's turn comes; it returns an upright RGB image, or raises
@@ -43,6 +46,10 @@ class Embedder(nn.Module):
         embedding_size: E. A method without a head returns the backbone's own width instead.
         geometry: Where the vectors lie: ``sphere``, ``poincare`` (with the paper's constants), or a `PoincareBall` with
             others. A method without a head has the sphere only.
+
+    Attributes:
+        encoded_in: The form that `encode` computed in last, in a few words; None before.
+        compatible_with: Fingerprints of other models in whose vectors this one's queries may search.
 
     Raises:
         UserError: unknown method, option or geometry.
@@ -67,6 +74,9 @@ class Embedder(nn.Module):
             self.head = nn.Linear(backbone.output_size, embedding_size)
             nn.init.orthogonal_(self.head.weight)
             nn.init.zeros_(self.head.bias)
+        self._form = CurrentForm()
+        self.encoded_in: str | None = None
+        self.compatible_with: tuple[str, ...] = ()
         self.embedding_size = embedding_size if self.head is not None else backbone.output_size
         if self.head is None and isinstance(self.geometry, PoincareBall):
             raise UserError(
@@ -105,7 +115,7 @@ class Embedder(nn.Module):
     @property
     def transform(self) -> EvaluationTransform:
         """From an RGB image to the backbone's input."""
-        return EvaluationTransform(self.backbone.image_size, self.backbone.mean, self.backbone.std)
+        return self.backbone.transform
 
     @property
     def device(self) -> torch.device:
@@ -115,6 +125,16 @@ class Embedder(nn.Module):
     def trainable_parameter_count(self) -> int:
         """How many numbers are learned: those of the method and the head, not the loss's proxies."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    def train(self, mode: bool = True) -> Embedder:
+        """As for every module; training lets go of the inference form, and of the memory that it takes."""
+        if mode:
+            self._form = CurrentForm()
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy makes a form of its own when it needs one.
+        return {**self.__dict__, "_form": CurrentForm()}
 
     def forward(self, images: Tensor) -> Tensor:
         """Vectors [B, E] in float32, unit or points of the ball, for normalised images [B, 3, S, S]."""
@@ -129,7 +149,7 @@ class Embedder(nn.Module):
         patches = backbone.patch_tokens(images)  # (B, N, D)
         tokens, ropes = backbone.embed_tokens(patches, method.prompts(patches, backbone))  # (B, T, D)
         for index, (block, rope) in enumerate(zip(backbone.blocks, ropes, strict=True)):
-            tokens = method.run_block(index, block, tokens, rope)
+            tokens = method.run_block(index, block, method.enter_block(index, tokens), rope)
         return backbone.pool(tokens, method.prompt_count)
 
     @torch.no_grad()
@@ -154,10 +174,8 @@ class Embedder(nn.Module):
         Raises:
             UserError: a file that cannot be read, or an array that is no image.
         """
-        images = listed_images(images)
-        # Held for all batches, so that the frozen weights are cast once; other threads' encoding waits.
-        with self.backbone.holding(compute_dtype(precision, self.device), trained_too=True):
-            vectors = [batch for batch, _ in self.encode_batches(images, batch_size=batch_size, precision=precision)]
+        batches = self.encode_batches(listed_images(images), batch_size=batch_size, precision=precision)
+        vectors = [batch for batch, _ in batches]
         return np.concatenate(vectors) if vectors else np.empty((0, self.embedding_size), np.float32)
 
     def encode_batches(
@@ -170,6 +188,8 @@ class Embedder(nn.Module):
     ) -> Iterator[tuple[NDArray[np.float32], list[ImageError | None]]]:
         """`encode`, batch by batch, while the next batch is being decoded.
 
+        All batches are of the model as it is when the first is asked for.
+
         Args:
             images: The images, taken as they are needed.
             batch_size: Images per forward pass.
@@ -180,24 +200,26 @@ class Embedder(nn.Module):
             The vectors [n, E] of a batch's readable images, and for every image of the batch None or what is wrong
             with it.
         """
-        dtype = compute_dtype(precision, self.device)
+        form = self.inference_form(precision)
         for pixels, errors in decoded_batches(images, self.transform, batch_size, skip_unreadable):
-            yield self.embed_pixels(pixels, dtype), errors
+            yield form.embed_pixels(pixels), errors
 
-    def embed_pixels(self, images: list[Tensor], dtype: torch.dtype) -> NDArray[np.float32]:
-        """The vectors [n, E] of n images as ``transform.crop`` gives them, computed in ``dtype``."""
-        if not images:
-            return np.empty((0, self.embedding_size), np.float32)
-        with self._computing(dtype):
-            return self(self._normalised(images)).cpu().numpy()  # type: ignore[no-any-return]
+    def inference_form(self, precision: str = "auto") -> FusedEmbedder:
+        """The fastest equivalent of this model as it is now, which `encode` computes with; see `fuse`.
+
+        It is kept until the model is changed or trained, or asked for in another precision.
+        """
+        form = self._form.of(self, precision)
+        if self.encoded_in != form.describe():
+            self.encoded_in = form.describe()
+            _log.info("encoding in the form: %s", self.encoded_in)
+        return form
 
     def pixel_features(self, images: list[Tensor], dtype: torch.dtype) -> Tensor:
         """What the head reads, float32 [n, D] or [n, 2 D], of n images as ``transform.crop`` gives them."""
         with self._computing(dtype):
-            return self.features(self._normalised(images)).float()
-
-    def _normalised(self, images: list[Tensor]) -> Tensor:
-        return self.transform.normalise(torch.stack(images).to(self.device))
+            normalised = self.transform.normalise(torch.stack(images).to(self.device))
+            return self.features(normalised).float()
 
     @contextmanager
     def _computing(self, dtype: torch.dtype) -> Iterator[None]:

@@ -16,7 +16,6 @@ from unimetric.data.images import ImageError
 from unimetric.data.transforms import EvaluationTransform
 from unimetric.errors import UserError
 from unimetric.geometry import Geometry
-from unimetric.models.devices import compute_dtype
 from unimetric.models.embedder import Embedder, ImageLike, decoded_batches, listed_images
 
 
@@ -89,6 +88,11 @@ class Ensemble(nn.Module):
         return self.members[0].device
 
     @property
+    def encoded_in(self) -> str | None:
+        """The form that `encode` computed in last, in a few words; None before."""
+        return self.members[0].encoded_in
+
+    @property
     def fingerprint(self) -> str:
         """The fingerprint of the members' backbone; of several, the SHA-256 of their fingerprints in order."""
         fingerprints = [member.backbone.fingerprint for member in self.members]
@@ -143,9 +147,9 @@ class Ensemble(nn.Module):
         skip_unreadable: bool = False,
     ) -> Iterator[tuple[NDArray[np.float32], list[ImageError | None]]]:
         """As `Embedder.encode_batches`."""
-        dtype = compute_dtype(precision, self.device)
+        forms = [member.inference_form(precision) for member in self.members]
         for pixels, errors in decoded_batches(images, self.transform, batch_size, skip_unreadable):
-            vectors = [torch.from_numpy(member.embed_pixels(pixels, dtype)) for member in self.members]
+            vectors = [torch.from_numpy(form.embed_pixels(pixels)) for form in forms]
             yield self.geometry.mean(torch.stack(vectors).double()).float().numpy(), errors
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -93,6 +93,7 @@ def _model_folder(path: Path) -> Path:
 
 def _config(embedder: Embedder, weights_sha256: str) -> dict[str, Any]:
     backbone = embedder.backbone
+    compatible = {"compatible_with": list(embedder.compatible_with)} if embedder.compatible_with else {}
     return {
         "format": FORMAT,
         "backbone": {
@@ -108,6 +109,7 @@ def _config(embedder: Embedder, weights_sha256: str) -> dict[str, Any]:
         "geometry": embedder.geometry.to_dict(),
         "weights_sha256": weights_sha256,
         "preprocessing": _preprocessing(backbone),
+        **compatible,
     }
 
 
@@ -145,6 +147,7 @@ def load_model(
         )
     method = config["method"]
     embedder = kind(backbone, method["name"], method["options"], config["embedding_size"], geometry)
+    embedder.compatible_with = tuple(config.get("compatible_with", []))
     with _at_trained_size(embedder, source["image_size"]):
         assign_weights(embedder, weights, folder / WEIGHTS)
     return embedder.eval()
@@ -197,12 +200,14 @@ def _backbone_weights(folder: Path, recorded: str, given: str | Path | None) -> 
 
 def learned_weights(embedder: Embedder) -> dict[str, Tensor]:
     """Everything that is learned, by name: all of the state but what is frozen of the backbone."""
+    state = embedder.state_dict()
+    return {name: state[name] for name in learned_names(embedder, state)}
+
+
+def learned_names(embedder: Embedder, names: Iterable[str]) -> list[str]:
+    """Those of an embedder's parameters or state that are learned."""
     trained = {f"backbone.{name}" for name in embedder.method.trained_in_backbone}
-    return {
-        name: value
-        for name, value in embedder.state_dict().items()
-        if not name.startswith("backbone.") or name in trained
-    }
+    return [name for name in names if not name.startswith("backbone.") or name in trained]
 
 
 def assign_weights(embedder: Embedder, weights: dict[str, Tensor], origin: Path) -> None:
@@ -263,6 +268,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: backbone.pool is {config['backbone']['pool']!r}; use {', '.join(POOLS)}")
     _get(path, config, "method.options", dict)
     _get(path, config, "weights_sha256", str)
+    compatible = config.get("compatible_with", [])
+    if not isinstance(compatible, list) or not all(isinstance(fingerprint, str) for fingerprint in compatible):
+        raise UserError(f"{path}: compatible_with is {compatible!r}, not a list of fingerprints")
     for key in ("embedding_size", "backbone.image_size"):
         if not 1 <= _get(path, config, key, int) <= 2**16:
             raise UserError(f"{path}: {key} is {_get(path, config, key, int)}; use 1 to 65536")

@@ -399,6 +399,11 @@ class SearchIndex:
         """The columns that tell changed rows from unchanged ones, of the rows that meet a condition."""
         return self._store.rows(self._row_columns, where)
 
+    def merge(self, rows: pa.Table) -> None:
+        """Write rows as `rows_table` makes them, in one commit: new ones, and in place of those of the same ids."""
+        with self._adding:
+            self._store.merge(rows)
+
     def write(
         self,
         items: Sequence[NamedItem],
@@ -414,7 +419,7 @@ class SearchIndex:
         """Embed and write named items, each of another id, as `Writer` does: for `add` and ``unimetric index``."""
         writer = Writer(
             self._store,
-            lambda: self.embedder,
+            self._writing_embedder,
             self._precision,
             self.fingerprint,
             kinds,
@@ -425,6 +430,13 @@ class SearchIndex:
             on_read,
         )
         return writer.write(items, batch_size)
+
+    def _writing_embedder(self) -> Embedder:
+        """The model, unless it is one that may only search here: a model extended from the database's own."""
+        embedder = self.embedder
+        if self.fingerprint in embedder.compatible_with:
+            check_embedder(self._store, embedder)
+        return embedder
 
     def maintain(self) -> bool:
         """`optimise`, if it is due: a size was reached that calls for an index, or many rows are not in it yet.

@@ -96,7 +96,8 @@ def load_embedder(
         folder, config = read_model_config(place)
     except UserError as error:
         raise UserError(f"the model of the search database {store.place}: {error}; name it with --model") from error
-    _check_fingerprint(store, model_fingerprint(config), str(place))
+    if recorded["fingerprint"] not in config.get("compatible_with", []):
+        _check_fingerprint(store, model_fingerprint(config), str(place))
     file = weights or (None if model else recorded["weights"])
     embedder = Embedder.from_pretrained(folder, weights=file)
     return embedder.to(choose_device("auto" if device is None else device.accelerator))

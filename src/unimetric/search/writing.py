@@ -139,12 +139,9 @@ class Writer:
     def _embed(self) -> None:
         if not self._batch:
             return
-        # Slow to import, and not needed where nothing is new.
-        from unimetric.models.devices import compute_dtype
-
-        embedder = self.embedder()
+        form = self.embedder().inference_form(self.precision)
         pixels = [prepared.pixels for _, prepared in self._batch if prepared.pixels is not None]
-        self._vectors.append(embedder.embed_pixels(pixels, compute_dtype(self.precision, embedder.device)))
+        self._vectors.append(form.embed_pixels(pixels))
         # What is pending needs no pixels any more.
         self._done += [(named, Prepared(p.content_hash, None, p.thumbnail)) for named, p in self._batch]
         self._batch = []

@@ -29,6 +29,7 @@ from unimetric.models.embedder import Embedder
 from unimetric.models.ensemble import Ensemble
 from unimetric.models.petl import METHODS, method_options
 from unimetric.progress import say
+from unimetric.training.extension import with_replay
 from unimetric.training.provenance import describe_processor
 
 
@@ -73,6 +74,8 @@ def load_split(config: RunConfig, *, training: bool = True) -> Split:
         test_datasets=data.test_datasets,
     )
     split = select_train(split, few_shot=data.few_shot, train_images=data.train_images, seed=data.split_seed)
+    if training and config.extension.base is not None:
+        split = with_replay(split, config.extension.base)
     told = [note for dataset in datasets for note in dataset.notes]
     return replace(split, notes=(*told, *_left_out(datasets), *split.notes))
 

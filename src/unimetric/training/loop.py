@@ -6,7 +6,7 @@ import logging
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning_fabric import Fabric
@@ -23,8 +23,9 @@ from unimetric.errors import UserError
 from unimetric.files import write_json
 from unimetric.losses import LOSSES, make_loss
 from unimetric.measure import Skipped, check_positives, measure
-from unimetric.models.devices import choose_device, choose_precision, compute_dtype
+from unimetric.models.devices import compute_dtype
 from unimetric.models.embedder import Embedder
+from unimetric.models.petl.noise import drawing_for
 from unimetric.models.saving import assign_weights, learned_weights
 from unimetric.progress import console, progress_bar, say
 from unimetric.training.build import (
@@ -38,9 +39,13 @@ from unimetric.training.build import (
 )
 from unimetric.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from unimetric.training.discriminant import start_from_discriminant
+from unimetric.training.drift import measure_extension
+from unimetric.training.extension import Extension, keep_replay, old_new_groups
 from unimetric.training.interrupt import Interrupted, StopRequest, sigterm_like_ctrl_c
+from unimetric.training.joint import gather
 from unimetric.training.log import TrainingLog
 from unimetric.training.optimiser import make_optimiser, rate_schedule
+from unimetric.training.processes import Processes, make_fabric
 from unimetric.training.provenance import Clock, measured_sides, provenance
 from unimetric.training.run import RunFolder, run_identity
 from unimetric.vectors import write_measured
@@ -61,10 +66,12 @@ class _Run:
     config: RunConfig
     folder: RunFolder
     fabric: Fabric
+    processes: Processes
     split: Split
     numbers: list[int]
     embedder: Embedder
     loss: nn.Module
+    extension: Extension | None
     optimiser: torch.optim.Optimizer
     sampler: BatchSampler
     loader: DataLoader[Batch]
@@ -92,6 +99,7 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict
         Interrupted: stopped by Ctrl-C or SIGTERM, after saving.
         KeyboardInterrupt: the same while nothing new was there to save: before the first step, or while measuring at
             the end. A run whose ``config.yaml`` is written can go on.
+        ProcessLost: one of several processes died. The run can go on, with any number of processes.
     """
     check_options(config)
     if resume:
@@ -99,6 +107,12 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict
     else:
         folder.refuse_new_run()
     run = _prepare(config, folder)
+    with run.processes.ending_together():
+        return _train(run, resume)
+
+
+def _train(run: _Run, resume: bool) -> dict[str, Any]:
+    config, folder = run.config, run.folder
     progress = Progress()
     if resume and folder.checkpoint.is_file():
         progress = load_checkpoint(folder.checkpoint, run.embedder, run.loss, run.optimiser, run.identity)
@@ -109,6 +123,8 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict
         say_split(run.split)
         if resume:
             say(f"{folder.path} has no checkpoint yet; starting from the beginning.")
+    run.processes.check_same((run.identity, progress.step), "train images or a checkpoint")
+    run.processes.copy_from_first(list(run.loss.state_dict().values()))
     for note in run.sampler.notes:
         say(f"note: {note}", style="yellow")
     first = run.fabric.is_global_zero
@@ -124,6 +140,8 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict
         ):
             if config.training.start == "discriminant" and progress.step == 0:
                 _start_from_discriminant(run, progress)
+            if run.extension is not None and progress.step == 0:
+                run.extension.begin(config, run.embedder, run.loss, run.split.train)
             _train_loop(run, progress)
     except Interrupted:
         if first:
@@ -139,14 +157,7 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict
 
 def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
     clock = Clock.start()
-    device = choose_device(config.device.accelerator)
-    precision = choose_precision(config.device.precision, device)
-    fabric = Fabric(
-        accelerator=device.type,
-        devices=config.device.processes,
-        strategy="ddp" if config.device.processes > 1 else "auto",
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
-    )
+    fabric = make_fabric(config.device)
     if not fabric.is_global_zero:
         console.quiet = True
     split = load_split(config)
@@ -166,15 +177,13 @@ def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
         config.sampling.name,
         config.sampling.options,
         numbers,
-        [dataset for dataset, _ in classes.classes],
+        old_new_groups(config, classes),
         config.training.batch_size,
         loss_images_per_class=LOSSES[config.loss.name].images_per_class,
         seed=config.training.seed,
-        share=Share(fabric.global_rank, config.device.processes),
+        share=Share(fabric.global_rank, fabric.world_size),
     )
-    if config.device.processes > 1:
-        # Starts the other processes with the same command: after everything that can be wrong with it has been checked.
-        fabric.launch()
+    processes = Processes(fabric, folder.how_to_resume)
     backbone, training = embedder.backbone, config.training
     loader = training_loader(
         split.train,
@@ -197,10 +206,12 @@ def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
         config=config,
         folder=folder,
         fabric=fabric,
+        processes=processes,
         split=split,
         numbers=numbers,
         embedder=embedder,
         loss=loss,
+        extension=Extension.of(config, classes, fabric.device),
         optimiser=make_optimiser(embedder, loss, training),
         sampler=sampler,
         loader=loader,
@@ -215,10 +226,6 @@ def _refuse_untrainable(config: RunConfig, split: Split) -> None:
     training = config.training
     if not split.train:
         raise UserError(f"--data.split is {config.data.split!r}: no image is left to train on; use auto or first-half")
-    if len(split.train) < config.device.processes:
-        raise UserError(
-            f"--device.processes is {config.device.processes}: there are {len(split.train)} train images only"
-        )
     if len(ClassIndex.of(split.train)) < 2:
         raise UserError(
             f"only one class is left to train on ({split.train[0].label!r} of dataset {split.train[0].dataset!r}): "
@@ -236,10 +243,10 @@ def _refuse_untrainable(config: RunConfig, split: Split) -> None:
         raise UserError(
             "--evaluation.classes is 'validation': no validation classes; set --data.validation_fraction, e.g. 0.5"
         )
-    if training.batch_size % config.device.processes:
+    if min(training.batch_size, len(split.train)) < config.device.total_processes:
         raise UserError(
-            f"--training.batch_size is {training.batch_size}: it has to be a multiple of --device.processes, "
-            f"{config.device.processes}"
+            f"--training.batch_size is {training.batch_size}: {config.device.total_processes} processes share "
+            f"{len(split.train)} train images in batches of at most that many; use fewer --device.processes"
         )
 
 
@@ -255,13 +262,9 @@ def _start_from_discriminant(run: _Run, progress: Progress) -> None:
             run.config.evaluation.batch_size,
             run.read,
         )
-    if run.fabric.world_size > 1:
-        # The head as well: what DDP would send later is one thing less to rely on.
-        for parameter in (*cast(nn.Linear, run.embedder.head).parameters(), *run.loss.parameters()):
-            # By way of the CPU: a tensor that is sent as an object arrives on the device that it left from.
-            sent = run.fabric.broadcast(parameter.detach().cpu())
-            with torch.no_grad():
-                parameter.copy_(sent)
+    assert run.embedder.head is not None  # noqa: S101  # asked of the configuration
+    # The head as well: what DDP would send later is one thing less to rely on.
+    run.processes.copy_from_first([*run.embedder.head.parameters(), *run.loss.parameters()])
     progress.seconds += time.perf_counter() - started
 
 
@@ -286,7 +289,7 @@ def _train_loop(run: _Run, progress: Progress) -> None:
                     group["lr"] = group["base_lr"] * factor
                 value = _step(run, model, optimiser, batch, progress)
                 if run.sampler.observes:
-                    run.sampler.observe(progress.step, _agreed(fabric, value))
+                    run.sampler.observe(progress.step, run.processes.number_of_first(value))
                     progress.sampler = run.sampler.state()
                 progress.step += 1
                 done = time.perf_counter()
@@ -299,7 +302,7 @@ def _train_loop(run: _Run, progress: Progress) -> None:
                         row = {"epoch": epoch, "loss": value, "rate_factor": factor, "seconds": progress.seconds}
                         shares = {f"share/{name}": share for name, share in run.sampler.shares().items()}
                         log.write(progress.step, **row, **shares)
-                stopping = _anyone(fabric, stop.requested) and progress.step < run.total_steps
+                stopping = run.processes.any_of(stop.requested) and progress.step < run.total_steps
                 if stopping or progress.step == run.total_steps:
                     break
             if not stopping and progress.step < run.total_steps and progress.step % len(run.sampler):
@@ -317,53 +320,52 @@ def _train_loop(run: _Run, progress: Progress) -> None:
                 raise Interrupted(f"stopped after step {done_of_all}, nothing is lost", run.folder.how_to_resume)
 
 
-def _anyone(fabric: Fabric, wish: bool) -> bool:
-    """Whether one process at least has the wish: all of them have to stop after the same step."""
-    if fabric.world_size == 1:
-        return wish
-    return bool(fabric.all_reduce(torch.tensor(float(wish), device=fabric.device), reduce_op="sum"))
-
-
-def _agreed(fabric: Fabric, value: float | None) -> float | None:
-    """The same loss in all processes, to the last bit: a sampler that went different ways would tear them apart."""
-    if fabric.world_size == 1 or value is None:
-        return value
-    return cast(Tensor, fabric.all_reduce(torch.tensor(value, device=fabric.device), reduce_op="mean")).item()
-
-
 def _step(run: _Run, model: Any, optimiser: Any, batch: Batch, progress: Progress) -> float | None:
     """One optimiser step; returns the loss, or None if no image of the batch could be read."""
     fabric, config = run.fabric, run.config
-    for number, reason in batch.skipped:
+    joint = run.processes.join(batch, run.sampler.batch_size)
+    for number, reason in joint.skipped:
         progress.skipped[number] = reason
-        if config.data.strict or fabric.world_size > 1:
-            # Processes that hold different numbers of images would wait for each other for ever.
-            why = "--data.strict is set" if config.data.strict else "several processes need every image"
-            raise UserError(f"{run.split.train[number].path}: {reason}; {why}: remove or mend the file")
+        if config.data.strict:
+            path = run.split.train[number].path
+            raise UserError(f"{path}: {reason}; --data.strict is set: remove or mend the file")
     if len(progress.skipped) == len(run.split.train):
         path, reason = run.split.train[0].path, progress.skipped[0]
         raise UserError(f"none of {len(run.split.train)} train images can be read; the first is {path}: {reason}")
-    if len(batch.images) == 0:
+    if len(joint.labels) == 0:
         return None
-    # Adapter dropping is a function of seed, step and process, which is what makes a resumed run the same run.
-    torch.manual_seed(_noise_seed(config.training.seed, progress.step, fabric.global_rank))
-    embeddings = model(run.embedder.transform.normalise(batch.images.to(fabric.device)))  # (B, E)
-    labels = batch.class_numbers.to(fabric.device)  # (B,)
+    images, own = batch.images.to(fabric.device), joint.own
+    if len(images) == 0:
+        # The joint batch has images, only this process has none: it takes part with one that is left out again.
+        side = run.embedder.backbone.image_size
+        images = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=fabric.device)
+        own = torch.zeros(1, dtype=torch.int64)
+    images = run.embedder.transform.normalise(images)
+    # Adapter dropping is a function of seed, step and place in the joint batch: a resumed run is the same run, whatever
+    # the number of processes.
+    torch.manual_seed(_noise_seed(config.training.seed, progress.step, 0))
+    with drawing_for(own, len(joint.labels)):
+        embeddings = model(images)  # (b, E)
+    held = None
+    if run.extension is not None:
+        # Of this process's own images: DDP's mean over processes is that of the joint batch.
+        held = run.extension.penalty(images, embeddings, batch.class_numbers.to(fabric.device))
     if fabric.world_size > 1:
-        # Every process computes the loss of the joint batch; DDP's mean over processes then undoes the gather's sum.
-        embeddings = cast(Tensor, fabric.all_gather(embeddings, sync_grads=True)).flatten(0, 1)
-        labels = cast(Tensor, fabric.all_gather(labels)).flatten(0, 1)
-        # Pair losses draw their negatives at random: the same ones in every process.
-        torch.manual_seed(_noise_seed(config.training.seed, progress.step, 0))
-    loss: Tensor = run.loss(embeddings, labels)
+        embeddings = gather(embeddings, joint)  # (B, E)
+    # Some losses draw pairs at random: the same ones in every process.
+    torch.manual_seed(_noise_seed(config.training.seed, progress.step, 1))
+    loss: Tensor = run.loss(embeddings, joint.labels.to(fabric.device))
     penalty = run.embedder.method.penalty()
-    total = loss if penalty is None else loss + penalty
+    total = sum((part for part in (penalty, held) if part is not None), start=loss)
     if not torch.isfinite(total):
         raise UserError(
             f"the loss is {total.item()} at step {progress.step + 1}: the learning rate is too high for this model; "
             f"lower --training.learning_rate ({config.training.learning_rate:g})"
         )
     fabric.backward(total)
+    # Each process has the whole gradient of the proxies, but a GPU may round sums another way each time.
+    run.processes.copy_from_first([parameter.grad for parameter in run.loss.parameters() if parameter.grad is not None])
+    run.processes.copy_from_first(list(run.loss.buffers()))
     if config.training.clip_value > 0:
         learned = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         nn.utils.clip_grad_value_(learned, config.training.clip_value)
@@ -372,8 +374,8 @@ def _step(run: _Run, model: Any, optimiser: Any, batch: Batch, progress: Progres
     return loss.item()
 
 
-def _noise_seed(seed: int, step: int, rank: int) -> int:
-    return (seed * 2**40 + step * 2**12 + rank) % 2**63
+def _noise_seed(seed: int, step: int, use: int) -> int:
+    return (seed * 2**40 + step * 2**12 + use) % 2**63
 
 
 def _validate(run: _Run, progress: Progress, log: TrainingLog | None) -> None:
@@ -442,7 +444,9 @@ def _finish(run: _Run, progress: Progress) -> dict[str, Any]:
     metrics["training_seconds"] = round(progress.seconds, 1)
     metrics["training_steps"] = progress.step
     metrics |= provenance(config, split, run.embedder.backbone.fingerprint, run.clock, run.embedder.device)
-    run.embedder.save_pretrained(run.folder.model, metrics=metrics if sides["query"] else None)
+    metrics |= measure_extension(config, split, run.embedder, run.extension)
+    keep_replay(config, split, run.folder, run.embedder.backbone.image_size)
+    run.embedder.save_pretrained(run.folder.model, metrics=metrics)
     if measurement.vectors is not None:
         write_measured(run.folder.vectors, measurement.vectors)
     write_json(run.folder.metrics, metrics)

@@ -18,7 +18,7 @@ import yaml
 from unimetric.config import RunConfig, read_options, run_config
 from unimetric.data.catalog import ClassIndex
 from unimetric.data.splits import Split
-from unimetric.errors import UserError
+from unimetric.errors import ProcessLost, UserError
 from unimetric.files import check_writable, make_folder, write_text
 from unimetric.vectors import VECTORS_FILE
 
@@ -88,7 +88,7 @@ class RunFolder:
     def new_run(self, config: RunConfig) -> Iterator[None]:
         """`create`; an error before the first checkpoint takes back everything that the run made.
 
-        An interruption does not: the run can go on.
+        An interruption does not, nor the death of another process: the run can go on.
 
         Raises:
             UserError: a run is there already, or no permission.
@@ -100,6 +100,8 @@ class RunFolder:
         try:
             self.create(config)
             yield
+        except ProcessLost:
+            raise
         except Exception:
             if not self.checkpoint.exists():
                 for path in files:
@@ -173,7 +175,10 @@ def _deciding_options(config: RunConfig) -> dict[str, dict[str, Any]]:
 
 def _selection(config: RunConfig) -> dict[str, dict[str, Any]]:
     """What decides the train images and their pixels beside the sources; not part of the identity, which has the images
-    themselves."""
-    data = asdict(config)["data"]
+    themselves.
+
+    Nor is the extension: its model is in the run folder.
+    """
+    values = asdict(config)
     names = ("train_datasets", "few_shot", "train_images", "cache", "reduced_decode")
-    return {"data": {name: data[name] for name in names}}
+    return {"data": {name: values["data"][name] for name in names}, "extension": values["extension"]}

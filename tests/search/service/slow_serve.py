@@ -9,18 +9,18 @@ from typing import Any
 from torch import Tensor
 
 from unimetric.cli import main
-from unimetric.models.embedder import Embedder
+from unimetric.models.fused import FusedEmbedder
 
 
 def slow_down() -> None:
     """Make every forward pass of this process a second longer."""
-    forward = Embedder.forward
+    forward = FusedEmbedder.forward
 
     def slow_forward(self: Any, images: Tensor) -> Tensor:
         time.sleep(1)
         return forward(self, images)
 
-    Embedder.forward = slow_forward  # type: ignore[method-assign]
+    FusedEmbedder.forward = slow_forward  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

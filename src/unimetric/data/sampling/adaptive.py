@@ -13,7 +13,6 @@ from unimetric.data.sampling.base import BatchSampler, Numbers, Share, TrainLabe
 from unimetric.data.sampling.dataset_balanced import DatasetStreams, Shares, require_group, whole_counts
 from unimetric.data.sampling.options import require
 from unimetric.data.sampling.streams import Stream
-from unimetric.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class AdaptiveSampler(BatchSampler):
     round takes a new random order of each dataset. A dataset smaller than the batch makes smaller batches.
 
     Raises:
-        UserError: a dataset has fewer images than there are processes, or no pairs where the loss wants them.
+        UserError: a dataset has no pairs where the loss wants them.
     """
 
     observes = True
@@ -80,14 +79,7 @@ class AdaptiveSampler(BatchSampler):
         super().__init__(labels, batch_size, seed=seed, share=share)
         self.options = options or AdaptiveOptions()
         self._streams = DatasetStreams(labels, self.options.images_per_class)
-        world_size = self.share.world_size
-        self._sizes = np.minimum(self.batch_size, self._streams.capacities) // world_size * world_size
-        for name, size in zip(labels.dataset_names, self._sizes, strict=True):
-            if size == 0:
-                raise UserError(
-                    f"dataset {name!r} has too few train images for a batch of its own on {world_size} processes "
-                    "(--sampling.name adaptive): use fewer --device.processes, or --sampling.name temperature"
-                )
+        self._sizes = np.minimum(self.batch_size, self._streams.capacities)
         self.round_steps = min(self.options.round_steps, len(self))
         self._levels: Shares  # smoothed loss, NaN before the first; all of these [K]
         self._peaks: Shares  # the highest it has been

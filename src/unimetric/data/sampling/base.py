@@ -66,7 +66,7 @@ class Share:
 
     Args:
         rank: Number of this process.
-        world_size: Number of processes; it has to divide every joint batch.
+        world_size: Number of processes. Where it does not divide a joint batch, the first ones take one image more.
     """
 
     rank: int = 0
@@ -82,7 +82,7 @@ class BatchSampler(ABC):
 
     Args:
         labels: Class and dataset of each of the N train images.
-        batch_size: Images per batch over all processes; at most N, and as many for each process, are used.
+        batch_size: Images per batch over all processes; at most N are used.
         seed: Of the order.
         share: This process's part.
     """
@@ -95,8 +95,8 @@ class BatchSampler(ABC):
 
     def __init__(self, labels: TrainLabels, batch_size: int, *, seed: int = 0, share: Share | None = None) -> None:
         self.labels, self.seed, self.share = labels, seed, share or Share()
-        world_size = self.share.world_size
-        self.batch_size = min(batch_size, len(labels) // world_size * world_size)
+        # None of it depends on the number of processes: the joint batches are those of a single one.
+        self.batch_size = min(batch_size, len(labels))
         self.epoch, self.first_batch = 0, 0
 
     @property

@@ -54,7 +54,7 @@ class ClassBalancedSampler(BatchSampler):
     ) -> None:
         super().__init__(labels, batch_size, seed=seed, share=share)
         self.images_per_class = (options or ClassBalancedOptions()).images_per_class
-        _refuse_unsuitable_batch(labels, batch_size, self.images_per_class, self.share.world_size)
+        _refuse_unsuitable_batch(labels, batch_size, self.images_per_class)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -70,10 +70,9 @@ class ClassBalancedSampler(BatchSampler):
             yield stream.take(self.batch_size)
 
 
-def _refuse_unsuitable_batch(labels: TrainLabels, batch_size: int, group: int, world_size: int) -> None:
-    unit = int(np.lcm(group, world_size))
+def _refuse_unsuitable_batch(labels: TrainLabels, batch_size: int, group: int) -> None:
     capacity = int(labels.pair_capacities(group).sum())
-    largest = capacity // unit * unit
+    largest = capacity // group * group
     wants = f"--training.batch_size is {batch_size}: sampler class-balanced takes {group} images of each class"
     if largest == 0:
         raise UserError(
@@ -83,5 +82,5 @@ def _refuse_unsuitable_batch(labels: TrainLabels, batch_size: int, group: int, w
     if batch_size > capacity:
         raise UserError(f"{wants}, which gives at most {capacity} of {len(labels)} train images; use {largest} or less")
     if batch_size % group:
-        use = max(batch_size // unit, 1) * unit
-        raise UserError(f"{wants}; use a multiple of {unit}, for example {use}")
+        use = max(batch_size // group, 1) * group
+        raise UserError(f"{wants}; use a multiple of {group}, for example {use}")

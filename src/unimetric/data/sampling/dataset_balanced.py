@@ -137,10 +137,9 @@ class MixedSampler(BatchSampler):
         self._streams = DatasetStreams(labels, group)
         capacity = int(self._streams.capacities.sum())
         if capacity < self.batch_size:
-            world_size = self.share.world_size
             raise UserError(
                 f"--training.batch_size is {batch_size}: {group} images of each train class give at most {capacity}; "
-                f"use {max(capacity // world_size, 1) * world_size} or less"
+                f"use {capacity} or less"
             )
         self.expected = expected_counts(shares, self._streams.capacities, self.batch_size)
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unimetric.models.petl.noise import uniform
+
 
 class StochasticAdapter(nn.Module):
     """A bottleneck beside a frozen sub-layer, dropped per sample during training.
@@ -37,11 +39,17 @@ class StochasticAdapter(nn.Module):
         if not self.training or self.drop == 0:
             return self._bottleneck(tokens, self.scale)
         # Drawn on the CPU: the same samples on every device, and no waiting for an accelerator to count them.
-        kept = (torch.rand(len(tokens)) >= self.drop).nonzero().squeeze(1).to(tokens.device, non_blocking=True)  # (K,)
+        kept = (uniform(len(tokens)) >= self.drop).nonzero().squeeze(1).to(tokens.device, non_blocking=True)  # (K,)
         # Samples whose adapter is off cost nothing, forward or backward.
         out = self._bottleneck(tokens.index_select(0, kept), self.scale / (1 - self.drop))  # (K, T, D)
         return torch.zeros_like(tokens, dtype=out.dtype).index_copy(0, kept, out)
 
     def _bottleneck(self, tokens: Tensor, factor: float) -> Tensor:
         # The factor goes to the small weight, not to the tokens: one pass over [B, T, D] less.
-        return F.linear(F.relu(self.down(tokens)), self.up.weight * factor)
+        weight = self.up.weight if factor == 1 else self.up.weight * factor
+        return F.linear(F.relu(self.down(tokens)), weight)
+
+    def fold_scale(self) -> None:
+        """Multiply the factor into ``W_up``, for inference."""
+        self.up.weight.data = self.up.weight.data * self.scale
+        self.scale = 1.0

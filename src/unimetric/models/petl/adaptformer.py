@@ -59,5 +59,11 @@ class AdaptFormer(Method):
         tokens = tokens + block.attention(block.attention_input(tokens), rope)
         normed = in_autocast_dtype(block.mlp_input(tokens))
         adapted = self.up[index](F.relu(self.down[index](normed)))
-        out: Tensor = tokens + block.mlp(normed) + self.scale * adapted
+        out: Tensor = tokens + block.mlp(normed) + (adapted if self.scale == 1 else self.scale * adapted)
         return out
+
+    def fuse(self, backbone: Backbone) -> None:
+        """Multiply the factor s into ``W_up`` and ``b_up``."""
+        for parameter in self.up.parameters():
+            parameter.data = parameter.data * self.scale
+        self.scale = 1.0

@@ -81,6 +81,18 @@ class Lora(Method):
         self.down = nn.ModuleList(layer.lora_A["default"] for layer in layers)
         self.up = nn.ModuleList(layer.lora_B["default"] for layer in layers)
 
+    def fuse(self, backbone: Backbone) -> None:
+        """Put ``W + (alpha / r) · B A`` in the place of every W, and the plain layer in that of peft's."""
+        for name, layer in [(n, m) for n, m in backbone.vit.named_modules() if hasattr(m, "lora_A")]:
+            plain = layer.get_base_layer()
+            update = layer.lora_B["default"].weight.data @ layer.lora_A["default"].weight.data
+            plain.weight.data = plain.weight.data + layer.scaling["default"] * update
+            backbone.vit.set_submodule(name, plain)
+        for module in backbone.vit.modules():
+            if getattr(module, "q_bias", None) is not None:
+                module.qkv_bias_separate = False
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+
 
 def _import_peft() -> Any:
     try:

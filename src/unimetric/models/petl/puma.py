@@ -92,6 +92,11 @@ class Puma(Method):
         adapted: Tensor = tokens + block.mlp(normed) + self.mlp_adapters[index](normed)
         return adapted
 
+    def fuse(self, backbone: Backbone) -> None:
+        """Multiply the factor s into every ``W_up``."""
+        for adapter in (*self.attention_adapters, *self.mlp_adapters):
+            adapter.fold_scale()
+
     def penalty(self) -> Tensor | None:
         """The weighted orthogonality penalty of the pool, or None without one."""
         return None if self.pool is None else self.options.orthogonality * self.pool.penalty()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unimetric.errors import UserError
-from unimetric.models.backbone import Backbone, FrozenBlock
+from unimetric.models.backbone import Backbone
 from unimetric.models.petl.base import Method
 
 
@@ -48,12 +48,12 @@ class VptDeep(Method):
 
     def prompts(self, patches: Tensor, backbone: Backbone) -> Tensor | None:
         """The first block's tokens [B, l, D]."""
-        return self.tokens[0].expand(len(patches), -1, -1)
+        return self.tokens[0].expand(patches.shape[0], -1, -1)
 
-    def run_block(self, index: int, block: FrozenBlock, tokens: Tensor, rope: Tensor | None) -> Tensor:
-        """The block, with this block's tokens in place of those of the one before."""
-        if index:
-            own = self.tokens[index].to(tokens.dtype).expand(len(tokens), -1, -1)
-            after = self.first + self.prompt_count
-            tokens = torch.cat([tokens[:, : self.first], own, tokens[:, after:]], dim=1)
-        return block(tokens, rope)
+    def enter_block(self, index: int, tokens: Tensor) -> Tensor:
+        """The tokens [B, T, D] with this block's own in place of those of the one before."""
+        if not index:
+            return tokens
+        own = self.tokens[index].to(tokens.dtype).expand(tokens.shape[0], -1, -1)
+        after = self.first + self.prompt_count
+        return torch.cat([tokens[:, : self.first], own, tokens[:, after:]], dim=1)

@@ -332,8 +332,7 @@ async def _add(service: Service, taken: Taken) -> schemas.AddedItem:
 
     def write() -> schemas.AddedItem:
         # Embedding is the index's own here, so that what it writes is what it would write anywhere.
-        with service.batcher.sharing():
-            added = service.index.add([item])
+        added = service.index.add([item])
         if added.refused:
             raise ServiceError(422, "unreadable_image", f"the image cannot be read ({added.refused[0].reason})")
         return schemas.AddedItem(id=str(added.ids[0]), status="written" if added.written else "unchanged")

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from unimetric.models.embedder import Embedder
@@ -25,17 +24,13 @@ log = logging.getLogger(__name__)
 _GATHERING_SECONDS = 0.002
 """How long a batch waits for images that are being decoded; not at all where there are none."""
 
-_BREATH_SECONDS = 0.001
-"""Between two batches while another thread wants the model: without it, this one would take it again and again."""
-
 Vector = NDArray[np.float32]
 
 
 class Batcher:
     """Embeds images from many threads in common batches.
 
-    The frozen weights are held in the type of the arithmetic all the time, instead of being cast for every batch,
-    except within `sharing`.
+    The model is the embedder's inference form, made once: other threads may use the embedder meanwhile.
 
     Args:
         load: Loads the model; called in the thread that will run it.
@@ -65,7 +60,6 @@ class Batcher:
         self._changed = threading.Condition()
         self._jobs: deque[tuple[Tensor, Future[Vector]]] = deque()
         self._expected = 0
-        self._sharers = 0
         self._stopping = False
         self._thread: threading.Thread | None = None
         self.embedder: Embedder | None = None
@@ -103,48 +97,30 @@ class Batcher:
     @contextmanager
     def expecting(self) -> Iterator[None]:
         """An image is on its way: a batch may wait for it a moment."""
-        self._count("_expected", 1)
+        self._expect(1)
         try:
             yield
         finally:
-            self._count("_expected", -1)
+            self._expect(-1)
 
-    @contextmanager
-    def sharing(self) -> Iterator[None]:
-        """Let other threads use the model, between batches."""
-        self._count("_sharers", 1)
-        try:
-            yield
-        finally:
-            self._count("_sharers", -1)
-
-    def _count(self, name: str, step: int) -> None:
+    def _expect(self, more: int) -> None:
         with self._changed:
-            setattr(self, name, getattr(self, name) + step)
+            self._expected += more
             self._changed.notify_all()
 
     def _run(self) -> None:
         try:
-            from unimetric.models.devices import compute_dtype
-
             embedder = self._load()
-            dtype = compute_dtype(self._precision, embedder.device)
+            form = embedder.inference_form(self._precision)
             # The first pass takes longer than all others, and finds out whether there is memory enough.
-            embedder.embed_pixels([_blank(embedder)], dtype)
-            embedder.eval()
+            form.embed_pixels([_blank(embedder)])
         except BaseException as error:
             self._on_failure(error)
             return
         self.embedder = embedder
         self._on_ready()
         while not (self._stopping and not self._jobs):
-            if self._sharers:
-                self._serve(lambda pixels: embedder.embed_pixels(pixels, dtype))
-                time.sleep(_BREATH_SECONDS)
-                continue
-            with embedder.backbone.holding(dtype, trained_too=True):
-                while not self._sharers and not (self._stopping and not self._jobs):
-                    self._serve(lambda pixels: _embed_held(embedder, pixels, dtype))
+            self._serve(form.embed_pixels)
 
     def _serve(self, embed: Callable[[list[Tensor]], Vector]) -> None:
         batch = [(pixels, future) for pixels, future in self._gather() if future.set_running_or_notify_cancel()]
@@ -164,25 +140,15 @@ class Batcher:
         self._on_batch(len(batch), time.perf_counter() - started)
 
     def _gather(self) -> list[tuple[Any, Future[Vector]]]:
-        """Wait for images; nothing comes when the thread has to see to something else."""
+        """Wait for images; nothing comes when the thread has to stop."""
         with self._changed:
-            sharers = self._sharers
-            self._changed.wait_for(lambda: self._jobs or self._stopping or self._sharers != sharers)
+            self._changed.wait_for(lambda: self._jobs or self._stopping)
             until = time.monotonic() + _GATHERING_SECONDS
             while self._jobs and self._expected and len(self._jobs) < self._batch_size and not self._stopping:
                 if (left := until - time.monotonic()) <= 0:
                     break
                 self._changed.wait(left)
             return [self._jobs.popleft() for _ in range(min(len(self._jobs), self._batch_size))]
-
-
-def _embed_held(embedder: Embedder, pixels: list[Tensor], dtype: torch.dtype) -> Vector:
-    """`Embedder.embed_pixels` with the weights held already: making sure of it again costs milliseconds a batch."""
-    import torch
-
-    with torch.inference_mode(), torch.autocast(embedder.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-        images = embedder.transform.normalise(torch.stack(pixels).to(embedder.device))
-        return embedder(images).cpu().numpy()  # type: ignore[no-any-return]
 
 
 def _blank(embedder: Embedder) -> Tensor:

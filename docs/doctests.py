@@ -1,0 +1,20 @@
+"""Examples in docstrings stand bare, as doctest reads them; on the site's pages they are blocks of code."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import griffe
+
+# From a prompt to the next blank line, with its indentation.
+_EXAMPLE = re.compile(r"^( *)>>> .*(?:\n(?! *$).*)*", re.MULTILINE)
+
+
+class Doctests(griffe.Extension):
+    """Fence the examples of every docstring."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Called for each module, class, function and attribute that was read."""
+        if obj.docstring is not None:
+            obj.docstring.value = _EXAMPLE.sub(r"\1```pycon\n\g<0>\n\1```", obj.docstring.value)

@@ -1,0 +1,116 @@
+"""Write a trained model as one file for programs without this package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unimetric.data.transforms import EvaluationTransform
+from unimetric.errors import UserError
+from unimetric.files import check_writable, make_folder
+from unimetric.models.embedder import Embedder, decoded_batches
+from unimetric.models.ensemble import Ensemble
+from unimetric.models.export import FORMATS, check_kind, export_model
+from unimetric.training.build import load_split
+from unimetric.training.run import RunFolder
+from unimetric.training.weights import weights_file
+
+_CHECKED_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how it was checked.
+
+    Args:
+        path: The file.
+        difference: The largest distance of one of its vectors from the model's own, as a share of its length.
+        images: How many images it was checked on.
+        real: How many of them are the run's; the others are noise.
+        reason: Why they are not all the run's; empty if they are.
+    """
+
+    path: Path
+    difference: float
+    images: int
+    real: int
+    reason: str
+
+
+def export_models(
+    models: Sequence[Path],
+    out: Path | None = None,
+    *,
+    kind: str = "onnx",
+    overwrite: bool = False,
+    weights: str | None = None,
+) -> Exported:
+    """Write a model, or the mean of several, as one file, checked against the model itself.
+
+    Args:
+        models: Run folders or model folders; several become an ensemble.
+        out: The file; by default ``model.onnx`` or ``model.pt2`` in the folder of a single model.
+        kind: ``onnx`` or ``torch``.
+        overwrite: Whether to replace a file that is there.
+        weights: The file of the backbone's weights, where a folder does not know it.
+
+    Raises:
+        UserError: a model cannot be read, the file exists or cannot be written, a package is missing, or the check
+            failed.
+    """
+    check_kind(kind)
+    path = _path(models, out, kind, overwrite)
+    files = [weights_file(model, weights) for model in models]
+    model: Embedder | Ensemble = (
+        Embedder.from_pretrained(models[0], weights=files[0])
+        if len(models) == 1
+        else Ensemble.from_pretrained(models, weights=files)
+    ).eval()
+    pixels, real, reason = _images(models[0], model.transform)
+    make_folder(path.parent)
+    difference = export_model(model, path, kind, pixels)
+    return Exported(path, difference, len(pixels), real, reason)
+
+
+def _path(models: Sequence[Path], out: Path | None, kind: str, overwrite: bool) -> Path:
+    suffix = FORMATS[kind]
+    if out is None and len(models) > 1:
+        raise UserError(f"--out is missing: name the {suffix} file for the ensemble")
+    path = models[0] / f"model{suffix}" if out is None else out
+    if path.suffix != suffix:
+        raise UserError(f"--out is {path}: a file of --format {kind} ends in {suffix}")
+    if path.is_dir():
+        raise UserError(f"--out is {path}, which is a folder: name a file")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists: add --overwrite to replace it, or name another file with --out")
+    check_writable(path.parent)
+    return path
+
+
+def _images(model: Path, transform: EvaluationTransform) -> tuple[Tensor, int, str]:
+    """Pixels, uint8 [64, 3, S, S], how many of them are the run's own images, and why not all of them."""
+    paths, reason = _image_paths(RunFolder(model))
+    real: list[Tensor] = []
+    for pixels, _ in decoded_batches(paths, transform, _CHECKED_IMAGES, skip_unreadable=True):
+        real += pixels
+    if paths and len(real) < _CHECKED_IMAGES:
+        reason = f"the run has only {len(real)} images that can be read"
+    size = (_CHECKED_IMAGES - len(real), 3, transform.image_size, transform.image_size)
+    noise = torch.randint(0, 256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.stack([*real, *noise]), len(real), reason
+
+
+def _image_paths(run: RunFolder) -> tuple[list[Path], str]:
+    """Up to 64 images of a run's data, evenly spread, and why there are none."""
+    if not run.config.is_file():
+        return [], "no run's configuration lies beside the model"
+    try:
+        split = load_split(run.read_config(), training=False)
+    except UserError as error:
+        return [], str(error)
+    paths = list(dict.fromkeys(item.path for item in (*split.query, *split.gallery, *split.train)))
+    return [paths[number * len(paths) // _CHECKED_IMAGES] for number in range(min(_CHECKED_IMAGES, len(paths)))], ""

@@ -1,0 +1,183 @@
+"""How far an extended model's embeddings moved from the old model's, and what that means for an old index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import harmonic_mean
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unimetric.config import RunConfig
+from unimetric.data.catalog import Item
+from unimetric.data.replay import read_replay
+from unimetric.data.selection import select_train
+from unimetric.data.splits import Split
+from unimetric.evaluation import evaluate, nearest_neighbours
+from unimetric.geometry import Geometry
+from unimetric.measure import distance_options, embed_items
+from unimetric.models.embedder import Embedder
+from unimetric.models.saving import model_config, model_fingerprint
+from unimetric.progress import say
+from unimetric.training.extension import Extension, replay_folder
+
+NEIGHBOURS = 10
+MOST_IMAGES = 5000
+"""Images to look at, at most: the numbers are shares of thousands, and every image costs a pass of both models."""
+
+TOLERANCE = 0.01
+"""Recall@1 that searches in an old index may lose before making it anew is advised: one point."""
+
+Vectors = NDArray[np.float32]
+
+
+def measure_drift(
+    teacher: Embedder, embedder: Embedder, items: Sequence[Item], *, where: str, batch_size: int, precision: str
+) -> dict[str, Any]:
+    """Embed images of the old datasets with both models, and compare.
+
+    Args:
+        teacher: The old model.
+        embedder: The extended one.
+        items: Labelled images; of more than `MOST_IMAGES`, so many are drawn, evenly over the classes.
+        where: What they are, for the reader.
+        batch_size: Images per forward pass.
+        precision: As in `Embedder.encode`.
+
+    Returns:
+        `compare_embeddings`, with ``images`` and ``measured_on``.
+    """
+    shown = _some(items)
+    options: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "description": "Measuring the drift"}
+    old = embed_items(teacher, shown, **options)
+    new = embed_items(embedder, old.items, **options)
+    compared = compare_embeddings(old.vectors, new.vectors, old.items, embedder.geometry)
+    return {"measured_on": where, "images": len(old.items), **compared}
+
+
+def compare_embeddings(old: Vectors, new: Vectors, items: Sequence[Item], geometry: Geometry) -> dict[str, Any]:
+    """What changed between two embeddings of the same images.
+
+    Args:
+        old: [N, E], N at least 2.
+        new: [N, E].
+        items: N.
+        geometry: Where they lie, which says what is near.
+
+    Returns:
+        ``cosine``: mean, and 5th percentile, of the cosine between an image's old and new embedding.
+        ``neighbours_kept``: the mean share of an image's k nearest neighbours (itself excluded) among the old
+        embeddings that are among the k nearest among the new, with ``k``. ``recall_at_1``: harmonic mean over the
+        datasets of Recall@1 within each, of old queries in the old index (``old``), new ones in a new one (``new``),
+        and new ones in the old one (``new_in_old``); null where no class has two images. ``reindex``: whether
+        making old indexes anew is advised, which is where ``new_in_old`` is more than `TOLERANCE` below ``old``.
+    """
+    k = min(NEIGHBOURS, len(items) - 1)
+    ids = list(range(len(items)))
+    options = distance_options(geometry)
+
+    def neighbours(vectors: Vectors) -> torch.Tensor:
+        return nearest_neighbours(vectors, vectors, k, query_ids=ids, gallery_ids=ids, **options)[1]
+
+    before, after = neighbours(old), neighbours(new)
+    kept = (before[:, :, None] == after[:, None, :]).any(dim=2).double().mean()
+    cosines = (old * new).sum(1) / np.maximum(np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1), 1e-12)
+    recalls = {
+        "old": _recall(old, old, items, options),
+        "new": _recall(new, new, items, options),
+        "new_in_old": _recall(new, old, items, options),
+    }
+    lost = None if recalls["old"] is None else recalls["old"] - (recalls["new_in_old"] or 0.0)
+    return {
+        "cosine": {"mean": float(cosines.mean()), "percentile_5": float(np.percentile(cosines, 5))},
+        "neighbours_kept": float(kept),
+        "k": k,
+        "recall_at_1": recalls,
+        "reindex": lost is None or lost > TOLERANCE,
+    }
+
+
+def measure_extension(
+    config: RunConfig, split: Split, embedder: Embedder, extension: Extension | None
+) -> dict[str, Any]:
+    """The part ``extension`` of ``metrics.json``: what was extended by what, and how far the old embeddings moved.
+
+    Measured on the test images of the old datasets, where the sources hold any and test classes are measured on, else
+    on the replayed images. A compatible model whose searches in an old index lose at most `TOLERANCE` is marked so.
+
+    Returns:
+        Nothing where nothing was extended.
+    """
+    if extension is None or config.extension.base is None:
+        return {}
+    replay = read_replay(replay_folder(config.extension.base))
+    items: tuple[Item, ...] = ()
+    if config.evaluation.classes == "test":
+        items = tuple(item for item in dict.fromkeys((*split.query, *split.gallery)) if item.dataset in replay.datasets)
+    drift = measure_drift(
+        extension.teacher,
+        embedder,
+        items or replay.items,
+        where="classes that were not trained on" if items else "replayed images, which were trained on",
+        batch_size=config.evaluation.batch_size,
+        precision=config.device.precision,
+    )
+    fingerprint = model_fingerprint(model_config(extension.teacher))
+    if config.extension.compatible and not drift["reindex"]:
+        embedder.compatible_with = (fingerprint,)
+    added = sorted({item.dataset for item in split.train} - set(replay.datasets))
+    for line in describe_drift(drift):
+        say(line)
+    return {
+        "extension": {
+            "from": {"fingerprint": fingerprint, "datasets": list(replay.datasets)},
+            "added": added,
+            "distillation": config.extension.distillation,
+            "compatible": config.extension.compatible,
+            "replay": {"images": len(replay.items), "bytes": replay.bytes, "images_per_class": replay.images_per_class},
+            "drift": drift,
+            "summary": describe_drift(drift),
+        }
+    }
+
+
+def describe_drift(drift: dict[str, Any]) -> list[str]:
+    """The same in two or three sentences for a reader."""
+    recall, cosine = drift["recall_at_1"], drift["cosine"]
+    lines = [
+        f"On {drift['images']} images of the old datasets ({drift['measured_on']}), the cosine between old and new "
+        f"embedding is {cosine['mean']:.3f} on average (5th percentile {cosine['percentile_5']:.3f}), "
+        f"and {drift['neighbours_kept']:.1%} of the {drift['k']} nearest neighbours are kept."
+    ]
+    if recall["old"] is not None:
+        lines.append(
+            f"Harmonic Recall@1: {recall['old']:.1%} by the old model, {recall['new']:.1%} by this one, "
+            f"{recall['new_in_old']:.1%} for this one's queries in an index of the old one's vectors."
+        )
+    advice = "Make old indexes anew." if drift["reindex"] else "Searches in old indexes lose at most one point."
+    return [*lines, advice]
+
+
+def _recall(query: Vectors, gallery: Vectors, items: Sequence[Item], options: dict[str, Any]) -> float | None:
+    labels, datasets = [item.label for item in items], [item.dataset for item in items]
+    ids = list(range(len(items)))
+    classes: dict[tuple[str, str], int] = {}
+    for item in items:
+        classes[item.dataset, item.label] = classes.get((item.dataset, item.label), 0) + 1
+    if max(classes.values()) < 2:
+        return None
+    report = evaluate(
+        query, labels, datasets, gallery=(gallery, labels, datasets, ids), ks=(1,), ids=ids, resamples=1, **options
+    ).to_dict()
+    values = [scores["recall@1"] for scores in report["separate"].values()]
+    return float(harmonic_mean(values)) if all(values) else 0.0
+
+
+def _some(items: Sequence[Item]) -> tuple[Item, ...]:
+    split = Split(train=tuple(items), validation=(), query=(), gallery=())
+    if len(split.train) <= MOST_IMAGES:
+        return split.train
+    datasets = {item.dataset for item in items}
+    return select_train(split, train_images={"*": MOST_IMAGES // len(datasets)}).train

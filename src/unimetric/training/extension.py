@@ -1,0 +1,319 @@
+"""Learning more without forgetting: replayed images, distillation to the old embedding, and proxies that are kept.
+
+A model that is trained further on new classes alone forgets the old ones. Here every batch holds as many replayed
+images of old classes as images of new ones, and the replayed ones pay for leaving their old place: a penalty on the
+distance between old and new embedding (Hinton et al., *Distilling the Knowledge in a Neural Network*, 2015; Li and
+Hoiem, *Learning without Forgetting*, ECCV 2016) and one on changed similarities (Park et al., *Relational Knowledge
+Distillation*, CVPR 2019). With ``compatible`` the similarities are those of new embeddings with old ones, which is what
+a search in an old index computes (Shen et al., *Towards Backward-Compatible Representation Learning*, CVPR 2020).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unimetric.config import RunConfig
+from unimetric.data.catalog import ClassIndex, Item
+from unimetric.data.replay import read_replay, write_replay
+from unimetric.data.splits import Split
+from unimetric.errors import UserError
+from unimetric.files import write_atomically
+from unimetric.geometry import Geometry, PoincareBall
+from unimetric.losses import make_loss, place_proxies
+from unimetric.measure import embed_items
+from unimetric.models.devices import compute_dtype
+from unimetric.models.embedder import Embedder
+from unimetric.models.saving import assign_weights, learned_weights, read_model_config
+from unimetric.progress import say
+from unimetric.training.run import RunFolder, run_identity
+from unimetric.training.weights import weights_file
+
+PROXIES = "proxies.safetensors"
+MEAN_IMAGES = 32
+"""Images of a new class whose mean its proxy starts at, at most."""
+
+
+def old_new_groups(config: RunConfig, classes: ClassIndex) -> list[str]:
+    """What a sampler balances: the dataset of every class; in an extension, whether it is old or new."""
+    if config.extension.base is None:
+        return [dataset for dataset, _ in classes.classes]
+    known = set(read_replay(replay_folder(config.extension.base)).classes)
+    return ["old" if pair in known else "new" for pair in classes.classes]
+
+
+def replay_folder(base: str | Path) -> Path:
+    """Where the replay set of a run, or of the copy of one that is extended, lies."""
+    return Path(base).expanduser() / "replay"
+
+
+def with_replay(split: Split, base: str) -> Split:
+    """The split with the replayed images on its train side, before the new ones."""
+    return Split(
+        (*read_replay(replay_folder(base)).items, *split.train),
+        split.validation,
+        split.query,
+        split.gallery,
+        split.notes,
+    )
+
+
+@dataclass
+class Extension:
+    """The old model, which the new one is held to.
+
+    Args:
+        teacher: The old model.
+        old: Whether a class is an old one, bool [C].
+        weight: Of the penalty; 0 for none.
+        compatible: Whether new embeddings are compared with old ones.
+        dtype: To compute the old embeddings in.
+    """
+
+    teacher: Embedder
+    old: Tensor
+    weight: float
+    compatible: bool
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, config: RunConfig, classes: ClassIndex, device: torch.device) -> Extension | None:
+        """That of a configuration, on a device; None where it extends nothing.
+
+        Raises:
+            UserError: the old model cannot be read.
+        """
+        options = config.extension
+        if options.base is None:
+            return None
+        base = Path(options.base).expanduser()
+        teacher = Embedder.from_pretrained(base, weights=weights_file(base, config.model.weights))
+        teacher.requires_grad_(False).to(device)
+        old = torch.tensor([name == "old" for name in old_new_groups(config, classes)], device=device)
+        dtype = compute_dtype(config.device.precision, device)
+        return cls(teacher, old, options.distillation, options.compatible, dtype)
+
+    def begin(self, config: RunConfig, embedder: Embedder, loss: nn.Module, train: Sequence[Item]) -> None:
+        """Put the old weights into a fresh embedder, the old proxies into a fresh loss, new ones at class means.
+
+        Raises:
+            UserError: the old proxies are missing, damaged or of another loss, or a new image cannot be read at all.
+        """
+        base = Path(config.extension.base or "").expanduser()
+        assign_weights(embedder, learned_weights(self.teacher), base / "model")
+        classes = ClassIndex.of(train)
+        place_proxies(loss, self._class_means(train, classes, config))
+        pairs, state = read_proxies(base / PROXIES)
+        carry_over(config, loss, pairs, state, classes, base / PROXIES)
+
+    def penalty(self, images: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """What the replayed images of a batch pay, a float32 scalar; 0 where there are none.
+
+        Args:
+            images: As trained on, [B, 3, S, S].
+            embeddings: Of the model in training, [B, E].
+            labels: Class numbers, [B].
+        """
+        replayed = self.old[labels]
+        if self.weight == 0 or not bool(replayed.any()):
+            return embeddings.sum() * 0.0
+        half = torch.autocast(images.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+        # No inference mode: what comes out of it cannot take part in a backward pass.
+        with torch.no_grad(), half, self.teacher.backbone.holding(self.dtype, trained_too=True):
+            before = self.teacher(images[replayed])
+        return self.weight * distillation(embeddings[replayed], before, self.teacher.geometry, self.compatible)
+
+    def _class_means(self, train: Sequence[Item], classes: ClassIndex, config: RunConfig) -> Tensor:
+        """Old embeddings' mean directions, [C, E], of the new classes; any direction for the others."""
+        numbers = classes.numbers(train)
+        taken: dict[int, list[Item]] = {}
+        for item, number in zip(train, numbers, strict=True):
+            if not self.old[number] and len(taken.setdefault(number, [])) < MEAN_IMAGES:
+                taken[number].append(item)
+        embedded = embed_items(
+            self.teacher,
+            [item for items in taken.values() for item in items],
+            batch_size=config.evaluation.batch_size,
+            precision=config.device.precision,
+            description="Looking at the new images",
+        )
+        sums = torch.zeros(len(classes), self.teacher.embedding_size)
+        rows = torch.tensor(classes.numbers(embedded.items))
+        sums.index_add_(0, rows, torch.from_numpy(embedded.vectors))
+        # A class whose images cannot be read, and the old ones, get a direction of their own.
+        empty = sums.norm(dim=1) == 0
+        sums[empty] = torch.randn(int(empty.sum()), sums.shape[1])
+        return F.normalize(sums, dim=1)
+
+
+def distillation(new: Tensor, old: Tensor, geometry: Geometry, compatible: bool) -> Tensor:
+    """How far embeddings moved: half the mean squared distance, plus the mean squared change of similarity.
+
+    On the sphere ``mean_i (1 - x_i . o_i) + mean_{i != j} (s_ij - o_i . o_j)^2``, where ``s_ij`` is ``x_i . x_j``, or
+    ``x_i . o_j`` if ``compatible``. In the Poincaré ball, hyperbolic distances take the place of chords and of
+    similarities.
+
+    Args:
+        new: [B, E], with gradients.
+        old: [B, E].
+        geometry: Where they lie.
+        compatible: Whether a new embedding's similarities are those with old ones.
+
+    Returns:
+        Float32 scalar, 0 where nothing moved.
+    """
+    new, old = new.float(), old.float()
+    others = old if compatible else new
+    if isinstance(geometry, PoincareBall):
+        moved = geometry.distances(new, old).diagonal().square().mean() / 2
+        change = geometry.distances(new, others) - geometry.distances(old, old)
+    else:
+        # Half the squared chord: 1 - cosine without its rounding error, which is larger than it near 0.
+        moved = (new - old).square().sum(dim=1).mean() / 2
+        change = new @ others.T - old @ old.T
+    pairs = len(new) * (len(new) - 1)
+    off_diagonal = change.square().sum() - change.diagonal().square().sum()
+    return moved + off_diagonal / max(pairs, 1)
+
+
+def write_proxies(path: Path, state: dict[str, Tensor], classes: Sequence[tuple[str, str]]) -> None:
+    """Write a loss's state with the (dataset, label) of its classes, in their order.
+
+    Raises:
+        UserError: full disk, or no permission.
+    """
+    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
+    metadata = {"classes": json.dumps(list(classes))}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+
+
+def read_proxies(path: Path) -> tuple[list[tuple[str, str]], dict[str, Tensor]]:
+    """What `write_proxies` wrote.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            classes = [(str(dataset), str(label)) for dataset, label in json.loads(file.metadata()["classes"])]
+            return classes, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is missing or damaged ({error}): extend the old run anew") from error
+
+
+def carry_over(
+    config: RunConfig,
+    loss: nn.Module,
+    pairs: Sequence[tuple[str, str]],
+    before: dict[str, Tensor],
+    classes: ClassIndex,
+    origin: Path,
+) -> None:
+    """Put the old classes' part of a loss's old state into a loss of more classes, each at its class's new number.
+
+    Raises:
+        UserError: the old state is not of such a loss; ``origin`` is named.
+    """
+    carry_over_check(config, before, pairs, origin)
+    number = {pair: index for index, pair in enumerate(classes.classes)}
+    kept = [(old, number[pair]) for old, pair in enumerate(pairs) if pair in number]
+    source, target = (torch.tensor(rows, dtype=torch.int64) for rows in zip(*kept, strict=True))
+    state = {name: value.detach().cpu().clone() for name, value in loss.state_dict().items()}
+    for name, axis in class_axes(config).items():
+        value = before[name]
+        if axis is None:
+            state[name] = value
+            continue
+        by_class = _by_class(value, axis, len(pairs)).index_select(axis, source)
+        _by_class(state[name], axis, len(classes)).index_copy_(axis, target, by_class)
+    loss.load_state_dict(state)
+
+
+def _by_class(value: Tensor, axis: int, classes: int) -> Tensor:
+    """The same memory with an axis of the classes, and one of each class's proxies after it."""
+    return value.view(*value.shape[:axis], classes, -1, *value.shape[axis + 1 :])
+
+
+def carry_over_check(
+    config: RunConfig, before: dict[str, Tensor], pairs: Sequence[tuple[str, str]], origin: Path
+) -> None:
+    """See that a loss's state is of the configured loss, and of as many classes as there are pairs.
+
+    Raises:
+        UserError: it is not; ``origin`` is named.
+    """
+    wanted = make_loss(config.loss.name, len(pairs), config.model.embedding_size, config.loss.options).state_dict()
+    if {name: value.shape for name, value in wanted.items()} != {name: value.shape for name, value in before.items()}:
+        raise UserError(
+            f"{origin} holds no proxies of {len(pairs)} classes for the loss {config.loss.name}: the train classes are "
+            "not those that it was trained on; put the images back as they were"
+        )
+
+
+def class_axes(config: RunConfig) -> dict[str, int | None]:
+    """The axis along which each tensor of a loss's state has its classes, or None.
+
+    Several proxies of a class lie side by side.
+    """
+    shapes = [
+        {
+            name: tuple(value.shape)
+            for name, value in make_loss(config.loss.name, count, 1, config.loss.options).state_dict().items()
+        }
+        for count in (2, 3)
+    ]
+    return {
+        name: next((axis for axis, size in enumerate(two) if size != shapes[1][name][axis]), None)
+        for name, two in shapes[0].items()
+    }
+
+
+def keep_replay(config: RunConfig, split: Split, run: RunFolder, image_size: int) -> None:
+    """Write the replay set of a run that is to have one.
+
+    Raises:
+        UserError: full disk, or no permission.
+    """
+    if config.data.replay_per_class:
+        kept, notes = write_replay(
+            replay_folder(run.path), split.train, image_size, config.data.replay_per_class, config.data.split_seed
+        )
+        for note in notes:
+            say(f"note: {note}", style="yellow")
+        say(f"{len(kept.items)} images are kept for unimetric extend, {kept.bytes:,} bytes.")
+
+
+def loss_state(run: RunFolder) -> dict[str, Tensor]:
+    """The loss's part of a run's checkpoint.
+
+    Raises:
+        UserError: there is no checkpoint, or it is damaged.
+    """
+    path = run.checkpoint
+    if not path.is_file():
+        raise UserError(
+            f"{path} is missing: it holds the proxies, which extend goes on with; copy it back into the run folder"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith("loss.")]  # noqa: SIM118 - it is no dict
+            return {name.removeprefix("loss."): file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}): copy it from where the run was made") from error
+
+
+def same_images(config: RunConfig, split: Split, run: RunFolder) -> bool:
+    """Whether a run's checkpoint was made with these train images, in this order, and these options."""
+    _, about = read_model_config(run.path)
+    expected = run_identity(config, split, ClassIndex.of(split.train), about["backbone"]["fingerprint"])
+    with safe_open(run.checkpoint, framework="pt") as file:
+        progress = json.loads((file.metadata() or {}).get("progress", "{}"))
+    return bool(progress.get("identity") == expected)

@@ -1,0 +1,97 @@
+"""The joint batch of all processes: which image is where, and its embeddings with their gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd import Function
+
+from unimetric.data.loading import Batch
+
+_NO_IMAGE, _UNREADABLE = -1, -2
+
+
+@dataclass(frozen=True)
+class JointBatch:
+    """What all processes know of a step's B readable images, in the order in which a single process has them.
+
+    Attributes:
+        labels: Class numbers, int64 [B].
+        own: Places of this process's images in it, int64 [b].
+        rows: Where each image stands in what is gathered, int64 [B].
+        width: Rows that each process gives to what is gathered.
+        skipped: Image number and reason of each image of the joint batch that could not be read.
+    """
+
+    labels: Tensor
+    own: Tensor
+    rows: Tensor
+    width: int
+    skipped: tuple[tuple[int, str], ...]
+
+    @classmethod
+    def alone(cls, batch: Batch) -> JointBatch:
+        """That of a single process."""
+        everything = torch.arange(len(batch.images))
+        return cls(batch.class_numbers, everything, everything, len(everything), batch.skipped)
+
+    @classmethod
+    def exchange(cls, batch: Batch, slots: int, group: dist.ProcessGroup) -> JointBatch:
+        """Tell the other processes of this one's slice, and hear of theirs.
+
+        Image i of process r is image ``r + i · W`` of the joint batch of W processes, as the samplers share it out.
+
+        Args:
+            batch: This process's slice.
+            slots: Images of a slice, at most; the same number in all processes.
+            group: Sends tensors of the CPU.
+        """
+        message = torch.full((slots,), _NO_IMAGE)
+        message[: len(batch.images) + len(batch.skipped)] = _UNREADABLE
+        message[batch.places] = batch.class_numbers
+        slices = [torch.empty_like(message) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(slices, message, group=group)
+        found = torch.stack(slices, dim=1)  # (slots, W): row by row in joint order
+        skipped = batch.skipped
+        if bool((found == _UNREADABLE).any()):
+            parts: list[Any] = [None] * len(slices)
+            dist.all_gather_object(parts, batch.skipped, group=group)
+            skipped = tuple(sorted(entry for part in parts for entry in part))
+        readable = found >= 0
+        width = int(readable.sum(0).max())
+        places = readable.flatten().cumsum(0).view_as(found) - 1
+        rank = dist.get_rank(group)
+        rows = torch.arange(len(slices)) * width + readable.cumsum(0) - 1  # (slots, W)
+        return cls(found[readable], places[:, rank][readable[:, rank]], rows[readable], width, skipped)
+
+
+def gather(embeddings: Tensor, joint: JointBatch) -> Tensor:
+    """The embeddings [B, E] of the joint batch, from this process's [b, E]; further rows are left out.
+
+    Every process goes on to compute the same loss of the joint batch, so it knows the whole gradient of its own
+    embeddings without asking the others. It passes on W times that, because DDP takes the mean over W processes.
+    """
+    return cast(Tensor, _Gather.apply(embeddings, joint))
+
+
+class _Gather(Function):
+    @staticmethod
+    def forward(ctx: Any, embeddings: Tensor, joint: JointBatch) -> Tensor:
+        ctx.own, ctx.shape = joint.own, embeddings.shape
+        # Slices may differ in length; collectives may not.
+        padded = embeddings.new_zeros(joint.width, embeddings.shape[1])
+        padded[: len(joint.own)] = embeddings[: len(joint.own)]
+        parts = [torch.empty_like(padded) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, padded)
+        return torch.cat(parts)[joint.rows.to(embeddings.device)]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        passed_on = gradient.new_zeros(ctx.shape)
+        passed_on[: len(ctx.own)] = gradient[ctx.own.to(gradient.device)] * dist.get_world_size()
+        return passed_on, None

@@ -1,0 +1,244 @@
+"""Several processes that train together: starting them, talking to each other, and coming to an end together."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import Tensor
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from unimetric.config import DeviceConfig
+from unimetric.data.loading import Batch
+from unimetric.errors import ProcessLost, UserError
+from unimetric.models.devices import choose_device, choose_precision
+from unimetric.training.interrupt import Interrupted
+from unimetric.training.joint import JointBatch
+from unimetric.training.watch import Verdict, Watch, leave_now
+
+# The first process may measure for hours while the others wait. Deaths are noticed by the watch.
+_PATIENCE = timedelta(days=30)
+_STORE_TIMEOUT = timedelta(seconds=15)
+
+
+def make_fabric(config: DeviceConfig) -> Fabric:
+    """Device, precision and strategy of this process; others are not started yet."""
+    device = choose_device(config.accelerator)
+    precision = choose_precision(config.precision, device)
+    return Fabric(
+        accelerator=device.type,
+        devices=config.processes,
+        num_nodes=config.machines,
+        strategy=DDPStrategy(timeout=_PATIENCE) if config.total_processes > 1 else "auto",
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+    )
+
+
+class Processes:
+    """This process among those that train together; a single one has nobody to talk to.
+
+    Args:
+        fabric: Launched here: the other processes of this machine start with the same command, unless a launcher such
+            as torchrun or Slurm's srun has started them. So everything that can be wrong with the command should
+            have been checked.
+        remedy: What to type to go on when one of them dies.
+    """
+
+    def __init__(self, fabric: Fabric, remedy: str) -> None:
+        self.fabric, self.rank, self.count = fabric, fabric.global_rank, fabric.world_size
+        self._remedy = remedy
+        self._watch: Watch | None = None
+        self._control: Any = None
+        if self.count == 1:
+            return
+        self._watch = Watch(self.rank, self.count, children := dict[int, Any](), self._leave)
+        with _environment_of_a_launched_process(fabric, children):
+            fabric.launch()
+        # Small messages between CPUs, whatever the devices are.
+        self._control = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        self._watch.connect(self._make_store())
+
+    def join(self, batch: Batch, joint_size: int) -> JointBatch:
+        """The joint batch, of at most ``joint_size`` images, that ``batch`` is this process's slice of."""
+        if self.count == 1:
+            return JointBatch.alone(batch)
+        return JointBatch.exchange(batch, -(-joint_size // self.count), self._control)
+
+    def any_of(self, wish: bool) -> bool:
+        """Whether one process at least has the wish."""
+        if self.count == 1:
+            return wish
+        wishes = torch.tensor([int(wish)])
+        dist.all_reduce(wishes, group=self._control)
+        return bool(wishes.item())
+
+    def number_of_first(self, value: float | None) -> float | None:
+        """The first process's number, to the last bit; None must be None in all."""
+        if self.count == 1 or value is None:
+            return value
+        number = torch.tensor([value], dtype=torch.float64)
+        dist.broadcast(number, 0, group=self._control)
+        return number.item()
+
+    @torch.no_grad()
+    def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrite tensors, of the same shapes in all processes, by those of the first process."""
+        if self.count == 1:
+            return
+        for dtype in sorted({tensor.dtype for tensor in tensors}, key=str):
+            chosen = [tensor for tensor in tensors if tensor.dtype == dtype]
+            joined = torch.cat([tensor.detach().flatten() for tensor in chosen])
+            dist.broadcast(joined, 0)
+            start = 0
+            for tensor in chosen:
+                tensor.copy_(joined[start : start + tensor.numel()].view_as(tensor))
+                start += tensor.numel()
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """A small value of each process, by rank."""
+        values: list[Any] = [value] * self.count
+        if self.count > 1:
+            dist.all_gather_object(values, value, group=self._control)
+        return values
+
+    def check_same(self, value: Any, what: str) -> None:
+        """Refuse to begin where processes, perhaps on other machines, see something else than the first one.
+
+        Raises:
+            UserError: naming the process and ``what`` differs.
+        """
+        values = self.gather_objects(value)
+        for rank, other in enumerate(values):
+            if other != values[0]:
+                raise UserError(
+                    f"process {rank + 1} of {self.count} sees {what} other than the first process: every machine needs "
+                    "the same files under the same paths, and a run folder on a file system that all share"
+                )
+
+    @contextmanager
+    def ending_together(self) -> Iterator[None]:
+        """While active, an error in one process ends all, and is said once: by the first process, if it lives.
+
+        Raises:
+            UserError: in the first process, also when another process met it.
+            ProcessLost: in the first process: another one died.
+            SystemExit: in the other processes, which leave without a word.
+        """
+        if self._watch is None:
+            yield
+            return
+        try:
+            yield
+        except Interrupted:
+            self._watch.stop(wait_for_others=10)
+            raise
+        except KeyboardInterrupt:
+            self._watch.stop()
+            if self.rank:
+                raise SystemExit(130) from None
+            raise
+        except Exception as error:
+            self._end(self._watch, error)
+        self._watch.stop(wait_for_others=10 if self.rank == 0 else 0)
+        dist.destroy_process_group()
+
+    def _end(self, watch: Watch, error: Exception) -> None:
+        # A broken connection is what the others' end looks like from here.
+        verdict = watch.verdict(60) if _is_of_a_connection(error) else None
+        own = verdict is None
+        if verdict is None:
+            user = isinstance(error, UserError)
+            text = str(error) if user else f"process {self.rank + 1} of {self.count} failed: {error!r}"
+            verdict = Verdict(text, bad_input=user)
+            watch.fail(verdict)
+        watch.stop(wait_for_others=5 if self.rank == 0 else 0)
+        if self.rank == 0:
+            watch.kill_children()
+            if own:
+                raise error
+            if verdict.bad_input:
+                raise UserError(verdict.text) from None
+            raise ProcessLost(self._words(verdict)) from None
+        if own and not verdict.bad_input:
+            raise error
+        if self._speaks(verdict):
+            print(f"unimetric: error: {self._words(verdict)}", file=sys.stderr, flush=True)  # noqa: T201
+        raise SystemExit(verdict.exit_code) from None
+
+    def _leave(self, verdict: Verdict) -> None:
+        if self._watch is not None and self.rank == 0:
+            self._watch.kill_children()
+        leave_now(verdict, f"unimetric: error: {self._words(verdict)}" if self._speaks(verdict) else "")
+
+    def _speaks(self, verdict: Verdict) -> bool:
+        return self.rank == (0 if verdict.from_first else 1)
+
+    def _words(self, verdict: Verdict) -> str:
+        return verdict.text if verdict.bad_input else f"{verdict.text}; the run has ended; {self._remedy}"
+
+    def _make_store(self) -> TCPStore:
+        """A store of the watch's own, in the first process."""
+        host = _environment(self.fabric).main_address
+        first = self.rank == 0
+        made = TCPStore(host, 0, None, True, _STORE_TIMEOUT, wait_for_workers=False) if first else None
+        port = self.fabric.broadcast(made.port if made else 0)
+        return made or TCPStore(host, port, None, False, _STORE_TIMEOUT)
+
+
+def _environment(fabric: Fabric) -> Any:
+    return fabric.strategy.cluster_environment  # type: ignore[attr-defined]  # of every strategy for several processes
+
+
+def _is_of_a_connection(error: Exception) -> bool:
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
+
+
+@contextmanager
+def _environment_of_a_launched_process(fabric: Fabric, children: dict[int, Any]) -> Iterator[None]:
+    """Start the other processes of this machine, unless somebody else has, as Fabric would.
+
+    Fabric's own launcher kills the first process without a word when another one dies.
+    """
+    environment = _environment(fabric)
+    if environment.creates_processes_externally:
+        yield
+        return
+    here = fabric.world_size // max(1, fabric.strategy.num_nodes)  # type: ignore[attr-defined]
+    variables = {
+        "MASTER_ADDR": environment.main_address,
+        "MASTER_PORT": str(environment.main_port),
+        "NODE_RANK": str(environment.node_rank()),
+        "WORLD_SIZE": str(fabric.world_size),
+    }
+    for local_rank in range(1, here):
+        child = subprocess.Popen(_own_command(), env={**os.environ, **variables, "LOCAL_RANK": str(local_rank)})  # noqa: S603
+        children[environment.node_rank() * here + local_rank] = child
+    variables["LOCAL_RANK"] = "0"
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _own_command() -> list[str]:
+    """The command that started this process."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is None:
+        return [sys.executable, os.path.abspath(sys.argv[0]), *sys.argv[1:]]  # noqa: PTH100
+    # `python -m package` runs the module package.__main__.
+    return [sys.executable, "-m", spec.name, *sys.argv[1:]]

@@ -1,0 +1,190 @@
+"""Notices when one of several processes dies, so that the others do not wait for it for ever."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+_PERIOD = 1.0
+"""Seconds between two looks."""
+_SILENCE = 45
+"""Looks without a sign of life after which a process counts as lost: a frozen one, or one whose machine is gone."""
+_GRACE = 5.0
+"""Seconds that the main thread has to notice by itself. It cannot where it waits on a GPU for the lost process."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why the run ends.
+
+    Args:
+        text: One line.
+        bad_input: Whether it is for the user to mend, rather than a death.
+        from_first: Whether the first process says it.
+    """
+
+    text: str
+    bad_input: bool = False
+    from_first: bool = True
+
+    @property
+    def exit_code(self) -> int:
+        """2 for bad input, else 1."""
+        return 2 if self.bad_input else 1
+
+
+class Watch:
+    """A thread in each process: all give signs of life, the first looks for all of them, the others for the first.
+
+    Args:
+        rank: Number of this process.
+        count: Number of processes.
+        children: Those that this process has started, by rank.
+        leave: Ends this process from the thread where the main thread cannot.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        count: int,
+        children: Mapping[int, subprocess.Popen[bytes]],
+        leave: Callable[[Verdict], None],
+    ) -> None:
+        self.rank, self.count, self.children = rank, count, children
+        self._leave = leave
+        self._store: TCPStore | None = None
+        self._stopped, self._found = threading.Event(), threading.Event()
+        self._verdict: Verdict | None = None
+        self._beats = dict.fromkeys(range(count) if rank == 0 else [0], (0, 0))
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+
+    def connect(self, store: TCPStore) -> None:
+        """From now on, look for signs of life; before, only whether children end."""
+        self._store = store
+
+    def verdict(self, seconds: float) -> Verdict | None:
+        """Why the run ends, as soon as that is known; None if it is not by then."""
+        self._found.wait(seconds)
+        return self._verdict
+
+    def fail(self, verdict: Verdict) -> None:
+        """Tell the other processes that this one comes to its end."""
+        self._post(f"failed/{self.rank}" if self.rank else "verdict", verdict)
+
+    def stop(self, *, wait_for_others: float = 0) -> None:
+        """End the thread; the first process, which holds the connections, may wait for the others to be done."""
+        self._stopped.set()
+        self._thread.join()
+        if self._store is None:
+            return
+        try:
+            self._store.add(f"done/{self.rank}", 1)
+            deadline = time.monotonic() + wait_for_others
+            while time.monotonic() < deadline and not all(map(self._is_done, range(self.count))):
+                time.sleep(0.05)
+        except RuntimeError:
+            # The first process has gone already, which is no news at the end.
+            return
+
+    def kill_children(self) -> None:
+        """End what this process has started and has not ended by itself."""
+        for process in self.children.values():
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(_PERIOD):
+            verdict = self._look()
+            if verdict is None:
+                continue
+            self._verdict = verdict
+            self._found.set()
+            if self.rank == 0:
+                self._post("verdict", verdict)
+            if not self._stopped.wait(_GRACE):
+                self._leave(verdict)
+            return
+
+    def _look(self) -> Verdict | None:
+        try:
+            if self._store is not None:
+                self._store.add(f"beat/{self.rank}", 1)
+            return self._look_for_all() if self.rank == 0 else self._look_for_first()
+        except RuntimeError as error:
+            return Verdict(f"the first of {self.count} processes is gone ({_one_line(error)})", from_first=False)
+
+    def _look_for_all(self) -> Verdict | None:
+        # What a process said before it ended tells more than how it ended.
+        for rank in range(1, self.count):
+            if said := self._read(f"failed/{rank}"):
+                return said
+        for rank, process in list(self.children.items()):
+            if process.poll():
+                return self._read(f"failed/{rank}") or Verdict(f"{self._name(rank)} {_how(process.returncode)}")
+        return next((self._silent(rank) for rank in range(1, self.count) if self._is_silent(rank)), None)
+
+    def _look_for_first(self) -> Verdict | None:
+        return self._read("verdict") or (self._silent(0) if self._is_silent(0) else None)
+
+    def _is_silent(self, rank: int) -> bool:
+        if self._store is None:
+            return False
+        beat = self._store.add(f"beat/{rank}", 0)
+        before, looks = self._beats[rank]
+        # Looks are counted, not seconds: a machine that was asleep must not find that the others were silent.
+        looks = looks + 1 if beat == before else 0
+        self._beats[rank] = beat, looks
+        return looks >= _SILENCE and not self._is_done(rank)
+
+    def _is_done(self, rank: int) -> bool:
+        return self._store is not None and self._store.check([f"done/{rank}"])
+
+    def _silent(self, rank: int) -> Verdict:
+        text = f"{self._name(rank)} has given no sign of life for {_SILENCE * _PERIOD:.0f} s"
+        return Verdict(text, from_first=rank != 0)
+
+    def _name(self, rank: int) -> str:
+        return f"process {rank + 1} of {self.count}"
+
+    def _post(self, key: str, verdict: Verdict) -> None:
+        if self._store is None:
+            return
+        try:
+            self._store.set(key, json.dumps(asdict(verdict)))
+        except RuntimeError as error:
+            print(f"unimetric: the other processes cannot be told: {_one_line(error)}", file=sys.stderr)  # noqa: T201
+
+    def _read(self, key: str) -> Verdict | None:
+        if self._store is None or not self._store.check([key]):
+            return None
+        return Verdict(**json.loads(self._store.get(key)))
+
+
+def leave_now(verdict: Verdict, line: str) -> None:
+    """Say a line, if any, and end this process at once, whatever its main thread waits for."""
+    if line:
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+    os._exit(verdict.exit_code)
+
+
+def _how(code: int) -> str:
+    if code > 0:
+        return f"ended with exit code {code}"
+    name = signal.Signals(-code).name
+    why = ", perhaps for lack of memory" if -code == signal.SIGKILL else ""
+    return f"was killed by {name}{why}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,88 @@
+"""`unimetric export`: where the file goes, what it is checked on, and what is refused before any work."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from toy_runs import unimetric
+from unimetric import Embedder
+from unimetric.commands.export import _images
+from unimetric.data.images import decode_image
+from unimetric.data.transforms import EvaluationTransform
+from unimetric.models import export as export_module
+
+TORCH = ("--format", "torch")
+
+
+def test_a_run_is_checked_on_its_own_images_and_a_file_never_replaced_unasked(
+    run: Path, sources: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "m.pt2"
+    out.write_bytes(b"old")
+    assert unimetric("export", run, *TORCH, "--out", out) == 2
+    assert "m.pt2 exists: add --overwrite" in capsys.readouterr().err
+    assert out.read_bytes() == b"old"
+    assert unimetric("export", run, *TORCH, "--out", out, "--overwrite") == 0
+    said = "".join(capsys.readouterr())
+    assert "on 64 images" in said
+    assert "noise" not in said
+    assert [file.name for file in tmp_path.iterdir()] == ["m.pt2"]
+    embedder = Embedder.from_pretrained(run)
+    path = sorted(sources[0].glob("*/*.png"))[3]
+    image = embedder.transform(decode_image(path))[None]
+    module = torch.export.load(io.BytesIO(out.read_bytes())).module()
+    expected = embedder.encode(path, precision="fp32")
+    np.testing.assert_allclose(module(image).detach().numpy(), expected, atol=1e-5)
+
+
+def test_without_data_noise_is_used_and_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(run / "model", tmp_path / "new/model")
+    assert unimetric("export", tmp_path / "new", *TORCH) == 0
+    assert (tmp_path / "new/model.pt2").is_file()
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "64 of the images it was checked on are noise: no run's configuration" in said
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["sources"] = [str(tmp_path / "gone")]
+    (tmp_path / "new/config.yaml").write_text(yaml.safe_dump(config))
+    pixels, real, reason = _images(tmp_path / "new", EvaluationTransform(32, (0.5,) * 3, (0.5,) * 3))
+    assert (pixels.shape, real) == ((64, 3, 32, 32), 0)
+    assert "gone" in reason
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--format", "onxn"], "--format is 'onxn'; did you mean 'onnx'"),
+        ([*TORCH, "--out", "model.onnx"], "model.onnx: a file of --format torch ends in .pt2"),
+        ([*TORCH, "--out", "."], "ends in .pt2"),
+    ],
+)
+def test_refused(arguments: list[str], words: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert unimetric("export", run, *arguments) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_an_ensemble_needs_a_name(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert unimetric("export", run, run / "model", *TORCH) == 2
+    assert "--out is missing: name the .pt2 file for the ensemble" in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert unimetric("export", tmp_path / "nowhere", *TORCH) == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_named(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(export_module, "find_spec", lambda name: None if name == "onnxscript" else object())
+    assert unimetric("export", run) == 2
+    assert "needs the package onnxscript: pip install 'unimetric[export]'" in capsys.readouterr().err
