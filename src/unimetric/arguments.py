@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
@@ -147,6 +147,7 @@ def build_parser() -> ArgumentParser:
         default=None,
         help=_WEIGHTS_HELP,
     )
+    embed.add_argument("--cache", type=str, default=None, help="A folder that unimetric prepare wrote, to read from.")
     embed.add_argument("--batch_size", type=int, default=32, help="Images per forward pass.")
     embed.add_argument("--strict", action="store_true", help="Stop at an unreadable image instead of skipping it.")
     embed.add_class_arguments(DeviceConfig, "device")
@@ -185,23 +186,8 @@ def build_parser() -> ArgumentParser:
     datasets.add_argument("--json", action="store_true", help="Print JSON instead of tables.")
     commands.add_subcommand("datasets", datasets, help="list and check the benchmark datasets")
 
-    export = _command(
-        "Write a trained model as one file that runs without this package: ONNX, or what torch.export.load reads. Its "
-        "vectors are compared with the model's own first, on 64 images."
-    )
-    export.add_argument(
-        "models",
-        metavar="MODEL",
-        nargs="+",
-        type=str,
-        help="A run folder or a model folder; several are exported as one, by the mean of their vectors.",
-    )
-    export.add_argument("--format", type=str, default="onnx", help="onnx or torch.")
-    export.add_argument("--out", type=str, default=None, help="The file; default: MODEL/model.onnx or MODEL/model.pt2.")
-    export.add_argument("--overwrite", action="store_true", help="Replace the file if it exists.")
-    export.add_argument("--weights", type=str, default=None, help=_WEIGHTS_HELP)
-    commands.add_subcommand("export", export, help="write a model as one ONNX or torch file")
-
+    _add_prepare_command(commands)
+    _add_export_command(commands)
     _add_search_commands(commands)
     _add_report_commands(commands)
 
@@ -224,6 +210,47 @@ def build_parser() -> ArgumentParser:
     demo.add_argument("--config", type=str, default="puma-short", help="The configuration, a file or a packaged name.")
     commands.add_subcommand("demo", demo, help="see it work")
     return parser
+
+
+def _add_prepare_command(commands: Any) -> None:
+    prepare = _command(
+        "Resize images once into a cache, for --data.cache of train and evaluate and --cache of embed: what it holds "
+        "and is unchanged is skipped, what was cut off goes on."
+    )
+    prepare.add_argument(
+        "sources", nargs="+", type=str, help="Folders of class folders, manifests, datasets, or folders of images."
+    )
+    prepare.add_argument("--out", type=str, default=None, help="The cache's folder.")
+    prepare.add_argument(
+        "--side", type=int, default=256, help="Shorter side in pixels of what is stored; 8/7 of the model's input."
+    )
+    prepare.add_argument(
+        "--format", type=str, default="jpeg", help="jpeg: small; raw: exact and fast, about ten times the disk space."
+    )
+    prepare.add_argument(
+        "--workers", type=int | Literal["auto"], default="auto", help="Threads; auto: one per core, at most 8."
+    )
+    prepare.add_argument("--strict", action="store_true", help="Stop at an unreadable image instead of skipping it.")
+    commands.add_subcommand("prepare", prepare, help="resize images once, for faster training")
+
+
+def _add_export_command(commands: Any) -> None:
+    export = _command(
+        "Write a trained model as one file that runs without this package: ONNX, or what torch.export.load reads. Its "
+        "vectors are compared with the model's own first, on 64 images."
+    )
+    export.add_argument(
+        "models",
+        metavar="MODEL",
+        nargs="+",
+        type=str,
+        help="A run folder or a model folder; several are exported as one, by the mean of their vectors.",
+    )
+    export.add_argument("--format", type=str, default="onnx", help="onnx or torch.")
+    export.add_argument("--out", type=str, default=None, help="The file; default: MODEL/model.onnx or MODEL/model.pt2.")
+    export.add_argument("--overwrite", action="store_true", help="Replace the file if it exists.")
+    export.add_argument("--weights", type=str, default=None, help=_WEIGHTS_HELP)
+    commands.add_subcommand("export", export, help="write a model as one ONNX or torch file")
 
 
 def _add_search_commands(commands: Any) -> None:

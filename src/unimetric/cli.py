@@ -172,10 +172,40 @@ def _embed(options: Namespace) -> int:
         strict=options.strict,
         device=DeviceConfig(**options.device.as_dict()),
         weights=options.weights,
+        cache=options.cache,
     )
     for entry in embedded.skipped:
         _say(f"skipped {entry.item.path}: {entry.reason}")
     _say(f"{len(embedded.items)} vectors are in {options.out}; {len(embedded.skipped)} files were skipped.")
+    return 0
+
+
+def _prepare(options: Namespace) -> int:
+    if options.out is None:
+        raise UserError("--out is missing: name the cache's folder, for example --out cache")
+    from unimetric.commands.prepare import prepare_sources
+
+    out = Path(options.out).expanduser()
+    try:
+        prepared = prepare_sources(
+            options.sources,
+            out,
+            side=options.side,
+            format=options.format,
+            workers=options.workers,
+            strict=options.strict,
+        )
+    except KeyboardInterrupt:
+        _say("unimetric: stopped, what was written is kept; run the same command again to go on")
+        return 130
+    for error in prepared.refused:
+        _say(f"skipped {error}")
+    _say(
+        f"{prepared.written} images written, {prepared.unchanged} unchanged; {len(prepared.refused)} files skipped."
+        f" {prepared.images} images are in {out}: {prepared.bytes:,} bytes on the disk, for {prepared.source_bytes:,} "
+        "bytes of image files."
+    )
+    _say(f"To use them: --data.cache {out} for train and evaluate, --cache {out} for embed.")
     return 0
 
 
@@ -467,6 +497,7 @@ _COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "extend": _extend,
     "evaluate": _evaluate,
     "embed": _embed,
+    "prepare": _prepare,
     "export": _export,
     "index": _index,
     "search": _search,

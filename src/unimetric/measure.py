@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from unimetric.data.catalog import Item, identities
-from unimetric.data.images import ImageError
+from unimetric.data.images import ImageError, decode_image
 from unimetric.errors import UserError
 from unimetric.evaluation import Report, evaluate
 from unimetric.geometry import Geometry, PoincareBall
@@ -30,7 +32,7 @@ class Encoder(Protocol):
 
     def encode_batches(
         self,
-        images: Iterable[Path],
+        images: Iterable[Callable[[], Image.Image]],
         *,
         batch_size: int = 32,
         precision: str = "auto",
@@ -64,8 +66,11 @@ def embed_items(
     precision: str = "auto",
     strict: bool = False,
     description: str = "Embedding",
+    read: Callable[[Path], Image.Image] = decode_image,
 ) -> EmbeddedItems:
     """Embed items under a progress bar; each unreadable image is named, counted and left out.
+
+    ``read`` makes an upright RGB image of a path, or raises `ImageError`: a cache's reader, for instance.
 
     Raises:
         UserError: an image cannot be read and ``strict`` is set, or none can be read.
@@ -76,7 +81,7 @@ def embed_items(
     with progress_bar() as progress:
         task = progress.add_task(description, total=len(items), note="")
         batches = embedder.encode_batches(
-            (item.path for item in items),
+            (partial(read, item.path) for item in items),
             batch_size=batch_size,
             precision=precision,
             skip_unreadable=not strict,
@@ -117,11 +122,12 @@ def measure(
     strict: bool = False,
     description: str = "Embedding",
     mean_average_precision: bool = False,
+    read: Callable[[Path], Image.Image] = decode_image,
 ) -> Measurement:
     """Embed every distinct image once, and evaluate; an image is excluded from its own neighbours.
 
     Vectors are compared by the distance of the embedder's geometry: cosine, or hyperbolic distance.
-    Two paths that lead to one file through links are one image.
+    Two paths that lead to one file through links are one image. ``read`` is as for `embed_items`.
 
     Raises:
         UserError: ``strict`` is set and an image cannot be read or a query has no other image of its class in the
@@ -134,7 +140,13 @@ def measure(
     identity = dict(zip((*query, *gallery), _identities([*query, *gallery]), strict=True))
     distinct = list({identity[item]: item for item in (*query, *gallery)}.values())
     embedded = embed_items(
-        embedder, distinct, batch_size=batch_size, precision=precision, strict=strict, description=description
+        embedder,
+        distinct,
+        batch_size=batch_size,
+        precision=precision,
+        strict=strict,
+        description=description,
+        read=read,
     )
     row = {identity[item]: index for index, item in enumerate(embedded.items)}
     query = [item for item in query if identity[item] in row]

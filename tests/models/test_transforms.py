@@ -78,7 +78,8 @@ def test_a_huge_thin_image_stays_small(monkeypatch):
 
 
 def train(image, seed, **options):
-    return TrainingTransform(32, MEAN, STD, **options)(image, seed)
+    transform = TrainingTransform(32, MEAN, STD, **options)
+    return transform.normalise(transform(image, seed))
 
 
 @pytest.mark.parametrize("shape", [(60, 40), (1, 4000), (4000, 1), (5, 7), (1, 1)])
@@ -114,7 +115,8 @@ def test_crops_take_at_least_the_wanted_share_of_the_area(smallest):
     ramp[..., 0], ramp[..., 1] = np.arange(200)[None], np.arange(200)[:, None]
     areas = []
     for seed in range(100):
-        out = TrainingTransform(32, (0, 0, 0), (1 / 255,) * 3, crop_scale_min=smallest)(Image.fromarray(ramp), seed)
+        transform = TrainingTransform(32, (0, 0, 0), (1 / 255,) * 3, crop_scale_min=smallest)
+        out = transform.normalise(transform(Image.fromarray(ramp), seed))
         # Centres of the first and last pixel are 31/32 of the crop's side apart.
         width, height = ((out[c].max() - out[c].min()) * 32 / 31 for c in (0, 1))
         areas.append(float(width * height) / 200**2)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unimetric.config import DeviceConfig
+from unimetric.data.reading import image_reader
 from unimetric.data.sources import read_sources
 from unimetric.errors import UserError
 from unimetric.files import check_writable, make_folder, write_atomically
@@ -29,6 +30,7 @@ def embed_sources(
     strict: bool = False,
     device: DeviceConfig | None = None,
     weights: str | None = None,
+    cache: str | None = None,
 ) -> EmbeddedItems:
     """Embed every image of the sources and write one file.
 
@@ -41,6 +43,7 @@ def embed_sources(
         strict: Stop at the first image that cannot be read, instead of leaving it out.
         device: Where to compute.
         weights: The file of the backbone's weights, where neither the run nor the model folder knows it.
+        cache: A folder that ``unimetric prepare`` wrote.
 
     Returns:
         The embedded items, and what was skipped.
@@ -56,7 +59,10 @@ def embed_sources(
     embedder = Embedder.from_pretrained(model, weights=weights_file(model, weights)).to(
         choose_device(device.accelerator)
     )
-    embedded = embed_items(embedder, items, batch_size=batch_size, precision=device.precision, strict=strict)
+    read = image_reader(cache, False, embedder.transform.image_size, "cache")
+    if note := read.note(item.path for item in items):
+        say(f"note: {note}", style="yellow")
+    embedded = embed_items(embedder, items, batch_size=batch_size, precision=device.precision, strict=strict, read=read)
     say(f"computed in the form: {embedder.encoded_in}")
     make_folder(out.parent)
     write_atomically(out, lambda temporary: _write(temporary, out.suffix, embedded))

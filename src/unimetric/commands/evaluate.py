@@ -16,7 +16,7 @@ from unimetric.models.devices import choose_device
 from unimetric.models.embedder import Embedder
 from unimetric.models.ensemble import Ensemble
 from unimetric.models.petl import METHODS, method_options
-from unimetric.training.build import build_embedder, describe, load_split, say_split
+from unimetric.training.build import build_embedder, configured_reader, describe, load_split, say_split
 from unimetric.training.provenance import Clock, measured_sides, provenance
 from unimetric.training.run import RunFolder
 from unimetric.training.weights import weights_file
@@ -100,6 +100,7 @@ def _split(config: RunConfig) -> Split:
 def _measure(config: RunConfig, split: Split, embedder: Embedder | Ensemble, out: Path, clock: Clock) -> dict[str, Any]:
     say_split(split)
     sides = measured_sides(config, split)
+    read = configured_reader(config, embedder.transform.image_size, [*sides["query"], *sides["gallery"]])
     measurement = measure(
         embedder,
         sides["query"],
@@ -110,6 +111,7 @@ def _measure(config: RunConfig, split: Split, embedder: Embedder | Ensemble, out
         strict=config.data.strict,
         description=f"Measuring {embedder.method_name}",
         mean_average_precision=config.evaluation.mean_average_precision,
+        read=read,
     )
     metrics = describe(config, embedder, measurement.metrics, list(measurement.skipped))
     # Train images play no part here.

@@ -94,7 +94,9 @@ def is_image_name(path: Path | str) -> bool:
     return suffix in SUFFIXES or suffix in UNSUPPORTED
 
 
-def decode_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS, *, name: str | None = None) -> Image.Image:
+def decode_image(
+    source: Path | str | bytes, max_pixels: int = MAX_PIXELS, *, name: str | None = None, at_least: int | None = None
+) -> Image.Image:
     """Decode an image file, or its bytes, to an upright image of mode RGB, 8 bits a channel.
 
     The first frame of an animation or of a multi-page file is taken. Colours are converted as by `to_rgb`.
@@ -104,21 +106,24 @@ def decode_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS, *, na
         max_pixels: larger images are refused from their header alone. Pillow's own limit, twice
             ``PIL.Image.MAX_IMAGE_PIXELS`` (179 million), holds as well.
         name: what the file of the bytes is called; its ending tells formats that are not supported.
+        at_least: Let a JPEG file be decoded at 1/2, 1/4 or 1/8 of its size, the smallest whose shorter side has at
+            least this many pixels: that much less work, and each pixel the mean of those it stands for, nearly. Other
+            formats are decoded in full.
 
     Raises:
         ImageError: the image cannot be decoded completely, for whatever reason; never another exception.
     """
     if isinstance(source, bytes):
-        return _decode(BytesIO(source), None if name is None else Path(name), max_pixels)
+        return _decode(BytesIO(source), None if name is None else Path(name), max_pixels, at_least)
     path = Path(source)
     try:
         # Opening a named pipe would wait for ever.
         if not stat.S_ISREG(path.stat().st_mode):
             raise ImageError("a folder, not a file" if path.is_dir() else "not a regular file", path)
         with path.open("rb") as file:
-            return _decode(file, path, max_pixels)
+            return _decode(file, path, max_pixels, at_least)
     except (OSError, ValueError) as error:
-        raise ImageError(_file_reason(error), path) from error
+        raise ImageError(file_reason(error), path) from error
 
 
 def load_image(image: Image.Image) -> None:
@@ -182,13 +187,15 @@ def array_to_rgb(array: NDArray[Any]) -> Image.Image:
     return _flatten(Image.fromarray(np.ascontiguousarray(pixels)))
 
 
-def _decode(file: IO[bytes], path: Path | None, max_pixels: int) -> Image.Image:
+def _decode(file: IO[bytes], path: Path | None, max_pixels: int, at_least: int | None) -> Image.Image:
     head = b""
     try:
         head = file.read(16)
         with Image.open(file, formats=_FORMATS) as image:
             _check_format(image.format, path)
             _check_size(image.size, max_pixels)
+            if at_least is not None and image.format == "JPEG":
+                _reduce(image, at_least)
             return to_rgb(image)
     except ImageError as error:
         raise ImageError(error.reason, path) from error.__cause__
@@ -197,6 +204,14 @@ def _decode(file: IO[bytes], path: Path | None, max_pixels: int) -> Image.Image:
         raise ImageError(reason, path) from error
     except Exception as error:
         raise ImageError(_decoding_reason(error), path) from error
+
+
+def _reduce(image: Image.Image, at_least: int) -> None:
+    """Let libjpeg leave out the high frequencies; the decoded size, rounded up, is what Pillow then says."""
+    scale = next((scale for scale in (8, 4, 2) if min(image.size) // scale >= at_least), 1)
+    if scale > 1:
+        # None keeps the colours' mode, as without this.
+        image.draft(None, (image.width // scale, image.height // scale))
 
 
 def _check_format(kind: str | None, path: Path | None) -> None:
@@ -226,7 +241,8 @@ def _unidentified_reason(head: bytes) -> str:
     return "damaged header" if known else "not an image"
 
 
-def _file_reason(error: OSError | ValueError) -> str:
+def file_reason(error: OSError | ValueError) -> str:
+    """The words for what came of opening a file."""
     if isinstance(error, FileNotFoundError | NotADirectoryError | ValueError):
         return "file not found"  # a ValueError is a path that holds a NUL character
     if isinstance(error, PermissionError):
@@ -244,7 +260,7 @@ def _decoding_reason(error: Exception) -> str:
         counts = re.findall(r"(\d+) pixels", str(error))
         return f"too many pixels ({' > '.join(counts)})"
     if isinstance(error, OSError) and error.errno is not None:
-        return _file_reason(error)
+        return file_reason(error)
     if isinstance(error, EOFError | struct.error | zlib.error) or re.search(
         r"truncated|broken data stream|not enough|unexpected end|reached eof", str(error), re.IGNORECASE
     ):

@@ -6,15 +6,17 @@ import atexit
 import multiprocessing
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from multiprocessing.synchronize import Event
+from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -30,7 +32,7 @@ class Batch:
     """Images and class numbers of one step, and what could not be read.
 
     Attributes:
-        images: float32 [B, 3, S, S], normalised.
+        images: uint8 [B, 3, S, S], to be normalised where the model is: a quarter of the bytes between processes.
         class_numbers: int64 [B].
         skipped: The image number and what is wrong with it, for each image that is not in ``images``.
         places: int64 [B], where each image stands among all that were drawn, those that could not be read included.
@@ -44,18 +46,23 @@ class Batch:
 
 class _TrainingImages(TorchDataset[Any]):
     def __init__(
-        self, items: Sequence[Item], class_numbers: Sequence[int], transform: TrainingTransform, seed: int
+        self,
+        items: Sequence[Item],
+        class_numbers: Sequence[int],
+        transform: TrainingTransform,
+        seed: int,
+        read: Callable[[Path], Image.Image],
     ) -> None:
         self.paths = [item.path for item in items]
         self.class_numbers = class_numbers
-        self.transform, self.seed = transform, seed
+        self.transform, self.seed, self.read = transform, seed, read
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | str, int, int]:
         occasion, number = key
         # Seeded by what it is, not by who makes it: the same augmentation with any number of workers.
         seed = int(np.random.SeedSequence((self.seed, occasion, number)).generate_state(1, np.uint64)[0] >> 1)
         try:
-            image: Tensor | str = self.transform(decode_image(self.paths[number]), seed)
+            image: Tensor | str = self.transform(self.read(self.paths[number]), seed)
         except ImageError as error:
             image = error.reason
         return image, self.class_numbers[number], number
@@ -67,7 +74,7 @@ def _collate(samples: list[tuple[Tensor | str, int, int]]) -> Batch:
     skipped = tuple((number, image) for image, _, number in samples if isinstance(image, str))
     places = [place for place, (image, _, _) in enumerate(samples) if isinstance(image, Tensor)]
     return Batch(
-        torch.stack(images) if images else torch.empty(0),
+        torch.stack(images) if images else torch.empty(0, dtype=torch.uint8),
         torch.tensor(labels, dtype=torch.int64),
         skipped,
         torch.tensor(places, dtype=torch.int64),
@@ -82,11 +89,12 @@ def training_loader(
     *,
     seed: int,
     workers: int | Literal["auto"] = "auto",
+    read: Callable[[Path], Image.Image] = decode_image,
 ) -> DataLoader[Batch]:
     """A loader of `Batch` in the sampler's order; the result does not depend on the number of workers."""
-    count = min(_usable_cpus(), 8) if workers == "auto" else workers
+    count = worker_count(workers)
     return DataLoader(
-        _TrainingImages(items, class_numbers, transform, seed),
+        _TrainingImages(items, class_numbers, transform, seed, read),
         batch_sampler=sampler,
         collate_fn=_collate,
         num_workers=count,
@@ -110,6 +118,11 @@ def _leave_stopping_to_the_main_process(main_process_leaves: Event, worker: int)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, partial(_ignore_once, main_process_leaves))
     torch.set_num_threads(1)
+
+
+def worker_count(workers: int | Literal["auto"]) -> int:
+    """How many workers an option asks for; ``auto`` is one per core that may be used, at most 8."""
+    return min(_usable_cpus(), 8) if workers == "auto" else workers
 
 
 def _usable_cpus() -> int:

@@ -15,6 +15,11 @@ RESIZE_RATIO = 256 / 224
 """Shorter side after resizing, as a multiple of the input size: the field's 256 for 224."""
 
 
+def resized_side(image_size: int) -> int:
+    """The shorter side that an image is resized to before its centre is cropped to S = ``image_size``, in pixels."""
+    return round(image_size * RESIZE_RATIO)
+
+
 @dataclass(frozen=True)
 class EvaluationTransform:
     """Resize the shorter side to ``RESIZE_RATIO`` times the input size (bicubic), crop the centre, normalise.
@@ -35,10 +40,9 @@ class EvaluationTransform:
 
     def crop(self, image: Image.Image) -> Tensor:
         """An RGB image to its pixels, uint8 [3, S, S]; in one thread, so that many may do it side by side."""
-        side = round(self.image_size * RESIZE_RATIO)
         # Long thin images: a cap on the longer side keeps the resized image small; the crop never sees beyond it.
         image = _crop_to_aspect(image, limit=8)
-        image = F.resize(image, [side], interpolation=v2.InterpolationMode.BICUBIC)
+        image = resize_shorter_side(image, resized_side(self.image_size))
         pixels: Tensor = F.pil_to_tensor(F.center_crop(image, [self.image_size, self.image_size]))
         return pixels
 
@@ -49,7 +53,7 @@ class EvaluationTransform:
 
 @dataclass(frozen=True)
 class TrainingTransform:
-    """A random crop, resized to the input (bicubic), mirrored by chance, normalised.
+    """A random crop, resized to the input (bicubic), mirrored by chance; `normalise` is for the whole batch.
 
     Args:
         image_size: Side S of the square input in pixels.
@@ -66,7 +70,7 @@ class TrainingTransform:
     horizontal_flip: bool = True
 
     def __call__(self, image: Image.Image, seed: int) -> Tensor:
-        """An RGB image to a float32 tensor [3, S, S]; the same seed gives the same crop and flip."""
+        """An RGB image to its pixels, uint8 [3, S, S]; the same seed gives the same crop and flip."""
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed, which seeds the accelerators too.
             torch.default_generator.manual_seed(seed)
@@ -78,7 +82,18 @@ class TrainingTransform:
             image = box(image)
             if self.horizontal_flip and torch.rand(()) < 0.5:
                 image = F.horizontal_flip(image)
-        return _normalise(F.pil_to_tensor(image), self.mean, self.std)
+        pixels: Tensor = F.pil_to_tensor(image)
+        return pixels
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Pixels, uint8 [..., 3, S, S], to what the backbone reads, float32 of the same shape."""
+        return _normalise(pixels, self.mean, self.std)
+
+
+def resize_shorter_side(image: Image.Image, side: int) -> Image.Image:
+    """The image with a shorter side of ``side`` pixels, bicubic, its proportions kept."""
+    resized: Image.Image = F.resize(image, [side], interpolation=v2.InterpolationMode.BICUBIC)
+    return resized
 
 
 def _crop_to_aspect(image: Image.Image, limit: int) -> Image.Image:

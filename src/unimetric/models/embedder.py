@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
@@ -27,7 +27,9 @@ from unimetric.models.saving import load_model, save_model
 
 _log = logging.getLogger(__name__)
 
-ImageLike: TypeAlias = "str | Path | Image.Image | NDArray[Any]"
+ImageLike: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Callable[[], Image.Image]"
+"""What can be embedded. A function is called when its image's turn comes; it returns an upright RGB image, or raises
+`ImageError`."""
 
 
 class Embedder(nn.Module):
@@ -242,7 +244,11 @@ class Embedder(nn.Module):
 
 def listed_images(images: Sequence[ImageLike] | ImageLike) -> Sequence[ImageLike]:
     """The images that `Embedder.encode` was given, a single one too, as a sequence of images."""
-    if isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim != 4):
+    if (
+        isinstance(images, str | Path | Image.Image)
+        or callable(images)
+        or (isinstance(images, np.ndarray) and images.ndim != 4)
+    ):
         return [images]
     return list(images) if isinstance(images, np.ndarray) else images
 
@@ -320,4 +326,6 @@ def _open(image: ImageLike) -> Image.Image:
         return to_rgb(image)
     if isinstance(image, np.ndarray):
         return array_to_rgb(image)
+    if callable(image):
+        return image()
     raise UserError(f"images holds a {type(image).__name__}: use paths, PIL images or arrays")

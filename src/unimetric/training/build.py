@@ -12,8 +12,9 @@ import torch
 
 import unimetric
 from unimetric.config import DataConfig, RunConfig
-from unimetric.data.catalog import Dataset
+from unimetric.data.catalog import Dataset, Item
 from unimetric.data.images import is_image_name
+from unimetric.data.reading import ImageReader, image_reader
 from unimetric.data.sampling import sampler_options
 from unimetric.data.selection import OTHERS, check_names, select_train
 from unimetric.data.sources import read_sources
@@ -136,6 +137,18 @@ def build_embedder(config: RunConfig) -> Embedder:
     backbone = make_backbone(model.backbone, weights=model.weights, image_size=model.image_size, pool=model.pool)
     torch.manual_seed(config.training.seed)
     return Embedder(backbone, model.method, model.options, model.embedding_size, geometry)
+
+
+def configured_reader(config: RunConfig, image_size: int, items: Sequence[Item]) -> ImageReader:
+    """What reads the images of a run, for an input of ``image_size`` pixels; says how many ``items`` its cache lacks.
+
+    Raises:
+        UserError: ``data.cache`` is no cache, or one of images that are too small.
+    """
+    read = image_reader(config.data.cache, config.data.reduced_decode, image_size, "data.cache")
+    if note := read.note(item.path for item in items):
+        say(f"note: {note}", style="yellow")
+    return read
 
 
 def choose_geometry(config: RunConfig) -> Geometry:

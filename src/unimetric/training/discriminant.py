@@ -8,14 +8,17 @@ classes apart", and cost one pass over the train images.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unimetric.data.images import decode_image
 from unimetric.errors import UserError
 from unimetric.losses import place_proxies
 from unimetric.models.devices import compute_dtype
@@ -108,7 +111,13 @@ def linear_discriminant(statistics: ClassStatistics, size: int, shrinkage: float
 
 
 def start_from_discriminant(
-    embedder: Embedder, loss: nn.Module, paths: Sequence[Path], numbers: Sequence[int], precision: str, batch_size: int
+    embedder: Embedder,
+    loss: nn.Module,
+    paths: Sequence[Path],
+    numbers: Sequence[int],
+    precision: str,
+    batch_size: int,
+    read: Callable[[Path], Image.Image] = decode_image,
 ) -> None:
     """Set the head to the discriminant of the train images' features, and the proxies to the mapped class means.
 
@@ -121,6 +130,7 @@ def start_from_discriminant(
         numbers: Their class numbers.
         precision: As in `Embedder.encode`.
         batch_size: Images per forward pass.
+        read: Makes an upright RGB image of a path, or raises `ImageError`.
 
     Raises:
         UserError: no image can be read.
@@ -129,10 +139,11 @@ def start_from_discriminant(
     assert head is not None  # noqa: S101  # asked of the configuration
     statistics = ClassStatistics.empty(max(numbers) + 1, head.in_features)
     dtype = compute_dtype(precision, embedder.device)
+    images = (partial(read, path) for path in paths)
     position, reason = 0, ""
     with progress_bar() as bar:
         task = bar.add_task("Looking at the train images", total=len(paths), note="")
-        for pixels, errors in decoded_batches(paths, embedder.transform, batch_size, skip_unreadable=True):
+        for pixels, errors in decoded_batches(images, embedder.transform, batch_size, skip_unreadable=True):
             readable = [position + index for index, error in enumerate(errors) if error is None]
             reason = next((error.reason for error in errors if error is not None), reason)
             if pixels:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from unimetric.config import RunConfig
 from unimetric.data.catalog import ClassIndex
 from unimetric.data.loading import Batch, training_loader
+from unimetric.data.reading import ImageReader
 from unimetric.data.sampling import BatchSampler, Share, make_sampler
 from unimetric.data.splits import Split
 from unimetric.data.transforms import TrainingTransform
@@ -27,7 +28,15 @@ from unimetric.models.embedder import Embedder
 from unimetric.models.petl.noise import drawing_for
 from unimetric.models.saving import assign_weights, learned_weights
 from unimetric.progress import console, progress_bar, say
-from unimetric.training.build import build_embedder, check_options, describe, load_split, say_split, unmeasured
+from unimetric.training.build import (
+    build_embedder,
+    check_options,
+    configured_reader,
+    describe,
+    load_split,
+    say_split,
+    unmeasured,
+)
 from unimetric.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from unimetric.training.discriminant import start_from_discriminant
 from unimetric.training.drift import measure_extension
@@ -66,6 +75,7 @@ class _Run:
     optimiser: torch.optim.AdamW
     sampler: BatchSampler
     loader: DataLoader[Batch]
+    read: ImageReader
     total_steps: int
     identity: str
     clock: Clock
@@ -160,6 +170,8 @@ def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
     classes = ClassIndex.of(split.train)
     numbers = classes.numbers(split.train)
     embedder = build_embedder(config)
+    items = [*split.train, *split.validation, *split.query, *split.gallery]
+    read = configured_reader(config, embedder.backbone.image_size, items)
     loss = make_loss(config.loss.name, len(classes), embedder.embedding_size, config.loss.options)
     sampler = make_sampler(
         config.sampling.name,
@@ -186,6 +198,7 @@ def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
         sampler,
         seed=training.seed,
         workers=config.data.workers,
+        read=read,
     )
     embedder.to(fabric.device)
     if training.shard_proxies and processes.count > 1:
@@ -205,6 +218,7 @@ def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
         optimiser=make_optimiser(embedder, loss, training),
         sampler=sampler,
         loader=loader,
+        read=read,
         total_steps=training.steps or training.epochs * len(sampler),
         identity=run_identity(config, split, classes, backbone.fingerprint),
         clock=clock,
@@ -254,6 +268,7 @@ def _start_from_discriminant(run: _Run, progress: Progress) -> None:
             run.numbers,
             run.config.device.precision,
             run.config.evaluation.batch_size,
+            run.read,
         )
     assert run.embedder.head is not None  # noqa: S101  # asked of the configuration
     # The head as well: what DDP would send later is one thing less to rely on.
@@ -329,20 +344,22 @@ def _step(run: _Run, model: Any, optimiser: Any, batch: Batch, progress: Progres
         raise UserError(f"none of {len(run.split.train)} train images can be read; the first is {path}: {reason}")
     if len(joint.labels) == 0:
         return None
-    images, own = batch.images, joint.own
+    images, own = batch.images.to(fabric.device), joint.own
     if len(images) == 0:
         # The joint batch has images, only this process has none: it takes part with one that is left out again.
         side = run.embedder.backbone.image_size
-        images, own = torch.zeros(1, 3, side, side), torch.zeros(1, dtype=torch.int64)
+        images = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=fabric.device)
+        own = torch.zeros(1, dtype=torch.int64)
+    images = run.embedder.transform.normalise(images)
     # Adapter dropping is a function of seed, step and place in the joint batch: a resumed run is the same run, whatever
     # the number of processes.
     torch.manual_seed(_noise_seed(config.training.seed, progress.step, 0))
     with drawing_for(own, len(joint.labels)):
-        embeddings = model(images.to(fabric.device))  # (b, E)
+        embeddings = model(images)  # (b, E)
     held = None
     if run.extension is not None:
         # Of this process's own images: DDP's mean over processes is that of the joint batch.
-        held = run.extension.penalty(images.to(fabric.device), embeddings, batch.class_numbers.to(fabric.device))
+        held = run.extension.penalty(images, embeddings, batch.class_numbers.to(fabric.device))
     if fabric.world_size > 1:
         embeddings = gather(embeddings, joint)  # (B, E)
     # Some losses draw pairs at random: the same ones in every process.
@@ -399,6 +416,7 @@ def _validate(run: _Run, progress: Progress, log: TrainingLog | None) -> None:
         precision=run.config.device.precision,
         strict=run.config.data.strict,
         description="Validating",
+        read=run.read,
     )
     number = {item: index for index, item in enumerate(run.split.validation)}
     progress.skipped_validation |= {number[entry.item]: entry.reason for entry in measurement.skipped}
@@ -429,6 +447,7 @@ def _finish(run: _Run, progress: Progress) -> dict[str, Any]:
             strict=config.data.strict,
             description=f"Measuring on {config.evaluation.classes} classes",
             mean_average_precision=config.evaluation.mean_average_precision,
+            read=run.read,
         )
     train_skipped = [Skipped(split.train[number], reason) for number, reason in sorted(progress.skipped.items())]
     validation_skipped = [

@@ -176,13 +176,11 @@ def _deciding_options(config: RunConfig) -> dict[str, dict[str, Any]]:
 
 
 def _selection(config: RunConfig) -> dict[str, dict[str, Any]]:
-    """What decides the train images beside the sources; not part of the identity, which has the images themselves.
+    """What decides the train images and their pixels beside the sources; not part of the identity, which has the images
+    themselves.
 
     Nor is the extension: its model is in the run folder.
     """
     values = asdict(config)
-    data = values["data"]
-    return {
-        "data": {name: data[name] for name in ("train_datasets", "few_shot", "train_images")},
-        "extension": values["extension"],
-    }
+    names = ("train_datasets", "few_shot", "train_images", "cache", "reduced_decode")
+    return {"data": {name: values["data"][name] for name in names}, "extension": values["extension"]}

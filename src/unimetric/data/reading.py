@@ -1,0 +1,75 @@
+"""How an image file becomes pixels: from a cache where it is fresh there, else decoded, in full or reduced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from unimetric.data.cache import ImageCache
+from unimetric.data.images import decode_image
+from unimetric.data.transforms import resized_side
+from unimetric.errors import UserError
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """Reads images through a cache; the pixels of an image that is not in it, or was changed, come from its file.
+
+    Args:
+        cache: The cache, or None.
+        at_least: Let JPEG files be decoded at 1/2, 1/4 or 1/8 of their size, as long as the shorter side keeps this
+            many pixels; None decodes in full.
+    """
+
+    cache: ImageCache | None = None
+    at_least: int | None = None
+
+    def __call__(self, path: Path) -> Image.Image:
+        """The image, upright, of mode RGB.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        image = None if self.cache is None else self.cache.read(path)
+        return decode_image(path, at_least=self.at_least) if image is None else image
+
+    def note(self, paths: Iterable[Path]) -> str | None:
+        """What a person should know before these images are read: how many of them the cache does not have."""
+        if self.cache is None:
+            return None
+        distinct = list(dict.fromkeys(paths))
+        missing = [path for path in distinct if self.cache.place(path) is None]
+        if not missing:
+            return None
+        return (
+            f"{len(missing)} of {len(distinct)} images are not in the cache {self.cache.folder} or were changed since, "
+            f"and are read from their files; the first is {missing[0]}; prepare them with: unimetric prepare"
+        )
+
+
+def image_reader(cache: str | None, reduced: bool, image_size: int, option: str) -> ImageReader:
+    """The reader that options ask for.
+
+    Args:
+        cache: A folder that ``unimetric prepare`` wrote, or None.
+        reduced: Whether JPEG files may be decoded at a reduced size, not below twice what the input is cut from.
+        image_size: Side S of the model's input in pixels.
+        option: What the cache's option is called.
+
+    Raises:
+        UserError: it is no cache, or its images are too small for the input.
+    """
+    needed = resized_side(image_size)
+    at_least = 2 * needed if reduced else None
+    if cache is None:
+        return ImageReader(None, at_least)
+    opened = ImageCache.open(Path(cache).expanduser())
+    if opened.kind.side < needed:
+        raise UserError(
+            f"--{option} is {cache}: its images have a shorter side of {opened.kind.side} pixels, but an input of "
+            f"{image_size} is cut from {needed}; prepare another one with --side {needed} or more"
+        )
+    return ImageReader(opened, at_least)
