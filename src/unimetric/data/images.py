@@ -347,3 +347,14 @@ def _to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
             "scale floats to 0 to 1, or convert to uint8"
         )
     return np.rint(array.astype(np.float64) * 255).astype(np.uint8)
+
+
+def contain(image: Image.Image, side: int) -> Image.Image:
+    """The image resized to ``side`` pixels on its longer side, and to one at least on the other.
+
+    >>> contain(Image.new("RGB", (3000, 2)), 256).size
+    (256, 1)
+    """
+    scale = side / max(image.size)
+    width, height = (max(1, round(length * scale)) for length in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)

@@ -7,9 +7,9 @@ from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, ImageOps, features
+from PIL import Image, features
 
-from unimetric.data.images import ImageError, decode_image
+from unimetric.data.images import ImageError, contain, decode_image
 
 
 @lru_cache(maxsize=4096)
@@ -33,7 +33,7 @@ def square(path: Path, side: int) -> Image.Image | None:
         image = decode_image(path)
     except ImageError:
         return None
-    image = ImageOps.contain(image, (side, side), Image.Resampling.BICUBIC)
+    image = contain(image, side)
     # White, as transparent parts are: what the model reads has the same ground.
     canvas = Image.new("RGB", (side, side), "white")
     canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))

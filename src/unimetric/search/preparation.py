@@ -11,9 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from unimetric.data.images import ImageError, decode_image
+from unimetric.data.images import ImageError, contain, decode_image
 from unimetric.files import sha256_of_file
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def hash_of(image: Path | bytes) -> str:
 def jpeg(image: Image.Image, side: int = THUMBNAIL_SIDE) -> bytes:
     """A picture of at most ``side`` pixels a side, never enlarged; nothing else of its file is in it."""
     if max(image.size) > side:
-        image = ImageOps.contain(image, (side, side), Image.Resampling.BICUBIC)
+        image = contain(image, side)
     buffer = BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
