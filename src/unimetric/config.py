@@ -160,6 +160,8 @@ class TrainingConfig:
         seed: Of initialisation, data order, augmentation and adapter dropping.
         validate_every: Epochs between evaluations on the validation classes, where there are any.
         selection: Which weights are kept: ``last``, or ``best`` on the validation classes.
+        non_finite: What a loss or gradient that is not a finite number does: ``stop`` the run, or ``skip`` the step,
+            which then changes nothing. Weights that are not finite, and ten such steps in a row, stop it anyway.
     """
 
     start: Literal["random", "discriminant"] = "random"
@@ -182,6 +184,7 @@ class TrainingConfig:
     seed: int = 0
     validate_every: int = 1
     selection: Literal["last", "best"] = "last"
+    non_finite: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "decay_epochs", "validate_every"):

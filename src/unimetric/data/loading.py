@@ -32,11 +32,13 @@ class Batch:
     Attributes:
         images: float32 [B, 3, S, S], normalised.
         class_numbers: int64 [B].
+        numbers: Which of the train images each row is, [B].
         skipped: The image number and what is wrong with it, for each image that is not in ``images``.
     """
 
     images: Tensor
     class_numbers: Tensor
+    numbers: tuple[int, ...]
     skipped: tuple[tuple[int, str], ...]
 
 
@@ -63,7 +65,9 @@ def _collate(samples: list[tuple[Tensor | str, int, int]]) -> Batch:
     images = [image for image, _, _ in samples if isinstance(image, Tensor)]
     labels = [label for image, label, _ in samples if isinstance(image, Tensor)]
     skipped = tuple((number, image) for image, _, number in samples if isinstance(image, str))
-    return Batch(torch.stack(images) if images else torch.empty(0), torch.tensor(labels, dtype=torch.int64), skipped)
+    numbers = tuple(number for image, _, number in samples if isinstance(image, Tensor))
+    pixels = torch.stack(images) if images else torch.empty(0)
+    return Batch(pixels, torch.tensor(labels, dtype=torch.int64), numbers, skipped)
 
 
 def training_loader(

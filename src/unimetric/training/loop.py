@@ -18,7 +18,7 @@ from unimetric.data.loading import Batch, training_loader
 from unimetric.data.sampling import BatchSampler, Share, make_sampler
 from unimetric.data.splits import Split
 from unimetric.data.transforms import TrainingTransform
-from unimetric.errors import UserError
+from unimetric.errors import NonFiniteError, UserError
 from unimetric.files import write_json
 from unimetric.losses import LOSSES, make_loss
 from unimetric.measure import Skipped, check_positives, measure
@@ -27,13 +27,15 @@ from unimetric.models.embedder import Embedder
 from unimetric.models.saving import assign_weights, learned_weights
 from unimetric.progress import console, progress_bar, say
 from unimetric.training.build import build_embedder, check_options, describe, load_split, say_split, unmeasured
-from unimetric.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from unimetric.training.checkpoint import Progress, load_checkpoint, save_checkpoint, saying_what_is_kept
 from unimetric.training.discriminant import start_from_discriminant
+from unimetric.training.finite import handle_bad_step, read_numbers
 from unimetric.training.interrupt import Interrupted, StopRequest, sigterm_like_ctrl_c
 from unimetric.training.log import TrainingLog
 from unimetric.training.optimiser import make_optimiser, rate_schedule
 from unimetric.training.provenance import Clock, measured_sides, provenance
 from unimetric.training.run import RunFolder, run_identity
+from unimetric.training.step import Buffers, StepInput, noise_seed
 from unimetric.vectors import write_measured
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class _Run:
     total_steps: int
     identity: str
     clock: Clock
+    buffers: Buffers
 
 
 @sigterm_like_ctrl_c()
@@ -79,6 +82,7 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict
 
     Raises:
         UserError: bad input. Nothing is written before the data and the model have been found good.
+        NonFiniteError: a loss or a gradient that is not a finite number.
         Interrupted: stopped by Ctrl-C or SIGTERM, after saving.
         KeyboardInterrupt: the same while nothing new was there to save: before the first step, or while measuring at
             the end. A run whose ``config.yaml`` is written can go on.
@@ -109,6 +113,7 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict
     dtype = compute_dtype(config.device.precision, run.fabric.device)
     try:
         with (
+            saying_what_is_kept(folder),
             folder.new_run(config) if first and not resume else nullcontext(),
             run.embedder.backbone.holding(dtype),
         ):
@@ -120,11 +125,16 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict
             raise
         # Said and answered for by the first process; a failure of another one would have it killed while it saves.
         return {}
+    except NonFiniteError:
+        if first:
+            raise
+        return {}
     if not first:
         return {}
     if config.training.selection == "best":
         assign_weights(run.embedder, progress.best_weights, folder.checkpoint)
-    return _finish(run, progress)
+    with saying_what_is_kept(folder):
+        return _finish(run, progress)
 
 
 def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
@@ -194,6 +204,7 @@ def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
         total_steps=training.steps or training.epochs * len(sampler),
         identity=run_identity(config, split, classes, backbone.fingerprint),
         clock=clock,
+        buffers=Buffers(embedder, loss),
     )
 
 
@@ -274,6 +285,8 @@ def _train_loop(run: _Run, progress: Progress) -> None:
                     run.sampler.observe(progress.step, _agreed(fabric, value))
                     progress.sampler = run.sampler.state()
                 progress.step += 1
+                if log and progress.skipped_steps[-1:] == [progress.step]:
+                    log.write(progress.step, skipped_steps=len(progress.skipped_steps))
                 done = time.perf_counter()
                 progress.seconds += done - started
                 started = done
@@ -295,7 +308,8 @@ def _train_loop(run: _Run, progress: Progress) -> None:
                 say(f"epoch {epoch + 1}, step {progress.step} of {run.total_steps}: {latest}, {progress.seconds:.0f} s")
             if not stopping:
                 _validate(run, progress, log)
-            if fabric.is_global_zero:
+            if log:
+                log.flush()
                 save_checkpoint(run.folder.checkpoint, run.embedder, run.loss, run.optimiser, progress, run.identity)
             if stopping:
                 done_of_all = f"{progress.step} of {run.total_steps}"
@@ -330,35 +344,40 @@ def _step(run: _Run, model: Any, optimiser: Any, batch: Batch, progress: Progres
         raise UserError(f"none of {len(run.split.train)} train images can be read; the first is {path}: {reason}")
     if len(batch.images) == 0:
         return None
+    run.buffers.remember()
     # Adapter dropping is a function of seed, step and process, which is what makes a resumed run the same run.
-    torch.manual_seed(_noise_seed(config.training.seed, progress.step, fabric.global_rank))
-    embeddings = model(batch.images.to(fabric.device))  # (B, E)
+    seed, loss_seed = noise_seed(config.training.seed, progress.step, fabric.global_rank), None
+    torch.manual_seed(seed)
+    images = batch.images.to(fabric.device)
+    embeddings = model(images)  # (B, E)
     labels = batch.class_numbers.to(fabric.device)  # (B,)
     if fabric.world_size > 1:
         # Every process computes the loss of the joint batch; DDP's mean over processes then undoes the gather's sum.
         embeddings = cast(Tensor, fabric.all_gather(embeddings, sync_grads=True)).flatten(0, 1)
         labels = cast(Tensor, fabric.all_gather(labels)).flatten(0, 1)
         # Pair losses draw their negatives at random: the same ones in every process.
-        torch.manual_seed(_noise_seed(config.training.seed, progress.step, 0))
+        loss_seed = noise_seed(config.training.seed, progress.step, 0)
+        torch.manual_seed(loss_seed)
     loss: Tensor = run.loss(embeddings, labels)
     penalty = run.embedder.method.penalty()
     total = loss if penalty is None else loss + penalty
-    if not torch.isfinite(total):
-        raise UserError(
-            f"the loss is {total.item()} at step {progress.step + 1}: the learning rate is too high for this model; "
-            f"lower --training.learning_rate ({config.training.learning_rate:g})"
-        )
     fabric.backward(total)
+    learned = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    # Before clipping, which would make an infinite gradient a small one.
+    value, finite = read_numbers(loss, total, learned)
+    if _anyone(fabric, not finite):
+        run.buffers.restore()
+        given = StepInput(images, embeddings.detach(), labels, fabric.global_rank * len(images), seed, loss_seed)
+        items = [run.split.train[number] for number in batch.numbers]
+        classes = max(run.numbers) + 1
+        handle_bad_step(fabric, run.folder, config, run.embedder, run.loss, given, items, value, classes, progress)
+        optimiser.zero_grad(set_to_none=True)
+        return None
     if config.training.clip_value > 0:
-        learned = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         nn.utils.clip_grad_value_(learned, config.training.clip_value)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    return loss.item()
-
-
-def _noise_seed(seed: int, step: int, rank: int) -> int:
-    return (seed * 2**40 + step * 2**12 + rank) % 2**63
+    return value
 
 
 def _validate(run: _Run, progress: Progress, log: TrainingLog | None) -> None:
@@ -422,6 +441,9 @@ def _finish(run: _Run, progress: Progress) -> dict[str, Any]:
     metrics["counts"]["train_classes"] = len(ClassIndex.of(split.train))
     metrics["counts"]["skipped_train_files"] = len(train_skipped)
     metrics["counts"]["skipped_validation_files"] = len(validation_skipped)
+    metrics["counts"]["skipped_steps"] = len(progress.skipped_steps)
+    if progress.skipped_steps:
+        say(f"{len(progress.skipped_steps)} of {progress.step} steps were skipped: not finite", style="yellow")
     metrics["training_seconds"] = round(progress.seconds, 1)
     metrics["training_steps"] = progress.step
     metrics |= provenance(config, split, run.embedder.backbone.fingerprint, run.clock, run.embedder.device)
