@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import torch
 from torch import nn
 
 import unimetric.training.loop as loop
-from toy_runs import assert_same_run, log_rows, make_images, options_file, read_json, start, tensors, unimetric
+from toy_runs import assert_same_run, log_rows, options_file, read_json, tensors, unimetric
 from unimetric.config import run_config
 from unimetric.data.loading import _TrainingImages
 from unimetric.errors import UserError
@@ -166,26 +169,49 @@ def test_a_bundle_that_cannot_be_written_does_not_hide_the_cause(
     assert "it could not be kept (cannot create the folder" in error
 
 
-def test_one_process_with_a_bad_batch_stops_both(tmp_path: Path) -> None:
-    """A learning rate like this makes weights infinite within a few steps."""
-    data = [make_images(tmp_path / "a"), make_images(tmp_path / "b", classes=6, seed=1)]
-    options = options_file(
-        tmp_path / "options.yaml", training={"learning_rate": 1e36}, model={"method": "linear", "options": {}}
+DRIVER = """
+import sys
+import pytest
+from pathlib import Path
+sys.path[:0] = [{tests!r}, {here!r}]
+from test_non_finite import spoil
+from unimetric.cli import main
+spoil(pytest.MonkeyPatch(), float("nan"))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_one_process_with_a_bad_batch_stops_both(sources: list[Path], tmp_path: Path) -> None:
+    here = Path(__file__).parent
+    driver, run = tmp_path / "driver.py", tmp_path / "run"
+    driver.write_text(DRIVER.format(tests=str(here.parent), here=str(here)))
+    options = options_file(tmp_path / "options.yaml", model=LINEAR)
+    process = subprocess.run(
+        [sys.executable, driver, "train", *sources, "--out", run, "--config", options, "--device.processes", "2"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
-    run = tmp_path / "run"
-    process = start("train", *data, "--out", run, "--config", options, "--device.processes", 2)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 1, error
-    lines = [line for line in error.splitlines() if "unimetric: error: " in line]
-    assert len(lines) == 1, error
-    assert "Traceback" not in error
-    assert "learning rate is too high" in lines[0]
+    assert process.returncode == 1, process.stderr
+    lines = [line for line in process.stderr.splitlines() if "unimetric: error: " in line]
+    assert len(lines) == 1, process.stderr
+    assert "Traceback" not in process.stderr
+    assert f"pixels are not finite: remove or mend the file; suspected images: {sources[0] / BAD};" in lines[0]
     (step,) = (run / "non-finite").iterdir()
     assert sorted(path.name for path in step.iterdir()) == ["rank-0", "rank-1"]
-    images = [read_json(step / f"rank-{rank}/step.json")["images"] for rank in (0, 1)]
-    assert all(len(part) == 4 for part in images)
-    assert not {json.dumps(image) for image in images[0]} & {json.dumps(image) for image in images[1]}
-    assert not replay_step(step / "rank-1").finite
+    facts = [read_json(step / f"rank-{rank}/step.json") for rank in (0, 1)]
+    (bad,) = [rank for rank in (0, 1) if facts[rank]["suspected_rows"]]
+    assert len(paths(facts[0])) == len(paths(facts[1])) == 4
+    assert not {*paths(facts[0])} & {*paths(facts[1])}
+    again = replay_step(step / f"rank-{bad}")
+    assert again.embeddings.isfinite().all(dim=1).tolist() == [
+        path != str(sources[0] / BAD) for path in paths(facts[bad])
+    ]
+    sound = replay_step(step / f"rank-{1 - bad}")
+    assert sound.embeddings.isfinite().all()
+    assert not sound.finite  # its loss is that of both
 
 
 class Step:
@@ -339,7 +365,8 @@ def test_a_step_computed_aside_leaves_no_trace() -> None:
     assert all(parameter.grad is None for parameter in parameters.values())
     # The same as the step itself.
     torch.manual_seed(given.seed)
-    step.loss(step.embedder(step.images), step.labels).backward()
+    total = step.loss(step.embedder(step.images), step.labels) + step.embedder.method.penalty()
+    total.backward()
     for name, gradient in computed.gradients.items():
         assert parameters[name].grad is not None
         assert gradient.equal(parameters[name].grad), name  # type: ignore[arg-type]
