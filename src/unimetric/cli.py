@@ -23,8 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0 when it worked, 1 when a check or a run of a benchmark found something wrong or one of several processes died,
-        2 for bad input, 130 when it was stopped, 141 when nobody reads its output any more.
+        0 when it worked, 1 when a check or a run of a benchmark found something wrong, one of several processes died or
+        training came upon numbers that are not finite, 2 for bad input, 130 when it was stopped, 141 when nobody reads
+        its output any more.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         print(f"unimetric: error: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201
-        return 2
+        return error.exit_code
     except ProcessLost as error:
         print(f"unimetric: error: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201
         return 1

@@ -172,6 +172,8 @@ class TrainingConfig:
         selection: Which weights are kept: ``last``, or ``best`` on the validation classes.
         shard_proxies: Divide the class proxies of CurricularFace, and what the optimiser knows of them, among the
             processes: for very many classes.
+        non_finite: What a loss or gradient that is not a finite number does: ``stop`` the run, or ``skip`` the step,
+            which then changes nothing. Weights that are not finite, and ten such steps in a row, stop it anyway.
     """
 
     start: Literal["random", "discriminant"] = "random"
@@ -195,6 +197,7 @@ class TrainingConfig:
     validate_every: int = 1
     selection: Literal["last", "best"] = "last"
     shard_proxies: bool = False
+    non_finite: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "decay_epochs", "validate_every"):

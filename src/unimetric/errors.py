@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 
 class UserError(Exception):
     """Bad input: one line that names the file or option, its value, and the remedy.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with ``exit_code``.
     """
+
+    exit_code: ClassVar[int] = 2
+
+
+class WriteError(UserError):
+    """A file could not be written: a full disk, no permission. What was there before is still there."""
+
+
+class NonFiniteError(UserError):
+    """Training came upon a loss or a gradient that is not a finite number. Not bad input, so the exit code is 1."""
+
+    exit_code: ClassVar[int] = 1
 
 
 class ProcessLost(Exception):  # noqa: N818 - it is not this process's error

@@ -13,12 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from unimetric.errors import UserError
+from unimetric.errors import UserError, WriteError
 
 
 @contextmanager
 def explain_os_error(path: Path, action: str) -> Iterator[None]:
-    """Turn an operating-system error on ``path`` into a one-line `UserError` with the remedy."""
+    """Turn an operating-system error on ``path`` into a one-line `UserError` with the remedy.
+
+    Where ``action`` is ``write`` or ``write to``, it is a `WriteError`.
+    """
     remedies = {
         errno.ENOSPC: "the disk is full; free some space or choose another folder",
         errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
@@ -35,7 +38,8 @@ def explain_os_error(path: Path, action: str) -> Iterator[None]:
         if number is None:
             raise
         remedy = remedies.get(number, os.strerror(number) if number else str(error))
-        raise UserError(f"cannot {action} {path}: {remedy}") from error
+        kind = WriteError if action.startswith("write") else UserError
+        raise kind(f"cannot {action} {path}: {remedy}") from error
 
 
 def _os_error_number(error: Exception) -> int | None:
@@ -79,10 +83,10 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, flush it to the disk, and rename it.
 
     A reader sees the old file or the new one, never a part; a failure leaves the old file and removes
-    the temporary one.
+    the temporary one. When this returns, the new file outlives a power cut.
 
     Raises:
-        UserError: full disk, no permission, missing folder.
+        WriteError: full disk, no permission, missing folder.
     """
     temporary: Path | None = None
     try:
@@ -98,9 +102,25 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             temporary.chmod(0o666 & ~mask)
             temporary.replace(path)
             temporary = None
+            flush_folder(path.parent)
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the names in a folder, renamed ones above all, reach the disk."""
+    if os.name == "nt":
+        return  # folders cannot be opened there; renaming is journalled
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems do not know this for folders: their server sees to it.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

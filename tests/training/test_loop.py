@@ -14,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import unimetric.training.loop as loop
+import unimetric.training.parts as parts
 from toy_runs import log_rows, make_images, options_file, read_json, tensors, unimetric
 from unimetric import Embedder
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError
 from unimetric.losses import CurricularFace
+from unimetric.training.step import noise_seed
 
 
 class Parts:
@@ -29,7 +31,7 @@ class Parts:
     before: dict[str, torch.Tensor]
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        build, make = loop.build_embedder, loop.make_loss
+        build, make = parts.build_embedder, parts.make_loss
 
         def build_embedder(*arguments: Any) -> Embedder:
             self.embedder = build(*arguments)
@@ -41,8 +43,8 @@ class Parts:
             self.before |= {f"loss.{name}": value.clone() for name, value in self.loss.state_dict().items()}
             return self.loss
 
-        monkeypatch.setattr(loop, "build_embedder", build_embedder)
-        monkeypatch.setattr(loop, "make_loss", make_loss)
+        monkeypatch.setattr(parts, "build_embedder", build_embedder)
+        monkeypatch.setattr(parts, "make_loss", make_loss)
 
     def changed(self) -> set[str]:
         after = {**self.embedder.state_dict(), **{f"loss.{n}": v for n, v in self.loss.state_dict().items()}}
@@ -53,14 +55,14 @@ class Parts:
 def test_steps_change_what_is_trained_and_nothing_else(
     method: str, sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = Parts(monkeypatch)
+    made = Parts(monkeypatch)
     model = {} if method == "puma" else {"method": "linear", "options": {}}
     options = options_file(tmp_path / "options.yaml", model=model, training={"steps": 3})
     assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 0
-    changed = parts.changed()
-    learned = {name for name in parts.before if not name.startswith("backbone.")}
+    changed = made.changed()
+    learned = {name for name in made.before if not name.startswith("backbone.")}
     assert changed == learned
-    assert all(parameter.grad is None for parameter in parts.embedder.backbone.parameters())
+    assert all(parameter.grad is None for parameter in made.embedder.backbone.parameters())
 
 
 @pytest.mark.parametrize("clip", [1e-4, 0.0])
@@ -103,27 +105,6 @@ def test_learning_rates_follow_the_schedule(
     assert [rates["proxies"] for rates in seen] == pytest.approx([100 * rates["method"] for rates in seen])
     rows = log_rows(tmp_path / "run")
     assert [(row["step"], row["epoch"], row["rate_factor"]) for row in rows] == [(10, 2, 0.25), (12, 2, 0.25)]
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(
-    sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    calls: list[int] = []
-    original = CurricularFace.forward
-
-    def forward(self: CurricularFace, *arguments: Any) -> torch.Tensor:
-        calls.append(1)
-        return original(self, *arguments) * (float("nan") if len(calls) == 6 else 1)
-
-    monkeypatch.setattr(CurricularFace, "forward", forward)
-    options = options_file(tmp_path / "options.yaml")
-    assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert "the loss is nan at step 6" in error
-    assert "lower --training.learning_rate (0.0001)" in error
-    # The checkpoint of step 4, before it went wrong, is still there.
-    kept = tensors(tmp_path / "run/checkpoint.safetensors")
-    assert all(bool(value.isfinite().all()) for value in kept.values() if value.is_floating_point())
 
 
 def test_it_learns(sources: list[Path], tmp_path: Path) -> None:
@@ -241,8 +222,8 @@ def test_selection_never_sees_the_test_classes(
     sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     splits = []
-    original = loop.load_split
-    monkeypatch.setattr(loop, "load_split", lambda config: splits.append(original(config)) or splits[-1])
+    original = parts.load_split
+    monkeypatch.setattr(parts, "load_split", lambda config: splits.append(original(config)) or splits[-1])
     validations = Validations(monkeypatch, [0.1] * 9)
     options = options_file(
         tmp_path / "options.yaml",
@@ -283,7 +264,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 10**5), st.integers(0, 63)), unique=True, max_size=50))
 def test_every_use_of_every_step_draws_its_own_noise(keys: list[tuple[int, int, int]]) -> None:
-    assert len({loop._noise_seed(*key) for key in keys}) == len(keys)
+    assert len({noise_seed(*key) for key in keys}) == len(keys)
 
 
 def test_the_largest_seed(sources: list[Path], tmp_path: Path) -> None:
@@ -295,8 +276,8 @@ def test_unreadable_validation_images_are_named_and_counted(
     sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     splits = []
-    original = loop.load_split
-    monkeypatch.setattr(loop, "load_split", lambda config: splits.append(original(config)) or splits[-1])
+    original = parts.load_split
+    monkeypatch.setattr(parts, "load_split", lambda config: splits.append(original(config)) or splits[-1])
     data = Path(shutil.copytree(sources[0], tmp_path / "data"))
     changes: dict[str, Any] = {"data": {"validation_fraction": 0.3}, "training": {"epochs": 2}}
     options = options_file(tmp_path / "options.yaml", **changes)
@@ -347,8 +328,12 @@ def test_an_error_before_the_first_checkpoint_leaves_no_run(
     options = options_file(tmp_path / "options.yaml")
     before[options] = options.read_text()
     command = ["train", *sources, "--out", run, "--config", options]
+
+    def broken(*arguments: Any) -> torch.Tensor:
+        raise UserError("it does not work")
+
     with monkeypatch.context() as patch:
-        patch.setattr(CurricularFace, "forward", lambda self, embeddings, labels: embeddings.sum() * float("nan"))
+        patch.setattr(CurricularFace, "forward", broken)
         assert unimetric(*command) == 2
     after = {path for path in tmp_path.rglob("*") if not path.name.startswith("events.out.")}
     assert after == set(before)

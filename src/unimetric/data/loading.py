@@ -34,12 +34,14 @@ class Batch:
     Attributes:
         images: uint8 [B, 3, S, S], to be normalised where the model is: a quarter of the bytes between processes.
         class_numbers: int64 [B].
+        numbers: Which of the train images each row is, [B].
         skipped: The image number and what is wrong with it, for each image that is not in ``images``.
         places: int64 [B], where each image stands among all that were drawn, those that could not be read included.
     """
 
     images: Tensor
     class_numbers: Tensor
+    numbers: tuple[int, ...]
     skipped: tuple[tuple[int, str], ...]
     places: Tensor
 
@@ -74,10 +76,11 @@ def _collate(samples: list[tuple[Tensor | str, int, int]]) -> Batch:
     skipped = tuple((number, image) for image, _, number in samples if isinstance(image, str))
     places = [place for place, (image, _, _) in enumerate(samples) if isinstance(image, Tensor)]
     return Batch(
-        torch.stack(images) if images else torch.empty(0, dtype=torch.uint8),
-        torch.tensor(labels, dtype=torch.int64),
-        skipped,
-        torch.tensor(places, dtype=torch.int64),
+        images=torch.stack(images) if images else torch.empty(0, dtype=torch.uint8),
+        class_numbers=torch.tensor(labels, dtype=torch.int64),
+        numbers=tuple(number for image, _, number in samples if isinstance(image, Tensor)),
+        skipped=skipped,
+        places=torch.tensor(places, dtype=torch.int64),
     )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from unimetric.errors import UserError
 from unimetric.files import (
     explain_os_error,
+    flush_folder,
     make_folder,
     sha256_of_file,
     write_bytes,
@@ -56,6 +57,7 @@ def save_model(embedder: Embedder, folder: Path, metrics: dict[str, Any] | None 
         # The configuration last, because it holds the weights' checksum: a folder cut off in between does not load.
         for name in (WEIGHTS, CARD, CONFIG):
             (staged / name).replace(folder / name)
+        flush_folder(folder)
 
 
 def model_config(embedder: Embedder) -> dict[str, Any]:

@@ -50,6 +50,11 @@ def old_new_groups(config: RunConfig, classes: ClassIndex) -> list[str]:
     return ["old" if pair in known else "new" for pair in classes.classes]
 
 
+def old_classes(config: RunConfig, classes: ClassIndex) -> Tensor:
+    """Whether a class is one of the model that is extended, bool [C]."""
+    return torch.tensor([group == "old" for group in old_new_groups(config, classes)])
+
+
 def replay_folder(base: str | Path) -> Path:
     """Where the replay set of a run, or of the copy of one that is extended, lies."""
     return Path(base).expanduser() / "replay"
@@ -85,8 +90,8 @@ class Extension:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, config: RunConfig, classes: ClassIndex, device: torch.device) -> Extension | None:
-        """That of a configuration, on a device; None where it extends nothing.
+    def of(cls, config: RunConfig, old: Tensor, device: torch.device) -> Extension | None:
+        """That of a configuration, on a device; None where it extends nothing. ``old`` is from `old_classes`.
 
         Raises:
             UserError: the old model cannot be read.
@@ -97,9 +102,8 @@ class Extension:
         base = Path(options.base).expanduser()
         teacher = Embedder.from_pretrained(base, weights=weights_file(base, config.model.weights))
         teacher.requires_grad_(False).to(device)
-        old = torch.tensor([name == "old" for name in old_new_groups(config, classes)], device=device)
         dtype = compute_dtype(config.device.precision, device)
-        return cls(teacher, old, options.distillation, options.compatible, dtype)
+        return cls(teacher, old.to(device), options.distillation, options.compatible, dtype)
 
     def begin(self, config: RunConfig, embedder: Embedder, loss: nn.Module, train: Sequence[Item]) -> None:
         """Put the old weights into a fresh embedder, the old proxies into a fresh loss, new ones at class means.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -37,6 +38,11 @@ class TrainingLog:
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Have the rows reach the disk: a checkpoint that outlives a power cut must not be ahead of its log."""
+        with explain_os_error(self.path, "write"), self.path.open("rb+") as file:
+            os.fsync(file.fileno())
 
     def __enter__(self) -> TrainingLog:
         return self

@@ -4,81 +4,44 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from unimetric.config import RunConfig
 from unimetric.data.catalog import ClassIndex
-from unimetric.data.loading import Batch, training_loader
-from unimetric.data.reading import ImageReader
-from unimetric.data.sampling import BatchSampler, Share, make_sampler
-from unimetric.data.splits import Split
-from unimetric.data.transforms import TrainingTransform
-from unimetric.errors import UserError
+from unimetric.data.loading import Batch
+from unimetric.errors import NonFiniteError, UserError
 from unimetric.files import write_json
-from unimetric.losses import LOSSES, CurricularFace, make_loss, proxy_slice
-from unimetric.measure import Skipped, check_positives, measure
+from unimetric.losses import CurricularFace, make_loss, proxy_slice
+from unimetric.measure import Skipped, measure
 from unimetric.models.devices import compute_dtype
-from unimetric.models.embedder import Embedder
 from unimetric.models.petl.noise import drawing_for
 from unimetric.models.saving import assign_weights, learned_weights
 from unimetric.progress import console, progress_bar, say
-from unimetric.training.build import (
-    build_embedder,
-    check_options,
-    configured_reader,
-    describe,
-    load_split,
-    say_split,
-    unmeasured,
-)
-from unimetric.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from unimetric.training.build import check_options, describe, say_split, unmeasured
+from unimetric.training.checkpoint import Progress, load_checkpoint, save_checkpoint, saying_what_is_kept
 from unimetric.training.discriminant import start_from_discriminant
 from unimetric.training.drift import measure_extension
-from unimetric.training.extension import Extension, keep_replay, old_new_groups
+from unimetric.training.extension import keep_replay
+from unimetric.training.finite import handle_bad_step, read_numbers
 from unimetric.training.interrupt import Interrupted, StopRequest, sigterm_like_ctrl_c
 from unimetric.training.joint import gather
 from unimetric.training.log import TrainingLog
-from unimetric.training.optimiser import make_optimiser, rate_schedule, step_rows
-from unimetric.training.processes import Processes, make_fabric
-from unimetric.training.provenance import Clock, measured_sides, provenance
-from unimetric.training.run import RunFolder, run_identity
+from unimetric.training.optimiser import rate_schedule, step_rows
+from unimetric.training.parts import Run, prepare_run
+from unimetric.training.provenance import measured_sides, provenance
+from unimetric.training.run import RunFolder
+from unimetric.training.step import StepInput, noise_seed
 from unimetric.vectors import write_measured
-
-if TYPE_CHECKING:
-    from torch.utils.data import DataLoader
 
 _LOG_EVERY = 10
 
 # It says on every run which precision it was told to use.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-
-
-@dataclass
-class _Run:
-    """The parts of a run, ready to train."""
-
-    config: RunConfig
-    folder: RunFolder
-    fabric: Fabric
-    processes: Processes
-    split: Split
-    numbers: list[int]
-    embedder: Embedder
-    loss: nn.Module
-    extension: Extension | None
-    optimiser: torch.optim.AdamW
-    sampler: BatchSampler
-    loader: DataLoader[Batch]
-    read: ImageReader
-    total_steps: int
-    identity: str
-    clock: Clock
 
 
 @sigterm_like_ctrl_c()
@@ -96,6 +59,7 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict
 
     Raises:
         UserError: bad input. Nothing is written before the data and the model have been found good.
+        NonFiniteError: a loss or a gradient that is not a finite number.
         Interrupted: stopped by Ctrl-C or SIGTERM, after saving.
         KeyboardInterrupt: the same while nothing new was there to save: before the first step, or while measuring at
             the end. A run whose ``config.yaml`` is written can go on.
@@ -106,12 +70,12 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict
         folder.refuse_changes(config)
     else:
         folder.refuse_new_run()
-    run = _prepare(config, folder)
+    run = prepare_run(config, folder)
     with run.processes.ending_together():
         return _train(run, resume)
 
 
-def _train(run: _Run, resume: bool) -> dict[str, Any]:
+def _train(run: Run, resume: bool) -> dict[str, Any]:
     config, folder = run.config, run.folder
     progress = Progress()
     if resume and folder.checkpoint.is_file():
@@ -124,17 +88,19 @@ def _train(run: _Run, resume: bool) -> dict[str, Any]:
         if resume:
             say(f"{folder.path} has no checkpoint yet; starting from the beginning.")
     run.processes.check_same((run.identity, progress.step), "train images or a checkpoint")
-    run.processes.copy_from_first([*_common_parameters(run.loss), *run.loss.buffers()])
+    run.processes.copy_from_first([*run.common_parameters, *run.loss.buffers()])
     for note in run.sampler.notes:
         say(f"note: {note}", style="yellow")
     first = run.fabric.is_global_zero
-    if first and resume:
+    if first:
         folder.remove_leftovers()
+    if first and resume:
         # Where it computes and what it measures may have changed.
         folder.write_config(config)
     dtype = compute_dtype(config.device.precision, run.fabric.device)
     try:
         with (
+            saying_what_is_kept(folder),
             folder.new_run(config) if first and not resume else nullcontext(),
             run.embedder.backbone.holding(dtype),
         ):
@@ -148,112 +114,19 @@ def _train(run: _Run, resume: bool) -> dict[str, Any]:
             raise
         # Said and answered for by the first process; a failure of another one would have it killed while it saves.
         return {}
+    except NonFiniteError:
+        if first:
+            raise
+        return {}
     if not first:
         return {}
     if config.training.selection == "best":
         assign_weights(run.embedder, progress.best_weights, folder.checkpoint)
-    return _finish(run, progress)
+    with saying_what_is_kept(folder):
+        return _finish(run, progress)
 
 
-def _prepare(config: RunConfig, folder: RunFolder) -> _Run:
-    clock = Clock.start()
-    fabric = make_fabric(config.device)
-    if not fabric.is_global_zero:
-        console.quiet = True
-    split = load_split(config)
-    _refuse_untrainable(config, split)
-    if config.data.strict:
-        # Hours of training would end in this refusal otherwise.
-        sides = measured_sides(config, split)
-        check_positives(sides["query"], sides["gallery"])
-        check_positives(split.validation, split.validation)
-    classes = ClassIndex.of(split.train)
-    numbers = classes.numbers(split.train)
-    embedder = build_embedder(config)
-    items = [*split.train, *split.validation, *split.query, *split.gallery]
-    read = configured_reader(config, embedder.backbone.image_size, items)
-    loss = make_loss(config.loss.name, len(classes), embedder.embedding_size, config.loss.options)
-    sampler = make_sampler(
-        config.sampling.name,
-        config.sampling.options,
-        numbers,
-        old_new_groups(config, classes),
-        config.training.batch_size,
-        loss_images_per_class=LOSSES[config.loss.name].images_per_class,
-        seed=config.training.seed,
-        share=Share(fabric.global_rank, fabric.world_size),
-    )
-    processes = Processes(fabric, folder.how_to_resume)
-    backbone, training = embedder.backbone, config.training
-    loader = training_loader(
-        split.train,
-        numbers,
-        TrainingTransform(
-            backbone.image_size,
-            backbone.mean,
-            backbone.std,
-            training.crop_scale_min,
-            training.horizontal_flip,
-        ),
-        sampler,
-        seed=training.seed,
-        workers=config.data.workers,
-        read=read,
-    )
-    embedder.to(fabric.device)
-    if training.shard_proxies and processes.count > 1:
-        assert isinstance(loss, CurricularFace)  # noqa: S101  # as the options were checked
-        loss.keep_slice(processes.rank, processes.count)
-    loss.to(fabric.device)
-    return _Run(
-        config=config,
-        folder=folder,
-        fabric=fabric,
-        processes=processes,
-        split=split,
-        numbers=numbers,
-        embedder=embedder,
-        loss=loss,
-        extension=Extension.of(config, classes, fabric.device),
-        optimiser=make_optimiser(embedder, loss, training),
-        sampler=sampler,
-        loader=loader,
-        read=read,
-        total_steps=training.steps or training.epochs * len(sampler),
-        identity=run_identity(config, split, classes, backbone.fingerprint),
-        clock=clock,
-    )
-
-
-def _refuse_untrainable(config: RunConfig, split: Split) -> None:
-    training = config.training
-    if not split.train:
-        raise UserError(f"--data.split is {config.data.split!r}: no image is left to train on; use auto or first-half")
-    if len(ClassIndex.of(split.train)) < 2:
-        raise UserError(
-            f"only one class is left to train on ({split.train[0].label!r} of dataset {split.train[0].dataset!r}): "
-            "add classes, or hold out fewer"
-        )
-    if config.model.method == "frozen":
-        raise UserError(
-            "--model.method is 'frozen': it has nothing to train; use `unimetric evaluate`, or puma or linear"
-        )
-    if training.selection == "best" and not split.validation:
-        raise UserError(
-            "--training.selection is 'best': no validation classes; set --data.validation_fraction, e.g. 0.2"
-        )
-    if config.evaluation.classes == "validation" and not split.validation:
-        raise UserError(
-            "--evaluation.classes is 'validation': no validation classes; set --data.validation_fraction, e.g. 0.5"
-        )
-    if min(training.batch_size, len(split.train)) < config.device.total_processes:
-        raise UserError(
-            f"--training.batch_size is {training.batch_size}: {config.device.total_processes} processes share "
-            f"{len(split.train)} train images in batches of at most that many; use fewer --device.processes"
-        )
-
-
-def _start_from_discriminant(run: _Run, progress: Progress) -> None:
+def _start_from_discriminant(run: Run, progress: Progress) -> None:
     started = time.perf_counter()
     own = proxy_slice(run.loss)
     options = run.config.loss
@@ -278,7 +151,7 @@ def _start_from_discriminant(run: _Run, progress: Progress) -> None:
     progress.seconds += time.perf_counter() - started
 
 
-def _train_loop(run: _Run, progress: Progress) -> None:
+def _train_loop(run: Run, progress: Progress) -> None:
     training, fabric = run.config.training, run.fabric
     model, optimiser = fabric.setup(run.embedder, run.optimiser)
     rate = rate_schedule(training, len(run.sampler), run.total_steps)
@@ -302,6 +175,8 @@ def _train_loop(run: _Run, progress: Progress) -> None:
                     run.sampler.observe(progress.step, run.processes.number_of_first(value))
                     progress.sampler = run.sampler.state()
                 progress.step += 1
+                if log and progress.skipped_steps[-1:] == [progress.step]:
+                    log.write(progress.step, skipped_steps=len(progress.skipped_steps))
                 done = time.perf_counter()
                 progress.seconds += done - started
                 started = done
@@ -323,6 +198,8 @@ def _train_loop(run: _Run, progress: Progress) -> None:
                 say(f"epoch {epoch + 1}, step {progress.step} of {run.total_steps}: {latest}, {progress.seconds:.0f} s")
             if not stopping:
                 _validate(run, progress, log)
+            if log:
+                log.flush()
             if fabric.is_global_zero or proxy_slice(run.loss):
                 save_checkpoint(run.folder.checkpoint, run.embedder, run.loss, run.optimiser, progress, run.identity)
             if stopping:
@@ -330,18 +207,15 @@ def _train_loop(run: _Run, progress: Progress) -> None:
                 raise Interrupted(f"stopped after step {done_of_all}, nothing is lost", run.folder.how_to_resume)
 
 
-def _step(run: _Run, model: Any, optimiser: Any, batch: Batch, progress: Progress) -> float | None:
-    """One optimiser step; returns the loss, or None if no image of the batch could be read."""
-    fabric, config = run.fabric, run.config
+def _step(run: Run, model: Any, optimiser: Any, batch: Batch, progress: Progress) -> float | None:
+    """One optimiser step.
+
+    Returns:
+        The loss; None if no image of the batch could be read, or if the step was passed over.
+    """
+    fabric, config, seed = run.fabric, run.config, run.config.training.seed
     joint = run.processes.join(batch, run.sampler.batch_size)
-    for number, reason in joint.skipped:
-        progress.skipped[number] = reason
-        if config.data.strict:
-            path = run.split.train[number].path
-            raise UserError(f"{path}: {reason}; --data.strict is set: remove or mend the file")
-    if len(progress.skipped) == len(run.split.train):
-        path, reason = run.split.train[0].path, progress.skipped[0]
-        raise UserError(f"none of {len(run.split.train)} train images can be read; the first is {path}: {reason}")
+    _note_skipped(run, joint.skipped, progress)
     if len(joint.labels) == 0:
         return None
     images, own = batch.images.to(fabric.device), joint.own
@@ -351,52 +225,62 @@ def _step(run: _Run, model: Any, optimiser: Any, batch: Batch, progress: Progres
         images = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=fabric.device)
         own = torch.zeros(1, dtype=torch.int64)
     images = run.embedder.transform.normalise(images)
+    run.buffers.remember()
     # Adapter dropping is a function of seed, step and place in the joint batch: a resumed run is the same run, whatever
     # the number of processes.
-    torch.manual_seed(_noise_seed(config.training.seed, progress.step, 0))
+    torch.manual_seed(noise_seed(seed, progress.step, 0))
     with drawing_for(own, len(joint.labels)):
         embeddings = model(images)  # (b, E)
-    held = None
-    if run.extension is not None:
-        # Of this process's own images: DDP's mean over processes is that of the joint batch.
-        held = run.extension.penalty(images, embeddings, batch.class_numbers.to(fabric.device))
+    # Of this process's own images: DDP's mean over processes is that of the joint batch.
+    penalties = run.objective.penalties(images, embeddings, batch.class_numbers.to(fabric.device))
     if fabric.world_size > 1:
         embeddings = gather(embeddings, joint)  # (B, E)
     # Some losses draw pairs at random: the same ones in every process.
-    torch.manual_seed(_noise_seed(config.training.seed, progress.step, 1))
-    loss: Tensor = run.loss(embeddings, joint.labels.to(fabric.device))
-    penalty = run.embedder.method.penalty()
-    total = sum((part for part in (penalty, held) if part is not None), start=loss)
-    if not torch.isfinite(total):
-        raise UserError(
-            f"the loss is {total.item()} at step {progress.step + 1}: the learning rate is too high for this model; "
-            f"lower --training.learning_rate ({config.training.learning_rate:g})"
-        )
+    torch.manual_seed(noise_seed(seed, progress.step, 1))
+    labels = joint.labels.to(fabric.device)
+    loss: Tensor = run.loss(embeddings, labels)
+    total = sum(penalties, start=loss)
     fabric.backward(total)
     # Each process has the whole gradient of the proxies, but a GPU may round sums another way each time.
-    of_loss = [parameter.grad for parameter in _common_parameters(run.loss) if parameter.grad is not None]
+    of_loss = [parameter.grad for parameter in run.common_parameters if parameter.grad is not None]
     run.processes.copy_from_first(of_loss)
     run.processes.copy_from_first(list(run.loss.buffers()))
+    learned = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    # Before clipping, which would make an infinite gradient a small one.
+    value, finite = read_numbers(loss, total, learned)
+    if run.processes.any_of(not finite):
+        run.buffers.restore()
+        readable = len(batch.images)
+        given = StepInput(images[:readable], embeddings.detach(), labels, own[:readable], seed, progress.step)
+        handle_bad_step(run, given, batch.numbers, value, progress)
+        optimiser.zero_grad(set_to_none=True)
+        return None
     if config.training.clip_value > 0:
-        learned = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         nn.utils.clip_grad_value_(learned, config.training.clip_value)
     if isinstance(run.loss, CurricularFace) and run.loss.drawn is not None:
         step_rows(run.optimiser, run.loss.proxies, run.loss.drawn)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    return loss.item()
+    return value
 
 
-def _common_parameters(loss: nn.Module) -> list[nn.Parameter]:
-    """Parameters of a loss that every process holds: all, unless they are divided."""
-    return [] if proxy_slice(loss) else list(loss.parameters())
+def _note_skipped(run: Run, skipped: Sequence[tuple[int, str]], progress: Progress) -> None:
+    """Remember the train images of a step that could not be read.
+
+    Raises:
+        UserError: with ``--data.strict``, or if no train image at all can be read.
+    """
+    for number, reason in skipped:
+        progress.skipped[number] = reason
+        if run.config.data.strict:
+            path = run.split.train[number].path
+            raise UserError(f"{path}: {reason}; --data.strict is set: remove or mend the file")
+    if len(progress.skipped) == len(run.split.train):
+        path, reason = run.split.train[0].path, progress.skipped[0]
+        raise UserError(f"none of {len(run.split.train)} train images can be read; the first is {path}: {reason}")
 
 
-def _noise_seed(seed: int, step: int, use: int) -> int:
-    return (seed * 2**40 + step * 2**12 + use) % 2**63
-
-
-def _validate(run: _Run, progress: Progress, log: TrainingLog | None) -> None:
+def _validate(run: Run, progress: Progress, log: TrainingLog | None) -> None:
     """Measure on the validation classes, if that is due, and keep the best weights if they are wanted."""
     training = run.config.training
     epoch = progress.step // len(run.sampler)
@@ -431,7 +315,7 @@ def _validate(run: _Run, progress: Progress, log: TrainingLog | None) -> None:
         }
 
 
-def _finish(run: _Run, progress: Progress) -> dict[str, Any]:
+def _finish(run: Run, progress: Progress) -> dict[str, Any]:
     """Measure on the classes that the configuration says; save the model with its numbers, then vectors and numbers."""
     config, split = run.config, run.split
     measurement = unmeasured()
@@ -459,6 +343,9 @@ def _finish(run: _Run, progress: Progress) -> dict[str, Any]:
     metrics["counts"]["train_classes"] = len(ClassIndex.of(split.train))
     metrics["counts"]["skipped_train_files"] = len(train_skipped)
     metrics["counts"]["skipped_validation_files"] = len(validation_skipped)
+    metrics["counts"]["skipped_steps"] = len(progress.skipped_steps)
+    if progress.skipped_steps:
+        say(f"{len(progress.skipped_steps)} of {progress.step} steps were skipped: not finite", style="yellow")
     metrics["training_seconds"] = round(progress.seconds, 1)
     metrics["training_steps"] = progress.step
     metrics |= provenance(config, split, run.embedder.backbone.fingerprint, run.clock, run.embedder.device)

@@ -29,7 +29,7 @@ class RunFolder:
 
     ``config.yaml`` (every option), ``log.jsonl`` (a row every few steps), ``checkpoint.safetensors`` (the latest),
     ``model/`` (what `Embedder.from_pretrained` loads), ``vectors.parquet`` (the vectors that were measured),
-    ``metrics.json`` (the measured numbers; written last).
+    ``metrics.json`` (the measured numbers; written last); ``non-finite/`` where the numbers of a step went wrong.
     """
 
     path: Path
@@ -63,6 +63,11 @@ class RunFolder:
     def how_to_resume(self) -> str:
         """What to type to go on, for the end of a message."""
         return f"continue with: unimetric train --resume {shlex.quote(str(self.path))}"
+
+    @property
+    def non_finite(self) -> Path:
+        """The folder of what is needed to compute steps again whose numbers were not finite."""
+        return self.path / "non-finite"
 
     def refuse_new_run(self) -> None:
         """Check, before the work, that a new run can be written here.
@@ -149,9 +154,12 @@ class RunFolder:
                     )
 
     def remove_leftovers(self) -> None:
-        """Remove the parts of checkpoints that were being written when the process was killed."""
-        for path in self.path.glob(f".{self.checkpoint.name}.*"):
-            path.unlink(missing_ok=True)
+        """Remove the parts of files that were being written when the process was killed."""
+        for name in ("log.jsonl", *(path.name for path in (self.checkpoint, self.config, self.metrics, self.vectors))):
+            for path in self.path.glob(f".{name}.*"):
+                path.unlink(missing_ok=True)
+        for path in self.model.glob(".saving-*"):
+            shutil.rmtree(path)
 
 
 def run_identity(config: RunConfig, split: Split, classes: ClassIndex, fingerprint: str) -> str:
@@ -172,6 +180,8 @@ def _deciding_options(config: RunConfig) -> dict[str, dict[str, Any]]:
     options["model"].pop("weights")
     # Where the proxies lie does not change what they become.
     options["training"].pop("shard_proxies")
+    # Whoever was stopped by a bad batch may want to go on without it.
+    options["training"].pop("non_finite")
     return options
 
 

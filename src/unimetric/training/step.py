@@ -1,0 +1,164 @@
+"""A training step computed once more, aside from the training: to find out what went wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unimetric.losses import proxy_slice
+from unimetric.models.embedder import Embedder
+from unimetric.models.petl.noise import drawing_for
+from unimetric.training.extension import Extension
+
+
+def noise_seed(seed: int, step: int, use: int) -> int:
+    """The seed of what is random in a step: ``use`` 0 for adapter dropping, 1 for what a loss draws."""
+    return (seed * 2**40 + step * 2**12 + use) % 2**63
+
+
+class Buffers:
+    """What a forward pass changes in a model and its loss, such as moving averages; it can be put back.
+
+    The frozen backbone is in evaluation mode and changes nothing.
+    """
+
+    def __init__(self, embedder: Embedder, loss: nn.Module) -> None:
+        frozen = set(embedder.backbone.modules())
+        modules = [module for root in (embedder, loss) for module in root.modules() if module not in frozen]
+        self._places = [(module, name) for module in modules for name, _ in module.named_buffers(recurse=False)]
+        self._kept: list[Tensor] = []
+
+    def remember(self) -> None:
+        """Keep the present values."""
+        self._kept = [getattr(module, name).clone() for module, name in self._places]
+
+    def restore(self) -> None:
+        """Put the values of the last `remember` back."""
+        for (module, name), value in zip(self._places, self._kept, strict=True):
+            getattr(module, name).copy_(value)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is differentiated, and what it depends on."""
+
+    embedder: Embedder
+    loss: nn.Module
+    extension: Extension | None = None
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained, from the input to the loss: ``model.*``, then ``loss.*``."""
+        # The backbone's and the method's parameters come in the order of definition, the head after both.
+        named = [(f"model.{name}", parameter) for name, parameter in self.embedder.named_parameters()]
+        named += [(f"loss.{name}", parameter) for name, parameter in self.loss.named_parameters()]
+        return {name: parameter for name, parameter in named if parameter.requires_grad}
+
+    @property
+    def can_be_computed_alone(self) -> bool:
+        """Whether the loss needs no other process; one whose proxies are divided among them does."""
+        return proxy_slice(self.loss) is None
+
+    def penalties(self, images: Tensor, embeddings: Tensor, labels: Tensor) -> list[Tensor]:
+        """What is added to the loss of a forward pass, scalars.
+
+        Args:
+            images: float32 [b, 3, S, S], normalised.
+            embeddings: [b, E], theirs.
+            labels: int64 [b], their classes; empty where the image only stands in for one that is missing.
+        """
+        found = [self.embedder.method.penalty()]
+        if self.extension is not None:
+            found.append(self.extension.penalty(images, embeddings, labels))
+        return [penalty for penalty in found if penalty is not None]
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """What a step of one process is computed from, beside the weights.
+
+    Attributes:
+        images: float32 [b, 3, S, S], normalised: this process's part of the batch; none where it has none.
+        embeddings: float32 [B, E] that the loss was given, those of all processes; from the step itself.
+        labels: int64 [B], their classes.
+        own: int64 [b], which of them are this process's.
+        seed: Of the run.
+        step: Steps before this one.
+    """
+
+    images: Tensor
+    embeddings: Tensor
+    labels: Tensor
+    own: Tensor
+    seed: int
+    step: int
+
+
+@dataclass(frozen=True)
+class ComputedStep:
+    """The numbers of a step.
+
+    Attributes:
+        embeddings: [B, E], those of this process.
+        loss: The loss of the batch of all processes, with what is added to it for this one's images.
+        gradients: By parameter, as in the model's and the loss's state dicts; what takes no part is left out.
+    """
+
+    embeddings: Tensor
+    loss: float
+    gradients: dict[str, Tensor]
+
+    @property
+    def finite(self) -> bool:
+        """Whether all of them are finite numbers."""
+        values = [self.embeddings, torch.tensor(self.loss), *self.gradients.values()]
+        return all(bool(value.isfinite().all()) for value in values)
+
+
+def compute_step(objective: Objective, given: StepInput, dtype: torch.dtype) -> ComputedStep:
+    """Forward and backward pass in ``dtype``; gradients, weights and moving averages stay as they are.
+
+    Gradients are those that this process alone contributes: no other one is waited for.
+    """
+    embedder, loss = objective.embedder, objective.loss
+    buffers = Buffers(embedder, loss)
+    buffers.remember()
+    parameters = objective.parameters
+    device = given.images.device
+    rows = given.own.to(device)
+    try:
+        with _training_mode(embedder, loss), embedder.backbone.holding(dtype):
+            own, penalties = given.embeddings[rows], list[Tensor]()
+            if len(rows):
+                torch.manual_seed(noise_seed(given.seed, given.step, 0))
+                half = torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+                with drawing_for(given.own.cpu(), len(given.labels)), half:
+                    own = embedder(given.images)  # (b, E)
+                penalties = objective.penalties(given.images, own, given.labels[rows])
+            embeddings = given.embeddings.index_copy(0, rows, own.to(given.embeddings.dtype))
+            torch.manual_seed(noise_seed(given.seed, given.step, 1))
+            value: Tensor = loss(embeddings, given.labels)
+            total = sum(penalties, start=value)
+            # Not backward(): in a distributed run that would start to exchange gradients.
+            found = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    finally:
+        buffers.restore()
+    gradients = {name: value for name, value in zip(parameters, found, strict=True) if value is not None}
+    return ComputedStep(own.detach(), total.item(), gradients)
+
+
+@contextmanager
+def _training_mode(*modules: nn.Module) -> Iterator[None]:
+    before: list[Any] = [module.training for module in modules]
+    for module in modules:
+        module.train()
+    try:
+        yield
+    finally:
+        for module, training in zip(modules, before, strict=True):
+            module.train(training)

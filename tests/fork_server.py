@@ -1,0 +1,107 @@
+"""Runs commands in processes that are forked from one that has loaded torch, and kills them: see `Commands`.
+
+As a script it is the process that is forked: a JSON object a line comes in and goes out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+
+class Commands:
+    """Starts `unimetric` commands in processes of their own, each leading a group, without their start-up time."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self._server = self._start()
+
+    def run(self, *arguments: object, kill_after: float | None = None) -> Any:
+        """Run a command; ``kill_after`` seconds it gets SIGKILL.
+
+        Returns:
+            ``code``, negative for a signal, and ``seconds``. What the command said is in ``log``.
+        """
+        request = {"arguments": [*map(str, arguments)], "kill_after": kill_after, "log": str(self.log)}
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        try:
+            self._server.stdin.write(json.dumps(request) + "\n")
+            self._server.stdin.flush()
+            return json.loads(self._server.stdout.readline())
+        except BaseException:
+            # A test that ran out of time would leave its answer to the next one.
+            self._stop()
+            self._server = self._start()
+            raise
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, __file__],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def _stop(self) -> None:
+        self._server.kill()
+        self._server.communicate()
+
+    def __enter__(self) -> Commands:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+
+def serve() -> None:
+    """Answer requests until the input ends."""
+    import torch
+
+    import unimetric.report.tables
+    import unimetric.training.loop  # noqa: F401 - what the commands would load
+    from unimetric.cli import main
+
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        started = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            os.setsid()
+            with Path(request["log"]).open("wb") as log, Path(os.devnull).open("rb") as nothing:
+                for ours, theirs in ((nothing, 0), (log, 1), (log, 2)):
+                    os.dup2(ours.fileno(), theirs)
+            sys.exit(main(request["arguments"]))
+        code = _wait(child, started, request["kill_after"])
+        # The workers of one that was killed would find out by themselves only after seconds.
+        with suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
+        print(json.dumps({"code": code, "seconds": time.monotonic() - started}), flush=True)
+
+
+def _wait(child: int, started: float, kill_after: float | None) -> int:
+    while True:
+        ended, status = os.waitpid(child, 0 if kill_after is None else os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if kill_after is not None and time.monotonic() - started >= kill_after:
+            os.kill(child, signal.SIGKILL)
+            kill_after = None
+        else:
+            time.sleep(0.001)
+
+
+if __name__ == "__main__":
+    serve()
