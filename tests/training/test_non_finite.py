@@ -214,6 +214,51 @@ def test_one_process_with_a_bad_batch_stops_both(sources: list[Path], tmp_path: 
     assert not sound.finite  # its loss is that of both
 
 
+def test_divided_proxies_in_half_precision_stop_both(sources: list[Path], tmp_path: Path) -> None:
+    """Their loss needs both processes, so nothing of it is computed again by one."""
+    here = Path(__file__).parent
+    driver, run = tmp_path / "driver.py", tmp_path / "run"
+    driver.write_text(DRIVER.format(tests=str(here.parent), here=str(here)))
+    options = options_file(
+        tmp_path / "options.yaml",
+        model=LINEAR,
+        training={"shard_proxies": True},
+        device={"processes": 2, "precision": "bf16"},
+    )
+    process = subprocess.run(
+        [sys.executable, driver, "train", *sources, "--out", run, "--config", options],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert process.returncode == 1, process.stderr
+    assert f"suspected images: {sources[0] / BAD};" in process.stderr
+    (step,) = (run / "non-finite").iterdir()
+    with pytest.raises(UserError, match="the proxies of one process only, of 2 that divided them"):
+        replay_step(step / "rank-1")
+
+
+def test_a_step_of_an_extension_can_be_computed_again(
+    sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, run = tmp_path / "base", tmp_path / "run"
+    options = options_file(tmp_path / "options.yaml", training={"steps": 2}, data={"replay_per_class": 2})
+    assert unimetric("train", sources[0], "--out", base, "--config", options) == 0
+    fail_at(monkeypatch, {2}, factor=float("inf"))
+    assert unimetric("extend", base, "--data", sources[1], "--out", run, "--steps", "3", "--workers", "0") == 1
+    assert "the loss is inf at step 2" in last_line(capsys)
+    monkeypatch.undo()
+    bundle = run / "non-finite" / "step-2"
+    again = replay_step(bundle)
+    assert again.finite
+    facts = json.loads((bundle / "step.json").read_text())
+    facts["configuration"]["extension"]["distillation"] = 0.0
+    (bundle / "step.json").write_text(json.dumps(facts))
+    assert replay_step(bundle).loss < again.loss
+
+
 class Step:
     """A step of a small model, to be spoiled."""
 

@@ -77,7 +77,8 @@ def extend_run(
         _copy_base(base, model, replay_folder(run), state, kept)
         return extended, train(extended, new)
     finally:
-        if not new.config.exists():
+        # A step that went wrong is kept there, and can be computed again with what it was held to.
+        if not new.config.exists() and not new.non_finite.exists():
             _remove_base(base)
             with suppress(OSError):  # something of somebody else is in it
                 for path in folders:
