@@ -374,7 +374,8 @@ def test_full_disk_while_saving_keeps_the_old_checkpoint(
     error = capsys.readouterr().err.splitlines()[-1]
     assert error == (
         f"unimetric: error: cannot write {run / 'checkpoint.safetensors'}: the disk is full; "
-        "free some space or choose another folder"
+        "free some space or choose another folder; the checkpoint of step 6 is kept, "
+        f"continue with: unimetric train --resume {run}"
     )
     assert saved == [3, 6]
     assert tensors(run / "checkpoint.safetensors")["loss.proxies"].isfinite().all()
