@@ -154,10 +154,16 @@ def prepare(folder: Path, names: list[str]) -> None:
 
 
 def of_embed(result: dict[str, Any]) -> Iterator[Row]:
-    """Images per second from files, against the model alone."""
+    """Time beside the bare backbone in the same form, and images per second beside timm's."""
+    targets = result["targets"]
     for row in result["results"]:
-        figure = f"encode, images/s at {row['image_size']} px, {row['precision']}"
-        yield Row(figure, result["target"], "bare backbone, pixels in memory", row["ratio"], at_most=False)
+        where = f"{row['image_size']} px, {row['precision']}"
+        for form in ("PUMA form", "LoRA form"):
+            ratio = row["time_to_bare_form"][form]
+            yield Row(f"embedding, {form}, time, {where}", targets["form_to_bare"], "bare backbone, same form", ratio)
+            ratio = row["speedup_to_timm"][form]
+            target = targets["form_speedup"]
+            yield Row(f"embedding, {form}, images/s, {where}", target, "timm, eager fp32", ratio, at_most=False)
 
 
 def of_train_step(result: dict[str, Any]) -> Iterator[Row]:
@@ -205,11 +211,10 @@ def of_serve(result: dict[str, Any]) -> Iterator[Row]:
 
 def of_data(result: dict[str, Any]) -> Iterator[Row]:
     """Images per second from disk to batch."""
-    for row in result.get("rows", result.get("results", [])):
-        if "ratio" in row:
-            figure = f"data, {row.get('name', 'images/s from disk to batch')}"
-            target = row.get("target", result.get("target"))
-            yield Row(figure, target, row.get("reference", "ImageFolder + DataLoader"), row["ratio"], at_most=False)
+    for row in result["results"]:
+        for way in ("files", "files, reduced decode", "jpeg cache", "raw cache"):
+            figure = f"disk to batch, {way}, {row['case']}"
+            yield Row(figure, result["target"], "ImageFolder + DataLoader", row["ratios"][way], at_most=False)
 
 
 def as_table(rows: list[Row], failures: dict[str, str]) -> str:
@@ -223,7 +228,7 @@ def as_table(rows: list[Row], failures: dict[str, str]) -> str:
 
 
 BENCHMARKS = (
-    Benchmark("embed", lambda folder: [str(folder / "pictures"), "--images", "64", "--repetitions", "3"], of_embed),
+    Benchmark("embed", lambda folder: [str(folder / "pictures"), "--repetitions", "3"], of_embed),
     Benchmark("train_step", lambda folder: ["--repetitions", "3", "--precisions", "bf16"], of_train_step),
     Benchmark("data", lambda folder: [str(folder / "pictures")], of_data),
     Benchmark("evaluate", lambda folder: ["--images", "40000", "--beside", "2000"], of_evaluate),
