@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from torchvision.transforms import v2
 
 from unimetric.data.transforms import EvaluationTransform, TrainingTransform
@@ -91,6 +91,21 @@ def test_training_is_a_function_of_the_seed(shape):
         assert torch.isfinite(out).all()
         torch.rand(3)
         assert torch.equal(train(image, seed), out)
+
+
+@pytest.mark.parametrize("shape", [(600, 400), (60, 40), (1, 400), (400, 1), (5, 7), (1, 1)])
+def test_training_crops_are_those_of_pillow_to_a_few_grey_levels(shape):
+    noise = np.random.default_rng(0).integers(0, 256, (shape[1], shape[0], 3), dtype=np.uint8)
+    image = Image.fromarray(noise).filter(ImageFilter.GaussianBlur(1))
+    for seed in range(20):
+        found = TrainingTransform(32, MEAN, STD, crop_scale_min=0.3)(image, seed)
+        torch.manual_seed(seed)
+        crop = v2.RandomResizedCrop(32, scale=(0.3, 1.0), interpolation=v2.InterpolationMode.BICUBIC)(image)
+        mirrored = bool(torch.rand(()) < 0.5)
+        expected = torch.from_numpy(np.array(crop)).permute(2, 0, 1)
+        difference = (found.int() - (expected.flip(-1) if mirrored else expected).int()).abs()
+        assert difference.max() <= 3
+        assert difference.float().mean() < 0.5
 
 
 def test_seeds_differ():
