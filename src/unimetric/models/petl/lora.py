@@ -1,11 +1,12 @@
-"""LoRA: low-rank updates of the attention's products (Hu et al., ICLR 2022), made by peft."""
+"""LoRA: low-rank updates of a frozen backbone's products (Hu et al., ICLR 2022)."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from unimetric.errors import UserError
 from unimetric.models.backbone import Backbone, FrozenBlock
@@ -43,29 +44,61 @@ class LoraOptions:
             raise UserError(f"option targets of lora is {self.targets!r}: use {', '.join(_TARGETS)}")
 
 
+class LowRankUpdate(nn.Module):
+    """``W x + s · B A x + b`` in place of a frozen layer's ``W x + b``.
+
+    A is uniform as a fresh linear layer's (Kaiming with a = √5), B zero: it starts as the frozen layer.
+
+    Args:
+        frozen: W [O, D] and b [O].
+        rank: r, for A [r, D] and B [O, r].
+        factor: s.
+    """
+
+    def __init__(self, frozen: nn.Linear, rank: int, factor: float) -> None:
+        super().__init__()
+        self.frozen, self.factor = frozen, factor
+        self.down = nn.Linear(frozen.in_features, rank, bias=False)
+        self.up = nn.Linear(rank, frozen.out_features, bias=False)
+        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[..., D] to [..., O]."""
+        out: Tensor = self.frozen(tokens)
+        # Into what was just made and nobody else reads; the factor goes to the small weight: two passes over [..., O]
+        # less than a sum of its own.
+        return out.add_(F.linear(self.down(tokens), self.up.weight * self.factor))
+
+    def merged(self) -> nn.Linear:
+        """The frozen layer with ``W + s · B A``; the one that was given stays as it is if its values are shared."""
+        update = self.up.weight.data @ self.down.weight.data
+        self.frozen.weight.data = self.frozen.weight.data + self.factor * update
+        return self.frozen
+
+
 class Lora(Method):
-    """``W x + (alpha / r) · B A x`` in place of ``W x``; A is Kaiming-uniform, B zero, so it starts as the backbone.
+    """``W x + (alpha / r) · B A x`` in place of ``W x``, in the layers that are chosen; see `LowRankUpdate`.
 
     Trainable parameters: ``L · r · (D + 3 D)`` with one product for queries, keys and values, and ``L · r · 2 D``
     more with the output projection, and ``L · r · 2 (D + 4 D)`` more with an MLP of the usual size.
 
     Args:
-        backbone: The frozen backbone, whose layers are replaced by peft's.
+        backbone: The frozen backbone, whose layers are replaced.
         options: See `LoraOptions`.
 
     Raises:
-        UserError: peft is not installed, or the backbone has none of the layers.
+        UserError: the backbone has none of the layers.
     """
 
     def __init__(self, backbone: Backbone, options: LoraOptions) -> None:
         super().__init__()
-        peft = _import_peft()
-        targets = [
-            name
+        layers = {
+            name: LowRankUpdate(module, options.rank, options.alpha / options.rank)
             for name, module in backbone.vit.named_modules()
             if isinstance(module, nn.Linear) and name.endswith(_TARGETS[options.targets])
-        ]
-        if not targets:
+        }
+        if not layers:
             raise UserError(
                 f"--model.method lora: {backbone.name} has no {' or '.join(_TARGETS[options.targets])} to attach to; "
                 "use another backbone or method"
@@ -74,23 +107,16 @@ class Lora(Method):
             # EVA's attention would read the weight past the layer; with its bias added separately it calls the layer.
             if getattr(module, "q_bias", None) is not None:
                 module.qkv_bias_separate = True
-        config = peft.LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules=targets)
-        peft.inject_adapter_in_model(config, backbone.vit)
+        for name, layer in layers.items():
+            backbone.vit.set_submodule(name, layer)
         # Shared with the replaced layers, so that what is learned is found where it is with every method.
-        layers: list[Any] = [module for module in backbone.vit.modules() if hasattr(module, "lora_A")]
-        for layer in layers:
-            # It would go to float32 and back for the low-rank product, which autocast casts as it casts all others.
-            layer.cast_input_dtype_enabled = False
-        self.down = nn.ModuleList(layer.lora_A["default"] for layer in layers)
-        self.up = nn.ModuleList(layer.lora_B["default"] for layer in layers)
+        self.down = nn.ModuleList(layer.down for layer in layers.values())
+        self.up = nn.ModuleList(layer.up for layer in layers.values())
 
     def fuse(self, backbone: Backbone) -> None:
-        """Put ``W + (alpha / r) · B A`` in the place of every W, and the plain layer in that of peft's."""
-        for name, layer in [(n, m) for n, m in backbone.vit.named_modules() if hasattr(m, "lora_A")]:
-            plain = layer.get_base_layer()
-            update = layer.lora_B["default"].weight.data @ layer.lora_A["default"].weight.data
-            plain.weight.data = plain.weight.data + layer.scaling["default"] * update
-            backbone.vit.set_submodule(name, plain)
+        """Put ``W + (alpha / r) · B A`` in the place of every W, and the plain layer in that of the updated one."""
+        for name, layer in [(n, m) for n, m in backbone.vit.named_modules() if isinstance(m, LowRankUpdate)]:
+            backbone.vit.set_submodule(name, layer.merged())
         for module in backbone.vit.modules():
             if getattr(module, "q_bias", None) is not None:
                 module.qkv_bias_separate = False
@@ -100,11 +126,3 @@ class Lora(Method):
         """The block as it is, its layer-normed inputs cast once for the frozen and the low-rank product."""
         tokens = tokens + block.attention(in_autocast_dtype(block.attention_input(tokens)), rope)
         return tokens + block.mlp(in_autocast_dtype(block.mlp_input(tokens)))
-
-
-def _import_peft() -> Any:
-    try:
-        import peft
-    except ImportError as error:
-        raise UserError("--model.method lora needs the package peft: pip install peft") from error
-    return peft
