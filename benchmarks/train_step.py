@@ -37,13 +37,17 @@ from unimetric.models.backbone import make_backbone
 from unimetric.models.embedder import Embedder
 from unimetric.training.optimiser import make_optimiser
 
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "puma": ("puma", {}),
-    "lora": ("lora", {}),
-    "unimetric": ("lora", {"targets": "all"}),
-    "linear": ("linear", {}),
-    "full": ("full", {}),
+METHODS: dict[str, tuple[str, dict[str, Any], int]] = {
+    "puma": ("puma", {}, 0),
+    "puma, 6 blocks computed again": ("puma", {}, 6),
+    "puma, 12 blocks computed again": ("puma", {}, 12),
+    "lora": ("lora", {}, 0),
+    "unimetric": ("lora", {"targets": "all"}, 0),
+    "unimetric, 6 blocks computed again": ("lora", {"targets": "all"}, 6),
+    "linear": ("linear", {}, 0),
+    "full": ("full", {}, 0),
 }
+"""Method, its options, and `Embedder.recompute_blocks`."""
 TARGETS = {"backbone": 1.2, "time_to_full": 0.7, "memory_to_full": 0.6, "classes": 1.5, "loss_bytes": 1.5e9}
 ADAPTER = re.compile(r"(attention_adapters|mlp_adapters)\.\d+$|method\.(down|up)\.\d+$")
 PARTS = ("backbone", "methods", "classes")
@@ -85,7 +89,9 @@ class Step:
         backbone = make_backbone("dinov2-small", image_size=arguments.image_size)
         # Of its own, as LoRA puts its layers into the backbone that it is given.
         self.bare = make_backbone("dinov2-small", image_size=arguments.image_size).to(self.device) if bare else None
-        self.embedder = Embedder(backbone, *METHODS[method]).to(self.device).train()
+        name, options, recomputed = METHODS[method]
+        self.embedder = Embedder(backbone, name, options).to(self.device).train()
+        self.embedder.recompute_blocks = recomputed
         self.loss = make_loss("curricularface", classes, self.embedder.embedding_size).to(self.device)
         self.optimiser = make_optimiser(self.embedder, self.loss, TrainingConfig())
         self.learned = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]

@@ -172,6 +172,8 @@ class TrainingConfig:
         selection: Which weights are kept: ``last``, or ``best`` on the validation classes.
         shard_proxies: Divide the class proxies of CurricularFace, and what the optimiser knows of them, among the
             processes: for very many classes.
+        recompute_blocks: So many of the backbone's first blocks keep their input alone for the backward pass, which
+            computes the rest again: the same gradients from less memory, in more time.
         non_finite: What a loss or gradient that is not a finite number does: ``stop`` the run, or ``skip`` the step,
             which then changes nothing. Weights that are not finite, and ten such steps in a row, stop it anyway.
     """
@@ -197,6 +199,7 @@ class TrainingConfig:
     validate_every: int = 1
     selection: Literal["last", "best"] = "last"
     shard_proxies: bool = False
+    recompute_blocks: int = 0
     non_finite: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:
@@ -212,7 +215,7 @@ class TrainingConfig:
         for name in ("method_multiplier", "backbone_multiplier", "head_multiplier", "proxy_multiplier"):
             value = getattr(self, name)
             _require(0 <= value < math.inf, f"training.{name}", value, "use 0 or more")
-        for name in ("weight_decay", "clip_value", "warmup_steps"):
+        for name in ("weight_decay", "clip_value", "warmup_steps", "recompute_blocks"):
             value = getattr(self, name)
             _require(0 <= value < math.inf, f"training.{name}", value, "use 0 or more")
         _require(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,14 +16,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from unimetric.data.images import ImageError, array_to_rgb, decode_image, load_image, to_rgb
 from unimetric.data.transforms import EvaluationTransform
 from unimetric.errors import UserError
 from unimetric.geometry import Geometry, PoincareBall, make_geometry
-from unimetric.models.backbone import Backbone
+from unimetric.models.backbone import Backbone, FrozenBlock
 from unimetric.models.fused import CurrentForm, FusedEmbedder
 from unimetric.models.petl import METHODS, make_method, method_options
+from unimetric.models.petl.noise import drawing_as_here
 from unimetric.models.saving import load_model, save_model
 
 _log = logging.getLogger(__name__)
@@ -50,6 +53,8 @@ class Embedder(nn.Module):
     Attributes:
         encoded_in: The form that `encode` computed in last, in a few words; None before.
         compatible_with: Fingerprints of other models in whose vectors this one's queries may search.
+        recompute_blocks: In training, so many of the first blocks keep their input alone for the backward pass, which
+            computes the rest again: the same gradients from less memory, in more time.
 
     Raises:
         UserError: unknown method, option or geometry.
@@ -77,6 +82,7 @@ class Embedder(nn.Module):
         self._form = CurrentForm()
         self.encoded_in: str | None = None
         self.compatible_with: tuple[str, ...] = ()
+        self.recompute_blocks = 0
         self.embedding_size = embedding_size if self.head is not None else backbone.output_size
         if self.head is None and isinstance(self.geometry, PoincareBall):
             raise UserError(
@@ -149,8 +155,13 @@ class Embedder(nn.Module):
         patches = backbone.patch_tokens(images)  # (B, N, D)
         tokens, ropes = backbone.embed_tokens(patches, method.prompts(patches, backbone))  # (B, T, D)
         for index, (block, rope) in enumerate(zip(backbone.blocks, ropes, strict=True)):
-            tokens = method.run_block(index, block, method.enter_block(index, tokens), rope)
+            run = partial(self._run_block, index, block, rope)
+            again = self.training and index < self.recompute_blocks
+            tokens = _keeping_the_input_only(run, tokens) if again else run(tokens)
         return backbone.pool(tokens, method.prompt_count)
+
+    def _run_block(self, index: int, block: FrozenBlock, rope: Tensor | None, tokens: Tensor) -> Tensor:
+        return self.method.run_block(index, block, self.method.enter_block(index, tokens), rope)
 
     @torch.no_grad()
     def prompt_weights(self, images: Tensor) -> Tensor | None:
@@ -240,6 +251,16 @@ class Embedder(nn.Module):
             yield
         finally:
             self.train(was_training)
+
+
+def _keeping_the_input_only(run: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+    """``run(tokens)``, which is computed a second time for the backward pass, with the same random numbers."""
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), drawing_as_here()
+
+    out: Tensor = checkpoint(run, tokens, use_reentrant=False, context_fn=contexts)
+    return out
 
 
 def listed_images(images: Sequence[ImageLike] | ImageLike) -> Sequence[ImageLike]:

@@ -86,6 +86,7 @@ def prepare_run(config: RunConfig, folder: RunFolder) -> Run:
     classes = ClassIndex.of(split.train)
     numbers = classes.numbers(split.train)
     embedder = build_embedder(config)
+    embedder.recompute_blocks = config.training.recompute_blocks
     items = [*split.train, *split.validation, *split.query, *split.gallery]
     read = configured_reader(config, embedder.backbone.image_size, items)
     loss = make_loss(config.loss.name, len(classes), embedder.embedding_size, config.loss.options)

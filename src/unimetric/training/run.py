@@ -178,8 +178,9 @@ def _deciding_options(config: RunConfig) -> dict[str, dict[str, Any]]:
     options = {name: asdict(config)[name] for name in ("model", "loss", "sampling", "training")}
     # The weights are compared by what is in them, not by where they lie.
     options["model"].pop("weights")
-    # Where the proxies lie does not change what they become.
+    # Neither where the proxies lie nor what is kept for the backward pass changes what is learned.
     options["training"].pop("shard_proxies")
+    options["training"].pop("recompute_blocks")
     # Whoever was stopped by a bad batch may want to go on without it.
     options["training"].pop("non_finite")
     return options

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 
 import torch
@@ -20,6 +20,12 @@ def drawing_for(rows: Tensor, total: int) -> Iterator[None]:
         yield
     finally:
         _part.reset(token)
+
+
+def drawing_as_here() -> AbstractContextManager[None]:
+    """`drawing_for` what is active here and now, to be entered later and perhaps in another thread."""
+    part = _part.get()
+    return nullcontext() if part is None else drawing_for(*part)
 
 
 def uniform(count: int) -> Tensor:
