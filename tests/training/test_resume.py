@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import pytest
 
 import unimetric.training.loop as loop
-from toy_runs import assert_same_run, log_rows, options_file, read_json, start, tensors, unimetric
+from toy_runs import assert_same_run, log_rows, options_file, read_json, tensors, unimetric
 
 STEPS = 12  # 3 epochs of 4 batches of 8, from 35 images
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
@@ -137,31 +135,6 @@ def test_interrupted_twice(
             assert unimetric(*command) == 130
     assert unimetric("train", "--resume", run) == 0
     assert_same_run(expected, run)
-
-
-def test_sigkill_at_a_random_moment(sources: list[Path], tmp_path: Path) -> None:
-    options = options_file(tmp_path / "options.yaml", training={"epochs": 10}, loss={"name": "triplet"})
-    expected, run = tmp_path / "expected", tmp_path / "run"
-    moment = random.SystemRandom().randrange(10, 40, 10)
-    killed = start("train", *sources, "--out", run, "--config", options, "--data.workers", 2)
-    deadline = time.monotonic() + 120
-    while killed.poll() is None and time.monotonic() < deadline:
-        # The log is short, and a row that is being written is not counted yet.
-        if (run / "log.jsonl").is_file() and (run / "log.jsonl").read_text().count("\n") >= moment // 10:
-            break
-        time.sleep(0.002)
-    killed.kill()
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL, f"the run was over before step {moment}"
-    assert not (run / "metrics.json").exists()
-    # What a process killed while saving leaves behind must never be read, and goes away.
-    leftover = run / ".checkpoint.safetensors.x1y2z3"
-    leftover.write_bytes((run / "checkpoint.safetensors").read_bytes()[:1000])
-    assert unimetric("train", "--resume", run, "--data.workers", 1) == 0
-    assert not leftover.exists()
-    assert unimetric("train", *sources, "--out", expected, "--config", options) == 0
-    assert_same_run(expected, run)
-    assert log_rows(run)[-1]["step"] == 40
 
 
 def test_adaptive_sampling_follows_the_losses(whole: Callable[[str], tuple[Path, Path]]) -> None:
