@@ -1,8 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+AUDIT := build/audit
 
-.PHONY: demo test docs bench clean
+.PHONY: demo test docs bench audit clean
 
 demo: $(INSTALLED)  ## Build the demo data, train PUMA on it, print the table, write a page, index the images
 	$(BIN)/unimetric demo
@@ -18,6 +19,14 @@ docs: $(INSTALLED)  ## Build the documentation's site into build/site
 
 bench: $(INSTALLED)  ## Every benchmark in a short form, at most 15 minutes on two cores, and one table
 	$(BIN)/python benchmarks/all.py
+
+audit: $(INSTALLED)  ## Licences and known weaknesses of all that is installed: information, which never fails
+	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) \
+	  && $(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check pip-licenses pip-audit; } \
+	  || echo "the tools could not be installed: is there a network?"
+	@$(AUDIT)/bin/pip-licenses --python $(BIN)/python --from=mixed --order=license || echo "no list of licences"
+	@$(AUDIT)/bin/pip-audit --progress-spinner off --timeout 10 --path "$$($(BIN)/python -c \
+	  'import sysconfig; print(sysconfig.get_path("purelib"))')" || echo "see above: weaknesses, or no answer"
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "unimetric needs Python 3.10 or later, this is " + sys.version.split()[0])'

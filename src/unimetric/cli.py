@@ -15,7 +15,7 @@ from jsonargparse import Namespace
 from unimetric.arguments import build_parser
 from unimetric.completion import checked_config, configured, typed_config, with_defaults
 from unimetric.config import DeviceConfig, ExtendConfig, ServiceConfig
-from unimetric.errors import ProcessLost, UserError, nearest_names
+from unimetric.errors import ProcessLost, UserError, escaped, nearest_names
 from unimetric.packaged_configs import benchmark_path
 
 
@@ -176,7 +176,7 @@ def _embed(options: Namespace) -> int:
         cache=options.cache,
     )
     for entry in embedded.skipped:
-        _say(f"skipped {entry.item.path}: {entry.reason}")
+        _say(f"skipped {escaped(entry.item.path)}: {entry.reason}")
     _say(f"{len(embedded.items)} vectors are in {options.out}; {len(embedded.skipped)} files were skipped.")
     return 0
 
@@ -200,7 +200,7 @@ def _prepare(options: Namespace) -> int:
         _say("unimetric: stopped, what was written is kept; run the same command again to go on")
         return 130
     for error in prepared.refused:
-        _say(f"skipped {error}")
+        _say(f"skipped {escaped(error)}")
     _say(
         f"{prepared.written} images written, {prepared.unchanged} unchanged; {len(prepared.refused)} files skipped."
         f" {prepared.images} images are in {out}: {prepared.bytes:,} bytes on the disk, for {prepared.source_bytes:,} "
@@ -255,7 +255,7 @@ def _embed_fragments(options: Namespace) -> int:
         _say("unimetric: stopped, finished fragments are kept; run the same command again to go on")
         return 130
     for entry in embedded.skipped[:20]:
-        _say(f"skipped {entry.path}: {entry.reason}")
+        _say(f"skipped {escaped(entry.path)}: {entry.reason}")
     whole = embedded.finished == embedded.fragments
     _say(
         f"{embedded.rows} vectors are in {options.out}, {embedded.finished} of {embedded.fragments} fragments; "
@@ -298,7 +298,7 @@ def _index(options: Namespace) -> int:
             _say("unimetric: stopped, what was written is kept; run the same command again to go on")
             return 130
         for entry in indexed.refused:
-            _say(f"skipped {entry.path}: {entry.reason}")
+            _say(f"skipped {escaped(entry.path)}: {entry.reason}")
         deleted = f", {indexed.deleted} deleted" if options.delete_missing else ""
         _say(
             f"{indexed.written} rows written, {indexed.unchanged} unchanged{deleted}; "
@@ -513,7 +513,7 @@ _COMMANDS: dict[str, Callable[[Namespace], int]] = {
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return escaped(" ".join(text.split()))
 
 
 def _say(text: str) -> None:

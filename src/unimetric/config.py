@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
-import yaml
-
-from unimetric.errors import UserError, nearest_names
-from unimetric.files import explain_os_error
+from unimetric.errors import UserError, nearest_names, shown
+from unimetric.yaml_files import read_yaml
 
 T = TypeVar("T")
 
@@ -423,14 +421,7 @@ def read_options(path: Path, extra: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read, is no YAML, or has an unknown option.
     """
-    try:
-        with explain_os_error(path, "read"):
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = "" if mark is None else f", line {mark.line + 1}"
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"{path}{where} is not YAML: {problem}; mend the file") from error
+    values = read_yaml(path)
     if not isinstance(values, Mapping):
         raise UserError(f"{path} holds no options: write a section, for example data:, and its options below it")
     _check_names(RunConfig, {name: value for name, value in values.items() if name not in extra}, str(path), extra)
@@ -440,10 +431,12 @@ def read_options(path: Path, extra: Sequence[str] = ()) -> dict[str, Any]:
 def _check_names(kind: type[Any], values: Any, origin: str, extra: Sequence[str] = ()) -> None:
     known = {entry.name: entry.default_factory for entry in dataclasses.fields(kind)}
     if not isinstance(values, Mapping):
-        raise UserError(f"{origin} has {values!r} where options should stand: {', '.join(known)}")
+        raise UserError(f"{origin} has {shown(values)} where options should stand: {', '.join(known)}")
     for name, value in values.items():
         if name not in known:
-            raise UserError(f"{origin} has an unknown option {name!r}; {nearest_names(str(name), [*known, *extra])}")
+            raise UserError(
+                f"{origin} has an unknown option {shown(name)}; {nearest_names(str(name), [*known, *extra])}"
+            )
         if dataclasses.is_dataclass(known[name]):
             _check_names(cast(type[Any], known[name]), value, f"{origin}, {name}:")
 
@@ -474,4 +467,4 @@ def _require_finite(option: str, value: object) -> None:
 
 def _require(condition: bool, option: str, value: object, remedy: str) -> None:
     if not condition:
-        raise UserError(f"--{option} is {value!r}: {remedy}")
+        raise UserError(f"--{option} is {shown(value)}: {remedy}")

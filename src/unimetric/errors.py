@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -31,6 +32,41 @@ class ProcessLost(Exception):  # noqa: N818 - it is not this process's error
 
     The command line prints it without a traceback and exits with code 1.
     """
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 100
+_SHORT.maxdict = _SHORT.maxlist = 10
+
+
+def shown(value: object) -> str:
+    """A value from a file, for the inside of an error message: as `repr` has it, but no longer than a line.
+
+    >>> shown("a\\nb")
+    "'a\\\\nb'"
+    >>> len(shown("x" * 10**6))
+    100
+    """
+    return _SHORT.repr(value)
+
+
+def escaped(text: object) -> str:
+    """Text or a path from elsewhere in one line of a page or a terminal: what cannot be printed, as in Python's source.
+
+    >>> print(escaped("new\\nline \\ud800 größe.jpg"))
+    new\\nline \\ud800 größe.jpg
+    """
+    line = str(text)
+    return line if line.isprintable() else "".join(s if s.isprintable() else ascii(s)[1:-1] for s in line)
+
+
+def cause(error: Exception) -> str:
+    """What a library's error says, for the inside of an error message: in one line of at most 200 characters.
+
+    >>> cause(ValueError("bad\\n  value"))
+    'bad value'
+    """
+    return escaped(" ".join(str(error).split())[:200])
 
 
 def nearest_names(name: str, valid: Iterable[str], count: int = 3) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unimetric.errors import UserError, nearest_names
+from unimetric.errors import UserError, nearest_names, shown
 
 _BORDER = 1e-5
 """No point comes nearer to the border of the ball than this share of its radius: float32 keeps 2 digits of the gap."""
@@ -71,7 +71,7 @@ class PoincareBall:
         for constant in ("curvature", "clip"):
             value = getattr(self, constant)
             if not 1e-6 <= value <= 1e6:
-                raise ValueError(f"{constant} must be from 1e-06 to 1e+06, got {value!r}")
+                raise ValueError(f"{constant} must be from 1e-06 to 1e+06, got {shown(value)}")
 
     @property
     def largest_norm(self) -> float:
@@ -155,7 +155,7 @@ def make_geometry(name: str, **constants: float) -> Geometry:
     PoincareBall(curvature=0.1, clip=1.0)
     """
     if name not in GEOMETRIES:
-        raise UserError(f"geometry is {name!r}; {nearest_names(name, GEOMETRIES)}")
+        raise UserError(f"geometry is {shown(name)}; {nearest_names(name, GEOMETRIES)}")
     try:
         return GEOMETRIES[name](**constants)
     except (TypeError, ValueError) as error:

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from unimetric.data.catalog import Item, identities
+from unimetric.data.catalog import Dataset, Item, identities
 from unimetric.data.images import ImageError, decode_image
+from unimetric.data.sources.unusable import unusable_files
 from unimetric.errors import UserError
 from unimetric.evaluation import Report, evaluate
 from unimetric.geometry import Geometry, PoincareBall
@@ -47,6 +48,19 @@ class Skipped:
 
     item: Item
     reason: str
+
+
+def as_skipped(datasets: Iterable[Dataset], strict: bool = False) -> list[Skipped]:
+    """What lies in the datasets' folders and cannot be opened at all.
+
+    Raises:
+        UserError: ``strict`` is set, and one of these has the name of an image.
+    """
+    return [
+        Skipped(Item(entry.path, "", dataset.name), entry.reason)
+        for dataset in datasets
+        for entry in unusable_files([dataset], strict)
+    ]
 
 
 @dataclass(frozen=True)

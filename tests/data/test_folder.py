@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,10 @@ def found(root: Path, name: str | None = None) -> dict[str, list[tuple[str, str,
 
 def ignored(root: Path) -> list[str]:
     return [path.relative_to(root).as_posix() for dataset in read_folder(root) for path in dataset.ignored]
+
+
+def unusable(root: Path) -> dict[str, str]:
+    return {e.path.relative_to(root).as_posix(): e.reason for dataset in read_folder(root) for e in dataset.unusable}
 
 
 def test_one_dataset(tmp_path: Path) -> None:
@@ -218,10 +223,76 @@ def test_names_of_any_characters(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix" or os.uname().sysname == "Darwin", reason="file names are text here")
-def test_a_name_that_is_not_text_is_refused_by_name(tmp_path: Path) -> None:
-    make(tmp_path, "a/1.jpg")
-    (tmp_path / "a" / os.fsdecode(b"\xff.jpg")).touch()
-    with pytest.raises(UserError, match=r"udcff.jpg.* is not valid UTF-8; rename it"):
+def test_names_that_are_not_text_are_passed_over_and_named(tmp_path: Path) -> None:
+    root = make(tmp_path / "r", "a/1.jpg", "a/größe.jpg", "b/2.jpg")
+    (root / "a" / os.fsdecode(b"\xff.jpg")).touch()
+    (root / "b" / os.fsdecode(b"link\xff.jpg")).symlink_to("2.jpg")
+    (root / os.fsdecode(b"caf\xe9")).mkdir()
+    (root / os.fsdecode(b"caf\xe9") / "3.jpg").touch()
+    assert [place for place, *_ in found(root)["r"]] == ["a/1.jpg", "a/größe.jpg", "b/2.jpg"]
+    assert unusable(root) == {
+        r"caf\udce9": "its name is not valid UTF-8; rename it",
+        r"a/\udcff.jpg": "its name is not valid UTF-8; rename it",
+        r"b/link\udcff.jpg": "its name is not valid UTF-8; rename it",
+    }
+    assert ignored(root) == []
+    with pytest.raises(UserError, match=r"the name of the folder .*udce9 is not valid UTF-8"):
+        read_images(root / os.fsdecode(b"caf\xe9"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such files here")
+@pytest.mark.timeout(60)
+def test_what_is_no_file_is_named_and_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make(tmp_path / "r", "a/1.jpg", "b/2.jpg", "b/text.txt")
+    os.mkfifo(root / "a" / "pipe.jpg")
+    os.mkfifo(root / "a" / ".hidden.jpg")
+    monkeypatch.chdir(root / "a")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket")
+    for name, target in {
+        "b/zeros.jpg": "/dev/zero",
+        "b/pipe.png": "../a/pipe.jpg",
+        "b/nothing.jpg": "absent.jpg",
+        "b/below": "2.jpg/deeper",
+        "b/self": "self",
+        "b/up": "..",
+        "b/text.jpg": "text.txt",
+        "again": "b/self",
+    }.items():
+        (root / name).symlink_to(target)
+    reasons = {
+        "a/pipe.jpg": "a pipe, not a file",
+        "a/socket": "a socket, not a file",
+        "b/zeros.jpg": "a device, not a file",
+        "b/pipe.png": "a pipe, not a file",
+        "b/nothing.jpg": "a link to nothing",
+        "b/below": "a link to nothing",
+        "b/self": "a link that leads back to itself",
+        "b/up": "a link that leads back to a folder it lies in",
+        "again": "a link that leads back to itself",
+    }
+    assert unusable(root) == reasons
+    assert ignored(root) == ["b/text.txt"]
+    (dataset,) = read_images(root)
+    assert {str(entry.path.relative_to(root)): entry.reason for entry in dataset.unusable} == reasons
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such files here")
+def test_with_several_datasets_each_names_its_own(tmp_path: Path) -> None:
+    root = make(tmp_path, "x/a/1.jpg", "x/b/1.jpg", "y/c/1.jpg", "y/d/1.jpg", "z/text.txt")
+    for name in ("x/nothing", "y/c/nothing", "z/nothing", "nothing"):
+        (root / name).symlink_to("absent")
+    for read in (read_folder, read_images):
+        assert {d.name: [str(entry.path.relative_to(root)) for entry in d.unusable] for d in read(root)} == {
+            "x": ["nothing", "z/nothing", "x/nothing"],
+            "y": ["y/c/nothing"],
+        }
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such files here")
+def test_a_folder_of_nothing_else_says_so(tmp_path: Path) -> None:
+    (tmp_path / "pipe.jpg").symlink_to("absent.jpg")
+    with pytest.raises(UserError, match=r"found no files at all and .*pipe.jpg, a link to nothing; looked"):
         read_folder(tmp_path)
 
 
@@ -236,7 +307,8 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     assert found(root) == {
         "r": [("auk/1.jpg", "auk", None), ("wren/1.jpg", "wren", None), ("wren/deep/2.jpg", "wren", None)]
     }
-    assert ignored(root) == ["auk/broken.jpg", "auk/self", "auk/up", "wren/deep/again"]
+    assert ignored(root) == []
+    assert list(unusable(root)) == ["auk/broken.jpg", "auk/self", "auk/up", "wren/deep/again"]
 
 
 def test_an_image_reached_twice(tmp_path: Path) -> None:

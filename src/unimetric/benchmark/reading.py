@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from unimetric.config import RunConfig
-from unimetric.errors import UserError, nearest_names
-from unimetric.files import explain_os_error
+from unimetric.errors import UserError, nearest_names, shown
+from unimetric.yaml_files import read_yaml
 
 SECTIONS = tuple(field.name for field in dataclasses.fields(RunConfig))
 _TOP = ("title", "base", "seeds", "axes", "validation_fraction")
@@ -47,23 +47,16 @@ def read_file(path: Path) -> BenchmarkFile:
     Raises:
         UserError: the file cannot be read, is no YAML, or has unknown or malformed parts.
     """
-    try:
-        with explain_os_error(path, "read"):
-            values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = "" if mark is None else f", line {mark.line + 1}"
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"{path}{where} is not YAML: {problem}; mend the file") from error
+    values = read_yaml(path, _Loader)
     if not isinstance(values, Mapping) or not values.get("axes"):
         raise UserError(f"{path} is no benchmark: it has no axes:; see docs/benchmark.md for the format")
     _check_names(values, _TOP, str(path))
     title = values.get("title", path.stem)
     if not isinstance(title, str):
-        raise UserError(f"{path}: title is {title!r}: use text")
+        raise UserError(f"{path}: title is {shown(title)}: use text")
     fraction = values.get("validation_fraction", 0.5)
     if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction <= 0.5:
-        raise UserError(f"{path}: validation_fraction is {fraction!r}: use a number above 0, at most 0.5")
+        raise UserError(f"{path}: validation_fraction is {shown(fraction)}: use a number above 0, at most 0.5")
     base = values.get("base") or {}
     _check_names(base, SECTIONS, f"{path}, base:")
     return BenchmarkFile(
@@ -84,17 +77,19 @@ def read_seeds(value: Any, origin: str) -> tuple[int, ...]:
     """
     good = isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
     if not good or any(type(seed) is not int or seed < 0 for seed in value) or len(set(value)) < len(value):
-        raise UserError(f"{origin}: seeds is {value!r}: use a list of different whole numbers, such as [0, 1, 2]")
+        raise UserError(f"{origin}: seeds is {shown(value)}: use a list of different whole numbers, such as [0, 1, 2]")
     return tuple(value)
 
 
 def _read_axes(axes: Any, origin: str) -> dict[str, dict[str, dict[str, Any]]]:
     if not isinstance(axes, Mapping):
-        raise UserError(f"{origin}, axes: has {axes!r} where axes should stand: write NAME: and entries below it")
+        raise UserError(f"{origin}, axes: has {shown(axes)} where axes should stand: write NAME: and entries below it")
     read: dict[str, dict[str, dict[str, Any]]] = {}
     for axis, entries in axes.items():
         if not isinstance(entries, Mapping) or not entries:
-            raise UserError(f"{origin}, axes: {axis}: has {entries!r} where entries should stand: write NAME: {{...}}")
+            raise UserError(
+                f"{origin}, axes: {axis}: has {shown(entries)} where entries should stand: write NAME: {{...}}"
+            )
         read[str(axis)] = {}
         for name, overlay in entries.items():
             _check_names(overlay or {}, _OVERLAY, f"{origin}, {axis}: {name}:")
@@ -106,12 +101,14 @@ def _read_axes(axes: Any, origin: str) -> dict[str, dict[str, dict[str, Any]]]:
 
 def _check_names(values: Any, known: Sequence[str], origin: str) -> None:
     if not isinstance(values, Mapping):
-        raise UserError(f"{origin} has {values!r} where options should stand: {', '.join(known)}")
+        raise UserError(f"{origin} has {shown(values)} where options should stand: {', '.join(known)}")
     for name in values:
         if name not in known:
-            raise UserError(f"{origin} has an unknown option {name!r}; {nearest_names(str(name), known)}")
+            raise UserError(f"{origin} has an unknown option {shown(name)}; {nearest_names(str(name), known)}")
         if name in SECTIONS and not isinstance(values[name], Mapping):
-            raise UserError(f"{origin}, {name}: has {values[name]!r} where options should stand: write NAME: VALUE")
+            raise UserError(
+                f"{origin}, {name}: has {shown(values[name])} where options should stand: write NAME: VALUE"
+            )
 
 
 _WORDS = {

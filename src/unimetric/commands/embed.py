@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from unimetric.data.reading import image_reader
 from unimetric.data.sources import read_sources
 from unimetric.errors import UserError
 from unimetric.files import check_writable, make_folder, write_atomically
-from unimetric.measure import EmbeddedItems, embed_items
+from unimetric.measure import EmbeddedItems, as_skipped, embed_items
 from unimetric.models.devices import choose_device
 from unimetric.models.embedder import Embedder
 from unimetric.progress import say
@@ -55,7 +56,9 @@ def embed_sources(
         raise UserError(f"--out is {out}: name a .parquet or an .npz file")
     device = device or DeviceConfig()
     check_writable(out.parent)
-    items = [item for dataset in read_sources(sources, classes=False) for item in dataset.items]
+    datasets = read_sources(sources, classes=False)
+    items = [item for dataset in datasets for item in dataset.items]
+    unusable = as_skipped(datasets, strict)
     embedder = Embedder.from_pretrained(model, weights=weights_file(model, weights)).to(
         choose_device(device.accelerator)
     )
@@ -63,6 +66,7 @@ def embed_sources(
     if note := read.note(item.path for item in items):
         say(f"note: {note}", style="yellow")
     embedded = embed_items(embedder, items, batch_size=batch_size, precision=device.precision, strict=strict, read=read)
+    embedded = replace(embedded, skipped=(*embedded.skipped, *unusable))
     say(f"computed in the form: {embedder.encoded_in}")
     make_folder(out.parent)
     write_atomically(out, lambda temporary: _write(temporary, out.suffix, embedded))

@@ -16,7 +16,7 @@ from unimetric.models.devices import choose_device
 from unimetric.models.embedder import Embedder
 from unimetric.models.ensemble import Ensemble
 from unimetric.models.petl import METHODS, method_options
-from unimetric.training.build import build_embedder, configured_reader, describe, load_split, say_split
+from unimetric.training.build import build_embedder, configured_reader, describe, left_out_of, load_split, say_split
 from unimetric.training.provenance import Clock, measured_sides, provenance
 from unimetric.training.run import RunFolder
 from unimetric.training.weights import weights_file
@@ -113,7 +113,7 @@ def _measure(config: RunConfig, split: Split, embedder: Embedder | Ensemble, out
         mean_average_precision=config.evaluation.mean_average_precision,
         read=read,
     )
-    metrics = describe(config, embedder, measurement.metrics, list(measurement.skipped))
+    metrics = describe(config, embedder, measurement.metrics, [*left_out_of(split), *measurement.skipped])
     # Train images play no part here.
     used = replace(split, train=())
     fingerprint = embedder.fingerprint if isinstance(embedder, Ensemble) else embedder.backbone.fingerprint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from unimetric.config import DeviceConfig
@@ -56,7 +57,7 @@ def index_sources(
     if batch_size < 1:
         raise UserError(f"--batch_size is {batch_size}: use 1 or more")
     named = [_renamed(sources, dataset)] if dataset is not None else list(sources)
-    items = source_items(named)
+    items, unusable = source_items(named, strict)
     index = SearchIndex.create(
         db, model, weights=weights, device=device, metrics=metrics, false_match_rate=false_match_rate
     )
@@ -70,6 +71,7 @@ def index_sources(
             delete_missing=delete_missing,
             origin=", ".join(named),
         )
+        indexed = replace(indexed, refused=(*indexed.refused, *unusable))
         return indexed, index.count(), index.maintain()
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from unimetric.data.cache import CacheKind
+from unimetric.data.images import ImageError
 from unimetric.data.loading import worker_count
 from unimetric.data.preparing import Prepared, check_kind, prepare_cache
 from unimetric.data.sources import read_sources
+from unimetric.data.sources.unusable import unusable_files
 from unimetric.errors import UserError
 from unimetric.files import check_writable
 from unimetric.progress import progress_bar
@@ -42,7 +45,9 @@ def prepare_sources(
     kind = CacheKind(side, format)
     check_kind(kind)
     check_writable(out)
-    paths = [item.path for dataset in read_sources(sources, classes=False) for item in dataset.items]
+    datasets = read_sources(sources, classes=False)
+    paths = [item.path for dataset in datasets for item in dataset.items]
+    unusable = [ImageError(entry.reason, entry.path) for entry in unusable_files(datasets, strict)]
     with progress_bar() as bar:
         task = bar.add_task("Preparing", total=len(paths), note="")
         prepared = prepare_cache(
@@ -56,4 +61,4 @@ def prepare_sources(
         bar.update(task, completed=len(paths))
     if paths and len(prepared.refused) and not prepared.written and not prepared.unchanged:
         raise UserError(f"none of {len(paths)} images can be read; the first is {prepared.refused[0]}")
-    return prepared
+    return replace(prepared, refused=(*prepared.refused, *unusable))

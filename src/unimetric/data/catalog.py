@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unimetric.errors import UserError
+from unimetric.errors import UserError, escaped, shown
 
 ROLES = ("train", "validation", "test", "query", "gallery")
 """What a split may call an item. ``test`` items are query and gallery at once."""
@@ -27,11 +27,33 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
+class Unusable:
+    """Something in a folder that no image can be read from, and why, in a few words."""
+
+    path: Path
+    reason: str
+
+
+class Clash(UserError):  # noqa: N818 - it says what it is
+    """One image has two labels, or is in two splits that must not share images."""
+
+    def __init__(self, one: Item, other: Item, what: str) -> None:
+        paths = (
+            escaped(one.path)
+            if one.path == other.path
+            else f"{escaped(one.path)} (the same file as {escaped(other.path)})"
+        )
+        super().__init__(f"dataset {shown(one.dataset)}: the image {paths} {what}; keep one of them")
+        self.items = (one, other)
+
+
+@dataclass(frozen=True, slots=True)
 class Dataset:
     """The items of one catalogue, in a defined order.
 
     ``ignored`` are files found on the way and left out, for the record: not images, images outside of
-    any class folder, and second appearances of an image (see `unique_items`). ``notes`` are remarks for the
+    any class folder, and second appearances of an image (see `unique_items`). ``unusable`` are pipes, sockets, devices,
+    broken links and names that are no text. ``notes`` are remarks for the
     reader of the numbers, one line each, such as a difference from the published counts.
     """
 
@@ -39,6 +61,7 @@ class Dataset:
     items: tuple[Item, ...]
     ignored: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    unusable: tuple[Unusable, ...] = ()
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -96,7 +119,7 @@ def unique_items(items: Sequence[Item]) -> tuple[tuple[Item, ...], tuple[Path, .
     One image in both the query and the gallery set stays in both.
 
     Raises:
-        UserError: an image has two labels, or is in two splits that must not share images.
+        Clash: an image has two labels, or is in two splits that must not share images.
     """
     seen: dict[str, dict[str | None, Item]] = {}
     kept: list[Item] = []
@@ -122,10 +145,9 @@ def _is_link(path: Path) -> bool:
 
 def _check_agreement(one: Item, other: Item) -> None:
     if one.label != other.label:
-        clash = f"has the labels {one.label!r} and {other.label!r}"
+        clash = f"has the labels {shown(one.label)} and {shown(other.label)}"
     elif one.role != other.role and {one.role, other.role} != {"query", "gallery"}:
         clash = f"is in the splits {one.role or '(none)'} and {other.role or '(none)'}"
     else:
         return
-    paths = str(one.path) if one.path == other.path else f"{one.path} (the same file as {other.path})"
-    raise UserError(f"dataset {one.dataset!r}: the image {paths} {clash}; keep one of them")
+    raise Clash(one, other, clash)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unimetric.data.catalog import Dataset, Item, identities
+from unimetric.data.catalog import Dataset, Item, Unusable, identities
 from unimetric.errors import UserError, nearest_names
 
 HOWS = ("auto", "given", "first-half", "random-half", "test-only", "train-only")
@@ -26,7 +26,7 @@ class Split:
     """The items of every role, datasets in the order given, items in the order of their source.
 
     Test items are in both ``query`` and ``gallery``. ``notes`` are warnings for the reader of the numbers,
-    one line each.
+    one line each. ``unusable`` is what lies in the folders and cannot be opened at all.
     """
 
     train: tuple[Item, ...]
@@ -34,6 +34,7 @@ class Split:
     query: tuple[Item, ...]
     gallery: tuple[Item, ...]
     notes: tuple[str, ...] = ()
+    unusable: tuple[Unusable, ...] = ()
 
 
 def split_datasets(
@@ -85,7 +86,8 @@ def split_datasets(
         for part, items in side.items():
             parts[part] += items
     notes += _shared_images([*parts["query"], *parts["gallery"]])
-    return Split(**{part: tuple(items) for part, items in parts.items()}, notes=tuple(notes))
+    train, validation, query, gallery = (tuple(items) for items in parts.values())
+    return Split(train, validation, query, gallery, tuple(notes))
 
 
 def _check_arguments(datasets: Sequence[Dataset], how: str, fraction: float) -> None:

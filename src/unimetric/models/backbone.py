@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from unimetric.data.transforms import EvaluationTransform
-from unimetric.errors import UserError, nearest_names
+from unimetric.errors import UserError, cause, nearest_names, shown
 from unimetric.models.packaged import PACKAGED, fingerprint, packaged_state_dict
 from unimetric.progress import console
 
@@ -84,7 +85,7 @@ class Backbone(nn.Module):
     Attributes:
         name: The name it was made by.
         weights: ``pretrained``, ``random`` or the weights' path, as given.
-        fingerprint: SHA-256 of its weights at their own input size.
+        fingerprint: SHA-256 of its weights at their own input size; empty for an outline.
         image_size: Side of the square input in pixels.
         width: D, the size of a token.
         output_size: Size of the pooled output: D, or 2 D for ``token+avg``.
@@ -99,7 +100,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.name, self.weights = name, weights
         self.pool_type = pool
-        self.fingerprint = fingerprint(vit.state_dict())
+        # An outline has shapes, but no values.
+        self.fingerprint = "" if vit.patch_embed.proj.weight.is_meta else fingerprint(vit.state_dict())
         self.vit: Any = vit
         self.width: int = vit.embed_dim
         self.output_size = self.width * (2 if pool == "token+avg" else 1)
@@ -268,11 +270,8 @@ def make_backbone(name: str, *, weights: str = "pretrained", image_size: int = 2
     Raises:
         UserError: unknown or unsupported name, weights out of reach, or a size that the patch does not divide.
     """
-    if name not in PACKAGED:
-        _check_name(name)
-    with torch.device("meta"):
-        # Before any weights are fetched: what cannot work is refused at once.
-        _refuse_unsupported(name, _create(PACKAGED.get(name, name)), image_size, pool)
+    # Before any weights are fetched: what cannot work is refused at once.
+    _refuse_unsupported(name, _outline(name), image_size, pool)
     if weights == "random":
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
@@ -287,6 +286,31 @@ def make_backbone(name: str, *, weights: str = "pretrained", image_size: int = 2
     return Backbone(name, vit, weights=weights, image_size=image_size, pool=pool)
 
 
+def outline_backbone(name: str, *, image_size: int, pool: str = "auto") -> Backbone:
+    """A backbone without values, on the device ``meta``: what it is and its shapes can be seen, and it takes no memory.
+
+    Args:
+        name: As for `make_backbone`.
+        image_size: Side of the square input in pixels.
+        pool: As for `make_backbone`.
+
+    Raises:
+        UserError: unknown or unsupported name, or a size that the patch does not divide.
+    """
+    vit = copy.deepcopy(_outline(name))
+    _refuse_unsupported(name, vit, image_size, pool)
+    with torch.device("meta"):
+        return Backbone(name, vit, weights="random", image_size=image_size, pool=pool)
+
+
+@lru_cache(maxsize=8)
+def _outline(name: str) -> Any:
+    if name not in PACKAGED:
+        _check_name(name)
+    with torch.device("meta"):
+        return _create(PACKAGED.get(name, name))
+
+
 def _create(name: str, **options: Any) -> Any:
     # A fixed input size keeps the patch tokens in one row, [B, N, D], for every family.
     return timm.create_model(name, num_classes=0, dynamic_img_size=False, **options)
@@ -299,11 +323,11 @@ def _check_name(name: str) -> None:
             *(model for family in _FAMILIES for model in list_models(module=family, pretrained=True)),
         ]
         architectures = {valid_name.split(".")[0] for valid_name in valid}
-        raise UserError(f"unknown --model.backbone {name!r}; {nearest_names(name, {*valid, *architectures})}")
+        raise UserError(f"unknown --model.backbone {shown(name)}; {nearest_names(name, {*valid, *architectures})}")
     architecture, _, tag = name.partition(".")
     tagged = list_models(f"{architecture}.*", pretrained=True)
     if tag and name not in tagged:
-        raise UserError(f"unknown weights {tag!r} in --model.backbone {name}; {nearest_names(name, tagged)}")
+        raise UserError(f"unknown weights {shown(tag)} in --model.backbone {name}; {nearest_names(name, tagged)}")
     module = model_entrypoint(architecture).__module__
     if module not in {f"timm.models.{family}" for family in _FAMILIES}:
         raise UserError(
@@ -320,9 +344,8 @@ def _download(name: str) -> Any:
         return _create(name, pretrained=True)
     # The hub's client, its transport and timm each raise errors of their own; every one means the same here.
     except Exception as error:
-        cause = re.sub(r"\s+", " ", str(error))[:200]
         raise UserError(
-            f"--model.backbone {name}: its weights could not be fetched ({type(error).__name__}: {cause}); "
+            f"--model.backbone {name}: its weights could not be fetched ({type(error).__name__}: {cause(error)}); "
             "connect to the hub, give a file with --model.weights FILE.safetensors, or use dinov2-small"
         ) from error
 
@@ -334,8 +357,7 @@ def _load_file(name: str, path: Path) -> Any:
         raise UserError(f"--model.weights {path}: only .safetensors files are read, pickles never; convert it")
     try:
         weights = load_file(path)
-        with torch.device("meta"):
-            classifier = _create(PACKAGED.get(name, name)).pretrained_cfg.get("classifier")
+        classifier = _outline(name).pretrained_cfg.get("classifier")
         classifiers = (classifier,) if isinstance(classifier, str) else classifier or ()
         for key in [f"{layer}.{kind}" for layer in classifiers for kind in ("weight", "bias")]:
             weights.pop(key, None)
@@ -344,8 +366,7 @@ def _load_file(name: str, path: Path) -> Any:
         vit = _create(PACKAGED.get(name, name), pretrained=True, pretrained_cfg_overlay=overlay)
     # timm raises an error of its own for each way in which weights do not fit.
     except Exception as error:
-        cause = re.sub(r"\s+", " ", str(error))[:200]
-        raise UserError(f"--model.weights {path} does not fit the backbone {name}: {cause}") from error
+        raise UserError(f"--model.weights {path} does not fit the backbone {name}: {cause(error)}") from error
     vit.pretrained_cfg.pop("state_dict")
     return vit
 

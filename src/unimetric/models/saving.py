@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os.path
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from unimetric.errors import UserError
+from unimetric.errors import UserError, cause, shown
 from unimetric.files import (
     explain_os_error,
     flush_folder,
@@ -27,7 +29,7 @@ from unimetric.files import (
     write_text,
 )
 from unimetric.geometry import Geometry, Sphere, make_geometry
-from unimetric.models.backbone import POOLS, Backbone, make_backbone
+from unimetric.models.backbone import POOLS, Backbone, make_backbone, outline_backbone
 from unimetric.models.card import model_card
 from unimetric.models.petl import method_options
 
@@ -38,6 +40,13 @@ FORMAT = 1
 WEIGHTS, CONFIG, CARD = "adapter.safetensors", "config.json", "README.md"
 
 _NAMED_WEIGHTS = ("pretrained", "random")
+
+_LARGEST_CONFIG = 2**20
+"""Bytes of a ``config.json``, at most; one has about a thousand."""
+_LARGEST_IMAGE = 4096
+"""Pixels of a side, at most: the position embeddings are made in the size that is asked for."""
+_DEEPEST = 16
+"""How far the values of a ``config.json`` may be nested."""
 
 T = TypeVar("T")
 
@@ -127,8 +136,8 @@ def load_model(
     source = config["backbone"]
     geometry = _geometry(folder / CONFIG, config)
     weights = _read_weights(folder / WEIGHTS, config["weights_sha256"])
+    _check_sizes(kind, config, geometry, weights, folder)
     try:
-        method_options(config["method"]["name"], config["method"]["options"])
         backbone = make_backbone(
             source["name"],
             weights=_backbone_weights(folder, source["weights"], backbone_weights),
@@ -139,13 +148,13 @@ def load_model(
         raise UserError(f"{folder / CONFIG}: {error}") from error
     if backbone.fingerprint != source["fingerprint"]:
         raise UserError(
-            f"{folder} was trained on other weights of {source['name']} (fingerprint {source['fingerprint'][:12]}, "
-            f"here {backbone.fingerprint[:12]}): give it the backbone that it was trained on"
+            f"{folder} was trained on other weights of {source['name']} (fingerprint {source['fingerprint'][:12]!a}, "
+            f"here {backbone.fingerprint[:12]!a}): give it the backbone that it was trained on"
         )
     if config.get("preprocessing") != _preprocessing(backbone):
         raise UserError(
-            f"{folder / CONFIG}: its preprocessing is {config.get('preprocessing')}, that of {source['name']} here is "
-            f"{_preprocessing(backbone)}: use the version of timm that the model was trained with"
+            f"{folder / CONFIG}: its preprocessing is {shown(config.get('preprocessing'))}, that of {source['name']} "
+            f"here is {_preprocessing(backbone)}: use the version of timm that the model was trained with"
         )
     method = config["method"]
     embedder = kind(backbone, method["name"], method["options"], config["embedding_size"], geometry)
@@ -153,6 +162,21 @@ def load_model(
     with _at_trained_size(embedder, source["image_size"]):
         assign_weights(embedder, weights, folder / WEIGHTS)
     return embedder.eval()
+
+
+def _check_sizes(
+    kind: type[Embedder], config: dict[str, Any], geometry: Geometry, weights: dict[str, Tensor], folder: Path
+) -> None:
+    """Refuse a configuration that says other sizes than the weights have, before memory is taken for them."""
+    source, method = config["backbone"], config["method"]
+    try:
+        method_options(method["name"], method["options"])
+        outline = outline_backbone(source["name"], image_size=source["image_size"], pool=source["pool"])
+        with torch.device("meta"):
+            embedder = kind(outline, method["name"], method["options"], config["embedding_size"], geometry)
+    except UserError as error:
+        raise UserError(f"{folder / CONFIG}: {error}") from error
+    check_weights(learned_weights(embedder), weights, folder / WEIGHTS)
 
 
 def _geometry(path: Path, config: dict[str, Any]) -> Geometry:
@@ -192,9 +216,10 @@ def _backbone_weights(folder: Path, recorded: str, given: str | Path | None) -> 
         return recorded
     # The name alone: a configuration from elsewhere does not choose which file is read.
     file = folder / Path(recorded).name
-    if not file.is_file():
+    # `Path.is_file` has errors of its own for names that no file can have.
+    if not os.path.isfile(file):  # noqa: PTH113
         raise UserError(
-            f"the backbone's weights came from the file {Path(recorded).name}: put it into this folder, "
+            f"the backbone's weights came from the file {shown(Path(recorded).name)}: put it into this folder, "
             "or load with from_pretrained(path, weights=FILE)"
         )
     return str(file)
@@ -218,13 +243,22 @@ def assign_weights(embedder: Embedder, weights: dict[str, Tensor], origin: Path)
     Raises:
         UserError: a weight is missing, unknown, of another shape or type, or not finite; ``origin`` is named.
     """
-    wanted = learned_weights(embedder)
+    check_weights(learned_weights(embedder), weights, origin)
+    embedder.load_state_dict(weights, strict=False)
+
+
+def check_weights(wanted: dict[str, Tensor], weights: dict[str, Tensor], origin: Path) -> None:
+    """Refuse weights that could not be put where the ``wanted`` ones are; their values are not looked at.
+
+    Raises:
+        UserError: as `assign_weights`.
+    """
     if missing := sorted(wanted.keys() - weights.keys()):
         raise UserError(
             f"{origin} lacks {missing[0]} ({len(missing)} missing): it is not a model of this configuration"
         )
     if unknown := sorted(weights.keys() - wanted.keys()):
-        raise UserError(f"{origin} holds an unknown {unknown[0]}: it is not a model of this configuration")
+        raise UserError(f"{origin} holds an unknown {shown(unknown[0])[1:-1]}: it is not a model of this configuration")
     for name, value in weights.items():
         if value.shape != wanted[name].shape or value.dtype != wanted[name].dtype:
             raise UserError(
@@ -233,7 +267,6 @@ def assign_weights(embedder: Embedder, weights: dict[str, Tensor], origin: Path)
             )
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise UserError(f"{origin}: {name} holds values that are not finite: train the model again")
-    embedder.load_state_dict(weights, strict=False)
 
 
 def _read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
@@ -248,8 +281,9 @@ def _read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
                 )
             weights: dict[str, Tensor] = load_file(path)
             return weights
-    except (SafetensorError, ValueError) as error:
-        raise UserError(f"{path} is damaged or cut off ({error}): copy the whole model folder again") from error
+    # The last: what torch says of a type or a size that it does not know.
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} is damaged or cut off ({cause(error)}): copy the whole model folder again") from error
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -258,25 +292,43 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} does not exist: name the folder of a finished run or of a saved model")
     try:
         with explain_os_error(path, "read"):
+            if (size := path.stat().st_size) > _LARGEST_CONFIG:
+                raise UserError(f"{path} has {size} bytes: it is not a unimetric model")
             config = json.loads(path.read_text(encoding="utf-8"))
+        deep = _is_deeper(config, _DEEPEST)
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): copy the whole model folder again") from error
+        raise UserError(f"{path} is not JSON ({cause(error)}): copy the whole model folder again") from error
+    except RecursionError:
+        deep = True
+    if deep:
+        raise UserError(f"{path} is nested deeper than {_DEEPEST} levels: it is not a unimetric model")
     version = _get(path, config, "format", int)
     if version != FORMAT:
-        raise UserError(f"{path} has format {version}, this version of unimetric reads {FORMAT}: update unimetric")
+        raise UserError(
+            f"{path} has format {shown(version)}, this version of unimetric reads {FORMAT}: update unimetric"
+        )
     for key in ("backbone.name", "backbone.weights", "backbone.fingerprint", "backbone.pool", "method.name"):
         _get(path, config, key, str)
     if config["backbone"]["pool"] not in POOLS:
-        raise UserError(f"{path}: backbone.pool is {config['backbone']['pool']!r}; use {', '.join(POOLS)}")
+        raise UserError(f"{path}: backbone.pool is {shown(config['backbone']['pool'])}; use {', '.join(POOLS)}")
     _get(path, config, "method.options", dict)
     _get(path, config, "weights_sha256", str)
     compatible = config.get("compatible_with", [])
-    if not isinstance(compatible, list) or not all(isinstance(fingerprint, str) for fingerprint in compatible):
-        raise UserError(f"{path}: compatible_with is {compatible!r}, not a list of fingerprints")
-    for key in ("embedding_size", "backbone.image_size"):
-        if not 1 <= _get(path, config, key, int) <= 2**16:
-            raise UserError(f"{path}: {key} is {_get(path, config, key, int)}; use 1 to 65536")
+    if not isinstance(compatible, list) or not all(_is_fingerprint(value) for value in compatible):
+        raise UserError(f"{path}: compatible_with is {shown(compatible)}, not a list of fingerprints")
+    for key, largest in (("embedding_size", 2**16), ("backbone.image_size", _LARGEST_IMAGE)):
+        if not 1 <= _get(path, config, key, int) <= largest:
+            raise UserError(f"{path}: {key} is {shown(_get(path, config, key, int))}; use 1 to {largest}")
     return config  # type: ignore[no-any-return]
+
+
+def _is_fingerprint(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(levels == 0 or _is_deeper(each, levels - 1) for each in inner)
 
 
 def _get(path: Path, config: Any, key: str, kind: type[T]) -> T:
@@ -286,5 +338,5 @@ def _get(path: Path, config: Any, key: str, kind: type[T]) -> T:
             raise UserError(f"{path} lacks {key}: it is not a unimetric model")
         value = value[part]
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise UserError(f"{path}: {key} is {value!r}, not a {kind.__name__}: it is not a unimetric model")
+        raise UserError(f"{path}: {key} is {shown(value)}, not a {kind.__name__}: it is not a unimetric model")
     return value

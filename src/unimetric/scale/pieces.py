@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 
 from unimetric.data.images import is_image_name
 from unimetric.data.sources import read_sources
-from unimetric.errors import UserError
+from unimetric.data.sources.unusable import unusable_files
+from unimetric.errors import UserError, escaped
+from unimetric.progress import say
 from unimetric.scale import storage
 
 
@@ -81,6 +83,8 @@ def plan(sources: Sequence[str], rows: int) -> list[Piece]:
             listed.append(f"{name}={path}" if name else path)
     if listed or not sources:
         local = read_sources(listed, classes=False)
+        for entry in unusable_files(local):
+            say(f"skipped {escaped(entry.path)}: {entry.reason}")
         images = [(str(item.path), item.label, item.dataset) for dataset in local for item in dataset.items] + images
     parts = [tuple(images[start : start + rows]) for start in range(0, len(images), rows)]
     pieces = [Piece(number, "files", images=part) for number, part in enumerate(parts)]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from unimetric.data.sources import read_source_metadata, read_sources
+from unimetric.data.sources.unusable import unusable_files
 from unimetric.errors import UserError
 from unimetric.progress import console, progress_bar, say
 from unimetric.search.filters import is_one_of
@@ -31,19 +32,21 @@ class Indexed:
     seconds: float
 
 
-def source_items(sources: Sequence[str]) -> list[NewItem]:
-    """The images of sources, with the metadata columns of manifests, in a defined order.
+def source_items(sources: Sequence[str], strict: bool = False) -> tuple[list[NewItem], list[Refused]]:
+    """The images of sources, with the metadata columns of manifests, in a defined order; and what cannot be opened.
 
     Raises:
-        UserError: a source cannot be read.
+        UserError: a source cannot be read; or, with ``strict``, something with an image's name cannot be opened.
     """
     datasets = read_sources(sources, classes=False)
     metadata = {key: values for source in sources for key, values in read_source_metadata(source).items()}
-    return [
+    unusable = [Refused(str(entry.path), entry.reason) for entry in unusable_files(datasets, strict)]
+    items = [
         NewItem(item.path, item.dataset, item.label, None, metadata.get((item.dataset, str(item.path)), {}))
         for dataset in datasets
         for item in dataset.items
     ]
+    return items, unusable
 
 
 def index_items(

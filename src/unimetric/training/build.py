@@ -18,8 +18,9 @@ from unimetric.data.reading import ImageReader, image_reader
 from unimetric.data.sampling import sampler_options
 from unimetric.data.selection import OTHERS, check_names, select_train
 from unimetric.data.sources import read_sources
+from unimetric.data.sources.unusable import unusable_files
 from unimetric.data.splits import Split, split_datasets
-from unimetric.errors import UserError
+from unimetric.errors import UserError, escaped
 from unimetric.geometry import Geometry, Sphere
 from unimetric.losses import LOSSES, loss_geometry, make_loss
 from unimetric.measure import Measurement, Skipped
@@ -81,8 +82,9 @@ def load_split(config: RunConfig, *, training: bool = True) -> Split:
     split = select_train(split, few_shot=data.few_shot, train_images=data.train_images, seed=data.split_seed)
     if training and config.extension.base is not None:
         split = with_replay(split, config.extension.base)
+    unusable = tuple(unusable_files(datasets, data.strict))
     told = [note for dataset in datasets for note in dataset.notes]
-    return replace(split, notes=(*told, *_left_out(datasets), *split.notes))
+    return replace(split, notes=(*told, *_left_out(datasets), *split.notes), unusable=unusable)
 
 
 def _check_datasets(data: DataConfig, datasets: Sequence[str], training: bool) -> None:
@@ -122,8 +124,19 @@ def _left_out(datasets: Sequence[Dataset]) -> Iterator[str]:
         if images := [path for path in dataset.ignored if is_image_name(path.name)]:
             yield (
                 f"dataset {dataset.name!r}: {len(images)} images are left out, because they lie outside of any class "
-                f"folder or repeat another; the first is {images[0]}"
+                f"folder or repeat another; the first is {escaped(images[0])}"
             )
+        if dataset.unusable:
+            first = dataset.unusable[0]
+            yield (
+                f"dataset {dataset.name!r}: {len(dataset.unusable)} entries of its folders are skipped, because they "
+                f"cannot be opened or named; the first is {escaped(first.path)}: {first.reason}"
+            )
+
+
+def left_out_of(split: Split) -> list[Skipped]:
+    """What could not be opened in the folders of a split, as ``metrics.json`` lists it."""
+    return [Skipped(Item(entry.path, "", ""), entry.reason) for entry in split.unusable]
 
 
 def build_embedder(config: RunConfig) -> Embedder:

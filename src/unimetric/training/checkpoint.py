@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unimetric.errors import NonFiniteError, UserError, WriteError
+from unimetric.errors import NonFiniteError, UserError, WriteError, cause, shown
 from unimetric.files import write_atomically
 from unimetric.losses import proxy_slice
 from unimetric.models.embedder import Embedder
-from unimetric.models.saving import assign_weights, learned_weights
+from unimetric.models.saving import assign_weights, check_weights, learned_weights
 from unimetric.training.run import RunFolder
 
 
@@ -110,40 +110,139 @@ def load_checkpoint(
     Raises:
         UserError: the file is damaged, or belongs to other data or another configuration.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            metadata = json.loads(header["progress"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-        _check_whole(header, tensors)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}): start the run again in a new folder") from error
-    if metadata["identity"] != identity:
+    metadata, tensors = read_tensors(path)
+    if metadata.get("identity") != identity:
         raise UserError(
             f"{path} belongs to other images, classes or another configuration: put the data back as it was, or start "
             "a new run"
         )
+    # Everything is looked at before the first weight is changed.
+    progress = _read_progress(path, metadata)
+    if best := _part(tensors, "best"):
+        check_weights(learned_weights(embedder), best, path)
+    progress.best_weights = best
     if own := proxy_slice(loss):
-        tensors |= {name: tensors[name][own.classes] for name in _of_proxies(tensors, loss, optimiser)}
+        tensors |= {
+            name: tensors[name][own.classes]
+            for name in _of_proxies(tensors, loss, optimiser)
+            if name in tensors and tensors[name].ndim
+        }
+    of_loss = _part(tensors, "loss")
+    check_weights(loss.state_dict(), of_loss, path)
+    state = _optimiser_state(path, _part(tensors, "optimiser"), optimiser)
     assign_weights(embedder, _part(tensors, "model"), path)
-    loss.load_state_dict(_part(tensors, "loss"))
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in _part(tensors, "optimiser").items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
+    loss.load_state_dict(of_loss)
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    return Progress(
-        step=metadata["step"],
-        seconds=metadata["seconds"],
-        validated=metadata["validated"],
-        skipped={int(number): reason for number, reason in metadata["skipped"]},
-        skipped_validation={int(number): reason for number, reason in metadata["skipped_validation"]},
-        best_score=metadata["best_score"],
-        best_weights=_part(tensors, "best"),
-        # A checkpoint that was written before there were samplers with a state has none.
-        sampler=metadata.get("sampler", {}),
-        skipped_steps=metadata.get("skipped_steps", []),
+    return progress
+
+
+def check_skipped(path: Path, progress: Progress, train: int, validation: int) -> None:
+    """Refuse a checkpoint that knows more images than there are.
+
+    Raises:
+        UserError: a number of a skipped image is beyond ``train`` or ``validation`` images.
+    """
+    for skipped, count in ((progress.skipped, train), (progress.skipped_validation, validation)):
+        if (largest := max(skipped, default=-1)) >= count:
+            raise _damaged(path, f"it has skipped image {largest} of {count}")
+
+
+def read_tensors(path: Path, prefix: str = "") -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a checkpoint says of the run's progress, and its tensors whose names begin with ``prefix``.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            metadata = json.loads(header["progress"])
+            if not isinstance(metadata, dict):
+                raise ValueError("its progress is no table")  # noqa: TRY301, TRY004
+            # Copies: the optimiser would go on in the file's pages, and die of it where somebody writes the file anew.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - it is no dict
+        _check_whole(header, tensors)
+        return metadata, {name: value for name, value in tensors.items() if name.startswith(prefix)}
+    # The last two: what torch says of a type or a size that it does not know, and a table nested without end.
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError, RecursionError) as error:
+        raise _damaged(path, cause(error)) from error
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(
+        f"{path} is damaged ({reason}): copy it from where the run was made, or start again in a new folder"
     )
+
+
+def _read_progress(path: Path, metadata: dict[str, Any]) -> Progress:
+    def value(name: str, good: Callable[[Any], bool]) -> Any:
+        if name not in metadata or not good(metadata[name]):
+            raise _damaged(path, f"{name} is {shown(metadata.get(name))}")
+        return metadata[name]
+
+    # Those of earlier versions lack some.
+    metadata = {"sampler": {}, "skipped_steps": [], **metadata}
+    return Progress(
+        step=value("step", _is_count),
+        seconds=value("seconds", lambda seconds: _is_number(seconds) and seconds >= 0),
+        validated=value("validated", _is_count),
+        skipped=dict(value("skipped", _are_reasons)),
+        skipped_validation=dict(value("skipped_validation", _are_reasons)),
+        best_score=value("best_score", lambda score: score is None or _is_number(score)),
+        sampler=value("sampler", _is_sampler_state),
+        skipped_steps=value("skipped_steps", lambda steps: isinstance(steps, list) and all(map(_is_count, steps))),
+    )
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 2**53
+
+
+def _are_reasons(value: object) -> bool:
+    """Whether it is a list of numbers of images, each with what is wrong with that one."""
+    return isinstance(value, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and _is_count(pair[0]) and isinstance(pair[1], str) for pair in value
+    )
+
+
+def _is_sampler_state(value: object) -> bool:
+    """Whether it is a table of a few numbers, some of them absent, for every dataset."""
+    return isinstance(value, dict) and all(
+        isinstance(row, list) and len(row) == 4 and all(cell is None or _is_number(cell) for cell in row)
+        for row in value.values()
+    )
+
+
+def _optimiser_state(
+    path: Path, tensors: dict[str, Tensor], optimiser: torch.optim.Optimizer
+) -> dict[int, dict[str, Tensor]]:
+    """AdamW's two moments and its number of steps, for every parameter that it has moved."""
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    numbers = {str(number): number for number in range(len(parameters))}
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, _, key = name.partition(".")
+        if index not in numbers:
+            raise _damaged(path, f"the optimiser has no parameter {shown(index)}")
+        state.setdefault(numbers[index], {})[key] = value
+    for number, moments in state.items():
+        parameter = parameters[number]
+        if moments.keys() != {"step", "exp_avg", "exp_avg_sq"}:
+            raise _damaged(path, f"the optimiser has {shown(sorted(moments))} of parameter {number}")
+        # Proxies that are drawn have a number of steps each.
+        shapes = {"step": ((), (len(parameter), 1)) if parameter.ndim else ((),)}
+        for key, value in moments.items():
+            if tuple(value.shape) not in shapes.get(key, (tuple(parameter.shape),)) or value.dtype != torch.float32:
+                raise _damaged(
+                    path, f"the optimiser's {key} of parameter {number} is {value.dtype} {list(value.shape)}"
+                )
+            if not bool(torch.isfinite(value).all()):
+                raise _damaged(path, f"the optimiser's {key} of parameter {number} is not finite")
+    return state
 
 
 def _of_proxies(tensors: dict[str, Tensor], loss: nn.Module, optimiser: torch.optim.Optimizer) -> list[str]:

@@ -25,7 +25,7 @@ from unimetric.config import RunConfig
 from unimetric.data.catalog import ClassIndex, Item
 from unimetric.data.replay import read_replay, write_replay
 from unimetric.data.splits import Split
-from unimetric.errors import UserError
+from unimetric.errors import UserError, cause
 from unimetric.files import write_atomically
 from unimetric.geometry import Geometry, PoincareBall
 from unimetric.losses import make_loss, place_proxies
@@ -34,6 +34,7 @@ from unimetric.models.devices import compute_dtype
 from unimetric.models.embedder import Embedder
 from unimetric.models.saving import assign_weights, learned_weights, read_model_config
 from unimetric.progress import say
+from unimetric.training.checkpoint import read_tensors
 from unimetric.training.run import RunFolder, run_identity
 from unimetric.training.weights import weights_file
 
@@ -68,6 +69,7 @@ def with_replay(split: Split, base: str) -> Split:
         split.query,
         split.gallery,
         split.notes,
+        split.unusable,
     )
 
 
@@ -209,8 +211,8 @@ def read_proxies(path: Path) -> tuple[list[tuple[str, str]], dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             classes = [(str(dataset), str(label)) for dataset, label in json.loads(file.metadata()["classes"])]
             return classes, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is missing or damaged ({error}): extend the old run anew") from error
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
+        raise UserError(f"{path} is missing or damaged ({cause(error)}): extend the old run anew") from error
 
 
 def carry_over(
@@ -306,18 +308,13 @@ def loss_state(run: RunFolder) -> dict[str, Tensor]:
         raise UserError(
             f"{path} is missing: it holds the proxies, which extend goes on with; copy it back into the run folder"
         )
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = [name for name in file.keys() if name.startswith("loss.")]  # noqa: SIM118 - it is no dict
-            return {name.removeprefix("loss."): file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}): copy it from where the run was made") from error
+    _, tensors = read_tensors(path, "loss.")
+    return {name.removeprefix("loss."): value for name, value in tensors.items()}
 
 
 def same_images(config: RunConfig, split: Split, run: RunFolder) -> bool:
     """Whether a run's checkpoint was made with these train images, in this order, and these options."""
     _, about = read_model_config(run.path)
     expected = run_identity(config, split, ClassIndex.of(split.train), about["backbone"]["fingerprint"])
-    with safe_open(run.checkpoint, framework="pt") as file:
-        progress = json.loads((file.metadata() or {}).get("progress", "{}"))
+    progress, _ = read_tensors(run.checkpoint, "loss.")
     return bool(progress.get("identity") == expected)

@@ -22,8 +22,14 @@ from unimetric.models.devices import compute_dtype
 from unimetric.models.petl.noise import drawing_for
 from unimetric.models.saving import assign_weights, learned_weights
 from unimetric.progress import console, progress_bar, say
-from unimetric.training.build import check_options, describe, say_split, unmeasured
-from unimetric.training.checkpoint import Progress, load_checkpoint, save_checkpoint, saying_what_is_kept
+from unimetric.training.build import check_options, describe, left_out_of, say_split, unmeasured
+from unimetric.training.checkpoint import (
+    Progress,
+    check_skipped,
+    load_checkpoint,
+    save_checkpoint,
+    saying_what_is_kept,
+)
 from unimetric.training.discriminant import start_from_discriminant
 from unimetric.training.drift import measure_extension
 from unimetric.training.extension import keep_replay
@@ -80,6 +86,7 @@ def _train(run: Run, resume: bool) -> dict[str, Any]:
     progress = Progress()
     if resume and folder.checkpoint.is_file():
         progress = load_checkpoint(folder.checkpoint, run.embedder, run.loss, run.optimiser, run.identity)
+        check_skipped(folder.checkpoint, progress, len(run.split.train), len(run.split.validation))
         run.sampler.restore(progress.sampler)
         say_split(run.split)
         say(f"Continuing {folder.path} after step {progress.step} of {run.total_steps}.")
@@ -337,7 +344,7 @@ def _finish(run: Run, progress: Progress) -> dict[str, Any]:
     validation_skipped = [
         Skipped(split.validation[number], reason) for number, reason in sorted(progress.skipped_validation.items())
     ]
-    skipped = [*train_skipped, *validation_skipped, *measurement.skipped]
+    skipped = [*left_out_of(split), *train_skipped, *validation_skipped, *measurement.skipped]
     metrics = describe(config, run.embedder, measurement.metrics, skipped)
     metrics["counts"]["train_images"] = len(split.train)
     metrics["counts"]["train_classes"] = len(ClassIndex.of(split.train))

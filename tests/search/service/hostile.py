@@ -29,7 +29,7 @@ class Corpus:
     damaged: list[Path] = field(default_factory=list)
     """Used or refused, as the decoder can make something of them or not."""
     no_files: list[Path] = field(default_factory=list)
-    """Pipes, sockets, devices, links to nothing, to folders, and in a circle."""
+    """Pipes, sockets, devices, links to nothing, to folders, and in a circle; and names that are no text, escaped."""
 
     @property
     def files(self) -> list[Path]:
@@ -130,6 +130,8 @@ def _no_files(corpus: Corpus, folder: Path) -> None:
     (folder / "folder.jpg").symlink_to(folder)
     (folder / "circle.jpg").symlink_to("circle.jpg")
     (folder / "circle").symlink_to(folder)
+    (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes(encoded("JPEG"))
+    corpus.no_files.append(folder / r"caf\udce9.jpg")
 
 
 def _bomb(width: int, height: int) -> bytes:

@@ -49,7 +49,7 @@ def test_embedding_uses_the_good_and_names_the_others(
     assert set(table["path"]) == usable
     assert np.isfinite(np.array(table["vector"])).all()
     said = capsys.readouterr().err.replace("\n", "")
-    refused = {str(path) for path in corpus.files} - usable
+    refused = {str(path) for path in [*corpus.files, *corpus.no_files]} - usable
     assert [path for path in refused if f"skipped {path}: ".replace("\n", "") not in said] == []
     assert f"{len(refused)} files were skipped" in said
 
@@ -65,10 +65,13 @@ def test_training_uses_the_good_and_counts_the_others(corpus: Corpus, usable: se
     metrics = read_json(run / "metrics.json")
     skipped = {entry["path"]: entry["reason"] for entry in metrics["skipped"]}
     assert all(skipped.values())
+    cannot_be_opened = {str(path) for path in corpus.no_files}
+    assert cannot_be_opened <= set(skipped)
     # An epoch leaves out its last, incomplete batch: what is in none of the others has not been looked at.
     refused = {str(path) for path in corpus.files} - usable
-    assert set(skipped) <= refused
-    assert len(refused) - len(skipped) < 32
+    assert set(skipped) - cannot_be_opened <= refused
+    assert len(refused) - len(set(skipped) - cannot_be_opened) < 32
+    assert metrics["counts"]["skipped_files"] == len(skipped)
 
 
 def test_indexing_writes_the_good_and_names_the_others(
@@ -80,7 +83,9 @@ def test_indexing_writes_the_good_and_names_the_others(
         assert index.count() == len(usable)
     said = capsys.readouterr().err
     assert f"{len(usable)} rows written" in said.replace("\n", " ")
-    assert f"{len(corpus.files) - len(usable)} files were skipped" in said.replace("\n", " ")
+    refused = {str(path) for path in [*corpus.files, *corpus.no_files]} - usable
+    assert [path for path in refused if f"skipped {path}: " not in said] == []
+    assert f"{len(refused)} files were skipped" in said.replace("\n", " ")
 
 
 def test_the_service_answers_each_and_goes_on(corpus: Corpus, usable: set[str], database: Path) -> None:

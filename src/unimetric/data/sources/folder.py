@@ -20,9 +20,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from unimetric.data.catalog import Dataset, Item, identities, unique_items
+from unimetric.data.catalog import Dataset, Item, Unusable, identities, unique_items
 from unimetric.data.images import SUFFIXES, UNSUPPORTED
-from unimetric.errors import UserError
+from unimetric.data.sources.unusable import LEADS_BACK, defect, is_text, without_text
+from unimetric.errors import UserError, escaped
 
 SPLIT_FOLDERS = {
     "train": "train",
@@ -52,6 +53,8 @@ class _Folder:
     children: list[_Folder]
     image_count: int
     """Images here and below."""
+    unusable: list[Unusable]
+    """What lies here and cannot be opened as a file, or named."""
     linked: bool
     """Whether a link lies here or below; without one, no image is reached twice."""
 
@@ -64,6 +67,11 @@ class _Folder:
         yield from _below(self.path, self.others)
         for child in self.children:
             yield from child.all_others()
+
+    def all_unusable(self) -> Iterator[Unusable]:
+        yield from self.unusable
+        for child in self.children:
+            yield from child.all_unusable()
 
     def class_folders(self) -> list[_Folder]:
         return [child for child in self.children if child.image_count]
@@ -88,7 +96,8 @@ def read_folder(root: Path, name: str | None = None) -> list[Dataset]:
     Order: datasets by name, items by label and then path, both by code point. Hidden files and folders are
     skipped. Links are followed, except one that leads back to a folder it lies in. An image reached twice
     in one class is taken once; the second path, other files, and images outside of any class folder are
-    listed in `Dataset.ignored`. Paths start with ``root`` as it is given.
+    listed in `Dataset.ignored`; what is no file, leads nowhere or has a name that is no text, in
+    `Dataset.unusable`. Paths start with ``root`` as it is given.
 
     Args:
         root: the folder.
@@ -116,12 +125,14 @@ def _datasets(tree: _Folder, root: Path, name: str | None) -> list[Dataset]:
     datasets = []
     # Files that belong to no dataset are recorded with the first one.
     strays = [*_below(tree.path, tree.images), *_below(tree.path, tree.others)]
-    strays += [path for child in tree.children if not child.image_count for path in child.all_others()]
+    imageless = [child for child in tree.children if not child.image_count]
+    strays += [path for child in imageless for path in child.all_others()]
     prefix = f"{name}/" if name else ""
     for child in tree.class_folders():
         datasets.append(_dataset(child, f"{prefix}{child.path.name}", strays))
         strays = []
-    return datasets
+    unusable = (*tree.unusable, *(entry for child in imageless for entry in child.all_unusable()))
+    return [replace(datasets[0], unusable=(*unusable, *datasets[0].unusable)), *datasets[1:]]
 
 
 @_no_garbage_collection()
@@ -144,7 +155,7 @@ def read_images(root: Path, name: str | None = None) -> list[Dataset]:
     loose, repeated = _loose_images(tree, [item.path for dataset in datasets for item in dataset.items], whole)
     if not datasets:
         others = _below(tree.path, tree.others)
-        return [Dataset(whole, loose, tuple(sorted({*others, *repeated})))]
+        return [Dataset(whole, loose, tuple(sorted({*others, *repeated})), unusable=tuple(tree.all_unusable()))]
     found = {item.path for item in loose}
     datasets = [replace(dataset, ignored=tuple(p for p in dataset.ignored if p not in found)) for dataset in datasets]
     if not loose:
@@ -167,6 +178,8 @@ def _loose_images(tree: _Folder, taken: list[Path], dataset: str) -> tuple[tuple
 
 
 def _read_tree(root: Path) -> _Folder:
+    if not is_text(str(root)):
+        raise UserError(f"the name of the folder {escaped(root)} is not valid UTF-8; rename it")
     _check_folder(root)
     tree = _scan(root, ())
     if not any(path.suffix.lower() in SUFFIXES for path in tree.all_images()):
@@ -196,40 +209,40 @@ def _scan(path: Path, ancestors: tuple[tuple[int, int], ...]) -> _Folder:
     # Whole lists at a time, because a folder may hold a hundred thousand files. As long as links are not followed,
     # what an entry is was listed with its name.
     plain = [entry.name for entry in found if entry.is_file(follow_symlinks=False)]
-    files = _wanted(path, plain)
+    files, unnamed = _wanted(plain)
     images = [name for name in files if name[name.rfind(".") :] in _ENDINGS or _is_image(name)]
     others = [] if len(images) == len(files) else [name for name in files if not _is_image(name)]
     others_found = [] if len(plain) == len(found) else [e for e in found if not e.is_file(follow_symlinks=False)]
     special = {entry.name: entry for entry in others_found}
-    kept = [special[name] for name in _wanted(path, list(special))]
+    special_names, special_unnamed = _wanted(list(special))
+    kept = [special[name] for name in special_names]
     folders = [entry.name for entry in kept if entry.is_dir(follow_symlinks=False)]
     links = [entry for entry in kept if not entry.is_dir(follow_symlinks=False)]
     above = (*ancestors, (status.st_dev, status.st_ino))
-    for entry in links:
+    unusable = [without_text(path, name) for name in sorted([*unnamed, *special_unnamed])]
+    for entry in sorted(links, key=lambda link: link.name):
         folder = _is_folder(entry)
         leads_back = folder and _identity(path / entry.name) in above
-        image = not folder and _is_image(entry.name) and _is_file(entry)
-        (images if image else folders if folder and not leads_back else others).append(entry.name)
+        reason = LEADS_BACK if leads_back else None if folder else defect(entry)
+        if reason is not None:
+            unusable.append(Unusable(path / entry.name, reason))
+        else:
+            (folders if folder else images if _is_image(entry.name) else others).append(entry.name)
     children = [_scan(child, above) for child in _below(path, sorted(folders))]
     count = len(images) + sum(child.image_count for child in children)
     linked = bool(links) or any(child.linked for child in children)
-    return _Folder(path, sorted(images), sorted(others), children, count, linked)
+    return _Folder(path, sorted(images), sorted(others), children, count, unusable, linked)
 
 
-def _wanted(folder: Path, names: list[str]) -> list[str]:
-    """The names of what lies in a folder, without hidden ones and clutter.
-
-    Raises:
-        UserError: a name is no text.
-    """
+def _wanted(names: list[str]) -> tuple[list[str], list[str]]:
+    """The names of what lies in a folder, without hidden ones and clutter; and those of them that are no text."""
     # No name holds a slash: so joined, all can be looked at at once.
     joined = "/" + "/".join(names)
     if "/." in joined or not _CLUTTER.isdisjoint(names):
         names = [name for name in names if not name.startswith(".") and name not in _CLUTTER]
-    if not joined.isascii():
-        for name in names:
-            _check_name(folder, name)
-    return names
+    if joined.isascii() or is_text(joined):
+        return names, []
+    return [name for name in names if is_text(name)], [name for name in names if not is_text(name)]
 
 
 def _below(folder: Path, names: Iterable[str]) -> Iterator[Path]:
@@ -258,26 +271,14 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False  # a link to itself
 
 
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:
-        return False
-
-
-def _check_name(folder: Path, name: str) -> None:
-    """A name that is not text cannot be written to a report or an index later on."""
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserError(f"the file name {str(folder / name)!a} is not valid UTF-8; rename it") from None
-
-
 def _no_images(tree: _Folder) -> str:
     suffixes = " ".join(sorted(suffix[1:] for suffix in SUFFIXES))
     counts = Counter(path.suffix.lower() or "(no suffix)" for path in (*tree.all_images(), *tree.all_others()))
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(3))
     found = f"{sum(counts.values())} other files ({kinds})" if counts else "no files at all"
+    first = next(tree.all_unusable(), None)
+    if first is not None:
+        found += f" and {escaped(first.path)}, {first.reason}"
     return f"no images in {tree.path}: found {found}; looked for files that end in {suffixes}"
 
 
@@ -352,10 +353,11 @@ def _dataset(folder: _Folder, name: str, strays: Iterable[Path]) -> Dataset:
         classes.sort(key=lambda part: part[0].path.name)
         ignored.update(path for split in splits for path in _below(split.path, split.images))
     items = [Item(path, part.path.name, name, role) for part, role in classes for path in _class_images(part)]
+    unusable = tuple(folder.all_unusable())
     if not folder.linked:
-        return Dataset(name, tuple(items), tuple(sorted(ignored)))
+        return Dataset(name, tuple(items), tuple(sorted(ignored)), unusable=unusable)
     kept, repeated = unique_items(items)
-    return Dataset(name, kept, tuple(sorted({*ignored, *repeated})))
+    return Dataset(name, kept, tuple(sorted({*ignored, *repeated})), unusable=unusable)
 
 
 def _class_images(folder: _Folder) -> list[Path]:

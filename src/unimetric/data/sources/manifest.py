@@ -9,11 +9,12 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from unimetric.data.catalog import Dataset, Item, unique_items
-from unimetric.errors import UserError, nearest_names
+from unimetric.data.catalog import Clash, Dataset, Item, unique_items
+from unimetric.errors import UserError, cause, escaped, nearest_names, shown
 
 SUFFIXES = (".csv", ".parquet", ".pq")
 
@@ -31,6 +32,8 @@ SPLITS = {
 
 _REQUIRED = ("path", "label")
 _OPTIONAL = ("dataset", "split")
+_LONGEST = 300
+"""Characters of a path that a message repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +72,20 @@ def read_manifest(file: Path, name: str | None = None) -> list[Dataset]:
     rows = list(_csv_rows(file, content) if suffix == ".csv" else _parquet_rows(file, content))
     if not rows:
         raise UserError(f"the manifest {file} is empty; give it one row per image")
+    listed = [_item(file, row, name) for row in rows]
+    _check_files(file, rows, [item.path for item in listed])
     by_dataset: dict[str, list[Item]] = {}
-    for row in rows:
-        item = _item(file, row, name)
+    for item in listed:
         by_dataset.setdefault(item.dataset, []).append(item)
-    _check_files(file, [item.path for items in by_dataset.values() for item in items])
     datasets = []
     for dataset, items in sorted(by_dataset.items()):
-        kept, repeated = unique_items(items)
+        try:
+            kept, repeated = unique_items(items)
+        except Clash as clash:
+            first, second = (
+                next(r.place for r, item in zip(rows, listed, strict=True) if item is i) for i in clash.items
+            )
+            raise UserError(f"the manifest {file}, {first} and {second}: {clash}") from clash
         datasets.append(Dataset(dataset, kept, repeated))
     return datasets
 
@@ -104,7 +113,7 @@ def _csv_rows(file: Path, content: bytes) -> Iterator[_Row]:
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise UserError(f"the manifest {file} is damaged at line {line}: {error}") from error
+            raise UserError(f"the manifest {file} is damaged at line {line}: {cause(error)}") from error
         if cells is None:
             break
         if cells and header is None:
@@ -143,7 +152,7 @@ def _parquet_rows(file: Path, content: bytes) -> Iterator[_Row]:
         wanted = [column for column in (*_REQUIRED, *_OPTIONAL) if column in names]
         columns = {column: table.read(columns=[column]).column(column) for column in wanted}
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = cause(error) or type(error).__name__
         raise UserError(f"the manifest {file} is no readable Parquet file: {reason}") from error
     texts = {column: _texts(file, column, values) for column, values in columns.items()}
     count = len(texts["path"])
@@ -180,11 +189,12 @@ def _check_columns(file: Path, names: list[str]) -> None:
     separators = [sign for sign in (";", "\t", "|") if len(names) == 1 and sign in names[0]]
     if separators:
         raise UserError(
-            f"the manifest {file} has one column {names[0]!r}: separate the columns by ',', not by {separators[0]!r}"
+            f"the manifest {file} has one column {shown(names[0])}: separate the columns by ',', "
+            f"not by {separators[0]!r}"
         )
-    listed = ", ".join(repr(name) for name in names)
+    listed = ", ".join([shown(name) for name in names[:10]] + ["..."] * (len(names) > 10))
     close = difflib.get_close_matches(missing[0], names, n=1, cutoff=0.5)
-    remedy = f"rename {close[0]!r}" if close else "add it, or name the columns in the first row"
+    remedy = f"rename {shown(close[0])}" if close else "add it, or name the columns in the first row"
     raise UserError(f"the manifest {file} has no column {missing[0]!r}, only {listed}; {remedy}")
 
 
@@ -195,18 +205,22 @@ def _item(file: Path, row: _Row, name: str | None) -> Item:
     role = row.split.strip().lower()
     if role not in SPLITS:
         valid = nearest_names(role, [split for split in SPLITS if split])
-        raise UserError(f"the manifest {file}, {row.place}: unknown split {row.split!r}; {valid}, or empty")
+        raise UserError(f"the manifest {file}, {row.place}: unknown split {shown(row.split)}; {valid}, or empty")
     dataset = "/".join(part for part in (name, row.dataset) if part) or file.stem
     return Item(file.parent / row.path, row.label, dataset, SPLITS[role])
 
 
-def _check_files(file: Path, paths: list[Path]) -> None:
-    missing = list(dict.fromkeys(path for path in paths if not _is_file(path)))
+def _check_files(file: Path, rows: list[_Row], paths: list[Path]) -> None:
+    missing: dict[Path, str] = {}
+    for row, path in zip(rows, paths, strict=True):
+        if path not in missing and not _is_file(path):
+            missing[path] = row.place
     if missing:
-        first = ", ".join(str(path) for path in missing[:5])
+        first = ", ".join(escaped(path)[:_LONGEST] for path in islice(missing, 5))
         more = ", ..." if len(missing) > 5 else ""
         raise UserError(
-            f"the manifest {file} names {len(missing)} missing images ({len(paths)} in all): {first}{more}; "
+            f"the manifest {file}, from {next(iter(missing.values()))} on, names {len(missing)} missing images "
+            f"({len(paths)} in all): {first}{more}; "
             f"paths are relative to {file.parent}"
         )
 

@@ -11,7 +11,7 @@ from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from unimetric.errors import UserError
+from unimetric.errors import UserError, shown
 
 Value: TypeAlias = "str | int | float | bool | date | datetime | None"
 """What a cell may hold: numbers are finite, times have no zone (they are UTC)."""
@@ -20,7 +20,7 @@ OWN = ("path", "label", "dataset", "split")
 """The columns that the manifest itself gives a meaning."""
 
 # Without leading zeros: an article number or a postal code is text.
-_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 _LARGEST = 2**53
 """From here on, floats skip whole numbers."""
 
@@ -60,7 +60,7 @@ def _csv_columns(file: Path) -> dict[str, list[Any]]:
     header = rows[0]
     for column in header:
         if header.count(column) > 1:
-            raise UserError(f"the manifest {file} has two columns {column!r}; rename one")
+            raise UserError(f"the manifest {file} has two columns {shown(column)}; rename one")
     cells = {column: [row[place] for row in rows[1:]] for place, column in enumerate(header)}
     return {column: values if column in OWN else _typed(values) for column, values in cells.items()}
 
@@ -88,7 +88,7 @@ def _parquet_columns(file: Path) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {}
     for column in table.column_names:
         if column in columns:
-            raise UserError(f"the manifest {file} has two columns {column!r}; rename one")
+            raise UserError(f"the manifest {file} has two columns {shown(column)}; rename one")
         values = table.column(column)
         columns[column] = values.to_pylist() if column in OWN else _plain(file, column, values)
     return columns

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from unimetric.errors import UserError, nearest_names
+from unimetric.errors import UserError, nearest_names, shown
 from unimetric.models.backbone import Backbone
 from unimetric.models.petl.adaptformer import AdaptFormer, AdaptFormerOptions
 from unimetric.models.petl.backbone_tuning import bitfit, full_fine_tuning
@@ -57,12 +57,14 @@ def method_options(name: str, options: Mapping[str, Any]) -> Any:
         UserError: unknown method or option, or a value of the wrong type or range.
     """
     if name not in METHODS:
-        raise UserError(f"unknown --model.method {name!r}; {nearest_names(name, METHODS)}")
+        raise UserError(f"unknown --model.method {shown(name)}; {nearest_names(name, METHODS)}")
     kind = METHODS[name].options
     defaults = asdict(kind())
     for option, value in options.items():
         if option not in defaults:
-            raise UserError(f"unknown option {option!r} of --model.method {name}; {nearest_names(option, defaults)}")
+            raise UserError(
+                f"unknown option {shown(option)} of --model.method {name}; {nearest_names(option, defaults)}"
+            )
         _check_type(name, option, value, defaults[option])
     return kind(**{field.name: options.get(field.name, defaults[field.name]) for field in fields(kind)})
 
@@ -71,7 +73,7 @@ def _check_type(method: str, option: str, value: Any, default: Any) -> None:
     wanted = (int, float) if isinstance(default, float) else (type(default),)
     # A bool is an int to Python, not to a user.
     if isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, wanted):
-        raise UserError(f"option {option} of {method} is {value!r}: use a {type(default).__name__}")
+        raise UserError(f"option {option} of {method} is {shown(value)}: use a {type(default).__name__}")
 
 
 def make_method(name: str, backbone: Backbone, options: Mapping[str, Any]) -> Method:

@@ -1,0 +1,61 @@
+"""What lies in a folder and is neither file nor folder, or has a name that is no text: why it is passed over."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from unimetric.data.catalog import Dataset, Unusable
+from unimetric.data.images import file_reason, is_image_name
+from unimetric.errors import UserError, escaped
+
+LEADS_BACK = "a link that leads back to a folder it lies in"
+_NO_TEXT = "its name is not valid UTF-8; rename it"
+_KINDS = {
+    stat.S_IFIFO: "a pipe, not a file",
+    stat.S_IFSOCK: "a socket, not a file",
+    stat.S_IFCHR: "a device, not a file",
+    stat.S_IFBLK: "a device, not a file",
+}
+
+
+def unusable_files(datasets: Iterable[Dataset], strict: bool = False) -> list[Unusable]:
+    """What the datasets' folders hold besides images that can be opened at all.
+
+    Raises:
+        UserError: ``strict`` is set, and one of these has the name of an image.
+    """
+    found = [entry for dataset in datasets for entry in dataset.unusable]
+    for entry in found:
+        if strict and is_image_name(entry.path):
+            raise UserError(f"{escaped(entry.path)}: {entry.reason}; remove it from the folder or mend it")
+    return found
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written to a report or an index later on."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def without_text(folder: Path, name: str) -> Unusable:
+    """The entry for a name that is no text; its path has an escape for every byte that is none."""
+    return Unusable(Path(str(folder / name).encode("utf-8", "backslashreplace").decode()), _NO_TEXT)
+
+
+def defect(entry: os.DirEntry[str]) -> str | None:
+    """Why an entry that is no folder cannot be opened as a file, or None; it is not opened, for a pipe would wait."""
+    try:
+        kind = stat.S_IFMT(entry.stat().st_mode)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "a link that leads back to itself"
+        absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+        return "a link to nothing" if absent and entry.is_symlink() else file_reason(error)
+    return None if kind == stat.S_IFREG else _KINDS.get(kind, "not a regular file")

@@ -1,0 +1,159 @@
+"""A damaged checkpoint is refused in one line before anything is changed, or is exactly what its file says."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections import Counter
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from mutations import changed_header, changed_json, damaged, little_memory, plain_tensors
+from unimetric.config import TrainingConfig
+from unimetric.errors import UserError
+from unimetric.losses import CurricularFace
+from unimetric.models.backbone import make_backbone
+from unimetric.models.embedder import Embedder
+from unimetric.models.saving import learned_weights
+from unimetric.training.checkpoint import Progress, check_skipped, load_checkpoint, save_checkpoint
+from unimetric.training.optimiser import make_optimiser
+
+pytestmark = pytest.mark.timeout(180)
+
+
+class Parts:
+    """A model, a loss and an optimiser that have made a step."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        backbone = make_backbone("vit_tiny_patch16_224", weights="random", image_size=32)
+        self.embedder = Embedder(backbone, "puma", {"adapter_bottleneck": 1, "prompts": 2, "prompt_length": 2}, 4)
+        self.loss = CurricularFace(5, 4)
+        self.optimiser = make_optimiser(self.embedder, self.loss, TrainingConfig())
+        vectors = self.embedder(torch.randn(3, 3, 32, 32))
+        self.loss(vectors, torch.tensor([0, 2, 4])).backward()
+        self.optimiser.step()
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        found = {f"model.{name}": value for name, value in learned_weights(self.embedder).items()}
+        found |= {f"loss.{name}": value for name, value in self.loss.state_dict().items()}
+        for index, state in self.optimiser.state_dict()["state"].items():
+            found |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
+        return {name: value.detach().clone() for name, value in found.items()}
+
+    def save(self, path: Path) -> None:
+        best = learned_weights(self.embedder)
+        progress = Progress(7, 1.5, 6, {3: "cut off"}, {}, 0.5, best, {"birds": [None, 1.0, 0.0, 2.0]})
+        save_checkpoint(path, self.embedder, self.loss, self.optimiser, progress, "it")
+
+    def load(self, path: Path) -> Progress | None:
+        """What a checkpoint says, or None where it was refused."""
+        try:
+            return load_checkpoint(path, self.embedder, self.loss, self.optimiser, "it")
+        except UserError as error:
+            sentence = str(error)
+            assert sentence.isprintable(), sentence
+            assert len(sentence) < 1000
+            assert str(path) in sentence
+            return None
+
+
+@pytest.fixture(scope="module")
+def parts() -> Parts:
+    return Parts()
+
+
+@pytest.fixture(scope="module")
+def content(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Without the checksum, as those of earlier versions are: of the checks behind it, each has to do its part."""
+    path = tmp_path_factory.mktemp("checkpoint") / "checkpoint.safetensors"
+    parts.save(path)
+    with safe_open(path, framework="pt") as file:
+        progress = file.metadata()["progress"]
+    save_file(load_file(path), path, {"progress": progress})
+    return path.read_bytes()
+
+
+def check(parts: Parts, path: Path, content: bytes) -> bool:
+    """Whether a checkpoint was taken; then everything is as in the file, else as it was."""
+    path.write_bytes(content)
+    before = parts.tensors()
+    progress = parts.load(path)
+    after = parts.tensors()
+    if progress is None:
+        assert all(torch.equal(after[name], value) for name, value in before.items())
+        return False
+    expected, metadata = plain_tensors(content)
+    wanted = {name: value for name, value in expected.items() if name.startswith(("model.", "loss.", "optimiser."))}
+    assert after.keys() == wanted.keys()
+    assert all(after[name].cpu().numpy().tobytes() == value.tobytes() for name, value in wanted.items())
+    said = json.loads(metadata["progress"])
+    assert (progress.step, progress.seconds, progress.validated) == (said["step"], said["seconds"], said["validated"])
+    assert progress.best_score == said["best_score"]
+    assert progress.skipped == dict(said["skipped"])
+    assert progress.sampler == said.get("sampler", {})
+    return True
+
+
+def with_progress(content: bytes, text: str) -> bytes:
+    length = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"]["progress"] = text
+    changed = json.dumps(header).encode()
+    return struct.pack("<Q", len(changed)) + changed + content[8 + length :]
+
+
+def test_an_untouched_one_is_taken(parts: Parts, content: bytes, tmp_path: Path) -> None:
+    assert check(parts, tmp_path / "checkpoint.safetensors", content)
+
+
+def test_a_wrong_header(parts: Parts, content: bytes, tmp_path: Path) -> None:
+    random, outcomes = Random(0), Counter[bool]()
+    with little_memory():
+        for _ in range(160):
+            outcomes[check(parts, tmp_path / "checkpoint.safetensors", changed_header(content, random))] += 1
+    assert outcomes[True] > 5 and outcomes[False] > 100
+
+
+def test_damaged_bytes_of_the_header(parts: Parts, content: bytes, tmp_path: Path) -> None:
+    random, outcomes = Random(1), Counter[bool]()
+    header = 8 + struct.unpack("<Q", content[:8])[0]
+    with little_memory():
+        for _ in range(160):
+            outcomes[check(parts, tmp_path / "checkpoint.safetensors", damaged(content, random, header))] += 1
+    assert outcomes[False] > 100
+
+
+def test_another_progress(parts: Parts, content: bytes, tmp_path: Path) -> None:
+    random, outcomes = Random(2), Counter[bool]()
+    _, metadata = plain_tensors(content)
+    progress: dict[str, Any] = json.loads(metadata["progress"])
+    with little_memory():
+        for _ in range(160):
+            text = json.dumps(changed_json(progress, random))
+            outcomes[check(parts, tmp_path / "checkpoint.safetensors", with_progress(content, text))] += 1
+    assert outcomes[True] > 10 and outcomes[False] > 50
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "null", "[]", "", "\ud800", '{"identity": "it"}'])
+def test_a_progress_that_is_none(parts: Parts, content: bytes, tmp_path: Path, text: str) -> None:
+    assert not check(parts, tmp_path / "checkpoint.safetensors", with_progress(content, text))
+
+
+@pytest.mark.parametrize("name", ["optimiser.0.step", "model.head.bias", "loss.proxies", "best.head.bias"])
+def test_a_part_that_is_absent(parts: Parts, content: bytes, tmp_path: Path, name: str) -> None:
+    assert not check(parts, tmp_path / "checkpoint.safetensors", content.replace(name.encode(), b"x" * len(name)))
+
+
+def test_a_skipped_image_that_is_not_there(tmp_path: Path) -> None:
+    progress = Progress(skipped={3: "cut off"}, skipped_validation={1: "cut off"})
+    check_skipped(tmp_path, progress, 4, 2)
+    for counts in ((3, 2), (4, 1)):
+        with pytest.raises(UserError, match=r"it has skipped image \d of \d"):
+            check_skipped(tmp_path, progress, *counts)
