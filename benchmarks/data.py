@@ -23,11 +23,12 @@ from torchvision.transforms import v2
 from machine import interleaved_medians, write_result
 from unimetric.data.cache import CacheKind
 from unimetric.data.catalog import Item
+from unimetric.data.cropping import resized_side
 from unimetric.data.images import decode_image, is_image_name
 from unimetric.data.loading import training_loader
 from unimetric.data.preparing import prepare_cache
 from unimetric.data.reading import ImageReader, image_reader
-from unimetric.data.transforms import TrainingTransform, resized_side
+from unimetric.data.transforms import TrainingTransform
 from unimetric.models.backbone import make_backbone
 from unimetric.models.devices import choose_device, choose_precision, compute_dtype
 

@@ -320,7 +320,16 @@ def _add_search_commands(commands: Any) -> None:
     search.add_argument(
         "--false_match_rate", type=float, default=None, help="What the threshold keeps; default: as recorded."
     )
-    search.add_argument("--model", type=str, default=None, help="The model's folder, where it was moved.")
+    search.add_argument(
+        "--engine",
+        type=str,
+        default="auto",
+        help="What embeds the images: torch; onnx, the file that unimetric export wrote, which starts several times as "
+        "fast; or auto, that file where it lies with the model, else torch.",
+    )
+    search.add_argument(
+        "--model", type=str, default=None, help="The model's folder, where it was moved; or an exported .onnx file."
+    )
     search.add_argument("--weights", type=str, default=None, help=_WEIGHTS_HELP)
     search.add_class_arguments(DeviceConfig, "device")
     commands.add_subcommand("search", search, help="search a database by images")

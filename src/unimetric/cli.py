@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -343,18 +345,20 @@ def _import_fragments(options: Namespace) -> int:
 
 
 def _search(options: Namespace) -> int:
-    from unimetric.commands.search import print_answers, search_images
+    with _without_collector():
+        from unimetric.commands.search import print_answers, search_images
 
-    answers = search_images(
-        options.db,
-        options.images,
-        options.k,
-        datasets=options.dataset,
-        where=options.where,
-        exact=options.exact,
-        false_match_rate=options.false_match_rate,
-        **_model_options(options),
-    )
+        answers = search_images(
+            options.db,
+            options.images,
+            options.k,
+            datasets=options.dataset,
+            where=options.where,
+            exact=options.exact,
+            false_match_rate=options.false_match_rate,
+            engine=options.engine,
+            **_model_options(options),
+        )
     if options.json:
         print(json.dumps([answer.as_json() for answer in answers], indent=2, ensure_ascii=False))  # noqa: T201
     else:
@@ -510,6 +514,18 @@ _COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "serve": _serve,
     "demo": _demo,
 }
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """For what is mostly imports: all that they make stays, and to look through it for garbage takes a seventh more."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _one_line(text: str) -> str:

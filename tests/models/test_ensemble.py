@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from toys import pixels, toy_backbone, toy_embedder
 
+from unimetric.data import decoding
 from unimetric.errors import UserError
 from unimetric.geometry import Geometry, PoincareBall
-from unimetric.models import embedder as embedder_module
 from unimetric.models.backbone import make_backbone
 from unimetric.models.embedder import Embedder
 from unimetric.models.ensemble import Ensemble
@@ -63,13 +63,13 @@ def test_each_image_is_decoded_once(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         paths.append(tmp_path / f"{number}.png")
         image.save(paths[-1])
     opened: list[Path] = []
-    decode = embedder_module.decode_image
+    decode = decoding.decode_image
 
     def watched(path: Path) -> Image.Image:
         opened.append(path)
         return decode(path)
 
-    monkeypatch.setattr(embedder_module, "decode_image", watched)
+    monkeypatch.setattr(decoding, "decode_image", watched)
     (tmp_path / "2.png").write_bytes(b"no image")
     batches = list(Ensemble([member(0), member(1)]).encode_batches(paths, batch_size=3, skip_unreadable=True))
     assert sorted(opened) == paths

@@ -15,6 +15,8 @@ from rich.text import Text
 from unimetric.config import DeviceConfig
 from unimetric.data.images import ImageError, decode_image
 from unimetric.errors import UserError
+from unimetric.progress import say
+from unimetric.search.engine import find_exported, is_exported
 from unimetric.search.index import SearchIndex
 from unimetric.search.items import Match
 
@@ -60,17 +62,30 @@ def search_images(
     model: str | Path | None = None,
     weights: str | None = None,
     device: DeviceConfig | None = None,
+    engine: str = "auto",
 ) -> list[Answer]:
-    """Search a database by images; see `SearchIndex.search`.
+    """Search a database by images; see `SearchIndex.search`, and `find_exported` for the engine.
+
+    Standard error is told what embedded the images.
 
     Raises:
-        UserError: no database, an image that cannot be read, or a filter that does not fit.
+        UserError: no database, an image that cannot be read, a filter that does not fit, or an engine that cannot do
+            it.
     """
-    with SearchIndex.open(db, model=model, weights=weights, device=device, false_match_rate=false_match_rate) as index:
+    device = device or DeviceConfig()
+    folder = None if is_exported(model) else model
+    with SearchIndex.open(db, model=folder, weights=weights, device=device, false_match_rate=false_match_rate) as index:
         # Before the model is loaded, which takes seconds.
         index.check(k, datasets, where)
         decoded = [_decoded(image) for image in images]
-        found = index.search(decoded, k, datasets=datasets, where=where, exact=exact)
+        exported = find_exported(index, model, engine, device, note=lambda text: say(f"note: {text}"))
+        if exported is not None:
+            vectors = exported.encode(decoded)
+            found = index.search_vectors(vectors, k, datasets=datasets, where=where, exact=exact)
+            say(f"Embedded by {exported.path} ({exported.encoded_in}).")
+        else:
+            found = index.search(decoded, k, datasets=datasets, where=where, exact=exact)
+            say(f"Embedded by {folder or index.model} ({index.embedder.encoded_in}).")
         threshold = index.threshold_of(datasets)
         rate = index.false_match_rate
         return [Answer(image, threshold, rate, tuple(matches)) for image, matches in zip(images, found, strict=True)]

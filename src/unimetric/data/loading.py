@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from unimetric.data.catalog import Item
+from unimetric.data.decoding import usable_cpus
 from unimetric.data.images import ImageError, decode_image
 from unimetric.data.sampling import BatchSampler
 from unimetric.data.transforms import TrainingTransform
@@ -125,14 +126,7 @@ def _leave_stopping_to_the_main_process(main_process_leaves: Event, worker: int)
 
 def worker_count(workers: int | Literal["auto"]) -> int:
     """How many workers an option asks for; ``auto`` is one per core that may be used, at most 8."""
-    return min(_usable_cpus(), 8) if workers == "auto" else workers
-
-
-def _usable_cpus() -> int:
-    """How many processors this process may run on; a batch system or a container may allow fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return min(usable_cpus(), 8) if workers == "auto" else workers
 
 
 def _ignore_once(main_process_leaves: Event, number: int, frame: FrameType | None) -> None:

@@ -19,8 +19,8 @@ import pyarrow as pa
 from PIL import Image
 
 from unimetric.data.cache import PATTERN, SCHEMA, VERSION, CacheKind, ImageCache, Shard, Stamp, cache_key
+from unimetric.data.cropping import resize_shorter_side
 from unimetric.data.images import ImageError, decode_image, file_reason
-from unimetric.data.transforms import resize_shorter_side
 from unimetric.errors import UserError
 from unimetric.files import explain_os_error, make_folder, write_atomically
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from unimetric.data.cache import ImageCache
+from unimetric.data.cropping import resized_side
 from unimetric.data.images import decode_image
-from unimetric.data.transforms import resized_side
 from unimetric.errors import UserError
 
 

@@ -21,11 +21,11 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from unimetric.data.catalog import ClassIndex, Item
+from unimetric.data.cropping import RESIZE_RATIO
 from unimetric.data.images import ImageError, decode_image
 from unimetric.data.selection import select_train
 from unimetric.data.sources.manifest import read_manifest
 from unimetric.data.splits import Split
-from unimetric.data.transforms import RESIZE_RATIO
 from unimetric.errors import UserError
 from unimetric.files import explain_os_error, make_folder, write_json, write_text
 

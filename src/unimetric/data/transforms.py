@@ -11,13 +11,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-RESIZE_RATIO = 256 / 224
-"""Shorter side after resizing, as a multiple of the input size: the field's 256 for 224."""
-
-
-def resized_side(image_size: int) -> int:
-    """The shorter side that an image is resized to before its centre is cropped to S = ``image_size``, in pixels."""
-    return round(image_size * RESIZE_RATIO)
+from unimetric.data.cropping import evaluation_crop
 
 
 @dataclass(frozen=True)
@@ -40,10 +34,7 @@ class EvaluationTransform:
 
     def crop(self, image: Image.Image) -> Tensor:
         """An RGB image to its pixels, uint8 [3, S, S]; in one thread, so that many may do it side by side."""
-        # Long thin images: a cap on the longer side keeps the resized image small; the crop never sees beyond it.
-        image = _crop_to_aspect(image, limit=8)
-        image = resize_shorter_side(image, resized_side(self.image_size))
-        pixels: Tensor = F.pil_to_tensor(F.center_crop(image, [self.image_size, self.image_size]))
+        pixels: Tensor = F.pil_to_tensor(evaluation_crop(image, self.image_size))
         return pixels
 
     def normalise(self, pixels: Tensor) -> Tensor:
@@ -85,21 +76,6 @@ class TrainingTransform:
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels, uint8 [..., 3, S, S], to what the backbone reads, float32 of the same shape."""
         return _normalise(pixels, self.mean, self.std)
-
-
-def resize_shorter_side(image: Image.Image, side: int) -> Image.Image:
-    """The image with a shorter side of ``side`` pixels, bicubic, its proportions kept."""
-    resized: Image.Image = F.resize(image, [side], interpolation=v2.InterpolationMode.BICUBIC)
-    return resized
-
-
-def _crop_to_aspect(image: Image.Image, limit: int) -> Image.Image:
-    width, height = image.size
-    if max(width, height) <= limit * min(width, height):
-        return image
-    side = limit * min(width, height)
-    cropped: Image.Image = F.center_crop(image, [min(height, side), min(width, side)])
-    return cropped
 
 
 def _normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

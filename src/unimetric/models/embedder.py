@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from unimetric.data.images import ImageError, array_to_rgb, decode_image, load_image, to_rgb
+from unimetric.data.decoding import ImageLike, listed_images, prepared_batches
+from unimetric.data.images import ImageError
 from unimetric.data.transforms import EvaluationTransform
 from unimetric.errors import UserError
 from unimetric.geometry import Geometry, PoincareBall, make_geometry
@@ -29,10 +27,6 @@ from unimetric.models.petl.noise import drawing_as_here
 from unimetric.models.saving import load_model, save_model
 
 _log = logging.getLogger(__name__)
-
-ImageLike: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Callable[[], Image.Image]"
-"""What can be embedded. A function is called when its image's turn comes; it returns an upright RGB image, or raises
-`ImageError`."""
 
 
 class Embedder(nn.Module):
@@ -263,90 +257,10 @@ def _keeping_the_input_only(run: Callable[[Tensor], Tensor], tokens: Tensor) -> 
     return out
 
 
-def listed_images(images: Sequence[ImageLike] | ImageLike) -> Sequence[ImageLike]:
-    """The images that `Embedder.encode` was given, a single one too, as a sequence of images."""
-    if (
-        isinstance(images, str | Path | Image.Image)
-        or callable(images)
-        or (isinstance(images, np.ndarray) and images.ndim != 4)
-    ):
-        return [images]
-    return list(images) if isinstance(images, np.ndarray) else images
-
-
 def decoded_batches(
     images: Iterable[ImageLike], transform: EvaluationTransform, batch_size: int, skip_unreadable: bool = False
 ) -> Iterator[tuple[list[Tensor], list[ImageError | None]]]:
-    """The pixels of the images that can be read, batch by batch, while the next batch is being decoded.
-
-    Yields:
-        The pixels, uint8 [3, S, S] each, of a batch's readable images, and for every image of the batch None or what
-        is wrong with it.
-
-    Raises:
-        UserError: an image cannot be read and ``skip_unreadable`` is not set, or ``batch_size`` is below 1.
-    """
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}: use 1 or more")
-    position = 0
-    for pixels, errors in _decoded_batches(images, transform, batch_size):
-        if not skip_unreadable:
-            _refuse_unreadable(errors, position)
-        position += len(errors)
-        yield pixels, errors
-
-
-def _refuse_unreadable(errors: list[ImageError | None], position: int) -> None:
-    """Raise for the first error of a batch that begins at ``position``."""
-    for index, error in enumerate(errors, position):
-        if error is not None:
-            where = "" if error.path is not None else f"images[{index}]: "
-            raise UserError(f"{where}{error}; remove it from the list or mend it") from error
-
-
-def _decoded_batches(
-    images: Iterable[ImageLike], transform: EvaluationTransform, batch_size: int
-) -> Iterator[tuple[list[Tensor], list[ImageError | None]]]:
-    """Decode to pixels, uint8 [3, S, S], in threads, one batch ahead of the one that is handed out."""
-
-    def decode(image: ImageLike) -> Tensor | ImageError:
-        try:
-            # Pixels only: torch's arithmetic would start threads of its own in each of these, which fight the model's.
-            return transform.crop(_open(image))
-        except ImageError as error:
-            return error
-
-    def submit(image: ImageLike) -> Future[Tensor | ImageError]:
-        try:
-            # Here, because two threads that read the pixels of one opened file would cut each other's reading short.
-            if isinstance(image, Image.Image):
-                load_image(image)
-        except ImageError as error:
-            failed: Future[Tensor | ImageError] = Future()
-            failed.set_result(error)
-            return failed
-        return pool.submit(decode, image)
-
-    source = iter(images)
-    with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:
-        ahead = [submit(image) for image in islice(source, batch_size)]
-        while ahead:
-            following = [submit(image) for image in islice(source, batch_size)]
-            results = [future.result() for future in ahead]
-            yield (
-                [result for result in results if isinstance(result, Tensor)],
-                [result if isinstance(result, ImageError) else None for result in results],
-            )
-            ahead = following
-
-
-def _open(image: ImageLike) -> Image.Image:
-    if isinstance(image, str | Path):
-        return decode_image(Path(image))
-    if isinstance(image, Image.Image):
-        return to_rgb(image)
-    if isinstance(image, np.ndarray):
-        return array_to_rgb(image)
-    if callable(image):
-        return image()
-    raise UserError(f"images holds a {type(image).__name__}: use paths, PIL images or arrays")
+    """`prepared_batches` of pixels, uint8 [3, S, S] each."""
+    # Pixels only: torch's arithmetic would start threads of its own in each of these, which fight the model's.
+    threads = max(1, torch.get_num_threads())
+    return prepared_batches(images, transform.crop, batch_size, threads, skip_unreadable)

@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from unimetric.data.decoding import ImageLike, listed_images
 from unimetric.data.images import ImageError
 from unimetric.data.transforms import EvaluationTransform
 from unimetric.errors import UserError
 from unimetric.geometry import Geometry
-from unimetric.models.embedder import Embedder, ImageLike, decoded_batches, listed_images
+from unimetric.models.embedder import Embedder, decoded_batches
 
 
 class Ensemble(nn.Module):

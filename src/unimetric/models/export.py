@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unimetric.data.transforms import RESIZE_RATIO
+from unimetric.data.cropping import resized_side
 from unimetric.errors import UserError, nearest_names
 from unimetric.files import write_atomically
 from unimetric.models.embedder import Embedder
@@ -88,7 +88,7 @@ def metadata(model: Embedder | Ensemble) -> dict[str, Any]:
     return {
         "format": 1,
         "image_size": transform.image_size,
-        "resize_shorter_side": round(transform.image_size * RESIZE_RATIO),
+        "resize_shorter_side": resized_side(transform.image_size),
         "interpolation": "bicubic",
         "mean": list(transform.mean),
         "std": list(transform.std),
@@ -97,6 +97,7 @@ def metadata(model: Embedder | Ensemble) -> dict[str, Any]:
         "fingerprint": fingerprints[0] if isinstance(model, Embedder) else "+".join(fingerprints),
         "backbone": ", ".join(dict.fromkeys(member.backbone.name for member in members)),
         "method": model.method_name,
+        "compatible_with": list(model.compatible_with) if isinstance(model, Embedder) else [],
     }
 
 

@@ -8,6 +8,7 @@
 - `preparation`: from a file's bytes to its hash, pixels and thumbnail
 - `approximate`, `effort`: which index, and how hard it is searched
 - `hyperbolic`: search by hyperbolic distance
+- `engine`: torch or an exported file for the queries
 - `model`: what is recorded of the model, and how it is loaded
 - `rows`: ids, metadata columns, and what has changed
 - `writing`: embed and write, commit by commit

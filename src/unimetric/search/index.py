@@ -34,7 +34,8 @@ from unimetric.search.writing import ONCE, CommitRule, Progress, Writer
 
 if TYPE_CHECKING:
     from unimetric.config import DeviceConfig
-    from unimetric.models.embedder import Embedder, ImageLike
+    from unimetric.data.decoding import ImageLike
+    from unimetric.models.embedder import Embedder
 
 MAX_K = 1000
 """Answers to one query, at most."""

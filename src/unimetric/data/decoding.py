@@ -1,0 +1,126 @@
+"""Images in whatever form somebody has them, decoded batch by batch in threads, without torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from unimetric.data.images import ImageError, array_to_rgb, decode_image, load_image, to_rgb
+from unimetric.errors import UserError
+
+ImageLike: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Callable[[], Image.Image]"
+"""What can be embedded. A function is called when its image's turn comes; it returns an upright RGB image, or raises
+`ImageError`."""
+
+Pixels = TypeVar("Pixels")
+
+
+def listed_images(images: Sequence[ImageLike] | ImageLike) -> Sequence[ImageLike]:
+    """The images that ``encode`` was given, a single one too, as a sequence of images."""
+    if (
+        isinstance(images, str | Path | Image.Image)
+        or callable(images)
+        or (isinstance(images, np.ndarray) and images.ndim != 4)
+    ):
+        return [images]
+    return list(images) if isinstance(images, np.ndarray) else images
+
+
+def prepared_batches(
+    images: Iterable[ImageLike],
+    prepare: Callable[[Image.Image], Pixels],
+    batch_size: int,
+    threads: int,
+    skip_unreadable: bool = False,
+) -> Iterator[tuple[list[Pixels], list[ImageError | None]]]:
+    """The pixels of the images that can be read, batch by batch, while the next batch is being decoded.
+
+    Args:
+        images: The images, taken as they are needed.
+        prepare: From an upright RGB image to its pixels; called in the threads.
+        batch_size: Images per batch.
+        threads: How many images are decoded at once.
+        skip_unreadable: Leave out images that cannot be read instead of raising.
+
+    Yields:
+        What ``prepare`` gave of a batch's readable images, and for every image of the batch None or what is wrong
+        with it.
+
+    Raises:
+        UserError: an image cannot be read and ``skip_unreadable`` is not set, or ``batch_size`` is below 1.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}: use 1 or more")
+    position = 0
+    for results in _results(images, prepare, batch_size, threads):
+        errors = [result if isinstance(result, ImageError) else None for result in results]
+        if not skip_unreadable:
+            _refuse_unreadable(errors, position)
+        position += len(errors)
+        yield [result for result in results if not isinstance(result, ImageError)], errors
+
+
+def usable_cpus() -> int:
+    """How many processors this process may run on; a batch system or a container may allow fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _refuse_unreadable(errors: list[ImageError | None], position: int) -> None:
+    """Raise for the first error of a batch that begins at ``position``."""
+    for index, error in enumerate(errors, position):
+        if error is not None:
+            where = "" if error.path is not None else f"images[{index}]: "
+            raise UserError(f"{where}{error}; remove it from the list or mend it") from error
+
+
+def _results(
+    images: Iterable[ImageLike], prepare: Callable[[Image.Image], Pixels], batch_size: int, threads: int
+) -> Iterator[list[Pixels | ImageError]]:
+    """Decode in threads, one batch ahead of the one that is handed out."""
+
+    def decode(image: ImageLike) -> Pixels | ImageError:
+        try:
+            return prepare(_open(image))
+        except ImageError as error:
+            return error
+
+    def submit(image: ImageLike) -> Future[Pixels | ImageError]:
+        try:
+            # Here, because two threads that read the pixels of one opened file would cut each other's reading short.
+            if isinstance(image, Image.Image):
+                load_image(image)
+        except ImageError as error:
+            failed: Future[Pixels | ImageError] = Future()
+            failed.set_result(error)
+            return failed
+        return pool.submit(decode, image)
+
+    source = iter(images)
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        ahead = [submit(image) for image in islice(source, batch_size)]
+        while ahead:
+            following = [submit(image) for image in islice(source, batch_size)]
+            yield [future.result() for future in ahead]
+            ahead = following
+
+
+def _open(image: ImageLike) -> Image.Image:
+    if isinstance(image, str | Path):
+        return decode_image(Path(image))
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    if isinstance(image, np.ndarray):
+        return array_to_rgb(image)
+    if callable(image):
+        return image()
+    raise UserError(f"images holds a {type(image).__name__}: use paths, PIL images or arrays")

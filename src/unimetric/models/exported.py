@@ -1,0 +1,136 @@
+"""Run what `unimetric export` wrote as ONNX: images to vectors by onnxruntime, without torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from unimetric.data.cropping import evaluation_crop
+from unimetric.data.decoding import ImageLike, listed_images, prepared_batches, usable_cpus
+from unimetric.errors import UserError
+from unimetric.files import explain_os_error
+
+_FORMAT = 1
+
+
+class ExportedEmbedder:
+    """A model exported as one ONNX file: the vectors of `Embedder.encode` in float32, on the CPU.
+
+    Args:
+        path: What ``unimetric export`` wrote.
+
+    Attributes:
+        path: The file.
+        fingerprint: SHA-256 of the model that was exported, see `model_fingerprint`.
+        compatible_with: Fingerprints of other models in whose vectors this one's queries may search.
+        embedding_size: E.
+        image_size: S.
+        encoded_in: What computes, in a few words.
+
+    Raises:
+        UserError: onnxruntime is missing, or the file cannot be read or is none of ``unimetric export``.
+    """
+
+    encoded_in = "onnxruntime, fp32, cpu"
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+        self._threads = usable_cpus()
+        self._session = _session(self.path, self._threads)
+        about = _metadata(self.path, self._session)
+        self.fingerprint: str = about["fingerprint"]
+        self.compatible_with: tuple[str, ...] = tuple(about.get("compatible_with", ()))
+        self.embedding_size: int = about["embedding_size"]
+        self.image_size: int = about["image_size"]
+        self._shorter_side: int = about["resize_shorter_side"]
+        self._mean, self._std = (np.asarray(about[name], np.float32)[:, None, None] for name in ("mean", "std"))
+
+    def encode(self, images: Sequence[ImageLike] | ImageLike, *, batch_size: int = 32) -> NDArray[np.float32]:
+        """Embed images as `Embedder.encode` does.
+
+        Args:
+            images: The images, or a single one: paths, PIL images or arrays.
+            batch_size: Images per forward pass.
+
+        Returns:
+            Unit vectors, or points of the ball, float32 [N, E], in the order of ``images``.
+
+        Raises:
+            UserError: a file that cannot be read, or an array that is no image.
+        """
+        vectors = [np.empty((0, self.embedding_size), np.float32)]
+        for pixels, _ in prepared_batches(listed_images(images), self.crop, batch_size, self._threads):
+            vectors += self._session.run(["embeddings"], {"images": self.normalise(np.stack(pixels))})
+        return np.concatenate(vectors)
+
+    def crop(self, image: Image.Image) -> NDArray[np.uint8]:
+        """An RGB image to its pixels, uint8 [3, S, S]."""
+        return np.asarray(evaluation_crop(image, self.image_size, self._shorter_side)).transpose(2, 0, 1)
+
+    def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Pixels, uint8 [..., 3, S, S], to what the network reads, float32 of the same shape."""
+        return (pixels.astype(np.float32) / np.float32(255) - self._mean) / self._std
+
+
+def _session(path: Path, threads: int) -> Any:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise UserError(f"{path} needs the package {error.name}, which is missing: pip install onnxruntime") from error
+    with explain_os_error(path, "read"):
+        # Of what is no file onnxruntime speaks in its own words.
+        path.open("rb").close()
+    options = onnxruntime.SessionOptions()
+    # Its own choice counts processors that a container may not use.
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise UserError(f"{path} is damaged, or no ONNX file; export the model again with: unimetric export") from error
+
+
+def _metadata(path: Path, session: Any) -> dict[str, Any]:
+    """What the file says of itself, see `unimetric.models.export.metadata`.
+
+    Raises:
+        UserError: it is not what ``unimetric export`` writes.
+    """
+    try:
+        about = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
+        if about["format"] != _FORMAT:
+            raise UserError(
+                f"{path} has format {about['format']!r}, this version of unimetric reads {_FORMAT}: update unimetric, "
+                "or export the model again"
+            )
+        _check(about, session)
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise UserError(f"{path} was not written by unimetric export: name the file that it wrote") from error
+    return about
+
+
+def _check(about: dict[str, Any], session: Any) -> None:
+    """Make sure that the network takes and gives what the metadata says.
+
+    Raises:
+        ValueError, TypeError, KeyError, IndexError: it does not.
+    """
+    size, side = about["image_size"], about["resize_shorter_side"]
+    scales = [float(value) for name in ("mean", "std") for value in about[name]]
+    takes = [(part.name, part.shape[1:]) for part in session.get_inputs()]
+    gives = [(part.name, part.shape[1:]) for part in session.get_outputs()]
+    if (
+        takes != [("images", [3, size, size])]
+        or gives != [("embeddings", [about["embedding_size"]])]
+        or about["interpolation"] != "bicubic"
+        or not size <= side <= 2 * size
+        or len(scales) != 6
+        or not isinstance(about["fingerprint"], str)
+    ):
+        raise ValueError("metadata and network do not belong together")
