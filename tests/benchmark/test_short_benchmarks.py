@@ -20,7 +20,7 @@ def short_forms() -> dict[str, Any]:
     return {benchmark.name: benchmark for benchmark in runpy.run_path(str(BENCHMARKS / "all.py"))["BENCHMARKS"]}
 
 
-NAMES = ["embed", "train_step", "data", "evaluate", "search", "serve"]
+NAMES = ["embed", "train_step", "data", "evaluate", "search", "serve", "startup"]
 
 
 def test_none_is_forgotten(short_forms: dict[str, Any]) -> None:
