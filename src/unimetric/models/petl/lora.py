@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from unimetric.errors import UserError
 from unimetric.models.backbone import Backbone, FrozenBlock
@@ -66,9 +65,9 @@ class LowRankUpdate(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """[..., D] to [..., O]."""
         out: Tensor = self.frozen(tokens)
-        # Into what was just made and nobody else reads; the factor goes to the small weight: two passes over [..., O]
-        # less than a sum of its own.
-        return out.add_(F.linear(self.down(tokens), self.up.weight * self.factor))
+        # The factor goes to r numbers a token, the sum into what was just made and nobody else reads: two passes over
+        # [..., O] less.
+        return out.add_(self.up(self.down(tokens) * self.factor))
 
     def merged(self) -> nn.Linear:
         """The frozen layer with ``W + s · B A``; the one that was given stays as it is if its values are shared."""
