@@ -83,8 +83,8 @@ def main() -> None:
 
     table = as_table(rows, failures)
     print(table)
-    write_result("all", {"rows": [asdict(row) | {"met": row.met} for row in rows], "failures": failures})
-    (arguments.out / "all.md").write_text(table)
+    written = write_result("all", {"rows": [asdict(row) | {"met": row.met} for row in rows], "failures": failures})
+    written.with_suffix(".md").write_text(heading(json.loads(written.read_text())) + table)
     raise SystemExit(1 if failures else 0)
 
 
@@ -235,6 +235,13 @@ def as_table(rows: list[Row], failures: dict[str, str]) -> str:
         lines.append(f"| {row.figure} | {target} | {row.reference} | {row.ratio:.2f} | {row.met} |")
     lines += ["", *(f"{name}: {reason}" for name, reason in failures.items())]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def heading(result: dict[str, Any]) -> str:
+    """What was run, where and when."""
+    machine = result["machine"]
+    where = f"{machine['gpu'] or machine['processor']}, {machine['cores']} cores"
+    return f"`{result['command']}`, {where}, torch {machine['torch']}, {result['date']}.\n\n"
 
 
 BENCHMARKS = (

@@ -12,9 +12,9 @@ FOLDERS = ("benchmarks/results", "configs")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the files of `FOLDERS` under their own paths."""
+    """Add the files of `FOLDERS`, and of the folders in them, under their own paths."""
     for folder in FOLDERS:
-        for path in sorted((ROOT / folder).iterdir()):
+        for path in sorted((ROOT / folder).rglob("*")):
             if path.is_file():
                 uri = path.relative_to(ROOT).as_posix()
                 files.append(File.generated(config, uri, abs_src_path=str(path)))
