@@ -247,7 +247,18 @@ def _add_export_command(commands: Any) -> None:
         help="A run folder or a model folder; several are exported as one, by the mean of their vectors.",
     )
     export.add_argument("--format", type=str, default="onnx", help="onnx or torch.")
-    export.add_argument("--out", type=str, default=None, help="The file; default: MODEL/model.onnx or MODEL/model.pt2.")
+    export.add_argument(
+        "--precision",
+        type=str,
+        default="fp32",
+        help="fp32; or int8, ONNX alone: a quarter of the size, faster, a little less exact.",
+    )
+    export.add_argument(
+        "--out",
+        type=str,
+        default=None,
+        help="The file; default: MODEL/model.onnx, MODEL/model.int8.onnx or MODEL/model.pt2.",
+    )
     export.add_argument("--overwrite", action="store_true", help="Replace the file if it exists.")
     export.add_argument("--weights", type=str, default=None, help=_WEIGHTS_HELP)
     commands.add_subcommand("export", export, help="write a model as one ONNX or torch file")

@@ -320,13 +320,14 @@ class DeviceConfig:
         processes: Number of devices of this machine, each with a process of its own; on a CPU, the number of
             processes. The batch is divided among all processes, and the result does not depend on their number.
         machines: Number of machines that train together, each with as many processes; the command is started on each.
-        precision: ``auto`` is ``bf16`` where the processor has instructions for it, else ``fp32``.
+        precision: ``auto`` is ``bf16`` where the processor has instructions for it, else ``fp32``. ``int8`` is for
+            embedding on a CPU, and never automatic.
     """
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     processes: int = 1
     machines: int = 1
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Literal["auto", "bf16", "fp32", "int8"] = "auto"
 
     def __post_init__(self) -> None:
         _require(self.processes >= 1, "device.processes", self.processes, "use 1 or more")

@@ -56,6 +56,15 @@ def test_without_data_noise_is_used_and_said(run: Path, tmp_path: Path, capsys: 
     assert "gone" in reason
 
 
+def test_int8_has_a_file_of_its_own(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+    shutil.copytree(run, tmp_path / "run")
+    assert unimetric("export", tmp_path / "run", "--precision", "int8") == 0
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert f"The model is in {tmp_path / 'run/model.int8.onnx'}: on 64 images, its vectors are within" in said
+    assert not (tmp_path / "run/model.onnx").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

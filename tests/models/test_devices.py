@@ -43,8 +43,31 @@ def test_auto_precision_follows_the_processor(monkeypatch, there):
 @pytest.mark.parametrize("name", ["fp16", "bfloat16", "BF16", "16", ""])
 def test_an_unknown_precision_is_refused_not_taken_for_fp32(name):
     for choose in (choose_precision, compute_dtype):
-        with pytest.raises(UserError, match=rf"precision is '{name}'.* valid: auto, bf16, fp32"):
+        with pytest.raises(UserError, match=rf"precision is '{name}'.* valid: auto, bf16, fp32, int8"):
             choose(name, CPU)
+
+
+def test_int8_is_for_embedding_on_a_cpu():
+    assert choose_precision("int8", CPU) == "int8"
+    with pytest.raises(UserError, match="computed on a CPU alone, not on cuda: add --device"):
+        choose_precision("int8", torch.device("cuda"))
+    with pytest.raises(UserError, match="'int8', which is for embedding alone: train with auto, bf16 or fp32"):
+        compute_dtype("int8", CPU)
+
+
+@pytest.mark.parametrize(
+    ("machine", "present", "overflows"),
+    [
+        ("x86_64", "avx512_vnni", False),
+        ("AMD64", "avx_vnni", False),
+        ("x86_64", "avx2", True),
+        ("aarch64", "asimd", False),
+    ],
+)
+def test_which_processors_overflow_in_int8(monkeypatch, machine, present, overflows):
+    monkeypatch.setattr(devices.platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {present: True, "other": False}, raising=False)
+    assert devices.overflows_in_int8(CPU) is overflows
 
 
 def test_bf16_is_never_automatic_where_it_would_be_emulated():

@@ -116,6 +116,15 @@ def test_what_computes_something_else_is_not_written(factor, tmp_path, monkeypat
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("model.pt2", b"as it was")]
 
 
+def test_no_path_of_this_machine_is_inside(tmp_path):
+    needs("onnx")
+    export_model(embedder_of("puma", "augreg"), tmp_path / "model.onnx", "onnx", noise(3, 48))
+    content = (tmp_path / "model.onnx").read_bytes()
+    assert b"embeddings" in content
+    assert b".py" not in content
+    assert str(Path(export_module.__file__).parent).encode() not in content
+
+
 def test_too_large_for_onnx(tmp_path, monkeypatch):
     needs("onnx")
     monkeypatch.setattr(export_module, "_ONNX_BYTES", 1000)

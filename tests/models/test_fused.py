@@ -198,5 +198,5 @@ def test_the_last_block_computes_the_class_token_alone_where_it_alone_is_pooled(
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(UserError, match=r"precision is 'int8'.*valid: auto, bf16, fp32"):
-        fuse(toy_embedder(), "int8")
+    with pytest.raises(UserError, match=r"precision is 'int4'.*valid: auto, bf16, fp32"):
+        fuse(toy_embedder(), "int4")

@@ -30,10 +30,10 @@ sys.exit(code)
 """
 
 
-def export(model: Path, out: Path) -> Path:
+def export(model: Path, out: Path, precision: str = "fp32") -> Path:
     pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
     pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    export_model(Embedder.from_pretrained(model).eval(), out, "onnx", pixels)
+    export_model(Embedder.from_pretrained(model).eval(), out, "onnx", pixels, precision)
     return out
 
 
@@ -134,6 +134,27 @@ def test_a_named_file_and_one_of_an_extended_model(
     assert unimetric(*search, saying(exported, tmp_path / "other.onnx", fingerprint="other")) == 2
     extended = saying(exported, tmp_path / "extended.onnx", fingerprint="other", compatible_with=[fingerprint])
     assert unimetric(*search, extended) == 0
+
+
+def test_a_file_of_int8_products(
+    run: Path, model: Path, catalogue: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    int8 = ("--device.accelerator", "cpu", "--device.precision", "int8")
+    search = ("search", catalogue, images / "hats/c1/2.png", "--model", run)
+    assert unimetric(*search, "--engine", "onnx", *int8) == 2
+    assert "model.int8.onnx does not exist: write it with unimetric export" in capsys.readouterr().err
+    file = export(model, run / "model.int8.onnx", "int8")
+    # Unasked it is not taken.
+    assert unimetric(*search, *CPU) == 0
+    assert "(fused, fp32 products, cpu)" in capsys.readouterr().err
+    for options in ((*search, *int8), (*search[:-1], file)):
+        assert unimetric(*options) == 0
+        said = capsys.readouterr()
+        assert f"Embedded by {file} (onnxruntime, int8, cpu)." in "".join(said.err.splitlines())
+        first = next(line for line in said.out.splitlines() if line.lstrip().startswith("1 "))
+        assert str(images / "hats/c1/2.png") in first
+    assert unimetric(*search[:-1], file, *CPU) == 2
+    assert "model.int8.onnx computes in int8: leave it out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ def export_models(
     out: Path | None = None,
     *,
     kind: str = "onnx",
+    precision: str = "fp32",
     overwrite: bool = False,
     weights: str | None = None,
 ) -> Exported:
@@ -53,8 +54,9 @@ def export_models(
 
     Args:
         models: Run folders or model folders; several become an ensemble.
-        out: The file; by default ``model.onnx`` or ``model.pt2`` in the folder of a single model.
+        out: The file; by default ``model.onnx``, ``model.int8.onnx`` or ``model.pt2`` in the folder of a single model.
         kind: ``onnx`` or ``torch``.
+        precision: Of the products, ``fp32`` or, with ``onnx``, ``int8``.
         overwrite: Whether to replace a file that is there.
         weights: The file of the backbone's weights, where a folder does not know it.
 
@@ -62,8 +64,8 @@ def export_models(
         UserError: a model cannot be read, the file exists or cannot be written, a package is missing, or the check
             failed.
     """
-    check_kind(kind)
-    path = _path(models, out, kind, overwrite)
+    check_kind(kind, precision)
+    path = _path(models, out, kind, precision, overwrite)
     files = [weights_file(model, weights) for model in models]
     model: Embedder | Ensemble = (
         Embedder.from_pretrained(models[0], weights=files[0])
@@ -72,15 +74,16 @@ def export_models(
     ).eval()
     pixels, real, reason = _images(models[0], model.transform)
     make_folder(path.parent)
-    difference = export_model(model, path, kind, pixels)
+    difference = export_model(model, path, kind, pixels, precision)
     return Exported(path, difference, len(pixels), real, reason)
 
 
-def _path(models: Sequence[Path], out: Path | None, kind: str, overwrite: bool) -> Path:
+def _path(models: Sequence[Path], out: Path | None, kind: str, precision: str, overwrite: bool) -> Path:
     suffix = FORMATS[kind]
     if out is None and len(models) > 1:
         raise UserError(f"--out is missing: name the {suffix} file for the ensemble")
-    path = models[0] / f"model{suffix}" if out is None else out
+    name = f"model{suffix}" if precision == "fp32" else f"model.{precision}{suffix}"
+    path = models[0] / name if out is None else out
     if path.suffix != suffix:
         raise UserError(f"--out is {path}: a file of --format {kind} ends in {suffix}")
     if path.is_dir():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import platform
+
 import torch
 
 from unimetric.errors import UserError, nearest_names
 
-PRECISIONS = ("auto", "bf16", "fp32")
-"""What a precision may be called."""
+PRECISIONS = ("auto", "bf16", "fp32", "int8")
+"""What a precision may be called; ``int8`` is for embedding on a CPU."""
 
 
 def choose_device(accelerator: str = "auto") -> torch.device:
@@ -26,23 +28,45 @@ def choose_device(accelerator: str = "auto") -> torch.device:
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
-    """``bf16`` or ``fp32`` for ``auto``, ``bf16`` or ``fp32``.
+    """``bf16``, ``fp32`` or ``int8`` for ``auto``, ``bf16``, ``fp32`` or ``int8``.
 
     ``auto`` is ``bf16`` on a processor with instructions for it; elsewhere bf16 would be emulated, and slower.
 
     Raises:
-        UserError: another word.
+        UserError: another word, or ``int8`` on another device than a CPU.
     """
     if precision not in PRECISIONS:
         raise UserError(f"precision is {precision!r}; {nearest_names(precision, PRECISIONS)}")
+    if precision == "int8" and device.type != "cpu":
+        raise UserError(
+            f"--device.precision is 'int8', which is computed on a CPU alone, not on {device.type}: add "
+            "--device.accelerator cpu, or leave it out"
+        )
     if precision != "auto":
         return precision
     return "bf16" if _has_bf16(device) else "fp32"
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type of matrix products for ``auto``, ``bf16`` or ``fp32``."""
-    return torch.bfloat16 if choose_precision(precision, device) == "bf16" else torch.float32
+    """The type of matrix products for ``auto``, ``bf16`` or ``fp32``.
+
+    Raises:
+        UserError: as `choose_precision`, or ``int8``, in which no gradient can be had.
+    """
+    chosen = choose_precision(precision, device)
+    if chosen == "int8":
+        raise UserError("--device.precision is 'int8', which is for embedding alone: train with auto, bf16 or fp32")
+    return torch.bfloat16 if chosen == "bf16" else torch.float32
+
+
+def overflows_in_int8(device: torch.device) -> bool:
+    """Whether a processor adds products of 8 bits in 16 bits, as those of x86 without VNNI do."""
+    if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64", "i686", "x86"):
+        return False
+    if not hasattr(torch.cpu, "get_capabilities"):  # torch before 2.10
+        return not torch.cpu._is_vnni_supported()
+    capabilities = torch.cpu.get_capabilities()
+    return not any(capabilities.get(name, False) for name in ("avx512_vnni", "avx_vnni"))
 
 
 def _has_bf16(device: torch.device) -> bool:

@@ -21,7 +21,7 @@ from unimetric.data.transforms import EvaluationTransform
 from unimetric.errors import UserError
 from unimetric.geometry import Geometry, PoincareBall, make_geometry
 from unimetric.models.backbone import Backbone, FrozenBlock
-from unimetric.models.fused import CurrentForm, FusedEmbedder
+from unimetric.models.fused import CurrentForm, InferenceForm
 from unimetric.models.petl import METHODS, make_method, method_options
 from unimetric.models.petl.noise import drawing_as_here
 from unimetric.models.saving import load_model, save_model
@@ -171,7 +171,8 @@ class Embedder(nn.Module):
             images: The images, or a single one. Arrays are [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], as uint8,
                 uint16, bool, or float in [0, 1]. One array of four axes, [N, H, W, C], is N images.
             batch_size: Images per forward pass.
-            precision: ``bf16``, ``fp32``, or ``auto``: bf16 where the processor has instructions for it.
+            precision: ``bf16``, ``fp32``, or ``auto``: bf16 where the processor has instructions for it. ``int8``
+                is faster on a CPU, and a little less exact; see `Int8Embedder`.
 
         Returns:
             Unit vectors, or points of the ball, float32 [N, E], in the order of ``images``.
@@ -209,10 +210,11 @@ class Embedder(nn.Module):
         for pixels, errors in decoded_batches(images, self.transform, batch_size, skip_unreadable):
             yield form.embed_pixels(pixels), errors
 
-    def inference_form(self, precision: str = "auto") -> FusedEmbedder:
-        """The fastest equivalent of this model as it is now, which `encode` computes with; see `fuse`.
+    def inference_form(self, precision: str = "auto") -> InferenceForm:
+        """The fastest equivalent of this model as it is now, which `encode` computes with.
 
-        It is kept until the model is changed or trained, or asked for in another precision.
+        See `fuse`, and `Int8Embedder` for ``int8``. It is kept until the model is changed or trained, or asked
+        for in another precision.
         """
         form = self._form.of(self, precision)
         if self.encoded_in != form.describe():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -19,16 +20,19 @@ from torch import Tensor, nn
 from unimetric.data.cropping import resized_side
 from unimetric.errors import UserError, nearest_names
 from unimetric.files import write_atomically
+from unimetric.models.devices import overflows_in_int8
 from unimetric.models.embedder import Embedder
 from unimetric.models.ensemble import Ensemble
+from unimetric.models.exported import OnnxNetwork, open_session
 from unimetric.models.fused import fuse
+from unimetric.models.quantised import quantised
 from unimetric.models.saving import model_config, model_fingerprint
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 """What a file may be, and how its name ends."""
 
-LARGEST_DIFFERENCE = 1e-4
-"""Between a vector of the file and the model's own, as a share of its length; float32 gives about 1e-6."""
+LARGEST_DIFFERENCE = {"fp32": 1e-4, "int8": 0.25}
+"""Between a vector of the file and the model's own, as a share of its length; float32 gives about 1e-6, int8 0.1."""
 
 _ONNX_BYTES = 2**31 - 2**20
 """A single ONNX file is a protocol buffer, which ends at 2 GiB; the graph takes some of it."""
@@ -38,8 +42,8 @@ _BATCH = 16
 Runner = Callable[[Tensor], NDArray[np.float32]]
 
 
-def export_model(model: Embedder | Ensemble, path: Path, kind: str, pixels: Tensor) -> float:
-    """Write a model's inference form in float32, after its vectors have been compared with the model's own.
+def export_model(model: Embedder | Ensemble, path: Path, kind: str, pixels: Tensor, precision: str = "fp32") -> float:
+    """Write a model's inference form, after its vectors have been compared with the model's own.
 
     The file maps ``images``, normalised float32 [B, 3, S, S] with any B, to ``embeddings``, float32 [B, E]; what else
     is to be known is inside, see `metadata`.
@@ -49,35 +53,71 @@ def export_model(model: Embedder | Ensemble, path: Path, kind: str, pixels: Tens
         path: The file; one that is there is replaced, at the end.
         kind: ``onnx``, or ``torch`` for what `torch.export.load` reads.
         pixels: What it is checked on, uint8 [N, 3, S, S].
+        precision: Of the products, ``fp32`` or, with ``onnx``, ``int8``.
 
     Returns:
         The largest distance between a vector of the file and the model's own, as a share of the vector's length.
 
     Raises:
-        UserError: unknown kind, a package is missing, the model is too large for the format, the file cannot be
-            written, or its vectors are others. Nothing is written then.
+        UserError: unknown kind or precision, a package is missing, the model is too large for the format, the file
+            cannot be written, or its vectors are others. Nothing is written then.
     """
-    check_kind(kind)
-    program = _program(model, kind)
+    check_kind(kind, precision)
     images = model.transform.normalise(pixels)
     expected = _vectors(lambda batch: model(batch).numpy(), images)
     difference = float("nan")
 
     def write(temporary: Path) -> None:
         nonlocal difference
-        _WRITERS[kind](program, temporary, metadata(model))
-        found = _vectors(_RUNNERS[kind](temporary), images)
+        if kind == "onnx":
+            temporary.write_bytes(onnx_model(model, precision).SerializeToString())
+        else:
+            _write_torch(_program(model), temporary, metadata(model))
+        found = _vectors(_run_onnx(temporary, precision) if kind == "onnx" else _run_torch(temporary), images)
         lengths = np.linalg.norm(expected, axis=1).clip(min=1e-12)
         difference = float((np.linalg.norm(found - expected, axis=1) / lengths).max())
         # Written so that NaN is refused.
-        if not difference <= LARGEST_DIFFERENCE:
+        largest = LARGEST_DIFFERENCE[precision]
+        if not difference <= largest:
             raise UserError(
                 f"{path}: not written, because its vectors differ from the model's by {difference:.1e} of their "
-                f"length, more than {LARGEST_DIFFERENCE:g}; try the other --format, or another version of torch"
+                f"length, more than {largest:g}; try the other --format or --precision, or another version of torch"
             )
 
     write_atomically(path, write)
     return difference
+
+
+def onnx_model(model: Embedder | Ensemble, precision: str) -> Any:
+    """A model's inference form as an `onnx.ModelProto`, with `metadata`; ``precision`` is ``fp32`` or ``int8``.
+
+    Raises:
+        UserError: the weights do not go into a single file, which holds at most 2 GiB.
+    """
+    # Slow to import, and of an extra.
+    import onnx
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            _program(model, _ONNX_BYTES),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["embeddings"],
+            verbose=False,
+        )
+    assert program is not None  # noqa: S101 - only the older exporter returns nothing
+    proto: Any = program.model_proto
+    for node in proto.graph.node:
+        # Lines of source files, by their paths on this machine.
+        del node.metadata_props[:]
+    if precision == "int8":
+        transform = model.transform
+        seven_bits = overflows_in_int8(model.device)
+        proto = quantised(proto, transform.image_size, transform.mean, transform.std, seven_bits=seven_bits)
+    about = metadata(model) | {"precision": precision}
+    onnx.helper.set_model_props(proto, {name: json.dumps(value) for name, value in about.items()})
+    return proto
 
 
 def metadata(model: Embedder | Ensemble) -> dict[str, Any]:
@@ -101,27 +141,36 @@ def metadata(model: Embedder | Ensemble) -> dict[str, Any]:
     }
 
 
-def check_kind(kind: str) -> None:
-    """Find out before the work whether a format is known and its packages are there.
+def check_kind(kind: str, precision: str = "fp32") -> None:
+    """Find out before the work whether a format and a precision are known and their packages are there.
 
     Raises:
-        UserError: it is not, or one is missing.
+        UserError: they are not, one is missing, or the format does not have the precision.
     """
     if kind not in FORMATS:
         raise UserError(f"--format is {kind!r}; {nearest_names(kind, FORMATS)}")
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if kind == "onnx" and find_spec(name) is None]
-    if missing:
-        raise UserError(f"--format onnx needs the package {missing[0]}: pip install 'unimetric[export]'")
+    if precision not in LARGEST_DIFFERENCE:
+        raise UserError(f"--precision is {precision!r}; {nearest_names(precision, LARGEST_DIFFERENCE)}")
+    if kind != "onnx" and precision != "fp32":
+        raise UserError(f"--precision is {precision!r}, --format {kind!r} has fp32 alone: use --format onnx")
+    if kind == "onnx" and (missing := missing_package()):
+        raise UserError(f"--format onnx needs the package {missing}: pip install 'unimetric[export]'")
 
 
-def _program(model: Embedder | Ensemble, kind: str) -> torch.export.ExportedProgram:
+def missing_package() -> str | None:
+    """The first package of those that ONNX takes which is not there."""
+    return next((name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None), None)
+
+
+def _program(model: Embedder | Ensemble, most_bytes: float = math.inf) -> torch.export.ExportedProgram:
     members = model.members if isinstance(model, Ensemble) else [model]
     forms = [fuse(member, "fp32") for member in members]
     module = forms[0] if isinstance(model, Embedder) else _Mean(forms, model)
     size = sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))
-    if kind == "onnx" and size > _ONNX_BYTES:
+    if size > most_bytes:
         raise UserError(
-            f"the model's weights are {size / 2**30:.1f} GiB, a single ONNX file holds at most 2: use --format torch"
+            f"the model's weights are {size / 2**30:.1f} GiB, a single ONNX file holds at most 2: use --format torch, "
+            "or to embed another precision than int8"
         )
     side = model.transform.image_size
     with torch.no_grad(), warnings.catch_warnings():
@@ -143,18 +192,6 @@ class _Mean(nn.Module):
         return self.geometry.mean(vectors.double()).float()
 
 
-def _write_onnx(program: torch.export.ExportedProgram, path: Path, about: dict[str, Any]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        onnx_program = torch.onnx.export(
-            program, dynamo=True, input_names=["images"], output_names=["embeddings"], verbose=False
-        )
-    assert onnx_program is not None  # noqa: S101 - only the older exporter returns nothing
-    model = onnx_program.model
-    model.metadata_props.update({name: json.dumps(value) for name, value in about.items()})
-    onnx_program.save(path, external_data=False)
-
-
 def _write_torch(program: torch.export.ExportedProgram, path: Path, about: dict[str, Any]) -> None:
     # Through memory: given a path, torch wants one that ends in .pt2.
     content = io.BytesIO()
@@ -162,25 +199,14 @@ def _write_torch(program: torch.export.ExportedProgram, path: Path, about: dict[
     path.write_bytes(content.getbuffer())
 
 
-def _run_onnx(path: Path) -> Runner:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-    def run(images: Tensor) -> NDArray[np.float32]:
-        (vectors,) = session.run(["embeddings"], {"images": images.numpy()})
-        return vectors  # type: ignore[no-any-return]
-
-    return run
+def _run_onnx(path: Path, precision: str) -> Runner:
+    network = OnnxNetwork(open_session(str(path), torch.get_num_threads()), images_at_once=int(precision == "int8"))
+    return lambda images: network(images.numpy())
 
 
 def _run_torch(path: Path) -> Runner:
     module = torch.export.load(io.BytesIO(path.read_bytes())).module()
     return lambda images: module(images).numpy()
-
-
-_WRITERS = {"onnx": _write_onnx, "torch": _write_torch}
-_RUNNERS: dict[str, Callable[[Path], Runner]] = {"onnx": _run_onnx, "torch": _run_torch}
 
 
 @torch.no_grad()

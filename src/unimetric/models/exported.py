@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,45 @@ from unimetric.files import explain_os_error
 _FORMAT = 1
 
 
+class OnnxNetwork:
+    """Runs a network of `unimetric.models.export` by onnxruntime.
+
+    A network of int8 products gets its images one by one, in several threads: it rounds to a scale that it finds in
+    what it is given, and a vector should not depend on what else is in the batch.
+
+    Args:
+        session: An `onnxruntime.InferenceSession`, as `open_session` makes it.
+        images_at_once: How many threads give it an image each; 0 for all images in one call.
+    """
+
+    def __init__(self, session: Any, images_at_once: int = 0) -> None:
+        self._session, self._images_at_once = session, images_at_once
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Vectors, float32 [B, E], for normalised images, float32 [B, 3, S, S] with B at least 1."""
+        if self._images_at_once == 0 or len(images) == 1:
+            return self._run(images)
+        with ThreadPoolExecutor(self._images_at_once) as pool:
+            return np.concatenate(list(pool.map(self._run, np.split(images, len(images)))))
+
+    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        (vectors,) = self._session.run(["embeddings"], {"images": images})
+        return vectors  # type: ignore[no-any-return]
+
+
+def open_session(source: str | bytes, threads: int) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU of a file, by its name, or of its content."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    # Its own choice counts processors that a container may not use.
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
 class ExportedEmbedder:
-    """A model exported as one ONNX file: the vectors of `Embedder.encode` in float32, on the CPU.
+    """A model exported as one ONNX file: the vectors of `Embedder.encode` in float32 or int8, on the CPU.
 
     Args:
         path: What ``unimetric export`` wrote.
@@ -31,19 +69,24 @@ class ExportedEmbedder:
         compatible_with: Fingerprints of other models in whose vectors this one's queries may search.
         embedding_size: E.
         image_size: S.
+        precision: Of its products, ``fp32`` or ``int8``.
         encoded_in: What computes, in a few words.
 
     Raises:
         UserError: onnxruntime is missing, or the file cannot be read or is none of ``unimetric export``.
     """
 
-    encoded_in = "onnxruntime, fp32, cpu"
-
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
         self._threads = usable_cpus()
-        self._session = _session(self.path, self._threads)
-        about = _metadata(self.path, self._session)
+        session = _session(self.path, self._threads)
+        about = _metadata(self.path, session)
+        self.precision: str = about.get("precision", "fp32")
+        self.encoded_in = f"onnxruntime, {self.precision}, cpu"
+        if self.precision == "int8":
+            self._network = OnnxNetwork(_session(self.path, 1), images_at_once=self._threads)
+        else:
+            self._network = OnnxNetwork(session)
         self.fingerprint: str = about["fingerprint"]
         self.compatible_with: tuple[str, ...] = tuple(about.get("compatible_with", ()))
         self.embedding_size: int = about["embedding_size"]
@@ -66,7 +109,7 @@ class ExportedEmbedder:
         """
         vectors = [np.empty((0, self.embedding_size), np.float32)]
         for pixels, _ in prepared_batches(listed_images(images), self.crop, batch_size, self._threads):
-            vectors += self._session.run(["embeddings"], {"images": self.normalise(np.stack(pixels))})
+            vectors.append(self._network(self.normalise(np.stack(pixels))))
         return np.concatenate(vectors)
 
     def crop(self, image: Image.Image) -> NDArray[np.uint8]:
@@ -80,18 +123,14 @@ class ExportedEmbedder:
 
 def _session(path: Path, threads: int) -> Any:
     try:
-        import onnxruntime
+        import onnxruntime  # noqa: F401 - a missing package is told before a missing file
     except ModuleNotFoundError as error:
         raise UserError(f"{path} needs the package {error.name}, which is missing: pip install onnxruntime") from error
     with explain_os_error(path, "read"):
         # Of what is no file onnxruntime speaks in its own words.
         path.open("rb").close()
-    options = onnxruntime.SessionOptions()
-    # Its own choice counts processors that a container may not use.
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return open_session(str(path), threads)
     except Exception as error:
         raise UserError(f"{path} is damaged, or no ONNX file; export the model again with: unimetric export") from error
 
@@ -132,5 +171,6 @@ def _check(about: dict[str, Any], session: Any) -> None:
         or not size <= side <= 2 * size
         or len(scales) != 6
         or not isinstance(about["fingerprint"], str)
+        or about.get("precision", "fp32") not in ("fp32", "int8")
     ):
         raise ValueError("metadata and network do not belong together")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unimetric.models.backbone import Backbone, FrozenBlock
-from unimetric.models.devices import compute_dtype
+from unimetric.models.devices import choose_precision, compute_dtype
+from unimetric.models.int8 import Int8Embedder
 from unimetric.models.saving import learned_names, learned_weights
 
 if TYPE_CHECKING:
@@ -51,19 +52,33 @@ def fuse(embedder: Embedder, precision: str = "auto") -> FusedEmbedder:
     return form
 
 
+class InferenceForm(Protocol):
+    """What a trained embedder is turned into to embed: a `FusedEmbedder` or an `Int8Embedder`."""
+
+    def describe(self) -> str:
+        """What it is, in a line."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Vectors [B, E] in float32 for normalised images [B, 3, S, S]."""
+
+    def embed_pixels(self, images: list[Tensor]) -> NDArray[np.float32]:
+        """The vectors [n, E] of n images, uint8 [3, S, S] each."""
+
+
 class CurrentForm:
     """The inference form of an embedder, made again when the embedder is no longer what it was made of."""
 
     def __init__(self) -> None:
-        self._made: tuple[tuple[object, ...], FusedEmbedder] | None = None
+        self._made: tuple[tuple[object, ...], InferenceForm] | None = None
 
-    def of(self, embedder: Embedder, precision: str) -> FusedEmbedder:
-        """As `fuse`."""
-        dtype, made = compute_dtype(precision, embedder.device), self._made
-        if made is not None and made[0] == (dtype, *_state_of(embedder)):
+    def of(self, embedder: Embedder, precision: str) -> InferenceForm:
+        """As `fuse`, or for ``int8`` as `Int8Embedder`."""
+        chosen, made = choose_precision(precision, embedder.device), self._made
+        if made is not None and made[0] == (chosen, *_state_of(embedder)):
             return made[1]
         with embedder.backbone.holding(torch.float32, trained_too=True):
-            made = (dtype, *_state_of(embedder)), fuse(embedder, precision)
+            form = Int8Embedder(embedder) if chosen == "int8" else fuse(embedder, chosen)
+            made = (chosen, *_state_of(embedder)), form
         self._made = made
         return made[1]
 

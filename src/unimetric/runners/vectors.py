@@ -86,6 +86,7 @@ def export(options: Namespace) -> int:
         [Path(model).expanduser() for model in options.models],
         None if options.out is None else Path(options.out).expanduser(),
         kind=options.format,
+        precision=options.precision,
         overwrite=options.overwrite,
         weights=options.weights,
     )

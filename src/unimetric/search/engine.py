@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 ENGINES = ("auto", "torch", "onnx")
 """What an engine may be called."""
 
-FILE = "model.onnx"
-"""What ``unimetric export`` calls its file, where nothing else is said."""
+FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
+"""What ``unimetric export`` calls its file of each precision, where nothing else is said."""
 
 
 def find_exported(
@@ -56,17 +56,20 @@ def find_exported(
         return None
     if not _computes_on(device):
         raise UserError(
-            f"--device asks for {device.accelerator} and {device.precision}: an exported file computes on cpu in fp32; "
-            "leave that out, or use --engine torch"
+            f"--device asks for {device.accelerator} and {device.precision}: an exported file computes on cpu in fp32 "
+            "or int8; leave that out, or use --engine torch"
         )
     if named:
-        return _opened(index, Path(str(model)).expanduser())
-    files = _beside(Path(model or index.model).expanduser())
+        return _named(index, Path(str(model)).expanduser(), device.precision)
+    precision = "fp32" if device.precision == "auto" else device.precision
+    files = _beside(Path(model or index.model).expanduser(), precision)
     present = [file for file in files if file.is_file()]
     if engine == "onnx":
         if not present:
+            options = "" if precision == "fp32" else f" --precision {precision}"
             raise UserError(
-                f"--engine is onnx, but {files[0]} does not exist: write it with unimetric export {files[0].parent}"
+                f"--engine is onnx, but {files[0]} does not exist: write it with unimetric export "
+                f"{files[0].parent}{options}"
             )
         return _opened(index, present[0])
     fitting = (_fitting(index, file, note) for file in present)
@@ -79,13 +82,20 @@ def is_exported(model: str | Path | None) -> bool:
 
 
 def _computes_on(device: DeviceConfig) -> bool:
-    return device.accelerator in ("auto", "cpu") and device.precision in ("auto", "fp32")
+    return device.accelerator in ("auto", "cpu") and device.precision in ("auto", *FILES)
 
 
-def _beside(folder: Path) -> list[Path]:
+def _beside(folder: Path, precision: str) -> list[Path]:
     """Where the exported file of a model may lie: in the run's folder, or in the model's."""
     run = folder.parent if folder.name == "model" else folder
-    return [run / FILE, run / "model" / FILE]
+    return [run / FILES[precision], run / "model" / FILES[precision]]
+
+
+def _named(index: SearchIndex, file: Path, precision: str) -> ExportedEmbedder:
+    exported = _opened(index, file)
+    if precision not in ("auto", exported.precision):
+        raise UserError(f"--device.precision is {precision!r}, {file} computes in {exported.precision}: leave it out")
+    return exported
 
 
 def _fitting(index: SearchIndex, file: Path, note: Callable[[str], None]) -> ExportedEmbedder | None:

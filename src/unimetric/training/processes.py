@@ -20,7 +20,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from unimetric.config import DeviceConfig
 from unimetric.data.loading import Batch
 from unimetric.errors import ProcessLost, UserError
-from unimetric.models.devices import choose_device, choose_precision
+from unimetric.models.devices import choose_device, compute_dtype
 from unimetric.training.interrupt import Interrupted
 from unimetric.training.joint import JointBatch
 from unimetric.training.watch import Verdict, Watch, leave_now
@@ -33,13 +33,13 @@ _STORE_TIMEOUT = timedelta(seconds=15)
 def make_fabric(config: DeviceConfig) -> Fabric:
     """Device, precision and strategy of this process; others are not started yet."""
     device = choose_device(config.accelerator)
-    precision = choose_precision(config.precision, device)
+    dtype = compute_dtype(config.precision, device)
     return Fabric(
         accelerator=device.type,
         devices=config.processes,
         num_nodes=config.machines,
         strategy=DDPStrategy(timeout=_PATIENCE) if config.total_processes > 1 else "auto",
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        precision="bf16-mixed" if dtype == torch.bfloat16 else "32-true",
     )
 
 
