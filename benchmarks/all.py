@@ -161,13 +161,17 @@ def of_embed(result: dict[str, Any]) -> Iterator[Row]:
     """Time beside the bare backbone in the same form, and images per second beside timm's."""
     targets = result["targets"]
     for row in result["results"]:
-        where = f"{row['image_size']} px, {row['precision']}"
-        for form in ("PUMA form", "LoRA form"):
+        for form in ("PUMA form", "LoRA form", "PUMA form, int8", "LoRA form, int8"):
+            # On a GPU there is no int8.
+            if form not in row["speedup_to_timm"]:
+                continue
+            name = form if form.endswith("int8") else f"{form}, {row['precision']}"
+            where = f"{row['image_size']} px"
             ratio = row["time_to_bare_form"][form]
-            yield Row(f"embedding, {form}, time, {where}", targets["form_to_bare"], "bare backbone, same form", ratio)
+            yield Row(f"embedding, {name}, time, {where}", targets["form_to_bare"], "bare backbone, same form", ratio)
             ratio = row["speedup_to_timm"][form]
             target = targets["form_speedup"]
-            yield Row(f"embedding, {form}, images/s, {where}", target, "timm, eager fp32", ratio, at_most=False)
+            yield Row(f"embedding, {name}, images/s, {where}", target, "timm, eager fp32", ratio, at_most=False)
 
 
 def of_train_step(result: dict[str, Any]) -> Iterator[Row]:

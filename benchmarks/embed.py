@@ -1,9 +1,10 @@
 """What embedding costs beside the bare backbone, at 112 and 224 px, from tensors and from files.
 
 In turns, on the same batch: timm's untouched model in eager float32; the bare backbone in the inference form; PUMA and
-LoRA in the inference form; PUMA as it is trained, under autocast with the frozen weights held; and `Embedder.encode`
-of PUMA from files, which decodes and resizes as well. Targets for PUMA's form: at most 1.13 times the bare backbone's
-time in the same form and precision, and at least 2.5 times the images per second of timm's eager float32.
+LoRA in the inference form; on a CPU the three with int8 products; PUMA as it is trained, under autocast with the frozen
+weights held; and `Embedder.encode` of PUMA from files, which decodes and resizes as well. Targets for PUMA's form: at
+most 1.13 times the bare backbone's time in the same form and precision, and at least 2.5 times the images per second of
+timm's eager float32. What int8 costs in Recall@1 is measured by ``int8.py``.
 
     python benchmarks/embed.py FOLDER_OF_IMAGES
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,23 +74,32 @@ def measure(size: int, paths: list[Path], arguments: argparse.Namespace) -> dict
         "LoRA form": lambda: lora(images),
         "PUMA, autocast": lambda: autocast(puma, images, dtype),
         "encode, from files": lambda: puma.encode(paths, batch_size=arguments.batch),
+        **(int8_ways(size, images) if device.type == "cpu" else {}),
     }
     with torch.inference_mode():
         medians = interleaved_medians(ways, arguments.repetitions)
     counts = {"encode, from files": len(paths)}
     seconds = {name: value / counts.get(name, arguments.batch) for name, value in medians.items()}  # of an image
-    reference, own = seconds["timm, eager fp32"], seconds["bare form"]
+    reference = seconds["timm, eager fp32"]
+    own = {name: seconds["bare form, int8" if name.endswith("int8") else "bare form"] for name in seconds}
     print(f"{size} px, {precision}, batch {arguments.batch}, the form is: {form.describe()}")
     for name, value in seconds.items():
-        ratios = f"{reference / value:5.2f} x timm, time {value / own:5.2f} x bare form"
+        ratios = f"{reference / value:5.2f} x timm, time {value / own[name]:5.2f} x bare form"
         print(f"  {name:24} {1 / value:8.1f} images/s, {ratios}")
     return {
         "image_size": size,
         "precision": precision,
         "images_per_second": {name: round(1 / value, 2) for name, value in seconds.items()},
         "speedup_to_timm": {name: round(reference / value, 3) for name, value in seconds.items()},
-        "time_to_bare_form": {name: round(value / own, 3) for name, value in seconds.items()},
+        "time_to_bare_form": {name: round(value / own[name], 3) for name, value in seconds.items()},
     }
+
+
+def int8_ways(size: int, images: Tensor) -> dict[str, Callable[[], object]]:
+    """The forms with int8 products."""
+    methods = {"bare form, int8": "frozen", "PUMA form, int8": "puma", "LoRA form, int8": "lora"}
+    forms = {name: embedder(method, size, images.device).inference_form("int8") for name, method in methods.items()}
+    return {name: partial(form, images) for name, form in forms.items()}
 
 
 def embedder(method: str, size: int, device: torch.device) -> Embedder:
