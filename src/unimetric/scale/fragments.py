@@ -30,7 +30,7 @@ class About:
     Attributes:
         fingerprint: The model's.
         embedding_size: E.
-        precision: ``bf16`` or ``fp32``.
+        precision: ``bf16``, ``fp32`` or ``int8``.
         batch_size: Images per forward pass.
         thumbnails: Whether thumbnails are kept.
         fragments: How many there will be.

@@ -85,7 +85,7 @@ def create_app(
         config: Limits, and whether items may be changed; ``host`` and ``allowed_hosts`` decide which names it answers
             to.
         token: What writing takes, where ``config.writable`` is set.
-        precision: Of the model's arithmetic: ``bf16``, ``fp32``, or ``auto``.
+        precision: Of the model's arithmetic, as in `Embedder.encode`.
         on_failure: Is told, in another thread, that the model could not be loaded.
         on_ready: Is told, in another thread, that searches are answered from now on.
 

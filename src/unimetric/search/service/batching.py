@@ -34,7 +34,7 @@ class Batcher:
 
     Args:
         load: Loads the model; called in the thread that will run it.
-        precision: ``bf16``, ``fp32``, or ``auto``.
+        precision: As in `Embedder.encode`.
         batch_size: Images per forward pass, at most.
         on_batch: Is told every batch's number of images and seconds.
         on_failure: Is told that the model could not be loaded.
