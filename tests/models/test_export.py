@@ -121,7 +121,8 @@ def test_no_path_of_this_machine_is_inside(tmp_path):
     export_model(embedder_of("puma", "augreg"), tmp_path / "model.onnx", "onnx", noise(3, 48))
     content = (tmp_path / "model.onnx").read_bytes()
     assert b"embeddings" in content
-    assert b".py" not in content
+    # As it stands in a traceback; three letters alone might be weights.
+    assert b'.py", line' not in content
     assert str(Path(export_module.__file__).parent).encode() not in content
 
 

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from unimetric.models.exported import open_session
+
 _STRENGTH = 0.7
 """How much of a channel's size goes from activations to weights: alpha of SmoothQuant, equation 4."""
 
@@ -71,14 +73,14 @@ def _smoothable(graph: Any) -> list[_Norm]:
         readers[output.name].append((None, 0))
 
     def is_product(node: Any, place: int) -> bool:
-        return node is not None and node.op_type == "MatMul" and place == 0 and _is_own(node.input[1], 2)
+        return node is not None and node.op_type == "MatMul" and place == 0 and is_own(node.input[1], 2)
 
-    def _is_own(name: str, axes: int) -> bool:
+    def is_own(name: str, axes: int) -> bool:
         return name in constants and len(constants[name].dims) == axes and len(readers[name]) == 1
 
     norms = []
     for node in graph.node:
-        if node.op_type != "LayerNormalization" or not all(_is_own(name, 1) for name in node.input[1:]):
+        if node.op_type != "LayerNormalization" or not all(is_own(name, 1) for name in node.input[1:]):
             continue
         reading = readers[node.output[0]]
         if reading and all(is_product(*reader) for reader in reading):
@@ -90,12 +92,12 @@ def _smoothable(graph: Any) -> list[_Norm]:
 def _channel_sizes(model: Any, norms: list[_Norm], images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     """The largest size [D] of every channel of the norms' outputs."""
     import onnx
-    import onnxruntime
 
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     probe.graph.output.extend(onnx.helper.make_empty_tensor_value_info(norm.output) for norm in norms)
-    session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+    # One thread: the same sums, and so the same vectors, on however many processors.
+    session = open_session(probe.SerializeToString(), 1)
     names = [norm.output for norm in norms]
     sizes = [
         [np.abs(output).max(axis=(0, 1)) for output in session.run(names, {"images": image[None]})]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
@@ -14,6 +15,9 @@ from unimetric.config import DeviceConfig, ExtendConfig
 from unimetric.errors import UserError, escaped, nearest_names
 from unimetric.packaged_configs import benchmark_path
 from unimetric.runners import tell
+
+if TYPE_CHECKING:
+    from unimetric.training.run import RunFolder
 
 
 def train(options: Namespace) -> int:
@@ -32,14 +36,8 @@ def train(options: Namespace) -> int:
     folder = RunFolder(Path(options.resume or options.out).expanduser())
     try:
         metrics = train(config, folder, resume=options.resume is not None)
-    except Interrupted as news:
-        print(f"unimetric: {news}", file=sys.stderr)  # noqa: T201
-        return 130
-    except KeyboardInterrupt:
-        if not folder.config.is_file():
-            raise
-        print(f"unimetric: stopped; {folder.how_to_resume}", file=sys.stderr)  # noqa: T201
-        return 130
+    except (Interrupted, KeyboardInterrupt) as news:
+        return _stopped(news, folder)
     if metrics and not metrics["counts"]["queries"]:
         tell(f"The model is in {folder.model}; nothing was held out to measure it on.")
     elif metrics:
@@ -68,18 +66,21 @@ def extend(options: Namespace) -> int:
     folder = RunFolder(out)
     try:
         extended, metrics = extend_run(run, options.data, out, config, DeviceConfig(**options.device.as_dict()))
-    except Interrupted as news:
-        print(f"unimetric: {news}", file=sys.stderr)  # noqa: T201
-        return 130
-    except KeyboardInterrupt:
-        if not folder.config.is_file():
-            raise
-        print(f"unimetric: stopped; {folder.how_to_resume}", file=sys.stderr)  # noqa: T201
-        return 130
+    except (Interrupted, KeyboardInterrupt) as news:
+        return _stopped(news, folder)
     if metrics["counts"]["queries"]:
         print_results([(extended.model.method, metrics)])
     tell(f"The model is in {folder.model}, the numbers in {folder.metrics}.")
     return 0
+
+
+def _stopped(news: BaseException, folder: RunFolder) -> int:
+    """Say that a run was stopped and how to go on; of one that has written nothing yet there is nothing to say."""
+    if isinstance(news, KeyboardInterrupt) and not folder.config.is_file():
+        raise news
+    said = f"stopped; {folder.how_to_resume}" if isinstance(news, KeyboardInterrupt) else str(news)
+    print(f"unimetric: {said}", file=sys.stderr)  # noqa: T201
+    return 130
 
 
 def evaluate(options: Namespace) -> int:
