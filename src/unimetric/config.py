@@ -159,7 +159,9 @@ class TrainingConfig:
         proxy_multiplier: For the proxies of the loss.
         weight_decay: Of AdamW, for all groups.
         clip_value: Gradients are clipped to this absolute value; 0 does not clip.
-        schedule: ``step`` multiplies the rate by ``decay_factor`` every ``decay_epochs``; ``cosine`` goes to 0.
+        schedule: ``step`` multiplies the rate by ``decay_factor`` every ``decay_epochs``; ``cosine`` goes to
+            ``cosine_floor``; ``constant`` keeps the rate.
+        cosine_floor: Share of the rate, 0 to 1, at which the ``cosine`` schedule ends.
         decay_epochs: Of the ``step`` schedule.
         decay_factor: Of the ``step`` schedule.
         warmup_steps: Steps over which the rate rises linearly from 0.
@@ -187,7 +189,8 @@ class TrainingConfig:
     proxy_multiplier: float = 1e4
     weight_decay: float = 1e-4
     clip_value: float = 1.0
-    schedule: Literal["step", "cosine"] = "step"
+    schedule: Literal["step", "cosine", "constant"] = "step"
+    cosine_floor: float = 0.0
     decay_epochs: int = 20
     decay_factor: float = 0.5
     warmup_steps: int = 0
@@ -222,6 +225,7 @@ class TrainingConfig:
             self.decay_factor,
             "use a number above 0, at most 1",
         )
+        _require(0 <= self.cosine_floor <= 1, "training.cosine_floor", self.cosine_floor, "use a share from 0 to 1")
         _require(
             0 < self.crop_scale_min <= 1,
             "training.crop_scale_min",

@@ -31,7 +31,7 @@ def oracle_phi(cosine, margin):
     return cosine - math.sin(math.pi - margin) * margin
 
 
-def oracle_step(embeddings, labels, proxies, t, margin, scale, momentum):
+def oracle_step(embeddings, labels, proxies, t, margin, scale, momentum, update_first):
     """One training step in float64: (loss, new t). ``t`` is a number, or an array with one per class."""
     x = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     w = proxies / np.linalg.norm(proxies, axis=1, keepdims=True)
@@ -46,9 +46,10 @@ def oracle_step(embeddings, labels, proxies, t, margin, scale, momentum):
     else:
         new_t = momentum * new_t + (1 - momentum) * np.mean(targets)
     losses = []
+    used_t = new_t if update_first else t
     for i, y in enumerate(labels):
         phi = oracle_phi(targets[i], margin)
-        own_t = new_t[y] if per_class else new_t
+        own_t = used_t[y] if per_class else used_t
         logits = []
         for j, c in enumerate(cosines[i]):
             if j == y:
@@ -90,18 +91,19 @@ def with_proxies(loss, proxies):
     classes=st.integers(1, 7),
     size=st.integers(2, 6),
     per_class=st.booleans(),
+    update_first=st.booleans(),
     margin=st.floats(0, 1.5),
     momentum=st.floats(0, 0.99),
     seed=st.integers(0, 1000),
 )
-def test_several_steps_match_the_formula(batch, classes, size, per_class, margin, momentum, seed):
-    loss = CurricularFace(classes, size, margin, 32.0, momentum, per_class)
+def test_several_steps_match_the_formula(batch, classes, size, per_class, update_first, margin, momentum, seed):
+    loss = CurricularFace(classes, size, margin, 32.0, momentum, per_class, update_first)
     t = np.zeros(classes) if per_class else 0.0
     for step in range(3):
         embeddings, labels, proxies = random_batch(batch, classes, size, 3 * seed + step)
         with_proxies(loss, proxies)
         value = loss(torch.tensor(embeddings, dtype=torch.float32), torch.tensor(labels))
-        expected, t = oracle_step(embeddings, labels.tolist(), proxies, t, margin, 32.0, momentum)
+        expected, t = oracle_step(embeddings, labels.tolist(), proxies, t, margin, 32.0, momentum, update_first)
         assert value.dtype == torch.float32
         assert value.item() == pytest.approx(expected, rel=2e-4, abs=1e-4)
         np.testing.assert_allclose(loss.t.numpy(), t, atol=1e-6)
@@ -138,7 +140,7 @@ def test_own_class_t_modulates_the_negatives():
 
 
 def test_scalar_version_matches_the_original_code():
-    loss = CurricularFace(7, 5, margin=0.5, scale=64.0, per_class=False)
+    loss = CurricularFace(7, 5, margin=0.5, scale=64.0, per_class=False, update_first=True)
     t = torch.tensor(0.0, dtype=torch.float64)
     for seed in range(5):
         embeddings, labels, proxies = (torch.as_tensor(a) for a in random_batch(16, 7, 5, seed))
@@ -181,6 +183,18 @@ def test_gradcheck_of_targets_and_negatives(monkeypatch):
         return targets_and_negatives(F.normalize(x), p, labels, targets, t, 8.0)
 
     assert torch.autograd.gradcheck(function, (units, proxies))
+
+
+def test_the_average_is_used_before_or_after_its_update_as_told():
+    """One sample, one hard negative, t = 0 at first: the order of use and update is all that differs."""
+    embeddings, labels = torch.tensor([[1.0, 0.0]]), torch.tensor([0])
+    target, negative = math.cos(1.0), math.cos(0.5)
+    proxies = [[target, math.sin(1.0)], [negative, math.sin(0.5)]]
+    for update_first, t in [(False, 0.0), (True, 0.5 * target)]:
+        loss = with_proxies(CurricularFace(2, 2, momentum=0.5, update_first=update_first), proxies)
+        logits = torch.tensor([[32 * oracle_phi(target, 0.3), 32 * negative * (t + negative)]])
+        assert loss(embeddings, labels).item() == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+        assert loss.t[0].item() == pytest.approx(0.5 * target, rel=1e-6)
 
 
 def test_a_single_class_costs_nothing_and_moves_nothing():

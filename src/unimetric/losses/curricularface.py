@@ -29,8 +29,8 @@ class CurricularFace(nn.Module):
     negatives are modulated by the ``t`` of the sample's **own** class: ``t`` says how well that class is
     learnt already, which is what decides whether its samples are ready for hard negatives.
 
-    As in the original, a training step updates ``t`` before using it. ``t`` carries no gradient and stands
-    still in evaluation mode.
+    PUMA's public code uses ``t`` first and updates it after (the default); Huang et al. update it first
+    (``update_first``). ``t`` carries no gradient and does not change in evaluation mode.
 
     With ``sampled_classes``, a training step's softmax runs over the batch's own P classes and n of the C - P others,
     drawn without replacement from torch's generator of the CPU (as in An et al., *Killing Two Birds with One Stone:
@@ -45,6 +45,7 @@ class CurricularFace(nn.Module):
         scale: multiplies the logits, positive.
         momentum: of the moving average, in [0, 1).
         per_class: one ``t`` per class (PUMA) or one for all (Huang et al.).
+        update_first: update ``t`` from a training batch before its loss is computed (Huang et al.) instead of after (PUMA).
         sampled_classes: how many of the classes outside of the batch take part in a training step: a whole number, or
             below 1 a share of them; 0 for all.
 
@@ -71,6 +72,7 @@ class CurricularFace(nn.Module):
         scale: float = 32.0,
         momentum: float = 0.99,
         per_class: bool = True,
+        update_first: bool = False,
         sampled_classes: float = 0.0,
     ) -> None:
         super().__init__()
@@ -88,6 +90,7 @@ class CurricularFace(nn.Module):
         self.scale = scale
         self.momentum = momentum
         self.per_class = per_class
+        self.update_first = update_first
         self.sampled_classes = sampled_classes
         self.slice: ProxySlice | None = None
         self.drawn: Tensor | None = None
@@ -116,11 +119,13 @@ class CurricularFace(nn.Module):
                 targets = own_cosines(units, proxies, places)  # [B]
                 if self.slice:
                     targets = self.slice.parts(targets).sum(dim=0)
+                # Copies, since the update below is in place and the backward pass of this batch comes later.
+                t = self.t[labels] if self.per_class else self.t.clone()
                 if self.training:
                     self._update_t(targets, labels)
+                    if self.update_first:
+                        t = self.t[labels] if self.per_class else self.t.clone()
                 phi = add_angular_margin(targets, self.margin)
-            # A copy either way: the next step moves t before an earlier one may have had its backward.
-            t = self.t[labels] if self.per_class else self.t.clone()
             if self.slice:
                 units = self.slice.entrust(units)
             cosines, negatives = targets_and_negatives(units, proxies, places, phi, t, self.scale, log_weights)
@@ -187,5 +192,5 @@ class CurricularFace(nn.Module):
         return (
             f"num_classes={self.num_classes}, embedding_size={self.embedding_size}, margin={self.margin}, "
             f"scale={self.scale}, momentum={self.momentum}, per_class={self.per_class}, "
-            f"sampled_classes={self.sampled_classes}"
+            f"update_first={self.update_first}, sampled_classes={self.sampled_classes}"
         )

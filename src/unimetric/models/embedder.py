@@ -71,8 +71,6 @@ class Embedder(nn.Module):
         self.head: nn.Linear | None = None
         if METHODS[method].has_head:
             self.head = nn.Linear(backbone.output_size, embedding_size)
-            nn.init.orthogonal_(self.head.weight)
-            nn.init.zeros_(self.head.bias)
         self._form = CurrentForm()
         self.encoded_in: str | None = None
         self.compatible_with: tuple[str, ...] = ()

@@ -38,17 +38,19 @@ def make_optimiser(embedder: Embedder, loss: nn.Module, config: TrainingConfig) 
 def rate_schedule(config: TrainingConfig, steps_per_epoch: int, total_steps: int) -> Callable[[int], float]:
     """The factor on every group's learning rate at step 0 … ``total_steps`` - 1.
 
-    ``step``: multiplied by ``decay_factor`` every ``decay_epochs``. ``cosine``: from 1 to 0. Both rise linearly
-    over the first ``warmup_steps``.
+    ``step``: multiplied by ``decay_factor`` every ``decay_epochs``. ``cosine``: from 1 to ``cosine_floor``. ``constant``: 1. All
+    rise linearly over the first ``warmup_steps``.
     """
 
     def factor(step: int) -> float:
         if step < config.warmup_steps:
             return (step + 1) / (config.warmup_steps + 1)
+        if config.schedule == "constant":
+            return 1.0
         if config.schedule == "step":
             return config.decay_factor ** (step // (config.decay_epochs * steps_per_epoch))
         progress = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
-        return (1 + math.cos(math.pi * progress)) / 2
+        return config.cosine_floor + (1 - config.cosine_floor) * (1 + math.cos(math.pi * progress)) / 2
 
     return factor
 
