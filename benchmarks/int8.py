@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from machine import write_result
+from unimetric.formats.run_folder import RunFolder
 from unimetric.measure import measure
 from unimetric.models.embedder import Embedder
 from unimetric.training.build import load_split
 from unimetric.training.provenance import measured_sides
-from unimetric.training.run import RunFolder
 from unimetric.training.weights import weights_file
 
 PRECISIONS = ("fp32", "bf16", "int8")

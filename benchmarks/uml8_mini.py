@@ -17,9 +17,9 @@ import yaml
 from machine import write_result
 from unimetric.commands.evaluate import evaluate_model
 from unimetric.config import RunConfig, run_config
+from unimetric.formats.run_folder import RunFolder
 from unimetric.report.tables import markdown_table, print_results
 from unimetric.training.loop import train
-from unimetric.training.run import RunFolder
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import yaml
 import unimetric
 from unimetric.config import RunConfig, read_options, run_config
 from unimetric.errors import UserError
-from unimetric.training.run import RunFolder
+from unimetric.formats.run_folder import RunFolder
 
 CONFIGS = sorted((Path(unimetric.__file__).parent / "configs").glob("*.yaml"))
 

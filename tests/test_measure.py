@@ -9,10 +9,10 @@ import pytest
 from toy_runs import OPTIONS, make_images, one_thread
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError
+from unimetric.formats.vectors import read_measured, write_measured
 from unimetric.measure import check_positives, evaluate_vectors, measure
 from unimetric.models.backbone import make_backbone
 from unimetric.models.embedder import Embedder
-from unimetric.vectors import read_measured, write_measured
 
 __all__ = ["one_thread"]
 

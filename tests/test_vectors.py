@@ -9,7 +9,7 @@ import pytest
 
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError
-from unimetric.vectors import MeasuredVectors, read_measured, write_measured
+from unimetric.formats.vectors import MeasuredVectors, read_measured, write_measured
 
 
 def items(*names: str, dataset: str = "d") -> tuple[Item, ...]:

@@ -8,11 +8,11 @@ from random import Random
 import pytest
 
 from mutations import damaged, little_memory
-from unimetric.benchmark.reading import read_file
 from unimetric.cli import main
 from unimetric.config import read_options
 from unimetric.errors import UserError
 from unimetric.packaged_configs import config_path
+from unimetric.studies.reading import read_file
 from unimetric.yaml_files import read_yaml
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -19,9 +19,9 @@ from unimetric.data.images import ImageError, decode_image
 from unimetric.data.sources.unusable import unusable_files
 from unimetric.errors import UserError
 from unimetric.evaluation import Report, evaluate
+from unimetric.formats.vectors import MeasuredVectors
 from unimetric.geometry import Geometry, PoincareBall
 from unimetric.progress import progress_bar
-from unimetric.vectors import MeasuredVectors
 
 
 class Encoder(Protocol):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from toy_runs import options_file, read_json, unimetric
 from unimetric import Embedder
-from unimetric.vectors import read_measured
+from unimetric.formats.vectors import read_measured
 
 
 @pytest.fixture

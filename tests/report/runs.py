@@ -11,7 +11,7 @@ from PIL import Image
 
 from unimetric.data.catalog import Item
 from unimetric.evaluation import evaluate
-from unimetric.vectors import MeasuredVectors, write_measured
+from unimetric.formats.vectors import MeasuredVectors, write_measured
 
 HOSTILE = (
     "<script>alert(1)</script>",

@@ -13,11 +13,11 @@ from runs import make_run, write_run
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError
 from unimetric.evaluation import evaluate
+from unimetric.formats.vectors import read_measured
 from unimetric.report.analysis import analyse
 from unimetric.report.collect import read_run
 from unimetric.report.numbers import confusion, headline, metric_rows, spread_rows, tiles
 from unimetric.report.thresholds import threshold_values
-from unimetric.vectors import read_measured
 
 EARLY = ("intervals", "unified_gap", "domain_confusion", "spread", "thresholds", "worst_classes")
 """What ``metrics.json`` of early versions lacks."""

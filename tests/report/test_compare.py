@@ -12,8 +12,8 @@ from runs import make_run, write_run
 
 from unimetric.errors import UserError
 from unimetric.evaluation import evaluate, paired_bootstrap
+from unimetric.formats.vectors import MeasuredVectors, read_measured
 from unimetric.report.compare import compare_runs, difference_words, print_comparison
-from unimetric.vectors import MeasuredVectors, read_measured
 
 NAMES = ("birds", "cars")
 

@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from unimetric.benchmark.execute import Failure, execute, listed
-from unimetric.benchmark.plan import Check, Plan, make_plan
-from unimetric.benchmark.process import Stopped
-from unimetric.benchmark.report import write_report
-from unimetric.benchmark.state import Folder, State
-from unimetric.benchmark.tables import Grid
 from unimetric.config import run_config
 from unimetric.errors import UserError
 from unimetric.files import check_writable
+from unimetric.studies.execute import Failure, execute, listed
+from unimetric.studies.plan import Check, Plan, make_plan
+from unimetric.studies.process import Stopped
+from unimetric.studies.report import write_report
+from unimetric.studies.state import Folder, State
+from unimetric.studies.tables import Grid
 
 
 @dataclass(frozen=True)

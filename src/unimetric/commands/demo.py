@@ -10,10 +10,10 @@ from typing import Any
 from unimetric.commands.evaluate import evaluate_model
 from unimetric.config import ModelConfig, RunConfig
 from unimetric.errors import UserError
+from unimetric.formats.run_folder import RunFolder
 from unimetric.progress import say
 from unimetric.report.build import REPORT, write_report
 from unimetric.training.loop import train
-from unimetric.training.run import RunFolder
 
 DATABASE = "catalogue.db"
 """The search database's name within the run folder."""

@@ -11,6 +11,8 @@ from unimetric.config import RunConfig
 from unimetric.data.splits import Split
 from unimetric.errors import UserError
 from unimetric.files import check_writable, make_folder, write_json
+from unimetric.formats.run_folder import RunFolder
+from unimetric.formats.vectors import VECTORS_FILE, write_measured
 from unimetric.measure import measure
 from unimetric.models.devices import choose_device
 from unimetric.models.embedder import Embedder
@@ -18,9 +20,7 @@ from unimetric.models.ensemble import Ensemble
 from unimetric.models.petl import METHODS, method_options
 from unimetric.training.build import build_embedder, configured_reader, describe, left_out_of, load_split, say_split
 from unimetric.training.provenance import Clock, measured_sides, provenance
-from unimetric.training.run import RunFolder
 from unimetric.training.weights import weights_file
-from unimetric.vectors import VECTORS_FILE, write_measured
 
 
 def evaluate_model(config: RunConfig, model: Path | None, out: Path) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from torch import Tensor
 from unimetric.data.transforms import EvaluationTransform
 from unimetric.errors import UserError
 from unimetric.files import check_writable, make_folder
+from unimetric.formats.run_folder import RunFolder
 from unimetric.models.embedder import Embedder, decoded_batches
 from unimetric.models.ensemble import Ensemble
 from unimetric.models.export import FORMATS, check_kind, export_model
 from unimetric.training.build import load_split
-from unimetric.training.run import RunFolder
 from unimetric.training.weights import weights_file
 
 _CHECKED_IMAGES = 64

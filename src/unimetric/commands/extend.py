@@ -18,6 +18,7 @@ from unimetric.data.replay import ReplaySet, has_replay, read_replay, write_repl
 from unimetric.data.sources import read_sources
 from unimetric.errors import UserError
 from unimetric.files import explain_os_error, make_folder
+from unimetric.formats.run_folder import RunFolder
 from unimetric.losses import LOSSES
 from unimetric.models.petl import METHODS
 from unimetric.models.saving import CARD, CONFIG, WEIGHTS, read_model_config
@@ -32,7 +33,6 @@ from unimetric.training.extension import (
     write_proxies,
 )
 from unimetric.training.loop import train
-from unimetric.training.run import RunFolder
 
 
 def extend_run(

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from unimetric.bulk.fragments import fragment_files
 from unimetric.config import DeviceConfig
 from unimetric.errors import UserError
-from unimetric.scale.fragments import fragment_files
 from unimetric.search.importing import Imported, import_fragments
 from unimetric.search.index import SearchIndex
 from unimetric.search.indexing import Indexed, index_items, source_items

@@ -45,7 +45,7 @@ class CurricularFace(nn.Module):
         scale: multiplies the logits, positive.
         momentum: of the moving average, in [0, 1).
         per_class: one ``t`` per class (PUMA) or one for all (Huang et al.).
-        update_first: update ``t`` from a training batch before its loss is computed (Huang et al.) instead of after (PUMA).
+        update_first: update ``t`` from a training batch before its loss is computed (Huang et al.), not after (PUMA).
         sampled_classes: how many of the classes outside of the batch take part in a training step: a whole number, or
             below 1 a share of them; 0 for all.
 

@@ -14,9 +14,9 @@ from unimetric.data.catalog import Item
 from unimetric.errors import UserError
 from unimetric.evaluation import Report, nearest_neighbours
 from unimetric.evaluation.bootstrap import Floats, percentile_interval, resampled_means
+from unimetric.formats.vectors import MeasuredVectors
 from unimetric.measure import distance_options, evaluate_vectors
 from unimetric.report.collect import Measured
-from unimetric.vectors import MeasuredVectors
 
 _PARTS = ("intervals", "unified_gap", "domain_confusion", "spread", "thresholds", "worst_classes")
 """What ``metrics.json`` of early versions lacks."""

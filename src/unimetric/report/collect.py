@@ -10,8 +10,8 @@ from typing import Any
 from unimetric.config import DeviceConfig, RunConfig, run_config
 from unimetric.errors import UserError
 from unimetric.files import explain_os_error
+from unimetric.formats.vectors import VECTORS_FILE, MeasuredVectors, read_measured
 from unimetric.geometry import Geometry, make_geometry
-from unimetric.vectors import VECTORS_FILE, MeasuredVectors, read_measured
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def read_run(
 def _configuration(folder: Path, metrics: dict[str, Any]) -> RunConfig:
     if "configuration" in metrics:
         return run_config(metrics["configuration"], str(folder / "metrics.json"))
-    from unimetric.training.run import RunFolder
+    from unimetric.formats.run_folder import RunFolder
 
     run = RunFolder(folder)
     if not run.config.is_file():

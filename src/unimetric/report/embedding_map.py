@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from unimetric.vectors import MeasuredVectors
+from unimetric.formats.vectors import MeasuredVectors
 
 
 def choose_rows(datasets: Sequence[str], count: int) -> NDArray[np.int64]:

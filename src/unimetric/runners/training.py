@@ -17,7 +17,7 @@ from unimetric.packaged_configs import benchmark_path
 from unimetric.runners import tell
 
 if TYPE_CHECKING:
-    from unimetric.training.run import RunFolder
+    from unimetric.formats.run_folder import RunFolder
 
 
 def train(options: Namespace) -> int:
@@ -28,10 +28,10 @@ def train(options: Namespace) -> int:
         raise UserError("--out and --resume are both given: --resume writes into the run that it continues")
     config = configured(options)
     # After the options have been found good, because torch takes seconds to load.
+    from unimetric.formats.run_folder import RunFolder
     from unimetric.report.tables import print_results
     from unimetric.training.interrupt import Interrupted
     from unimetric.training.loop import train
-    from unimetric.training.run import RunFolder
 
     folder = RunFolder(Path(options.resume or options.out).expanduser())
     try:
@@ -56,9 +56,9 @@ def extend(options: Namespace) -> int:
     run = Path(options.run).expanduser()
     out = Path(options.out or f"{options.run.rstrip('/')}-extended").expanduser()
     from unimetric.commands.extend import extend_run, keep_replay_set
+    from unimetric.formats.run_folder import RunFolder
     from unimetric.report.tables import print_results
     from unimetric.training.interrupt import Interrupted
-    from unimetric.training.run import RunFolder
 
     if options.replay_only:
         keep_replay_set(run, config)
@@ -157,7 +157,7 @@ def benchmark(options: Namespace) -> int:
             print(f"{state:8} {name}")  # noqa: T201
         return 0
     outcome = run_benchmark(path, options.sources, out, check=typed_config)
-    from unimetric.benchmark.tables import print_grid
+    from unimetric.studies.tables import print_grid
 
     print_grid(outcome.title, outcome.grid, outcome.notes)
     tell(f"The tables are in {out}: table.md, table.csv, table.tex, results.csv, results.json.")

@@ -48,7 +48,7 @@ def _embed_fragments(options: Namespace) -> int:
         raise UserError(f"--out is {options.out}: name a folder or a URI, fragments are several files")
     if options.workers is not None and options.engine != "ray":
         raise UserError(f"--workers is {options.workers}: add --engine ray, or start one command per --shard")
-    from unimetric.scale.run import SKIPPED_FILE, embed_fragments
+    from unimetric.bulk.run import SKIPPED_FILE, embed_fragments
 
     try:
         embedded = embed_fragments(

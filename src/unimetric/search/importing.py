@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from unimetric.bulk.fragments import read_fragment
 from unimetric.errors import UserError
 from unimetric.progress import console, progress_bar, say
-from unimetric.scale.fragments import read_fragment
 from unimetric.search.filters import is_one_of
 from unimetric.search.index import SearchIndex
 from unimetric.search.items import NewItem

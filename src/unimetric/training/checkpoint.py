@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from unimetric.errors import NonFiniteError, UserError, WriteError, cause, shown
 from unimetric.files import write_atomically
+from unimetric.formats.run_folder import RunFolder
 from unimetric.losses import proxy_slice
 from unimetric.models.embedder import Embedder
 from unimetric.models.saving import assign_weights, check_weights, learned_weights
-from unimetric.training.run import RunFolder
 
 
 @dataclass

@@ -27,6 +27,7 @@ from unimetric.data.replay import read_replay, write_replay
 from unimetric.data.splits import Split
 from unimetric.errors import UserError, cause
 from unimetric.files import write_atomically
+from unimetric.formats.run_folder import RunFolder, run_identity
 from unimetric.geometry import Geometry, PoincareBall
 from unimetric.losses import make_loss, place_proxies
 from unimetric.measure import embed_items
@@ -35,7 +36,6 @@ from unimetric.models.embedder import Embedder
 from unimetric.models.saving import assign_weights, learned_weights, read_model_config
 from unimetric.progress import say
 from unimetric.training.checkpoint import read_tensors
-from unimetric.training.run import RunFolder, run_identity
 from unimetric.training.weights import weights_file
 
 PROXIES = "proxies.safetensors"

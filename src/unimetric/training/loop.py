@@ -16,6 +16,8 @@ from unimetric.data.catalog import ClassIndex
 from unimetric.data.loading import Batch
 from unimetric.errors import NonFiniteError, UserError
 from unimetric.files import write_json
+from unimetric.formats.run_folder import RunFolder
+from unimetric.formats.vectors import write_measured
 from unimetric.losses import CurricularFace, make_loss, proxy_slice
 from unimetric.measure import Skipped, measure
 from unimetric.models.devices import compute_dtype
@@ -40,9 +42,7 @@ from unimetric.training.log import TrainingLog
 from unimetric.training.optimiser import rate_schedule, step_rows
 from unimetric.training.parts import Run, prepare_run
 from unimetric.training.provenance import measured_sides, provenance
-from unimetric.training.run import RunFolder
 from unimetric.training.step import StepInput, noise_seed
-from unimetric.vectors import write_measured
 
 _LOG_EVERY = 10
 

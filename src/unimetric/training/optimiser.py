@@ -38,8 +38,8 @@ def make_optimiser(embedder: Embedder, loss: nn.Module, config: TrainingConfig) 
 def rate_schedule(config: TrainingConfig, steps_per_epoch: int, total_steps: int) -> Callable[[int], float]:
     """The factor on every group's learning rate at step 0 … ``total_steps`` - 1.
 
-    ``step``: multiplied by ``decay_factor`` every ``decay_epochs``. ``cosine``: from 1 to ``cosine_floor``. ``constant``: 1. All
-    rise linearly over the first ``warmup_steps``.
+    ``step``: multiplied by ``decay_factor`` every ``decay_epochs``. ``cosine``: from 1 to ``cosine_floor``.
+    ``constant``: 1. All rise linearly over the first ``warmup_steps``.
     """
 
     def factor(step: int) -> float:

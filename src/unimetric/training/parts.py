@@ -17,6 +17,7 @@ from unimetric.data.sampling import BatchSampler, Share, make_sampler
 from unimetric.data.splits import Split
 from unimetric.data.transforms import TrainingTransform
 from unimetric.errors import UserError
+from unimetric.formats.run_folder import RunFolder, run_identity
 from unimetric.losses import LOSSES, CurricularFace, make_loss, proxy_slice
 from unimetric.measure import check_positives
 from unimetric.models.embedder import Embedder
@@ -26,7 +27,6 @@ from unimetric.training.extension import Extension, old_classes, old_new_groups
 from unimetric.training.optimiser import make_optimiser
 from unimetric.training.processes import Processes, make_fabric
 from unimetric.training.provenance import Clock, measured_sides
-from unimetric.training.run import RunFolder, run_identity
 from unimetric.training.step import Buffers, Objective
 
 if TYPE_CHECKING:

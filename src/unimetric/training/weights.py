@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unimetric.training.run import RunFolder
+from unimetric.formats.run_folder import RunFolder
 
 
 def weights_file(model: Path, weights: str | None = None) -> str | None:

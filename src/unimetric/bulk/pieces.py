@@ -1,0 +1,198 @@
+"""The plan: which images belong to which fragment. It depends on the sources and two options, not on who computes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import posixpath
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from unimetric.bulk import storage
+from unimetric.data.images import is_image_name
+from unimetric.data.sources import read_sources
+from unimetric.data.sources.unusable import unusable_files
+from unimetric.errors import UserError, escaped
+from unimetric.progress import say
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one fragment is made of.
+
+    Attributes:
+        number: Its place in the plan.
+        kind: ``files``: the images listed; ``tar``: a WebDataset shard; ``table``: a Parquet file that holds images.
+        dataset: The name of a shard's dataset.
+        place: The shard.
+        images: Path or URI, label and dataset of every listed image.
+    """
+
+    number: int
+    kind: str
+    dataset: str = ""
+    place: str = ""
+    images: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Its fragment's file."""
+        return f"part-{self.number:06}.parquet"
+
+    def to_json(self) -> str:
+        """As text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Piece:
+        """Back from text."""
+        values = json.loads(text)
+        return cls(**{**values, "images": tuple(tuple(image) for image in values["images"])})
+
+
+def plan(sources: Sequence[str], rows: int) -> list[Piece]:
+    """Cut sources into pieces: listed images by ``rows``, and every shard as it is.
+
+    Args:
+        sources: As for ``unimetric embed``; besides, ``.tar`` files (WebDataset), Parquet files with a column
+            ``image``, folders of either, and URIs of all of them.
+        rows: Images in a piece, at most.
+
+    Raises:
+        UserError: a source cannot be read, or holds no image.
+    """
+    images: list[tuple[str, str, str]] = []
+    shards: list[tuple[str, str, str]] = []
+    listed: list[str] = []
+    for source in sources:
+        name, place = _named(source)
+        files = _shard_files(place)
+        if files:
+            dataset = name or _stem(place)
+            shards += [(_kind(file), dataset, file) for file in files]
+        elif storage.local_path(place) is None:
+            images += _remote_images(place, name)
+        else:
+            path = str(storage.local_path(place)) if place.startswith("file://") else place
+            listed.append(f"{name}={path}" if name else path)
+    if listed or not sources:
+        local = read_sources(listed, classes=False)
+        for entry in unusable_files(local):
+            say(f"skipped {escaped(entry.path)}: {entry.reason}")
+        images = [(str(item.path), item.label, item.dataset) for dataset in local for item in dataset.items] + images
+    parts = [tuple(images[start : start + rows]) for start in range(0, len(images), rows)]
+    pieces = [Piece(number, "files", images=part) for number, part in enumerate(parts)]
+    return pieces + [
+        Piece(number, kind, dataset, place) for number, (kind, dataset, place) in enumerate(shards, start=len(pieces))
+    ]
+
+
+def digest(pieces: Sequence[Piece]) -> str:
+    """SHA-256 of a plan."""
+    content = hashlib.sha256()
+    for piece in pieces:
+        content.update(piece.to_json().encode("utf-8", "backslashreplace") + b"\n")
+    return content.hexdigest()
+
+
+def holds_images(place: str) -> bool:
+    """Whether a Parquet file holds images themselves: a column ``image`` of bytes, or of ``{bytes, path}``.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with storage.open_file(place) as file:
+            schema = pq.read_schema(file)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{place} is no readable Parquet file: {' '.join(str(error).split())}") from error
+    if "image" not in schema.names:
+        return False
+    kind = schema.field("image").type
+    if pa.types.is_struct(kind):
+        return any(kind.field(index).name == "bytes" for index in range(kind.num_fields))
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _named(source: str) -> tuple[str | None, str]:
+    """``NAME=PLACE`` as its two parts, where it is a place that only this module reads."""
+    name, sign, place = source.partition("=")
+    if sign and name.strip() and not set(name) & set("/\\:"):
+        return name, place
+    return None, source
+
+
+def _shard_files(place: str) -> list[str]:
+    if place.endswith(".tar"):
+        return [place]
+    if place.endswith((".parquet", ".pq")):
+        path = storage.local_path(place)
+        if path is not None and not path.is_file():
+            return []  # whoever reads manifests says that there is none
+        return [place] if holds_images(place) else []
+    path = storage.local_path(place)
+    if place.endswith(".csv") or (path is not None and not path.is_dir()):
+        return []
+    files = storage.list_files(place, recursive=False)
+    shards = [file for file in files if file.endswith(".tar")]
+    if not shards:
+        shards = [file for file in files if file.endswith((".parquet", ".pq")) and holds_images(file)]
+    return shards
+
+
+def _kind(file: str) -> str:
+    return "tar" if file.endswith(".tar") else "table"
+
+
+def _stem(place: str) -> str:
+    return posixpath.splitext(posixpath.basename(place.rstrip("/")))[0]
+
+
+def _remote_images(place: str, name: str | None) -> list[tuple[str, str, str]]:
+    if place.endswith((".csv", ".parquet", ".pq")):
+        return _remote_manifest(place, name)
+    files = [file for file in storage.list_files(place) if is_image_name(file)]
+    if not files:
+        raise UserError(f"there are no images, .tar or .parquet files in {place}; check the address")
+    root = place.rstrip("/")
+    dataset = name or _stem(root)
+    # What lies in no class folder has no label, as in a local folder.
+    return [
+        (file, "" if storage.parent(file) == root else posixpath.basename(storage.parent(file)), dataset)
+        for file in files
+    ]
+
+
+def _remote_manifest(place: str, name: str | None) -> list[tuple[str, str, str]]:
+    try:
+        content = io.BytesIO(storage.read_bytes(place))
+        csv = place.endswith(".csv")
+        table = pa.csv.read_csv(content, convert_options=_texts(content)) if csv else pq.read_table(content)
+        columns = {column: table[column].cast(pa.string()).to_pylist() for column in ("path", "label")}
+        datasets = table["dataset"].cast(pa.string()).to_pylist() if "dataset" in table.column_names else None
+    except (OSError, pa.ArrowException, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"the manifest {place} cannot be read ({reason}); it needs the columns path and label"
+        ) from error
+    rows: list[tuple[str, str, str]] = []
+    for number, (path, label) in enumerate(zip(columns["path"], columns["label"], strict=True)):
+        if not path:
+            raise UserError(f"the manifest {place}, row {number + 1}: the path is empty")
+        inner = datasets[number] if datasets else None
+        dataset = "/".join(part for part in (name, inner) if part) or _stem(place)
+        rows.append((storage.join(storage.parent(place), path), label or "", dataset))
+    return rows
+
+
+def _texts(content: io.BytesIO) -> Any:
+    """Every column as text: a label such as 007 is no number."""
+    header = content.readline().decode("utf-8-sig").strip().split(",")
+    content.seek(0)
+    return pa.csv.ConvertOptions(column_types={column.strip('"'): pa.string() for column in header})

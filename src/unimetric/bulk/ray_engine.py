@@ -1,0 +1,115 @@
+"""Pieces to workers by Ray Data: on this machine, or on the cluster that ``RAY_ADDRESS`` names."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from unimetric.bulk.pieces import Piece
+from unimetric.bulk.worker import Done, Job, Worker
+from unimetric.errors import UserError
+
+
+class PieceWorker:
+    """A Ray actor: one model. What a user can mend travels as a text, so that it is said in one line.
+
+    Args:
+        job: The `Job` as JSON.
+    """
+
+    def __init__(self, job: str) -> None:
+        import json
+
+        self._job = Job(**json.loads(job))
+        self._worker: Worker | None = None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Make the fragments of a batch of pieces."""
+        results: dict[str, list[Any]] = {"name": [], "rows": [], "skipped": [], "error": []}
+        for text in batch["piece"]:
+            try:
+                if self._worker is None:
+                    self._worker = Worker(self._job)
+                done = self._worker.make(Piece.from_json(str(text)))
+                values: tuple[Any, ...] = (done.name, done.rows, done.skipped, "")
+            except UserError as error:
+                values = ("", 0, 0, str(error))
+            for name, value in zip(results, values, strict=True):
+                results[name].append(value)
+        return results
+
+
+def make_fragments(job: Job, pieces: Sequence[Piece], workers: int | None) -> Iterator[Done]:
+    """Have all pieces made, and yield each as it is finished, in no order. A worker that dies is replaced, and the
+    pieces that it had begun are made anew.
+
+    Args:
+        job: What to do.
+        pieces: What is to be made.
+        workers: How many models; by default one per GPU of the cluster, or where there is none one per machine.
+
+    Raises:
+        UserError: Ray is not installed, the cluster has too few processors, or a piece cannot be made.
+    """
+    with _cluster() as ray:
+        count, processors, gpus = _shares(ray, workers, job.accelerator)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        settled = Job(**{**job.__dict__, "threads": job.threads or processors})
+        rows = [{"piece": piece.to_json()} for piece in pieces]
+        results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            PieceWorker,
+            fn_constructor_kwargs={"job": settled.to_json()},
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=min(count, len(rows))),
+            num_cpus=processors,
+            num_gpus=gpus,
+        )
+        for row in results.iter_rows():
+            if row["error"]:
+                raise UserError(str(row["error"]))
+            yield Done(str(row["name"]), int(row["rows"]), int(row["skipped"]))
+
+
+@contextmanager
+def _cluster() -> Iterator[Any]:
+    # Ray reports its use to its makers unless it is told not to; it reads this when it is imported.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise UserError(
+            "--engine is ray: Ray is not installed; install it with pip install 'unimetric[scale]'"
+        ) from error
+    address = os.environ.get("RAY_ADDRESS", "local")
+    try:
+        ray.init(
+            address=address,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            include_dashboard=None if address != "local" else False,
+        )
+    except (ConnectionError, OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"cannot reach the Ray cluster {address}: {reason}; check RAY_ADDRESS") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _shares(ray: Any, workers: int | None, accelerator: str) -> tuple[int, int, int]:
+    """How many workers, and how many processors and GPUs each has."""
+    resources = ray.cluster_resources()
+    processors, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    use_gpus = gpus > 0 and accelerator in ("auto", "cuda")
+    count = workers or (gpus if use_gpus else len(ray.nodes()))
+    if count > processors or (use_gpus and count > gpus):
+        have = f"{processors} processors" + (f" and {gpus} GPUs" if use_gpus else "")
+        raise UserError(f"--workers is {count}: the cluster has {have}; each worker needs one of its own")
+    return count, max(1, processors // count), int(use_gpus)

@@ -1,0 +1,168 @@
+"""The images of a piece, one by one, as bytes: from files, WebDataset shards, and Parquet files that hold images."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import stat
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from unimetric.bulk import storage
+from unimetric.bulk.pieces import Piece
+from unimetric.data.images import ImageError, is_image_name
+from unimetric.errors import UserError
+
+MAX_BYTES = 1 << 30
+"""A larger member of a shard is refused before it is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An image: what it is called, and its bytes, or where they are, or why there are none."""
+
+    path: str
+    label: str
+    dataset: str
+    content: bytes | ImageError | None = None
+
+    def read(self, base: Path) -> bytes:
+        """Its bytes; a relative path starts at ``base``.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        if isinstance(self.content, ImageError):
+            raise self.content
+        return _read(self.path, base) if self.content is None else self.content
+
+
+def sources(piece: Piece) -> Iterator[Source]:
+    """The images of a piece, in a defined order. A shard that breaks off ends with an entry of its own name."""
+    if piece.kind == "files":
+        yield from (Source(*image) for image in piece.images)
+        return
+    read = _tar_images if piece.kind == "tar" else _table_images
+    try:
+        yield from read(piece)
+    except (OSError, pa.ArrowException) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+        yield Source(piece.place, "", piece.dataset, ImageError(f"cannot be read ({reason})"))
+
+
+def _read(place: str, base: Path) -> bytes:
+    path = storage.local_path(place)
+    try:
+        if path is None:
+            return storage.read_bytes(place)
+        path = base / path
+        # Opening a named pipe would wait for ever.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ImageError("a folder, not a file" if path.is_dir() else "not a regular file")
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise ImageError("file not found") from error
+    except PermissionError as error:
+        raise ImageError("no permission") from error
+    except (OSError, pa.ArrowException, UserError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ImageError(f"cannot be read ({reason})") from error
+
+
+def _tar_images(piece: Piece) -> Iterator[Source]:
+    """Files of one name up to the first dot are one sample, and lie next to each other (the WebDataset format)."""
+    with storage.open_file(piece.place) as file:
+        # An archive that was cut off between two files would pass for a whole one.
+        whole = _has_end(file)
+        key, sample = "", dict[str, bytes | ImageError]()
+        for name, content in _members(file):
+            folder, own = posixpath.split(name)
+            own = posixpath.join(folder, own.partition(".")[0])
+            if own != key:
+                yield from _sample(piece, sample)
+                key, sample = own, {}
+            sample[name] = content
+            whole = whole or not name
+        yield from _sample(piece, sample)
+    if not whole:
+        yield Source(piece.place, "", piece.dataset, ImageError("truncated or damaged archive"))
+
+
+def _has_end(file: IO[bytes]) -> bool:
+    """Whether a tar file ends in two blocks of zeros."""
+    end = file.seek(0, 2)
+    file.seek(max(0, end - 1024))
+    last = file.read(1024)
+    file.seek(0)
+    return len(last) == 1024 and not any(last)
+
+
+def _members(file: IO[bytes]) -> Iterator[tuple[str, bytes | ImageError]]:
+    """Name and content of every file; what follows damage is lost, and `_has_end` or the last content tells."""
+    try:
+        with tarfile.open(fileobj=file, mode="r|") as archive:
+            for member in archive:
+                if not member.isfile():
+                    continue
+                if member.size > MAX_BYTES:
+                    yield member.name, ImageError(f"too many bytes ({member.size} > {MAX_BYTES})")
+                    continue
+                opened = archive.extractfile(member)
+                content = b"" if opened is None else opened.read()
+                yield member.name, content if len(content) == member.size else ImageError("truncated")
+    except (tarfile.TarError, EOFError):
+        yield "", ImageError("truncated or damaged archive")
+
+
+def _sample(piece: Piece, members: dict[str, bytes | ImageError]) -> Iterator[Source]:
+    label = _label(members)
+    for name, content in members.items():
+        if not name:
+            yield Source(piece.place, "", piece.dataset, content)
+        elif is_image_name(name):
+            yield Source(f"{piece.place}#{name}", label, piece.dataset, content)
+
+
+def _label(members: dict[str, bytes | ImageError]) -> str:
+    """From ``.cls``, ``.label``, or the entry ``label`` of ``.json``; empty where there is none."""
+    for name, content in members.items():
+        if isinstance(content, ImageError):
+            continue
+        if name.endswith((".cls", ".label")):
+            return content.decode("utf-8", "backslashreplace").strip()
+        if name.endswith(".json"):
+            try:
+                values = json.loads(content)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(values, dict) and "label" in values:
+                return str(values["label"])
+    return ""
+
+
+def _table_images(piece: Piece) -> Iterator[Source]:
+    with storage.open_file(piece.place) as opened:
+        file = pq.ParquetFile(opened)
+        wanted = [name for name in ("image", "path", "label", "dataset") if name in file.schema_arrow.names]
+        number = 0
+        for batch in file.iter_batches(batch_size=64, columns=wanted):
+            for row in batch.to_pylist():
+                yield _row(piece, row, number)
+                number += 1
+
+
+def _row(piece: Piece, row: dict[str, Any], number: int) -> Source:
+    image = row["image"]
+    inner = None
+    if isinstance(image, dict):
+        inner, image = image.get("path"), image.get("bytes")
+    path = row.get("path") or f"{piece.place}#{inner or number}"
+    label = row.get("label")
+    content = ImageError("no image in this row") if image is None else image
+    return Source(str(path), "" if label is None else str(label), row.get("dataset") or piece.dataset, content)

@@ -1,0 +1,137 @@
+"""What computes: one model, to which piece after piece is given."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from unimetric.bulk import storage
+from unimetric.bulk.fragments import Row, Skipped, write_fragment
+from unimetric.bulk.pieces import Piece
+from unimetric.bulk.reading import Source, sources
+from unimetric.data.images import ImageError, decode_image
+from unimetric.errors import UserError
+from unimetric.models.devices import choose_device
+from unimetric.models.embedder import Embedder
+from unimetric.search.preparation import Outcome, Prepared, jpeg, prepare_all
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker needs to know; paths are those of its machine.
+
+    Attributes:
+        model: A run folder or a model folder.
+        weights: The file of the backbone's weights, or None.
+        out: The folder of the fragments.
+        base: Where relative paths of images start.
+        fingerprint: The model's.
+        precision: As for `Embedder.encode`.
+        accelerator: As for `choose_device`.
+        batch_size: Images per forward pass.
+        threads: Threads of a worker, or 0 for torch's own choice.
+        thumbnails: Whether to keep thumbnails.
+        strict: Whether an unreadable image is an error.
+    """
+
+    model: str
+    weights: str | None
+    out: str
+    base: str
+    fingerprint: str
+    precision: str
+    accelerator: str
+    batch_size: int
+    threads: int
+    thumbnails: bool
+    strict: bool
+
+    def to_json(self) -> str:
+        """As text."""
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished fragment."""
+
+    name: str
+    rows: int
+    skipped: int
+
+
+class Worker:
+    """Holds one model, in the form that `Embedder` computes fastest, and makes fragments.
+
+    Raises:
+        UserError: the model cannot be loaded, or is another one than the job's.
+    """
+
+    def __init__(self, job: Job) -> None:
+        # Slow to import, and the model's file is not to be trusted to be the same on every machine.
+        from unimetric.models.saving import model_fingerprint, read_model_config
+
+        self.job = job
+        if job.threads:
+            torch.set_num_threads(job.threads)
+        folder, config = read_model_config(Path(job.model))
+        found = model_fingerprint(config)
+        if found != job.fingerprint:
+            raise UserError(
+                f"the model {job.model} is another one on this machine (fingerprint {found[:12]}, not "
+                f"{job.fingerprint[:12]}); copy it anew"
+            )
+        self._embedder = Embedder.from_pretrained(folder, weights=job.weights).to(choose_device(job.accelerator))
+
+    def make(self, piece: Piece) -> Done:
+        """Embed a piece, and write its fragment.
+
+        Raises:
+            UserError: an image cannot be read and the job is strict, or the fragment cannot be written.
+        """
+        rows: list[Row] = []
+        vectors = [np.empty((0, self._embedder.embedding_size), np.float32)]
+        skipped: list[Skipped] = []
+        form = self._embedder.inference_form(self.job.precision)
+        outcomes = prepare_all(
+            sources(piece), self._prepare, threads=max(1, torch.get_num_threads()), ahead=self.job.batch_size
+        )
+        # Batches count unreadable images too, as those of `Embedder.encode_batches` do, from which the same vectors
+        # follow to the bit.
+        for batch in _batches(outcomes, self.job.batch_size):
+            pixels: list[Tensor] = []
+            for outcome in batch:
+                source, prepared = outcome.task, outcome.prepared
+                if isinstance(prepared, ImageError):
+                    if self.job.strict:
+                        raise UserError(f"{source.path}: {prepared.reason}; remove it from the list or mend it")
+                    skipped.append(Skipped(source.path, prepared.reason))
+                elif prepared.pixels is not None:
+                    row = Row(source.path, source.label, source.dataset, prepared.content_hash, prepared.thumbnail)
+                    rows.append(row)
+                    pixels.append(prepared.pixels)
+            vectors.append(form.embed_pixels(pixels))
+        place = storage.join(self.job.out, piece.name)
+        write_fragment(place, rows, np.concatenate(vectors), skipped, self.job.fingerprint, self.job.base)
+        return Done(piece.name, len(rows), len(skipped))
+
+    def _prepare(self, source: Source) -> Prepared:
+        content = source.read(Path(self.job.base))
+        image: Image.Image = decode_image(content, name=source.path)
+        thumbnail = jpeg(image) if self.job.thumbnails else None
+        return Prepared(hashlib.sha256(content).hexdigest(), self._embedder.transform.crop(image), thumbnail)
+
+
+def _batches(outcomes: Iterable[Outcome[Source]], size: int) -> Iterator[list[Outcome[Source]]]:
+    iterator = iter(outcomes)
+    while batch := list(islice(iterator, size)):
+        yield batch

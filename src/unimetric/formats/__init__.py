@@ -1,0 +1,1 @@
+"""What lies on disk between the parts: run folders, vectors, shards, object storage."""

@@ -1,0 +1,197 @@
+"""The run folder: what training writes where, and reading a run's configuration back."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unimetric.config import RunConfig, read_options, run_config
+from unimetric.data.catalog import ClassIndex
+from unimetric.data.splits import Split
+from unimetric.errors import ProcessLost, UserError
+from unimetric.files import check_writable, make_folder, write_text
+from unimetric.formats.vectors import VECTORS_FILE
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Paths in a run folder.
+
+    ``config.yaml`` (every option), ``log.jsonl`` (a row every few steps), ``checkpoint.safetensors`` (the latest),
+    ``model/`` (what `Embedder.from_pretrained` loads), ``vectors.parquet`` (the vectors that were measured),
+    ``metrics.json`` (the measured numbers; written last); ``non-finite/`` where the numbers of a step went wrong.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The configuration of the run."""
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The latest checkpoint."""
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def model(self) -> Path:
+        """The trained model's folder."""
+        return self.path / "model"
+
+    @property
+    def metrics(self) -> Path:
+        """The measured numbers."""
+        return self.path / "metrics.json"
+
+    @property
+    def vectors(self) -> Path:
+        """The vectors that were measured."""
+        return self.path / VECTORS_FILE
+
+    @property
+    def how_to_resume(self) -> str:
+        """What to type to go on, for the end of a message."""
+        return f"continue with: unimetric train --resume {shlex.quote(str(self.path))}"
+
+    @property
+    def non_finite(self) -> Path:
+        """The folder of what is needed to compute steps again whose numbers were not finite."""
+        return self.path / "non-finite"
+
+    def refuse_new_run(self) -> None:
+        """Check, before the work, that a new run can be written here.
+
+        Raises:
+            UserError: a run is there already, or no permission.
+        """
+        if self.config.exists():
+            raise UserError(f"{self.path} holds a run already: choose another --out, or {self.how_to_resume}")
+        check_writable(self.path)
+
+    def create(self, config: RunConfig) -> None:
+        """Make the folder and write the configuration.
+
+        Raises:
+            UserError: a run is there already, or no permission.
+        """
+        self.refuse_new_run()
+        make_folder(self.path)
+        self.write_config(config)
+
+    @contextmanager
+    def new_run(self, config: RunConfig) -> Iterator[None]:
+        """`create`; an error before the first checkpoint takes back everything that the run made.
+
+        An interruption does not, nor the death of another process: the run can go on.
+
+        Raises:
+            UserError: a run is there already, or no permission.
+        """
+        folders = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        files = [path for path in (self.config, self.path / "log.jsonl") if not path.exists()]
+        board = self.path / "tensorboard"
+        had_board = board.exists()
+        try:
+            self.create(config)
+            yield
+        except ProcessLost:
+            raise
+        except Exception:
+            if not self.checkpoint.exists():
+                for path in files:
+                    path.unlink(missing_ok=True)
+                if not had_board:
+                    shutil.rmtree(board, ignore_errors=True)
+                with suppress(OSError):  # something of somebody else is in it
+                    for path in folders:
+                        path.rmdir()
+            raise
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write the configuration.
+
+        Raises:
+            UserError: full disk, or no permission.
+        """
+        write_text(self.config, yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
+
+    def read_config(self) -> RunConfig:
+        """The configuration that the run was started with.
+
+        Raises:
+            UserError: it is not a run folder, or the file is damaged.
+        """
+        if not self.config.is_file():
+            raise UserError(f"{self.path} is not a run folder: it has no config.yaml")
+        return run_config(read_options(self.config), str(self.config))
+
+    def refuse_changes(self, config: RunConfig) -> None:
+        """Check that a configuration continues the run that is here.
+
+        Raises:
+            UserError: an option that decides the result differs; it is named, with both values.
+        """
+        config_before = self.read_config()
+        started = _deciding_options(config_before) | _selection(config_before)
+        for section, options in (_deciding_options(config) | _selection(config)).items():
+            for name, value in options.items():
+                before = started[section][name]
+                if value != before:
+                    raise UserError(
+                        f"--{section}.{name} is {value!r}, but {self.path} was started with {before!r}: leave it out, "
+                        "or start a new run with --out"
+                    )
+
+    def remove_leftovers(self) -> None:
+        """Remove the parts of files that were being written when the process was killed."""
+        for name in ("log.jsonl", *(path.name for path in (self.checkpoint, self.config, self.metrics, self.vectors))):
+            for path in self.path.glob(f".{name}.*"):
+                path.unlink(missing_ok=True)
+        for path in self.model.glob(".saving-*"):
+            shutil.rmtree(path)
+
+
+def run_identity(config: RunConfig, split: Split, classes: ClassIndex, fingerprint: str) -> str:
+    """A SHA-256 of what has to be the same for a checkpoint to be continued.
+
+    The train images with their classes, in order, the backbone's weights, and every option that decides the result.
+    Where the computation runs and what is measured afterwards may change.
+    """
+    deciding = _deciding_options(config)
+    images = [(item.dataset, item.label, item.path.name) for item in split.train]
+    content = json.dumps([deciding, classes.classes, images, fingerprint], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _deciding_options(config: RunConfig) -> dict[str, dict[str, Any]]:
+    options = {name: asdict(config)[name] for name in ("model", "loss", "sampling", "training")}
+    # The weights are compared by what is in them, not by where they lie.
+    options["model"].pop("weights")
+    # Neither where the proxies lie nor what is kept for the backward pass changes what is learned.
+    options["training"].pop("shard_proxies")
+    options["training"].pop("recompute_blocks")
+    # Whoever was stopped by a bad batch may want to go on without it.
+    options["training"].pop("non_finite")
+    return options
+
+
+def _selection(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """What decides the train images and their pixels beside the sources; not part of the identity, which has the images
+    themselves.
+
+    Nor is the extension: its model is in the run folder.
+    """
+    values = asdict(config)
+    names = ("train_datasets", "few_shot", "train_images", "cache", "reduced_decode")
+    return {"data": {name: values["data"][name] for name in names}, "extension": values["extension"]}

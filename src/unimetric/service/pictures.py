@@ -1,0 +1,75 @@
+"""From an upload's bytes to an image, or a sentence that says why that is not possible."""
+
+from __future__ import annotations
+
+import re
+from io import BytesIO
+
+from PIL import Image
+
+from unimetric.data.images import ImageError, decode_image
+from unimetric.service.failures import ServiceError
+
+_ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
+"""Formats whose further frames are an animation. In a JPEG they are a phone's depth map, in a TIFF pages."""
+
+_MAX_SCANS = 200
+"""Scans of a progressive JPEG. Real ones have about ten; each takes as long as decoding the whole image once."""
+
+_READABLE = "send a JPEG, PNG, WebP, GIF, BMP or TIFF"
+
+
+def decode(content: bytes, max_pixels: int) -> Image.Image:
+    """Decode an upload to an upright RGB image.
+
+    Size, number of frames and of scans are looked up before anything is decoded, so that no upload takes much more
+    memory or time than an image of ``max_pixels``.
+
+    Raises:
+        ServiceError: it is no image, is damaged, too large, or animated.
+    """
+    if not content:
+        raise ServiceError(422, "empty_image", f"the image is empty (0 bytes); {_READABLE}")
+    if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > _MAX_SCANS:
+        raise ServiceError(422, "unreadable_image", "the image has too many scans; save it as a plain JPEG")
+    try:
+        _refuse_large_or_animated(content, max_pixels)
+        return decode_image(content, max_pixels)
+    except ImageError as error:
+        raise _explained(error.reason, content, max_pixels) from error
+
+
+def _refuse_large_or_animated(content: bytes, max_pixels: int) -> None:
+    try:
+        with Image.open(BytesIO(content), formats=_ANIMATED) as image:
+            large = image.width * image.height > max_pixels
+            animated = not large and bool(getattr(image, "is_animated", False))
+    except Exception:
+        return  # another format, or damaged: decoding it says what it is
+    if animated:
+        raise ServiceError(422, "animated_image", "the image is animated; send a single frame of it as JPEG or PNG")
+
+
+def _explained(reason: str, content: bytes, max_pixels: int) -> ServiceError:
+    if reason.startswith("too many pixels"):
+        pixels = next((f"{int(number):,} pixels" for number in re.findall(r"\d+", reason)), "too many pixels")
+        return ServiceError(
+            413, "too_many_pixels", f"the image has {pixels}; make it smaller than {max_pixels:,} pixels"
+        )
+    if reason == "truncated":
+        return ServiceError(422, "truncated_image", "the image is cut off before its end; send the whole file")
+    if reason == "not an image":
+        return ServiceError(422, "not_an_image", f"{_guess(content)}; {_READABLE}")
+    return ServiceError(422, "unreadable_image", f"the image cannot be read ({reason}); {_READABLE}")
+
+
+def _guess(content: bytes) -> str:
+    """What the bytes of no readable format are."""
+    head = content[:1024]
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"heif", b"mif1", b"msf1", b"hevc"):
+        return "HEIC images are not supported"
+    if b"<svg" in head:
+        return "SVG drawings are not supported"
+    if head.startswith(b"%PDF"):
+        return "this is a PDF, not an image"
+    return "this is not an image, or of a format that is not supported"

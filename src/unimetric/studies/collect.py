@@ -1,0 +1,172 @@
+"""From the finished runs of a benchmark to the rows of its table."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from unimetric.studies.plan import Entry, Plan, Run
+from unimetric.studies.state import Folder
+
+HARMONIC, UNIFIED = "harmonic", "unified"
+PARAMETERS, SECONDS, MEMORY = "trainable parameters", "training seconds", "peak memory bytes"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A value over seeds.
+
+    Args:
+        mean: The mean.
+        deviation: The sample standard deviation (n - 1); None for one value.
+        count: The number of values.
+    """
+
+    mean: float
+    deviation: float | None
+    count: int
+
+
+def summarise(values: Sequence[float]) -> Summary | None:
+    """Mean and sample standard deviation; None of no values.
+
+    >>> summarise([1.0, 2.0, 3.0])
+    Summary(mean=2.0, deviation=1.0, count=3)
+    """
+    if not values:
+        return None
+    return Summary(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table.
+
+    Args:
+        name: The entry's, with a remark where the entry has two rows.
+        entry: The entry's name.
+        seeds: The seeds that are complete.
+        planned: The seeds that there shall be.
+        values: By column, one value per complete seed. Recall@1 runs from 0 to 1; a dataset's name is its column.
+        runs: What the values are from.
+    """
+
+    name: str
+    entry: str
+    seeds: tuple[int, ...]
+    planned: tuple[int, ...]
+    values: dict[str, list[float]] = field(hash=False)
+    runs: tuple[Run, ...] = ()
+
+    def summary(self, column: str) -> Summary | None:
+        """The column's value over seeds."""
+        return summarise(self.values.get(column, []))
+
+
+def columns(plan: Plan) -> list[str]:
+    """The columns, in order: the datasets, harmonic mean, unified, and the costs."""
+    return [*plan.datasets, HARMONIC, UNIFIED, PARAMETERS, SECONDS, MEMORY]
+
+
+def collect(plan: Plan, folder: Folder) -> list[Row]:
+    """The rows of all entries, as far as their runs are done; in the order of the plan.
+
+    Raises:
+        UserError: a ``metrics.json`` is damaged.
+    """
+    return [row for entry in plan.entries for row in _rows(plan, folder, entry)]
+
+
+def _rows(plan: Plan, folder: Folder, entry: Entry) -> list[Row]:
+    chosen = {model.name: folder.chosen(plan, entry, model) for model in entry.models}
+    main, ensemble = _Builder(_row_name(entry), entry), _Builder(f"{entry.name}, ensemble", entry)
+    for seed in entry.seeds:
+        runs = [
+            plan.run(entry, model, seed, options)
+            for model in entry.models
+            if (options := chosen[model.name]) is not None
+        ]
+        measured = [(run, metrics) for run in runs if (metrics := folder.metrics(run)) is not None]
+        if len(measured) < len(entry.models):
+            continue
+        if entry.mode == "all":
+            main.add(seed, [measured[0][0]], _values(measured[0][1]))
+            continue
+        by_dataset = [model.dataset for model in entry.models]
+        main.add(seed, runs, _joined(by_dataset, [metrics for _, metrics in measured], entry.mode))
+        if entry.mode == "each" and len(runs) > 1:
+            together = plan.ensemble(entry, seed, runs)
+            metrics = folder.metrics(together)
+            if metrics is not None:
+                own = _values(metrics)
+                costs = _joined(by_dataset, [member for _, member in measured], entry.mode)
+                # The ensemble was trained as its members were; what measuring it took is its own.
+                own |= {name: costs[name] for name in (PARAMETERS, SECONDS) if name in costs}
+                ensemble.add(seed, [together], own)
+    return [main.row(), ensemble.row()] if entry.mode == "each" and len(entry.models) > 1 else [main.row()]
+
+
+def _row_name(entry: Entry) -> str:
+    return {
+        "all": entry.name,
+        "each": f"{entry.name}, each by its own model",
+        "leave-one-out": f"{entry.name}, each by the model without it",
+    }[entry.mode]
+
+
+class _Builder:
+    def __init__(self, name: str, entry: Entry) -> None:
+        self.name, self.entry = name, entry
+        self.seeds: list[int] = []
+        self.values: dict[str, list[float]] = {}
+        self.runs: list[Run] = []
+
+    def add(self, seed: int, runs: Sequence[Run], values: dict[str, float]) -> None:
+        self.seeds.append(seed)
+        self.runs += runs
+        for column, value in values.items():
+            self.values.setdefault(column, []).append(value)
+
+    def row(self) -> Row:
+        entry = self.entry
+        return Row(self.name, entry.name, tuple(self.seeds), entry.seeds, self.values, tuple(self.runs))
+
+
+def _values(metrics: dict[str, Any]) -> dict[str, float]:
+    """The columns of one run; what it does not have is left out."""
+    values = {name: scores["recall@1"] for name, scores in metrics["separate"].items()}
+    values |= {part: metrics[part]["recall@1"] for part in (HARMONIC, UNIFIED) if metrics.get(part)}
+    return values | _costs(metrics)
+
+
+def _costs(metrics: dict[str, Any]) -> dict[str, float]:
+    found = {
+        PARAMETERS: metrics["model"].get("trainable_parameters"),
+        SECONDS: metrics.get("training_seconds", 0.0),
+        MEMORY: metrics.get("cost", {}).get("peak_memory_bytes"),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _joined(datasets: Sequence[str | None], measured: Sequence[dict[str, Any]], mode: str) -> dict[str, float]:
+    """Each dataset's separate number from its model, and their harmonic mean; there is no joint gallery of models.
+
+    Parameters and time of dataset-specific models are summed up, because all of them are needed; of models that
+    leave a dataset out, they are those of one, on average. The memory is the most that one of them took.
+    """
+    values: dict[str, float] = {}
+    for dataset, metrics in zip(datasets, measured, strict=True):
+        if dataset in metrics["separate"]:
+            values[str(dataset)] = metrics["separate"][dataset]["recall@1"]
+    if len(values) == len(datasets):
+        recalls = list(values.values())
+        values[HARMONIC] = 0.0 if min(recalls) == 0 else len(recalls) / math.fsum(1 / recall for recall in recalls)
+    costs = [_costs(metrics) for metrics in measured]
+    for name, join in ((PARAMETERS, sum), (SECONDS, sum), (MEMORY, max)):
+        if all(name in cost for cost in costs):
+            joined = join(cost[name] for cost in costs)
+            values[name] = joined / len(costs) if mode == "leave-one-out" and join is sum else joined
+    return values

@@ -1,0 +1,261 @@
+"""Rows as text: Markdown, CSV, LaTeX, and for the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from unimetric.studies.collect import MEMORY, PARAMETERS, SECONDS, Row, Summary
+
+_COSTS = (PARAMETERS, SECONDS, MEMORY)
+_HEADINGS = {PARAMETERS: "trained", SECONDS: "time", MEMORY: "memory"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell's text, and whether its value is the best of its column."""
+
+    text: str
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of text: the header, and per row its name and cells."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+
+
+def make_grid(rows: Sequence[Row], columns: Sequence[str]) -> Grid:
+    """Cells for people: Recall@1 in percent, with the standard deviation where there are several seeds.
+
+    The best Recall@1 of a column is marked, and whatever looks the same as it; in a table of one row nothing is.
+    A value that is missing shows as a dash.
+    """
+    best = {column: _best(rows, column) for column in columns if column not in _COSTS}
+    lines = []
+    for row in rows:
+        cells = []
+        for column in columns:
+            summary = row.summary(column)
+            text = "–" if summary is None else _text(column, summary)
+            is_best = summary is not None and _mean(column, summary) == best.get(column)
+            cells.append(Cell(text, is_best and len(rows) > 1))
+        lines.append((row.name, tuple(cells)))
+    return Grid(tuple(_HEADINGS.get(column, column) for column in columns), tuple(lines))
+
+
+def _best(rows: Sequence[Row], column: str) -> str | None:
+    summaries = [summary for row in rows if (summary := row.summary(column)) is not None]
+    return _mean(column, max(summaries, key=lambda summary: summary.mean)) if summaries else None
+
+
+def _mean(column: str, summary: Summary) -> str:
+    return _FORMATS.get(column, _percent)(summary.mean)
+
+
+def _text(column: str, summary: Summary) -> str:
+    if column in _COSTS or summary.deviation is None:
+        return _mean(column, summary)
+    return f"{_percent(summary.mean)} ± {_percent(summary.deviation)}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _count(value: float) -> str:
+    if value >= 999_950:  # which would show as 1000.0 k
+        return f"{value / 1e6:.2f} M"
+    return f"{value / 1e3:.1f} k" if value >= 10_000 else f"{value:.0f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _bytes(value: float) -> str:
+    return f"{value / 1e9:.2f} GB"
+
+
+_FORMATS: dict[str, Callable[[float], str]] = {PARAMETERS: _count, SECONDS: _duration, MEMORY: _bytes}
+
+
+def markdown(title: str, grid: Grid, notes: Sequence[str]) -> str:
+    """The table in Markdown, with notes below it."""
+    header = ["Recall@1, %", *map(_markdown_escape, grid.header)]
+    lines = [
+        f"# {' '.join(title.split())}",
+        "",
+        _markdown_line(header),
+        _markdown_line(["---", *["---:"] * (len(header) - 1)]),
+        *(
+            _markdown_line(
+                [_markdown_escape(name), *(f"**{cell.text}**" if cell.best else cell.text for cell in cells)]
+            )
+            for name, cells in grid.rows
+        ),
+        "",
+        *(f"- {note}" for note in notes),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _markdown_escape(text: str) -> str:
+    for character in ("\\", "|", "*", "_", "`", "<"):
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.split())
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    # Else the first letter of a row, it would be an argument of the line break before it.
+    "[": "{[}",
+    "*": "{*}",
+    "|": r"\textbar{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "–": "--",
+}
+
+
+def latex_escape(text: str) -> str:
+    r"""Text as LaTeX sets it.
+
+    >>> latex_escape("R&D_1 50 %")
+    'R\\&D\\_1 50 \\%'
+    """
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+
+
+def latex(title: str, grid: Grid, notes: Sequence[str]) -> str:
+    r"""The table in LaTeX, for ``\usepackage{booktabs}``; the notes are comments."""
+    comments = [f"% {' '.join(note.split())}" for note in (title, *notes)]
+    rows = [
+        " & ".join(
+            [
+                latex_escape(name),
+                *(_bold(latex_escape(cell.text)) if cell.best else latex_escape(cell.text) for cell in cells),
+            ]
+        )
+        + r" \\"
+        for name, cells in grid.rows
+    ]
+    lines = [
+        *comments,
+        r"% \usepackage{booktabs}",
+        rf"\begin{{tabular}}{{l{'r' * len(grid.header)}}}",
+        r"\toprule",
+        " & ".join([latex_escape("Recall@1, %"), *map(latex_escape, grid.header)]) + r" \\",
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _bold(text: str) -> str:
+    return rf"\textbf{{{text}}}"
+
+
+def rows_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """One line per row, in full precision: of every column mean and standard deviation; Recall@1 runs from 0 to 1."""
+    header = ["entry", "seeds", "seeds planned"]
+    for column in columns:
+        header += [f"{_long(column)} mean", f"{_long(column)} std"]
+    lines: list[list[Any]] = [header]
+    for row in rows:
+        line: list[Any] = [row.name, len(row.seeds), len(row.planned)]
+        for column in columns:
+            summary = row.summary(column)
+            line += ["", ""] if summary is None else [summary.mean, summary.deviation]
+        lines.append(line)
+    return to_csv(lines)
+
+
+def _long(column: str) -> str:
+    return column if column in _COSTS else f"recall@1 {column}"
+
+
+def to_csv(lines: Sequence[Sequence[Any]]) -> str:
+    """Lines of values as CSV; None is empty."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
+def print_grid(title: str, grid: Grid, notes: Sequence[str], console: Console | None = None) -> None:
+    """Print to standard output, in as many tables side by side as the width asks for, one below the other."""
+    console = console or Console()
+    console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
+    # Names may take three eighths of the width, and are wrapped then.
+    longest = max(map(cell_len, ("Recall@1, %", *(name for name, _ in grid.rows))))
+    name_width = min(longest, 3 * console.width // 8)
+    widths = [
+        max(map(cell_len, (heading, *(cells[index].text for _, cells in grid.rows))))
+        for index, heading in enumerate(grid.header)
+    ]
+    for part in _parts(widths, console.width - name_width):
+        console.print(_table(grid, part, name_width))
+        console.print()
+    for note in notes:
+        console.print(f"- {note}", markup=False, highlight=False)
+
+
+def _parts(widths: Sequence[int], room: int) -> list[list[int]]:
+    """Columns in groups, in order, each group as wide as there is room, with two spaces before each column."""
+    parts: list[list[int]] = [[]]
+    left = room
+    for index, width in enumerate(widths):
+        if parts[-1] and width + 2 > left:
+            parts.append([])
+            left = room
+        parts[-1].append(index)
+        left -= width + 2
+    return parts
+
+
+def _table(grid: Grid, part: Sequence[int], name_width: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1), header_style="bold")
+    table.add_column("Recall@1, %", width=name_width, overflow="fold")
+    for index in part:
+        table.add_column(Text(grid.header[index]), justify="right", no_wrap=True)
+    for name, cells in grid.rows:
+        # As text, because names may look like rich's markup.
+        table.add_row(
+            Text(name), *(Text(cells[index].text, style="bold" if cells[index].best else "") for index in part)
+        )
+    return table
+
+
+def results_csv(lines: Sequence[Mapping[str, Any]]) -> str:
+    """One line per run, its values by column; what a run does not have is empty."""
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    return to_csv([names, *([line.get(name) for name in names] for line in lines)])
