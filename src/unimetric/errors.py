@@ -11,20 +11,26 @@ from typing import ClassVar
 class UserError(Exception):
     """Bad input: one line that names the file or option, its value, and the remedy.
 
-    The command line prints it without a traceback and exits with ``exit_code``.
+    The command line prints it without a traceback and exits with ``exit_code``. The service answers with ``code``; a
+    subclass with a meaning of its own sets both.
     """
 
     exit_code: ClassVar[int] = 2
+    code: ClassVar[str] = "invalid_request"
+    """One word for programs; it stays the same when the message changes."""
 
 
 class WriteError(UserError):
     """A file could not be written: a full disk, no permission. What was there before is still there."""
+
+    code: ClassVar[str] = "cannot_write"
 
 
 class NonFiniteError(UserError):
     """Training came upon a loss or a gradient that is not a finite number. Not bad input, so the exit code is 1."""
 
     exit_code: ClassVar[int] = 1
+    code: ClassVar[str] = "not_finite"
 
 
 class ProcessLost(Exception):  # noqa: N818 - it is not this process's error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from unimetric.data.sources.metadata import Value
 from unimetric.errors import UserError
@@ -12,6 +13,8 @@ from unimetric.errors import UserError
 
 class ItemNotFoundError(UserError):
     """The database holds no item of that id."""
+
+    code: ClassVar[str] = "item_not_found"
 
 
 @dataclass(frozen=True)
