@@ -20,6 +20,13 @@ class UserError(Exception):
     """One word for programs; it stays the same when the message changes."""
 
 
+class ArgumentError(UserError):
+    """A value in a call or request is wrong. The message quotes that call, and names of datasets and columns, only.
+
+    It names no file or folder of this machine, so the service may show it to a client.
+    """
+
+
 class WriteError(UserError):
     """A file could not be written: a full disk, no permission. What was there before is still there."""
 

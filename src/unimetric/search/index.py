@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from unimetric.data.sources.metadata import Value
-from unimetric.errors import UserError, nearest_names
+from unimetric.errors import ArgumentError, UserError, nearest_names, shown
 from unimetric.search import approximate
 from unimetric.search.calibration import Calibration
 from unimetric.search.filters import all_of, checked, is_one_of, text
@@ -305,7 +305,7 @@ class SearchIndex:
             UserError: nothing is given.
         """
         if ids is None and dataset is None and path is None:
-            raise UserError("nothing to delete is named; give ids, dataset or path")
+            raise ArgumentError("nothing to delete is named; give ids, dataset or path")
         conditions = [
             None if dataset is None else f"dataset = {text(dataset)}",
             None if path is None else _at_or_below(stored_path(path)),
@@ -351,7 +351,7 @@ class SearchIndex:
     def sample(self, n: int, seed: int = 0) -> list[StoredItem]:
         """n different rows, or all where there are fewer; with the same rows and seed, the same ones."""
         if n < 0:
-            raise UserError(f"n is {n}: use 0 or more")
+            raise ArgumentError(f"n is {n}: use 0 or more")
         ids = self._store.rows(["id"])["id"]
         ids = ids.take(pc.sort_indices(ids))
         chosen = np.random.default_rng(seed).choice(len(ids), min(n, len(ids)), replace=False)
@@ -476,13 +476,13 @@ class SearchIndex:
         array = np.asarray(vectors)
         array = array[None] if array.ndim == 1 else array
         if array.ndim != 2 or array.shape[1] != self.embedding_size or array.dtype.kind != "f":
-            raise UserError(
+            raise ArgumentError(
                 f"vectors are {array.dtype} {list(array.shape)}: give floats [N, {self.embedding_size}], as the "
                 "database's model does"
             )
         array = array.astype(np.float32, copy=False)
         if not np.isfinite(array).all() or (not self._is_hyperbolic and not array.any(axis=1).all()):
-            raise UserError("vectors hold a row that is not finite or zero: it has no neighbours; leave it out")
+            raise ArgumentError("vectors hold a row that is not finite or zero: it has no neighbours; leave it out")
         return array
 
     def _condition(self, datasets: Sequence[str] | None, where: str | None) -> tuple[tuple[str, ...], str | None]:
@@ -494,7 +494,7 @@ class SearchIndex:
             present = self.datasets()
             for name in names:
                 if name not in present:
-                    raise UserError(f"unknown dataset {name!r}; {nearest_names(name, present)}")
+                    raise ArgumentError(f"unknown dataset {name!r}; {nearest_names(name, present)}")
         if where is not None:
             where = checked(where)
             key = (where, *self._store.schema.names)
@@ -547,7 +547,7 @@ class SearchIndex:
     def _one(self, id: str, columns: Sequence[str]) -> pa.Table:
         table = self._store.rows(columns, f"id = {text(id)}", limit=1)
         if not len(table):
-            raise ItemNotFoundError(f"no item {id!r} in the search database {self._store.place}")
+            raise ItemNotFoundError(f"no item {shown(id)}; take the id of a match")
         return table
 
     def _maintenance_due(self) -> bool:
@@ -573,7 +573,7 @@ def _metadata(row: dict[str, Any]) -> dict[str, Value]:
 
 def _check_k(k: int) -> None:
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= MAX_K:
-        raise UserError(f"k is {k!r}: use 1 to {MAX_K}")
+        raise ArgumentError(f"k is {k!r}: use 1 to {MAX_K}")
 
 
 def _at_or_below(path: str) -> str:

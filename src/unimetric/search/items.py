@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from unimetric.data.sources.metadata import Value
-from unimetric.errors import UserError
+from unimetric.errors import ArgumentError
 
 
-class ItemNotFoundError(UserError):
+class ItemNotFoundError(ArgumentError):
     """The database holds no item of that id."""
 
     code: ClassVar[str] = "item_not_found"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from unimetric.data.catalog import identities
 from unimetric.data.sources.metadata import Value
-from unimetric.errors import UserError
+from unimetric.errors import ArgumentError
 from unimetric.search.items import NewItem
 from unimetric.search.preparation import hash_of
 from unimetric.search.store import COLUMNS, KINDS, is_uri
@@ -63,7 +63,7 @@ def named(items: Iterable[NewItem]) -> list[NamedItem]:
     result = []
     for item in items:
         if not item.dataset.strip():
-            raise UserError(f"an item has an empty dataset ({item.path or 'no path'}); name one")
+            raise ArgumentError(f"an item has an empty dataset ({item.path or 'no path'}); name one")
         if item.path is not None:
             path = item.path if is_uri(item.path) or not Path(item.path).is_absolute() else stored_path(item.path)
         elif isinstance(item.image, Path):
@@ -98,7 +98,7 @@ def metadata_kinds(
             known = kinds.setdefault(name, present.get(name, kind))
             if known != kind:
                 where = "in the database" if name in present else "elsewhere"
-                raise UserError(
+                raise ArgumentError(
                     f"{origin}: the column {name!r} holds {_shown(value)}, a {kind}, but {known} {where}; "
                     "rename the column, or write its values alike"
                 )
@@ -165,12 +165,12 @@ def _check_name(name: str, usual: Mapping[str, str], origin: str) -> None:
     bad = [character for character in name if character in _FORBIDDEN or not character.isprintable()]
     if bad or not name.strip() or len(name) > 100:
         why = f"holds {bad[0]!r}" if bad else "is empty or longer than 100 characters"
-        raise UserError(f"{origin}: the column name {name!r} {why}; rename it with letters, digits, spaces, - or _")
+        raise ArgumentError(f"{origin}: the column name {name!r} {why}; rename it with letters, digits, spaces, - or _")
     if name.lower() in COLUMNS or name.startswith("_"):
-        raise UserError(f"{origin}: the column name {name!r} is taken by the database; rename it")
+        raise ArgumentError(f"{origin}: the column name {name!r} is taken by the database; rename it")
     other = usual.get(name.lower(), name)
     if other != name:
-        raise UserError(f"{origin}: the column {name!r} is called {other!r} elsewhere; write both alike")
+        raise ArgumentError(f"{origin}: the column {name!r} is called {other!r} elsewhere; write both alike")
 
 
 def _kind(name: str, value: Any, origin: str) -> str | None:
@@ -180,7 +180,9 @@ def _kind(name: str, value: Any, origin: str) -> str | None:
         return "boolean"
     if isinstance(value, int | float):
         if abs(value) > _LARGEST and not (isinstance(value, float) and math.isfinite(value)):
-            raise UserError(f"{origin}: the column {name!r} holds {value}, which no 64-bit float is; write it as text")
+            raise ArgumentError(
+                f"{origin}: the column {name!r} holds {value}, which no 64-bit float is; write it as text"
+            )
         return "number"
     if isinstance(value, str):
         return "text"
@@ -188,7 +190,7 @@ def _kind(name: str, value: Any, origin: str) -> str | None:
         return "time"
     if isinstance(value, date):
         return "date"
-    raise UserError(
+    raise ArgumentError(
         f"{origin}: the column {name!r} holds a {type(value).__name__}; use text, numbers, true or false, or dates"
     )
 
