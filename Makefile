@@ -2,17 +2,24 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 AUDIT := build/audit
+SOAK_SECONDS ?= 600
+SOAK_SEED ?= 1
+# One thread a process, and the tests and all commands that they start may keep their bytecode.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test docs bench audit clean
+.PHONY: demo test soak docs bench audit clean
 
 demo: $(INSTALLED)  ## Build the demo data, train PUMA on it, print the table, write a page, index the images
 	$(BIN)/unimetric demo
 
-test: $(INSTALLED)  ## Lint, types and every test
+test: $(INSTALLED)  ## Lint, types and every test but the soak tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
+
+soak: $(INSTALLED)  ## Random kills and damaged files for SOAK_SECONDS, from the seed SOAK_SEED on, and the longest tests
+	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_SEED=$(SOAK_SEED) $(PYTEST) -m soak
 
 docs: $(INSTALLED)  ## Build the documentation's site into build/site
 	$(BIN)/mkdocs build

@@ -1,5 +1,49 @@
-"""Before anything else: no test reaches a model hub."""
+"""Settings of the whole suite: no model hub is reached, and random tests draw from a seed that is printed."""
+
+from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "600"))
+SOAK_SEED = int(os.environ.get("SOAK_SEED", "0"))
+
+# The same examples in every run, however slow the machine.
+settings.register_profile("quick", deadline=None, derandomize=True, max_examples=40)
+settings.load_profile("quick")
+
+
+def pytest_report_header() -> str:
+    return f"soak tests: SOAK_SEED={SOAK_SEED} SOAK_SECONDS={SOAK_SECONDS:g}"
+
+
+@pytest.fixture(
+    params=["quick", pytest.param("soak", marks=[pytest.mark.soak, pytest.mark.timeout(SOAK_SECONDS + 600)])]
+)
+def seeds(request: pytest.FixtureRequest) -> Iterator[int]:
+    """The seeds of a random test's rounds: 0 alone in ``make test``.
+
+    Under ``make soak``: ``SOAK_SEED`` and those after it, until the test has used its share of ``SOAK_SECONDS``. Each
+    seed is printed, so a failure shows the one that it came from.
+    """
+    return _seeds(SOAK_SEED, _share(request.session)) if request.param == "soak" else iter([0])
+
+
+def _seeds(first: int, seconds: float) -> Iterator[int]:
+    end = time.monotonic() + seconds
+    seed = first
+    while seed == first or time.monotonic() < end:
+        print(f"seed {seed}")
+        yield seed
+        seed += 1
+
+
+def _share(session: pytest.Session) -> float:
+    tests = sum(item.get_closest_marker("soak") is not None for item in session.items)
+    return SOAK_SECONDS * int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) / max(1, tests)

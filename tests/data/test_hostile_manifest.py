@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -154,22 +156,24 @@ def test_any_bytes(folder: Path, content: bytes) -> None:
     assert accounted(datasets) == len(rows) - 1
 
 
-def test_damaged_bytes(folder: Path) -> None:
+def test_damaged_bytes(folder: Path, seeds: Iterator[int]) -> None:
     whole = b"path,label,dataset,split\r\n" + b"".join(
         f'"{name}",{label},d,train\r\n'.encode()
         for name, label in [("a.jpg", "x"), ("x,y.jpg", "y"), ("new\nline.jpg", "z")]
     )
-    file, random, read = folder / "damaged.csv", Random(0), 0
+    file, outcomes = folder / "damaged.csv", Counter[bool]()
     with little_memory():
-        for _ in range(500):
-            content = damaged(whole, random)
-            file.write_bytes(content)
-            try:
-                datasets = read_manifest(file)
-            except UserError as error:
-                refusal(file, error)
-                continue
-            rows = [cells for cells in csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")) if cells]
-            assert accounted(datasets) == len(rows) - 1
-            read += 1
-    assert 50 < read < 450
+        for random in map(Random, seeds):
+            for _ in range(100):
+                content = damaged(whole, random)
+                file.write_bytes(content)
+                try:
+                    datasets = read_manifest(file)
+                except UserError as error:
+                    refusal(file, error)
+                    outcomes[False] += 1
+                    continue
+                rows = [cells for cells in csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")) if cells]
+                assert accounted(datasets) == len(rows) - 1
+                outcomes[True] += 1
+    assert outcomes[True] and outcomes[False]
