@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from unimetric.data.catalog import Dataset, Item, identities
 from unimetric.data.images import ImageError, decode_image
 from unimetric.data.sources.unusable import unusable_files
 from unimetric.errors import UserError
-from unimetric.evaluation import Report, evaluate
+from unimetric.evaluation import LabelWarning, Report, evaluate
 from unimetric.formats.vectors import MeasuredVectors
 from unimetric.geometry import Geometry, PoincareBall
 from unimetric.progress import progress_bar
@@ -199,21 +200,24 @@ def evaluate_vectors(
         UserError: nothing can be measured.
     """
     query_ids, gallery_ids = vectors.identities()
-    return evaluate(
-        vectors.query_vectors,
-        [item.label for item in vectors.query],
-        [item.dataset for item in vectors.query],
-        gallery=(
-            vectors.gallery_vectors,
-            [item.label for item in vectors.gallery],
-            [item.dataset for item in vectors.gallery],
-        ),
-        ks=tuple(ks) if 1 in ks else (1, *ks),
-        ids=query_ids,
-        gallery_ids=gallery_ids,
-        mean_average_precision=mean_average_precision,
-        **distance_options(geometry),
-    )
+    with warnings.catch_warnings():
+        # The notes of the sources name them already.
+        warnings.simplefilter("ignore", LabelWarning)
+        return evaluate(
+            vectors.query_vectors,
+            [item.label for item in vectors.query],
+            [item.dataset for item in vectors.query],
+            gallery=(
+                vectors.gallery_vectors,
+                [item.label for item in vectors.gallery],
+                [item.dataset for item in vectors.gallery],
+            ),
+            ks=tuple(ks) if 1 in ks else (1, *ks),
+            ids=query_ids,
+            gallery_ids=gallery_ids,
+            mean_average_precision=mean_average_precision,
+            **distance_options(geometry),
+        )
 
 
 def distance_options(geometry: Geometry) -> dict[str, Any]:

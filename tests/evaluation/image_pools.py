@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from retrieval_oracle import Image
 
 COARSE = st.tuples(*[st.integers(-1, 2).map(float)] * 3).filter(any)
-LABELS: list[Hashable] = [1, "1", ("a", 2), None]
+LABELS: list[Hashable] = [1, "one", ("a", 2), b"a"]
 DATASETS: list[Hashable] = ["birds", 7, ("cars", 196)]
 
 

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import math
+import warnings
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
 from unimetric.errors import UserError
+from unimetric.evaluation import LabelWarning, evaluate
 from unimetric.evaluation.labels import as_hashables, number
 
 
@@ -51,14 +57,95 @@ def test_equality_is_python_s() -> None:
             "labels: row 1 is a torch tensor; give Python values, such as from .tolist()",
         ),
         (["a", [1]], "labels: row 1 is the unhashable [1]; give strings, numbers or tuples of them"),
-        ([float("nan"), 1], "labels: row 0 is nan, which equals nothing; give it a value or drop the row"),
-        (
-            np.array([1, np.nan]),
-            "labels: row 1 is nan, which equals nothing; give it a value or drop the row",
-        ),
+        ([float("nan"), 1], "labels: row 0 is nan, a missing value; give it a value or drop the row"),
+        (np.array([1, np.nan]), "labels: row 1 is nan, a missing value; give it a value or drop the row"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(values: Any, message: str) -> None:
     with pytest.raises(UserError) as caught:
         as_hashables(values, "labels", 2, "vectors")
     assert str(caught.value) == message
+
+
+VECTORS = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
+
+
+@pytest.mark.parametrize(
+    "missing", [None, "", " \u00a0", math.nan, np.float32("nan"), pd.NA, pd.NaT, np.datetime64("NaT"), Decimal("nan")]
+)
+@pytest.mark.parametrize("argument", ["labels", "datasets", "gallery labels", "gallery datasets"])
+def test_missing_values_are_refused_alike(missing: Any, argument: str) -> None:
+    columns = {name: ["a", "a", "b", "b"] for name in ("labels", "datasets", "gallery labels", "gallery datasets")}
+    columns["datasets"] = columns["gallery datasets"] = ["d"] * 4
+    columns[argument] = [columns[argument][0], missing, columns[argument][2], missing]
+    labels, datasets, gallery_labels, gallery_datasets = columns.values()
+    with pytest.raises(UserError, match=rf"^{argument}: row 1 is .*, a missing value.*; give ") as caught:
+        evaluate(VECTORS, labels, datasets, gallery=(VECTORS, gallery_labels, gallery_datasets))
+    assert "\n" not in str(caught.value)
+
+
+def test_columns_of_tables() -> None:
+    expected = evaluate(VECTORS, ["a", "a", "b", "b"], ["d"] * 4)
+    for labels in (
+        pd.Series(["a", "a", "b", "b"], index=[7, 7, 8, 9]),
+        pd.Categorical(["a", "a", "b", "b"]),
+        pa.chunked_array([["a", "a"], ["b", "b"]]),
+        pa.array(["a", "a", "b", "b"]).dictionary_encode(),
+    ):
+        assert evaluate(VECTORS, labels, ["d"] * 4).unified == expected.unified
+    for column in (pa.array(["a", None, "b", "b"]), pd.Series(["a", None, "b", "b"])):
+        with pytest.raises(UserError, match="labels: row 1 is .*, a missing value"):
+            evaluate(VECTORS, column, ["d"] * 4)
+
+
+@pytest.mark.parametrize(
+    ("twin", "other"),
+    [
+        ("wren ", "wren"),
+        ("wren\u00a0", "wren"),
+        ("Wren", "wren"),
+        ("Zaunko\u0308nig", "Zaunk\u00f6nig"),
+        ("0.0", "0"),
+        ("01", "1"),
+        ("1", 1),
+        ("black_footed", "black footed"),
+    ],
+)
+def test_near_twins_are_named_and_counted_as_different(twin: Any, other: Any) -> None:
+    with pytest.warns(LabelWarning, match=r"^dataset 'd': .* are counted as different$"):
+        report = evaluate(VECTORS, [twin, other, "b", "b"], ["d"] * 4)
+    assert report.counts.queries_without_positive == 2
+    with pytest.warns(LabelWarning, match=r"^dataset 'd': .* are counted as different$"):
+        evaluate(VECTORS, [other] * 4, ["d"] * 4, gallery=(VECTORS, [twin, twin, other, other], ["d"] * 4))
+    if str(twin) != str(other):
+        with pytest.warns(LabelWarning, match=r"^datasets: .* are counted as different$"):
+            evaluate(VECTORS, ["x"] * 4, [twin, twin, other, other])
+
+
+def test_labels_that_differ_in_more_are_not_named() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate(VECTORS, ["a", "a", "1", "10"], ["d"] * 4)
+        evaluate(VECTORS, ["a", "a", "A", "A"], ["d", "d", "e", "e"])
+        evaluate(VECTORS, [("a", 1), ("a", 1), ("A", 1), ("A", 1)], ["d"] * 4)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (lambda t: t.to_sparse(), "got a sparse tensor; give a dense one"),
+        (lambda t: t.to_sparse_csr() if t.ndim == 2 else t.to_sparse(), "got a sparse tensor"),
+        (lambda t: t.to("meta"), "got a meta tensor; give one that holds numbers"),
+        (lambda t: torch.nested.nested_tensor([t[:1], t[1:]]), "got a nested tensor; give a dense one"),
+        (lambda t: np.ma.masked_array(t.numpy(), t.numpy() > 0.5), "got a masked array; fill or drop"),
+        (lambda t: torch.quantize_per_tensor(t.float(), 0.1, 0, torch.qint8), "got a quantised tensor"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*prototype")
+@pytest.mark.filterwarnings("ignore:.*Sparse CSR tensor support is in beta")
+@pytest.mark.filterwarnings("ignore:.*quantize_per_tensor.*:DeprecationWarning")
+def test_unusual_tensors_are_refused_in_one_line(tensor: Any, message: str) -> None:
+    with pytest.raises(UserError, match=f"^vectors: {message}"):
+        evaluate(tensor(VECTORS), ["a", "a", "b", "b"], ["d"] * 4)
+    with pytest.raises(UserError, match=f"^labels: {message}"):
+        evaluate(VECTORS, tensor(torch.tensor([0.0, 0.0, 1.0, 1.0])), ["d"] * 4)

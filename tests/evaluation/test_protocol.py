@@ -224,9 +224,10 @@ def test_ks_keep_their_order_and_repeat_once() -> None:
     assert list(report.unified) == ["recall@4", "recall@1", "map@r", "r-precision"]
 
 
+@pytest.mark.filterwarnings("ignore::unimetric.evaluation.LabelWarning")
 def test_labels_of_different_types_are_different() -> None:
     vectors = torch.eye(4)
-    report = evaluate(vectors, [1, "1", 1.0, None], ["one"] * 4)
+    report = evaluate(vectors, [1, "1", 1.0, b"1"], ["one"] * 4)
     assert report.counts.queries_without_positive == 2
 
 

@@ -21,6 +21,7 @@ Knows neither models nor datasets. `evaluate` is all that most callers need; the
 from __future__ import annotations
 
 from unimetric.evaluation.bootstrap import PairedComparison, paired_bootstrap
+from unimetric.evaluation.labels import LabelWarning
 from unimetric.evaluation.neighbours import nearest_neighbours
 from unimetric.evaluation.per_query import PerQuery
 from unimetric.evaluation.protocol import evaluate
@@ -29,6 +30,7 @@ from unimetric.evaluation.thresholds import Calibration, calibrate
 
 __all__ = [
     "Calibration",
+    "LabelWarning",
     "PairedComparison",
     "PerQuery",
     "Report",

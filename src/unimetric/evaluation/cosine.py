@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from unimetric.errors import UserError
+from unimetric.evaluation.labels import check_dense
 
 Vectors = npt.NDArray[np.floating] | Tensor
 """A matrix of embeddings, one row each, of any floating type."""
@@ -142,6 +143,7 @@ def check_matrix(vectors: Vectors, name: str) -> None:
     """
     if not isinstance(vectors, np.ndarray | Tensor):
         raise UserError(f"{name}: got {type(vectors).__name__}; give a numpy array or a torch tensor")
+    check_dense(vectors, name)
     shape = tuple(vectors.shape)
     if len(shape) != 2:
         raise UserError(f"{name}: shape {list(shape)}; give a matrix [N, E], one embedding per row")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
@@ -10,28 +11,39 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from unimetric.data.labels import twin_notes
 from unimetric.errors import UserError
 
 Hashables = Sequence[Hashable] | npt.NDArray[Any] | Tensor
 """One hashable per row: a list, a tuple, a one-dimensional array or tensor."""
+
+
+class LabelWarning(UserWarning):
+    """Labels or dataset names that look like one and are counted as several."""
+
+
 _COMPARABLE = {bool, bytes, int, str, type(None)}
 
 
-def as_hashables(values: Hashables, name: str, rows: int, rows_name: str) -> list[Hashable]:
-    """The values as a list, never coerced to a common type.
+def as_hashables(
+    values: Hashables, name: str, rows: int, rows_name: str, *, missing_allowed: bool = True
+) -> list[Hashable]:
+    """Return the values as a list, never coerced to a common type.
 
     Args:
-        values: One hashable per row. Arrays and tensors become the Python scalars they hold.
-        name: What error messages call the argument.
-        rows: How many values there must be.
-        rows_name: What error messages call the argument with that many rows.
+        values: One hashable per row. Arrays, tensors and Arrow columns become the Python values they hold.
+        name: The argument's name for error messages.
+        rows: The number of values there must be.
+        rows_name: The name, for error messages, of the argument with that many rows.
+        missing_allowed: Accept None and blank text.
 
     Raises:
-        UserError: not a sequence, of the wrong shape or length, or with a value that cannot be compared.
+        UserError: not a sequence, of the wrong shape or length, or with a value that is missing or cannot be compared.
 
     >>> as_hashables([1, "1", ("a", 2)], "labels", 3, "vectors")
     [1, '1', ('a', 2)]
     """
+    check_dense(values, name)
     if isinstance(values, np.ndarray | Tensor):
         if values.ndim != 1:
             raise UserError(f"{name}: shape {list(values.shape)}; give one dimension, one value per row")
@@ -39,14 +51,71 @@ def as_hashables(values: Hashables, name: str, rows: int, rows_name: str) -> lis
     elif isinstance(values, str | bytes | Mapping | Set) or not isinstance(values, Iterable):
         raise UserError(f"{name}: got {type(values).__name__}; give a list with one value per row")
     else:
-        listed = list(values)
+        # Arrow's scalars would compare as objects of their own.
+        listed = values.to_pylist() if hasattr(values, "to_pylist") else list(values)
     if len(listed) != rows:
         raise UserError(f"{name}: {len(listed)} values for {rows} rows of {rows_name}; give one per row")
-    # Most are of types whose values all compare: no need to look at every one.
+    # Most are of types whose values all compare: no need to check every one.
     if not set(map(type, listed)) <= _COMPARABLE:
         for row, value in enumerate(listed):
             _check_comparable(value, name, row)
+    if not missing_allowed and (missing := [value for value in set(listed) if is_missing(value)]):
+        row = min(listed.index(value) for value in missing)
+        count = sum(value in missing for value in listed)
+        more = f", and {count - 1} more rows have none" if count > 1 else ""
+        raise UserError(
+            f"{name}: row {row} is {listed[row]!r}, a missing value{more}; give each a value or drop the rows"
+        )
     return listed
+
+
+def is_missing(value: object) -> bool:
+    """Return true for None, blank text, and what does not equal itself: NaN, NaT, pandas' NA.
+
+    >>> [is_missing(value) for value in (None, " ", float("nan"), 0, "nan")]
+    [True, True, True, False, False]
+    """
+    if value is None or isinstance(value, str):
+        return not (value and value.strip())
+    same = value == value
+    return not (isinstance(same, bool | np.bool_) and same)
+
+
+def check_dense(values: object, name: str) -> None:
+    """Refuse arrays and tensors that do not hold one number for each place.
+
+    Raises:
+        UserError: a masked array, or a sparse, nested, quantised or meta tensor.
+    """
+    if isinstance(values, np.ma.MaskedArray):
+        kind, remedy = "masked array", "fill or drop the masked values"
+    elif not isinstance(values, Tensor):
+        return
+    elif values.layout != torch.strided or values.is_nested:
+        kind, remedy = (
+            "nested tensor" if values.is_nested else "sparse tensor",
+            "give a dense one, such as from .to_dense()",
+        )
+    elif values.is_quantized:
+        kind, remedy = "quantised tensor", "give .dequantize()"
+    elif values.device.type == "meta":
+        kind, remedy = "meta tensor", "give one that holds numbers"
+    else:
+        return
+    raise UserError(f"{name}: got a {kind}; {remedy}")
+
+
+def warn_of_twins(*sides: Iterable[tuple[Hashable, Hashable]]) -> None:
+    """Warn of labels of one dataset, or of datasets, that look like one and count as several: a `LabelWarning`.
+
+    Args:
+        sides: (dataset, label) of every query, and of every gallery item.
+    """
+    labels_of: dict[Hashable, list[Hashable]] = {}
+    for dataset, label in {pair: None for side in sides for pair in side}:
+        labels_of.setdefault(dataset, []).append(label)
+    for note in twin_notes(labels_of):
+        warnings.warn(note, LabelWarning, stacklevel=3)
 
 
 def _check_comparable(value: Any, name: str, row: int) -> None:
@@ -59,8 +128,8 @@ def _check_comparable(value: Any, name: str, row: int) -> None:
         raise UserError(
             f"{name}: row {row} is the unhashable {value!r}; give strings, numbers or tuples of them"
         ) from None
-    if isinstance(value, float | complex | np.generic) and value != value:
-        raise UserError(f"{name}: row {row} is {value!r}, which equals nothing; give it a value or drop the row")
+    if value is not None and not isinstance(value, str) and is_missing(value):
+        raise UserError(f"{name}: row {row} is {value!r}, a missing value; give it a value or drop the row")
 
 
 def number(*columns: Iterable[Hashable]) -> tuple[list[Tensor], list[Hashable]]:

@@ -19,7 +19,7 @@ from unimetric.errors import UserError
 from unimetric.evaluation.bootstrap import RESAMPLES
 from unimetric.evaluation.cosine import Vectors
 from unimetric.evaluation.distances import Distance
-from unimetric.evaluation.labels import Hashables, as_hashables, number, own_gallery_rows, rows_by_id
+from unimetric.evaluation.labels import Hashables, as_hashables, number, own_gallery_rows, rows_by_id, warn_of_twins
 from unimetric.evaluation.metrics import Datasets, Judgement, Retrieval, judge_both
 from unimetric.evaluation.neighbours import compared
 from unimetric.evaluation.per_query import PerQuery, QueryResults
@@ -61,7 +61,9 @@ def evaluate(
     Args:
         vectors: The queries' embeddings, shape [N, E], floating point: for cosines, no row zero; for "poincare", every
             row within the ball of radius ``1 / sqrt(curvature)``. A memory-mapped array is never read whole.
-        labels: The queries' labels, N hashables. Labels mean something within their dataset only.
+        labels: The queries' labels, N hashables, none of them missing (None, NaN, NaT, pandas' NA or blank text). Labels
+            mean something within their dataset only, and are equal where Python's ``==`` holds: a `LabelWarning` names
+            those that differ only in case, white space, Unicode form, or as 0 and "0.0".
         datasets: The queries' datasets, N hashables; their `str` names them in the report.
         gallery: Where to search: vectors [G, E], labels, datasets and, optionally, ids. Without it, every
             query searches among all the others.
@@ -114,6 +116,7 @@ def evaluate(
     else:
         searched = _side(sides.gallery, gallery_labels, gallery_datasets, "gallery ")
         own_rows = _rows_of_ids(queries, searched, ids, gallery_ids)
+    warn_of_twins(queries.classes(), searched.classes())
     measures = _Measures(depths, mean_average_precision, tiling, strict)
     return _report(queries, searched, own_rows, measures, sides.distance, Chances(int(resamples), int(seed)))
 
@@ -150,8 +153,8 @@ def _side(rows: Rows, labels: Hashables, datasets: Hashables, prefix: str) -> _S
     name = f"{prefix}vectors"
     return _Side(
         rows,
-        as_hashables(labels, f"{prefix}labels", len(rows), name),
-        as_hashables(datasets, f"{prefix}datasets", len(rows), name),
+        as_hashables(labels, f"{prefix}labels", len(rows), name, missing_allowed=False),
+        as_hashables(datasets, f"{prefix}datasets", len(rows), name, missing_allowed=False),
     )
 
 
