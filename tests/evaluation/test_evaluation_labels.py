@@ -94,7 +94,7 @@ def test_columns_of_tables() -> None:
     ):
         assert evaluate(VECTORS, labels, ["d"] * 4).unified == expected.unified
     for column in (pa.array(["a", None, "b", "b"]), pd.Series(["a", None, "b", "b"])):
-        with pytest.raises(UserError, match="labels: row 1 is .*, a missing value"):
+        with pytest.raises(UserError, match=r"labels: row 1 is .*, a missing value"):
             evaluate(VECTORS, column, ["d"] * 4)
 
 

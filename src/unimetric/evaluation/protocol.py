@@ -61,7 +61,7 @@ def evaluate(
     Args:
         vectors: The queries' embeddings, shape [N, E], floating point: for cosines, no row zero; for "poincare", every
             row within the ball of radius ``1 / sqrt(curvature)``. A memory-mapped array is never read whole.
-        labels: The queries' labels, N hashables, none of them missing (None, NaN, NaT, pandas' NA or blank text). Labels
+        labels: The queries' labels, N hashables, none missing (None, NaN, NaT, pandas' NA or blank text). Labels
             mean something within their dataset only, and are equal where Python's ``==`` holds: a `LabelWarning` names
             those that differ only in case, white space, Unicode form, or as 0 and "0.0".
         datasets: The queries' datasets, N hashables; their `str` names them in the report.
