@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from unimetric.data.sources import read_source, read_source_metadata
-from unimetric.errors import UserError
+from unimetric.data.sources.metadata import Metadata
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 
 def cells(source: str, column: str) -> list[object]:
     """A column's cells, for the items in their order."""
-    found = read_source_metadata(source)
+    found = read_source_metadata(source).cells
     (dataset,) = read_source(source)
     return [found[item.dataset, str(item.path)][column] for item in dataset.items]
 
@@ -76,21 +76,27 @@ def test_names_of_datasets(folder: Path) -> None:
         "path,label,dataset,split,x\na.png,l,d,train,1\na.png,l,e,test,2\na.png,l,d,train,3\n"
     )
     path = str(folder / "a.png")
-    assert read_source_metadata(str(folder / "m.csv")) == {("d", path): {"x": 1}, ("e", path): {"x": 2}}
-    assert set(read_source_metadata(f"n={folder / 'm.csv'}")) == {("n/d", path), ("n/e", path)}
+    assert read_source_metadata(str(folder / "m.csv")).cells == {("d", path): {"x": 1}, ("e", path): {"x": 2}}
+    assert set(read_source_metadata(f"n={folder / 'm.csv'}").cells) == {("n/d", path), ("n/e", path)}
     assert {dataset.name for dataset in read_source(f"n={folder / 'm.csv'}")} == {"n/d", "n/e"}
 
 
 def test_what_has_none(folder: Path) -> None:
     (folder / "m.csv").write_text("path,label\na.png,l\n")
-    assert read_source_metadata(str(folder / "m.csv")) == {}
-    assert read_source_metadata(str(folder)) == {}
+    assert read_source_metadata(str(folder / "m.csv")) == Metadata({})
+    assert read_source_metadata(str(folder)) == Metadata({})
 
 
-def test_refusals(folder: Path) -> None:
-    (folder / "m.csv").write_text("path,label,x,x\na.png,l,1,2\n")
-    with pytest.raises(UserError, match="two columns 'x'"):
-        read_source_metadata(str(folder / "m.csv"))
-    pq.write_table(pa.table({"path": ["a.png"], "label": ["l"], "x": [[1, 2]]}), folder / "m.parquet")
-    with pytest.raises(UserError, match="the column 'x' holds values of type list"):
-        read_source_metadata(str(folder / "m.parquet"))
+def test_columns_that_cannot_be_used_are_left_out(folder: Path) -> None:
+    (folder / "m.csv").write_text("path,label,,x,x,y\na.png,l,0,1,2,3\n")
+    found = read_source_metadata(str(folder / "m.csv"))
+    assert list(found.cells.values()) == [{"y": 3}]
+    assert found.notes == (f"the manifest {folder / 'm.csv'}: the column 'x' is left out: its name is there twice",)
+    columns = {"path": ["a.png"], "label": ["l"], "x": [[1, 2]], "y": [2**60], "__index_level_0__": [7]}
+    pq.write_table(pa.table(columns), folder / "m.parquet")
+    found = read_source_metadata(str(folder / "m.parquet"))
+    assert list(found.cells.values()) == [{"y": str(2**60)}]
+    (note,) = found.notes
+    assert "the column 'x' is left out: its values are of type list<" in note
+    (folder / "m.csv").write_bytes(b"path,label,y\na.png,l,Zaunk\xf6nig\n")
+    assert list(read_source_metadata(str(folder / "m.csv")).cells.values()) == [{"y": "Zaunk\ufffdnig"}]

@@ -13,6 +13,7 @@ from search_toys import FP32, dump, make_model, new_picture, thresholds
 
 from toy_runs import unimetric
 from unimetric.commands.index import change_database, index_sources
+from unimetric.data.sources import read_sources
 from unimetric.errors import UserError
 from unimetric.models.embedder import Embedder
 from unimetric.models.fused import FusedEmbedder
@@ -93,9 +94,26 @@ def test_new_prices_need_no_embedding(model: Path, own: Path, tmp_path: Path, em
     with pytest.raises(UserError, match=r"m\.csv: the column 'price' holds 'cheap', a text, but number"):
         indexed(model, [manifest], tmp_path / "db")
     assert dump(tmp_path / "db") == after
-    write("1", header="sale.price")
-    with pytest.raises(UserError, match=r"'sale\.price' holds '\.'"):
-        indexed(model, [manifest], tmp_path / "db")
+
+
+def test_columns_that_no_database_holds_are_left_out(
+    model: Path, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What can be trained on can be indexed."""
+    manifest = tmp_path / "m.csv"
+    lines = [f"{number},{path},x,1,2,3,4,5," for number, path in enumerate(sorted(own.glob("shoes/*/*.png")))]
+    manifest.write_text("\n".join([",path,label,id,sale.price,twice,twice,Price,price", *lines]))
+    assert len(read_sources([str(manifest)])[0].items) == len(lines)
+    assert indexed(model, [manifest], tmp_path / "db")[0] == len(lines)
+    assert {(row.get("Price"), "id.1" in row, row.get("twice")) for row in dump(tmp_path / "db")} == {(5, False, None)}
+    notes = capsys.readouterr().err
+    for name, reason in {
+        "id": "its name is taken by the database; rename it",
+        "sale.price": "its name holds '.'; rename it",
+        "twice": "its name is there twice",
+        "price": "its name differs from 'Price' in case only; rename one of the two",
+    }.items():
+        assert f"the column {name!r} is left out: {reason}" in notes
 
 
 def test_interrupted_between_commits_it_goes_on(

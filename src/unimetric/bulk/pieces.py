@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import posixpath
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from unimetric.bulk import storage
 from unimetric.data.images import is_image_name
 from unimetric.data.sources import read_sources
+from unimetric.data.sources.manifest import parse_manifest
 from unimetric.data.sources.unusable import unusable_files
 from unimetric.errors import UserError, escaped
 from unimetric.progress import say
@@ -137,7 +135,7 @@ def _shard_files(place: str) -> list[str]:
             return []  # whoever reads manifests says that there is none
         return [place] if holds_images(place) else []
     path = storage.local_path(place)
-    if place.endswith(".csv") or (path is not None and not path.is_dir()):
+    if place.endswith((".csv", ".tsv")) or (path is not None and not path.is_dir()):
         return []
     files = storage.list_files(place, recursive=False)
     shards = [file for file in files if file.endswith(".tar")]
@@ -155,7 +153,7 @@ def _stem(place: str) -> str:
 
 
 def _remote_images(place: str, name: str | None) -> list[tuple[str, str, str]]:
-    if place.endswith((".csv", ".parquet", ".pq")):
+    if place.endswith((".csv", ".tsv", ".parquet", ".pq")):
         return _remote_manifest(place, name)
     files = [file for file in storage.list_files(place) if is_image_name(file)]
     if not files:
@@ -171,28 +169,10 @@ def _remote_images(place: str, name: str | None) -> list[tuple[str, str, str]]:
 
 def _remote_manifest(place: str, name: str | None) -> list[tuple[str, str, str]]:
     try:
-        content = io.BytesIO(storage.read_bytes(place))
-        csv = place.endswith(".csv")
-        table = pa.csv.read_csv(content, convert_options=_texts(content)) if csv else pq.read_table(content)
-        columns = {column: table[column].cast(pa.string()).to_pylist() for column in ("path", "label")}
-        datasets = table["dataset"].cast(pa.string()).to_pylist() if "dataset" in table.column_names else None
-    except (OSError, pa.ArrowException, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"the manifest {place} cannot be read ({reason}); it needs the columns path and label"
-        ) from error
-    rows: list[tuple[str, str, str]] = []
-    for number, (path, label) in enumerate(zip(columns["path"], columns["label"], strict=True)):
-        if not path:
-            raise UserError(f"the manifest {place}, row {number + 1}: the path is empty")
-        inner = datasets[number] if datasets else None
-        dataset = "/".join(part for part in (name, inner) if part) or _stem(place)
-        rows.append((storage.join(storage.parent(place), path), label or "", dataset))
-    return rows
-
-
-def _texts(content: io.BytesIO) -> Any:
-    """Every column as text: a label such as 007 is no number."""
-    header = content.readline().decode("utf-8-sig").strip().split(",")
-    content.seek(0)
-    return pa.csv.ConvertOptions(column_types={column.strip('"'): pa.string() for column in header})
+        content = storage.read_bytes(place)
+    except OSError as error:
+        raise UserError(f"the manifest {place} cannot be read ({' '.join(str(error).split())})") from error
+    rows = parse_manifest(place, content, name, classes=False)
+    folder = storage.parent(place)
+    paths = (storage.join(folder, path) for path in rows.paths)
+    return list(zip(paths, rows.labels, rows.datasets, strict=True))

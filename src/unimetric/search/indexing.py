@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from unimetric.data.sources import read_source_metadata, read_sources
+from unimetric.data.sources.metadata import Value
 from unimetric.data.sources.unusable import unusable_files
 from unimetric.errors import UserError
 from unimetric.progress import console, progress_bar, say
 from unimetric.search.filters import is_one_of
 from unimetric.search.index import SearchIndex
 from unimetric.search.items import NewItem, Refused
-from unimetric.search.rows import NamedItem, metadata_kinds, named, signatures
+from unimetric.search.rows import NamedItem, metadata_kinds, name_problem, named, signatures
 from unimetric.search.writing import CommitRule, Progress
 
 
@@ -33,13 +34,25 @@ class Indexed:
 
 
 def source_items(sources: Sequence[str], strict: bool = False) -> tuple[list[NewItem], list[Refused]]:
-    """The images of sources, with the metadata columns of manifests, in a defined order; and what cannot be opened.
+    """Return the images of sources, with the metadata columns of manifests, in a defined order; and unusable files.
+
+    Columns that a database cannot hold are left out; a note is printed for each, and for each remark on the datasets.
 
     Raises:
         UserError: a source cannot be read; or, with ``strict``, something with an image's name cannot be opened.
     """
     datasets = read_sources(sources, classes=False)
-    metadata = {key: values for source in sources for key, values in read_source_metadata(source).items()}
+    notes = [note for dataset in datasets for note in dataset.notes]
+    metadata: dict[tuple[str, str], dict[str, Value]] = {}
+    for source in sources:
+        found = read_source_metadata(source)
+        columns = list(next(iter(found.cells.values()), {}))
+        problems = _column_problems(columns)
+        notes += [*found.notes, *(f"{source}: the column {name!r} is left out: {problems[name]}" for name in problems)]
+        kept = [name for name in columns if name not in problems]
+        metadata |= {key: {name: cells[name] for name in kept} for key, cells in found.cells.items()}
+    for note in dict.fromkeys(notes):
+        say(f"note: {note}", style="yellow")
     unusable = [Refused(str(entry.path), entry.reason) for entry in unusable_files(datasets, strict)]
     items = [
         NewItem(item.path, item.dataset, item.label, None, metadata.get((item.dataset, str(item.path)), {}))
@@ -47,6 +60,17 @@ def source_items(sources: Sequence[str], strict: bool = False) -> tuple[list[New
         for item in dataset.items
     ]
     return items, unusable
+
+
+def _column_problems(names: Sequence[str]) -> dict[str, str]:
+    """Return the columns that a database cannot hold, with the reason."""
+    problems = {name: f"its name {problem}" for name in names if (problem := name_problem(name))}
+    first: dict[str, str] = {}
+    for name in names:
+        other = first.setdefault(name.lower(), name)
+        if other != name:
+            problems[name] = f"its name differs from {other!r} in case only; rename one of the two"
+    return problems
 
 
 def index_items(

@@ -161,13 +161,20 @@ def shown_metadata(values: Mapping[str, Any]) -> dict[str, Value]:
     }
 
 
-def _check_name(name: str, usual: Mapping[str, str], origin: str) -> None:
+def name_problem(name: str) -> str | None:
+    """Return the reason why a metadata column cannot have a name, and the remedy; None if it can."""
     bad = [character for character in name if character in _FORBIDDEN or not character.isprintable()]
     if bad or not name.strip() or len(name) > 100:
         why = f"holds {bad[0]!r}" if bad else "is empty or longer than 100 characters"
-        raise ArgumentError(f"{origin}: the column name {name!r} {why}; rename it with letters, digits, spaces, - or _")
+        return f"{why}; rename it with letters, digits, spaces, - or _"
     if name.lower() in COLUMNS or name.startswith("_"):
-        raise ArgumentError(f"{origin}: the column name {name!r} is taken by the database; rename it")
+        return "is taken by the database; rename it"
+    return None
+
+
+def _check_name(name: str, usual: Mapping[str, str], origin: str) -> None:
+    if problem := name_problem(name):
+        raise ArgumentError(f"{origin}: the column name {name!r} {problem}")
     other = usual.get(name.lower(), name)
     if other != name:
         raise ArgumentError(f"{origin}: the column {name!r} is called {other!r} elsewhere; write both alike")

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Protocol
 
 from unimetric.data.catalog import Dataset, Item
-from unimetric.data.sources import manifest
 from unimetric.data.sources.aircraft import read_aircraft
 from unimetric.data.sources.annotations import folders_above, recognise
 from unimetric.data.sources.cars196 import read_cars196
@@ -33,10 +32,11 @@ from unimetric.data.sources.flowers102 import read_flowers102
 from unimetric.data.sources.folder import read_folder, read_images
 from unimetric.data.sources.inshop import read_inshop
 from unimetric.data.sources.manifest import read_manifest
-from unimetric.data.sources.metadata import Value, read_metadata
+from unimetric.data.sources.metadata import Metadata, read_metadata
 from unimetric.data.sources.nabirds import read_nabirds
 from unimetric.data.sources.published import PUBLISHED
 from unimetric.data.sources.sop import read_sop
+from unimetric.data.sources.table import SUFFIXES
 from unimetric.errors import UserError, nearest_names
 
 
@@ -93,7 +93,7 @@ def read_source(text: str, *, classes: bool = True) -> list[Dataset]:
 
     Args:
         text: the source string.
-        classes: whether classes matter; if not, a folder may hold images outside of class folders.
+        classes: refuse images without a label: those outside of class folders, and rows of a manifest that have none.
 
     Raises:
         UserError: the string is malformed, the format unknown, the path missing, or its content wrong.
@@ -111,20 +111,20 @@ def read_source(text: str, *, classes: bool = True) -> list[Dataset]:
             _refuse_folder_below(path)
     if format_name == "folder" and not classes:
         return read_images(path, name)
+    if format_name == "manifest":
+        return read_manifest(path, name, classes=classes)
     return SOURCES[format_name](path, name)
 
 
-def read_source_metadata(text: str) -> dict[tuple[str, str], dict[str, Value]]:
-    """What a source says of its images besides label, dataset and split: see `read_metadata`; only manifests do.
-
-    To be called after `read_source`, which says what is wrong with a source.
+def read_source_metadata(text: str) -> Metadata:
+    """Read the further columns of a source (see `read_metadata`); only manifests have some.
 
     Raises:
-        UserError: as `read_metadata`.
+        UserError: as `read_manifest`.
     """
     name, format_name, place = _parse(text)
     if format_name == "demo" or (format_name or _format_of(_expand(place))) != "manifest":
-        return {}
+        return Metadata({})
     return read_metadata(_expand(place), name)
 
 
@@ -177,13 +177,13 @@ def _format_of(path: Path) -> str:
         mode = None
     if mode is not None and stat.S_ISDIR(mode):
         return _folder_format(path)
-    if path.suffix.lower() in manifest.SUFFIXES:
+    if path.suffix.lower() in SUFFIXES:
         return "manifest"
     if mode is None:
         raise UserError(f"there is no file or folder {path}; check the path, or write 'demo' for the demo data")
     raise UserError(
         f"cannot tell the format of {path}: it is no folder, and does not end in "
-        f"{' or '.join(manifest.SUFFIXES)}; write FORMAT:PATH with one of {', '.join(SOURCES)}"
+        f"{' or '.join(SUFFIXES)}; write FORMAT:PATH with one of {', '.join(SOURCES)}"
     )
 
 

@@ -2,92 +2,235 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
-import os
-import stat
-from collections.abc import Iterator
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
 
 from unimetric.data.catalog import Clash, Dataset, Item, unique_items
-from unimetric.errors import UserError, cause, escaped, nearest_names, shown
+from unimetric.data.labels import clean_label, label_notes
+from unimetric.data.sources.locating import locate_images
+from unimetric.data.sources.split_names import SPLIT_NAMES, split_role
+from unimetric.data.sources.table import CsvTable, Table, open_table
+from unimetric.errors import UserError, nearest_names, shown
 
-SUFFIXES = (".csv", ".parquet", ".pq")
-
-SPLITS = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-    "query": "query",
-    "gallery": "gallery",
-    "": None,
+_ALIASES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "path": (
+        (
+            "file_name",
+            "filename",
+            "file",
+            "filepath",
+            "file_path",
+            "image_path",
+            "img_path",
+            "image_name",
+            "image",
+            "img",
+        ),
+        ("image_id", "img_id", "id"),
+    ),
+    "label": (
+        ("class", "class_name", "category", "category_name", "label_name", "labels"),
+        ("class_id", "category_id", "label_id", "target"),
+    ),
+    "dataset": (),
+    "split": (),
 }
-"""The role that each value of the column ``split`` stands for, in lower case."""
-
-_REQUIRED = ("path", "label")
-_OPTIONAL = ("dataset", "split")
-_LONGEST = 300
-"""Characters of a path that a message repeats."""
+"""The columns read, and other names that are taken for them: the first group before the second."""
+_SPLIT_LIKE = ("set", "subset", "partition", "phase", "usage", "fold")
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    place: str
-    """Where the row stands, for error messages: "row 6 (line 7)"."""
-    path: str
-    label: str
-    dataset: str | None
-    split: str
+@dataclass(frozen=True)
+class Columns:
+    """The places of a table's columns; None where it has no such column."""
+
+    path: int
+    label: int | None
+    dataset: int | None
+    split: int | None
+    notes: tuple[str, ...]
+
+    @property
+    def used(self) -> set[int]:
+        """The places of those that there are."""
+        return {place for place in (self.path, self.label, self.dataset, self.split) if place is not None}
 
 
-def read_manifest(file: Path, name: str | None = None) -> list[Dataset]:
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a manifest, before their images are looked for."""
+
+    table: Table
+    columns: Columns
+    paths: tuple[str, ...]
+    labels: tuple[str, ...]
+    written_labels: tuple[str, ...]
+    """The labels before `clean_label`."""
+    datasets: tuple[str, ...]
+    roles: tuple[str | None, ...]
+
+
+def read_manifest(file: Path, name: str | None = None, *, classes: bool = True) -> list[Dataset]:
     """Read a manifest; datasets in the order of their names, items in the order of the rows.
 
-    Paths are relative to the manifest's folder, or absolute. Labels are text, exactly as written; whole
-    numbers in Parquet become their digits. ``split`` is train, val, valid, validation, test, query,
-    gallery, in upper or lower case, or empty. Other columns are ignored. CSV is UTF-8, with or without a
-    byte order mark, separated by commas, quoted as in RFC 4180; blank lines are skipped. A row that
-    repeats an image with the same label and split is left out, and its path listed in `Dataset.ignored`.
+    Paths are relative to the manifest's folder, or absolute (see `locate_images`). Labels and datasets are text, in the
+    form of `clean_label`; whole numbers in Parquet become their digits. ``split`` is one of `SPLIT_NAMES`, or empty.
+    Other columns are not read. A row that repeats an image with the same label and split is left out, and its path
+    listed in `Dataset.ignored`. For formats, see `open_table`; for names of columns, `find_columns`.
 
     Args:
-        file: the manifest, ``.csv``, ``.parquet`` or ``.pq``.
+        file: the manifest, ``.csv``, ``.tsv``, ``.parquet`` or ``.pq``.
         name: the dataset's name; by default the file's name without its suffix. With a column ``dataset``,
             the front part of the names: ``name/dataset``.
+        classes: refuse rows without a label.
 
     Raises:
         UserError: the file is missing, unreadable, damaged or empty; a column is missing; a row is ragged,
             has an empty path or label, or a split of another name; images are missing; one image has two
             labels, or splits that must not share images.
     """
-    content = _read(file)
-    suffix = file.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise UserError(f"cannot read the manifest {file}: its name must end in {' or '.join(SUFFIXES)}")
-    rows = list(_csv_rows(file, content) if suffix == ".csv" else _parquet_rows(file, content))
-    if not rows:
-        raise UserError(f"the manifest {file} is empty; give it one row per image")
-    listed = [_item(file, row, name) for row in rows]
-    _check_files(file, rows, [item.path for item in listed])
-    by_dataset: dict[str, list[Item]] = {}
-    for item in listed:
-        by_dataset.setdefault(item.dataset, []).append(item)
+    rows, items, notes = load_manifest(file, name, classes=classes)
+    numbers_of: dict[str, list[int]] = {}
+    for number, item in enumerate(items):
+        numbers_of.setdefault(item.dataset, []).append(number)
     datasets = []
-    for dataset, items in sorted(by_dataset.items()):
+    for dataset, numbers in sorted(numbers_of.items()):
         try:
-            kept, repeated = unique_items(items)
+            kept, repeated = unique_items([items[number] for number in numbers])
         except Clash as clash:
             first, second = (
-                next(r.place for r, item in zip(rows, listed, strict=True) if item is i) for i in clash.items
+                rows.table.row_place(next(number for number in numbers if items[number] is item))
+                for item in clash.items
             )
             raise UserError(f"the manifest {file}, {first} and {second}: {clash}") from clash
-        datasets.append(Dataset(dataset, kept, repeated))
+        remarks = label_notes(f"dataset {dataset!r}", {rows.written_labels[number] for number in numbers})
+        datasets.append(Dataset(dataset, kept, repeated, (*notes, *remarks)))
+        notes = ()
     return datasets
+
+
+def load_manifest(
+    file: Path, name: str | None = None, *, classes: bool = True
+) -> tuple[Rows, list[Item], tuple[str, ...]]:
+    """Read the rows of a manifest and find their images: the rows, an item for each, and remarks.
+
+    For arguments and errors see `read_manifest`.
+    """
+    rows = parse_manifest(file, _read(file), name, classes=classes)
+    paths, notes = locate_images(file, rows.paths, rows.table.row_place)
+    return rows, list(map(Item, paths, rows.labels, rows.datasets, rows.roles)), (*rows.columns.notes, *notes)
+
+
+def parse_manifest(file: PurePath | str, content: bytes, name: str | None = None, *, classes: bool = True) -> Rows:
+    """Read the rows of a manifest from its bytes; ``file`` is its path or address, otherwise as `read_manifest`."""
+    table = open_table(file, content, _is_header)
+    if not table.names:
+        raise UserError(f"the manifest {file} is empty; give it one row per image")
+    columns = find_columns(table, classes=classes)
+    if isinstance(table, CsvTable):
+        table.check_length(max(columns.used))
+    count = len(table)
+    if not count:
+        raise UserError(f"the manifest {file} is empty; give it one row per image")
+    written = [""] * count if columns.label is None else table.texts(columns.label)
+    labels = [clean_label(label) for label in written]
+    if classes:
+        _check_filled(table, "label", labels)
+    datasets = [name or PurePath(file).stem] * count
+    if columns.dataset is not None:
+        inner = [clean_label(text) for text in table.texts(columns.dataset)]
+        _check_filled(table, "dataset", inner)
+        datasets = [f"{name}/{dataset}" if name else dataset for dataset in inner]
+    roles = [None] * count if columns.split is None else _roles(table, table.texts(columns.split))
+    paths = table.texts(columns.path)
+    _check_filled(table, "path", paths)
+    return Rows(table, columns, tuple(paths), tuple(labels), tuple(written), tuple(datasets), tuple(roles))
+
+
+def find_columns(table: Table, *, classes: bool = True) -> Columns:
+    """Find the columns of a manifest by their names, in capitals or small letters.
+
+    Where there is no ``path`` or no ``label``, one other column of a usual name is taken (`_ALIASES`), and a note
+    names it.
+
+    Raises:
+        UserError: a column is missing (``label`` may be, without ``classes``), or several may be meant.
+    """
+    path, label, dataset, split = (_find_one(table, wanted) for wanted in _ALIASES)
+    if path is None or (label is None and classes):
+        raise _missing(table, "path" if path is None else "label")
+    notes = [
+        f"the manifest {table.place}: column {table.names[place]!r} is read as {wanted!r}"
+        for place, wanted in ((path, "path"), (label, "label"))
+        if place is not None and _key(table.names[place]) != wanted
+    ]
+    like = [name for name in table.names if _key(name) in _SPLIT_LIKE]
+    like += difflib.get_close_matches("split", table.names, n=1, cutoff=0.8)
+    if split is None and like:
+        notes.append(
+            f"the manifest {table.place}: column {like[0]!r} is not read; if it divides train from test, call it split"
+        )
+    return Columns(path, label, dataset, split, tuple(notes))
+
+
+def _find_one(table: Table, wanted: str) -> int | None:
+    found = _find(table.names, wanted)
+    if len(found) > 1:
+        first, second = (table.names[place] for place in found[:2])
+        if first == second:
+            raise UserError(f"the manifest {table.place} has two columns {first!r}; remove one")
+        raise UserError(
+            f"the manifest {table.place} has no column {wanted!r}, but {first!r} and {second!r}; rename one to {wanted}"
+        )
+    return found[0] if found else None
+
+
+def _find(names: Sequence[str], wanted: str) -> list[int]:
+    """Return the places of the columns that may be the wanted one: the best match, or several as good."""
+    exact = [place for place, name in enumerate(names) if name == wanted]
+    keys = [_key(name) for name in names]
+    for group in ((wanted,), *_ALIASES[wanted]):
+        if found := exact or [place for place, key in enumerate(keys) if key in group]:
+            return found
+    return []
+
+
+def _is_header(names: list[str]) -> bool:
+    return bool(_find(names, "path") and _find(names, "label"))
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\s-]+", "_", name.casefold())
+
+
+def _missing(table: Table, wanted: str) -> UserError:
+    names = [name for name in table.names if name]
+    listed = ", ".join([shown(name) for name in names[:10]] + ["..."] * (len(names) > 10)) or "none with a name"
+    close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
+    remedy = f"rename {shown(close[0])}" if close else "add it, or name the columns in the first row"
+    if any("\0" in name for name in names):
+        remedy = "save it as UTF-8"
+    return UserError(f"the manifest {table.place} has no column {wanted!r}, only {listed}; {remedy}")
+
+
+def _check_filled(table: Table, column: str, texts: Sequence[str]) -> None:
+    for row, text in enumerate(texts):
+        if not text or text.isspace():
+            raise UserError(f"the manifest {table.place}, {table.row_place(row)}: the {column} is empty")
+
+
+def _roles(table: Table, texts: list[str]) -> list[str | None]:
+    roles = {text: split_role(text) for text in set(texts)}
+    for row, text in enumerate(texts):
+        if roles[text] is None and text.strip():
+            names = [name for names in SPLIT_NAMES.values() for name in names]
+            raise UserError(
+                f"the manifest {table.place}, {table.row_place(row)}: unknown split {shown(text)}; "
+                f"{nearest_names(text.strip().casefold(), names)}, or empty"
+            )
+    return [roles[text] for text in texts]
 
 
 def _read(file: Path) -> bytes:
@@ -100,133 +243,3 @@ def _read(file: Path) -> bytes:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read the manifest {file}: {reason}; make it readable") from error
-
-
-def _csv_rows(file: Path, content: bytes) -> Iterator[_Row]:
-    # Python's reader rather than pyarrow's: it knows line numbers, guesses no types, and takes line breaks
-    # inside of quotes as they are.
-    reader = csv.reader(io.StringIO(_decode(file, content), newline=""), strict=True)
-    header: list[str] | None = None
-    number = 0
-    line = 1
-    while True:
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise UserError(f"the manifest {file} is damaged at line {line}: {cause(error)}") from error
-        if cells is None:
-            break
-        if cells and header is None:
-            header = cells
-            _check_columns(file, header)
-        elif cells and header is not None:
-            number += 1
-            place = f"row {number} (line {line})"
-            if len(cells) != len(header):
-                raise UserError(
-                    f"the manifest {file}, {place}: {len(cells)} values for {len(header)} columns; "
-                    'put values that hold a comma in double quotes ("a,b")'
-                )
-            row = dict(zip(header, cells, strict=True))
-            yield _Row(place, row["path"], row["label"], row.get("dataset"), row.get("split", ""))
-        line = reader.line_num + 1
-
-
-def _decode(file: Path, content: bytes) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"the manifest {file} is not UTF-8 (line {line}); save it as UTF-8") from error
-
-
-def _parquet_rows(file: Path, content: bytes) -> Iterator[_Row]:
-    # Slow to import, and most runs read no Parquet.
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.ParquetFile(pa.BufferReader(content))
-        names = table.schema_arrow.names
-        _check_columns(file, names)
-        wanted = [column for column in (*_REQUIRED, *_OPTIONAL) if column in names]
-        columns = {column: table.read(columns=[column]).column(column) for column in wanted}
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = cause(error) or type(error).__name__
-        raise UserError(f"the manifest {file} is no readable Parquet file: {reason}") from error
-    texts = {column: _texts(file, column, values) for column, values in columns.items()}
-    count = len(texts["path"])
-    datasets: list[str] | list[None] = texts.get("dataset") or [None] * count
-    splits = texts.get("split") or [""] * count
-    for number, (path, label, dataset, split) in enumerate(
-        zip(texts["path"], texts["label"], datasets, splits, strict=True), start=1
-    ):
-        yield _Row(f"row {number}", path, label, dataset, split)
-
-
-def _texts(file: Path, column: str, values: Any) -> list[str]:
-    """A Parquet column as text, empty where it is null."""
-    import pyarrow as pa
-
-    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
-    # Floats are refused: a class number that pandas made a float would become "7.0" here and "7" elsewhere.
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    if not (text or pa.types.is_null(kind) or (pa.types.is_integer(kind) and column in ("label", "dataset"))):
-        raise UserError(f"the manifest {file}: the column {column!r} holds values of type {kind}; write them as text")
-    try:
-        return ["" if value is None else str(value) for value in values.to_pylist()]
-    except UnicodeDecodeError as error:
-        raise UserError(f"the manifest {file}: the column {column!r} is not UTF-8; write it anew") from error
-
-
-def _check_columns(file: Path, names: list[str]) -> None:
-    repeated = [name for name in (*_REQUIRED, *_OPTIONAL) if names.count(name) > 1]
-    if repeated:
-        raise UserError(f"the manifest {file} has two columns {repeated[0]!r}; remove one")
-    missing = [name for name in _REQUIRED if name not in names]
-    if not missing:
-        return
-    separators = [sign for sign in (";", "\t", "|") if len(names) == 1 and sign in names[0]]
-    if separators:
-        raise UserError(
-            f"the manifest {file} has one column {shown(names[0])}: separate the columns by ',', "
-            f"not by {separators[0]!r}"
-        )
-    listed = ", ".join([shown(name) for name in names[:10]] + ["..."] * (len(names) > 10))
-    close = difflib.get_close_matches(missing[0], names, n=1, cutoff=0.5)
-    remedy = f"rename {shown(close[0])}" if close else "add it, or name the columns in the first row"
-    raise UserError(f"the manifest {file} has no column {missing[0]!r}, only {listed}; {remedy}")
-
-
-def _item(file: Path, row: _Row, name: str | None) -> Item:
-    for column, value in (("path", row.path), ("label", row.label), ("dataset", row.dataset)):
-        if value is not None and not value.strip():
-            raise UserError(f"the manifest {file}, {row.place}: the {column} is empty")
-    role = row.split.strip().lower()
-    if role not in SPLITS:
-        valid = nearest_names(role, [split for split in SPLITS if split])
-        raise UserError(f"the manifest {file}, {row.place}: unknown split {shown(row.split)}; {valid}, or empty")
-    dataset = "/".join(part for part in (name, row.dataset) if part) or file.stem
-    return Item(file.parent / row.path, row.label, dataset, SPLITS[role])
-
-
-def _check_files(file: Path, rows: list[_Row], paths: list[Path]) -> None:
-    missing: dict[Path, str] = {}
-    for row, path in zip(rows, paths, strict=True):
-        if path not in missing and not _is_file(path):
-            missing[path] = row.place
-    if missing:
-        first = ", ".join(escaped(path)[:_LONGEST] for path in islice(missing, 5))
-        more = ", ..." if len(missing) > 5 else ""
-        raise UserError(
-            f"the manifest {file}, from {next(iter(missing.values()))} on, names {len(missing)} missing images "
-            f"({len(paths)} in all): {first}{more}; "
-            f"paths are relative to {file.parent}"
-        )
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 (three times as fast, for 100,000 images)
-    except (OSError, ValueError):
-        return False

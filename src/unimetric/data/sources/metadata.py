@@ -1,72 +1,85 @@
-"""What a manifest says of its images besides label, dataset and split: further columns, for search."""
+"""The further columns of manifests, besides path, label, dataset and split: for search."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from unimetric.errors import UserError, shown
+from unimetric.data.sources.manifest import load_manifest
+from unimetric.data.sources.table import CsvTable, ParquetTable, Table, is_text_type, replaced_cells, value_type
+from unimetric.errors import shown
 
 Value: TypeAlias = "str | int | float | bool | date | datetime | None"
-"""What a cell may hold: numbers are finite, times have no zone (they are UTC)."""
+"""A cell: numbers are finite, times have no zone (they are UTC)."""
 
-OWN = ("path", "label", "dataset", "split")
-"""The columns that the manifest itself gives a meaning."""
-
+_NAMELESS = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
+"""The header of columns without a name, as pandas writes and reads them."""
 # Without leading zeros: an article number or a postal code is text.
 _NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 _LARGEST = 2**53
 """From here on, floats skip whole numbers."""
 
 
-def read_metadata(file: Path, name: str | None = None) -> dict[tuple[str, str], dict[str, Value]]:
-    """The further columns of a manifest that `read_manifest` reads without complaint.
+@dataclass(frozen=True)
+class Metadata:
+    """The cells by column, for each (dataset, path) as in `Item`; and remarks on columns that are left out."""
 
-    In CSV, a column is of numbers if every cell that is not empty is written like one, without leading zeros; of
-    booleans if every one is ``true`` or ``false``; else of text. Parquet columns of text, numbers, booleans, dates and
-    times keep their type. Empty cells and NaN are None. Where an image is listed twice, its first row counts.
+    cells: dict[tuple[str, str], dict[str, Value]]
+    notes: tuple[str, ...] = ()
+
+
+def read_metadata(file: Path, name: str | None = None) -> Metadata:
+    """Read the further columns of a manifest.
+
+    In CSV, a column is of numbers if each cell that is not empty is written like one, without leading zeros; of
+    booleans if each is ``true`` or ``false``; else of text. Parquet columns of text, numbers, booleans, dates and
+    times keep their type; whole numbers beyond 2^53 become text. Empty cells, NaN and infinity are None. Where an image
+    is listed twice, its first row counts. Columns without a name are left out; so are, with a note, columns of which
+    the name is there twice, and Parquet columns of other types.
 
     Args:
         file: the manifest.
         name: as for `read_manifest`.
 
-    Returns:
-        The cells by column, for every (dataset, path) as in `Item`.
-
     Raises:
-        UserError: two columns of one name, or a Parquet column of another type.
+        UserError: as `read_manifest`.
     """
-    columns = _csv_columns(file) if file.suffix.lower() == ".csv" else _parquet_columns(file)
-    further = {column: values for column, values in columns.items() if column not in OWN}
-    if not further:
-        return {}
-    datasets = columns.get("dataset") or [None] * len(columns["path"])
-    found: dict[tuple[str, str], dict[str, Value]] = {}
-    for row, (path, dataset) in enumerate(zip(columns["path"], datasets, strict=True)):
-        text = "" if dataset is None else str(dataset)
-        key = "/".join(part for part in (name, text) if part) or file.stem, str(file.parent / path)
-        found.setdefault(key, {column: values[row] for column, values in further.items()})
-    return found
+    rows, items, _ = load_manifest(file, name, classes=False)
+    table = rows.table
+    columns: dict[str, list[Value]] = {}
+    notes = []
+    for place, column in enumerate(table.names):
+        if place in rows.columns.used or _NAMELESS.fullmatch(column):
+            continue
+        values, problem = ([], "its name is there twice") if table.names.count(column) > 1 else _values(table, place)
+        if problem:
+            notes.append(f"the manifest {file}: the column {shown(column)} is left out: {problem}")
+        else:
+            columns[column] = values
+    cells: dict[tuple[str, str], dict[str, Value]] = {}
+    if columns:
+        for row, item in enumerate(items):
+            key = item.dataset, str(item.path)
+            if key not in cells:
+                cells[key] = {column: values[row] for column, values in columns.items()}
+    return Metadata(cells, tuple(dict.fromkeys(notes)))
 
 
-def _csv_columns(file: Path) -> dict[str, list[Any]]:
-    rows = [row for row in csv.reader(io.StringIO(file.read_text(encoding="utf-8-sig"), newline="")) if row]
-    header = rows[0]
-    for column in header:
-        if header.count(column) > 1:
-            raise UserError(f"the manifest {file} has two columns {shown(column)}; rename one")
-    cells = {column: [row[place] for row in rows[1:]] for place, column in enumerate(header)}
-    return {column: values if column in OWN else _typed(values) for column, values in cells.items()}
+def _values(table: Table, column: int) -> tuple[list[Value], str]:
+    """Return a column's values, or the reason why it cannot be used."""
+    if isinstance(table, CsvTable):
+        return _typed(replaced_cells(table.cells(column))), ""
+    assert isinstance(table, ParquetTable)  # noqa: S101 - there is no third
+    return _plain(table, column)
 
 
 def _typed(cells: Sequence[str]) -> list[Value]:
-    """The cells of a CSV column as numbers or booleans, if all of them can be, else as they are."""
+    """Return the cells of a CSV column as numbers or booleans, if all of them can be, else as they are."""
     stripped = [cell.strip() for cell in cells]
     filled = [cell for cell in stripped if cell]
     if filled and all(cell.lower() in ("true", "false") for cell in filled):
@@ -80,44 +93,26 @@ def _number(value: float) -> int | float:
     return int(value) if value.is_integer() else value
 
 
-def _parquet_columns(file: Path) -> dict[str, list[Any]]:
-    # Slow to import, and most runs read no Parquet.
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(file)
-    columns: dict[str, list[Any]] = {}
-    for column in table.column_names:
-        if column in columns:
-            raise UserError(f"the manifest {file} has two columns {shown(column)}; rename one")
-        values = table.column(column)
-        columns[column] = values.to_pylist() if column in OWN else _plain(file, column, values)
-    return columns
-
-
-def _plain(file: Path, column: str, values: Any) -> list[Value]:
+def _plain(table: ParquetTable, column: int) -> tuple[list[Value], str]:
     import pyarrow as pa
 
-    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
-    if pa.types.is_decimal(kind):
-        return [None if value is None else float(value) for value in values.to_pylist()]
-    if pa.types.is_timestamp(kind):
-        return [_time(value) for value in values.cast(pa.timestamp("us", kind.tz), safe=False).to_pylist()]
-    known = (
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_string_view(kind)
-        or pa.types.is_integer(kind)
-        or pa.types.is_floating(kind)
-        or pa.types.is_boolean(kind)
-        or pa.types.is_date(kind)
-        or pa.types.is_null(kind)
-    )
-    if not known:
-        raise UserError(
-            f"the manifest {file}: the column {column!r} holds values of type {kind}; write them as text or numbers, "
-            "or remove the column"
-        )
-    return [None if isinstance(value, float) and math.isnan(value) else value for value in values.to_pylist()]
+    kind = value_type(table.schema.field(column).type)
+    types = pa.types
+    if types.is_timestamp(kind):
+        values = table.arrow(column).cast(pa.timestamp("us", kind.tz), safe=False).to_pylist()
+        return [_time(value) for value in values], ""
+    known = (types.is_decimal, types.is_integer, types.is_floating, types.is_boolean, types.is_date, types.is_null)
+    if not (is_text_type(kind) or any(check(kind) for check in known)):
+        return [], f"its values are of type {kind}; write them as text or numbers"
+    try:
+        values = table.arrow(column).to_pylist()
+    except UnicodeDecodeError:
+        return [], "it is not UTF-8"
+    if types.is_decimal(kind):
+        return [None if value is None else float(value) for value in values], ""
+    if types.is_integer(kind) and any(value is not None and abs(value) >= _LARGEST for value in values):
+        return [None if value is None else str(value) for value in values], ""
+    return [None if isinstance(value, float) and not math.isfinite(value) else value for value in values], ""
 
 
 def _time(value: datetime | None) -> datetime | None:

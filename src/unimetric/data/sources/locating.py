@@ -1,0 +1,134 @@
+"""Find the images that a manifest names, also where it was written on another system or without endings."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PureWindowsPath
+
+from unimetric.data.images import SUFFIXES
+from unimetric.errors import UserError, escaped
+
+_LONGEST = 300
+"""Characters of a path that a message repeats."""
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+def locate_images(
+    manifest: Path, texts: Sequence[str], row_place: Callable[[int], str]
+) -> tuple[list[Path], tuple[str, ...]]:
+    """Return the path of the image that each row names, and remarks on how they were found.
+
+    A path is relative to the manifest's folder, or absolute. Where there is no such file, it is also read without white
+    space around it, with ``/`` for ``\\``, and with ``~`` for the home folder. Where no row at all names a file, images
+    may lack their ending, and may all lie in one folder beside the manifest: the one that holds the most of them.
+
+    Args:
+        manifest: the manifest.
+        texts: a path for each row, not empty.
+        row_place: the place of a row, for messages.
+
+    Raises:
+        UserError: images are missing.
+    """
+    folder = manifest.parent
+    found = {text: _existing(folder, text) for text in dict.fromkeys(texts)}
+    notes: tuple[str, ...] = ()
+    if not any(found.values()):
+        guess, found = _without_endings(folder, found)
+        if guess is not None:
+            notes = (
+                f"the manifest {manifest} names images without their endings or folder: they are read from {guess}",
+            )
+    missing = [row for row, text in enumerate(texts) if found[text] is None]
+    if missing:
+        raise _missing(manifest, texts, missing, row_place)
+    return [path for text in texts if (path := found[text]) is not None], notes
+
+
+def _existing(folder: Path, text: str) -> Path | None:
+    for spelling in _spellings(text):
+        if _is_file(path := folder / spelling):
+            return path
+    return None
+
+
+def _spellings(text: str) -> Iterable[str | Path]:
+    yield text
+    stripped = text.strip()
+    yield stripped
+    if "\\" in stripped:
+        stripped = stripped.replace("\\", "/")
+        yield stripped
+    if stripped.startswith("~/"):
+        yield os.path.expanduser(stripped)  # noqa: PTH111 - leaves it as it is where there is no home folder
+
+
+def _without_endings(folder: Path, texts: Iterable[str]) -> tuple[Path | None, dict[str, Path | None]]:
+    """Return the one folder, this or a child, that holds images of these names, if need be without their endings."""
+    texts = list(texts)
+    nowhere: dict[str, Path | None] = dict.fromkeys(texts)
+    # Paths that lead anywhere else name no image here.
+    if any(_URL.match(text) or PureWindowsPath(text).is_absolute() or ".." in Path(text).parts for text in texts):
+        return None, nowhere
+    best: list[tuple[int, Path, dict[str, Path | None]]] = []
+    for base in (folder, *_child_folders(folder)):
+        listings: dict[Path, dict[str, Path | None]] = {}
+        found: dict[str, Path | None] = {}
+        for text in texts:
+            path = base / text.strip().replace("\\", "/")
+            if path.parent not in listings:
+                listings[path.parent] = _images_by_name(path.parent)
+            found[text] = listings[path.parent].get(path.name)
+        if count := sum(path is not None for path in found.values()):
+            best.append((count, base, found))
+    best.sort(key=lambda entry: -entry[0])
+    if not best or (len(best) > 1 and best[0][0] == best[1][0]):
+        return None, nowhere
+    return best[0][1], best[0][2]
+
+
+def _child_folders(folder: Path) -> list[Path]:
+    try:
+        return sorted(child for child in folder.iterdir() if child.is_dir())
+    except OSError:
+        return []  # the missing images are reported
+
+
+def _images_by_name(folder: Path) -> dict[str, Path | None]:
+    """Return a folder's images by name with and without ending; None where two share a name without ending."""
+    try:
+        images = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    except (OSError, ValueError):
+        return {}
+    by_name: dict[str, Path | None] = {}
+    for path in images:
+        by_name[path.stem] = None if path.stem in by_name else path
+    return by_name | {path.name: path for path in images}
+
+
+def _missing(manifest: Path, texts: Sequence[str], rows: list[int], row_place: Callable[[int], str]) -> UserError:
+    first = texts[rows[0]].strip()
+    if _URL.match(first):
+        remedy = "download the images and write their paths"
+    elif PureWindowsPath(first).drive or "\\" in first:
+        remedy = f"write paths with / instead of \\, relative to {manifest.parent}"
+    else:
+        remedy = f"paths are relative to {manifest.parent}"
+    names = list(
+        dict.fromkeys(manifest.parent / texts[row] if not _URL.match(texts[row]) else texts[row] for row in rows)
+    )
+    listed = ", ".join(escaped(name)[:_LONGEST] for name in names[:5]) + ", ..." * (len(names) > 5)
+    return UserError(
+        f"the manifest {manifest}, from {row_place(rows[0])} on, names {len(names)} missing images "
+        f"({len(texts)} in all): {listed}; {remedy}"
+    )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 (three times as fast, for 100,000 images)
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,44 @@
+"""Names of splits, the same for folders and for the column ``split`` of manifests."""
+
+from __future__ import annotations
+
+import re
+
+SPLIT_NAMES: dict[str, tuple[str, ...]] = {
+    "train": ("train", "training", "trainval", "trn"),
+    "validation": ("validation", "valid", "val", "dev", "development"),
+    "test": ("test", "testing", "eval", "evaluation", "holdout", "tst"),
+    "query": ("query", "queries", "probe"),
+    "gallery": ("gallery", "index", "database", "reference"),
+}
+"""The names of each role, in lower case; case does not matter where they are read."""
+
+_ROLES = {name: role for role, names in SPLIT_NAMES.items() for name in names}
+_FILLERS = frozenset({"set", "split", "data", "images", "image", "imgs", "img"})
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_A-Za-z]+|\d+")
+
+
+def split_parts(name: str) -> tuple[str, str] | None:
+    """Return the rest of a folder's name and the role that it begins or ends with; None if it has no role.
+
+    >>> split_parts("Train"), split_parts("cars_test"), split_parts("val2017"), split_parts("trainers")
+    (('', 'train'), ('cars', 'test'), ('2017', 'validation'), None)
+    """
+    words = [word.casefold() for word in _WORDS.findall(name)]
+    if not words:
+        return None
+    place = next((place for place in (0, -1) if words[place] in _ROLES), None)
+    if place is None:
+        return None
+    role = _ROLES[words.pop(place)]
+    return "_".join(word for word in words if word not in _FILLERS), role
+
+
+def split_role(text: str) -> str | None:
+    """Return the role that a value of the column ``split`` means; None if it means none.
+
+    >>> split_role(" VAL "), split_role("training set"), split_role("trian")
+    ('validation', 'train', None)
+    """
+    parts = split_parts(text)
+    return parts[1] if parts and not parts[0] else None

@@ -1,0 +1,226 @@
+"""Tables of text: CSV and Parquet files as columns by name.
+
+A column is read only when it is asked for, so nothing in the others can be a reason to refuse a file.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import PurePath
+from typing import Any, TypeAlias
+
+from unimetric.errors import UserError, cause
+
+SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
+_DELIMITERS = (",", ";", "\t", "|")
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+def open_table(place: PurePath | str, content: bytes, is_header: Callable[[list[str]], bool]) -> Table:
+    """Read a CSV or Parquet table.
+
+    CSV is UTF-8, or UTF-16 with a byte order mark; quoted as in RFC 4180; separated by the first of comma, semicolon,
+    tab and ``|`` that makes a header; Excel's first line ``sep=;`` names another. Empty rows are skipped.
+
+    Args:
+        place: the file's name, of which the ending decides the format, for error messages too.
+        content: its bytes.
+        is_header: return true for a list of names that can be the table's.
+
+    Raises:
+        UserError: the ending is another, or the file is damaged.
+    """
+    suffix = PurePath(place).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(f"cannot read the manifest {place}: its name must end in {' or '.join(SUFFIXES)}")
+    if suffix in (".csv", ".tsv"):
+        return CsvTable(str(place), content, is_header)
+    return ParquetTable(str(place), content)
+
+
+class CsvTable:
+    """Text in rows; see `open_table`."""
+
+    def __init__(self, place: str, content: bytes, is_header: Callable[[list[str]], bool]) -> None:
+        self.place = place
+        self.names: list[str] = []
+        self._rows: list[list[str]] = []
+        self._lines: list[int] = []
+        text = self._decode(content)
+        # The limit holds for the whole process, and is there to protect against memory that is taken already.
+        csv.field_size_limit(max(csv.field_size_limit(), min(len(text) + 1, sys.maxsize)))
+        self._read(text, self._delimiter(text, is_header))
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._rows)
+
+    def texts(self, column: int) -> list[str]:
+        """Return a column as text.
+
+        Raises:
+            UserError: it is not UTF-8.
+        """
+        cells = self.cells(column)
+        if not "".join(cells).isascii():
+            for row, cell in enumerate(cells):
+                if cell != _replaced(cell):
+                    raise UserError(
+                        f"the manifest {self.place} is not UTF-8 (line {self._lines[row]}); save it as UTF-8"
+                    )
+        return cells
+
+    def cells(self, column: int) -> list[str]:
+        """Return a column as it is: bytes that are not UTF-8 as lone surrogates, empty where a row ends before it."""
+        return [row[column] if column < len(row) else "" for row in self._rows]
+
+    def row_place(self, row: int) -> str:
+        """Return the row and its first line in the file."""
+        return f"row {row + 1} (line {self._lines[row]})"
+
+    def check_length(self, last: int) -> None:
+        """Refuse rows that end before the column ``last``, or hold more than the header.
+
+        Raises:
+            UserError: such a row.
+        """
+        for row, cells in enumerate(self._rows):
+            if len(cells) <= last or any(cells[len(self.names) :]):
+                raise UserError(
+                    f"the manifest {self.place}, {self.row_place(row)}: {len(cells)} values for {len(self.names)} "
+                    'columns; put values that hold the separator in double quotes ("a,b")'
+                )
+
+    def _decode(self, content: bytes) -> str:
+        if not content.startswith(_UTF16_MARKS):
+            # A column that is not read may hold anything.
+            return content.decode("utf-8-sig", "surrogateescape")
+        try:
+            return content.decode("utf-16")
+        except UnicodeDecodeError as error:
+            raise UserError(f"the manifest {self.place} is damaged UTF-16; save it as UTF-8") from error
+
+    def _delimiter(self, text: str, is_header: Callable[[list[str]], bool]) -> str:
+        first = text.lstrip("\r\n").split("\n", 1)[0].strip("\r")
+        if first.startswith("sep=") and len(first) == 5:
+            return first[-1]
+        for delimiter in _DELIMITERS:
+            try:
+                header = next(
+                    (row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row), []
+                )
+            except csv.Error:
+                continue  # reported when the rows are read
+            if is_header(_header(header)):
+                return delimiter
+        return ","
+
+    def _read(self, text: str, delimiter: str) -> None:
+        # Python's reader rather than pyarrow's: it counts lines, guesses no types, and keeps line breaks in quotes.
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        line = 1
+        while True:
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                raise UserError(f"the manifest {self.place} is damaged at line {line}: {cause(error)}") from error
+            if cells is None:
+                return
+            if self.names and any(cells):
+                self._rows.append(cells)
+                self._lines.append(line)
+            elif any(cells) and cells != ["sep=", ""]:
+                self.names = _header(cells)
+            line = reader.line_num + 1
+
+
+class ParquetTable:
+    """Columns of an Apache Parquet file."""
+
+    def __init__(self, place: str, content: bytes) -> None:
+        # Slow to import, and most runs read no Parquet.
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self.place = place
+        try:
+            self._file = pq.ParquetFile(pa.BufferReader(content))
+            self.schema = self._file.schema_arrow
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self._unreadable(error) from error
+        self.names: list[str] = _header(self.schema.names)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return int(self._file.metadata.num_rows)
+
+    def texts(self, column: int) -> list[str]:
+        """Return a column of text or whole numbers as text, empty where it is null.
+
+        Raises:
+            UserError: it holds something else, or is not UTF-8.
+        """
+        import pyarrow as pa
+
+        kind, name = value_type(self.schema.field(column).type), self.names[column]
+        # Floats are refused: a class number that pandas made a float would become "7.0" here and "7" elsewhere.
+        if not (is_text_type(kind) or pa.types.is_null(kind) or pa.types.is_integer(kind)):
+            raise UserError(
+                f"the manifest {self.place}: the column {name!r} holds values of type {kind}; write them as text"
+            )
+        try:
+            return ["" if value is None else str(value) for value in self.arrow(column).to_pylist()]
+        except UnicodeDecodeError as error:
+            raise UserError(f"the manifest {self.place}: the column {name!r} is not UTF-8; write it anew") from error
+
+    def arrow(self, column: int) -> Any:
+        """Return a column, of which the name is unique, as pyarrow has it."""
+        import pyarrow as pa
+
+        name = self.schema.names[column]
+        try:
+            return self._file.read(columns=[name]).column(0)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self._unreadable(error) from error
+
+    def row_place(self, row: int) -> str:
+        """Return the row."""
+        return f"row {row + 1}"
+
+    def _unreadable(self, error: Exception) -> UserError:
+        reason = cause(error) or type(error).__name__
+        return UserError(f"the manifest {self.place} is no readable Parquet file: {reason}")
+
+
+Table: TypeAlias = CsvTable | ParquetTable
+"""Columns of equal length, found by their place; names may repeat."""
+
+
+def value_type(kind: Any) -> Any:
+    """Return the type of the values of a pyarrow type, which may be dictionary-encoded."""
+    import pyarrow as pa
+
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def is_text_type(kind: Any) -> bool:
+    """Return true for every pyarrow type of text."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def replaced_cells(cells: Sequence[str]) -> list[str]:
+    """Return cells with the replacement character for each byte that is not UTF-8."""
+    return [_replaced(cell) for cell in cells]
+
+
+def _replaced(cell: str) -> str:
+    return cell.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _header(cells: Sequence[str]) -> list[str]:
+    return [cell.strip().lstrip("\ufeff") for cell in cells]
