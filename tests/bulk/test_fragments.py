@@ -46,7 +46,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = make_images(tmp_path_factory.mktemp("photos") / "birds")
     (root / "c0/9.png").write_bytes(b"")
     (root / "c3/1b.png").write_bytes((root / "c3/1.png").read_bytes()[:200])
-    (root / "c5/2.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (root / "c5/2.jp2").write_bytes(b"\0\0\0\x0cjP  ")
     return root
 
 
@@ -73,7 +73,11 @@ def skipped(out: Path) -> dict[str, str]:
     return {Path(path).name: reason for path, reason in (line.split(",") for line in lines)}
 
 
-REASONS = {"9.png": "empty file", "1b.png": "truncated", "2.heic": "HEIC is not supported; convert it to JPEG or PNG"}
+REASONS = {
+    "9.png": "empty file",
+    "1b.png": "truncated",
+    "2.jp2": "JPEG 2000 is not supported; convert it to JPEG or PNG",
+}
 
 
 def test_shards_together_are_the_plain_result(model: Path, photos: Path, plain: Any, tmp_path: Path) -> None:

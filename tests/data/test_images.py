@@ -4,6 +4,8 @@ import io
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -16,7 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, features
 
-from unimetric.data.images import ImageError, array_to_rgb, decode_image, is_image_name, to_rgb
+from image_files import attempt, encode, pixels, png, png_chunk
+from unimetric.data.images import SUFFIXES, UNSUPPORTED, ImageError, array_to_rgb, decode_image, is_image_name, to_rgb
 from unimetric.errors import UserError
 
 # Rows and columns differ everywhere, so that no turn of the picture looks like another.
@@ -25,30 +28,8 @@ ACROSS, DOWN = np.meshgrid(np.linspace(0, 255, 40), np.linspace(0, 200, 30))
 SMOOTH = np.stack([ACROSS, DOWN, 255 - ACROSS], -1).astype(np.uint8)
 
 
-def encode(image: Image.Image, format: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format=format, **options)
-    return buffer.getvalue()
-
-
-def pixels(image: Image.Image) -> np.ndarray:
-    assert image.mode == "RGB"
-    return np.asarray(image).astype(int)
-
-
 def one_pixel(image: Image.Image) -> tuple[int, ...]:
     return tuple(pixels(to_rgb(image))[0, 0])
-
-
-def png(depth: int, colour: int, row: bytes, width: int, *extra: tuple[bytes, bytes]) -> bytes:
-    """A PNG of one row, for what Pillow does not write."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0)
-    parts = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +53,7 @@ def test_lossless_formats_give_the_pixels_back(format: str, options: dict[str, A
 
 @pytest.mark.parametrize("format", ["JPEG", "WEBP", "AVIF"])
 def test_lossy_formats_come_close(format: str) -> None:
-    if format == "AVIF" and not is_image_name("x.avif"):
+    if format == "AVIF" and ".avif" not in SUFFIXES:
         pytest.skip("this Pillow reads no AVIF")
     decoded = pixels(decode_image(encode(Image.fromarray(SMOOTH), format, quality=95)))
     assert np.abs(decoded - SMOOTH).mean() < 4
@@ -83,13 +64,13 @@ def test_lossy_formats_come_close(format: str) -> None:
     [
         ("1", 1, (255, 255, 255)),
         ("L", 77, (77, 77, 77)),
-        ("LA", (100, 0), (255, 255, 255)),
+        ("LA", (100, 2), (254, 254, 254)),
         ("LA", (100, 255), (100, 100, 100)),
         ("LA", (100, 51), (224, 224, 224)),  # 100 * 0.2 + 255 * 0.8
         ("La", (20, 51), (224, 224, 224)),  # the same, premultiplied
         ("RGB", (1, 2, 3), (1, 2, 3)),
         ("RGBX", (1, 2, 3, 0), (1, 2, 3)),
-        ("RGBA", (10, 20, 30, 0), (255, 255, 255)),
+        ("RGBA", (10, 20, 30, 2), (253, 253, 253)),
         ("RGBA", (10, 20, 30, 255), (10, 20, 30)),
         ("RGBA", (0, 255, 50, 51), (204, 255, 214)),
         ("RGBa", (0, 51, 10, 51), (204, 255, 214)),
@@ -161,19 +142,19 @@ def test_palette(transparency: int | bytes) -> None:
 def test_palette_with_alpha_of_its_own() -> None:
     image = Image.new("PA", (1, 1))
     image.putpalette([10, 20, 30])
-    image.putpixel((0, 0), (0, 0))
-    assert one_pixel(image) == (255, 255, 255)
+    image.putpixel((0, 0), (0, 2))
+    assert min(one_pixel(image)) >= 253
     image = Image.new("P", (1, 1))
-    image.putpalette([10, 20, 30, 0], "RGBA")
-    assert one_pixel(image) == (255, 255, 255)
+    image.putpalette([10, 20, 30, 2], "RGBA")
+    assert min(one_pixel(image)) >= 253
 
 
 def test_a_user_image_is_not_changed_by_converting_its_transparency() -> None:
     image = Image.new("P", (1, 1))
     image.putpalette([10, 20, 30])
-    image.info["transparency"] = b"\x00"
+    image.info["transparency"] = b"\x09"
     to_rgb(image)
-    assert image.info == {"transparency": b"\x00"}
+    assert image.info == {"transparency": b"\x09"}
     del image.info["transparency"]
     assert image.convert("RGBA").getpixel((0, 0)) == (10, 20, 30, 255)
 
@@ -186,23 +167,12 @@ def test_every_grey_of_16_bits_is_rounded_to_the_nearest() -> None:
     np.testing.assert_array_equal(pixels(array_to_rgb(values))[..., 1], expected)
 
 
-def test_png_with_16_bits() -> None:
-    grey = struct.pack(">3H", 0, 0x8080, 0xFFFF)
-    assert pixels(decode_image(png(16, 0, grey, 3)))[0, :, 0].tolist() == [0, 128, 255]
-    transparent = (b"tRNS", struct.pack(">H", 0))
-    assert pixels(decode_image(png(16, 0, grey, 3, transparent)))[0, :, 0].tolist() == [255, 128, 255]
-    colours = struct.pack(">6H", 0x1234, 0x5678, 0x9ABC, 0x3400, 0x7800, 0xBC00)
-    transparent = (b"tRNS", struct.pack(">3H", 0x1234, 0x5678, 0x9ABC))
-    assert pixels(decode_image(png(16, 2, colours, 2, transparent)))[0].tolist() == [
-        [255, 255, 255],
-        [0x34, 0x78, 0xBC],
-    ]
-
-
-def test_png_with_one_transparent_colour() -> None:
-    transparent = (b"tRNS", struct.pack(">3H", 1, 2, 3))
-    row = bytes([1, 2, 3, 1, 2, 4])
-    assert pixels(decode_image(png(8, 2, row, 2, transparent)))[0].tolist() == [[255] * 3, [1, 2, 4]]
+def test_png_with_one_transparent_colour_of_16_bits() -> None:
+    grey = png(16, 0, [struct.pack(">3H", 0, 0x8080, 0xFFFF)], 3, png_chunk(b"tRNS", struct.pack(">H", 0)))
+    assert pixels(decode_image(grey))[0, :, 0].tolist() == [255, 128, 255]
+    transparent = png_chunk(b"tRNS", struct.pack(">3H", 0x1234, 0x5678, 0x9ABC))
+    colours = png(16, 2, [struct.pack(">6H", 0x1234, 0x5678, 0x9ABC, 0x3400, 0x7800, 0xBC00)], 2, transparent)
+    assert pixels(decode_image(colours))[0].tolist() == [[255, 255, 255], [0x34, 0x78, 0xBC]]
 
 
 def test_16_bit_files_are_scaled_not_clipped() -> None:
@@ -275,14 +245,6 @@ def test_a_damaged_exif_block_does_not_cost_the_image(exif: bytes) -> None:
         assert decode_image(data).size == (40, 30)
 
 
-def attempt(data: bytes) -> Image.Image | str:
-    """The image, or the reason why there is none."""
-    try:
-        return decode_image(data)
-    except ImageError as error:
-        return error.reason
-
-
 def encodings() -> list[tuple[str, dict[str, Any]]]:
     cases: list[tuple[str, dict[str, Any]]] = [
         ("JPEG", {}),
@@ -297,7 +259,7 @@ def encodings() -> list[tuple[str, dict[str, Any]]]:
         ("TIFF", {"compression": "tiff_deflate"}),
         ("PPM", {}),
     ]
-    return cases + ([("AVIF", {})] if is_image_name("x.avif") else [])
+    return cases + ([("AVIF", {})] if ".avif" in SUFFIXES else [])
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -309,7 +271,8 @@ def test_a_truncated_file_is_an_error_at_every_length(format: str, options: dict
     for length in {*range(64), *range(64, len(data), 13), *range(len(data) - 40, len(data))}:
         result = attempt(data[:length])
         if isinstance(result, str):
-            assert result in ("empty file", "not an image", "damaged header", "truncated", "damaged")
+            reasons = ("empty file", "not an image", "damaged header", "truncated", "damaged")
+            assert result.startswith(reasons)
         else:
             assert length > len(data) - 25
             np.testing.assert_array_equal(pixels(result), whole)
@@ -362,15 +325,19 @@ def test_every_error_of_the_decoder_becomes_an_image_error(
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load_prepare", fail)
     with pytest.raises(ImageError) as caught:
         decode_image(data)
-    reasons = {MemoryError: "not enough memory", Image.DecompressionBombError: "too many pixels (7 > 5)"}
+    reasons = {
+        MemoryError: "not enough memory",
+        Image.DecompressionBombError: "too many pixels (7 > 5)",
+    }
     reasons |= dict.fromkeys((EOFError, struct.error, zlib.error), "truncated")
     assert caught.value.reason == reasons.get(error, "damaged")
     assert isinstance(caught.value.__cause__, error)
 
 
 def test_the_pixel_limit_holds_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    bomb = png(8, 0, b"", 1)[:16] + struct.pack(">II", 10_001, 10_000) + png(8, 0, b"", 1)[24:]
-    bomb = bomb[:29] + struct.pack(">I", zlib.crc32(bomb[12:29])) + bomb[33:]
+    start = png(8, 0, [b"\0"], 1)
+    size = b"IHDR" + struct.pack(">II", 10_001, 10_000) + start[24:29]
+    bomb = start[:12] + size + struct.pack(">I", zlib.crc32(size)) + start[33:]
     limit = Image.MAX_IMAGE_PIXELS
     with pytest.warns(Image.DecompressionBombWarning), pytest.raises(ImageError) as caught:
         decode_image(bomb)
@@ -382,23 +349,26 @@ def test_the_pixel_limit_holds_before_decoding(monkeypatch: pytest.MonkeyPatch) 
         decode_image(small, max_pixels=34)
 
 
-def test_pillows_own_limit_is_said_in_the_same_words() -> None:
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
-    data = b"\x89PNG\r\n\x1a\n" + chunk + png(8, 0, b"", 1)[33:]
+def test_pillows_own_limit_is_given_in_the_same_words() -> None:
+    start = png(8, 0, [b"\0"], 1)
+    size = b"IHDR" + struct.pack(">II", 60_000, 60_000) + start[24:29]
     with pytest.raises(ImageError, match=r"too many pixels \(3600000000 > \d+\)"):
-        decode_image(data)
+        decode_image(start[:12] + size + struct.pack(">I", zlib.crc32(size)) + start[33:])
 
 
 def test_reasons_for_files(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("not a picture at all")
     (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "page.jpg").write_text("<!DOCTYPE html><html><body>Not found</body></html>")
+    (tmp_path / "pointer.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     (tmp_path / "script.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     reasons = {
         "empty.jpg": "empty file",
         "text.jpg": "not an image",
-        "script.jpg": "not an image",  # would start Ghostscript
+        "script.jpg": "EPS is not supported; convert it to JPEG or PNG",  # would start Ghostscript
+        "page.jpg": "a web page, not an image; download the file again",
+        "pointer.png": "a Git LFS pointer, not an image; fetch the file with: git lfs pull",
         "folder.jpg": "a folder, not a file",
         "absent.jpg": "file not found",
         "text.jpg/x.jpg": "file not found",
@@ -442,16 +412,17 @@ def test_the_file_is_closed(tmp_path: Path) -> None:
 
 
 def test_the_error_travels_between_processes() -> None:
-    error = pickle.loads(pickle.dumps(ImageError("truncated", Path("a.jpg"))))
-    assert (error.reason, error.path, str(error)) == ("truncated", Path("a.jpg"), "a.jpg: truncated")
+    error = pickle.loads(pickle.dumps(ImageError("truncated", Path("a.jpg"), "truncated_image")))
+    assert (error.reason, error.path, error.code) == ("truncated", Path("a.jpg"), "truncated_image")
+    assert str(error) == "a.jpg: truncated"
     assert str(ImageError("truncated")) == "truncated"
 
 
 def test_image_names() -> None:
-    for name in ("a.jpg", "a.JPEG", "a.b.png", "x/y.WebP", "é.tiff", "a.jfif", "a.pgm", "a\nb.gif", "a.HEIC", "a.svg"):
+    for name in ("a.jpg", "a.JPEG", "a.b.png", "x/y.WebP", "é.tiff", "a.jfif", "a.pgm", "a\nb.gif", "a.HEIC", "a.eps"):
         assert is_image_name(name)
         assert is_image_name(Path(name))
-    for name in ("a.txt", "jpg", ".jpg", "a.jpg.txt", "a.eps", ""):
+    for name in ("a.txt", "jpg", ".jpg", "a.jpg.txt", "a.pdf", ""):
         assert not is_image_name(name)
 
 
@@ -497,24 +468,106 @@ def test_other_arrays_are_refused(array: np.ndarray, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        *(("a.HEIC", "HEIC"), ("a.heif", "HEIF"), ("a.jp2", "JPEG 2000"), ("a.tga", "TGA"), ("a.psd", "PSD")),
-        *(("a.ico", "ICO"), ("a.svg", "SVG"), ("a.raw", "camera raw")),
-    ],
+    "ending", ["jpg", "jpe", "jfif", "mpo", "png", "apng", "dib", "tif", "pnm", "PPM", "pbm", "pgm"]
 )
-def test_a_format_that_is_not_supported_is_named_with_the_remedy(name: str, kind: str, tmp_path: Path) -> None:
-    path = tmp_path / name
-    path.write_bytes(b"some bytes of that format")
-    with pytest.raises(ImageError) as caught:
-        decode_image(path)
-    assert caught.value.reason == f"{kind} is not supported; convert it to JPEG or PNG"
-    assert caught.value.path == path
+def test_other_endings_of_the_formats_are_those_of_images(ending: str, tmp_path: Path) -> None:
+    formats = {"png": "PNG", "apng": "PNG", "dib": "BMP", "tif": "TIFF", "pnm": "PPM", "ppm": "PPM"}
+    image = Image.fromarray(PICTURE)
+    if ending in ("pbm", "pgm"):
+        formats |= {ending: "PPM"}
+        image = image.convert("1" if ending == "pbm" else "L")
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(encode(image, formats.get(ending.lower(), "JPEG")))
+    assert is_image_name(path)
+    assert path.suffix.lower() in SUFFIXES
+    assert decode_image(path).size == (7, 5)
+
+
+OTHER_FORMATS = {
+    "jp2": ("JPEG 2000", b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 "),
+    "j2k": ("JPEG 2000", b"\xff\x4f\xff\x51\0\x2f"),
+    "jxl": ("JPEG XL", b"\0\0\0\x0cJXL \r\n\x87\n"),
+    "JXL": ("JPEG XL", b"\xff\x0a\xfa\x7f"),
+    "jxr": ("JPEG XR", b"II\xbc\1\x20"),
+    "psd": ("PSD", b"8BPS\0\1"),
+    "ico": ("ICO", b"\0\0\1\0\1\0"),
+    "svg": ("SVG", b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>'),
+    "cr3": ("camera raw (CR3)", b"\0\0\0\x18ftypcrx \0\0\0\1crx isom"),
+    "raf": ("camera raw (RAF)", b"FUJIFILMCCD-RAW 0201"),
+}
+
+
+@pytest.mark.parametrize("ending", OTHER_FORMATS)
+def test_a_format_that_is_not_supported_is_named_with_the_remedy(ending: str, tmp_path: Path) -> None:
+    name, content = OTHER_FORMATS[ending]
+    reason = f"{name} is not supported; convert it to JPEG or PNG"
+    path, misnamed = tmp_path / f"a.{ending}", tmp_path / "b.jpg"
+    for file, data in ((path, b"some bytes of that format"), (path, content), (misnamed, content + bytes(500))):
+        file.write_bytes(data)
+        with pytest.raises(ImageError) as caught:
+            decode_image(file)
+        assert (caught.value.reason, caught.value.path) == (reason, file)
     path.write_bytes(b"")
     with pytest.raises(ImageError, match="empty file"):
         decode_image(path)
     Image.fromarray(PICTURE).save(path, "PNG")  # misnamed only
     np.testing.assert_array_equal(pixels(decode_image(path)), PICTURE)
+
+
+HEIC_HEAD = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
+
+
+def test_heic_under_another_name_is_called_heic(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(HEIC_HEAD)
+    with pytest.raises(ImageError, match=r"a\.jpg: .*HEIC"):
+        decode_image(tmp_path / "a.jpg")
+
+
+def test_without_its_package_heic_names_the_extra() -> None:
+    script = f"""
+import sys
+sys.modules["pillow_heif"] = None
+from unimetric.data.images import UNSUPPORTED, ImageError, decode_image
+assert UNSUPPORTED[".heic"] == "HEIC"
+try:
+    decode_image({HEIC_HEAD!r})
+except ImageError as error:
+    print(error)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout == "HEIC needs an extra; pip install 'unimetric[heic]', or convert it to JPEG or PNG\n"
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_heic(orientation: int) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    pillow_heif.encode("RGB", (40, 30), SMOOTH.tobytes(), buffer, quality=95, exif=exif.tobytes())
+    decoded = pixels(decode_image(buffer.getvalue()))
+    expected = UPRIGHT[orientation](SMOOTH)
+    assert decoded.shape == expected.shape
+    assert np.abs(decoded - expected).mean() < 4
+    with pytest.raises(ImageError, match=r"too many pixels \(1200 > 1199\)"):
+        decode_image(buffer.getvalue(), max_pixels=1199)
+
+
+def test_a_closed_image_is_called_closed(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(PICTURE).save(path)
+    with Image.open(path) as left:
+        pass
+    closed, loaded, made = Image.open(path), Image.open(path), Image.new("RGB", (2, 2))
+    loaded.load()
+    for image in (closed, loaded, made):
+        image.close()
+    for image in (left, closed, loaded, made):
+        with pytest.raises(ImageError, match="the image was closed before its pixels were read; keep it open"):
+            to_rgb(image)
+    path.write_bytes(path.read_bytes()[:90])
+    with Image.open(path) as cut, pytest.raises(ImageError, match="truncated"):
+        to_rgb(cut)
 
 
 @pytest.mark.parametrize("name", ["a.cr2", "a.NEF", "a.dng"])
@@ -523,3 +576,8 @@ def test_the_thumbnail_in_a_camera_raw_file_is_not_the_image(name: str, tmp_path
     Image.fromarray(PICTURE).save(path, "TIFF")
     with pytest.raises(ImageError, match=rf"camera raw \({path.suffix[1:].upper()}\) is not supported; convert"):
         decode_image(path)
+
+
+def test_the_docs_list_every_ending() -> None:
+    page = (Path(__file__).parents[2] / "docs/image-files.md").read_text(encoding="utf-8")
+    assert [ending for ending in SUFFIXES | UNSUPPORTED.keys() if f"`{ending}`" not in page] == []

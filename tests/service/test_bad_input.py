@@ -70,7 +70,7 @@ PICTURES: dict[str, tuple[Callable[[], bytes], int, str, str]] = {
     "header only": (lambda: picture("PNG")[:12], 422, "unreadable_image", ""),
     "damaged": (lambda: picture("PNG")[:200] + bytes(400), 422, "truncated_image", ""),
     "svg": (lambda: b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', 422, "not_an_image", "SVG"),
-    "heic": (lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(500), 422, "not_an_image", "HEIC"),
+    "jp2": (lambda: b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(500), 422, "not_an_image", "JPEG 2000"),
     "pdf": (lambda: b"%PDF-1.7\n" + bytes(500), 422, "not_an_image", "PDF"),
     "gif": (lambda: animated("GIF"), 422, "animated_image", "single frame"),
     "webp": (lambda: animated("WEBP"), 422, "animated_image", "single frame"),

@@ -43,3 +43,14 @@ def _centre(image: Image.Image, width: int, height: int) -> Image.Image:
         return image
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     return image.crop((left, top, left + width, top + height))
+
+
+def contain(image: Image.Image, side: int) -> Image.Image:
+    """Return the image resized to ``side`` pixels on its longer side, and to one at least on the other.
+
+    >>> contain(Image.new("RGB", (3000, 2)), 256).size
+    (256, 1)
+    """
+    scale = side / max(image.size)
+    width, height = (max(1, round(length * scale)) for length in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)

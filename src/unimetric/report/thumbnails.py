@@ -9,7 +9,8 @@ from pathlib import Path
 
 from PIL import Image, features
 
-from unimetric.data.images import ImageError, contain, decode_image
+from unimetric.data.cropping import contain
+from unimetric.data.images import ImageError, decode_image
 
 
 @lru_cache(maxsize=4096)

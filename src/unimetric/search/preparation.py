@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from PIL import Image
 
-from unimetric.data.images import ImageError, contain, decode_image
+from unimetric.data.cropping import contain
+from unimetric.data.images import ImageError, decode_image
 from unimetric.files import sha256_of_file
 
 if TYPE_CHECKING:

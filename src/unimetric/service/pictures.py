@@ -36,7 +36,7 @@ def decode(content: bytes, max_pixels: int) -> Image.Image:
         _refuse_large_or_animated(content, max_pixels)
         return decode_image(content, max_pixels)
     except ImageError as error:
-        raise _explained(error.reason, content, max_pixels) from error
+        raise _explained(error, max_pixels) from error
 
 
 def _refuse_large_or_animated(content: bytes, max_pixels: int) -> None:
@@ -50,26 +50,10 @@ def _refuse_large_or_animated(content: bytes, max_pixels: int) -> None:
         raise ServiceError(422, "animated_image", "the image is animated; send a single frame of it as JPEG or PNG")
 
 
-def _explained(reason: str, content: bytes, max_pixels: int) -> ServiceError:
-    if reason.startswith("too many pixels"):
-        pixels = next((f"{int(number):,} pixels" for number in re.findall(r"\d+", reason)), "too many pixels")
-        return ServiceError(
-            413, "too_many_pixels", f"the image has {pixels}; make it smaller than {max_pixels:,} pixels"
-        )
-    if reason == "truncated":
-        return ServiceError(422, "truncated_image", "the image is cut off before its end; send the whole file")
-    if reason == "not an image":
-        return ServiceError(422, "not_an_image", f"{_guess(content)}; {_READABLE}")
-    return ServiceError(422, "unreadable_image", f"the image cannot be read ({reason}); {_READABLE}")
-
-
-def _guess(content: bytes) -> str:
-    """What the bytes of no readable format are."""
-    head = content[:1024]
-    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"heif", b"mif1", b"msf1", b"hevc"):
-        return "HEIC images are not supported"
-    if b"<svg" in head:
-        return "SVG drawings are not supported"
-    if head.startswith(b"%PDF"):
-        return "this is a PDF, not an image"
-    return "this is not an image, or of a format that is not supported"
+def _explained(error: ImageError, max_pixels: int) -> ServiceError:
+    if error.code == "too_many_pixels":
+        pixels = next((f"{int(number):,} pixels" for number in re.findall(r"\d+", error.reason)), error.reason)
+        return ServiceError(413, error.code, f"the image has {pixels}; make it smaller than {max_pixels:,} pixels")
+    if error.code == "truncated_image":
+        return ServiceError(422, error.code, "the image is cut off before its end; send the whole file")
+    return ServiceError(422, error.code, f"the image cannot be read: {error.reason}; {_READABLE}")
