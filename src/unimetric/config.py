@@ -357,8 +357,9 @@ class ServiceConfig:
             UNIMETRIC_TOKEN.
         max_upload_bytes: Size of an image's file, at most.
         max_pixels: Pixels of an image, at most; larger ones are refused before they are decoded.
-        request_seconds: How long a request may take altogether.
-        queue_size: Requests under way at a time; further ones are asked to come again.
+        request_seconds: Time for an upload to arrive, again for its answer, and again for the client to read it.
+        queue_size: Requests that are worked on at a time; further ones are asked to come again.
+        max_connections: Connections that are open at a time; beyond it, those that wait for their clients are closed.
         batch_size: Images per forward pass, at most.
     """
 
@@ -370,12 +371,13 @@ class ServiceConfig:
     max_pixels: int = 50_000_000
     request_seconds: float = 30.0
     queue_size: int = 64
+    max_connections: int = 512
     batch_size: int = 16
 
     def __post_init__(self) -> None:
         _require(0 <= self.port <= 65535, "port", self.port, "use 0 to 65535")
         _require(self.host != "", "host", self.host, "use 127.0.0.1, or 0.0.0.0 for every address of this machine")
-        for option in ("max_upload_bytes", "max_pixels", "queue_size", "batch_size"):
+        for option in ("max_upload_bytes", "max_pixels", "queue_size", "max_connections", "batch_size"):
             _require(getattr(self, option) >= 1, option, getattr(self, option), "use 1 or more")
         _require_finite("request_seconds", self.request_seconds)
         _require(self.request_seconds > 0, "request_seconds", self.request_seconds, "use more than 0")

@@ -16,7 +16,7 @@ class UserError(Exception):
     """
 
     exit_code: ClassVar[int] = 2
-    code: ClassVar[str] = "invalid_request"
+    code: ClassVar[str] = "failed"
     """One word for programs; it stays the same when the message changes."""
 
 
@@ -25,6 +25,8 @@ class ArgumentError(UserError):
 
     It names no file or folder of this machine, so the service may show it to a client.
     """
+
+    code: ClassVar[str] = "invalid_request"
 
 
 class WriteError(UserError):

@@ -37,8 +37,9 @@ def serve(
     """
     try:
         from unimetric.search import SearchIndex
-        from unimetric.service.app import TOKEN_VARIABLE, create_app
+        from unimetric.service.app import create_app
         from unimetric.service.guard import is_loopback
+        from unimetric.service.routes.items import TOKEN_VARIABLE
         from unimetric.service.run import Runner, listen, url_of
     except ModuleNotFoundError as error:
         raise UserError(f"search needs {error.name}, which is missing; pip install 'unimetric[search]'") from error

@@ -1,17 +1,19 @@
 """The search service: HTTP around a `SearchIndex`, and a web page. Needs the extra ``unimetric[search]``.
 
-- `app`: `create_app`, the routes
-- `schemas`: what comes in and goes out
-- `failures`: errors, all in one shape
-- `uploads`: bodies that are read and parsed within limits
-- `pictures`: from an upload's bytes to the model's pixels, or words
-- `batching`: one thread that runs the model on what has gathered
-- `state`: what the routes share
-- `work`: a request's way through threads, within its time, for as long as its client waits
-- `guard`: what holds for every request: names, headers, numbers
-- `telemetry`: the numbers for Prometheus
-- `page`: the web page's files
+- `app`: `create_app`
+- `routes`: one router for each part of the API, and the page
+- `schemas`: requests and answers
+- `failures`: errors in one shape
+- `guard`: checks and headers of every request
+- `uploads`: bodies, received and parsed within limits
+- `pictures`: an upload's bytes decoded to an image
+- `batching`: the thread that runs the model
+- `work`: places, threads and deadlines
+- `state`: objects that the routes share
+- `telemetry`: metrics for Prometheus
+- `connections`: limits of one client's connection
 - `run`: listening, and stopping in good order
+- `page`: the web page's files
 """
 
 from __future__ import annotations

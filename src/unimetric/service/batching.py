@@ -1,15 +1,15 @@
-"""One thread that owns the model, and runs it on whatever images have gathered."""
+"""One thread that runs the model, on batches of the images that have arrived."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,23 +22,30 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _GATHERING_SECONDS = 0.002
-"""How long a batch waits for images that are being decoded; not at all where there are none."""
+"""Time that a batch waits for images that are being decoded; it does not wait where there are none."""
 
 Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Job:
+    pixels: Tensor
+    future: Future[Vector]
+    can_wait: Callable[[], bool]
 
 
 class Batcher:
     """Embeds images from many threads in common batches.
 
-    The model is the embedder's inference form, made once: other threads may use the embedder meanwhile.
+    It makes the embedder's inference form once; other threads may use the embedder at the same time.
 
     Args:
         load: Loads the model; called in the thread that will run it.
         precision: As in `Embedder.encode`.
         batch_size: Images per forward pass, at most.
-        on_batch: Is told every batch's number of images and seconds.
-        on_failure: Is told that the model could not be loaded.
-        on_ready: Is told that it is.
+        on_batch: Called with the number of images and the seconds of every batch.
+        on_failure: Called when the model cannot be loaded.
+        on_ready: Called when it is loaded.
     """
 
     def __init__(
@@ -58,7 +65,7 @@ class Batcher:
         self._on_failure = on_failure
         self._on_ready = on_ready
         self._changed = threading.Condition()
-        self._jobs: deque[tuple[Tensor, Future[Vector]]] = deque()
+        self._jobs: list[_Job] = []
         self._expected = 0
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -71,8 +78,8 @@ class Batcher:
         return self.embedder is not None and not self._stopping
 
     def start(self) -> None:
-        """Load the model and begin."""
-        # A daemon, so that a second Ctrl-C ends the process whatever the model is doing.
+        """Start the thread, which loads the model first."""
+        # A daemon, so that a second Ctrl-C ends the process even during a forward pass.
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
 
@@ -84,19 +91,23 @@ class Batcher:
         if self._thread is not None:
             self._thread.join()
 
-    def submit(self, pixels: Tensor) -> Future[Vector]:
-        """The vector [E], in time, of an image as ``transform.crop`` gives it. Cancelled, it is not computed."""
+    def submit(self, pixels: Tensor, can_wait: Callable[[], bool] = lambda: False) -> Future[Vector]:
+        """Queue an image, as ``transform.crop`` gives it, and return the future of its vector [E].
+
+        A future that is cancelled in time is not computed. Images that can wait come after all that cannot.
+        """
         future: Future[Vector] = Future()
         with self._changed:
             if self._stopping:
                 raise RuntimeError("the model was stopped")
-            self._jobs.append((pixels, future))
+            self._jobs = [job for job in self._jobs if not job.future.cancelled()]
+            self._jobs.append(_Job(pixels, future, can_wait))
             self._changed.notify_all()
         return future
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
-        """An image is on its way: a batch may wait for it a moment."""
+        """Announce an image, for which a batch may wait a moment."""
         self._expect(1)
         try:
             yield
@@ -112,7 +123,7 @@ class Batcher:
         try:
             embedder = self._load()
             form = embedder.inference_form(self._precision)
-            # The first pass takes longer than all others, and finds out whether there is memory enough.
+            # The first pass takes longer than all others, and fails here where memory is short.
             form.embed_pixels([_blank(embedder)])
         except BaseException as error:
             self._on_failure(error)
@@ -123,24 +134,24 @@ class Batcher:
             self._serve(form.embed_pixels)
 
     def _serve(self, embed: Callable[[list[Tensor]], Vector]) -> None:
-        batch = [(pixels, future) for pixels, future in self._gather() if future.set_running_or_notify_cancel()]
+        batch = [job for job in self._gather() if job.future.set_running_or_notify_cancel()]
         if not batch:
             return
         started = time.perf_counter()
         try:
-            vectors = embed([pixels for pixels, _ in batch])
-        # Whatever it is, those who wait have to hear of it, and the next batch may work.
+            vectors = embed([job.pixels for job in batch])
+        # Every waiting request has to get the error, and the next batch may work.
         except Exception as error:
             log.exception("the model failed on a batch of %d images", len(batch))
-            for _, future in batch:
-                future.set_exception(error)
+            for job in batch:
+                job.future.set_exception(error)
             return
-        for vector, (_, future) in zip(vectors, batch, strict=True):
-            future.set_result(vector)
+        for vector, job in zip(vectors, batch, strict=True):
+            job.future.set_result(vector)
         self._on_batch(len(batch), time.perf_counter() - started)
 
-    def _gather(self) -> list[tuple[Any, Future[Vector]]]:
-        """Wait for images; nothing comes when the thread has to stop."""
+    def _gather(self) -> list[_Job]:
+        """Wait for images and return a batch; an empty one when the thread has to stop."""
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._stopping)
             until = time.monotonic() + _GATHERING_SECONDS
@@ -148,7 +159,9 @@ class Batcher:
                 if (left := until - time.monotonic()) <= 0:
                     break
                 self._changed.wait(left)
-            return [self._jobs.popleft() for _ in range(min(len(self._jobs), self._batch_size))]
+            self._jobs.sort(key=lambda job: job.can_wait())
+            batch, self._jobs = self._jobs[: self._batch_size], self._jobs[self._batch_size :]
+            return batch
 
 
 def _blank(embedder: Embedder) -> Tensor:

@@ -1,4 +1,4 @@
-"""What went wrong with a request, always in one shape: ``{"error": {"code": ..., "message": ...}}``."""
+"""Errors in one shape, ``{"error": {"code": ..., "message": ...}}``, with a status that depends on their type."""
 
 from __future__ import annotations
 
@@ -12,13 +12,23 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from unimetric.errors import UserError
+from unimetric.errors import ArgumentError, UserError, WriteError, escaped
 from unimetric.search.items import ItemNotFoundError
 
 log = logging.getLogger(__name__)
 
 _SHOWN = 80
 """Characters of a wrong value that an error message repeats."""
+
+ANSWER_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+"""Headers of every answer: the page loads nothing from elsewhere, and no other page may embed it or its pictures."""
 
 
 class ServiceError(Exception):
@@ -40,46 +50,56 @@ class ServiceError(Exception):
 
 
 def busy(message: str, code: str = "busy", seconds: int = 1) -> ServiceError:
-    """The service cannot take a request now, and says when to come again."""
+    """The service cannot take a request now; ``seconds`` is when the client should try again."""
     return ServiceError(503, code, message, {"Retry-After": str(seconds)})
 
 
 def response_of(error: ServiceError) -> JSONResponse:
-    """The answer that says so."""
-    content = {"error": {"code": error.code, "message": error.message}}
+    """Return the HTTP answer for an error."""
+    content = {"error": {"code": error.code, "message": escaped(error.message)}}
     return JSONResponse(content, error.status, headers={"Cache-Control": "no-store", **error.headers})
 
 
+STATUSES: dict[type[UserError], int] = {
+    UserError: 500,
+    ArgumentError: 422,
+    ItemNotFoundError: 404,
+    WriteError: 507,
+}
+"""The status for a type of error and its subtypes."""
+
+_LOGGED = "the service cannot do this; its log has the reason"
+
+
 def from_user_error(error: UserError) -> ServiceError:
-    """What the index refused: an unknown item, a condition or name that does not fit, or files that are damaged."""
-    message = " ".join(str(error).split())
-    if isinstance(error, ItemNotFoundError):
-        return ServiceError(404, "item_not_found", message)
-    if "search database" in message:
-        # Not this request's fault alone, but no other request will mend it either.
-        return ServiceError(409, "database_unusable", message)
-    if message.startswith(("where", "the condition")):
-        return ServiceError(422, "invalid_where", message)
-    return ServiceError(422, "invalid_request", message)
+    """Return the answer for an error of the library, by its type.
+
+    Only an `ArgumentError` is about the request. Other messages may name files of this machine, so they go to the log.
+    """
+    status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+    if isinstance(error, ArgumentError):
+        return ServiceError(status, error.code, " ".join(str(error).split()))
+    log.error("%s: %s", error.code, escaped(error))
+    return ServiceError(status, error.code, _LOGGED)
 
 
 def from_validation(error: ValidationError) -> ServiceError:
-    """What pydantic found wrong, the first of it in words."""
+    """Return the answer for the first of the faults that pydantic found."""
     first = error.errors(include_url=False)[0]
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", first["msg"])
-        return ServiceError(400, "invalid_json", f"the body is no JSON: {reason}")
+        return ServiceError(400, "invalid_json", f"the body is not JSON: {reason}")
     return ServiceError(422, "invalid_request", _in_words(first))
 
 
 def _in_words(error: Mapping[str, object]) -> str:
     location = [str(part) for part in error["loc"] if part not in ("body", "query", "path")]  # type: ignore[attr-defined]
-    field = ".".join(location)
+    field = ".".join(location)[:_SHOWN]
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "missing":
         return f"{field or 'the body'} is missing"
     if error["type"] == "extra_forbidden":
-        return f"unknown field {field[:_SHOWN]!r}"
+        return f"unknown field {field!r}"
     if error["type"] == "value_error":
         return message
     value = error.get("input")
@@ -88,7 +108,7 @@ def _in_words(error: Mapping[str, object]) -> str:
 
 
 def _allowed(request: Request) -> str:
-    """The methods of all routes of a path; the router names those of the first one only."""
+    """Return the methods of all routes of a path; the router names those of the first one only."""
     candidates = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
     return ", ".join(
         method
@@ -98,7 +118,7 @@ def _allowed(request: Request) -> str:
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Answer every error of the routes in this shape."""
+    """Answer every error of the routes in the one shape."""
 
     @app.exception_handler(ServiceError)
     async def refused(request: Request, error: ServiceError) -> JSONResponse:
@@ -114,9 +134,10 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused_by_the_router(request: Request, error: HTTPException) -> JSONResponse:
+        path = escaped(request.url.path)[:_SHOWN]
         code, message = {
-            404: ("not_found", f"there is nothing at {request.url.path[:_SHOWN]}; see /openapi.json for what there is"),
-            405: ("method_not_allowed", f"{request.method} is not possible here; see /openapi.json"),
+            404: ("not_found", f"there is nothing at {path}; see /openapi.json for what there is"),
+            405: ("method_not_allowed", f"{request.method[:20]} is not possible here; see /openapi.json"),
         }.get(error.status_code, ("refused", str(error.detail)))
         headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
         return response_of(ServiceError(error.status_code, code, message, headers))

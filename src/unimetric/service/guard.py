@@ -1,4 +1,4 @@
-"""What holds for every request: who may ask, what every answer carries, what is counted."""
+"""Checks and headers of every request, and its metrics."""
 
 from __future__ import annotations
 
@@ -11,30 +11,21 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from unimetric.service.failures import ServiceError, response_of
+from unimetric.config import ServiceConfig
+from unimetric.service.failures import ANSWER_HEADERS, ServiceError, response_of
 from unimetric.service.telemetry import Telemetry
-
-ANSWER_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
-    "form-action 'self'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-}
-"""The page may load nothing from elsewhere, and no other page may hold it or its pictures."""
 
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 64_000_000
 
 
 class Guard:
-    """Wraps the whole application.
+    """Middleware around the whole application.
 
     Args:
         app: The application.
         hosts: The names that it answers to, beside loopback addresses; None is every name.
-        telemetry: Where answers are counted.
+        telemetry: Records the answers.
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str] | None, telemetry: Telemetry) -> None:
@@ -43,7 +34,7 @@ class Guard:
         self._telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -61,17 +52,34 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> ServiceError | None:
         headers = Headers(scope=scope)
+        if scope["method"] == "PRI":
+            return ServiceError(505, "malformed_http", "HTTP/2 is not supported; send HTTP/1.1")
         if self._hosts is not None and not self._answers_to(headers.get("host", "")):
             return ServiceError(
                 421, "unknown_host", "the service does not answer to this name; add it with --allowed_hosts"
             )
         if headers.get("sec-fetch-site") == "cross-site" and scope["method"] not in ("GET", "HEAD"):
             return ServiceError(403, "foreign_page", "pages of other sites may not use this service")
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # A proxy that believes the other header would see another request in the rest of the body.
+            message = "the request has both Transfer-Encoding and Content-Length; send one of them"
+            return ServiceError(400, "malformed_http", message)
+        if headers.get("upgrade", "").lower() == "websocket":
+            return ServiceError(
+                400, "no_websockets", "there are no websockets here; see /openapi.json for what there is"
+            )
         return None
 
     def _answers_to(self, host: str) -> bool:
         name = _name(host)
         return name == "localhost" or name in (self._hosts or ()) or is_loopback(name)
+
+
+def hosts_of(config: ServiceConfig) -> list[str] | None:
+    """Return the names that the service answers to, beside loopback addresses; None is every name."""
+    if config.allowed_hosts or is_loopback(config.host):
+        return [config.host, *config.allowed_hosts]
+    return None
 
 
 def is_loopback(host: str) -> bool:
@@ -83,14 +91,14 @@ def is_loopback(host: str) -> bool:
 
 
 def _name(host: str) -> str:
-    """A Host header without its port."""
+    """Return a Host header without its port."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.rpartition(":")[0].lower() if ":" in host else host.lower()
 
 
 def _route(scope: Scope) -> str:
-    # Paths as they were asked for would be as many names as there are items.
+    # Requested paths would make as many labels as there are items.
     return str(getattr(scope.get("route"), "path", "other"))
 
 
@@ -106,7 +114,7 @@ class _Exchange:
         headers = Headers(scope=scope)
         self._receive, self._send = receive, send
         self._unread = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-        # Who waits to be told to go on does not send what was refused.
+        # A client that waits for "100 Continue" does not send a body that was refused.
         self._waits = "expect" in headers
         self.status = 0
 
@@ -125,8 +133,7 @@ class _Exchange:
             if self._unread:
                 headers["Connection"] = "close"
         elif message["type"] == "http.response.body" and not message.get("more_body", False) and self._unread:
-            # The answer is out. To close at once would reset the connection, and many clients that still send would
-            # not read it; to read on for ever would let them fill the line.
+            # Closing at once would reset the connection, and a client that is still sending would not read the answer.
             await self._send({**message, "more_body": True})
             if not self._waits:
                 await self._drain()

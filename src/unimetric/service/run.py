@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -15,21 +15,22 @@ from fastapi import FastAPI
 
 from unimetric.config import ServiceConfig
 from unimetric.errors import UserError
+from unimetric.service.connections import Connection
 
 _BACKLOG = 1024
 
 
 class _Server(uvicorn.Server):
-    """Stops at the first signal, in good order; remembers which it was instead of raising it once more."""
+    """Server that stops in good order at the first signal, and keeps the signal instead of raising it again."""
 
     def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
         super().__init__(config)
         self.signals: list[int] = []
         self._on_stop = on_stop
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_stop()
-        super().handle_exit(sig, frame)
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -41,7 +42,7 @@ class _Server(uvicorn.Server):
 
 
 def listen(config: ServiceConfig) -> socket.socket:
-    """A socket that listens.
+    """Return a listening socket.
 
     Raises:
         UserError: the address is not this machine's, or the port is taken.
@@ -68,7 +69,7 @@ def listen(config: ServiceConfig) -> socket.socket:
 
 
 def url_of(listening: socket.socket) -> str:
-    """Where a listening socket is reached."""
+    """Return the URL of a listening socket."""
     host, port = listening.getsockname()[:2]
     if ipaddress.ip_address(host).is_unspecified:
         host = "127.0.0.1" if listening.family == socket.AF_INET else "::1"
@@ -81,40 +82,54 @@ class Runner:
     def __init__(self) -> None:
         self._server: _Server | None = None
         self._failure: BaseException | None = None
+        self._stopped = False
         self._lock = threading.Lock()
 
     def fail(self, error: BaseException) -> None:
-        """End it, from whatever thread; `run` raises the error."""
+        """End the application, from any thread; `run` raises the error."""
+        self._failure = error
+        self.stop()
+
+    def stop(self) -> None:
+        """End the application in good order, from any thread."""
         with self._lock:
-            self._failure = error
+            self._stopped = True
             if self._server is not None:
                 self._server.should_exit = True
 
     def run(self, app: FastAPI, listening: socket.socket, config: ServiceConfig) -> int | None:
-        """Serve until SIGTERM or Ctrl-C, and then finish what was taken; a second Ctrl-C ends it at once.
+        """Serve until SIGTERM or Ctrl-C, then finish the requests that have arrived; a second Ctrl-C ends it at once.
 
         Returns:
             The signal that ended it.
         """
-
-        def stop() -> None:
-            app.state.service.stopping = True
-
         options: dict[str, Any] = {
-            "log_level": "warning",
+            # Clients that speak no HTTP get an answer; a log line for each would fill the disk.
+            "log_level": "error",
             "access_log": False,
-            "http": "h11",
+            "http": Connection.with_limits(
+                min(config.max_connections, _affordable_connections()), config.request_seconds
+            ),
             "ws": "none",
             "server_header": False,
             "proxy_headers": False,
-            # What was taken ends within its own time.
+            # Requests end within their own time.
             "timeout_graceful_shutdown": max(1, round(config.request_seconds) + 1),
         }
-        server = _Server(uvicorn.Config(app, **options), stop)
+        server = _Server(uvicorn.Config(app, **options), app.state.service.stop)
         with self._lock:
             self._server = server
-            server.should_exit = self._failure is not None
+            server.should_exit = self._stopped
         server.run(sockets=[listening])
         if self._failure is not None:
             raise self._failure
         return server.signals[0] if server.signals else None
+
+
+def _affordable_connections() -> int:
+    """Return half of the files that this process may open; the database needs the others."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows, which has no such limit
+        return sys.maxsize
+    return max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)

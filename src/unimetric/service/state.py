@@ -1,10 +1,11 @@
-"""What the routes share, and how a request with an image goes through it."""
+"""Objects that the routes share, and the path of an uploaded image through them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +17,11 @@ from unimetric.config import ServiceConfig
 from unimetric.search.index import SearchIndex
 from unimetric.service import schemas
 from unimetric.service.batching import Batcher
+from unimetric.service.connections import is_half_closed
 from unimetric.service.failures import busy
 from unimetric.service.pictures import decode
 from unimetric.service.telemetry import Telemetry
-from unimetric.service.uploads import Body, parse, read_body
+from unimetric.service.uploads import Body, Uploads, parse
 from unimetric.service.work import Workers, stopping
 
 if TYPE_CHECKING:
@@ -27,23 +29,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Taken:
-    """A request that was read.
+class ParsedRequest:
+    """A request whose body has been read.
 
     Attributes:
-        sent: What it says.
+        fields: The validated fields.
         image: The bytes of its image, which can be decoded; None where it names an item instead.
-        vector: The image's, float32 [E]; None where there is no image, or none is wanted.
+        vector: The image's embedding, float32 [E]; None where there is no image, or none is needed.
     """
 
-    sent: Any
+    fields: Any
     image: bytes | None
     vector: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of request: what it says as JSON and as a form, and whether its image is to be embedded."""
+    """A kind of request: its fields as JSON and as a form, and whether its image is embedded."""
 
     json_model: type[BaseModel]
     form_model: type[BaseModel]
@@ -63,50 +65,60 @@ class Service:
     config: ServiceConfig
     token: str | None
     batcher: Batcher
+    uploads: Uploads
     workers: Workers
     telemetry: Telemetry
     stopping: bool = False
+
+    def stop(self) -> None:
+        """Accept no further requests; those that have arrived are finished. Called in the event loop."""
+        self.stopping = True
+        self.uploads.stop()
 
     def check_ready(self) -> None:
         """Make sure that images are embedded now.
 
         Raises:
-            ServiceError: they are not yet, or not any more.
+            ServiceError: they are not yet, or no longer.
         """
         if self.stopping:
             raise stopping()
         if not self.batcher.ready:
             raise busy("the model is still being loaded; try again in a few seconds", "starting", 5)
 
-    async def take(self, request: Request, kind: Kind, answer: Callable[[Taken], Awaitable[Any]]) -> Any:
-        """Read a request, embed its image, and answer it, within its time.
+    async def take(self, request: Request, kind: Kind, answer: Callable[[ParsedRequest], Awaitable[Any]]) -> Any:
+        """Receive a request's body, then take a place, embed its image, and answer.
 
         Raises:
-            ServiceError: there is no place for it, it is not as it should be, or it takes too long.
+            ServiceError: there is no place, the request is invalid, or it takes too long.
         """
         self.check_ready()
-        until = self.workers.deadline()
-        with self.workers.place():
-            reading = read_body(request.headers, request.stream(), self.config.max_upload_bytes)
-            body = await self.workers.read(reading, until)
-            return await self.workers.answer(request, self._work(body, kind, answer), until)
+        async with self.uploads.receive(request) as body:
+            self.check_ready()
+            with self.workers.place(request) as evicted:
+                return await self.workers.answer(request, self._work(request, body, kind, answer), evicted)
 
-    async def _work(self, body: Body, kind: Kind, answer: Callable[[Taken], Awaitable[Any]]) -> Any:
+    async def _work(
+        self, request: Request, body: Body, kind: Kind, answer: Callable[[ParsedRequest], Awaitable[Any]]
+    ) -> Any:
         with self.batcher.expecting():
-            sent, image, pixels = await self.workers.decode(lambda: self._read(body, kind))
-            embedding = self.batcher.submit(pixels) if pixels is not None and kind.embeds else None
+            fields, image, pixels = await self.workers.decoding.run(lambda: self._parse(body, kind))
+            if pixels is None or not kind.embeds:
+                embedding = None
+            else:
+                embedding = self.batcher.submit(pixels, partial(is_half_closed, request))
         if embedding is None:
-            return await answer(Taken(sent, image, None))
-        with self.workers.timed("model"):
+            return await answer(ParsedRequest(fields, image, None))
+        with self.telemetry.timed("model"):
             vector = await asyncio.wrap_future(embedding)
-        return await answer(Taken(sent, image, vector))
+        return await answer(ParsedRequest(fields, image, vector))
 
-    def _read(self, body: Body, kind: Kind) -> tuple[BaseModel, bytes | None, Tensor | None]:
-        """In a thread: what a body says, its image's bytes and pixels."""
-        sent, image = parse(body, kind.json_model, kind.form_model, self.config.max_upload_bytes)
+    def _parse(self, body: Body, kind: Kind) -> tuple[BaseModel, bytes | None, Tensor | None]:
+        """In a thread: a body's fields, and its image's bytes and pixels."""
+        fields, image = parse(body, kind.json_model, kind.form_model, self.config.max_upload_bytes)
         if image is None:
-            return sent, None, None
+            return fields, None, None
         embedder = self.batcher.embedder
         if embedder is None:
             raise stopping()
-        return sent, image, embedder.transform.crop(decode(image, self.config.max_pixels))
+        return fields, image, embedder.transform.crop(decode(image, self.config.max_pixels))

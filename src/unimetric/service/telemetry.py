@@ -1,7 +1,10 @@
-"""What the service counts, for Prometheus."""
+"""Metrics of the service, for Prometheus."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
@@ -13,7 +16,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
 class Telemetry:
-    """The numbers of one service."""
+    """Metrics of one service."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -24,7 +27,10 @@ class Telemetry:
         self.requests = Counter("unimetric_requests", "Requests answered.", ("route", "method", "status"), **shared)
         self.seconds = Histogram("unimetric_request_seconds", "From a request to its answer.", ("route",), **timed)
         self.stage = Histogram(
-            "unimetric_stage_seconds", "Of a request: decode, model (with waiting for it), store.", ("stage",), **timed
+            "unimetric_stage_seconds",
+            "Decoding, model (waiting included), search, reading, writing.",
+            ("stage",),
+            **timed,
         )
         self.batch_images = Histogram(
             "unimetric_batch_images", "Images per forward pass.", buckets=(1, 2, 4, 8, 16, 32, 64), **shared
@@ -32,15 +38,22 @@ class Telemetry:
         self.batch_seconds = Histogram("unimetric_batch_seconds", "A forward pass.", **timed)
         self.under_way = Gauge("unimetric_requests_under_way", "Requests that hold a place.", **shared)
         self.refused = Counter(
-            "unimetric_requests_refused", "Requests that found no place or no patience.", ("reason",), **shared
+            "unimetric_requests_refused", "Requests refused or given up, by reason.", ("reason",), **shared
         )
         self.ready = Gauge("unimetric_ready", "Whether the model is loaded.", **shared)
 
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Record the seconds of one stage of a request."""
+        started = time.perf_counter()
+        yield
+        self.stage.labels(stage).observe(time.perf_counter() - started)
+
     def on_batch(self, images: int, seconds: float) -> None:
-        """A forward pass is done."""
+        """Record a forward pass."""
         self.batch_images.observe(images)
         self.batch_seconds.observe(seconds)
 
     def text(self) -> bytes:
-        """Everything, as Prometheus reads it."""
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self.registry)

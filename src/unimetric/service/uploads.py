@@ -1,20 +1,26 @@
-"""A request's body: read within limits, then taken apart as a form or as JSON."""
+"""Request bodies: received within limits of time and memory, then parsed as a form or as JSON."""
 
 from __future__ import annotations
 
+import asyncio
 import binascii
 import re
 from base64 import b64decode
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import Field, File, FormParser, parse_options_header
+from starlette.requests import ClientDisconnect
 
-from unimetric.errors import nearest_names
-from unimetric.service.failures import ServiceError, from_validation
+from unimetric.errors import cause, nearest_names
+from unimetric.service.failures import ServiceError, busy, from_validation
+from unimetric.service.telemetry import Telemetry
+from unimetric.service.work import client_left, stopping
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -24,48 +30,140 @@ _BESIDES = 100_000
 _MAX_PARTS = 1_200
 """Parts of a form."""
 
+_BOM = b"\xef\xbb\xbf"
+
 FORM, JSON = "multipart/form-data", "application/json"
 
 
 @dataclass(frozen=True)
 class Body:
-    """What was sent, and as what."""
+    """A complete body, its media type, and the boundary of a form."""
 
     content: bytes
     kind: str
     boundary: bytes
 
 
-async def read_body(headers: Mapping[str, str], stream: AsyncIterator[bytes], max_upload_bytes: int) -> Body:
-    """Read a body of a kind that is understood, and no more of it than it may have.
+class Uploads:
+    """Receives bodies, with one budget of memory for those on their way and those being worked on.
 
-    Raises:
-        ServiceError: another kind, or too long; where the length is announced, before anything is read.
+    Args:
+        max_upload_bytes: Size of one image's file.
+        total_bytes: Size of all bodies together. Beyond it, the body that has been on its way longest is given up.
+        seconds: Time for a body to arrive.
+        telemetry: Records refusals.
     """
-    kind, options = parse_options_header(headers.get("content-type", ""))
-    name = kind.decode("latin-1").lower()
-    if name not in (FORM, JSON):
-        said = f"the content type is {name[:80]!r}" if name else "the content type is missing"
-        raise ServiceError(415, "unsupported_media_type", f"{said}; send {FORM} or {JSON}")
-    boundary = options.get(b"boundary", b"")
-    if name == FORM and not 1 <= len(boundary) <= 200:
-        raise ServiceError(400, "invalid_form", "the content type has no boundary; let the HTTP client set this header")
-    # Base64 is four bytes for three.
-    limit = _BESIDES + (max_upload_bytes if name == FORM else -(-max_upload_bytes // 3) * 4)
-    announced = headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit:
-        raise too_large(max_upload_bytes)
-    parts, length = [], 0
-    async for chunk in stream:
-        length += len(chunk)
-        if length > limit:
-            raise too_large(max_upload_bytes)
-        parts.append(chunk)
-    return Body(b"".join(parts), name, boundary)
+
+    def __init__(self, max_upload_bytes: int, total_bytes: int, seconds: float, telemetry: Telemetry) -> None:
+        self._max_upload_bytes = max_upload_bytes
+        self._total_bytes = max(total_bytes, 2 * (max_upload_bytes + _BESIDES))
+        self._seconds = seconds
+        self._telemetry = telemetry
+        self._held = 0
+        self._receiving: dict[_Upload, None] = {}
+
+    @asynccontextmanager
+    async def receive(self, request: Request) -> AsyncIterator[Body]:
+        """Receive a request's body, and keep it within the budget until the block ends.
+
+        Raises:
+            ServiceError: the wrong type, too long, too slow, given up for others, or the client has left.
+        """
+        kind, boundary, limit = self._announced(request)
+        upload = _Upload()
+        self._receiving[upload] = None
+        upload.task = asyncio.ensure_future(self._collect(upload, request, limit))
+        try:
+            await asyncio.wait({upload.task}, timeout=self._seconds)
+            self._receiving.pop(upload, None)
+            if upload.refusal is not None:
+                raise upload.refusal
+            if not upload.task.done():
+                self._telemetry.refused.labels("slow_upload").inc()
+                message = f"the upload took longer than {self._seconds:g} s; send a smaller image"
+                raise ServiceError(408, "slow_upload", message)
+            upload.task.result()
+            yield Body(upload.content(), kind, boundary)
+        finally:
+            self._give_up(upload)
+            self._held -= upload.length
+            with suppress(asyncio.CancelledError, Exception):
+                await upload.task
+
+    def stop(self) -> None:
+        """Refuse the bodies that have not arrived; the service is being stopped."""
+        for upload in list(self._receiving):
+            self._give_up(upload, stopping())
+
+    def _announced(self, request: Request) -> tuple[str, bytes, int]:
+        """Return a body's media type, boundary and greatest length, judged by the head alone."""
+        kind, options = parse_options_header(request.headers.get("content-type", ""))
+        name = kind.decode("latin-1").lower()
+        if name not in (FORM, JSON):
+            given = f"the content type is {name[:80]!r}" if name else "the content type is missing"
+            raise ServiceError(415, "unsupported_media_type", f"{given}; send {FORM} or {JSON}")
+        boundary = options.get(b"boundary", b"")
+        if name == FORM and not 1 <= len(boundary) <= 200:
+            message = "the content type has no boundary; let the HTTP client set this header"
+            raise ServiceError(400, "invalid_form", message)
+        # Base64 takes four bytes for three.
+        limit = _BESIDES + (self._max_upload_bytes if name == FORM else -(-self._max_upload_bytes // 3) * 4)
+        length = request.headers.get("content-length", "")
+        if length.isdigit() and int(length) > limit:
+            raise too_large(self._max_upload_bytes)
+        return name, boundary, limit
+
+    async def _collect(self, upload: _Upload, request: Request, limit: int) -> None:
+        try:
+            async for chunk in request.stream():
+                upload.length += len(chunk)
+                self._held += len(chunk)
+                if upload.length > limit:
+                    raise too_large(self._max_upload_bytes)
+                upload.chunks.append(chunk)
+                if self._held > self._total_bytes:
+                    self._make_room(upload)
+        except ClientDisconnect:
+            self._telemetry.refused.labels("client_left").inc()
+            raise client_left() from None
+
+    def _make_room(self, upload: _Upload) -> None:
+        for other in [other for other in self._receiving if other is not upload]:
+            self._give_up(other, busy("the service receives more than it can hold; try again in a second"))
+            self._held -= other.length
+            other.length = 0
+            other.chunks.clear()
+            if self._held <= self._total_bytes:
+                return
+        raise busy("the service holds as many images as it can; try again in a second")
+
+    def _give_up(self, upload: _Upload, refusal: ServiceError | None = None) -> None:
+        if refusal is not None:
+            self._telemetry.refused.labels(refusal.code).inc()
+            upload.refusal = refusal
+        self._receiving.pop(upload, None)
+        upload.task.cancel()
+
+
+class _Upload:
+    """A body on its way."""
+
+    task: asyncio.Task[None]
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+        self.length = 0
+        self.refusal: ServiceError | None = None
+
+    def content(self) -> bytes:
+        """Return the whole body; it is not kept here."""
+        content = b"".join(self.chunks)
+        self.chunks.clear()
+        return content
 
 
 def too_large(max_upload_bytes: int) -> ServiceError:
-    """The body or the image in it is longer than allowed."""
+    """The body, or the image in it, is longer than allowed."""
     return ServiceError(
         413, "too_large", f"the upload is too large; send an image of at most {max_upload_bytes:,} bytes"
     )
@@ -74,10 +172,12 @@ def too_large(max_upload_bytes: int) -> ServiceError:
 def parse(
     body: Body, json_model: type[M], form_model: type[BaseModel], max_upload_bytes: int
 ) -> tuple[BaseModel, bytes | None]:
-    """What a body says, and the image's bytes; None where it says which item instead.
+    """Return a body's validated fields, and the bytes of its image; None where it names an item instead.
+
+    A UTF-8 byte order mark before JSON is skipped.
 
     Raises:
-        ServiceError: it does not hold what it should, or too much of it.
+        ServiceError: a field is missing, unknown or invalid, or the image is too large.
     """
     try:
         if body.kind == FORM:
@@ -86,7 +186,7 @@ def parse(
                 values["image"] = ""
             request: BaseModel = form_model.model_validate(values, strict=False)
         else:
-            request = json_model.model_validate_json(body.content)
+            request = json_model.model_validate_json(body.content.removeprefix(_BOM))
             image = _from_base64(request.image) if "image" in request.model_fields_set else None  # type: ignore[attr-defined]
     except ValidationError as error:
         raise from_validation(error) from error
@@ -96,7 +196,7 @@ def parse(
 
 
 def _from_base64(text: str) -> bytes:
-    """The bytes of a text in base64, which may be broken into lines or be a ``data:`` URI."""
+    """Decode base64, which may be broken into lines or be a ``data:`` URI."""
     text = re.sub(r"^data:[^,]{0,200};base64,", "", text)
     try:
         return b64decode("".join(text.split()), validate=True)
@@ -111,18 +211,18 @@ def _read_form(body: Body, model: type[BaseModel]) -> tuple[dict[str, Any], byte
     image = None
     for name, content in _parts(body):
         if name not in model.model_fields:
-            raise ServiceError(
-                422, "invalid_request", f"unknown field {name[:80]!r}; {nearest_names(name[:80], model.model_fields)}"
-            )
+            shown = name[:80]
+            message = f"unknown field {shown!r}; {nearest_names(shown, model.model_fields)}"
+            raise ServiceError(422, "invalid_request", message)
         if name == "image":
             if image is not None:
                 raise ServiceError(422, "invalid_request", "image is given more than once; send one image a request")
             image = content
             continue
         try:
-            text = content.decode()
+            text = content.removeprefix(_BOM).decode()
         except UnicodeDecodeError as error:
-            raise ServiceError(422, "invalid_request", f"{name} is no UTF-8 text") from error
+            raise ServiceError(422, "invalid_request", f"{name} is not UTF-8 text") from error
         if name == "datasets":
             values.setdefault(name, []).append(text)
         elif name in values:
@@ -133,65 +233,27 @@ def _read_form(body: Body, model: type[BaseModel]) -> tuple[dict[str, Any], byte
 
 
 def _parts(body: Body) -> list[tuple[str, bytes]]:
-    """Name and content of every part of a form.
+    """Return the name and content of every part of a form.
 
     Raises:
-        ServiceError: it is no whole form, or has too many parts.
+        ServiceError: the form is malformed, cut off, or has too many parts.
     """
-    collector = _Collector()
+    parts: list[tuple[str, bytes]] = []
+    ended = []
+
+    def take(part: Field | File) -> None:
+        if len(parts) >= _MAX_PARTS:
+            raise ServiceError(400, "invalid_form", f"the form has more than {_MAX_PARTS} parts")
+        content = part.file_object.getvalue() if isinstance(part, File) else part.value or b""  # type: ignore[union-attr]
+        parts.append(((part.field_name or b"").decode("utf-8", "replace"), content))
+
+    in_memory = {"MAX_MEMORY_FILE_SIZE": len(body.content) + 1}
     try:
-        parser = MultipartParser(body.boundary, collector.callbacks())  # type: ignore[arg-type]
+        parser = FormParser(FORM, take, take, lambda: ended.append(True), boundary=body.boundary, config=in_memory)
         parser.write(body.content)
         parser.finalize()
     except FormParserError as error:
-        raise ServiceError(400, "invalid_form", f"the form cannot be read ({error})") from error
-    if not collector.ended:
+        raise ServiceError(400, "invalid_form", f"the form cannot be read ({cause(error)})") from error
+    if not ended:
         raise ServiceError(400, "invalid_form", "the form is cut off before its end; send it again")
-    return collector.parts
-
-
-class _Collector:
-    """Takes what the parser finds."""
-
-    def __init__(self) -> None:
-        self.parts: list[tuple[str, bytes]] = []
-        self.ended = False
-        self._header, self._value = b"", b""
-        self._name: str | None = None
-        self._content: list[bytes] = []
-
-    def callbacks(self) -> dict[str, Any]:
-        return {
-            "on_part_begin": self._begin,
-            "on_header_field": self._on_field,
-            "on_header_value": self._on_value,
-            "on_header_end": self._on_header_end,
-            "on_part_data": lambda data, start, end: self._content.append(data[start:end]),
-            "on_part_end": self._end,
-            "on_end": self._on_end,
-        }
-
-    def _begin(self) -> None:
-        if len(self.parts) >= _MAX_PARTS:
-            raise ServiceError(400, "invalid_form", f"the form has more than {_MAX_PARTS} parts")
-        self._header, self._value, self._name, self._content = b"", b"", None, []
-
-    def _on_field(self, data: bytes, start: int, end: int) -> None:
-        self._header += data[start:end]
-
-    def _on_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def _on_header_end(self) -> None:
-        if self._header.lower() == b"content-disposition":
-            _, options = parse_options_header(self._value)
-            self._name = options.get(b"name", b"").decode("utf-8", "replace")
-        self._header, self._value = b"", b""
-
-    def _end(self) -> None:
-        if not self._name:
-            raise ServiceError(400, "invalid_form", "a part of the form has no name")
-        self.parts.append((self._name, b"".join(self._content)))
-
-    def _on_end(self) -> None:
-        self.ended = True
+    return parts

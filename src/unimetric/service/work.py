@@ -1,136 +1,152 @@
-"""A request's way through threads: within its time, and for as long as its client waits."""
+"""Places, threads and deadlines of the requests that are being worked on."""
 
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Request
+from starlette.requests import HTTPConnection
 
+from unimetric.service.connections import is_half_closed
 from unimetric.service.failures import ServiceError, busy
 from unimetric.service.telemetry import Telemetry
 
 T = TypeVar("T")
 
+MAX_ABANDONED = 16
+"""Calls of one kind that may run on after their requests have ended; no further call is started beyond them."""
 
-class Workers:
-    """Places for requests that need more than a look, and the threads that do their work.
+
+class Lane:
+    """Threads for one kind of work, so that slow work of one kind holds up no other.
+
+    Python cannot end a thread. A call that outlives its request is abandoned: it runs on, but its thread no longer
+    counts, and the next request takes another one.
 
     Args:
-        places: Requests under way at a time.
-        seconds: How long a request may take altogether.
-        decoders: Threads that read uploads.
-        searchers: Threads that ask the database.
-        telemetry: Where it is counted.
+        name: Label of the stage in the metrics.
+        threads: Calls at a time, not counting abandoned ones.
+        telemetry: Records the seconds per call.
+    """
+
+    def __init__(self, name: str, threads: int, telemetry: Telemetry) -> None:
+        self._name = name
+        self._limiter = CapacityLimiter(threads)
+        self._telemetry = telemetry
+        self._lock = threading.Lock()
+        self._running = 0
+
+    @property
+    def abandoned(self) -> int:
+        """Calls that run on without a request."""
+        return max(0, self._running - int(self._limiter.borrowed_tokens))
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Call a function in a thread of this lane; cancelling abandons the call.
+
+        Raises:
+            ServiceError: too many earlier calls have not returned.
+        """
+
+        def call() -> T:
+            with self._lock:
+                self._running += 1
+            try:
+                return function()
+            finally:
+                with self._lock:
+                    self._running -= 1
+
+        if self.abandoned >= MAX_ABANDONED:
+            raise busy(f"{MAX_ABANDONED} earlier requests of this kind have not ended; try again later", seconds=5)
+        with self._telemetry.timed(self._name):
+            return await to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
+
+
+class _Place:
+    """One of the places; ``evicted`` is set when it is given to another request."""
+
+    def __init__(self, connection: HTTPConnection) -> None:
+        self.connection = connection
+        self.evicted = asyncio.Event()
+
+
+class Workers:
+    """Lanes and places of one service.
+
+    Args:
+        places: Requests that are worked on at a time.
+        seconds: Time for a request, from when it has arrived.
+        decoders: Threads that decode uploads.
+        searchers: Threads that search the database, and as many that look up items.
+        telemetry: Records places, refusals and seconds.
     """
 
     def __init__(self, places: int, seconds: float, decoders: int, searchers: int, telemetry: Telemetry) -> None:
         self._places = places
-        self._taken = 0
+        self._held: dict[_Place, None] = {}
         self._seconds = seconds
         self._telemetry = telemetry
-        self._decoding = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
-        self._searching = ThreadPoolExecutor(searchers, thread_name_prefix="search")
+        self.decoding = Lane("decode", decoders, telemetry)
+        self.searching = Lane("store", searchers, telemetry)
+        self.reading = Lane("read", searchers, telemetry)
+        self.writing = Lane("write", 1, telemetry)
 
-    def close(self) -> None:
-        """End the threads after what they are doing."""
-        self._decoding.shutdown(cancel_futures=True)
-        self._searching.shutdown(cancel_futures=True)
+    @property
+    def abandoned(self) -> int:
+        """Calls that run on without a request, in all lanes."""
+        return sum(lane.abandoned for lane in (self.decoding, self.searching, self.reading, self.writing))
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold one of the places.
+    def place(self, request: Request) -> Iterator[asyncio.Event]:
+        """Hold a place, and yield the event that it was given to another request.
+
+        When all are taken, the oldest request whose client has finished sending, and has perhaps left, loses its place.
 
         Raises:
-            ServiceError: none is left.
+            ServiceError: every place is taken by a client that is there.
         """
-        if self._taken >= self._places:
-            self._telemetry.refused.labels("busy").inc()
-            raise busy(f"{self._places} requests are under way, which is the limit; try again in a second")
-        self._take(1)
+        if len(self._held) >= self._places:
+            given_up = next((place for place in self._held if is_half_closed(place.connection)), None)
+            if given_up is None:
+                self._telemetry.refused.labels("busy").inc()
+                raise busy(f"{self._places} requests are under way, which is the limit; try again in a second")
+            given_up.evicted.set()
+            del self._held[given_up]
+        place = _Place(request)
+        self._held[place] = None
+        self._telemetry.under_way.set(len(self._held))
         try:
-            yield
+            yield place.evicted
         finally:
-            self._take(-1)
+            self._held.pop(place, None)
+            self._telemetry.under_way.set(len(self._held))
 
-    def _take(self, step: int) -> None:
-        self._taken += step
-        self._telemetry.under_way.set(self._taken)
-
-    async def decode(self, function: Callable[[], T]) -> T:
-        """Run a function in one of the threads that read uploads."""
-        with self.timed("decode"):
-            return await self._in(self._decoding, function)
-
-    async def search(self, function: Callable[[], T]) -> T:
-        """Run a function in one of the threads that ask the database."""
-        with self.timed("store"):
-            return await self._in(self._searching, function)
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Count how long a stage takes."""
-        started = time.perf_counter()
-        yield
-        self._telemetry.stage.labels(stage).observe(time.perf_counter() - started)
-
-    async def _in(self, pool: ThreadPoolExecutor, function: Callable[[], T]) -> T:
-        try:
-            future = pool.submit(function)
-        except RuntimeError as error:
-            raise stopping() from error
-        try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            # Nothing stops a thread: its place stays taken, so that work which nobody waits for cannot pile up.
-            self._keep_place_until(future)
-            raise
-
-    def _keep_place_until(self, future: Future[T]) -> None:
-        if future.cancel() or future.done():
-            return
-        loop = asyncio.get_running_loop()
-        self._take(1)
-
-        def give_back(_: Future[T]) -> None:
-            with suppress(RuntimeError):  # the loop is closed: nobody counts any more
-                loop.call_soon_threadsafe(self._take, -1)
-
-        future.add_done_callback(give_back)
-
-    async def read(self, reading: Awaitable[T], until: float) -> T:
-        """Wait for a body.
+    async def answer(self, request: Request, working: Awaitable[T], evicted: asyncio.Event | None = None) -> T:
+        """Wait for an answer to a request whose body has been read, within its time and while its client waits.
 
         Raises:
-            ServiceError: it takes too long.
-        """
-        try:
-            return await asyncio.wait_for(reading, max(0.001, until - time.monotonic()))
-        except asyncio.TimeoutError as error:
-            self._telemetry.refused.labels("slow_upload").inc()
-            message = f"the upload took longer than {self._seconds:g} s; send a smaller image"
-            raise ServiceError(408, "slow_upload", message) from error
-
-    async def answer(self, request: Request, working: Awaitable[T], until: float) -> T:
-        """Wait for an answer, unless its client leaves. The body has to have been read.
-
-        Raises:
-            ServiceError: it takes too long, or nobody waits for it any more.
+            ServiceError: the time is over, the client has left, or its place was given to another.
         """
         work = asyncio.ensure_future(working)
         leaving = asyncio.ensure_future(_disconnection(request))
+        giving_up = asyncio.ensure_future((evicted or asyncio.Event()).wait())
+        tasks = {work, leaving, giving_up}
         try:
-            left = max(0.001, until - time.monotonic())
-            await asyncio.wait({work, leaving}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 return work.result()
             if leaving.done():
                 self._telemetry.refused.labels("client_left").inc()
-                raise ServiceError(499, "client_left", "the client closed the connection")
+                raise client_left()
+            if giving_up.done():
+                self._telemetry.refused.labels("busy").inc()
+                raise busy("other requests took precedence over this one, whose client had finished sending")
             self._telemetry.refused.labels("timeout").inc()
             raise ServiceError(
                 504,
@@ -139,17 +155,26 @@ class Workers:
                 {"Retry-After": "1"},
             )
         finally:
-            for task in (work, leaving):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(work, leaving, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    def deadline(self) -> float:
-        """When a request that begins now has to be answered, on the monotonic clock."""
-        return time.monotonic() + self._seconds
+    async def look_up(self, request: Request, function: Callable[[], T]) -> T:
+        """Answer a request from the database, in a thread, within its time."""
+        return await self.answer(request, self.reading.run(function))
+
+    async def write(self, request: Request, function: Callable[[], T]) -> T:
+        """Change the database for a request, in the one thread that does, within its time."""
+        return await self.answer(request, self.writing.run(function))
+
+
+def client_left() -> ServiceError:
+    """The client closed the connection; nobody receives this."""
+    return ServiceError(499, "client_left", "the client closed the connection")
 
 
 def stopping() -> ServiceError:
-    """The service takes nothing any more."""
+    """The service accepts no further requests."""
     return busy("the service is being stopped; try again in a few seconds", "stopping", 5)
 
 

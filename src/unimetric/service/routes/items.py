@@ -1,0 +1,143 @@
+"""Items: samples, one item, its picture, adding and deleting."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from unimetric.search.items import NewItem
+from unimetric.service import schemas
+from unimetric.service.failures import ServiceError
+from unimetric.service.routes.responses import READ_ERRORS, UPLOAD_ERRORS, checked_id, errors, item_of, not_found
+from unimetric.service.state import ADD, ParsedRequest, Service
+
+TOKEN_VARIABLE = "UNIMETRIC_TOKEN"  # noqa: S105 - the variable's name
+"""The environment variable with the token for changes."""
+
+_bearer = HTTPBearer(auto_error=False, description=f"The token in the service's {TOKEN_VARIABLE}.")
+
+
+def router(service: Service) -> APIRouter:
+    """Return the routes under ``/v1/items``."""
+    routes = APIRouter(prefix="/v1/items", tags=["items"])
+    _add_reading(routes, service)
+    _add_writing(routes, service, _write_access(service))
+    return routes
+
+
+def _add_reading(routes: APIRouter, service: Service) -> None:
+    @routes.get("", response_model=schemas.Items, responses=errors(422, *READ_ERRORS), summary="Get a sample of items")
+    async def sample(
+        request: Request,
+        n: Annotated[int, Query(ge=1, le=100, description="Number of items, at most.")] = 12,
+        seed: Annotated[int, Query(ge=0, le=2**31 - 1, description="Another seed gives other items.")] = 0,
+    ) -> Any:
+        items = await service.workers.look_up(request, lambda: service.index.sample(n, seed))
+        return schemas.Items(items=[item_of(item) for item in items])
+
+    @routes.get("/{id}", response_model=schemas.Item, responses=errors(404, *READ_ERRORS), summary="Get an item")
+    async def item(request: Request, id: str) -> Any:
+        checked = checked_id(id)
+        return item_of(await service.workers.look_up(request, lambda: service.index.item(checked)))
+
+    @routes.get(
+        "/{id}/image",
+        response_class=Response,
+        responses={
+            200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}},
+            304: {"description": "The client's copy of the picture is up to date."},
+            **errors(404, *READ_ERRORS),
+        },
+        summary="Get an item's picture, at most 256 pixels a side",
+    )
+    async def image(request: Request, id: str) -> Response:
+        checked = checked_id(id)
+        picture = await service.workers.look_up(request, lambda: service.index.thumbnail(checked))
+        headers = {"ETag": f'"{hashlib.sha256(picture).hexdigest()[:32]}"', "Cache-Control": "private, max-age=300"}
+        if headers["ETag"] in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        return Response(picture, media_type="image/jpeg", headers=headers)
+
+
+def _add_writing(routes: APIRouter, service: Service, access: Callable[..., Coroutine[Any, Any, None]]) -> None:
+    @routes.post(
+        "",
+        response_model=schemas.AddedItem,
+        status_code=201,
+        responses={
+            200: {"model": schemas.AddedItem, "description": "The database held exactly this item already."},
+            **errors(401, 507, *UPLOAD_ERRORS),
+        },
+        openapi_extra=schemas.body_of(schemas.AddRequest, schemas.AddForm),
+        dependencies=[Depends(access)],
+        summary="Add an image, or replace it",
+    )
+    async def add(request: Request, response: Response) -> Any:
+        added = await service.take(request, ADD, lambda parsed: _add(service, parsed))
+        response.status_code = 201 if added.status == "written" else 200
+        return added
+
+    @routes.delete(
+        "/{id}",
+        status_code=204,
+        response_class=Response,
+        responses=errors(401, 403, 404, 507, *READ_ERRORS),
+        dependencies=[Depends(access)],
+        summary="Delete an item",
+    )
+    async def delete(request: Request, id: str) -> Response:
+        checked = checked_id(id)
+        if not await service.workers.write(request, lambda: service.index.delete(ids=[checked])):
+            raise not_found(checked)
+        return Response(status_code=204)
+
+
+def _write_access(service: Service) -> Callable[..., Coroutine[Any, Any, None]]:
+    """Return the dependency of routes that change the database."""
+
+    async def check(
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None,
+    ) -> None:
+        writable = service.config.writable and service.token is not None
+        if not writable and credentials is not None:
+            raise ServiceError(403, "read_only", "this service accepts no changes; start it with --writable")
+        given = "" if credentials is None else credentials.credentials
+        if not writable or not hmac.compare_digest(given.encode(), str(service.token).encode()):
+            message = "the bearer token is missing or wrong; send the header Authorization: Bearer TOKEN"
+            raise ServiceError(401, "unauthorized", message, {"WWW-Authenticate": "Bearer"})
+
+    return check
+
+
+async def _add(service: Service, parsed: ParsedRequest) -> schemas.AddedItem:
+    fields = parsed.fields
+    metadata = _metadata(fields.metadata) if isinstance(fields.metadata, str) else fields.metadata
+    item = NewItem(parsed.image or b"", fields.dataset, fields.label, fields.path, metadata)
+
+    def write() -> schemas.AddedItem:
+        # The index embeds the image itself, so that the row is the same as from `unimetric index`.
+        added = service.index.add([item])
+        if added.refused:
+            raise ServiceError(422, "unreadable_image", f"the image cannot be read ({added.refused[0].reason})")
+        return schemas.AddedItem(id=str(added.ids[0]), status="written" if added.written else "unchanged")
+
+    return await service.workers.writing.run(write)
+
+
+def _metadata(text: str) -> dict[str, Any]:
+    """Parse the metadata of a form, and check it as if it had come as JSON."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ServiceError(422, "invalid_request", f"metadata is not JSON ({error})") from error
+    if not isinstance(values, dict) or not all(isinstance(v, str | int | float | None) for v in values.values()):
+        raise ServiceError(
+            422, "invalid_request", 'metadata has to be a JSON object of texts and numbers, such as {"price": 89.5}'
+        )
+    return values

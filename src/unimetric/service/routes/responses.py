@@ -1,0 +1,86 @@
+"""Descriptions of errors for OpenAPI, and answers made from the library's objects."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from unimetric.search.items import ItemNotFoundError, Match, StoredItem
+from unimetric.service import schemas
+
+_DESCRIPTIONS = {
+    400: "The body is not JSON, or not a form.",
+    401: "The bearer token is missing or wrong.",
+    403: "The service accepts no changes, or the request came from a page of another site.",
+    404: "There is no such item.",
+    408: "The upload took too long.",
+    409: "The database cannot be used: it is damaged, or belongs to another model.",
+    413: "Too many bytes, or too many pixels.",
+    415: "The body is neither a form nor JSON.",
+    421: "The service does not answer to the name in the Host header.",
+    422: "A field or the image is invalid.",
+    500: "Something went wrong in the service.",
+    503: "Overloaded, not ready yet, or being stopped; Retry-After gives the seconds to wait.",
+    504: "There was no answer in time.",
+    507: "The database cannot be written: the disk is full, or read-only.",
+}
+
+UPLOAD_ERRORS = (400, 403, 408, 409, 413, 415, 422, 503, 504)
+READ_ERRORS = (409, 503, 504)
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe the errors of a route; those that every route can have are added."""
+    return {
+        status: {"model": schemas.ErrorAnswer, "description": _DESCRIPTIONS[status]}
+        for status in sorted({*statuses, 421, 500})
+    }
+
+
+def checked_id(id: str) -> str:
+    """Return an item's id.
+
+    Raises:
+        ItemNotFoundError: no item can have it.
+    """
+    if not re.fullmatch(r"[0-9a-f]{32}", id):
+        raise not_found(id)
+    return id
+
+
+def not_found(id: str) -> ItemNotFoundError:
+    """There is no item with this id."""
+    shown = id if len(id) <= 40 else id[:37] + "..."
+    return ItemNotFoundError(f"no item {shown!r}; take the id of a match")
+
+
+def match_of(match: Match) -> schemas.Match:
+    """Return a match as the API gives it."""
+    return schemas.Match(
+        id=match.id,
+        score=match.score,
+        dataset=match.dataset,
+        label=match.label,
+        path=match.path,
+        metadata=dict(match.metadata),
+        is_match=match.is_match,
+        confidence=match.confidence,
+        image=_picture(match.id),
+    )
+
+
+def item_of(item: StoredItem) -> schemas.Item:
+    """Return an item as the API gives it."""
+    return schemas.Item(
+        id=item.id,
+        dataset=item.dataset,
+        label=item.label,
+        path=item.path,
+        metadata=dict(item.metadata),
+        content_hash=item.content_hash,
+        image=_picture(item.id),
+    )
+
+
+def _picture(id: str) -> str:
+    return f"v1/items/{id}/image"

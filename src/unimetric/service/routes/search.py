@@ -1,0 +1,95 @@
+"""Searching, embedding, and the catalogues that can be searched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from unimetric.search.index import MAX_K
+from unimetric.search.items import Match
+from unimetric.service import schemas
+from unimetric.service.routes.responses import READ_ERRORS, UPLOAD_ERRORS, checked_id, errors, match_of
+from unimetric.service.state import EMBED, SEARCH, ParsedRequest, Service
+
+
+def router(service: Service) -> APIRouter:
+    """Return the routes under ``/v1`` that search."""
+    routes = APIRouter(prefix="/v1", tags=["search"])
+
+    @routes.post(
+        "/search",
+        response_model=schemas.SearchAnswer,
+        responses=errors(404, *UPLOAD_ERRORS),
+        openapi_extra=schemas.body_of(schemas.SearchRequest, schemas.SearchForm),
+        summary="Find images that look like an image, or like an item",
+    )
+    async def search(request: Request) -> Any:
+        return await service.take(request, SEARCH, lambda parsed: _search(service, parsed))
+
+    @routes.post(
+        "/embed",
+        response_model=schemas.Embedding,
+        responses=errors(*UPLOAD_ERRORS),
+        openapi_extra=schemas.body_of(schemas.EmbedRequest, schemas.EmbedForm),
+        summary="Turn an image into a vector",
+    )
+    async def embed(request: Request) -> Any:
+        async def answer(parsed: ParsedRequest) -> schemas.Embedding:
+            vector = [] if parsed.vector is None else parsed.vector.tolist()
+            return schemas.Embedding(embedding=vector, size=len(vector), model=service.index.fingerprint)
+
+        return await service.take(request, EMBED, answer)
+
+    @routes.get(
+        "/datasets",
+        response_model=schemas.Datasets,
+        responses=errors(*READ_ERRORS),
+        summary="List the datasets, the columns and the limits",
+    )
+    async def datasets(request: Request) -> Any:
+        return await service.workers.look_up(request, lambda: _describe(service))
+
+    return routes
+
+
+async def _search(service: Service, parsed: ParsedRequest) -> schemas.SearchAnswer:
+    fields = parsed.fields
+    filters = {"datasets": fields.datasets, "where": fields.where, "exact": fields.exact}
+
+    def find() -> schemas.SearchAnswer:
+        if parsed.vector is None:
+            found = service.index.search_item(checked_id(fields.id), fields.k, **filters)
+        else:
+            found = service.index.search_vectors(parsed.vector[None], fields.k, **filters)[0]
+        threshold = service.index.threshold_of(fields.datasets)
+        return schemas.SearchAnswer(
+            no_match=_no_match(found, threshold), threshold=threshold, matches=[match_of(match) for match in found]
+        )
+
+    return await service.workers.searching.run(find)
+
+
+def _no_match(found: list[Match], threshold: float | None) -> bool | None:
+    if not found:
+        return True
+    return None if threshold is None else not any(match.is_match for match in found)
+
+
+def _describe(service: Service) -> schemas.Datasets:
+    index, config = service.index, service.config
+    counts = index.datasets()
+    return schemas.Datasets(
+        datasets=[
+            schemas.Dataset(name=name, items=count, threshold=index.threshold_of([name]))
+            for name, count in counts.items()
+        ],
+        items=sum(counts.values()),
+        threshold=index.threshold,
+        columns=index.metadata_columns,
+        model=index.fingerprint,
+        max_k=MAX_K,
+        max_upload_bytes=config.max_upload_bytes,
+        max_pixels=config.max_pixels,
+        writable=config.writable,
+    )
