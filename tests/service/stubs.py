@@ -125,13 +125,14 @@ def served(index: StubIndex | None = None, token: str | None = None, **options: 
 
 
 def answer_of(connection: socket.socket) -> tuple[int, bytes]:
-    """Status and body of an answer, which is read until the connection is closed."""
+    """Status and body of the first answer; the connection is read until it is closed."""
     received = b""
     while data := connection.recv(65536):
         received += data
     head, _, body = received.partition(b"\r\n\r\n")
     assert head, "the connection was closed without an answer"
-    return int(head.split()[1]), body
+    length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+    return int(head.split()[1]), body[:length]
 
 
 def small_picture() -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 from unimetric.config import DeviceConfig, ServiceConfig
@@ -37,9 +38,8 @@ def serve(
     """
     try:
         from unimetric.search import SearchIndex
-        from unimetric.service.app import create_app
+        from unimetric.service.app import TOKEN_VARIABLE, create_app
         from unimetric.service.guard import is_loopback
-        from unimetric.service.routes.items import TOKEN_VARIABLE
         from unimetric.service.run import Runner, listen, url_of
     except ModuleNotFoundError as error:
         raise UserError(f"search needs {error.name}, which is missing; pip install 'unimetric[search]'") from error
@@ -69,6 +69,12 @@ def serve(
             on_ready=lambda: say("The model is loaded; searches are answered now. Ctrl-C ends it."),
         )
         say(f"{index.count()} images of {len(index.datasets())} datasets are served on {url}; the model is loading.")
-        if runner.run(app, listening, config) == signal.SIGINT:
+        stopped_by = runner.run(app, listening, config)
+        if app.state.service.workers.abandoned:
+            # Python would wait for threads that the database never returns to. No write is left half done.
+            say("warning: the database has not answered all requests; ending without it", style="yellow")
+            sys.stderr.flush()
+            os._exit(130 if stopped_by == signal.SIGINT else 0)
+        if stopped_by == signal.SIGINT:
             raise KeyboardInterrupt
     return 0

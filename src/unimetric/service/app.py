@@ -18,10 +18,13 @@ from unimetric.service.batching import Batcher
 from unimetric.service.failures import add_handlers
 from unimetric.service.guard import Guard, hosts_of
 from unimetric.service.routes import routers
+from unimetric.service.routes.items import TOKEN_VARIABLE
 from unimetric.service.state import Service
 from unimetric.service.telemetry import Telemetry
 from unimetric.service.uploads import Uploads
 from unimetric.service.work import Workers
+
+__all__ = ["TOKEN_VARIABLE", "create_app"]
 
 _SEARCHERS = 4
 """Threads that search the database, which has threads of its own for each query."""
