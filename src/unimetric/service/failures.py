@@ -61,7 +61,7 @@ def response_of(error: ServiceError) -> JSONResponse:
 
 
 STATUSES: dict[type[UserError], int] = {
-    UserError: 500,
+    UserError: 422,
     ArgumentError: 422,
     ItemNotFoundError: 404,
     WriteError: 507,
