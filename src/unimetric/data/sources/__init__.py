@@ -17,12 +17,14 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 from unimetric.data.catalog import Dataset, Item
+from unimetric.data.labels import near_twins
 from unimetric.data.sources.aircraft import read_aircraft
 from unimetric.data.sources.annotations import folders_above, recognise
 from unimetric.data.sources.cars196 import read_cars196
@@ -36,8 +38,9 @@ from unimetric.data.sources.metadata import Metadata, read_metadata
 from unimetric.data.sources.nabirds import read_nabirds
 from unimetric.data.sources.published import PUBLISHED
 from unimetric.data.sources.sop import read_sop
+from unimetric.data.sources.split_names import named_as_splits
 from unimetric.data.sources.table import SUFFIXES
-from unimetric.errors import UserError, nearest_names
+from unimetric.errors import UserError, nearest_names, shown
 
 
 def read_demo(folder: Path | None, name: str | None = None) -> list[Dataset]:
@@ -147,7 +150,22 @@ def read_sources(texts: Sequence[str], *, classes: bool = True) -> list[Dataset]
                 )
             origin[dataset.name] = text
             datasets.append(dataset)
-    return datasets
+    notes = (*datasets[-1].notes, *_doubtful_names(datasets))
+    return [*datasets[:-1], replace(datasets[-1], notes=notes)]
+
+
+def _doubtful_names(datasets: Sequence[Dataset]) -> Iterator[str]:
+    """Yield remarks on datasets and classes that are named as splits, and on datasets with nearly the same name."""
+    for twins in near_twins(dataset.name for dataset in datasets):
+        yield f"the datasets {' and '.join(map(shown, twins))} have nearly the same name; join them if they are one"
+    without_split = [dataset.name for dataset in datasets if all(item.role is None for item in dataset.items)]
+    if named := [name for names in named_as_splits(without_split).values() for name in names]:
+        are = f"dataset {shown(named[0])} is" if len(named) == 1 else f"datasets {' and '.join(map(shown, named))} are"
+        yield f"{are} named as a split but divided by classes; to keep the split, give the folder above {named[0]!r}"
+    for dataset in datasets:
+        labels = named_as_splits(dataset.labels).get("", [])
+        if len(labels) > 1:
+            yield f"dataset {dataset.name!r}: {' and '.join(map(shown, labels))} are read as classes, not as splits"
 
 
 def _parse(text: str) -> tuple[str | None, str | None, str]:

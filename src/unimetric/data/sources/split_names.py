@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from collections.abc import Iterable
 
 SPLIT_NAMES: dict[str, tuple[str, ...]] = {
     "train": ("train", "training", "trainval", "trn"),
@@ -42,3 +44,16 @@ def split_role(text: str) -> str | None:
     """
     parts = split_parts(text)
     return parts[1] if parts and not parts[0] else None
+
+
+def named_as_splits(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the names that look like splits, by their common part: where that is empty one is enough, else two roles.
+
+    >>> named_as_splits(["Test", "cars_train", "cars_test", "test_bench"])
+    {'': ['Test'], 'cars': ['cars_train', 'cars_test']}
+    """
+    groups: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for name in names:
+        if parts := split_parts(name.rpartition("/")[2]):
+            groups[parts[0]][name] = parts[1]
+    return {rest: list(found) for rest, found in groups.items() if not rest or len(set(found.values())) > 1}
