@@ -14,7 +14,7 @@ from unimetric.cli import main
 from unimetric.config import read_options
 from unimetric.errors import UserError
 from unimetric.packaged_configs import config_path
-from unimetric.studies.reading import read_file
+from unimetric.studies.matrix_file import read_matrix
 from unimetric.yaml_files import read_yaml
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -73,7 +73,7 @@ def test_is_refused_in_one_line(case: str, tmp_path: Path, capsys: pytest.Captur
     assert words in said and str(path) in said
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError) as caught:
-        read_file(path)
+        read_matrix(path)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 2000
 
 

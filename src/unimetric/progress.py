@@ -1,4 +1,4 @@
-"""Progress bars on the terminal, for everything longer than two seconds."""
+"""Status lines and progress bars on standard error; standard output is left to results."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ from rich.progress import (
 T = TypeVar("T")
 
 console = Console(stderr=True)
-"""Everything said to a person goes to standard error; standard output is for results."""
+"""The console on standard error."""
 
 
-def say(text: str, style: str | None = None) -> None:
-    """Tell a person one line, as it is: names that look like markup stay what they are, and nothing is wrapped."""
+def log_status(text: str, style: str | None = None) -> None:
+    """Print one line to standard error, without wrapping it and without reading markup in it."""
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
+say = log_status
+
+
 def progress_bar(disable: bool = False) -> Progress:
-    """A bar with the count, the time spent and the time left, on standard error."""
+    """Return a progress bar on standard error with a count, the time spent and the time left."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

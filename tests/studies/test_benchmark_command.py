@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Any, BinaryIO
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from toy_runs import OPTIONS, make_images, one_thread, read_json, start, unimetric
 
@@ -41,12 +43,12 @@ def matrix(path: Path, entries: dict[str, Any], **training: Any) -> Path:
 
 
 class InThisProcess:
-    """In place of `subprocess.Popen`: the command runs in this process, because starting one takes seconds."""
+    """A stand-in for `subprocess.Popen` that runs the command in this process, since starting one takes seconds."""
 
     def __init__(self, command: list[str], *, stdout: BinaryIO, **options: Any) -> None:
-        assert command[:3] == [sys.executable, "-m", "unimetric"]
+        assert command[:3] == [sys.executable, "-m", "unimetric.studies.process"]
         with io.TextIOWrapper(stdout, write_through=True) as log, redirect_stdout(log), redirect_stderr(log):
-            self.code = unimetric(*command[3:])
+            self.code = unimetric(*command[4:])
 
     def poll(self) -> int:
         return self.code
@@ -166,43 +168,90 @@ def watching(log: Path, text: str, act: Callable[[], None]) -> Iterator[None]:
 
 
 def killed(command: list[str], **options: Any) -> Any:
-    """In place of `subprocess.Popen`: a process with the same options that dies at once."""
+    """A stand-in for `subprocess.Popen`: a process with the same options that dies at once."""
     return POPEN(["sh", "-c", "kill -KILL $$"], **options)
+
+
+def waiting(command: list[str], **options: Any) -> Any:
+    """A stand-in for `subprocess.Popen`: a process that ends with 130 at SIGTERM, and asks this one to stop."""
+    return POPEN(["sh", "-c", f"trap 'exit 130' TERM; kill -INT {os.getpid()}; while :; do sleep 0.1; done"], **options)
 
 
 def last_epoch(log: Path) -> int:
     return int(re.findall(r"epoch (\d+),", log.read_text())[-1])
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="children are told of their parent's death on Linux only")
-def test_a_benchmark_that_was_stopped_goes_on(
+def test_a_stopped_benchmark_waits_for_its_run_and_a_second_one_is_refused(
+    images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["benchmark", matrix(tmp_path / "toy.yaml", {"linear": LINEAR}), *images, "--out", tmp_path / "out"]
+    monkeypatch.setattr(subprocess, "Popen", waiting)
+    before = signal.getsignal(signal.SIGTERM)
+    assert unimetric(*command) == 130
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert "nothing is lost; run the same command again to go on" in capsys.readouterr().err
+    assert (tmp_path / "out/table.md").is_file()
+
+    with FileLock(tmp_path / "out/.lock"):
+        assert unimetric(*command) == 2
+    assert "another benchmark is running there: wait for it, stop it" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_run_that_was_cut_off_is_resumed_and_one_that_was_killed_is_named(
+    images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["benchmark", matrix(tmp_path / "toy.yaml", {"linear": LINEAR}), *images, "--out", tmp_path / "out"]
+    run, log = tmp_path / "out/linear/all/seed-0", tmp_path / "out/linear/all/seed-0.log"
+    assert unimetric(*command) == 0
+    expected = read_json(run / "metrics.json")
+    (run / "metrics.json").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", killed)
+        assert unimetric(*command) == 1
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "linear, seed 0: resumed" in printed
+    assert "failed: linear, seed 0: ended by SIGKILL, perhaps for lack of memory" in printed
+    assert unimetric(*command) == 0
+    assert log.read_text().count("--resume") == 2
+    assert read_json(run / "metrics.json")["separate"] == expected["separate"]
+
+
+def test_options_that_this_version_does_not_have_are_no_other_options(
+    finished: tuple[Path, Path], images: list[Path], tmp_path: Path, in_this_process: None
+) -> None:
+    path, out = finished
+    shutil.copytree(out, copy := tmp_path / "out")
+    for file in [*copy.glob("*/*/*/config.yaml"), *copy.glob("*/*/*.yaml")]:
+        values = yaml.safe_load(file.read_text())
+        values["training"]["gone"] = 1
+        del values["evaluation"]["ks"]
+        file.write_text(yaml.safe_dump(values | {"gone": {"x": 1}}))
+    before = {file: file.stat().st_mtime_ns for file in copy.glob("*/*/*/metrics.json")}
+    assert unimetric("benchmark", path, *images, "--out", copy) == 1  # for the run that fails
+    assert {file: file.stat().st_mtime_ns for file in copy.glob("*/*/*/metrics.json")} == before
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals a child when its parent dies")
+def test_a_benchmark_that_was_killed_goes_on(
     images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, out = matrix(tmp_path / "toy.yaml", {"linear": LINEAR}, epochs=40), tmp_path / "out"
     command, log = ["benchmark", path, *images, "--out", out], out / "linear/all/seed-0.log"
 
-    # The benchmark itself is killed: its run saves and ends, and holds the lock until then.
+    # The benchmark itself is killed: its run saves and ends.
     process = start(*command)
     wait_for(log, "epoch 3,", lambda: process.poll() is None)
     assert unimetric(*command) == 2
-    assert f"another benchmark is running there (process {process.pid})" in capsys.readouterr().err
+    assert "another benchmark is running there" in capsys.readouterr().err
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=120)
 
-    # The run is killed: it has failed, and the benchmark says by what.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subprocess, "Popen", killed)
-        assert unimetric(*command) == 1
-    said = " ".join(capsys.readouterr().err.split())
-    assert "linear, seed 0: going on" in said
-    assert "failed: linear, seed 0: ended by SIGKILL, perhaps for lack of memory" in said
-    assert log.read_text().count("nothing is lost") == 1
-
-    # Ctrl-C: the run saves, and goes on from there the next time.
+    # Ctrl-C: the run waits for the first one to end, goes on, and saves.
+    wait_for(log, "nothing is lost")
     with watching(log, f"epoch {last_epoch(log) + 2},", lambda: os.kill(os.getpid(), signal.SIGINT)):
         assert unimetric(*command) == 130
-    said = " ".join(capsys.readouterr().err.split())
-    assert "unimetric: stopped, nothing is lost; run the same command again to go on" in said
     assert log.read_text().count("nothing is lost") == 2
 
     monkeypatch.setattr(subprocess, "Popen", InThisProcess)
@@ -236,7 +285,7 @@ def test_no_choice_without_all_of_its_runs(
     monkeypatch.setattr(subprocess, "Popen", killed)
     assert unimetric("benchmark", matrix(tmp_path / "toy.yaml", entries), *images, "--out", tmp_path / "out") == 1
     said = " ".join(capsys.readouterr().err.split())
-    why = "the choice waits for what failed (learning_rate 1e-09; learning_rate 0.001): mend that, or take it out"
+    why = "the choice waits for failed runs (learning_rate 1e-09; learning_rate 0.001): fix those, or take them out"
     assert f"failed: linear, seed 0: not started: {why}" in said
     assert f"failed: other, seed 0: not started: {why}" in said
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from unimetric.studies.collect import MEMORY, PARAMETERS, SECONDS, Row, _joined, summarise
-from unimetric.studies.report import _machine
+from unimetric.studies.collect import MEMORY, PARAMETERS, RATIO, SECONDS, Row, _joined, add_ratios, summarise
+from unimetric.studies.results import _machine
 from unimetric.studies.tables import _count, latex, latex_escape, make_grid, markdown, print_grid, rows_csv
 
 COLUMNS = ["birds", "R&D_1 | 50 %", "harmonic", "unified", PARAMETERS, SECONDS, MEMORY]
@@ -71,6 +71,17 @@ def test_the_machine_is_the_gpu_where_there_is_one() -> None:
     machine = {"gpu": None, "processor": "some CPU", "threads": 2, "precision": "bf16", "torch": "2.6"}
     assert _machine(machine) == "some CPU, 2 threads, bf16, torch 2.6"
     assert _machine(machine | {"gpu": "some GPU"}) == "some GPU, 2 threads, bf16, torch 2.6"
+
+
+def test_specialists_parameters_are_divided_by_each_rows_own() -> None:
+    def trained(name: str, *parameters: float) -> Row:
+        return Row(name, name, tuple(range(len(parameters))), (0, 1), {PARAMETERS: list(parameters)})
+
+    rows = [trained("frozen", 0.0), trained("PUMA", 2.5e6, 2.5e6), trained("eight", 172.5e6), trained("to come")]
+    ratios = {row.name: row.values[RATIO] for row in add_ratios(rows, {"eight"})}
+    assert ratios == {"frozen": [], "PUMA": [69.0, 69.0], "eight": [1.0], "to come": []}
+    assert dict(make_grid(add_ratios(rows, {"eight"}), [RATIO]).rows)["PUMA"][0].text == "69.0"
+    assert add_ratios(rows, {"to come"}) == add_ratios(rows, set()) == rows
 
 
 def test_markdown() -> None:

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 import unimetric
 from unimetric.completion import typed_config
 from unimetric.errors import UserError
-from unimetric.studies.plan import Plan, absolute_source, make_plan, merge
+from unimetric.studies.matrix_file import merge, read_matrix
+from unimetric.studies.names import absolute_source
+from unimetric.studies.plan import Plan, make_plan
 from unimetric.training.build import check_options
 
 CONFIGS = sorted((Path(unimetric.__file__).parent / "configs/benchmark").glob("*.yaml"))
@@ -26,7 +28,7 @@ MINI_EIGHT = ["birds", "cards", "cars", "fashion", "flowers", "food", "furniture
 def plan_of(tmp_path: Path, datasets: tuple[str, ...] = ("a", "b", "c"), **parts: Any) -> Plan:
     path = tmp_path / "matrix.yaml"
     path.write_text(yaml.safe_dump({"axes": {"method": {"one": {}}}, **parts}, sort_keys=False))
-    return make_plan(path, ["somewhere"], check=typed_config, dataset_names=lambda sources: datasets)
+    return make_plan(read_matrix(path), ["somewhere"], typed_config, lambda sources: datasets)
 
 
 nested_options = st.recursive(
@@ -135,11 +137,11 @@ def test_each_model_of_leave_one_out_chooses_without_the_one_left_out(tmp_path: 
     ("parts", "words"),
     [
         ({"axis": {}}, "unknown option 'axis'; did you mean 'axes'"),
-        ({"axes": {}}, "no benchmark: it has no axes"),
-        ({"axes": {"m": {}}}, "axes: m: has {} where entries should stand"),
+        ({"axes": {}}, "not a benchmark: it has no axes"),
+        ({"axes": {"m": {}}}, "axes: m: has {} where entries belong"),
         ({"axes": {"m": {"x": {"modell": {}}}}}, "m: x: has an unknown option 'modell'; did you mean 'model'"),
         ({"axes": {"m": {"x": {"model": {"methd": "lora"}}}}}, "unknown option 'methd'; did you mean 'method'"),
-        ({"axes": {"m": {"x": {"model": ["lora"]}}}}, r"model: has \['lora'\] where options should stand"),
+        ({"axes": {"m": {"x": {"model": ["lora"]}}}}, r"model: has \['lora'\] where options belong"),
         ({"axes": {"m": {"x": {"training": {"steps": "many"}}}}}, "--training.steps is 'many': expected"),
         ({"axes": {"m": {"x": {"training": {"steps": 0}}}}}, "--training.steps is 0: use 1 or more"),
         ({"axes": {"m": {"x": {"datasets": "every"}}}}, "datasets is 'every'; valid: all, each, leave-one-out"),
@@ -176,7 +178,7 @@ def test_a_name_given_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "matrix.yaml"
     path.write_text("axes:\n  m:\n    x: {}\n    x: {}\n")
     with pytest.raises(UserError, match=r"matrix\.yaml, line 4 is not YAML: 'x' is there twice"):
-        make_plan(path, ["somewhere"], dataset_names=lambda sources: ["a"])
+        make_plan(read_matrix(path), ["somewhere"], typed_config, lambda sources: ["a"])
 
 
 def test_words_and_numbers_of_yaml(tmp_path: Path) -> None:
@@ -184,7 +186,7 @@ def test_words_and_numbers_of_yaml(tmp_path: Path) -> None:
     path.write_text(
         "base: {evaluation: {classes: test}, training: {learning_rate: 1e-5}}\naxes: {m: {no: {}, off: {}}}\n"
     )
-    plan = make_plan(path, ["somewhere"], dataset_names=lambda sources: ["a"])
+    plan = make_plan(read_matrix(path), ["somewhere"], typed_config, lambda sources: ["a"])
     assert [entry.name for entry in plan.entries] == ["no", "off"]
     assert plan.run(plan.entries[0], plan.entries[0].models[0], 0, {}).config.training.learning_rate == 1e-5
 
@@ -193,7 +195,7 @@ def test_without_sources(tmp_path: Path) -> None:
     path = tmp_path / "matrix.yaml"
     path.write_text("axes: {m: {x: {}}}\n")
     with pytest.raises(UserError, match=r"matrix.yaml names no sources: name them on the command line"):
-        make_plan(path)
+        make_plan(read_matrix(path), [], typed_config)
 
 
 def test_sources_do_not_depend_on_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +218,7 @@ def test_sources_do_not_depend_on_the_current_folder(tmp_path: Path, monkeypatch
 def test_packaged_benchmarks(path: Path) -> None:
     assert all(word in path.read_text()[:1500] for word in ("Command", "Time", f"unimetric benchmark {path.stem} "))
     datasets = BIG_EIGHT if path.stem.startswith("paper") else MINI_EIGHT
-    plan = make_plan(path, ["somewhere"], check=typed_config, dataset_names=lambda sources: datasets)
+    plan = make_plan(read_matrix(path), ["somewhere"], typed_config, lambda sources: datasets)
     for entry in plan.entries:
         run = plan.run(entry, entry.models[0], entry.seeds[0], (entry.candidates or ({},))[0])
         check_options(run.config)

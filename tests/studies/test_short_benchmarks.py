@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,8 +36,17 @@ def test_the_rows_of_the_committed_result(name: str, short_forms: dict[str, Any]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_options_exist(name: str, short_forms: dict[str, Any], tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--help"]
-    known = subprocess.run(command, capture_output=True, text=True, check=True).stdout.replace(",", " ").split()
+def test_its_options_exist(
+    name: str,
+    short_forms: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
+    known = capsys.readouterr().out.replace(",", " ").split()
     given = [argument for argument in short_forms[name].arguments(tmp_path) if argument.startswith("--")]
     assert [option for option in given if option not in known and f"[{option}" not in known] == []

@@ -11,23 +11,24 @@ from unimetric.config import run_config
 from unimetric.errors import UserError
 from unimetric.files import check_writable
 from unimetric.studies.execute import Failure, execute, listed
+from unimetric.studies.matrix_file import read_matrix
 from unimetric.studies.plan import Check, Plan, make_plan
 from unimetric.studies.process import Stopped
-from unimetric.studies.report import write_report
+from unimetric.studies.results import write_report
 from unimetric.studies.state import Folder, State
 from unimetric.studies.tables import Grid
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a benchmark ended.
+    """Result of a benchmark.
 
     Args:
-        title: Of the table.
-        grid: The table, as far as it goes.
-        notes: What to know about it.
+        title: The table's title.
+        grid: The table of the finished runs.
+        notes: The notes below the table.
         failures: The runs that failed.
-        stopped: Whether it was interrupted.
+        stopped: True after Ctrl-C or SIGTERM.
     """
 
     title: str
@@ -38,16 +39,16 @@ class Outcome:
 
 
 def run_benchmark(path: Path, sources: Sequence[str], out: Path, *, check: Check = run_config) -> Outcome:
-    """Run what is not done yet; the tables are rewritten after every run.
+    """Run everything that is not done; the tables are rewritten after every run.
 
     Args:
         path: The benchmark's YAML file.
         sources: As in `DataConfig.sources`, instead of the file's.
         out: The folder for runs and tables.
-        check: How options become a configuration.
+        check: Makes a configuration of options.
 
     Raises:
-        UserError: the file, an entry or a source is bad, or the folder holds runs of other options.
+        UserError: the file, an entry or a source is bad, or the folder holds runs with other options.
     """
     plan, folder = _prepare(path, sources, out, check)
     _check_options(plan)
@@ -65,7 +66,7 @@ def run_benchmark(path: Path, sources: Sequence[str], out: Path, *, check: Check
 def list_benchmark(
     path: Path, sources: Sequence[str], out: Path, *, check: Check = run_config
 ) -> list[tuple[str, State]]:
-    """Every run of a benchmark with its state; nothing is run or written, and torch is not imported.
+    """List every run of a benchmark with its state; nothing is run or written, and torch is not imported.
 
     Raises:
         UserError: as for `run_benchmark`, apart from options of methods and losses, which need torch to be checked.
@@ -74,7 +75,7 @@ def list_benchmark(
 
 
 def _prepare(path: Path, sources: Sequence[str], out: Path, check: Check) -> tuple[Plan, Folder]:
-    return make_plan(path, sources, check=check), Folder(out)
+    return make_plan(read_matrix(path), sources, check), Folder(out)
 
 
 def _write(plan: Plan, folder: Folder) -> None:
@@ -82,18 +83,16 @@ def _write(plan: Plan, folder: Folder) -> None:
 
 
 def _check_options(plan: Plan) -> None:
-    # Here, because it imports torch.
+    # Imports torch.
     from unimetric.training.build import check_options
 
-    for entry in plan.entries:
-        for model in entry.models:
-            for candidate in plan.chooser(entry, model)[0].candidates or ({},):
-                with _naming(f"{plan.file.path}, {entry.name}"):
-                    check_options(plan.run(entry, model, entry.seeds[0], candidate).config)
+    for run in plan.checked_runs():
+        with _origin(f"{plan.file.path}, {run.entry}"):
+            check_options(run.config)
 
 
 @contextmanager
-def _naming(origin: str) -> Iterator[None]:
+def _origin(origin: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:

@@ -1,11 +1,11 @@
-"""From the finished runs of a benchmark to the rows of its table."""
+"""Rows of a benchmark's table, from its finished runs."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unimetric.studies.plan import Entry, Plan, Run
@@ -13,11 +13,12 @@ from unimetric.studies.state import Folder
 
 HARMONIC, UNIFIED = "harmonic", "unified"
 PARAMETERS, SECONDS, MEMORY = "trainable parameters", "training seconds", "peak memory bytes"
+RATIO = "specialists' trained parameters ÷ this"
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A value over seeds.
+    """Mean and deviation of a value over seeds.
 
     Args:
         mean: The mean.
@@ -31,7 +32,7 @@ class Summary:
 
 
 def summarise(values: Sequence[float]) -> Summary | None:
-    """Mean and sample standard deviation; None of no values.
+    """Return mean and sample standard deviation, or None if there are no values.
 
     >>> summarise([1.0, 2.0, 3.0])
     Summary(mean=2.0, deviation=1.0, count=3)
@@ -46,12 +47,12 @@ class Row:
     """A row of the table.
 
     Args:
-        name: The entry's, with a remark where the entry has two rows.
+        name: The entry's name, with a remark if the entry has two rows.
         entry: The entry's name.
-        seeds: The seeds that are complete.
-        planned: The seeds that there shall be.
-        values: By column, one value per complete seed. Recall@1 runs from 0 to 1; a dataset's name is its column.
-        runs: What the values are from.
+        seeds: The complete seeds.
+        planned: All planned seeds.
+        values: By column, one value per complete seed. Recall@1 is in [0, 1]; a dataset's name is its column.
+        runs: The runs that the values come from.
     """
 
     name: str
@@ -62,22 +63,49 @@ class Row:
     runs: tuple[Run, ...] = ()
 
     def summary(self, column: str) -> Summary | None:
-        """The column's value over seeds."""
+        """Return the column's mean and deviation over seeds; None without values."""
         return summarise(self.values.get(column, []))
 
 
-def columns(plan: Plan) -> list[str]:
-    """The columns, in order: the datasets, harmonic mean, unified, and the costs."""
-    return [*plan.datasets, HARMONIC, UNIFIED, PARAMETERS, SECONDS, MEMORY]
+def columns(plan: Plan, rows: Sequence[Row]) -> list[str]:
+    """Return the columns in order: datasets, harmonic mean, unified, and costs; `RATIO` if a row has it."""
+    ratio = [RATIO] if any(row.values.get(RATIO) for row in rows) else []
+    return [*plan.datasets, HARMONIC, UNIFIED, PARAMETERS, *ratio, SECONDS, MEMORY]
 
 
 def collect(plan: Plan, folder: Folder) -> list[Row]:
-    """The rows of all entries, as far as their runs are done; in the order of the plan.
+    """Return the rows of all entries in the plan's order, with the runs that are done.
 
     Raises:
         UserError: a ``metrics.json`` is damaged.
     """
-    return [row for entry in plan.entries for row in _rows(plan, folder, entry)]
+    rows = [row for entry in plan.entries for row in _rows(plan, folder, entry)]
+    specialists = {entry.name for entry in plan.entries if _is_specialist(entry)}
+    return add_ratios(rows, specialists)
+
+
+def _is_specialist(entry: Entry) -> bool:
+    """Return whether an entry has one fully fine-tuned model per dataset."""
+    return entry.mode == "each" and entry.values.get("model", {}).get("method") == "full"
+
+
+def add_ratios(rows: Sequence[Row], specialists: Collection[str]) -> list[Row]:
+    """Add `RATIO`: the trained parameters of all dataset-specific models together, divided by a row's own.
+
+    Args:
+        rows: All rows.
+        specialists: The entries with a fully fine-tuned model per dataset; the first complete one counts.
+
+    Returns:
+        The rows; unchanged if no such entry is complete, and without a value where a row trains no parameters.
+    """
+    total = next((row.values[PARAMETERS][0] for row in rows if row.entry in specialists and row.seeds), None)
+    if total is None:
+        return list(rows)
+    return [
+        replace(row, values=row.values | {RATIO: [total / own for own in row.values.get(PARAMETERS, []) if own]})
+        for row in rows
+    ]
 
 
 def _rows(plan: Plan, folder: Folder, entry: Entry) -> list[Row]:
@@ -103,7 +131,7 @@ def _rows(plan: Plan, folder: Folder, entry: Entry) -> list[Row]:
             if metrics is not None:
                 own = _values(metrics)
                 costs = _joined(by_dataset, [member for _, member in measured], entry.mode)
-                # The ensemble was trained as its members were; what measuring it took is its own.
+                # Training costs are those of the members; memory is that of the ensemble's own evaluation.
                 own |= {name: costs[name] for name in (PARAMETERS, SECONDS) if name in costs}
                 ensemble.add(seed, [together], own)
     return [main.row(), ensemble.row()] if entry.mode == "each" and len(entry.models) > 1 else [main.row()]
@@ -136,7 +164,7 @@ class _Builder:
 
 
 def _values(metrics: dict[str, Any]) -> dict[str, float]:
-    """The columns of one run; what it does not have is left out."""
+    """Return the columns that a run has."""
     values = {name: scores["recall@1"] for name, scores in metrics["separate"].items()}
     values |= {part: metrics[part]["recall@1"] for part in (HARMONIC, UNIFIED) if metrics.get(part)}
     return values | _costs(metrics)
@@ -152,10 +180,10 @@ def _costs(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def _joined(datasets: Sequence[str | None], measured: Sequence[dict[str, Any]], mode: str) -> dict[str, float]:
-    """Each dataset's separate number from its model, and their harmonic mean; there is no joint gallery of models.
+    """Join each dataset's separate number from its own model, and add their harmonic mean.
 
-    Parameters and time of dataset-specific models are summed up, because all of them are needed; of models that
-    leave a dataset out, they are those of one, on average. The memory is the most that one of them took.
+    Parameters and time are summed over dataset-specific models, since all of them are needed, and averaged over
+    models that leave a dataset out. Memory is the largest of one model.
     """
     values: dict[str, float] = {}
     for dataset, metrics in zip(datasets, measured, strict=True):

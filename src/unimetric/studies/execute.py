@@ -1,4 +1,4 @@
-"""Run what a plan has to do: skip what is done, resume what was cut off, go on after a failure."""
+"""Execution of a plan: finished runs are skipped, interrupted ones resumed, and a failure does not stop the rest."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unimetric.files import make_folder, write_text
-from unimetric.progress import say
-from unimetric.studies.lock import locked
-from unimetric.studies.plan import Entry, Model, Plan, Run, words
-from unimetric.studies.process import Commands, command_line
+from unimetric.progress import log_status
+from unimetric.studies.names import describe_values
+from unimetric.studies.plan import Entry, Model, Plan, Run
+from unimetric.studies.process import RunProcesses, command_line
 from unimetric.studies.state import Folder, State, options_text, runs_of
 
 
@@ -22,8 +22,8 @@ class Failure:
 
     Args:
         run: Its name.
-        reason: The last line that it said.
-        log: Everything that it said; None where it could not be started.
+        reason: The last line of its output.
+        log: The file with its output; None if it was not started.
     """
 
     run: str
@@ -32,46 +32,44 @@ class Failure:
 
 
 def execute(plan: Plan, folder: Folder, after_each: Callable[[], None]) -> list[Failure]:
-    """Run everything that is not done.
-
-    All runs of the first seed come before those of the second, so that a table is soon complete.
+    """Run everything that is not done, all entries of the first seed before the second seed.
 
     Args:
-        plan: What to run.
-        folder: Where.
+        plan: The runs.
+        folder: Their folder.
         after_each: Called after every run that succeeded.
 
     Returns:
         The runs that failed; the others are done.
 
     Raises:
-        UserError: a folder holds a run of other options, or another benchmark is running there.
-        Stopped: Ctrl-C or SIGTERM; the run under way has saved.
+        UserError: a folder holds a run with other options, or another benchmark is running there.
+        Stopped: Ctrl-C or SIGTERM; the current run has saved.
     """
     make_folder(folder.out)
-    with locked(folder.out) as lock, Commands(lock) as commands:
-        return _Execution(plan, folder, commands, after_each).run()
+    with RunProcesses(folder.out) as processes:
+        return _Execution(plan, folder, processes, after_each).run()
 
 
 def listed(plan: Plan, folder: Folder) -> list[tuple[str, State]]:
-    """Every run by name with its state; of runs that wait for a choice, one line per model.
+    """List every run by name with its state; runs that wait for a choice have one line per model and seed.
 
     Raises:
-        UserError: a folder holds a run of other options.
+        UserError: a folder holds a run with other options.
     """
     lines: list[tuple[str, State]] = []
     for entry in plan.entries:
         lines += [(run.name, folder.state(run)) for run in runs_of(plan, folder, entry)]
         for model in entry.models:
             if folder.chosen(plan, entry, model) is None:
-                name = entry.name if model.name == "all" else f"{entry.name}, {model.name}"
+                name = entry.model_name(model)
                 lines += [(f"{name}, seed {seed}, with the chosen options", "to do") for seed in entry.seeds]
     return lines
 
 
 class _Execution:
-    def __init__(self, plan: Plan, folder: Folder, commands: Commands, after_each: Callable[[], None]) -> None:
-        self.plan, self.folder, self.commands, self.after_each = plan, folder, commands, after_each
+    def __init__(self, plan: Plan, folder: Folder, processes: RunProcesses, after_each: Callable[[], None]) -> None:
+        self.plan, self.folder, self.processes, self.after_each = plan, folder, processes, after_each
         self.failures: dict[str, Failure] = {}
         self.tried: set[str] = set()
 
@@ -79,7 +77,7 @@ class _Execution:
         runs = [run for entry in self.plan.entries for run in runs_of(self.plan, self.folder, entry)]
         states = [self.folder.state(run) for run in runs]
         done = states.count("done")
-        say(f"{self.plan.file.title}: {done} runs are done, {len(states) - done} and what waits for them are to do.")
+        log_status(f"{self.plan.file.title}: {done} of {len(states)} known runs are done.")
         for seed_index in range(max(len(entry.seeds) for entry in self.plan.entries)):
             for entry in self.plan.entries:
                 if seed_index < len(entry.seeds):
@@ -92,20 +90,20 @@ class _Execution:
             self._do(self.plan.ensemble(entry, seed, members))
 
     def _run_model(self, entry: Entry, model: Model, seed: int) -> Run | None:
-        """Choose the model's options and train it; the run, if it is done then."""
+        """Choose the model's options and train it; returns the run, or None if it failed."""
         failed = [trial for trial in self.plan.choice_runs(entry, model) if not self._do(trial)]
         chosen = self.folder.chosen(self.plan, entry, model)
         if chosen is None:
-            name = entry.name if model.name == "all" else f"{entry.name}, {model.name}"
-            values = "; ".join(words(trial.candidate or {}) for trial in failed)
-            reason = f"not started: the choice waits for what failed ({values}): mend that, or take it out of choose"
-            self.failures.setdefault(f"{name}, seed {seed}", Failure(f"{name}, seed {seed}", reason, None))
+            name = f"{entry.model_name(model)}, seed {seed}"
+            values = "; ".join(describe_values(trial.candidate or {}) for trial in failed)
+            reason = f"not started: the choice waits for failed runs ({values}): fix those, or take them out of choose"
+            self.failures.setdefault(name, Failure(name, reason, None))
             return None
         run = self.plan.run(entry, model, seed, chosen)
         return run if self._do(run) else None
 
     def _do(self, run: Run) -> bool:
-        """Bring a run to its end, if it is not there; whether it is now."""
+        """Finish a run unless it is done; returns False if it failed."""
         state = self.folder.state(run)
         if state == "done":
             return True
@@ -115,24 +113,24 @@ class _Execution:
         files = self.folder.files(run)
         make_folder(files.folder.parent)
         if state == "to do" and files.folder.is_dir():
-            # What an evaluation, or a training that was killed before its first step, has left.
+            # Left by an evaluation, or by a training that was killed before its first step.
             shutil.rmtree(files.folder)
         write_text(files.options, options_text(run))
-        say(f"{run.name}: {'going on' if state == 'cut off' else 'started'}, log in {files.log}")
+        log_status(f"{run.name}: {'resumed' if state == 'cut off' else 'started'}, log in {files.log}")
         size = files.log.stat().st_size if files.log.is_file() else 0
-        code = self.commands.run(arguments(run, self.folder, resume=state == "cut off"), files.log)
+        code = self.processes.run(arguments(run, self.folder, resume=state == "cut off"), files.log)
         if code == 0 and files.metrics.is_file():
-            say(f"{run.name}: {_result(self.folder, run)}")
+            log_status(f"{run.name}: {_result(self.folder, run)}")
             self.after_each()
             return True
         failure = Failure(run.name, _reason(files.log, size, code), files.log)
         self.failures[run.name] = failure
-        say(f"{run.name}: failed: {failure.reason} (see {files.log})", style="red")
+        log_status(f"{run.name}: failed: {failure.reason} (see {files.log})", style="red")
         return False
 
 
 def arguments(run: Run, folder: Folder, *, resume: bool = False) -> list[str]:
-    """The command line of a run, after ``unimetric``."""
+    """Return the arguments of a run's command, without ``unimetric``."""
     files = folder.files(run)
     options = ["--config", str(files.options)]
     if run.kind == "train":
@@ -144,7 +142,7 @@ def arguments(run: Run, folder: Folder, *, resume: bool = False) -> list[str]:
 
 
 def command(run: Run, folder: Folder) -> str:
-    """What to type for the same run."""
+    """Return the shell's line that repeats a run."""
     return command_line(arguments(run, folder))
 
 
@@ -157,7 +155,7 @@ def _result(folder: Folder, run: Run) -> str:
 
 
 def _reason(log: Path, start: int, code: int) -> str:
-    """The last line that a failed command said, or the signal that ended it."""
+    """Return the last line of a failed command's output, or the signal that ended it."""
     if code < 0:
         name = signal.Signals(-code).name
         hint = ", perhaps for lack of memory" if name == "SIGKILL" else ""
@@ -165,10 +163,10 @@ def _reason(log: Path, start: int, code: int) -> str:
     with log.open("rb") as file:
         file.seek(start)
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    return next(_last_words(lines), f"exit code {code}")
+    return next(_last_lines(lines), f"exit code {code}")
 
 
-def _last_words(lines: list[str]) -> Iterator[str]:
+def _last_lines(lines: list[str]) -> Iterator[str]:
     # The first line is the command itself.
     for line in reversed(lines[1:]):
         yield line.removeprefix("unimetric: error: ")

@@ -1,17 +1,22 @@
-"""From a name that a person chose to the name of a folder."""
+"""Names of folders, chosen values and sources, as the plan writes them."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 _LONGEST = 60
+_SOURCE = re.compile(r"((?:[^=/\\:]*=)?(?:[A-Za-z][A-Za-z0-9_-]+:)?)(.*)", re.DOTALL)
 
 
 def slug(name: str) -> str:
-    """Small ASCII letters, digits, ``.``, ``_``, ``+`` and ``-``; at most 60 characters, never empty, never hidden.
+    """Return a folder's name: small ASCII letters, digits, ``.``, ``_``, ``+`` and ``-``; 1 to 60 characters.
 
     >>> slug("PUMA, p = 0.5")
     'puma-p-0.5'
@@ -22,7 +27,7 @@ def slug(name: str) -> str:
 
 
 def slugs(names: Iterable[str]) -> dict[str, str]:
-    """The `slug` of every name, no two alike: where one is taken, a part of the name's SHA-256 is appended.
+    """Return a different `slug` for every name; a taken one gets a part of the name's SHA-256.
 
     The first of two names keeps its slug, so adding a name at the end changes no other.
     """
@@ -35,3 +40,35 @@ def slugs(names: Iterable[str]) -> dict[str, str]:
 
 def _hash(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+def describe_values(candidate: Mapping[str, Any]) -> str:
+    """Return options by dotted name in a short form for messages and tables.
+
+    >>> describe_values({"training.learning_rate": 2e-05, "model.options.adapter_drop": 0.2})
+    'learning_rate 2e-05, adapter_drop 0.2'
+    """
+    return ", ".join(f"{name.split('.')[-1]} {_describe(value)}" for name, value in candidate.items())
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def absolute_source(text: str) -> str:
+    """Return a source with an absolute path, ``NAME=`` and ``FORMAT:`` kept; unchanged if no such path exists."""
+    if text != "demo" and _exists(text):
+        return os.path.abspath(Path(text).expanduser())  # noqa: PTH100 - keeps symbolic links
+    match = _SOURCE.fullmatch(text)
+    if match is None or not _exists(match[2]):
+        return text
+    return match[1] + os.path.abspath(Path(match[2]).expanduser())  # noqa: PTH100
+
+
+def _exists(place: str) -> bool:
+    try:
+        return bool(place) and Path(place).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
+        return False

@@ -1,9 +1,10 @@
-"""A run's command as a process of its own, which never outlives the benchmark that started it."""
+"""The process of one run: it never outlives the benchmark that started it, and never shares a folder with another."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import runpy
 import shlex
 import signal
 import subprocess
@@ -13,27 +14,44 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from unimetric.errors import UserError
 from unimetric.files import explain_os_error
 
+_BENCHMARK_LOCK, _RUN_LOCK = ".lock", ".run.lock"
+_PATIENCE_SECONDS = 60.0
 
-class Stopped(Exception):  # noqa: N818 - it is news, not an error
-    """The benchmark was asked to stop, and the run under way has saved what it has."""
+
+class Stopped(Exception):  # noqa: N818 - a request, not an error
+    """The benchmark was asked to stop, and the current run has saved its state."""
 
 
-class Commands:
-    """Runs one command at a time; while active, Ctrl-C and SIGTERM are passed on to it.
+class RunProcesses:
+    """Runs one command at a time. While it is entered, Ctrl-C and SIGTERM are passed on to the command.
 
     Args:
-        lock: A file descriptor that every command holds open.
+        out: The benchmark's folder; no second benchmark may run in it.
+
+    Raises:
+        UserError: on entering, where another benchmark runs in the folder.
     """
 
-    def __init__(self, lock: int) -> None:
-        self._lock = lock
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._lock = FileLock(out / _BENCHMARK_LOCK, timeout=0)
         self._process: subprocess.Popen[bytes] | None = None
         self._previous: dict[signal.Signals, Any] = {}
-        self.stopping = False
+        self._stopping = False
 
-    def __enter__(self) -> Commands:
+    def __enter__(self) -> RunProcesses:
+        with explain_os_error(self._out / _BENCHMARK_LOCK, "open"):
+            try:
+                self._lock.acquire()
+            except Timeout as error:
+                raise UserError(
+                    f"{self._out}: another benchmark is running there: wait for it, stop it, or choose another --out"
+                ) from error
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._on_signal)
         return self
@@ -43,60 +61,62 @@ class Commands:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        self._lock.release()
 
     def run(self, arguments: Sequence[str], log: Path) -> int:
-        """Run ``unimetric ARGUMENTS``, what it says appended to a log; returns its exit code.
+        """Run ``unimetric ARGUMENTS`` with its output appended to a log; returns the exit code.
 
         Raises:
             Stopped: a signal came; the command has ended.
         """
-        self._refuse_to_go_on()
+        self._check_stopped()
         with explain_os_error(log, "write"), log.open("ab") as file:
             file.write(f"$ {command_line(arguments)}\n".encode())
             file.flush()
             self._process = subprocess.Popen(  # noqa: S603 - our own command
-                [sys.executable, "-m", "unimetric", *arguments],
+                [sys.executable, "-m", "unimetric.studies.process", str(self._out / _RUN_LOCK), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "200"},
-                **_tied_to_this_process(self._lock),
+                **_tied_to_this_process(),
             )
-        self._pass_on()  # what came between the check above and the start
+        self._pass_on()  # a signal between the check above and the start
         code = self._process.wait()
         self._process = None
-        self._refuse_to_go_on()
+        self._check_stopped()
         return code
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.stopping = True
+        self._stopping = True
         self._pass_on()
 
     def _pass_on(self) -> None:
-        # It is a process group of its own, so that a Ctrl-C comes once, from here: a second one would not let it save.
-        if self.stopping and self._process is not None and self._process.poll() is None:
+        # The command leads its own process group, so a Ctrl-C reaches it once, from here: a second one would interrupt
+        # its saving.
+        if self._stopping and self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
-    def _refuse_to_go_on(self) -> None:
-        if self.stopping:
+    def _check_stopped(self) -> None:
+        if self._stopping:
             raise Stopped
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """What to type for the same."""
+    """The shell's line for a command, quoted."""
     return shlex.join(["unimetric", *arguments])
 
 
-def _tied_to_this_process(lock: int) -> dict[str, Any]:
-    """Popen's arguments for a child in a group of its own that is told to save and end when this process dies."""
-    tied: dict[str, Any] = {"start_new_session": True, "pass_fds": (lock,)}
+def _tied_to_this_process() -> dict[str, Any]:
+    """Popen's arguments for a child in its own process group that saves and ends when this process dies."""
+    tied: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "linux":
-        tied["preexec_fn"] = _death_signal(os.getpid())
+        tied["preexec_fn"] = _request_death_signal(os.getpid())
     return tied
 
 
-def _death_signal(parent: int) -> Callable[[], None]:
-    """What the child calls before it becomes the command: Linux sends it SIGTERM at its parent's death."""
+def _request_death_signal(parent: int) -> Callable[[], None]:
+    """Return what the child calls before it becomes the command: Linux sends it SIGTERM when its parent dies."""
     libc = ctypes.CDLL(None, use_errno=True)
 
     def prepare() -> None:
@@ -106,3 +126,17 @@ def _death_signal(parent: int) -> Callable[[], None]:
             os.kill(os.getpid(), signal.SIGTERM)
 
     return prepare
+
+
+def _run_command(lock: str, arguments: Sequence[str]) -> None:
+    """Become ``unimetric ARGUMENTS`` once the run of a benchmark that was killed here has saved."""
+    try:
+        with FileLock(lock, timeout=_PATIENCE_SECONDS):
+            sys.argv = ["unimetric", *arguments]
+            runpy.run_module("unimetric", run_name="__main__", alter_sys=True)
+    except Timeout:
+        sys.exit(f"unimetric: error: another run still holds {lock}: wait for it, or stop it")
+
+
+if __name__ == "__main__":
+    _run_command(sys.argv[1], sys.argv[2:])

@@ -1,4 +1,4 @@
-"""What a benchmark's folder holds: which runs are done, cut off or to do, and which options were chosen."""
+"""State of a benchmark's folder: the runs that are done, cut off or to do, and the chosen options."""
 
 from __future__ import annotations
 
@@ -10,31 +10,29 @@ from typing import Any, Literal
 
 import yaml
 
-from unimetric.config import RunConfig, read_options, run_config
+from unimetric.config import RunConfig, run_config
 from unimetric.errors import UserError
-from unimetric.studies.plan import Entry, Model, Plan, Run, words
+from unimetric.studies.names import describe_values
+from unimetric.studies.plan import Entry, Model, Plan, Run
+from unimetric.yaml_files import read_yaml
 
 State = Literal["done", "cut off", "to do"]
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Where a run's files lie.
-
-    ``folder`` is what the command writes; beside it are the options that it is given (``.yaml``), and what it says
-    (``.log``).
-    """
+    """Paths of a run: its folder, and beside it the command's options (``.yaml``) and output (``.log``)."""
 
     folder: Path
 
     @property
     def options(self) -> Path:
-        """The options that the command is given."""
+        """The command's options."""
         return self.folder.with_name(f"{self.folder.name}.yaml")
 
     @property
     def log(self) -> Path:
-        """What the command said."""
+        """The command's output."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
     @property
@@ -44,7 +42,7 @@ class RunFiles:
 
     @property
     def started(self) -> Path:
-        """The configuration that a training was started with."""
+        """The configuration of a training that has started."""
         return self.folder / "config.yaml"
 
 
@@ -59,11 +57,11 @@ class Folder:
     out: Path
 
     def files(self, run: Run) -> RunFiles:
-        """The files of a run."""
+        """Return the paths of a run."""
         return RunFiles(self.out / run.folder)
 
     def metrics(self, run: Run) -> dict[str, Any] | None:
-        """The run's ``metrics.json``; None where it is not done.
+        """Return the run's ``metrics.json``; None if it is not done.
 
         Raises:
             UserError: the file is damaged.
@@ -74,36 +72,36 @@ class Folder:
         try:
             metrics = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(metrics["separate"], dict):
-                raise TypeError("separate is no mapping")  # noqa: TRY301 - one message for all damage
+                raise TypeError("separate is not a mapping")  # noqa: TRY301 - one message for all damage
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise UserError(f"{path} is damaged ({error}): delete {path.parent}, and the run is made again") from error
+            raise UserError(f"{path} is damaged ({error}): delete {path.parent} to repeat the run") from error
         return dict(metrics)
 
     def state(self, run: Run) -> State:
-        """How far the run is.
+        """Return the state of a run.
 
         Raises:
-            UserError: what is there was made with other options.
+            UserError: the run in the folder has other options.
         """
         files = self.files(run)
         done = files.metrics.is_file()
         made_with = files.started if run.kind == "train" else files.options
         if (done or run.kind == "train") and made_with.is_file():
-            _refuse_other_options(run, files, run_config(read_options(made_with), str(made_with)))
+            _refuse_other_options(run, files, _read_known_options(made_with))
         if done and not self._is_outdated(run):
             return "done"
         return "cut off" if run.kind == "train" and files.started.is_file() else "to do"
 
     def _is_outdated(self, run: Run) -> bool:
-        """Whether an ensemble was measured before one of its members was made anew."""
+        """Return whether a member of an ensemble is newer than its measurement."""
         measured = self.files(run).metrics.stat().st_mtime_ns
         members = [self.out / member / "metrics.json" for member in run.members]
         return any(not path.is_file() or path.stat().st_mtime_ns > measured for path in members)
 
     def chosen(self, plan: Plan, entry: Entry, model: Model) -> dict[str, Any] | None:
-        """The options chosen for a model: none where nothing is to choose; None while runs to choose by are missing.
+        """Return the options chosen for a model; None while a run to choose by is missing.
 
-        The best harmonic Recall@1 on validation classes wins; of equals, the one that the file names first.
+        The best harmonic Recall@1 on validation classes wins; of equals, the file's first.
         """
         runs = plan.choice_runs(entry, model)
         scores = self.choice_scores(runs)
@@ -113,20 +111,17 @@ class Folder:
         return {} if best is None else dict(runs[best].candidate or {})
 
     def choice_scores(self, runs: list[Run]) -> list[float | None]:
-        """Harmonic Recall@1 of every run, None where it is not done."""
+        """Return the harmonic Recall@1 of every run; None for one that is not done."""
         measured = [self.metrics(run) for run in runs]
         return [None if metrics is None else float(metrics["harmonic"]["recall@1"]) for metrics in measured]
 
 
 def runs_of(plan: Plan, folder: Folder, entry: Entry) -> Iterator[Run]:
-    """The runs of an entry that can be told so far: runs to choose by, and the others once the choice is made."""
+    """Yield the known runs of an entry: those to choose by, and the others once the choice is made."""
     chosen: dict[str, dict[str, Any] | None] = {}
-    listed: set[str] = set()
     for model in entry.models:
         if entry.choose_like is None:
-            for run in plan.choice_runs(entry, model):
-                listed.add(run.folder)
-                yield run
+            yield from plan.choice_runs(entry, model)
         chosen[model.name] = folder.chosen(plan, entry, model)
     for seed in entry.seeds:
         members = [
@@ -140,8 +135,21 @@ def runs_of(plan: Plan, folder: Folder, entry: Entry) -> Iterator[Run]:
 
 
 def options_text(run: Run) -> str:
-    """The text of the options file that the run's command is given."""
+    """Return the content of the options file for the run's command."""
     return yaml.safe_dump(asdict(run.config), sort_keys=False, allow_unicode=True)
+
+
+def _read_known_options(path: Path) -> RunConfig:
+    """Read a run's options; an option that this version does not have is ignored, a new one has its default."""
+    values = read_yaml(path)
+    if not isinstance(values, Mapping):
+        raise UserError(f"{path} holds no options: delete its folder to repeat the run")
+    kept = {
+        section: {name: value for name, value in values[section].items() if name in known}
+        for section, known in asdict(RunConfig()).items()
+        if isinstance(values.get(section), Mapping)
+    }
+    return run_config(kept, str(path))
 
 
 def _refuse_other_options(run: Run, files: RunFiles, found: RunConfig) -> None:
@@ -155,7 +163,7 @@ def _refuse_other_options(run: Run, files: RunFiles, found: RunConfig) -> None:
 
 
 def _deciding(config: RunConfig) -> dict[str, Any]:
-    """Options by dotted name, without those that say where the computation runs."""
+    """Return options by dotted name, without those of the device and its workers."""
     sections: Mapping[str, Mapping[str, Any]] = asdict(config)
     return {
         f"{section}.{name}": value
@@ -167,18 +175,18 @@ def _deciding(config: RunConfig) -> dict[str, Any]:
 
 
 def describe_choice(plan: Plan, folder: Folder, entry: Entry, model: Model) -> str | None:
-    """One line about what was chosen and from what; None where nothing was."""
+    """Describe a choice and its alternatives in one line; None if nothing was chosen."""
     chosen = folder.chosen(plan, entry, model)
     runs = plan.choice_runs(entry, model)
     if not chosen:
         return None
     if entry.choose_like:
-        return f"{entry.name}: {words(chosen)}, as chosen for {entry.choose_like}"
+        return f"{entry.name}: {describe_values(chosen)}, as chosen for {entry.choose_like}"
     scores = folder.choice_scores(runs)
     tried = "; ".join(
-        f"{words(run.candidate or {})}: {100 * score:.1f} %"
+        f"{describe_values(run.candidate or {})}: {100 * score:.1f} %"
         for run, score in zip(runs, scores, strict=True)
         if score is not None
     )
-    name = entry.name if model.name == "all" else f"{entry.name}, {model.name}"
-    return f"{name}: chose {words(chosen)} by harmonic Recall@1 on held-out train classes ({tried})"
+    choice = f"{entry.model_name(model)}: chose {describe_values(chosen)}"
+    return f"{choice} by harmonic Recall@1 on held-out train classes ({tried})"

@@ -1,4 +1,4 @@
-"""Rows as text: Markdown, CSV, LaTeX, and for the terminal."""
+"""Tables of results as Markdown, CSV, LaTeX and terminal output."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from unimetric.studies.collect import MEMORY, PARAMETERS, SECONDS, Row, Summary
+from unimetric.studies.collect import MEMORY, PARAMETERS, RATIO, SECONDS, Row, Summary
 
-_COSTS = (PARAMETERS, SECONDS, MEMORY)
+_COSTS = (PARAMETERS, RATIO, SECONDS, MEMORY)
 _HEADINGS = {PARAMETERS: "trained", SECONDS: "time", MEMORY: "memory"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell's text, and whether its value is the best of its column."""
+    """A cell's text; ``best`` marks the best value of its column."""
 
     text: str
     best: bool = False
@@ -30,17 +30,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of text: the header, and per row its name and cells."""
+    """A table of text: its header, and for each row a name and cells."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
 
 
 def make_grid(rows: Sequence[Row], columns: Sequence[str]) -> Grid:
-    """Cells for people: Recall@1 in percent, with the standard deviation where there are several seeds.
+    """Return cells to read: Recall@1 in percent, with the standard deviation over several seeds.
 
-    The best Recall@1 of a column is marked, and whatever looks the same as it; in a table of one row nothing is.
-    A value that is missing shows as a dash.
+    The best Recall@1 of a column is marked, with all that round to the same text, unless there is only one row. A
+    missing value is a dash.
     """
     best = {column: _best(rows, column) for column in columns if column not in _COSTS}
     lines = []
@@ -75,7 +75,7 @@ def _percent(value: float) -> str:
 
 
 def _count(value: float) -> str:
-    if value >= 999_950:  # which would show as 1000.0 k
+    if value >= 999_950:  # rounds to 1000.0 k
         return f"{value / 1e6:.2f} M"
     return f"{value / 1e3:.1f} k" if value >= 10_000 else f"{value:.0f}"
 
@@ -90,11 +90,16 @@ def _bytes(value: float) -> str:
     return f"{value / 1e9:.2f} GB"
 
 
-_FORMATS: dict[str, Callable[[float], str]] = {PARAMETERS: _count, SECONDS: _duration, MEMORY: _bytes}
+_FORMATS: dict[str, Callable[[float], str]] = {
+    PARAMETERS: _count,
+    RATIO: "{:.1f}".format,
+    SECONDS: _duration,
+    MEMORY: _bytes,
+}
 
 
 def markdown(title: str, grid: Grid, notes: Sequence[str]) -> str:
-    """The table in Markdown, with notes below it."""
+    """Return the table in Markdown, with notes below it."""
     header = ["Recall@1, %", *map(_markdown_escape, grid.header)]
     lines = [
         f"# {' '.join(title.split())}",
@@ -134,7 +139,7 @@ _LATEX = {
     "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
-    # Else the first letter of a row, it would be an argument of the line break before it.
+    # At the start of a row these would be arguments of the line break before it.
     "[": "{[}",
     "*": "{*}",
     "|": r"\textbar{}",
@@ -142,11 +147,12 @@ _LATEX = {
     ">": r"\textgreater{}",
     "±": r"$\pm$",
     "–": "--",
+    "÷": r"$\div$",
 }
 
 
 def latex_escape(text: str) -> str:
-    r"""Text as LaTeX sets it.
+    r"""Escape text for LaTeX.
 
     >>> latex_escape("R&D_1 50 %")
     'R\\&D\\_1 50 \\%'
@@ -155,7 +161,7 @@ def latex_escape(text: str) -> str:
 
 
 def latex(title: str, grid: Grid, notes: Sequence[str]) -> str:
-    r"""The table in LaTeX, for ``\usepackage{booktabs}``; the notes are comments."""
+    r"""Return the table in LaTeX, for ``\usepackage{booktabs}``; the notes are comments."""
     comments = [f"% {' '.join(note.split())}" for note in (title, *notes)]
     rows = [
         " & ".join(
@@ -186,7 +192,7 @@ def _bold(text: str) -> str:
 
 
 def rows_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    """One line per row, in full precision: of every column mean and standard deviation; Recall@1 runs from 0 to 1."""
+    """Return a line per row with every column's mean and standard deviation in full; Recall@1 is in [0, 1]."""
     header = ["entry", "seeds", "seeds planned"]
     for column in columns:
         header += [f"{_long(column)} mean", f"{_long(column)} std"]
@@ -205,17 +211,17 @@ def _long(column: str) -> str:
 
 
 def to_csv(lines: Sequence[Sequence[Any]]) -> str:
-    """Lines of values as CSV; None is empty."""
+    """Return lines of values as CSV; None is empty."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
 
 
 def print_grid(title: str, grid: Grid, notes: Sequence[str], console: Console | None = None) -> None:
-    """Print to standard output, in as many tables side by side as the width asks for, one below the other."""
+    """Print to standard output, as several tables of some columns each where the terminal is narrow."""
     console = console or Console()
     console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
-    # Names may take three eighths of the width, and are wrapped then.
+    # Names are wrapped at three eighths of the width.
     longest = max(map(cell_len, ("Recall@1, %", *(name for name, _ in grid.rows))))
     name_width = min(longest, 3 * console.width // 8)
     widths = [
@@ -230,7 +236,7 @@ def print_grid(title: str, grid: Grid, notes: Sequence[str], console: Console | 
 
 
 def _parts(widths: Sequence[int], room: int) -> list[list[int]]:
-    """Columns in groups, in order, each group as wide as there is room, with two spaces before each column."""
+    """Group columns in order, so that each group fits the width with two spaces before each column."""
     parts: list[list[int]] = [[]]
     left = room
     for index, width in enumerate(widths):
@@ -248,7 +254,7 @@ def _table(grid: Grid, part: Sequence[int], name_width: int) -> Table:
     for index in part:
         table.add_column(Text(grid.header[index]), justify="right", no_wrap=True)
     for name, cells in grid.rows:
-        # As text, because names may look like rich's markup.
+        # As text, since names may look like rich's markup.
         table.add_row(
             Text(name), *(Text(cells[index].text, style="bold" if cells[index].best else "") for index in part)
         )
@@ -256,6 +262,6 @@ def _table(grid: Grid, part: Sequence[int], name_width: int) -> Table:
 
 
 def results_csv(lines: Sequence[Mapping[str, Any]]) -> str:
-    """One line per run, its values by column; what a run does not have is empty."""
+    """Return a line per run with its values by column; empty if a run has no value."""
     names = list(dict.fromkeys(name for line in lines for name in line))
     return to_csv([names, *([line.get(name) for name in names] for line in lines)])

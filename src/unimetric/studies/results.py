@@ -1,4 +1,4 @@
-"""The files that a benchmark leaves beside its runs."""
+"""The files that a benchmark writes beside its runs, and the notes below its table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from unimetric.files import write_json, write_text
-from unimetric.studies.collect import Row, collect, columns
+from unimetric.studies.collect import RATIO, Row, collect, columns
 from unimetric.studies.execute import Failure, command
 from unimetric.studies.plan import Plan, Run
 from unimetric.studies.state import Folder, describe_choice, runs_of
@@ -17,13 +17,14 @@ Measured = list[tuple[Run, dict[str, Any]]]
 
 
 def write_report(plan: Plan, folder: Folder, failures: Sequence[Failure] = ()) -> tuple[Grid, list[str]]:
-    """Write ``table.md``, ``table.csv``, ``table.tex``, ``results.csv`` and ``results.json`` from what is done so far.
+    """Write ``table.md``, ``table.csv``, ``table.tex``, ``results.csv`` and ``results.json`` of the finished runs.
 
     Returns:
         The table and its notes.
 
     Raises:
-        UserError: a run's numbers are damaged, a full disk, or no permission.
+        UserError: a run's numbers are damaged.
+        WriteError: the disk is full, or no permission.
     """
     rows = collect(plan, folder)
     measured = [
@@ -32,7 +33,7 @@ def write_report(plan: Plan, folder: Folder, failures: Sequence[Failure] = ()) -
         for run in runs_of(plan, folder, entry)
         if (metrics := folder.metrics(run)) is not None
     ]
-    names = columns(plan)
+    names = columns(plan, rows)
     grid, notes = make_grid(rows, names), make_notes(plan, folder, rows, measured, failures)
     write_text(folder.out / "table.md", markdown(plan.file.title, grid, notes))
     write_text(folder.out / "table.tex", latex(plan.file.title, grid, notes))
@@ -45,15 +46,20 @@ def write_report(plan: Plan, folder: Folder, failures: Sequence[Failure] = ()) -
 def make_notes(
     plan: Plan, folder: Folder, rows: Sequence[Row], measured: Measured, failures: Sequence[Failure] = ()
 ) -> list[str]:
-    """What a reader has to know to judge the table."""
+    """Return the notes below the table: seeds, choices, sizes, origins and failures."""
     notes = ["Recall@1 on classes that were not trained on, in percent; time is that of the training steps."]
     if any(len(row.seeds) > 1 for row in rows):
         notes.append("± is the sample standard deviation over seeds.")
     if len(rows) > 1:
-        notes.append("The best mean of a column is in bold, with whatever shows as the same.")
+        notes.append("The best mean of a column is in bold, with all that round to the same.")
+    if any(row.values.get(RATIO) for row in rows):
+        notes.append(
+            f"{RATIO}: the trained parameters of one fully fine-tuned model per dataset, all together, divided by the "
+            "row's own."
+        )
     notes += _seed_notes(rows)
     choices = (describe_choice(plan, folder, entry, model) for entry in plan.entries for model in entry.models)
-    # What is taken over from another entry is the same for all models of one.
+    # A choice taken from another entry is the same for all models.
     notes += dict.fromkeys(choice for choice in choices if choice is not None)
     final = [(run, metrics) for run, metrics in measured if run.candidate is None]
     notes += _size_notes(final)
@@ -79,7 +85,7 @@ def _seed_notes(rows: Sequence[Row]) -> list[str]:
 
 
 def _size_notes(final: Measured) -> list[str]:
-    """Steps, batches and images, said once for all runs that share them."""
+    """Return steps, batches and images, in one line for all runs that share them."""
     sizes: dict[str, list[str]] = {}
     for run, metrics in final:
         if run.kind == "train":
@@ -99,7 +105,7 @@ def _size_notes(final: Measured) -> list[str]:
     notes += [f"Measured: {queries:,} queries against {gallery:,} images." for queries, gallery in sorted(tested)]
     skipped = sum(metrics["counts"].get("skipped_files", 0) for _, metrics in final)
     if skipped:
-        notes.append(f"{skipped} times a file could not be read and was left out; each metrics.json names them.")
+        notes.append(f"{skipped} times an unreadable file was skipped; each metrics.json names them.")
     return notes
 
 

@@ -1,10 +1,12 @@
-"""A benchmark's YAML file, checked for names; what it means is for `plan`."""
+"""A benchmark's YAML file: reading it, checking its names, and merging its nested options."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,19 +20,21 @@ from unimetric.yaml_files import read_yaml
 SECTIONS = tuple(field.name for field in dataclasses.fields(RunConfig))
 _TOP = ("title", "base", "seeds", "axes", "validation_fraction")
 _OVERLAY = (*SECTIONS, "seeds", "datasets", "choose", "choose_like")
+MODES = ("all", "each", "leave-one-out")
 
 
 @dataclass(frozen=True)
-class BenchmarkFile:
-    """What a benchmark's file says.
+class MatrixFile:
+    """The content of a benchmark's file.
 
     Args:
         path: The file, for messages.
-        title: What stands above the table.
-        base: Options that all runs share.
-        seeds: ``training.seed`` of the runs, where an entry does not say its own.
-        axes: For every axis its entries, by name, each a set of options and of the words of an entry.
-        validation_fraction: Share of the train classes that options are chosen on.
+        title: The table's title.
+        base: Options of all runs, as nested mappings.
+        seeds: ``training.seed`` of the runs of entries without seeds.
+        axes: By axis and name, each entry's options and its words (``seeds``, ``datasets``, ``choose``,
+            ``choose_like``).
+        validation_fraction: Share of the train classes that options are chosen on; above 0, at most 0.5.
     """
 
     path: Path
@@ -40,16 +44,28 @@ class BenchmarkFile:
     axes: dict[str, dict[str, dict[str, Any]]]
     validation_fraction: float
 
+    @property
+    def sources(self) -> list[str]:
+        """The base's ``data.sources``; empty if there are none.
 
-def read_file(path: Path) -> BenchmarkFile:
+        Raises:
+            UserError: they are not a list.
+        """
+        sources = self.base.get("data", {}).get("sources") or []
+        if not isinstance(sources, Sequence) or isinstance(sources, str):
+            raise UserError(f"--data.sources is {sources!r}: use a list, as in [birds, cars]")
+        return [str(source) for source in sources]
+
+
+def read_matrix(path: Path) -> MatrixFile:
     """Read a benchmark's file.
 
     Raises:
-        UserError: the file cannot be read, is no YAML, or has unknown or malformed parts.
+        UserError: the file cannot be read, is not YAML, or has unknown or malformed parts.
     """
     values = read_yaml(path, _Loader)
     if not isinstance(values, Mapping) or not values.get("axes"):
-        raise UserError(f"{path} is no benchmark: it has no axes:; see docs/benchmark.md for the format")
+        raise UserError(f"{path} is not a benchmark: it has no axes:; see docs/benchmark.md for the format")
     _check_names(values, _TOP, str(path))
     title = values.get("title", path.stem)
     if not isinstance(title, str):
@@ -59,7 +75,7 @@ def read_file(path: Path) -> BenchmarkFile:
         raise UserError(f"{path}: validation_fraction is {shown(fraction)}: use a number above 0, at most 0.5")
     base = values.get("base") or {}
     _check_names(base, SECTIONS, f"{path}, base:")
-    return BenchmarkFile(
+    return MatrixFile(
         path=path,
         title=title,
         base=dict(base),
@@ -70,7 +86,7 @@ def read_file(path: Path) -> BenchmarkFile:
 
 
 def read_seeds(value: Any, origin: str) -> tuple[int, ...]:
-    """Seeds as a list of distinct whole numbers.
+    """Return seeds, given as a list of distinct whole numbers.
 
     Raises:
         UserError: it is anything else.
@@ -83,13 +99,11 @@ def read_seeds(value: Any, origin: str) -> tuple[int, ...]:
 
 def _read_axes(axes: Any, origin: str) -> dict[str, dict[str, dict[str, Any]]]:
     if not isinstance(axes, Mapping):
-        raise UserError(f"{origin}, axes: has {shown(axes)} where axes should stand: write NAME: and entries below it")
+        raise UserError(f"{origin}, axes: has {shown(axes)} where axes belong: write NAME: and entries below it")
     read: dict[str, dict[str, dict[str, Any]]] = {}
     for axis, entries in axes.items():
         if not isinstance(entries, Mapping) or not entries:
-            raise UserError(
-                f"{origin}, axes: {axis}: has {shown(entries)} where entries should stand: write NAME: {{...}}"
-            )
+            raise UserError(f"{origin}, axes: {axis}: has {shown(entries)} where entries belong: write NAME: {{...}}")
         read[str(axis)] = {}
         for name, overlay in entries.items():
             _check_names(overlay or {}, _OVERLAY, f"{origin}, {axis}: {name}:")
@@ -101,14 +115,68 @@ def _read_axes(axes: Any, origin: str) -> dict[str, dict[str, dict[str, Any]]]:
 
 def _check_names(values: Any, known: Sequence[str], origin: str) -> None:
     if not isinstance(values, Mapping):
-        raise UserError(f"{origin} has {shown(values)} where options should stand: {', '.join(known)}")
+        raise UserError(f"{origin} has {shown(values)} where options belong: {', '.join(known)}")
     for name in values:
         if name not in known:
             raise UserError(f"{origin} has an unknown option {shown(name)}; {nearest_names(str(name), known)}")
         if name in SECTIONS and not isinstance(values[name], Mapping):
+            raise UserError(f"{origin}, {name}: has {shown(values[name])} where options belong: write NAME: VALUE")
+
+
+def read_candidates(choose: Any, origin: str) -> list[dict[str, Any]]:
+    """Return every combination of the values to choose from, by dotted option.
+
+    Raises:
+        UserError: an unknown option, one that cannot be chosen, or values that are not a list.
+    """
+    if not isinstance(choose, Mapping):
+        raise UserError(
+            f"{origin}: choose is {choose!r}: write options and lists, as in training.learning_rate: [1e-5]"
+        )
+    if not choose:
+        return []
+    for name, values in choose.items():
+        if str(name).split(".")[0] not in SECTIONS or "." not in str(name):
             raise UserError(
-                f"{origin}, {name}: has {shown(values[name])} where options should stand: write NAME: VALUE"
+                f"{origin}, choose: has an unknown option {name!r}: write SECTION.OPTION, as training.steps"
             )
+        if name in ("training.seed", "evaluation.classes", "data.validation_fraction", "data.sources"):
+            raise UserError(f"{origin}, choose: {name} cannot be chosen by the numbers; leave it out")
+        listed = isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 0
+        if not listed or any(values.count(value) > 1 for value in values):
+            raise UserError(f"{origin}, choose: {name} is {values!r}: use a list of different values")
+    return [dict(zip(choose, values, strict=True)) for values in itertools.product(*choose.values())]
+
+
+def merge(*overlays: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge nested mappings; a later one's values win.
+
+    >>> merge({"model": {"method": "puma", "image_size": 112}}, {"model": {"method": "lora"}})
+    {'model': {'method': 'lora', 'image_size': 112}}
+    """
+    merged: dict[str, Any] = {}
+    for overlay in overlays:
+        for name, value in overlay.items():
+            if isinstance(value, Mapping):
+                before = merged.get(name)
+                merged[name] = merge(before if isinstance(before, Mapping) else {}, value)
+            else:
+                merged[name] = deepcopy(value)
+    return merged
+
+
+def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options by dotted name as nested mappings.
+
+    >>> nested({"training.learning_rate": 0.1, "model.options.prompts": 4})
+    {'training': {'learning_rate': 0.1}, 'model': {'options': {'prompts': 4}}}
+    """
+    values: dict[str, Any] = {}
+    for name, value in dotted.items():
+        for part in reversed(name.split(".")):
+            value = {part: value}
+        values = merge(values, value)
+    return values
 
 
 _WORDS = {
@@ -135,7 +203,7 @@ class _Loader(yaml.SafeLoader):
                 continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, (str, int, float, bool)):
-                raise yaml.constructor.ConstructorError(None, None, "a name is no text", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, "a name is not text", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{key!r} is there twice", key_node.start_mark)
             seen.add(key)
