@@ -381,3 +381,15 @@ def test_a_file_in_the_way_is_said_in_one_line(tmp_path: Path) -> None:
     place.write_text("")
     with pytest.raises(UserError, match=r"cannot create the folder .*cache: a file of that name exists"):
         build_demo(place)
+
+
+def test_fonts_are_those_of_every_matplotlib_that_may_be_installed() -> None:
+    """The versions for Python 3.10 (3.9, 3.10) have no Computer Modern italic, and none has more than these."""
+    dejavu = {f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")}
+    dejavu |= {f"DejaVuSansMono{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")}
+    dejavu |= {f"DejaVuSerif{style}" for style in ("", "-Bold", "-Italic", "-BoldItalic")}
+    stix = {f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")}
+    computer_modern = {"cmb10", "cmex10", "cmmi10", "cmr10", "cmss10", "cmsy10", "cmtt10"}
+    drawn = {drawing.origin for drawing in glyphs.glyph_drawings()}
+    assert drawn
+    assert drawn <= {font.lower() for font in dejavu | stix | computer_modern}

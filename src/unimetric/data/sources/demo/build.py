@@ -21,7 +21,7 @@ from unimetric.progress import track
 if TYPE_CHECKING:
     from unimetric.data.sources.demo.drawing import Drawing
 
-FORMAT = 2
+FORMAT = 3
 """Raise it with every change to what is drawn: data of another format is built anew."""
 
 DOMAINS = ("digits", "glyphs", "icons", "photographs")

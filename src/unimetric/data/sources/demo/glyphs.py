@@ -26,7 +26,7 @@ _FONTS = (
 )
 # Knuth's Computer Modern: its character map is right for the Latin letters, not for signs (a pound sign in the
 # place of the dollar) and has no Greek where Unicode has it.
-_LATIN_ONLY_FONTS = ("cmb10", "cmr10", "cmss10", "cmti10", "cmtt10")
+_LATIN_ONLY_FONTS = ("cmb10", "cmr10", "cmss10", "cmtt10")
 _FEWEST, _MOST = 9, 12
 _POINTS = 160
 _TURN = 12.0
