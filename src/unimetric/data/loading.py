@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from unimetric.cpu import available_cores
 from unimetric.data.catalog import Item
-from unimetric.data.decoding import usable_cpus
 from unimetric.data.images import ImageError, decode_image
 from unimetric.data.sampling import BatchSampler
 from unimetric.data.transforms import TrainingTransform
@@ -126,7 +126,7 @@ def _leave_stopping_to_the_main_process(main_process_leaves: Event, worker: int)
 
 def worker_count(workers: int | Literal["auto"]) -> int:
     """How many workers an option asks for; ``auto`` is one per core that may be used, at most 8."""
-    return min(usable_cpus(), 8) if workers == "auto" else workers
+    return min(available_cores(), 8) if workers == "auto" else workers
 
 
 def _ignore_once(main_process_leaves: Event, number: int, frame: FrameType | None) -> None:

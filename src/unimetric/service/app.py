@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 
 from unimetric import __version__
 from unimetric.config import ServiceConfig
+from unimetric.cpu import available_cores
 from unimetric.search.index import SearchIndex
 from unimetric.service.batching import Batcher
 from unimetric.service.failures import add_handlers
@@ -58,7 +58,27 @@ def create_app(
     config = config or ServiceConfig()
     if config.writable and not token:
         raise ValueError("token is empty: without one, everybody could write")
+<<<<<<< HEAD
     service = _service(index, config, token, precision, on_failure, on_ready)
+=======
+    telemetry = Telemetry()
+
+    def now_ready() -> None:
+        telemetry.ready.set(1)
+        on_ready()
+
+    batcher = Batcher(
+        lambda: index.embedder,
+        precision=precision,
+        batch_size=config.batch_size,
+        on_batch=telemetry.on_batch,
+        on_failure=on_failure,
+        on_ready=now_ready,
+    )
+    decoders = available_cores()
+    workers = Workers(config.queue_size, config.request_seconds, decoders, _SEARCHERS, telemetry)
+    service = Service(index, config, token, batcher, workers, telemetry)
+>>>>>>> 2d4a7c8 (OpenMP threads sleep at barriers instead of spinning; cores are counted within the container's CPU quota)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
