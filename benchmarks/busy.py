@@ -30,7 +30,7 @@ SETTINGS: dict[str, dict[str, str]] = {
 }
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 TASKS = ("training step", "embedding", "search", "ONNX Runtime, spinning", "ONNX Runtime, sleeping")
-IMAGES, SIDE = 16, 224
+IMAGES, SIDE = 8, 224
 
 
 def main() -> None:
@@ -61,6 +61,7 @@ def main() -> None:
                             seconds.setdefault((task, name), []).append(ask(process, task))
             for (task, name), values in seconds.items():
                 medians.setdefault(task, {}).setdefault(name, {})[str(load)] = statistics.median(values)
+                print(f"{load} busy loops, {task}, {name}: {1000 * statistics.median(values):.0f} ms", flush=True)
     table = as_table(medians, arguments.loads)
     print(table)
     from machine import write_result
