@@ -21,7 +21,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 def configure_openmp() -> None:
     """Let OpenMP threads sleep at barriers instead of spinning, and use no more threads than the CPU quota allows.
 
-    A thread that spins keeps the core that another process needs, and both wait: see benchmarks/results/busy.md.
+    A thread that spins keeps the core that another process needs, and both wait: see docs/performance.md.
     Variables that the user has set are kept. Without effect on a torch that is imported already.
     """
     if not any(name in os.environ for name in WAIT_VARIABLES):

@@ -58,27 +58,7 @@ def create_app(
     config = config or ServiceConfig()
     if config.writable and not token:
         raise ValueError("token is empty: without one, everybody could write")
-<<<<<<< HEAD
     service = _service(index, config, token, precision, on_failure, on_ready)
-=======
-    telemetry = Telemetry()
-
-    def now_ready() -> None:
-        telemetry.ready.set(1)
-        on_ready()
-
-    batcher = Batcher(
-        lambda: index.embedder,
-        precision=precision,
-        batch_size=config.batch_size,
-        on_batch=telemetry.on_batch,
-        on_failure=on_failure,
-        on_ready=now_ready,
-    )
-    decoders = available_cores()
-    workers = Workers(config.queue_size, config.request_seconds, decoders, _SEARCHERS, telemetry)
-    service = Service(index, config, token, batcher, workers, telemetry)
->>>>>>> 2d4a7c8 (OpenMP threads sleep at barriers instead of spinning; cores are counted within the container's CPU quota)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -131,7 +111,7 @@ def _service(
     )
     total_bytes = config.queue_size * config.max_upload_bytes
     uploads = Uploads(config.max_upload_bytes, total_bytes, config.request_seconds, telemetry)
-    decoders = max(1, os.cpu_count() or 1)
+    decoders = available_cores()
     workers = Workers(config.queue_size, config.request_seconds, decoders, _SEARCHERS, telemetry)
     return Service(index, config, token, batcher, uploads, workers, telemetry)
 
