@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 
 from machine import write_result
 from unimetric.search import SearchIndex
-from unimetric.search.effort import Effort
-from unimetric.search.store import FORMAT, Store
+from unimetric.search.stores import create_store
+from unimetric.search.stores.base import FORMAT, Effort
 
 SIZE, K = 128, 10
 PER_CLASS = 25
@@ -106,10 +106,10 @@ def make_database(place: Path, vectors: Vectors, batch: int) -> tuple[SearchInde
         "model": {"folder": "", "weights": None, "fingerprint": "0" * 64, "embedding_size": SIZE},
         "calibration": None,
         "false_match_rate": 0.01,
-        "index": {"kind": "none", "rows": 0},
+        "index": {"kind": "none", "rows": 0, "name": None, "efforts": []},
     }
     about["model"]["geometry"] = {"name": "sphere"}  # type: ignore[index]
-    store = Store.create(str(place), about, SIZE)
+    store = create_store(place, about, SIZE)
     seconds = 0.0
     for start in range(0, len(vectors), batch):
         table = rows(vectors[start : start + batch], start)
@@ -253,7 +253,7 @@ def sweep(index: SearchIndex, queries: Vectors, truth: NDArray[np.int64]) -> lis
 
         def search(query: Vectors, effort: Effort = effort, took: list[float] = took) -> list[int]:
             begin = time.perf_counter()
-            (found,) = index._store.nearest(query[None], K, ["id"], None, False, effort)
+            (found,) = index._store.nearest(query[None], K, ["id"], None, effort)
             took.append(time.perf_counter() - begin)
             return [int(id, 16) for id in found["id"].to_pylist()]
 

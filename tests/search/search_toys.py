@@ -12,7 +12,8 @@ from unimetric.geometry import PoincareBall
 from unimetric.models.backbone import make_backbone
 from unimetric.models.embedder import Embedder
 from unimetric.search import SearchIndex
-from unimetric.search.store import Store
+from unimetric.search.stores import open_store
+from unimetric.search.stores.base import Store
 
 FP32 = DeviceConfig(accelerator="cpu", precision="fp32")
 
@@ -41,8 +42,8 @@ def store(index: SearchIndex) -> Store:
 
 def dump(db: Path) -> list[dict[str, object]]:
     """All rows by id."""
-    opened = Store.open(str(db))
-    return sorted(opened.rows(opened.schema.names).to_pylist(), key=lambda row: str(row["id"]))
+    opened = open_store(db)
+    return sorted(opened.rows(opened.column_names).to_pylist(), key=lambda row: str(row["id"]))
 
 
 def new_picture(path: Path, colour: tuple[int, int, int] = (1, 2, 3)) -> Path:

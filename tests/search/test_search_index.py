@@ -18,9 +18,8 @@ from search_toys import FP32, dump, make_model, new_picture
 from unimetric.errors import UserError
 from unimetric.geometry import PoincareBall
 from unimetric.models.embedder import Embedder
-from unimetric.search import ItemNotFoundError, NewItem, SearchIndex
-from unimetric.search import index as index_module
-from unimetric.search import store as store_module
+from unimetric.search import ItemNotFoundError, NewItem, SearchIndex, maintenance
+from unimetric.search.stores import lancedb_tables
 
 FillIndex = Callable[..., SearchIndex]
 
@@ -205,11 +204,12 @@ def test_metadata_that_does_not_fit(
     metadata: dict[str, object], words: str, model: Path, embedder: Embedder, own: Path, tmp_path: Path
 ) -> None:
     with SearchIndex.create(tmp_path / "db", model, embedder=embedder, device=FP32) as index:
-        index.add([NewItem(files(own)[0], "d", metadata={"price": 1, "when": datetime(2020, 1, 1, 3)})])
+        index.add([NewItem(files(own)[0], "d", metadata={"price": 1, "when": datetime(2020, 1, 1, 3), "zero": -0.0})])
         with pytest.raises(UserError) as caught:
             index.add([NewItem(files(own)[1], "d", metadata=metadata)])
         assert words in str(caught.value)
         assert index.count() == 1
+        assert index.search(files(own)[0], where="zero = 0 AND price - 1 = zero")[0]
         assert index.search(files(own)[0], where="price = 1 AND `when` > timestamp '2019-01-01'")[0]
 
 
@@ -232,7 +232,7 @@ def test_a_hyperbolic_model_is_searched_exactly(fill: FillIndex, tmp_path: Path)
 def test_approximate_indexes_and_rows_that_are_not_in_them(
     fill: FillIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_module.approximate, "EXACT_BELOW", 600)
+    monkeypatch.setattr(maintenance, "EXACT_BELOW", 600)
     random = np.random.default_rng(0)
     vectors = random.normal(size=(1000, 16)).astype(np.float32)
     with fill(tmp_path / "db", vectors[:500]) as index:
@@ -281,7 +281,7 @@ def test_many_threads_search_while_one_writes(index: SearchIndex, own: Path, mod
 
 
 def test_readers_see_what_another_writes(fill: FillIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "READERS_SEE_WRITES_WITHIN", timedelta(0))
+    monkeypatch.setattr(lancedb_tables, "READERS_SEE_WRITES_WITHIN", timedelta(0))
     vector = np.ones(16, np.float32)
     with fill(tmp_path / "db", np.ones((3, 16))) as writer, SearchIndex.open(tmp_path / "db") as reader:
         for handle in (writer, reader):
@@ -294,7 +294,7 @@ def test_readers_see_what_another_writes(fill: FillIndex, tmp_path: Path, monkey
 def test_a_reader_learns_of_an_index_that_another_process_made(
     fill: FillIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "READERS_SEE_WRITES_WITHIN", timedelta(0))
+    monkeypatch.setattr(lancedb_tables, "READERS_SEE_WRITES_WITHIN", timedelta(0))
     vectors = np.random.default_rng(0).normal(size=(900, 16)).astype(np.float32)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     with fill(tmp_path / "db", vectors) as writer, SearchIndex.open(tmp_path / "db") as reader:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from unimetric.bulk.fragments import fragment_files
+from unimetric.bulk.importing import Imported, import_fragments
 from unimetric.config import DeviceConfig
 from unimetric.errors import UserError
-from unimetric.search.importing import Imported, import_fragments
 from unimetric.search.index import SearchIndex
 from unimetric.search.indexing import Indexed, index_items, source_items
 from unimetric.search.writing import CommitRule

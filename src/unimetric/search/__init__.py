@@ -1,23 +1,34 @@
 """Search in a database of embedded images: index, query, delete. Needs the extra ``unimetric[search]``.
 
-- `index`: `SearchIndex`, the one object that everything else works through
-- `items`: what goes in and what comes out
-- `calibration`: match or no match, and how sure
-- `filters`: conditions on the rows, typed by people
-- `store`: the LanceDB tables
+- `index`: `SearchIndex`, the object that everything else works through
+- `query`: check and answer queries; `hyperbolic` compares by hyperbolic distance
+- `writing`: embed and write, commit by commit; `indexing` does it for whole folders and manifests
+- `maintenance`: the approximate index, searched with an `effort` that is measured
+- `conditions`: conditions on the rows, as people write them
+- `stores`: the engines that hold the rows
+- `items`, `rows`: what goes in and out, and its form in a table
 - `preparation`: from a file's bytes to its hash, pixels and thumbnail
-- `approximate`, `effort`: which index, and how hard it is searched
-- `hyperbolic`: search by hyperbolic distance
-- `engine`: torch or an exported file for the queries
-- `model`: what is recorded of the model, and how it is loaded
-- `rows`: ids, metadata columns, and what has changed
-- `writing`: embed and write, commit by commit
-- `indexing`: whole folders and manifests, resumable
+- `model`, `engine`: the model of a database, and how queries are embedded
+- `calibration`: match or no match, and how sure
+- `errors`: typed errors
 """
 
 from __future__ import annotations
 
+from unimetric.search.errors import DatabaseError, DatabaseMissingError, FilterError, ModelMismatchError
 from unimetric.search.index import SearchIndex
 from unimetric.search.items import Added, ItemNotFoundError, Match, NewItem, Refused, StoredItem
 
-__all__ = ["Added", "ItemNotFoundError", "Match", "NewItem", "Refused", "SearchIndex", "StoredItem"]
+__all__ = [
+    "Added",
+    "DatabaseError",
+    "DatabaseMissingError",
+    "FilterError",
+    "ItemNotFoundError",
+    "Match",
+    "ModelMismatchError",
+    "NewItem",
+    "Refused",
+    "SearchIndex",
+    "StoredItem",
+]

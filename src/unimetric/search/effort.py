@@ -1,43 +1,181 @@
-"""How hard an approximate index is searched: by its kind and size, as the table itself says."""
+"""The effort that an approximate index is searched with, found by measuring its recall on the rows at hand."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 
-class Effort:
-    """How hard an approximate index is searched: what trades recall for time.
+from unimetric.search.stores.base import Effort, Store
 
-    Args:
-        probes: Partitions to look into.
-        refine: Candidates per wanted row that are compared by their full vectors.
-        candidates: Of a graph, how many nodes to keep while walking it, per wanted row and at least.
+RECALL = 0.98
+"""The share of the exact nearest rows that a search finds, at least."""
+
+_DEPTHS = {10: 256, 100: 64, 1000: 16}
+"""The numbers of neighbours at which recall is measured, each with its number of queries."""
+
+_REFINE = (2, 4, 8, 16, 32, 64)
+_MOST_CANDIDATES = 8_000
+"""Rows that are compared by their full vectors, for one query, at most."""
+
+_SEED = 0
+_SAME = 1e-5
+"""Cosines that differ by less are a tie: the rows may stand in for each other."""
+
+
+@dataclass(frozen=True)
+class MeasuredEffort:
+    """The least effort of a ladder that reaches `RECALL` for the k nearest rows.
+
+    Attributes:
+        k: Neighbours per query.
+        effort: None where no effort reached it, and the search is exact.
+        recall: As measured, without the margin; 1 where the search is exact.
     """
 
-    def __init__(self, probes: int, refine: int, candidates: int | None = None) -> None:
-        self.probes = probes
-        self.refine = refine
-        self.candidates = candidates
+    k: int
+    effort: Effort | None
+    recall: float
 
-    def apply(self, query: Any, k: int) -> Any:
-        """A query that is answered with this effort."""
-        query = query.nprobes(self.probes).refine_factor(self.refine)
-        return query if self.candidates is None else query.ef(max(self.candidates, 2 * k * self.refine))
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for the database's record."""
+        return {"k": self.k, "effort": None if self.effort is None else asdict(self.effort), "recall": self.recall}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> MeasuredEffort:
+        """Read the values that `to_dict` returns."""
+        effort = None if values["effort"] is None else Effort(**values["effort"])
+        return cls(int(values["k"]), effort, float(values["recall"]))
 
 
 def partitions(kind: str, rows: int) -> int:
-    """How many parts the vectors are divided into."""
+    """Return the number of parts that the vectors are divided into."""
     if kind == "hnsw":
         return max(1, round(rows / 250_000))
     return max(1, min(math.isqrt(rows), rows // 64))
 
 
-def effort_for(index_type: str, rows: int) -> Effort:
-    """How hard to search an index of a type, in LanceDB's words, with so many rows in it.
+def chosen_effort(measured: Sequence[MeasuredEffort], k: int, depth: int) -> Effort | None:
+    """Return the effort for the k nearest rows that qualify, expected among the ``depth`` nearest; None for exact.
 
-    An index that has grown since it was made has fewer partitions than this supposes; it is searched the harder.
+    Args:
+        measured: By rising k.
+        k: Rows wanted.
+        depth: k, or more where a condition keeps only a share of the rows.
     """
-    if "hnsw" in index_type.lower():
-        return Effort(partitions("hnsw", rows), 2, 64)
-    return Effort(max(8, partitions("ivf-pq", rows) // 40), 8)
+    own = next((entry for entry in measured if entry.k >= k), None)
+    deep = next((entry for entry in measured if entry.k >= depth), None)
+    if own is None or deep is None or own.effort is None or deep.effort is None:
+        return None
+    # As many rows are compared by their full vectors as for the k that was measured.
+    refine = math.ceil(own.effort.refine * own.k / k)
+    return Effort(deep.effort.probes, refine, deep.effort.candidates)
+
+
+def measure_efforts(store: Store, kind: str, parts: int) -> list[MeasuredEffort]:
+    """Search a new index for a seeded sample of its own rows, with more effort until enough is found.
+
+    Args:
+        store: The database; its index is new.
+        kind: The index's, ``ivf-pq`` or ``hnsw``.
+        parts: Its partitions.
+    """
+    queries = _sample(store, max(_DEPTHS.values()))
+    best = _nearest_cosines(store, queries, max(_DEPTHS) + 1)
+    measured = []
+    for k, count in _DEPTHS.items():
+        meter = _Meter(store, queries[:count], best[:count], k)
+        measured.append(_least_effort(meter, kind, parts, k))
+    return measured
+
+
+class _Meter:
+    """Measures the recall of efforts; a query's own row in the answer is not counted."""
+
+    def __init__(self, store: Store, queries: NDArray[np.float32], best: NDArray[np.float32], k: int) -> None:
+        self._store = store
+        self._queries = queries
+        self._k = min(k, best.shape[1] - 1)
+        self._enough = best[:, self._k] - _SAME
+
+    def recall(self, effort: Effort) -> tuple[float, float]:
+        """Return the mean recall, and the same less two standard errors."""
+        shares = []
+        answers = self._store.nearest(self._queries, self._k + 1, ["id"], None, effort)
+        for answer, enough in zip(answers, self._enough, strict=True):
+            found = int((1 - answer["_distance"].to_numpy() >= enough).sum()) - 1
+            shares.append(min(self._k, max(0, found)) / self._k)
+        mean = float(np.mean(shares))
+        return mean, mean - 2 * float(np.std(shares)) / math.sqrt(len(shares))
+
+
+def _least_effort(meter: _Meter, kind: str, parts: int, k: int) -> MeasuredEffort:
+    """Find the least reach (partitions, or nodes of a graph), then the least refinement that still finds enough."""
+    finest = [refine for refine in _REFINE if refine * k <= _MOST_CANDIDATES]
+    if kind == "hnsw":
+        wide = [Effort(parts, finest[-1], nodes) for nodes in (32, 64, 96, 128, 192, 256, 512, 1024, 2048)]
+    else:
+        wide = [Effort(probes, finest[-1]) for probes in _probes(parts)]
+    # A little more than needed, so that refinement may give some of it up.
+    reach = _first(meter, wide, RECALL + 0.25 * (1 - RECALL)) or _first(meter, wide[-1:], RECALL)
+    if reach is None:
+        return MeasuredEffort(k, None, 1.0)
+    effort, mean = _first(meter, [replace(reach[0], refine=refine) for refine in finest[:-1]], RECALL) or reach
+    return MeasuredEffort(k, effort, round(mean, 4))
+
+
+def _first(meter: _Meter, efforts: Sequence[Effort], wanted: float) -> tuple[Effort, float] | None:
+    """Bisect efforts, of which recall rises, for the first that surely finds enough; with its recall."""
+    low, high = 0, len(efforts)
+    found = None
+    while low < high:
+        middle = (low + high) // 2
+        mean, certain = meter.recall(efforts[middle])
+        if certain >= wanted:
+            high, found = middle, (efforts[middle], mean)
+        else:
+            low = middle + 1
+    return found
+
+
+def _probes(parts: int) -> list[int]:
+    """Return numbers of partitions to look into, rising by half, up to all."""
+    probes = [min(4, parts)]
+    while probes[-1] < parts:
+        probes.append(min(parts, math.ceil(probes[-1] * 1.5)))
+    return probes
+
+
+def _sample(store: Store, count: int) -> NDArray[np.float32]:
+    """Return unit vectors [Q, E] of distinct rows: the same ones for the same rows."""
+    ids = sorted(store.rows(["id"])["id"].to_pylist())
+    places = np.random.default_rng(_SEED).choice(len(ids), min(count, len(ids)), replace=False)
+    chosen = [ids[place] for place in places]
+    rows = store.rows_of(chosen, ["id", "vector"])
+    order = {id: place for place, id in enumerate(rows["id"].to_pylist())}
+    return _unit(_matrix(rows["vector"]))[[order[id] for id in chosen if id in order]]
+
+
+def _nearest_cosines(store: Store, queries: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """Return the largest cosines of each query with all rows, [Q, count] or fewer, falling."""
+    best = np.empty((len(queries), 0), np.float32)
+    for block in store.blocks(["vector"]):
+        cosines = queries @ _unit(_matrix(block["vector"])).T
+        best = np.concatenate([best, cosines], axis=1)
+        if best.shape[1] > count:
+            best = -np.partition(-best, count - 1, axis=1)[:, :count]
+    return -np.sort(-best, axis=1)
+
+
+def _matrix(vectors: Any) -> NDArray[np.float32]:
+    flat = vectors.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(flat, np.float32).reshape(len(vectors), -1)
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unimetric.search.store import Store
+from unimetric.search.conditions import Condition
+from unimetric.search.stores.base import Store
 
 
 def nearest_hyperbolic(
@@ -17,7 +18,7 @@ def nearest_hyperbolic(
     vectors: NDArray[np.float32],
     k: int,
     columns: Sequence[str],
-    where: str | None,
+    where: Condition | None,
 ) -> list[list[tuple[dict[str, Any], float]]]:
     """For every point [N, E] of the ball the nearest rows, and minus their distances.
 

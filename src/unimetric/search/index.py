@@ -13,23 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from unimetric.data.sources.metadata import Value
-from unimetric.errors import ArgumentError, UserError, nearest_names, shown
-from unimetric.search import approximate
-from unimetric.search.calibration import Calibration
-from unimetric.search.filters import all_of, checked, is_one_of, text
-from unimetric.search.hyperbolic import nearest_hyperbolic
+from unimetric.errors import ArgumentError, shown
+from unimetric.search.conditions import Condition, all_of, at_or_below, equals
 from unimetric.search.items import Added, ItemNotFoundError, Match, NewItem, StoredItem
+from unimetric.search.maintenance import Maintenance
 from unimetric.search.model import check_embedder, check_same_model, describe, load_embedder
-from unimetric.search.rows import (
-    NamedItem,
-    metadata_kinds,
-    named,
-    shown_metadata,
-    signatures,
-    stored_path,
-)
-from unimetric.search.store import COLUMNS, Store, location
+from unimetric.search.query import MAX_K, Searcher, metadata_of
+from unimetric.search.rows import NamedItem, metadata_kinds, named, signatures, stored_path
+from unimetric.search.stores import create_store, open_store
+from unimetric.search.stores.base import Store
 from unimetric.search.writing import ONCE, CommitRule, Progress, Writer
 
 if TYPE_CHECKING:
@@ -37,8 +29,7 @@ if TYPE_CHECKING:
     from unimetric.data.decoding import ImageLike
     from unimetric.models.embedder import Embedder
 
-MAX_K = 1000
-"""Answers to one query, at most."""
+__all__ = ["MAX_K", "SearchIndex"]
 
 
 class SearchIndex:
@@ -61,15 +52,8 @@ class SearchIndex:
         self._embedder = embedder
         self._loading = threading.Lock()
         self._adding = threading.RLock()
-        self._maintenance: threading.Thread | None = None
-        self._counts: tuple[int, dict[str, int]] | None = None
-        self._understood: set[tuple[str, ...]] = set()
-        recorded = self._about["calibration"]
-        self._calibration = None if recorded is None else Calibration.from_dict(recorded)
-        self._wanted_rate = false_match_rate
-        if false_match_rate is not None and self._calibration is None:
-            raise UserError(f"false_match_rate is {false_match_rate:g}: {store.place} has no calibrated thresholds")
-        self.threshold_of()
+        self._searcher = Searcher(store, false_match_rate)
+        self._maintenance = Maintenance(store, self._adding, self._searcher.is_hyperbolic)
         if embedder is not None:
             check_embedder(store, embedder)
 
@@ -97,7 +81,7 @@ class SearchIndex:
         Raises:
             UserError: no database, a damaged one, or the model is not that of its vectors.
         """
-        store = Store.open(location(db))
+        store = open_store(db)
         return cls(store, embedder, model, weights, device, false_match_rate)
 
     @classmethod
@@ -128,7 +112,7 @@ class SearchIndex:
             UserError: the database holds another model's vectors, is damaged, or cannot be written.
         """
         about = describe(model, weights, metrics, false_match_rate)
-        store = Store.create(location(db), about, about["model"]["embedding_size"])
+        store = create_store(db, about, about["model"]["embedding_size"])
         check_same_model(store, about, str(model))
         # The model may lie elsewhere by now, and be measured anew; what was said before and is not now stays.
         renewed = {**store.about, "model": about["model"]}
@@ -141,9 +125,8 @@ class SearchIndex:
         return cls(store, embedder, None, None, device, None)
 
     def close(self) -> None:
-        """Let go of the files. What was added is on the disk already."""
-        if self._maintenance is not None:
-            self._maintenance.join()
+        """Release the files. What was added is on the disk already."""
+        self._maintenance.wait()
         self._store.close()
 
     def __enter__(self) -> SearchIndex:
@@ -193,12 +176,12 @@ class SearchIndex:
 
     def threshold_of(self, datasets: Sequence[str] | None = None) -> float | None:
         """The threshold for a search in these datasets: of one dataset its own, where it was calibrated."""
-        return None if self._calibration is None else self._calibration.threshold(self.false_match_rate, datasets)
+        return self._searcher.threshold(datasets)
 
     @property
     def false_match_rate(self) -> float:
         """The share of searches for something absent that the threshold lets pass, as calibrated."""
-        return float(self._about["false_match_rate"] if self._wanted_rate is None else self._wanted_rate)
+        return self._searcher.false_match_rate
 
     def search(
         self,
@@ -233,8 +216,7 @@ class SearchIndex:
         Raises:
             UserError: it would.
         """
-        _check_k(k)
-        self._condition(datasets, where)
+        self._searcher.scope(k, datasets, where)
 
     def search_vectors(
         self,
@@ -246,10 +228,8 @@ class SearchIndex:
         exact: bool = False,
     ) -> list[list[Match]]:
         """As `search`, for vectors [N, E] (or one, [E]) that `embedder` gave."""
-        vectors = self._checked_vectors(vectors)
-        _check_k(k)
-        names, condition = self._condition(datasets, where)
-        return self._matches(vectors, k, names, condition, exact)
+        vectors = self._searcher.checked_vectors(vectors)
+        return self._searcher.matches(vectors, k, self._searcher.scope(k, datasets, where), exact)
 
     def search_item(
         self,
@@ -265,11 +245,11 @@ class SearchIndex:
         Raises:
             ItemNotFoundError: no such item.
         """
-        _check_k(k)
-        names, condition = self._condition(datasets, where)
+        scope = self._searcher.scope(k, datasets, where)
         vector = self._one(id, ["id", "vector"])["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        (matches,) = self._matches(vector[None], k, names, all_of([condition, f"id != {text(id)}"]), exact)
-        return matches
+        # One more than asked for, since the item is its own best match.
+        (matches,) = self._searcher.matches(vector[None], k + 1, scope, exact)
+        return [match for match in matches if match.id != id][:k]
 
     def add(self, items: Iterable[NewItem], *, batch_size: int = 32) -> Added:
         """Embed and write items; those of a known dataset and path replace what was there. All or nothing is written.
@@ -284,10 +264,10 @@ class SearchIndex:
             # Of two that lead to the same place, the later one.
             distinct = list({task.id: task for task in tasks}.values())
             kinds = metadata_kinds((task.item for task in distinct), self.metadata_columns)
-            known = signatures(self._store.rows_of([task.id for task in distinct], self._row_columns))
+            known = signatures(self._store.rows_of([task.id for task in distinct], self._searcher.row_columns))
             progress = self.write(distinct, kinds, known, batch_size=batch_size, rule=ONCE)
         if progress.written:
-            self._maintain_soon()
+            self._maintenance.start_if_due()
         ids = tuple(None if task.id in progress.refused_ids else task.id for task in tasks)
         return Added(ids, progress.written, progress.unchanged, tuple(progress.refused))
 
@@ -307,27 +287,22 @@ class SearchIndex:
         if ids is None and dataset is None and path is None:
             raise ArgumentError("nothing to delete is named; give ids, dataset or path")
         conditions = [
-            None if dataset is None else f"dataset = {text(dataset)}",
-            None if path is None else _at_or_below(stored_path(path)),
+            None if dataset is None else equals("dataset", dataset),
+            None if path is None else at_or_below(stored_path(path)),
         ]
         with self._adding:
+            condition = all_of(conditions)
             if ids is not None:
-                return self._store.delete_ids(list(dict.fromkeys(ids)), all_of(conditions))
-            return self._store.delete(str(all_of(conditions)))
+                return self._store.delete_ids(list(dict.fromkeys(ids)), condition)
+            return 0 if condition is None else self._store.delete(condition)
 
     def count(self, dataset: str | None = None) -> int:
         """How many rows there are."""
-        return self._store.count(None if dataset is None else f"dataset = {text(dataset)}")
+        return self._store.count(None if dataset is None else equals("dataset", dataset))
 
     def datasets(self) -> dict[str, int]:
         """How many rows each dataset has, by name in alphabetical order."""
-        version = self._store.version
-        cached = self._counts
-        if cached is None or cached[0] != version:
-            counted = pc.value_counts(self._store.rows(["dataset"])["dataset"]).to_pylist()
-            cached = version, {entry["values"]: entry["counts"] for entry in counted}
-            self._counts = cached
-        return dict(sorted(cached[1].items()))
+        return self._searcher.datasets()
 
     def item(self, id: str) -> StoredItem:
         """One row.
@@ -335,7 +310,7 @@ class SearchIndex:
         Raises:
             ItemNotFoundError: no such item.
         """
-        return self._stored(self._one(id, self._row_columns).to_pylist()[0])
+        return self._stored(self._one(id, self._searcher.row_columns).to_pylist()[0])
 
     def thumbnail(self, id: str) -> bytes:
         """A JPEG of the image, upright, of at most `THUMBNAIL_SIDE` pixels a side, and nothing else of the file in it.
@@ -356,22 +331,12 @@ class SearchIndex:
         ids = ids.take(pc.sort_indices(ids))
         chosen = np.random.default_rng(seed).choice(len(ids), min(n, len(ids)), replace=False)
         wanted = [ids[int(place)].as_py() for place in chosen]
-        rows = {row["id"]: row for row in self._store.rows_of(wanted, self._row_columns).to_pylist()}
+        rows = {row["id"]: row for row in self._store.rows_of(wanted, self._searcher.row_columns).to_pylist()}
         return [self._stored(rows[id]) for id in wanted if id in rows]
 
     def optimise(self) -> None:
         """Merge small files, drop what was deleted, and bring the index up to date: by size it is made or refreshed."""
-        with self._adding:
-            rows, index = self.count(), self._about["index"]
-            grown = rows >= 4 * index["rows"]
-            few = self._is_hyperbolic or rows < approximate.EXACT_BELOW
-            # A graph takes too long to be made anew each time, and "none" may have been somebody's choice.
-            if few or (index["kind"] in ("none", "hnsw") and not grown):
-                self._store.compact()
-            else:
-                # Made anew, because LanceDB's own refresh leaves an IVF-PQ index that takes nearly twice the time for
-                # every search (measured with a million rows), and to make one takes seconds.
-                self.build_index("auto" if grown else index["kind"])
+        self._maintenance.optimise()
 
     def build_index(self, kind: str = "auto") -> str:
         """Make the approximate index anew, and return its kind.
@@ -382,23 +347,11 @@ class SearchIndex:
         Raises:
             UserError: unknown kind, or too few rows for it.
         """
-        with self._adding:
-            rows = self.count()
-            chosen = approximate.checked_kind(kind, rows)
-            if self._is_hyperbolic and kind not in ("auto", "none"):
-                raise UserError(f"the index is {kind!r}: a hyperbolic model is searched exactly only; use none")
-            chosen = "none" if self._is_hyperbolic else chosen
-            self._store.compact()
-            if chosen == "none":
-                self._store.drop_index("vector")
-            else:
-                approximate.make(self._store, chosen, rows)
-            self._store.write_about({**self._about, "index": {"kind": chosen, "rows": rows}})
-            return chosen
+        return self._maintenance.build(kind)
 
-    def signature_rows(self, where: str) -> pa.Table:
+    def signature_rows(self, where: Condition) -> pa.Table:
         """The columns that tell changed rows from unchanged ones, of the rows that meet a condition."""
-        return self._store.rows(self._row_columns, where)
+        return self._store.rows(self._searcher.row_columns, where)
 
     def merge(self, rows: pa.Table) -> None:
         """Write rows as `rows_table` makes them, in one commit: new ones, and in place of those of the same ids."""
@@ -444,141 +397,21 @@ class SearchIndex:
 
         Rows that are not in the index are searched all the same, one by one.
         """
-        if not self._maintenance_due():
-            return False
-        self.optimise()
-        return True
+        return self._maintenance.run_if_due()
 
     @property
     def _about(self) -> dict[str, Any]:
         return self._store.about
 
     @property
-    def _is_hyperbolic(self) -> bool:
-        return bool(self._about["model"]["geometry"]["name"] == "poincare")
-
-    @property
     def _precision(self) -> str:
         return "auto" if self._device is None else self._device.precision
 
-    @property
-    def _shown_columns(self) -> list[str]:
-        """The columns of a `Match`; each one more takes its time."""
-        return [name for name in self._row_columns if name != "content_hash"]
-
-    @property
-    def _row_columns(self) -> list[str]:
-        """All columns but vector, thumbnail and fingerprint."""
-        left_out = ("vector", "thumbnail", "fingerprint")
-        return [name for name in self._store.schema.names if name not in left_out]
-
-    def _checked_vectors(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        array = np.asarray(vectors)
-        array = array[None] if array.ndim == 1 else array
-        if array.ndim != 2 or array.shape[1] != self.embedding_size or array.dtype.kind != "f":
-            raise ArgumentError(
-                f"vectors are {array.dtype} {list(array.shape)}: give floats [N, {self.embedding_size}], as the "
-                "database's model does"
-            )
-        array = array.astype(np.float32, copy=False)
-        if not np.isfinite(array).all() or (not self._is_hyperbolic and not array.any(axis=1).all()):
-            raise ArgumentError("vectors hold a row that is not finite or zero: it has no neighbours; leave it out")
-        return array
-
-    def _condition(self, datasets: Sequence[str] | None, where: str | None) -> tuple[tuple[str, ...], str | None]:
-        """The datasets, and the condition that is put to the database."""
-        if isinstance(datasets, str):
-            datasets = [datasets]
-        names = tuple(dict.fromkeys(datasets or ()))
-        if names:
-            present = self.datasets()
-            for name in names:
-                if name not in present:
-                    raise ArgumentError(f"unknown dataset {name!r}; {nearest_names(name, present)}")
-        if where is not None:
-            where = checked(where)
-            key = (where, *self._store.schema.names)
-            if key not in self._understood:
-                self._store.check_condition(where)
-                if len(self._understood) > 1000:
-                    self._understood.clear()
-                self._understood.add(key)
-        return names, all_of([is_one_of("dataset", names) if names else None, where])
-
-    def _rows(
-        self, vectors: NDArray[np.float32], k: int, condition: str | None, exact: bool
-    ) -> list[list[tuple[dict[str, Any], float]]]:
-        """For every vector the nearest rows and their scores."""
-        if self._is_hyperbolic:
-            geometry = self._about["model"]["geometry"]
-            return nearest_hyperbolic(self._store, geometry, vectors, k, self._shown_columns, condition)
-        tables = self._store.nearest(vectors, k, self._shown_columns, condition, exact)
-        return [
-            [(row, min(1.0, max(-1.0, 1.0 - row.pop("_distance")))) for row in table.to_pylist()] for table in tables
-        ]
-
-    def _matches(
-        self, vectors: NDArray[np.float32], k: int, names: tuple[str, ...], condition: str | None, exact: bool
-    ) -> list[list[Match]]:
-        threshold = self.threshold_of(names)
-        return [
-            sorted(
-                (self._match(row, score, threshold, names) for row, score in rows),
-                key=lambda match: (-match.score, match.id),
-            )
-            for rows in self._rows(vectors, k, condition, exact)
-        ]
-
-    def _match(self, row: dict[str, Any], score: float, threshold: float | None, names: tuple[str, ...]) -> Match:
-        return Match(
-            id=row["id"],
-            score=score,
-            dataset=row["dataset"],
-            label=row["label"],
-            path=row["path"],
-            metadata=_metadata(row),
-            is_match=None if threshold is None else score >= threshold,
-            confidence=None if self._calibration is None else self._calibration.confidence(score, names),
-        )
-
     def _stored(self, row: dict[str, Any]) -> StoredItem:
-        return StoredItem(row["id"], row["dataset"], row["label"], row["path"], _metadata(row), row["content_hash"])
+        return StoredItem(row["id"], row["dataset"], row["label"], row["path"], metadata_of(row), row["content_hash"])
 
     def _one(self, id: str, columns: Sequence[str]) -> pa.Table:
-        table = self._store.rows(columns, f"id = {text(id)}", limit=1)
+        table = self._store.rows(columns, equals("id", id), limit=1)
         if not len(table):
             raise ItemNotFoundError(f"no item {shown(id)}; take the id of a match")
         return table
-
-    def _maintenance_due(self) -> bool:
-        if self._is_hyperbolic:
-            return False
-        rows = self.count()
-        if rows < approximate.EXACT_BELOW:
-            return False
-        indexed = self._store.indexed("vector")
-        return indexed is None or indexed[2] >= max(10_000, rows // 10)
-
-    def _maintain_soon(self) -> None:
-        """`maintain` in a thread of its own: whoever added an image does not wait for an index."""
-        running = self._maintenance is not None and self._maintenance.is_alive()
-        if not running and self._maintenance_due():
-            self._maintenance = threading.Thread(target=self.maintain, name="search-index")
-            self._maintenance.start()
-
-
-def _metadata(row: dict[str, Any]) -> dict[str, Value]:
-    return shown_metadata({name: value for name, value in row.items() if name not in COLUMNS})
-
-
-def _check_k(k: int) -> None:
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= MAX_K:
-        raise ArgumentError(f"k is {k!r}: use 1 to {MAX_K}")
-
-
-def _at_or_below(path: str) -> str:
-    """The condition that a row's path is this one, or lies in the folder of that name."""
-    path = path.rstrip("/") or "/"
-    folder = path if path == "/" else f"{path}/"
-    # Compared as text: LIKE would take % and _ in names for wildcards.
-    return f"path = {text(path)} OR starts_with(path, {text(folder)})"

@@ -11,11 +11,13 @@ from unimetric.data.sources.metadata import Value
 from unimetric.data.sources.unusable import unusable_files
 from unimetric.errors import UserError
 from unimetric.progress import console, progress_bar, say
-from unimetric.search.filters import is_one_of
+from unimetric.search.conditions import is_one_of
 from unimetric.search.index import SearchIndex
 from unimetric.search.items import NewItem, Refused
 from unimetric.search.rows import NamedItem, metadata_kinds, name_problem, named, signatures
 from unimetric.search.writing import CommitRule, Progress
+
+_DATASETS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,10 @@ def index_items(
     distinct = list(tasks.values())
     kinds = metadata_kinds((task.item for task in distinct), index.metadata_columns, origin)
     datasets = sorted({task.item.dataset for task in distinct})
-    present = signatures(index.signature_rows(is_one_of("dataset", datasets)))
+    present: dict[str, tuple[str, bytes]] = {}
+    for start in range(0, len(datasets), _DATASETS_AT_ONCE):
+        some = is_one_of("dataset", datasets[start : start + _DATASETS_AT_ONCE])
+        present |= signatures(index.signature_rows(some))
     with progress_bar() as bar:
         shown = bar.add_task("Indexing", total=len(distinct), note="")
         reporter = _Reporter(len(distinct), start, lambda done, note: bar.update(shown, completed=done, note=note))

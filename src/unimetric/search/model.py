@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from unimetric.errors import UserError
 from unimetric.search.calibration import DEFAULT_RATE, Calibration, read_calibration
-from unimetric.search.store import FORMAT, Store, is_uri
+from unimetric.search.errors import ModelMismatchError
+from unimetric.search.stores.base import FORMAT, Store, is_uri
 
 if TYPE_CHECKING:
     from unimetric.config import DeviceConfig
@@ -53,7 +54,7 @@ def describe(
         },
         "calibration": None if calibration is None else calibration.to_dict(),
         "false_match_rate": rate,
-        "index": {"kind": "none", "rows": 0},
+        "index": {"kind": "none", "rows": 0, "name": None, "efforts": []},
     }
 
 
@@ -106,7 +107,7 @@ def load_embedder(
 def _check_fingerprint(store: Store, fingerprint: str, name: str) -> None:
     recorded = store.about["model"]
     if fingerprint != recorded["fingerprint"]:
-        raise UserError(
+        raise ModelMismatchError(
             f"the search database {store.place} holds vectors of another model ({recorded['folder']}, fingerprint "
             f"{recorded['fingerprint'][:12]}) than {name} ({fingerprint[:12]}); use that model, or another database"
         )

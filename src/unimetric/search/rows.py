@@ -21,7 +21,7 @@ from unimetric.data.sources.metadata import Value
 from unimetric.errors import ArgumentError
 from unimetric.search.items import NewItem
 from unimetric.search.preparation import hash_of
-from unimetric.search.store import COLUMNS, KINDS, is_uri
+from unimetric.search.stores.base import COLUMNS, KINDS, is_uri
 
 _LARGEST = 2**53
 """Numbers are kept as 64-bit floats, which beyond this skip whole numbers."""
@@ -207,7 +207,8 @@ def _plain(value: Value) -> Value:
     if isinstance(value, bool):
         return value
     if isinstance(value, int | float):
-        return None if math.isnan(value) else float(value)
+        # A sum with 0.0, so that -0.0 is stored as 0.0.
+        return None if math.isnan(value) else float(value) + 0.0
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.astimezone(timezone.utc).replace(tzinfo=None)
     return _text(value) if isinstance(value, str) else value

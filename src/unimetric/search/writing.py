@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,20 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from unimetric.cpu import available_cores
 from unimetric.data.images import ImageError
 from unimetric.errors import UserError
 from unimetric.search.items import Refused
 from unimetric.search.preparation import Prepared, prepare, prepare_all
 from unimetric.search.rows import NamedItem, rows_table, signature
-from unimetric.search.store import Store
+from unimetric.search.stores.base import Store
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from unimetric.models.embedder import Embedder
 
-THREADS = max(2, min(8, available_cores()))
+THREADS = max(2, min(8, os.cpu_count() or 1))
 
 
 @dataclass

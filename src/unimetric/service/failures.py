@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from unimetric.errors import ArgumentError, UserError, WriteError, escaped
+from unimetric.search.errors import DatabaseError, ModelMismatchError
 from unimetric.search.items import ItemNotFoundError
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,8 @@ def response_of(error: ServiceError) -> JSONResponse:
 STATUSES: dict[type[UserError], int] = {
     UserError: 422,
     ArgumentError: 422,
+    DatabaseError: 409,
+    ModelMismatchError: 409,
     ItemNotFoundError: 404,
     WriteError: 507,
 }

@@ -10,11 +10,11 @@ from typing import Any
 from unimetric.bulk.fragments import read_fragment
 from unimetric.errors import UserError
 from unimetric.progress import console, progress_bar, say
-from unimetric.search.filters import is_one_of
+from unimetric.search.conditions import is_one_of
 from unimetric.search.index import SearchIndex
 from unimetric.search.items import NewItem
 from unimetric.search.rows import NamedItem, named, rows_table
-from unimetric.search.store import is_uri
+from unimetric.search.stores.base import is_uri
 
 _IDS_AT_ONCE = 1000
 

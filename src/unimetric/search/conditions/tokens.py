@@ -1,0 +1,100 @@
+"""From the characters of a condition to words, quoted names, numbers, texts and operators."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from unimetric.search.errors import FilterError
+
+KEYWORDS = frozenset(
+    ("and", "or", "not", "like", "ilike", "in", "between", "is", "null", "true", "false"),
+)
+"""Words with a meaning of their own; a column of such a name is written in backticks."""
+
+_PATTERNS = re.compile(
+    r"""
+    (?P<number>(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?P<tail>\w*))
+    |(?P<text>'(?:[^']|'')*')
+    |(?P<name>`[^`]*`|"[^"]*")
+    |(?P<word>[^\W\d]\w*)
+    |(?P<refused>--|/\*|\|\||&&)
+    |(?P<operator><>|<=|>=|!=|==|[<>=+\-*/%(),])
+    """,
+    re.VERBOSE,
+)
+
+_REASONS = {
+    "--": "comments cannot be used; write - (-x) with a space for a double minus",
+    "/*": "comments cannot be used",
+    "||": "texts cannot be joined; for a choice write OR",
+    "&&": "write AND",
+    ";": "it has to be a single condition, without ;",
+    "'": "the text has no closing quote",
+    '"': "the column name has no closing quote",
+    "`": "the column name has no closing quote",
+    "[": "lists are written in parentheses",
+}
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token of a condition.
+
+    Attributes:
+        kind: ``end`` comes once, last. Keywords are operators.
+        text: In lower case for keywords; without quotes for texts and names.
+        position: Its first character, counted from 1.
+        quoted: The character around a name.
+    """
+
+    kind: Literal["number", "text", "name", "operator", "end"]
+    text: str
+    position: int
+    quoted: str = ""
+
+
+def tokenize(where: str) -> Iterator[Token]:
+    """Yield the tokens of a condition.
+
+    Raises:
+        FilterError: a character or a comment that the grammar does not have, or a quote that is not closed.
+    """
+    position = 0
+    while position < len(where):
+        if where[position].isspace():
+            position += 1
+            continue
+        match = _PATTERNS.match(where, position)
+        if match is None:
+            character = where[position]
+            reason = _REASONS.get(character, f"the character {character!a} cannot be used outside of quotes")
+            raise FilterError(where, position + 1, reason)
+        yield _token(where, match)
+        position = match.end()
+    yield Token("end", "", len(where) + 1)
+
+
+def _token(where: str, match: re.Match[str]) -> Token:
+    text, start = match[0], match.start() + 1
+    if match.lastgroup == "refused":
+        raise FilterError(where, start, _REASONS[text])
+    if match["number"] is not None:
+        if match["tail"]:
+            raise FilterError(where, start, f"{text[:40]!r} is no number")
+        return Token("number", text, start)
+    if match["text"] is not None:
+        return Token("text", _unicode(where, text[1:-1].replace("''", "'"), start), start)
+    if match["name"] is not None:
+        return Token("name", _unicode(where, text[1:-1], start), start, text[0])
+    if match["word"] is not None and text.lower() not in KEYWORDS:
+        return Token("name", text, start)
+    return Token("operator", {"!=": "<>", "==": "="}.get(text, text.lower()), start)
+
+
+def _unicode(where: str, text: str, position: int) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise FilterError(where, position, "the text is not valid Unicode")
+    return text

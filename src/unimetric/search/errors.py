@@ -1,0 +1,42 @@
+"""Errors of a search database; each class carries its meaning in ``code``."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from unimetric.errors import ArgumentError, UserError, escaped, shown
+
+
+class FilterError(ArgumentError):
+    """A condition (``where``) that is not one of the grammar in `unimetric.search.conditions`.
+
+    Args:
+        where: The condition as it was written.
+        position: The character at fault, counted from 1; None where it is the whole condition.
+        reason: The fault and its remedy.
+    """
+
+    code: ClassVar[str] = "invalid_where"
+
+    def __init__(self, where: str, position: int | None, reason: str) -> None:
+        self.where, self.position, self.reason = where, position, reason
+        place = "" if position is None else f" at character {position}"
+        super().__init__(f"the condition (where) {shown(where)} cannot be read{place}: {escaped(reason)}")
+
+
+class DatabaseError(UserError):
+    """A search database that cannot be read or written: damaged, locked up by permissions, or on a full disk."""
+
+    code: ClassVar[str] = "database_unusable"
+
+
+class DatabaseMissingError(DatabaseError):
+    """There is no search database at this place, or none that was finished."""
+
+    code: ClassVar[str] = "database_missing"
+
+
+class ModelMismatchError(UserError):
+    """The model is not the one that the database's vectors come from."""
+
+    code: ClassVar[str] = "model_mismatch"

@@ -1,0 +1,243 @@
+"""Answer queries: check them, find the nearest rows, and judge how sure an answer is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from unimetric.data.sources.metadata import Value
+from unimetric.errors import ArgumentError, UserError, nearest_names
+from unimetric.search.calibration import Calibration
+from unimetric.search.conditions import Condition, all_of, is_one_of, parse_condition
+from unimetric.search.effort import MeasuredEffort, chosen_effort, partitions
+from unimetric.search.hyperbolic import nearest_hyperbolic
+from unimetric.search.items import Match
+from unimetric.search.maintenance import EXACT_BELOW
+from unimetric.search.rows import shown_metadata
+from unimetric.search.stores.base import COLUMNS, KINDS, Effort, Store
+
+MAX_K = 1000
+"""Answers to one query, at most."""
+
+_TEXT_COLUMNS = ("id", "dataset", "label", "path", "content_hash")
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The rows that a query is answered from.
+
+    Attributes:
+        datasets: The only datasets to search in; empty for all.
+        condition: What rows have to meet; None for nothing.
+    """
+
+    datasets: tuple[str, ...]
+    condition: Condition | None
+
+
+class Searcher:
+    """Answers queries to one database; threads may share it.
+
+    Args:
+        store: The database.
+        false_match_rate: The rate that thresholds keep; None for the recorded one.
+    """
+
+    def __init__(self, store: Store, false_match_rate: float | None) -> None:
+        self._store = store
+        recorded = store.about["calibration"]
+        self._calibration = None if recorded is None else Calibration.from_dict(recorded)
+        self._wanted_rate = false_match_rate
+        if false_match_rate is not None and self._calibration is None:
+            raise UserError(f"false_match_rate is {false_match_rate:g}: {store.place} has no calibrated thresholds")
+        self._counts: tuple[int, dict[str, int]] | None = None
+        self._matching: tuple[int, dict[Condition, int]] = (-1, {})
+        self._efforts: tuple[str, list[MeasuredEffort]] | None = None
+        self.threshold()
+
+    @property
+    def false_match_rate(self) -> float:
+        """The rate that thresholds keep."""
+        return float(self._store.about["false_match_rate"] if self._wanted_rate is None else self._wanted_rate)
+
+    @property
+    def is_hyperbolic(self) -> bool:
+        """True if rows are compared by hyperbolic distance."""
+        return bool(self._store.about["model"]["geometry"]["name"] == "poincare")
+
+    @property
+    def row_columns(self) -> list[str]:
+        """All columns but vector, thumbnail and fingerprint."""
+        return [name for name in self._store.column_names if name not in ("vector", "thumbnail", "fingerprint")]
+
+    def threshold(self, datasets: Sequence[str] | None = None) -> float | None:
+        """Return the score from which an answer in these datasets is a match; None without a calibration."""
+        return None if self._calibration is None else self._calibration.threshold(self.false_match_rate, datasets)
+
+    def datasets(self) -> dict[str, int]:
+        """Return the number of rows of each dataset, by name in alphabetical order."""
+        version = self._store.version
+        cached = self._counts
+        if cached is None or cached[0] != version:
+            counted = pc.value_counts(self._store.rows(["dataset"])["dataset"]).to_pylist()
+            cached = version, {entry["values"]: entry["counts"] for entry in counted}
+            self._counts = cached
+        return dict(sorted(cached[1].items()))
+
+    def scope(self, k: int, datasets: Sequence[str] | None, where: str | None) -> Scope:
+        """Check the arguments of a search.
+
+        Raises:
+            ArgumentError: k is out of range, or there is no such dataset.
+            FilterError: ``where`` is no condition on the columns.
+        """
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= MAX_K:
+            raise ArgumentError(f"k is {k!r}: use 1 to {MAX_K}")
+        names = tuple(dict.fromkeys([datasets] if isinstance(datasets, str) else datasets or ()))
+        within = None
+        if names:
+            present = self.datasets()
+            for name in names:
+                if name not in present:
+                    raise ArgumentError(f"unknown dataset {name!r}; {nearest_names(name, present)}")
+            within = is_one_of("dataset", names) if len(names) < len(present) else None
+        condition = None if where is None else parse_condition(where, self._named_columns)
+        return Scope(names, all_of([within, condition]))
+
+    def checked_vectors(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return queries as float32 [N, E].
+
+        Raises:
+            ArgumentError: another shape or type, not finite, or zero.
+        """
+        array = np.asarray(vectors)
+        array = array[None] if array.ndim == 1 else array
+        size = self._store.vector_size
+        if array.ndim != 2 or array.shape[1] != size or array.dtype.kind != "f":
+            raise ArgumentError(
+                f"vectors are {array.dtype} {list(array.shape)}: give floats [N, {size}], as the database's model does"
+            )
+        array = array.astype(np.float32, copy=False)
+        if not np.isfinite(array).all() or (not self.is_hyperbolic and not array.any(axis=1).all()):
+            raise ArgumentError("vectors hold a row that is not finite or zero: it has no neighbours; leave it out")
+        return array
+
+    def matches(self, vectors: NDArray[np.float32], k: int, scope: Scope, exact: bool) -> list[list[Match]]:
+        """Return the k most similar rows to each vector [N, E], the most similar first, equal ones by id."""
+        threshold = self.threshold(scope.datasets)
+        return [
+            sorted(
+                (self._match(row, score, threshold, scope.datasets) for row, score in rows),
+                key=lambda match: (-match.score, match.id),
+            )
+            for rows in self._scored(vectors, k, scope.condition, exact)
+        ]
+
+    @property
+    def _named_columns(self) -> dict[str, str]:
+        """The columns that conditions may name, with their kinds."""
+        metadata = {name: kind for name, kind in self._store.metadata_columns.items() if kind in KINDS}
+        return {**dict.fromkeys(_TEXT_COLUMNS, "text"), **metadata}
+
+    def _scored(
+        self, vectors: NDArray[np.float32], k: int, condition: Condition | None, exact: bool
+    ) -> list[list[tuple[dict[str, Any], float]]]:
+        """Return for every vector the nearest rows and their scores."""
+        # Without the content's hash: each further column takes time.
+        columns = [name for name in self.row_columns if name != "content_hash"]
+        if self.is_hyperbolic:
+            geometry = self._store.about["model"]["geometry"]
+            return nearest_hyperbolic(self._store, geometry, vectors, k, columns, condition)
+        tables = self._nearest(vectors, k, columns, condition, exact)
+        return [
+            [(row, min(1.0, max(-1.0, 1.0 - row.pop("_distance")))) for row in table.to_pylist()] for table in tables
+        ]
+
+    def _nearest(
+        self, vectors: NDArray[np.float32], k: int, columns: Sequence[str], condition: Condition | None, exact: bool
+    ) -> list[pa.Table]:
+        effort = None if exact else self._effort(k, condition)
+        found = self._store.nearest(vectors, k, columns, condition, effort)
+        if condition is None or effort is None:
+            return found
+        # The rows that a condition keeps may be far from a query, in parts of the index that were not looked into. So
+        # the search widens until that brings nothing new.
+        pending = list(range(len(vectors)))
+        while pending and (effort := self._wider(effort)) is not None:
+            again = self._store.nearest(vectors[pending], k, columns, condition, effort)
+            changed = []
+            for place, table in zip(pending, again, strict=True):
+                if not _same_distances(found[place], table) or len(table) < k:
+                    changed.append(place)
+                found[place] = table
+            pending = changed
+        return found
+
+    def _effort(self, k: int, condition: Condition | None) -> Effort | None:
+        """Return the effort for the index there is; None where the search is exact."""
+        index = self._store.index
+        if index is None:
+            return None
+        if self._efforts is None or self._efforts[0] != index.name:
+            record = self._store.about["index"]
+            if record["name"] != index.name:
+                record = self._store.read_about()["index"]
+            if record["name"] != index.name:
+                # Another process is still measuring it.
+                return None
+            self._efforts = index.name, [MeasuredEffort.from_dict(entry) for entry in record["efforts"]]
+        depth = k
+        if condition is not None:
+            kept = self._count(condition)
+            if kept < EXACT_BELOW:
+                return None
+            depth = math.ceil(k * (index.rows + index.missing) / kept)
+        return chosen_effort(self._efforts[1], k, depth)
+
+    def _wider(self, effort: Effort) -> Effort | None:
+        """Return twice the effort; None where the whole index was looked into."""
+        record = self._store.about["index"]
+        if effort.candidates:
+            return replace(effort, candidates=2 * effort.candidates) if effort.candidates < record["rows"] else None
+        parts = partitions(record["kind"], record["rows"])
+        return replace(effort, probes=min(parts, 2 * effort.probes)) if effort.probes < parts else None
+
+    def _count(self, condition: Condition) -> int:
+        """Return the number of rows that meet a condition, counted once per version of the database."""
+        version = self._store.version
+        if self._matching[0] != version or len(self._matching[1]) > 1000:
+            self._matching = version, {}
+        counts = self._matching[1]
+        if condition not in counts:
+            counts[condition] = self._store.count(condition)
+        return counts[condition]
+
+    def _match(self, row: dict[str, Any], score: float, threshold: float | None, names: tuple[str, ...]) -> Match:
+        return Match(
+            id=row["id"],
+            score=score,
+            dataset=row["dataset"],
+            label=row["label"],
+            path=row["path"],
+            metadata=metadata_of(row),
+            is_match=None if threshold is None else score >= threshold,
+            confidence=None if self._calibration is None else self._calibration.confidence(score, names),
+        )
+
+
+def metadata_of(row: Mapping[str, Any]) -> dict[str, Value]:
+    """Return the metadata columns of a row."""
+    return shown_metadata({name: value for name, value in row.items() if name not in COLUMNS})
+
+
+def _same_distances(one: pa.Table, other: pa.Table) -> bool:
+    if len(one) != len(other):
+        return False
+    return bool(np.allclose(np.sort(one["_distance"]), np.sort(other["_distance"]), rtol=0, atol=1e-6))

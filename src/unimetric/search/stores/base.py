@@ -1,0 +1,170 @@
+"""The common ground of all engines: columns, kinds, places, and the `Store` that each implements."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from unimetric.errors import UserError
+from unimetric.search.conditions import Condition
+
+FORMAT = 2
+
+COLUMNS = ("id", "dataset", "label", "path", "content_hash", "fingerprint", "vector", "thumbnail")
+"""The columns of every row; all others are metadata."""
+
+KINDS = {
+    "text": pa.string(),
+    "number": pa.float64(),
+    "boolean": pa.bool_(),
+    "date": pa.date32(),
+    "time": pa.timestamp("us"),
+}
+"""The types of metadata columns."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """The effort that an approximate index is searched with; more of it gains recall and costs time.
+
+    Attributes:
+        probes: Partitions to look into.
+        refine: Candidates per wanted row that are compared by their full vectors.
+        candidates: Nodes of a graph to keep while walking it, at least; 0 for other indexes.
+    """
+
+    probes: int
+    refine: int
+    candidates: int = 0
+
+
+@dataclass(frozen=True)
+class VectorIndex:
+    """The approximate index of a database.
+
+    Attributes:
+        name: Unique for every index that was ever made, so that a measured effort belongs to one of them.
+        rows: Rows in it.
+        missing: Rows that are not in it yet, and are compared one by one.
+    """
+
+    name: str
+    rows: int
+    missing: int
+
+
+class Store(Protocol):
+    """The rows of one database, and a record about it.
+
+    Every method raises a `DatabaseError` where the files or the storage are at fault.
+    """
+
+    place: str
+    about: dict[str, Any]
+
+    def close(self) -> None:
+        """Release the files."""
+
+    def write_about(self, about: dict[str, Any]) -> None:
+        """Replace the record."""
+
+    def read_about(self) -> dict[str, Any]:
+        """Read the record again, which another process may have replaced."""
+
+    @property
+    def version(self) -> int:
+        """A number that rises with every change that this process sees."""
+
+    @property
+    def column_names(self) -> list[str]:
+        """All columns."""
+
+    @property
+    def metadata_columns(self) -> dict[str, str]:
+        """The kind of every metadata column, by its name."""
+
+    @property
+    def vector_size(self) -> int:
+        """E."""
+
+    def count(self, where: Condition | None = None) -> int:
+        """Return the number of rows that meet a condition."""
+
+    def rows(self, columns: Sequence[str], where: Condition | None = None, limit: int | None = None) -> pa.Table:
+        """Return some columns of the rows that meet a condition."""
+
+    def rows_of(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
+        """Return some columns of the rows with these ids, in no order; unknown ids have no row."""
+
+    def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield some columns of all rows, a bounded number of rows at a time."""
+
+    def nearest(
+        self,
+        vectors: NDArray[np.float32],
+        k: int,
+        columns: Sequence[str],
+        where: Condition | None = None,
+        effort: Effort | None = None,
+    ) -> list[pa.Table]:
+        """Return for every vector [N, E] the k rows nearest by cosine, with ``_distance``, 1 minus the cosine.
+
+        Without an ``effort`` the vectors are compared with every row.
+        """
+
+    def merge(self, rows: pa.Table) -> None:
+        """Write rows of distinct ids in one commit; those of known ids are replaced, missing columns are added."""
+
+    def delete(self, where: Condition) -> int:
+        """Delete the rows that meet a condition in one commit, and return their number."""
+
+    def delete_ids(self, ids: Sequence[str], where: Condition | None = None) -> int:
+        """Delete the rows with these ids that meet a condition as well, and return their number."""
+
+    def compact(self) -> None:
+        """Merge small files, put new rows into the indexes, and drop old versions."""
+
+    @property
+    def index(self) -> VectorIndex | None:
+        """The approximate index, or None if there is none."""
+
+    def make_index(self, kind: str, partitions: int) -> str:
+        """Make the approximate index anew, ``ivf-pq`` or ``hnsw``, and return its name."""
+
+    def drop_index(self) -> None:
+        """Drop the approximate index, if there is one."""
+
+    def warm(self) -> None:
+        """Read the indexes into memory."""
+
+
+def location(db: str | Path) -> str:
+    """Return the name of a database's place: an object-storage URI as it is, a folder as an absolute path.
+
+    Raises:
+        UserError: the name is empty.
+    """
+    if not str(db).strip():
+        raise UserError("the database's name is empty; name a folder, or a URI such as s3://bucket/db")
+    if is_uri(db):
+        return str(db)
+    try:
+        return str(Path(db).expanduser().absolute())
+    except RuntimeError as error:
+        raise UserError(f"cannot find the home folder in {str(db)!r}; write the path in full") from error
+
+
+def is_uri(text: str | Path) -> bool:
+    """Return True for a place in object storage.
+
+    >>> is_uri("s3://bucket/db"), is_uri("/data/db")
+    (True, False)
+    """
+    return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", str(text)) is not None

@@ -1,0 +1,351 @@
+"""A search database in LanceDB tables: ``about``, one row of JSON, and ``items``, one row per image.
+
+Every write is one commit of LanceDB: readers see all of it or nothing, and a process that is killed leaves the last
+commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from unimetric.search.conditions import Condition, is_one_of
+from unimetric.search.conditions.tree import And
+from unimetric.search.errors import DatabaseError, DatabaseMissingError
+from unimetric.search.stores.base import COLUMNS, KINDS, Effort, VectorIndex, is_uri
+from unimetric.search.stores.lancedb_errors import explained
+from unimetric.search.stores.lancedb_sql import to_sql
+from unimetric.search.stores.lancedb_tables import (
+    ABOUT,
+    ITEMS,
+    about_row,
+    check_place,
+    connect,
+    connect_reader,
+    items_schema,
+    lock,
+    open_table,
+    read_about,
+)
+
+_KEPT_VERSIONS = timedelta(hours=1)
+_IDS_AT_ONCE = 1000
+_QUERIES_AT_ONCE = 16
+
+
+class LanceStore:
+    """A `Store` in two LanceDB tables.
+
+    Args:
+        place: From `location`.
+        connection: LanceDB's.
+        items: LanceDB's table.
+        about: The row of ``about``.
+    """
+
+    def __init__(self, place: str, connection: Any, items: Any, about: dict[str, Any]) -> None:
+        self.place = place
+        self.about = about
+        self._connection = connection
+        self._items = items
+        self._writing = threading.RLock()
+        self._reading: Any = None
+        self._stale = False
+        self._index: tuple[int, VectorIndex | None] | None = None
+
+    @classmethod
+    def open(cls, place: str) -> LanceStore:
+        """Open a database that is there.
+
+        Raises:
+            DatabaseMissingError: there is none.
+            DatabaseError: it is damaged.
+        """
+        make = "make one with: unimetric index MODEL FOLDER --db"
+        if not is_uri(place) and not Path(place).is_dir():
+            raise DatabaseMissingError(f"there is no search database {place}; {make}")
+        connection = connect(place)
+        about = read_about(place, connection)
+        if about is None:
+            raise DatabaseMissingError(f"{place} is no search database; {make}")
+        items = open_table(place, connection, ITEMS)
+        if items is None:
+            raise DatabaseMissingError(f"the search database {place} has no rows yet; run unimetric index again")
+        return cls(place, connection, items, about)
+
+    @classmethod
+    def create(cls, place: str, about: dict[str, Any], vector_size: int) -> LanceStore:
+        """Open a database, or make an empty one; ``about`` is written only where there is none.
+
+        Raises:
+            UserError: the folder holds other things.
+            DatabaseError: it is damaged or cannot be written.
+        """
+        if not is_uri(place):
+            check_place(Path(place))
+        connection = connect(place)
+        found = read_about(place, connection)
+        with lock(place), explained(place, "write to"):
+            if found is None:
+                connection.create_table(ABOUT, data=about_row(about))
+                found = about
+            items = open_table(place, connection, ITEMS)
+            if items is None:
+                items = connection.create_table(ITEMS, schema=items_schema(vector_size))
+        return cls(place, connection, items, found)
+
+    def close(self) -> None:
+        """Release the tables."""
+        self._items = self._connection = self._reading = None
+
+    def write_about(self, about: dict[str, Any]) -> None:
+        """Replace the row of ``about``."""
+        with self._change():
+            self._connection.open_table(ABOUT).add(about_row(about), mode="overwrite")
+        self.about = about
+
+    def read_about(self) -> dict[str, Any]:
+        """Read the record again, which another process may have replaced."""
+        self.about = read_about(self.place, self._connection) or self.about
+        return self.about
+
+    @property
+    def version(self) -> int:
+        """A number that rises with every change that this process sees."""
+        with explained(self.place, "read"):
+            return int(self._table.version)
+
+    @property
+    def column_names(self) -> list[str]:
+        """All columns."""
+        return list(self._schema.names)
+
+    @property
+    def metadata_columns(self) -> dict[str, str]:
+        """The kind of every metadata column, by its name."""
+        kinds = {str(kind): name for name, kind in KINDS.items()}
+        return {
+            field.name: kinds.get(str(field.type), str(field.type))
+            for field in self._schema
+            if field.name not in COLUMNS
+        }
+
+    @property
+    def vector_size(self) -> int:
+        """E."""
+        return int(self._schema.field("vector").type.list_size)
+
+    def count(self, where: Condition | None = None) -> int:
+        """Return the number of rows that meet a condition."""
+        with explained(self.place, "read"):
+            return int(self._table.count_rows(None if where is None else to_sql(where)))
+
+    def rows(self, columns: Sequence[str], where: Condition | None = None, limit: int | None = None) -> pa.Table:
+        """Return some columns of the rows that meet a condition."""
+        with explained(self.place, "read"):
+            query = self._table.search().select(list(columns)).limit(limit)
+            return (query if where is None else query.where(to_sql(where))).to_arrow()
+
+    def rows_of(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
+        """Return some columns of the rows with these ids, in no order; unknown ids have no row."""
+        parts = [self.rows(columns, is_one_of("id", some), limit=len(some)) for some in _portions(ids)]
+        return pa.concat_tables(parts) if parts else self._schema.empty_table().select(list(columns))
+
+    def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield some columns of all rows, a bounded number of rows at a time."""
+        with explained(self.place, "read"):
+            for batch in self._table.search().select(list(columns)).limit(None).to_batches():
+                yield pa.Table.from_batches([batch])
+
+    def nearest(
+        self,
+        vectors: NDArray[np.float32],
+        k: int,
+        columns: Sequence[str],
+        where: Condition | None = None,
+        effort: Effort | None = None,
+    ) -> list[pa.Table]:
+        """Return for every vector [N, E] the k rows nearest by cosine, with ``_distance``, 1 minus the cosine.
+
+        Without an ``effort`` the vectors are compared with every row.
+        """
+
+        async def answer(table: Any, part: NDArray[np.float32]) -> list[pa.Table]:
+            query = table.query().nearest_to(part[0] if len(part) == 1 else list(part)).column("vector")
+            query = query.distance_type("cosine").limit(k).select([*columns, "_distance"])
+            if where is not None:
+                query = query.where(to_sql(where))
+            query = query.bypass_vector_index() if effort is None else _with_effort(query, effort, k)
+            return _by_query(await query.to_arrow(), len(part))
+
+        async def answer_all() -> list[pa.Table]:
+            table = await self._reading_table()
+            found: list[pa.Table] = []
+            # Several at once share what a query costs before it is answered.
+            for start in range(0, len(vectors), _QUERIES_AT_ONCE):
+                found += await answer(table, vectors[start : start + _QUERIES_AT_ONCE])
+            return found
+
+        # LanceDB's synchronous interface crosses over to its thread several times a query, which is slower.
+        with explained(self.place, "read"):
+            return asyncio.run_coroutine_threadsafe(answer_all(), _loop()).result()
+
+    async def _reading_table(self) -> Any:
+        """Return a second handle on ``items``, which sees the writes of this process."""
+        if self._items is None:
+            raise DatabaseError(f"the search database {self.place} was closed; open it again")
+        if self._reading is None:
+            self._stale = False
+            self._reading = await connect_reader(self.place)
+        elif self._stale:
+            self._stale = False
+            await self._reading.checkout_latest()
+        return self._reading
+
+    def merge(self, rows: pa.Table) -> None:
+        """Write rows, each of another id: new ones are added, those of known ids replaced, in one commit.
+
+        Columns that the database lacks are added first.
+        """
+        with self._change():
+            present = self._table.schema
+            if missing := [field for field in rows.schema if field.name not in present.names]:
+                self._table.add_columns(pa.schema(missing))
+                present = self._table.schema
+            columns = {
+                field.name: rows[field.name] if field.name in rows.column_names else pa.nulls(len(rows), field.type)
+                for field in present
+            }
+            merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+            merge.execute(pa.table(columns, schema=present))
+
+    def delete(self, where: Condition) -> int:
+        """Delete the rows that meet a condition in one commit, and return their number."""
+        with self._change():
+            count = self.count(where)
+            if count:
+                self._table.delete(to_sql(where))
+            return count
+
+    def delete_ids(self, ids: Sequence[str], where: Condition | None = None) -> int:
+        """Delete the rows with these ids that meet a condition as well, and return their number."""
+        found = (is_one_of("id", some) for some in _portions(ids))
+        return sum(self.delete(one if where is None else And((one, where))) for one in found)
+
+    def compact(self) -> None:
+        """Merge small files, put new rows into the indexes, and drop versions older than an hour."""
+        with self._change():
+            self._table.optimize(cleanup_older_than=_KEPT_VERSIONS)
+
+    @property
+    def index(self) -> VectorIndex | None:
+        """The approximate index; None also while an old and a new one exist side by side."""
+        version = self.version
+        if self._index is None or self._index[0] != version:
+            with explained(self.place, "read"):
+                names = self._index_names("vector")
+                found = None
+                if len(names) == 1:
+                    statistics = self._table.index_stats(names[0])
+                    found = VectorIndex(names[0], statistics.num_indexed_rows, statistics.num_unindexed_rows)
+                self._index = version, found
+        return self._index[1]
+
+    def make_index(self, kind: str, partitions: int) -> str:
+        """Make the approximate index anew, and with it those of ids and datasets; return its name."""
+        from lancedb.index import Bitmap, BTree, HnswSq, IvfPq
+
+        config: Any
+        if kind == "hnsw":
+            config = HnswSq(distance_type="cosine", num_partitions=partitions, m=16, ef_construction=150)
+        else:
+            pieces = next(self.vector_size // width for width in (8, 4, 2, 1) if self.vector_size % width == 0)
+            # A fraction of the usual training, which takes minutes; comparing full vectors makes up for the loss.
+            config = IvfPq(
+                distance_type="cosine",
+                num_partitions=partitions,
+                num_sub_vectors=pieces,
+                max_iterations=10,
+                sample_rate=32,
+            )
+        name = f"vector_{uuid.uuid4().hex}"
+        with self._change():
+            old = self._index_names("vector")
+            self._table.create_index("vector", config=config, name=name)
+            for other in old:
+                self._table.drop_index(other)
+            self._table.create_index("id", config=BTree(), replace=True)
+            self._table.create_index("dataset", config=Bitmap(), replace=True)
+        return name
+
+    def drop_index(self) -> None:
+        """Drop the approximate index, if there is one."""
+        with self._change():
+            for name in self._index_names("vector"):
+                self._table.drop_index(name)
+
+    def warm(self) -> None:
+        """Read the indexes into memory."""
+        with explained(self.place, "read"):
+            for index in self._table.list_indices():
+                self._table.prewarm_index(index.name)
+
+    def _index_names(self, column: str) -> list[str]:
+        return [index.name for index in self._table.list_indices() if index.columns == [column]]
+
+    @property
+    def _schema(self) -> pa.Schema:
+        with explained(self.place, "read"):
+            return self._table.schema
+
+    @property
+    def _table(self) -> Any:
+        if self._items is None:
+            raise DatabaseError(f"the search database {self.place} was closed; open it again")
+        return self._items
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        """Hold the write lock of this machine, on the newest version."""
+        with self._writing, lock(self.place), explained(self.place, "write to"):
+            self._table.checkout_latest()
+            try:
+                yield
+            finally:
+                self._stale = True
+
+
+def _with_effort(query: Any, effort: Effort, k: int) -> Any:
+    query = query.nprobes(effort.probes).refine_factor(effort.refine)
+    return query.ef(max(effort.candidates, k * effort.refine)) if effort.candidates else query
+
+
+def _by_query(found: pa.Table, queries: int) -> list[pa.Table]:
+    """Return the answers to each of several queries that were asked at once."""
+    if queries == 1:
+        return [found]
+    numbers = found["query_index"].to_numpy()
+    return [found.filter(pa.array(numbers == number)).drop_columns("query_index") for number in range(queries)]
+
+
+def _portions(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[start : start + _IDS_AT_ONCE] for start in range(0, len(ids), _IDS_AT_ONCE))
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """Return the event loop of all queries, which runs in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="search", daemon=True).start()
+    return loop

@@ -1,0 +1,124 @@
+"""Open and create the two LanceDB tables of a search database."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from filelock import FileLock
+
+from unimetric.errors import UserError
+from unimetric.files import check_writable, make_folder
+from unimetric.search.errors import DatabaseError
+from unimetric.search.stores.base import COLUMNS, FORMAT, is_uri
+from unimetric.search.stores.lancedb_errors import explained
+
+ABOUT, ITEMS = "about", "items"
+
+READERS_SEE_WRITES_WITHIN = timedelta(seconds=2)
+"""The longest time after another process's commit that a reader still answers from the version before."""
+
+_SCHEMES = ("s3", "s3+ddb", "gs", "az", "abfss", "hf", "oss", "cos", "tos", "memory", "file")
+
+
+def items_schema(vector_size: int) -> pa.Schema:
+    """Return the columns of ``items`` without metadata."""
+    texts = [pa.field(name, pa.string(), nullable=False) for name in COLUMNS[:6]]
+    vector = pa.field("vector", pa.list_(pa.float32(), vector_size), nullable=False)
+    return pa.schema([*texts, vector, pa.field("thumbnail", pa.binary())])
+
+
+def lancedb() -> Any:
+    """Import the package, with a warning silenced that concerns only its own developers.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    os.environ.setdefault("LANCE_LOG", "error")
+    try:
+        import lancedb as package
+    except ModuleNotFoundError as error:
+        raise UserError(f"search needs {error.name}, which is missing; pip install 'unimetric[search]'") from error
+    return package
+
+
+def connect(place: str) -> Any:
+    """Connect to a place, without looking for tables."""
+    scheme = place.partition("://")[0]
+    if is_uri(place) and scheme not in _SCHEMES:
+        raise UserError(f"the search database {place} has no scheme that is known; use s3://, gs:// or az://")
+    with explained(place, "open"):
+        return lancedb().connect(place, read_consistency_interval=READERS_SEE_WRITES_WITHIN)
+
+
+async def connect_reader(place: str) -> Any:
+    """Open ``items`` once more, for queries from an event loop."""
+    connection = await lancedb().connect_async(place, read_consistency_interval=READERS_SEE_WRITES_WITHIN)
+    return await connection.open_table(ITEMS)
+
+
+def check_place(folder: Path) -> None:
+    """Refuse a folder of other things, among which the tables would be scattered."""
+    check_writable(folder)
+    make_folder(folder)
+    tables = {f"{name}.lance" for name in (ABOUT, ITEMS)}
+    strangers = sorted(path.name for path in folder.iterdir() if path.name not in tables and path.name[0] != ".")
+    if strangers:
+        raise UserError(
+            f"{folder} is no search database: it holds {strangers[0]}; name a new or an empty folder with --db"
+        )
+
+
+def open_table(place: str, connection: Any, name: str) -> Any | None:
+    """Open a table; None if there is none."""
+    with explained(place, "open"):
+        return connection.open_table(name) if name in connection.list_tables().tables else None
+
+
+def read_about(place: str, connection: Any) -> dict[str, Any] | None:
+    """Read the record of a database; None if there is none.
+
+    Raises:
+        DatabaseError: it is damaged or of another format.
+    """
+    table = open_table(place, connection, ABOUT)
+    if table is None:
+        return None
+    with explained(place, "read"):
+        rows = table.to_arrow()
+    try:
+        (content,) = rows["content"].to_pylist()
+        about = json.loads(content)
+        version = about["format"]
+    except (KeyError, ValueError, TypeError) as error:
+        raise DatabaseError(
+            f"the search database {place} is damaged: its record cannot be read; index the images again into a new "
+            "folder"
+        ) from error
+    if version != FORMAT:
+        raise DatabaseError(
+            f"the search database {place} has format {version}, this version of unimetric reads {FORMAT}; index the "
+            "images again into a new folder"
+        )
+    return dict(about)
+
+
+def about_row(about: dict[str, Any]) -> pa.Table:
+    """Return the row that `read_about` reads."""
+    return pa.table({"content": [json.dumps(about, sort_keys=True)]})
+
+
+@contextmanager
+def lock(place: str) -> Iterator[None]:
+    """Hold a local database for writing; the system releases it when the process ends, however that is."""
+    if is_uri(place):
+        yield
+        return
+    with explained(place, "write to"), FileLock(Path(place) / ".lock"):
+        yield
