@@ -225,6 +225,19 @@ def test_packaged_benchmarks(path: Path) -> None:
         assert set(run.config.data.train_images) <= {"*", *datasets}
 
 
+@pytest.mark.parametrize(
+    "path", [path for path in CONFIGS if path.stem.startswith("paper")], ids=lambda path: path.stem
+)
+def test_the_paper_s_schedules_are_those_of_its_public_code(path: Path) -> None:
+    plan = make_plan(read_matrix(path), ["somewhere"], typed_config, lambda sources: BIG_EIGHT)
+    for entry in plan.entries:
+        config = plan.run(entry, entry.models[0], entry.seeds[0], (entry.candidates or ({},))[0]).config
+        schedule = "cosine" if config.data.few_shot else "step"
+        assert config.training.schedule == ("constant" if config.model.method == "full" else schedule)
+        assert config.training.epochs == (32 // config.data.few_shot + 1 if config.data.few_shot else 100)
+        assert config.training.cosine_floor == (0.1 if config.data.few_shot else 0.0)
+
+
 def test_planning_imports_no_torch(tmp_path: Path) -> None:
     (tmp_path / "birds/c0").mkdir(parents=True)
     (tmp_path / "birds/c0/x.png").write_bytes(b"")

@@ -115,3 +115,42 @@ def test_rows_move_as_by_adamw_in_the_steps_that_have_them() -> None:
         reloaded = torch.optim.AdamW([proxies], **options)
         reloaded.load_state_dict(optimiser.state_dict())
         optimiser = reloaded
+
+
+@given(
+    floor=st.floats(0, 1),
+    total=st.integers(2, 500),
+    warmup=st.integers(0, 20),
+)
+def test_the_cosine_schedule_ends_at_its_floor(floor: float, total: int, warmup: int) -> None:
+    warmup = min(warmup, total - 1)
+    config = TrainingConfig(schedule="cosine", cosine_floor=floor, warmup_steps=warmup)
+    rate = rate_schedule(config, 1, total)
+    rates = [rate(step) for step in range(warmup, total)]
+    assert rates[0] == 1.0
+    assert rates == sorted(rates, reverse=True)
+    assert rate(total) == pytest.approx(floor, abs=1e-12)
+    middle = (warmup + total) / 2
+    if middle == int(middle):
+        assert rate(int(middle)) == pytest.approx((1 + floor) / 2)
+
+
+def test_a_constant_schedule_keeps_the_rate_after_its_warm_up() -> None:
+    rate = rate_schedule(TrainingConfig(schedule="constant", warmup_steps=3), 10, 100)
+    assert [rate(step) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert {rate(step) for step in range(3, 100)} == {1.0}
+
+
+def test_the_head_starts_uniform_within_one_over_the_root_of_its_width() -> None:
+    """PyTorch's default for a linear layer, as in the authors' code."""
+    torch.manual_seed(0)
+    head = Embedder(make_backbone("vit_tiny_patch16_224", weights="random", image_size=32), "puma", {}, 128).head
+    assert head is not None
+    bound = 192**-0.5
+    weight, bias = head.weight.detach(), head.bias.detach()
+    for values in (weight, bias):
+        assert float(values.abs().max()) <= bound
+        # Of a uniform distribution: the standard deviation is bound / sqrt(3), the mean 0.
+        assert float(values.std()) == pytest.approx(bound / 3**0.5, rel=0.15)
+        assert float(values.mean().abs()) < 4 * bound / 3**0.5 / len(values.flatten()) ** 0.5
+    assert float(weight.std()) == pytest.approx(bound / 3**0.5, rel=0.02)
