@@ -15,7 +15,7 @@ from PIL import Image
 
 from toy_runs import unimetric
 from unimetric.commands.datasets import DatasetCheck, check_datasets, exit_code
-from unimetric.data.sources.published import PUBLISHED
+from unimetric.data.sources.benchmarks.published import PUBLISHED
 
 
 def image(path: Path, shade: int) -> None:

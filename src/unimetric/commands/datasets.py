@@ -17,9 +17,10 @@ from rich.text import Text
 
 from unimetric.data.catalog import Item
 from unimetric.data.images import ImageError, decode_image
-from unimetric.data.sources import BENCHMARKS
-from unimetric.data.sources.annotations import absent_images, folders_above, recognise
-from unimetric.data.sources.published import PUBLISHED, Published, count_differences
+from unimetric.data.sources.benchmarks import BENCHMARKS
+from unimetric.data.sources.benchmarks.finding import folders_above, recognise
+from unimetric.data.sources.benchmarks.listing import absent_images
+from unimetric.data.sources.benchmarks.published import PUBLISHED, Published, count_differences
 from unimetric.errors import UserError
 from unimetric.files import sha256_of_file
 from unimetric.progress import console as progress_console

@@ -13,7 +13,9 @@ from scipy.io import loadmat, savemat
 
 from unimetric.data.catalog import Item
 from unimetric.data.sources import read_source
-from unimetric.data.sources.annotations import absent_images, mat_numbers, readable_names, whole_number
+from unimetric.data.sources.benchmarks.listing import absent_images, readable_names
+from unimetric.data.sources.benchmarks.mat_files import mat_numbers
+from unimetric.data.sources.benchmarks.text_tables import whole_number
 from unimetric.errors import UserError
 
 

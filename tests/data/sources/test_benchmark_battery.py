@@ -13,9 +13,10 @@ from scipy.io import savemat
 
 from unimetric.data.catalog import Dataset
 from unimetric.data.selection import select_train
-from unimetric.data.sources import BENCHMARKS, SOURCES, read_source
-from unimetric.data.sources.annotations import absent_images
-from unimetric.data.sources.published import PUBLISHED, count_differences
+from unimetric.data.sources import SOURCES, read_source
+from unimetric.data.sources.benchmarks import BENCHMARKS
+from unimetric.data.sources.benchmarks.listing import absent_images
+from unimetric.data.sources.benchmarks.published import PUBLISHED, count_differences
 from unimetric.data.splits import split_datasets
 from unimetric.errors import UserError
 

@@ -20,7 +20,8 @@ from benchmark_fixtures import (
 from scipy.io import loadmat, savemat
 
 from unimetric.data.catalog import Dataset
-from unimetric.data.sources import BENCHMARKS, read_source
+from unimetric.data.sources import read_source
+from unimetric.data.sources.benchmarks import BENCHMARKS
 from unimetric.errors import UserError
 
 IMAGES = {"cub200": "images", "nabirds": "images", "flowers102": "jpg", "aircraft": "images"}

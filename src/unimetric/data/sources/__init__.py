@@ -14,30 +14,20 @@ A path that holds ``=`` or ``:`` and exists as it stands is taken as a path.
 
 from __future__ import annotations
 
-import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
-from unimetric.data.catalog import Dataset, Item
+from unimetric.data.catalog import Dataset
 from unimetric.data.labels import near_twins
-from unimetric.data.sources.aircraft import read_aircraft
-from unimetric.data.sources.annotations import folders_above, recognise
-from unimetric.data.sources.cars196 import read_cars196
-from unimetric.data.sources.cub200 import read_cub200
-from unimetric.data.sources.dogs import read_dogs
-from unimetric.data.sources.flowers102 import read_flowers102
+from unimetric.data.sources.benchmarks import BENCHMARKS, refuse_neighbours
+from unimetric.data.sources.benchmarks.finding import recognise
+from unimetric.data.sources.benchmarks.published import PUBLISHED
 from unimetric.data.sources.folder import read_folder, read_images
-from unimetric.data.sources.inshop import read_inshop
 from unimetric.data.sources.manifest import read_manifest
 from unimetric.data.sources.metadata import Metadata, read_metadata
-from unimetric.data.sources.nabirds import read_nabirds
-from unimetric.data.sources.published import PUBLISHED
-from unimetric.data.sources.sop import read_sop
 from unimetric.data.sources.split_names import named_as_splits
 from unimetric.data.sources.table import SUFFIXES
 from unimetric.errors import UserError, nearest_names, shown
@@ -55,25 +45,6 @@ def read_demo(folder: Path | None, name: str | None = None) -> list[Dataset]:
     return read_folder(build_demo(folder), name)
 
 
-class BenchmarkReader(Protocol):
-    """Reads a benchmark dataset from the folder that its authors distribute."""
-
-    def __call__(self, folder: Path, name: str | None = None, *, require_images: bool = True) -> list[Dataset]:
-        """Read it; an image that is listed but absent is an error, unless ``require_images`` is false."""
-
-
-BENCHMARKS: dict[str, BenchmarkReader] = {
-    "cub200": read_cub200,
-    "cars196": read_cars196,
-    "sop": read_sop,
-    "inshop": read_inshop,
-    "nabirds": read_nabirds,
-    "dogs": read_dogs,
-    "flowers102": read_flowers102,
-    "aircraft": read_aircraft,
-}
-"""The reader of every benchmark dataset; what it should find is in `PUBLISHED`, under the same names."""
-
 SOURCES: dict[str, Callable[[Path, str | None], list[Dataset]]] = {
     "folder": read_folder,
     "manifest": read_manifest,
@@ -81,9 +52,6 @@ SOURCES: dict[str, Callable[[Path, str | None], list[Dataset]]] = {
     **BENCHMARKS,
 }
 """The reader of every format: it takes the path and the name given, or None."""
-
-_FEW = 100
-"""Among more folders than these, only those of the usual names are looked into for benchmark datasets."""
 
 # No separators or colons, so that neither a path that holds "=" nor a format is taken for a name.
 _NAME = re.compile(r"([^=/\\:]*)=(.*)", re.DOTALL)
@@ -110,8 +78,7 @@ def read_source(text: str, *, classes: bool = True) -> list[Dataset]:
     if format_name is None:
         format_name = _format_of(path)
         if format_name == "folder" and classes:
-            _refuse_folder_above(path)
-            _refuse_folder_below(path)
+            refuse_neighbours(path)
     if format_name == "folder" and not classes:
         return read_images(path, name)
     if format_name == "manifest":
@@ -163,7 +130,7 @@ def _doubtful_names(datasets: Sequence[Dataset]) -> Iterator[str]:
         are = f"dataset {shown(named[0])} is" if len(named) == 1 else f"datasets {' and '.join(map(shown, named))} are"
         yield f"{are} named as a split but divided by classes; to keep the split, give the folder above {named[0]!r}"
     for dataset in datasets:
-        labels = named_as_splits(dataset.labels).get("", [])
+        labels = [label for found in named_as_splits(dataset.labels).values() for label in found]
         if len(labels) > 1:
             yield f"dataset {dataset.name!r}: {' and '.join(map(shown, labels))} are read as classes, not as splits"
 
@@ -214,46 +181,6 @@ def _folder_format(path: Path) -> str:
             f"write FORMAT:PATH with one of {', '.join(benchmarks)}"
         )
     return benchmarks[0] if benchmarks else "folder"
-
-
-def _refuse_folder_above(path: Path) -> None:
-    """Refuse the folder above a benchmark dataset's, whose folders would be taken for classes."""
-    for folder in _likely_datasets(path):
-        for name in recognise(folder):
-            raise UserError(
-                f"{path} is one level too high for {PUBLISHED[name].title}, which lies in {folder}: give "
-                f"{name}:{folder}, or folder:{path} if its folders are to be classes all the same"
-            )
-
-
-def _likely_datasets(path: Path) -> list[Path]:
-    """The folders in this one that may be benchmark datasets': all, or where they are many those of the usual names."""
-    usual = [path / folder for published in PUBLISHED.values() for folder in published.folders]
-    try:
-        with os.scandir(path) as entries:
-            children = [path / entry.name for entry in islice(entries, _FEW + 1)]
-    except OSError:
-        return []  # whoever reads it says so
-    return usual if len(children) > _FEW else sorted(children)
-
-
-def _refuse_folder_below(path: Path) -> None:
-    """Refuse a folder within a benchmark dataset's that holds some of its images."""
-    place = path.resolve()
-    for folder in folders_above(path):
-        for name in recognise(folder):
-            if any(item.path.is_relative_to(place) for item in _listed(name, folder)):
-                raise UserError(
-                    f"{path} is too low for {PUBLISHED[name].title}, which lies in {folder}: give "
-                    f"{name}:{folder}, or folder:{path} if its folders are to be classes all the same"
-                )
-
-
-def _listed(name: str, folder: Path) -> list[Item]:
-    try:
-        return [item for dataset in BENCHMARKS[name](folder, require_images=False) for item in dataset.items]
-    except UserError:
-        return []  # not that dataset after all, or one that nobody asked for
 
 
 def _expand(place: str) -> Path:

@@ -189,6 +189,8 @@ def _splits(folder: Folder, *, strict: bool, fewest: int = 2) -> dict[str, list[
     if not groups or any(len({role for _, role in sides}) < fewest for sides in groups.values()):
         return {}
     if strict and (flat := [child for child in children if not child.class_folders()]):
+        if set(groups) != {""}:
+            return {}  # classes that are named nearly as splits, which is noted
         raise UserError(
             f"the split folder {flat[0].path} holds images but no class folders; put each class in a folder of its "
             "own, use a manifest, or rename the folder if it is a class"

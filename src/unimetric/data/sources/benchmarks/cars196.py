@@ -7,19 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unimetric.data.catalog import Dataset
-from unimetric.data.sources.annotations import (
-    Listed,
-    find_file,
-    find_images,
-    find_optional,
-    forward_slashes,
-    make_dataset,
-    mat_column,
-    mat_numbers,
-    mat_texts,
-    read_mat,
-    readable_names,
-)
+from unimetric.data.sources.benchmarks.finding import find_file, find_images, find_optional
+from unimetric.data.sources.benchmarks.listing import Listed, make_dataset, readable_names
+from unimetric.data.sources.benchmarks.mat_files import mat_column, mat_numbers, mat_texts, read_mat
+from unimetric.data.sources.benchmarks.text_tables import forward_slashes
 from unimetric.errors import UserError
 
 CLASSES = 196

@@ -6,7 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 from unimetric.data.catalog import Dataset
-from unimetric.data.sources.annotations import Listed, find_file, find_images, make_dataset, mat_numbers, read_mat
+from unimetric.data.sources.benchmarks.finding import find_file, find_images
+from unimetric.data.sources.benchmarks.listing import Listed, make_dataset
+from unimetric.data.sources.benchmarks.mat_files import mat_numbers, read_mat
 from unimetric.errors import UserError
 
 CLASSES = 102

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from unimetric.data.catalog import Dataset
-from unimetric.data.sources.annotations import Listed, find_file, find_images, find_optional, make_dataset, read_table
+from unimetric.data.sources.benchmarks.finding import find_file, find_images, find_optional
+from unimetric.data.sources.benchmarks.listing import Listed, make_dataset
+from unimetric.data.sources.benchmarks.text_tables import read_table
 from unimetric.errors import UserError
 
 TRAIN_CLASSES = 50

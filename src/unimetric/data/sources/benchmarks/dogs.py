@@ -5,18 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from unimetric.data.catalog import Dataset
-from unimetric.data.sources.annotations import (
-    Listed,
-    check_same_length,
-    find_file,
-    find_images,
-    forward_slashes,
-    make_dataset,
-    mat_numbers,
-    mat_texts,
-    read_mat,
-    readable_names,
-)
+from unimetric.data.sources.benchmarks.finding import find_file, find_images
+from unimetric.data.sources.benchmarks.listing import Listed, make_dataset, readable_names
+from unimetric.data.sources.benchmarks.mat_files import check_same_length, mat_numbers, mat_texts, read_mat
+from unimetric.data.sources.benchmarks.text_tables import forward_slashes
 
 CLASSES = 120
 TRAIN_CLASSES = 60

@@ -5,14 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from unimetric.data.catalog import Dataset
-from unimetric.data.sources.annotations import (
-    Listed,
-    find_file,
-    find_images,
-    forward_slashes,
-    make_dataset,
-    read_table_with_header,
-)
+from unimetric.data.sources.benchmarks.finding import find_file, find_images
+from unimetric.data.sources.benchmarks.listing import Listed, make_dataset
+from unimetric.data.sources.benchmarks.text_tables import forward_slashes, read_table_with_header
 from unimetric.errors import UserError
 
 ROLES = ("train", "query", "gallery")

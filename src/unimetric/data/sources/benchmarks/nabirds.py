@@ -5,16 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from unimetric.data.catalog import Dataset
-from unimetric.data.sources.annotations import (
-    Listed,
-    find_file,
-    find_images,
-    make_dataset,
-    read_class_names,
-    read_image_classes,
-    readable_names,
-    whole_number,
-)
+from unimetric.data.sources.benchmarks.finding import find_file, find_images
+from unimetric.data.sources.benchmarks.listing import Listed, make_dataset, readable_names
+from unimetric.data.sources.benchmarks.text_tables import read_class_names, read_image_classes, whole_number
 from unimetric.errors import UserError
 
 TRAIN_CLASSES = 278

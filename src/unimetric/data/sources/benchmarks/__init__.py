@@ -1,0 +1,85 @@
+"""The eight benchmark datasets of the field, read from the folders that their authors distribute."""
+
+from __future__ import annotations
+
+import os
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+from unimetric.data.catalog import Dataset, Item
+from unimetric.data.sources.benchmarks.aircraft import read_aircraft
+from unimetric.data.sources.benchmarks.cars196 import read_cars196
+from unimetric.data.sources.benchmarks.cub200 import read_cub200
+from unimetric.data.sources.benchmarks.dogs import read_dogs
+from unimetric.data.sources.benchmarks.finding import folders_above, recognise
+from unimetric.data.sources.benchmarks.flowers102 import read_flowers102
+from unimetric.data.sources.benchmarks.inshop import read_inshop
+from unimetric.data.sources.benchmarks.nabirds import read_nabirds
+from unimetric.data.sources.benchmarks.published import PUBLISHED
+from unimetric.data.sources.benchmarks.sop import read_sop
+from unimetric.errors import UserError
+
+
+class BenchmarkReader(Protocol):
+    """Reader of one benchmark dataset."""
+
+    def __call__(self, folder: Path, name: str | None = None, *, require_images: bool = True) -> list[Dataset]:
+        """Read it; an image that is listed but absent is an error, unless ``require_images`` is false."""
+
+
+BENCHMARKS: dict[str, BenchmarkReader] = {
+    "cub200": read_cub200,
+    "cars196": read_cars196,
+    "sop": read_sop,
+    "inshop": read_inshop,
+    "nabirds": read_nabirds,
+    "dogs": read_dogs,
+    "flowers102": read_flowers102,
+    "aircraft": read_aircraft,
+}
+"""The reader of each benchmark dataset; `PUBLISHED` has its counts under the same name."""
+
+_FEW = 100
+"""Among more folders than these, only those of the usual names are searched for benchmark datasets."""
+
+
+def refuse_neighbours(path: Path) -> None:
+    """Refuse a folder above or within a benchmark dataset's, of which the folders would be taken for classes.
+
+    Raises:
+        UserError: it is one; the message names the right folder.
+    """
+    for folder in _likely_datasets(path):
+        for name in recognise(folder):
+            raise _misplaced(path, "one level too high", name, folder)
+    place = path.resolve()
+    for folder in folders_above(path):
+        for name in recognise(folder):
+            if any(item.path.is_relative_to(place) for item in _listed(name, folder)):
+                raise _misplaced(path, "too low", name, folder)
+
+
+def _misplaced(path: Path, where: str, name: str, folder: Path) -> UserError:
+    return UserError(
+        f"{path} is {where} for {PUBLISHED[name].title}, which lies in {folder}: give {name}:{folder}, "
+        f"or folder:{path} if its folders are to be classes all the same"
+    )
+
+
+def _likely_datasets(path: Path) -> list[Path]:
+    """Return the folders in this one that may be benchmark datasets': all of a few, else those of the usual names."""
+    usual = [path / folder for published in PUBLISHED.values() for folder in published.folders]
+    try:
+        with os.scandir(path) as entries:
+            children = [path / entry.name for entry in islice(entries, _FEW + 1)]
+    except OSError:
+        return []  # reported when it is read
+    return usual if len(children) > _FEW else sorted(children)
+
+
+def _listed(name: str, folder: Path) -> list[Item]:
+    try:
+        return [item for dataset in BENCHMARKS[name](folder, require_images=False) for item in dataset.items]
+    except UserError:
+        return []  # a folder above, which nobody asked for, that is damaged or another dataset's

@@ -1,0 +1,149 @@
+"""Find the folder, the annotation files and the images of a benchmark dataset."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from unimetric.data.sources.benchmarks.published import PUBLISHED
+from unimetric.errors import UserError
+
+
+def recognise(folder: Path) -> list[str]:
+    """The benchmark datasets whose annotation files lie in a folder: their names, as in `PUBLISHED`.
+
+    Where the files of one dataset are among those of another (CUB-200-2011 and NABirds), only the other counts.
+    """
+    found = {
+        name: {file for group in published.marks if _all_exist(folder, group) for file in group}
+        for name, published in PUBLISHED.items()
+    }
+    return [name for name, files in found.items() if files and not any(files < others for others in found.values())]
+
+
+def find_file(folder: Path, source: str, names: Sequence[str]) -> Path:
+    """The first of the named files that a dataset's folder holds.
+
+    Args:
+        folder: what the user gave.
+        source: the dataset, a key of `PUBLISHED`.
+        names: where the file may lie, relative to the folder, the usual place first.
+
+    Raises:
+        UserError: there is no such folder, or it holds none of the files; if it lies one level too high or too low,
+            the message says which folder was meant.
+    """
+    check_folder(folder, source)
+    if found := find_optional(folder, names):
+        return found
+    title = PUBLISHED[source].title
+    held = recognise(folder)
+    if source not in held:
+        if held:
+            raise UserError(
+                f"{folder} is the folder of {PUBLISHED[held[0]].title}, not {title}; write {held[0]}:{folder}"
+            )
+        if meant := _child_meant(folder, source):
+            raise UserError(f"{folder} is one level too high for {title}: it lies in {meant}; give that folder")
+        if meant := _parent_meant(folder, source):
+            raise UserError(f"{folder} is too low for {title}: it lies in {meant}; give that folder")
+    kind = "" if source in held else f", so it is no {title} folder"
+    raise UserError(f"{folder} holds no {names[0]}{kind}; {download_remedy(source)}")
+
+
+def find_optional(folder: Path, names: Sequence[str]) -> Path | None:
+    """The first of the named files that a folder holds, or None.
+
+    Raises:
+        UserError: a folder within it cannot be looked into.
+    """
+    return next((folder / name for name in names if _is_there(folder / name, Path.is_file)), None)
+
+
+def check_folder(folder: Path, source: str) -> None:
+    """See that there is such a folder.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    try:
+        folder.stat()
+    except PermissionError as error:
+        raise UserError(f"cannot read the folder {folder}: no permission; make it readable") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"there is no folder {folder}; check the path") from error
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file, not a folder; give the folder of {PUBLISHED[source].title}")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise UserError(f"cannot read the folder {folder}: no permission; make it readable")
+
+
+def find_images(
+    folder: Path, source: str, names: Sequence[str], *, usual: str | None = None, required: bool = True
+) -> Path:
+    """The first of the named folders of images that a dataset's folder holds.
+
+    Args:
+        folder: the dataset's.
+        source: the dataset, a key of `PUBLISHED`.
+        names: where the images may lie, relative to the folder, in the order to look.
+        usual: where they usually lie; by default the first of ``names``.
+        required: whether it is an error if there is none of them; if not, the usual one is returned.
+
+    Raises:
+        UserError: it holds none of them; if the folder above does, the message says that this one was meant.
+    """
+    for name in names:
+        if _is_there(folder / name, Path.is_dir):
+            return folder / name
+    usual = usual or names[0]
+    if not required:
+        return folder / usual
+    above = folder.resolve().parent
+    if any(_is_there(above / name, Path.is_dir) for name in names):
+        raise UserError(
+            f"{folder} is one level too low for {PUBLISHED[source].title}: its images are in {above}; give that folder"
+        )
+    raise UserError(
+        f"{folder} has no folder {usual} with the images of {PUBLISHED[source].title}; {download_remedy(source)}"
+    )
+
+
+def folders_above(folder: Path) -> Sequence[Path]:
+    """The folders that may be a dataset's if this one holds some of its images, the nearest first."""
+    # Img/img/WOMEN/Dresses/id_00000002 of In-Shop.
+    return folder.resolve().parents[:5]
+
+
+def _is_there(path: Path, kind: Callable[[Path], bool]) -> bool:
+    try:
+        return kind(path)
+    except PermissionError as error:
+        raise UserError(f"cannot read the folder {path.parent}: no permission; make it readable") from error
+
+
+def download_remedy(source: str, folder: Path | None = None) -> str:
+    """Return the files to download, their address and the folder to unpack them in, for the end of an error message."""
+    published = PUBLISHED[source]
+    there = f"in {folder}" if folder else "there"
+    return f"get {published.downloads()} from {published.home} and unpack {there}"
+
+
+def _all_exist(folder: Path, names: Iterable[str]) -> bool:
+    try:
+        return all((folder / name).exists() for name in names)
+    except OSError:
+        return False
+
+
+def _child_meant(folder: Path, source: str) -> Path | None:
+    try:
+        children = sorted(child for child in folder.iterdir() if child.is_dir())
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder}: {error.strerror}; make it readable") from error
+    return next((child for child in children if source in recognise(child)), None)
+
+
+def _parent_meant(folder: Path, source: str) -> Path | None:
+    return next((parent for parent in folders_above(folder) if source in recognise(parent)), None)

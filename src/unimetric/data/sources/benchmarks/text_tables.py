@@ -1,0 +1,177 @@
+"""Text tables of benchmark datasets: columns separated by blanks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from unimetric.errors import UserError
+
+
+class Row(NamedTuple):
+    """One row of a table of text."""
+
+    line: int
+    """Its line in the file, from 1."""
+    values: tuple[str, ...]
+
+
+def read_table(file: Path, columns: Sequence[str], *, rest: bool = False) -> list[Row]:
+    """Read a table without a header, its columns separated by blanks; blank lines are skipped.
+
+    Args:
+        file: the table, UTF-8.
+        columns: the names of the columns, for messages.
+        rest: whether the last column takes the rest of the line, blanks and all.
+
+    Raises:
+        UserError: the file is missing, unreadable, empty or not UTF-8, or a row has too few or too many values.
+    """
+    rows = []
+    for line, text in _read_lines(file):
+        values = text.split(None, len(columns) - 1) if rest else text.split()
+        if len(values) != len(columns):
+            raise _ragged(file, line, len(values), columns)
+        rows.append(Row(line, tuple(values)))
+    if not rows:
+        raise UserError(f"{file} is empty; download it anew")
+    return rows
+
+
+def read_table_with_header(file: Path, columns: Sequence[str], *, count_first: bool = False) -> list[Row]:
+    """Read the named columns of a table whose first line names its columns; as `read_table` otherwise.
+
+    Args:
+        file: the table, UTF-8.
+        columns: the columns wanted, in the order wanted.
+        count_first: whether a line with the number of rows may come before the header; the number is not used.
+
+    Raises:
+        UserError: as `read_table`, or a column is missing.
+    """
+    lines = _read_lines(file)
+    if count_first and lines and lines[0][1].isdigit():
+        lines = lines[1:]
+    if len(lines) < 2:
+        raise UserError(f"{file} lists no images; download it anew")
+    header = lines[0][1].split()
+    for column in columns:
+        if column not in header:
+            listed = ", ".join(repr(name) for name in header[:6])
+            raise UserError(f"{file} has no column {column!r}, only {listed}; download it anew")
+    places = [header.index(column) for column in columns]
+    rows = []
+    for line, text in lines[1:]:
+        values = text.split()
+        if len(values) != len(header):
+            raise _ragged(file, line, len(values), header)
+        rows.append(Row(line, tuple(values[place] for place in places)))
+    return rows
+
+
+def read_image_classes(images_file: Path, classes_file: Path) -> list[tuple[str, Row]]:
+    """Join the two tables of CUB-200-2011 and NABirds on the image's id: the path and the class's row of every image.
+
+    Args:
+        images_file: the table ``image_id path``.
+        classes_file: the table ``image_id class_id``.
+
+    Raises:
+        UserError: as `read_table`; an id is listed twice, or in one of the files only.
+    """
+    images = _by_key(images_file, read_table(images_file, ("image_id", "path"), rest=True))
+    classes = _by_key(classes_file, read_table(classes_file, ("image_id", "class_id")))
+    sides = ((images_file, images, classes_file, classes), (classes_file, classes, images_file, images))
+    for file, own, other_file, others in sides:
+        alone = next((key for key in own if key not in others), None)
+        if alone is not None:
+            raise UserError(
+                f"{other_file} has no image {alone!r}, which {file} has on line {own[alone].line}; download both anew"
+            )
+    return [(forward_slashes(row.values[1]), classes[key]) for key, row in images.items()]
+
+
+def read_class_names(file: Path, low: int, high: int) -> dict[int, str]:
+    """The table ``class_id class_name``, whose ids lie in ``low`` to ``high``.
+
+    Raises:
+        UserError: as `read_table`; an id is out of range, or listed twice.
+    """
+    names: dict[int, str] = {}
+    for line, (text, name) in read_table(file, ("class_id", "class_name"), rest=True):
+        number = whole_number(text, f"{file}, line {line}", "class id", low, high)
+        if number in names:
+            raise UserError(f"{file}, line {line}: the class id {number} is there twice; download the file anew")
+        names[number] = name
+    return names
+
+
+def whole_number(text: str, place: str, what: str, low: int, high: int) -> int:
+    """A whole number, written in digits.
+
+    Args:
+        text: what was read.
+        place: where, for the message: the file, and the line if it has lines.
+        what: what the number means, for the message.
+        low: the least that is valid.
+        high: the largest that is valid.
+
+    Raises:
+        UserError: it is no whole number, or out of range.
+    """
+    # int() would take "1_000", "+1" and digits of other scripts as well.
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise UserError(f"{place}: the {what} {text!r} is no whole number of {low} to {high}; download the file anew")
+    number = int(text)
+    if not low <= number <= high:
+        raise UserError(f"{place}: the {what} {number} is out of range {low} to {high}; download the file anew")
+    return number
+
+
+def forward_slashes(path: str) -> str:
+    """A path as a list has it that may have been written anew on Windows, as `Listed.path`."""
+    return path.replace("\\", "/").removeprefix("./")
+
+
+def _by_key(file: Path, rows: Iterable[Row]) -> dict[str, Row]:
+    """Rows by their first value.
+
+    Raises:
+        UserError: two rows have the same.
+    """
+    found: dict[str, Row] = {}
+    for row in rows:
+        key = row.values[0]
+        if key in found:
+            raise UserError(f"{file}, line {row.line}: {key!r} is on line {found[key].line} too; download it anew")
+        found[key] = row
+    return found
+
+
+def _read_lines(file: Path) -> list[tuple[int, str]]:
+    """Lines with their numbers, from 1, without the blanks around them; empty ones are left out."""
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {file}; download it") from error
+    except IsADirectoryError as error:
+        raise UserError(f"cannot read {file}: it is a folder; download the file anew") from error
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}; make it readable") from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{file} is not UTF-8 (line {line}); download it anew") from error
+    if "\0" in text:
+        raise UserError(f"{file} is no text (line {text[: text.index(chr(0))].count(chr(10)) + 1}); download it anew")
+    # Not splitlines(), which breaks lines at signs that may stand in a name.
+    plain = text.replace("\r\n", "\n").replace("\r", "\n")
+    lines = ((number, line.strip()) for number, line in enumerate(plain.split("\n"), start=1))
+    return [(number, line) for number, line in lines if line]
+
+
+def _ragged(file: Path, line: int, count: int, columns: Sequence[str]) -> UserError:
+    values = "1 value" if count == 1 else f"{count} values"
+    return UserError(f"{file}, line {line}: {values} for the columns {', '.join(columns)}; download it anew")
