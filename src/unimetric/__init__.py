@@ -5,11 +5,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from unimetric.cpu import configure_openmp
 from unimetric.errors import UserError
 
 if TYPE_CHECKING:
     from unimetric import evaluation
     from unimetric.models.embedder import Embedder
+
+configure_openmp()
 
 __version__ = "0.1.0"
 __all__ = ["Embedder", "UserError", "__version__", "evaluation"]

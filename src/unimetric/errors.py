@@ -42,8 +42,15 @@ class NonFiniteError(UserError):
     code: ClassVar[str] = "not_finite"
 
 
+class WorkerError(UserError):
+    """Worker processes cannot hand over what they decode, for lack of shared memory or a usable ``TMPDIR``."""
+
+    exit_code: ClassVar[int] = 1
+    code: ClassVar[str] = "worker_failed"
+
+
 class ProcessLost(Exception):  # noqa: N818 - it is not this process's error
-    """One of the processes that train together died: one line that says which, how, and how to go on.
+    """A process died that trains together with this one or decodes images for it: one line with the remedy.
 
     The command line prints it without a traceback and exits with code 1.
     """
@@ -75,7 +82,7 @@ def escaped(text: object) -> str:
     return line if line.isprintable() else "".join(s if s.isprintable() else ascii(s)[1:-1] for s in line)
 
 
-def cause(error: Exception) -> str:
+def cause(error: BaseException) -> str:
     """What a library's error says, for the inside of an error message: in one line of at most 200 characters.
 
     >>> cause(ValueError("bad\\n  value"))

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from toy_runs import make_images
 from unimetric.data.catalog import Item
 from unimetric.data.loading import Batch, training_loader
 from unimetric.data.sampling import make_sampler
 from unimetric.data.transforms import TrainingTransform
+from unimetric.data.workers import WorkerLoader
 
 TRANSFORM = TrainingTransform(16, (0.5,) * 3, (0.5,) * 3)
 
@@ -32,7 +32,7 @@ def items_in(root: Path) -> list[Item]:
     return [Item(path, path.parent.name, "a") for path in sorted(root.glob("*/*.png"))]
 
 
-def loader(items: list[Item], *, workers: int, seed: int = 0, epoch: int = 0) -> DataLoader[Batch]:
+def loader(items: list[Item], *, workers: int, seed: int = 0, epoch: int = 0) -> WorkerLoader[Batch]:
     numbers = [int(item.label[1:]) for item in items]
     sampler = make_sampler("natural", {}, numbers, None, 4, seed=seed)
     sampler.start(epoch)

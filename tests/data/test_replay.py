@@ -50,7 +50,7 @@ def test_images_are_small_and_what_is_written_is_read(tmp_path: Path) -> None:
     written, notes = write_replay(tmp_path / "replay", items_of(tmp_path / "d"), 28, 5, seed=0)
     assert written == read_replay(tmp_path / "replay")
     assert {item.label: Image.open(item.path).size for item in written.items} == {
-        "wide": (256, 32),
+        "wide": (2560, 32),
         "large": (64, 32),
         "small": (9, 7),
     }

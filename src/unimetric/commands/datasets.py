@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from unimetric.cpu import available_cores
 from unimetric.data.catalog import Item
 from unimetric.data.images import ImageError, decode_image
 from unimetric.data.sources.benchmarks import BENCHMARKS
@@ -263,7 +264,7 @@ def _decoding_problem(path: Path) -> str:
 
 def _in_threads(function: Callable[[T], R], values: Sequence[T], description: str) -> Iterator[R]:
     """The function of every value, in order, under a progress bar; reading and decoding leave Python free."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         done = pool.map(function, values)
         shown = track(done, description, total=len(values)) if values and progress_console.is_terminal else done
         yield from shown

@@ -7,42 +7,51 @@ from PIL import Image
 RESIZE_RATIO = 256 / 224
 """Shorter side after resizing, as a multiple of the input size: the field's 256 for 224."""
 
-_LONGEST = 8
-"""The longest side that is resized, as a multiple of the shorter one: the crop never sees beyond it."""
+_MOST_RESIZED = 16_000_000
+"""Pixels of the largest image that is resized whole; of longer, thin ones, only the crop is."""
 
 
 def resized_side(image_size: int) -> int:
-    """The shorter side that an image is resized to before its centre is cropped to S = ``image_size``, in pixels."""
+    """Return the shorter side in pixels that an image is resized to, of whose centre S = ``image_size`` is cut out."""
     return round(image_size * RESIZE_RATIO)
 
 
 def resize_shorter_side(image: Image.Image, side: int) -> Image.Image:
-    """The image with a shorter side of ``side`` pixels, bicubic, its proportions kept, as torchvision does it."""
-    short = min(image.size)
-    width, height = (int(side * length / short) for length in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC)
+    """Return the image with a shorter side of ``side`` pixels, bicubic, its proportions kept as torchvision does."""
+    return image.resize(_resized(image, side), Image.Resampling.BICUBIC)
 
 
 def evaluation_crop(image: Image.Image, image_size: int, shorter_side: int | None = None) -> Image.Image:
-    """The centre of an RGB image, S x S pixels, S = ``image_size``.
+    """Return the centre of an RGB image, S x S pixels, S = ``image_size``.
+
+    The result is torchvision's ``Resize`` (bicubic, antialiased) and ``CenterCrop``. Images whose resized form has more
+    than 16 million pixels (244 times as long as wide for an S of 224) are not resized whole: there, a value may differ
+    by 2 of 255.
 
     Args:
         image: Any size.
         image_size: S.
-        shorter_side: What its shorter side is resized to before; by default `resized_side`.
+        shorter_side: The length its shorter side is resized to first, at least S; by default `resized_side`.
     """
-    # Long thin images: a cap on the longer side keeps the resized image small.
-    longest = _LONGEST * min(image.size)
-    image = _centre(image, min(image.width, longest), min(image.height, longest))
-    image = resize_shorter_side(image, resized_side(image_size) if shorter_side is None else shorter_side)
-    return _centre(image, image_size, image_size)
+    width, height = _resized(image, resized_side(image_size) if shorter_side is None else shorter_side)
+    left, top = round((width - image_size) / 2), round((height - image_size) / 2)
+    if width * height <= _MOST_RESIZED:
+        resized = image.resize((width, height), Image.Resampling.BICUBIC)
+        return resized.crop((left, top, left + image_size, top + image_size))
+    # Rows after columns, as when all is resized. Bicubic weights reach two pixels of the larger scale.
+    across, down = image.width / width, image.height / height
+    reach = 2 * max(down, 1) + 1
+    first, last = max(0, int(top * down - reach)), min(image.height, int((top + image_size) * down + reach) + 1)
+    band = image.crop((0, first, image.width, last))
+    columns = (left * across, 0.0, (left + image_size) * across, float(band.height))
+    band = band.resize((image_size, band.height), Image.Resampling.BICUBIC, columns)
+    rows = (0.0, top * down - first, float(image_size), (top + image_size) * down - first)
+    return band.resize((image_size, image_size), Image.Resampling.BICUBIC, rows)
 
 
-def _centre(image: Image.Image, width: int, height: int) -> Image.Image:
-    if image.size == (width, height):
-        return image
-    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-    return image.crop((left, top, left + width, top + height))
+def _resized(image: Image.Image, side: int) -> tuple[int, int]:
+    short = min(image.size)
+    return int(side * image.width / short), int(side * image.height / short)
 
 
 def contain(image: Image.Image, side: int) -> Image.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -66,13 +65,6 @@ def prepared_batches(
             _refuse_unreadable(errors, position)
         position += len(errors)
         yield [result for result in results if not isinstance(result, ImageError)], errors
-
-
-def usable_cpus() -> int:
-    """How many processors this process may run on; a batch system or a container may allow fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _refuse_unreadable(errors: list[ImageError | None], position: int) -> None:

@@ -16,12 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
-
 from unimetric.data.catalog import ClassIndex, Item
-from unimetric.data.cropping import RESIZE_RATIO
+from unimetric.data.cropping import resize_shorter_side, resized_side
 from unimetric.data.images import ImageError, decode_image
 from unimetric.data.selection import select_train
 from unimetric.data.sources.manifest import read_manifest
@@ -32,6 +28,7 @@ from unimetric.files import explain_os_error, make_folder, write_json, write_tex
 FORMAT = 1
 ABOUT, MANIFEST, IMAGES = "replay.json", "manifest.csv", "images"
 QUALITY = 90
+_LONGEST_JPEG = 65_500
 
 
 @dataclass(frozen=True)
@@ -162,16 +159,9 @@ def _keep(source: Path, target: Path, image_size: int) -> None:
         shutil.copyfile(source, target)
         return
     image = decode_image(source)
-    side = round(image_size * RESIZE_RATIO)
+    side = resized_side(image_size)
     if min(image.size) > side:
-        image = _shrink(image, side)
-    image.save(target, quality=QUALITY)
-
-
-def _shrink(image: Image.Image, side: int) -> Image.Image:
-    # A sliver of a wide image would still be large: no crop that is trained on sees beyond 8 to 1 anyway.
-    longest = 8 * min(image.size)
-    if max(image.size) > longest:
-        image = F.center_crop(image, [min(image.height, longest), min(image.width, longest)])
-    shrunk: Image.Image = F.resize(image, [side], interpolation=v2.InterpolationMode.BICUBIC)
-    return shrunk
+        image = resize_shorter_side(image, side)
+    # JPEG has a longest side; training crops of such a sliver are nearly all from its inside.
+    left, top = (max(0, length - _LONGEST_JPEG) // 2 for length in image.size)
+    image.crop((left, top, image.width - left, image.height - top)).save(target, quality=QUALITY)

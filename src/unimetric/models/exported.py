@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from unimetric.cpu import available_cores
 from unimetric.data.cropping import evaluation_crop
-from unimetric.data.decoding import ImageLike, listed_images, prepared_batches, usable_cpus
+from unimetric.data.decoding import ImageLike, listed_images, prepared_batches
 from unimetric.errors import UserError
 from unimetric.files import explain_os_error
 
@@ -51,8 +52,10 @@ def open_session(source: str | bytes, threads: int) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # Its own choice counts processors that a container may not use.
+    # By default it counts cores that a container may not use.
     options.intra_op_num_threads = threads
+    # A thread that spins between two operators keeps a core from other processes.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
@@ -78,7 +81,7 @@ class ExportedEmbedder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
-        self._threads = usable_cpus()
+        self._threads = available_cores()
         session = _session(self.path, self._threads)
         about = _metadata(self.path, session)
         self.precision: str = about.get("precision", "fp32")

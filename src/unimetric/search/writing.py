@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from unimetric.cpu import available_cores
 from unimetric.data.images import ImageError
 from unimetric.errors import UserError
 from unimetric.search.items import Refused
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from unimetric.models.embedder import Embedder
 
-THREADS = max(2, min(8, os.cpu_count() or 1))
+THREADS = max(2, min(8, available_cores()))
 
 
 @dataclass

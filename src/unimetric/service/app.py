@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 
 from unimetric import __version__
 from unimetric.config import ServiceConfig
+from unimetric.cpu import available_cores
 from unimetric.search.index import SearchIndex
 from unimetric.service.batching import Batcher
 from unimetric.service.failures import add_handlers
@@ -111,7 +111,7 @@ def _service(
     )
     total_bytes = config.queue_size * config.max_upload_bytes
     uploads = Uploads(config.max_upload_bytes, total_bytes, config.request_seconds, telemetry)
-    decoders = max(1, os.cpu_count() or 1)
+    decoders = available_cores()
     workers = Workers(config.queue_size, config.request_seconds, decoders, _SEARCHERS, telemetry)
     return Service(index, config, token, batcher, uploads, workers, telemetry)
 

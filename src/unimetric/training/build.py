@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ import torch
 
 import unimetric
 from unimetric.config import DataConfig, RunConfig
+from unimetric.cpu import available_cores
 from unimetric.data.catalog import Dataset, Item
 from unimetric.data.images import is_image_name
 from unimetric.data.reading import ImageReader, image_reader
@@ -212,7 +212,7 @@ def describe(
             "gpu": torch.cuda.get_device_name(embedder.device) if embedder.device.type == "cuda" else None,
             "precision": precision,
             "processor": describe_processor(),
-            "cores": os.cpu_count(),
+            "cores": available_cores(),
             "threads": torch.get_num_threads(),
             "python": platform.python_version(),
             "torch": torch.__version__,

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unimetric.errors import NonFiniteError, UserError, WriteError, cause, shown
+from unimetric.errors import NonFiniteError, ProcessLost, UserError, WorkerError, WriteError, cause, shown
 from unimetric.files import write_atomically
 from unimetric.formats.run_folder import RunFolder
 from unimetric.losses import proxy_slice
@@ -271,7 +271,7 @@ def saying_what_is_kept(folder: RunFolder) -> Iterator[None]:
     """
     try:
         yield
-    except (WriteError, NonFiniteError) as error:
+    except (WriteError, NonFiniteError, WorkerError, ProcessLost) as error:
         step = saved_step(folder.checkpoint)
         if step is None:
             raise

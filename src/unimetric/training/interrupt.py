@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+GRACE = 3.0
+"""Seconds that one of several processes may go on waiting for a batch after a stop was requested."""
 
 
 class Interrupted(Exception):  # noqa: N818 - it is news, not an error
@@ -40,11 +45,20 @@ def sigterm_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-class StopRequest:
-    """While active, the first SIGINT or SIGTERM only sets `requested`; the second one interrupts at once."""
+class _EndWait(BaseException):
+    """Raised by a signal handler during a wait that may end at once."""
 
-    def __init__(self) -> None:
+
+class StopRequest:
+    """While active, the first SIGINT or SIGTERM only sets `requested`; the second one interrupts at once.
+
+    Args:
+        alone: Whether this process decides by itself; else the others have to agree between two steps.
+    """
+
+    def __init__(self, alone: bool = True) -> None:
         self.requested = False
+        self._alone, self._waiting = alone, False
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -52,6 +66,8 @@ class StopRequest:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._on_signal)
+            if not self._alone:
+                self._previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._on_signal)
         return self
 
     def __exit__(
@@ -59,8 +75,45 @@ class StopRequest:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self.requested and not self._alone and isinstance(error, RuntimeError):
+            # Another process was stopped first, and the connection to it is closed.
+            raise KeyboardInterrupt from error
+
+    def batches(self, loader: Iterable[T]) -> Iterator[T]:
+        """Batches until a stop is requested while the next one is waited for, however long the wait would be.
+
+        A process that is not alone gets `GRACE` seconds to finish its wait.
+
+        Raises:
+            KeyboardInterrupt: it did not, and the others wait for it.
+        """
+        iterator = iter(loader)
+        try:
+            while True:
+                self._waiting = True
+                if self.requested:
+                    self._end_wait()
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+                finally:
+                    self._waiting = False
+                    if not self._alone:
+                        signal.setitimer(signal.ITIMER_REAL, 0)
+                yield batch
+        except _EndWait:
+            return
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
+        if self._waiting:
+            self._end_wait()
+
+    def _end_wait(self) -> None:
+        if self._alone:
+            self._waiting = False
+            raise _EndWait
+        signal.setitimer(signal.ITIMER_REAL, GRACE)

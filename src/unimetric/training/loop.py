@@ -164,7 +164,8 @@ def _train_loop(run: Run, progress: Progress) -> None:
     rate = rate_schedule(training, len(run.sampler), run.total_steps)
     model.train()
     writer = TrainingLog(run.folder.path, progress.step) if fabric.is_global_zero else nullcontext()
-    with StopRequest() as stop, writer as log, progress_bar(disable=log is None or not console.is_terminal) as bar:
+    bars = progress_bar(disable=not (fabric.is_global_zero and console.is_terminal))
+    with StopRequest(run.processes.count == 1) as stop, writer as log, bars as bar, run.loader:
         task = bar.add_task("Training", total=run.total_steps, completed=progress.step, note="")
         latest = "no image read"
         # What a run that was stopped at the end of an epoch left to do.
@@ -173,7 +174,8 @@ def _train_loop(run: Run, progress: Progress) -> None:
             epoch, batch_number = divmod(progress.step, len(run.sampler))
             run.sampler.start(epoch, batch_number)
             started = time.perf_counter()
-            for batch in run.loader:
+            stopping = False
+            for batch in stop.batches(run.loader):
                 factor = rate(progress.step)
                 for group in optimiser.param_groups:
                     group["lr"] = group["base_lr"] * factor
@@ -197,6 +199,8 @@ def _train_loop(run: Run, progress: Progress) -> None:
                 stopping = run.processes.any_of(stop.requested) and progress.step < run.total_steps
                 if stopping or progress.step == run.total_steps:
                     break
+            # The wait for a batch may have been ended.
+            stopping |= stop.requested and run.processes.count == 1 and progress.step < run.total_steps
             if not stopping and progress.step < run.total_steps and progress.step % len(run.sampler):
                 # The sampler ended a round within the epoch, to look at the losses.
                 continue

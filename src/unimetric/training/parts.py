@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from lightning_fabric import Fabric
@@ -11,11 +10,12 @@ from torch import nn
 
 from unimetric.config import RunConfig
 from unimetric.data.catalog import ClassIndex
-from unimetric.data.loading import Batch, training_loader
+from unimetric.data.loading import Batch, training_loader, worker_count
 from unimetric.data.reading import ImageReader
 from unimetric.data.sampling import BatchSampler, Share, make_sampler
 from unimetric.data.splits import Split
 from unimetric.data.transforms import TrainingTransform
+from unimetric.data.workers import WorkerLoader, check_handover
 from unimetric.errors import UserError
 from unimetric.formats.run_folder import RunFolder, run_identity
 from unimetric.losses import LOSSES, CurricularFace, make_loss, proxy_slice
@@ -28,9 +28,6 @@ from unimetric.training.optimiser import make_optimiser
 from unimetric.training.processes import Processes, make_fabric
 from unimetric.training.provenance import Clock, measured_sides
 from unimetric.training.step import Buffers, Objective
-
-if TYPE_CHECKING:
-    from torch.utils.data import DataLoader
 
 
 @dataclass
@@ -48,7 +45,7 @@ class Run:
     extension: Extension | None
     optimiser: torch.optim.AdamW
     sampler: BatchSampler
-    loader: DataLoader[Batch]
+    loader: WorkerLoader[Batch]
     read: ImageReader
     total_steps: int
     identity: str
@@ -99,6 +96,11 @@ def prepare_run(config: RunConfig, folder: RunFolder) -> Run:
         loss_images_per_class=LOSSES[config.loss.name].images_per_class,
         seed=config.training.seed,
         share=Share(fabric.global_rank, fabric.world_size),
+    )
+    check_handover(
+        -(-sampler.batch_size // fabric.world_size) * 3 * embedder.backbone.image_size**2,
+        worker_count(config.data.workers),
+        config.device.processes,
     )
     processes = Processes(fabric, folder.how_to_resume)
     backbone, training = embedder.backbone, config.training

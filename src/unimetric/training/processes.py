@@ -157,7 +157,9 @@ class Processes:
         own = verdict is None
         if verdict is None:
             user = isinstance(error, UserError)
-            text = str(error) if user else f"process {self.rank + 1} of {self.count} failed: {error!r}"
+            text = f"process {self.rank + 1} of {self.count} failed: {error!r}"
+            if user or isinstance(error, ProcessLost):
+                text = str(error)
             verdict = Verdict(text, bad_input=user)
             watch.fail(verdict)
         watch.stop(wait_for_others=5 if self.rank == 0 else 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from unimetric.data.workers import describe_end
 
 _PERIOD = 1.0
 """Seconds between two looks."""
@@ -131,7 +132,7 @@ class Watch:
                 return said
         for rank, process in list(self.children.items()):
             if process.poll():
-                return self._read(f"failed/{rank}") or Verdict(f"{self._name(rank)} {_how(process.returncode)}")
+                return self._read(f"failed/{rank}") or Verdict(f"{self._name(rank)} {describe_end(process.returncode)}")
         return next((self._silent(rank) for rank in range(1, self.count) if self._is_silent(rank)), None)
 
     def _look_for_first(self) -> Verdict | None:
@@ -176,14 +177,6 @@ def leave_now(verdict: Verdict, line: str) -> None:
     if line:
         print(line, file=sys.stderr, flush=True)  # noqa: T201
     os._exit(verdict.exit_code)
-
-
-def _how(code: int) -> str:
-    if code > 0:
-        return f"ended with exit code {code}"
-    name = signal.Signals(-code).name
-    why = ", perhaps for lack of memory" if -code == signal.SIGKILL else ""
-    return f"was killed by {name}{why}"
 
 
 def _one_line(error: Exception) -> str:

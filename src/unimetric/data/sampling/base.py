@@ -116,16 +116,16 @@ class BatchSampler(ABC):
         self.epoch, self.first_batch = epoch, first_batch
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """This process's slices, as (occasion, image number).
+        """This process's slices, as (augmentation epoch, image number).
 
-        An image meets an occasion once only, and its augmentation depends on both. The occasion is the epoch, or the
+        A pair occurs only once in a run, and the augmentation depends on both numbers. The first is the epoch, or the
         step where images come back within an epoch.
         """
         epoch, first = self.epoch, self.first_batch
         share = slice(self.share.rank, None, self.share.world_size)
         for batch, numbers in zip(count(first), self.joint_batches(epoch, first), strict=False):
-            occasion = epoch * len(self) + batch if self.images_recur else epoch
-            yield [(occasion, number) for number in numbers[share].tolist()]
+            augmentation_epoch = epoch * len(self) + batch if self.images_recur else epoch
+            yield [(augmentation_epoch, number) for number in numbers[share].tolist()]
 
     def joint_batches(self, epoch: int, first_batch: int = 0) -> Iterator[Numbers]:
         """The batches of an epoch, int32 [B] each, over all processes, from ``first_batch`` on."""

@@ -1,0 +1,207 @@
+"""Processes that decode training images: checked before they start, noticed when they die, ended when they hang."""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import multiprocessing.queues
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing.connection import Listener
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, get_worker_info
+
+from unimetric.errors import ProcessLost, WorkerError, cause
+
+T_co = TypeVar("T_co", covariant=True)
+
+PREFETCH = 2
+"""Batches that each worker prepares ahead of the training."""
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps memory that processes share
+_GRACE = 1.0
+"""Seconds until a worker that does not end is killed."""
+
+
+def check_handover(batch_bytes: int, workers: int, processes: int = 1) -> None:
+    """Check that workers can hand over batches: through a socket in ``TMPDIR`` and shared memory.
+
+    Args:
+        batch_bytes: Size of one batch.
+        workers: Worker processes of each training process; 0 needs nothing.
+        processes: Training processes on this machine.
+
+    Raises:
+        WorkerError: a socket cannot be made, or the free shared memory does not hold all batches under way.
+    """
+    if not workers or sys.platform == "win32":
+        return
+    try:
+        with Listener(family="AF_UNIX"):
+            pass
+    except OSError as error:
+        raise WorkerError(
+            f"--data.workers is {workers}, but worker processes cannot open a socket in TMPDIR "
+            f"({tempfile.gettempdir()}: {cause(error)}): set TMPDIR to a short path that can be written, for example "
+            "/tmp, or use --data.workers 0"  # noqa: S108 - advice
+        ) from error
+    if sys.platform != "linux":
+        return
+    try:
+        free = shutil.disk_usage(SHARED_MEMORY).free
+    except OSError as error:
+        raise WorkerError(
+            f"--data.workers is {workers}, but {SHARED_MEMORY} cannot be used ({cause(error)}): mount it, or use "
+            "--data.workers 0"
+        ) from error
+    under_way = processes * (PREFETCH * workers + 1)
+    if free < under_way * batch_bytes:
+        raise WorkerError(
+            f"--data.workers is {workers}, but {SHARED_MEMORY} has {free / 1e6:.1f} MB free for {under_way} batches of "
+            f"{batch_bytes / 1e6:.1f} MB: use --data.workers 0 or fewer, a smaller --training.batch_size, or give the "
+            "container more shared memory (docker run --shm-size)"
+        )
+
+
+def share(tensors: tuple[Tensor, ...]) -> str | None:
+    """Move tensors of a batch to shared memory, in a worker; nothing to do elsewhere.
+
+    Torch would do it in a thread of its own, whose errors nobody receives.
+
+    Returns:
+        None, or what went wrong.
+    """
+    if get_worker_info() is None:
+        return None
+    try:
+        for tensor in tensors:
+            if tensor.numel():
+                tensor.share_memory_()  # type: ignore[no-untyped-call]
+    except (RuntimeError, OSError) as error:
+        return cause(error)
+    return None
+
+
+class WorkerLoader(Generic[T_co]):
+    """The batches of a `DataLoader`; in a ``with`` block, at whose end its workers are stopped.
+
+    Args:
+        loader: With persistent workers, or none.
+        leaves: Given to `start_worker`.
+
+    Raises:
+        ProcessLost: on leaving the block: an error came from a worker that died.
+    """
+
+    def __init__(self, loader: DataLoader[T_co], leaves: Event) -> None:
+        self._loader, self._leaves = loader, leaves
+        self.num_workers = loader.num_workers
+        # Registered after multiprocessing's own, and so called before it sends SIGTERM to the workers.
+        atexit.register(leaves.set)
+
+    def __iter__(self) -> Iterator[T_co]:
+        for batch in self._loader:
+            if isinstance(batch, str):
+                raise WorkerError(
+                    f"a worker cannot hand over a batch ({batch}): free space in {SHARED_MEMORY} or give the container "
+                    "more (docker run --shm-size), or use --data.workers 0"
+                )
+            yield batch
+
+    def __enter__(self) -> WorkerLoader[T_co]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        dead = [worker.exitcode for worker in self._workers() if worker.exitcode]
+        self.close()
+        if dead and isinstance(error, RuntimeError):
+            raise ProcessLost(f"a worker that decodes images {describe_end(dead[0])}") from error
+
+    def close(self) -> None:
+        """End the workers, by SIGKILL where one hangs."""
+        self._leaves.set()
+        atexit.unregister(self._leaves.set)
+        with _unreported_ends():
+            for worker in (workers := self._workers()):
+                worker.terminate()
+            deadline = time.monotonic() + _GRACE
+            for worker in workers:
+                worker.join(max(0.0, deadline - time.monotonic()))
+                if worker.is_alive():
+                    worker.kill()
+                    worker.join(_GRACE)
+        self._loader._iterator = None
+
+    def _workers(self) -> list[multiprocessing.Process]:
+        return list(getattr(self._loader._iterator, "_workers", []))
+
+
+@contextmanager
+def _unreported_ends() -> Iterator[None]:
+    """While active, torch's handler does not report workers that end by a signal."""
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+
+
+def start_worker(leaves: Event, number: int) -> None:
+    """Prepare a worker process: signals are the main process's, and failures end it.
+
+    Args:
+        leaves: Set when the main process ends, before it sends its workers one SIGTERM.
+        number: Of the worker.
+    """
+    # Ctrl-C, and a cluster's SIGTERM, reach every process; the main one decides, after the step it is in.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, partial(_ignore_once, leaves))
+    # By default a batch that cannot be sent is lost, and the main process waits for it for ever.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
+    torch.set_num_threads(1)
+
+
+def describe_end(code: int) -> str:
+    """The end of a process in words, from an exit code that is negative for a signal.
+
+    >>> describe_end(-9)
+    'was killed by SIGKILL, perhaps for lack of memory'
+    """
+    if code > 0:
+        return f"ended with exit code {code}"
+    name = str(-code)
+    with suppress(ValueError):  # a real-time signal has no name
+        name = signal.Signals(-code).name
+    return f"was killed by {name}{', perhaps for lack of memory' if name == 'SIGKILL' else ''}"
+
+
+def _ignore_once(leaves: Event, number: int, frame: FrameType | None) -> None:
+    # The second one ends the worker, or it would outlive a main process that has to be rid of it.
+    signal.signal(number, signal.SIG_DFL)
+    if leaves.is_set():
+        # Not by the signal: torch would report a worker that was killed.
+        os._exit(0)
+
+
+def _end_worker(error: BaseException, batch: Any) -> None:
+    print(f"unimetric: a worker cannot hand over a batch: {cause(error)}", file=sys.stderr, flush=True)  # noqa: T201
+    os._exit(1)
