@@ -81,6 +81,8 @@ def plan(sources: Sequence[str], rows: int) -> list[Piece]:
             listed.append(f"{name}={path}" if name else path)
     if listed or not sources:
         local = read_sources(listed, classes=False)
+        for note in (note for dataset in local for note in dataset.notes):
+            say(f"note: {note}", style="yellow")
         for entry in unusable_files(local):
             say(f"skipped {escaped(entry.path)}: {entry.reason}")
         images = [(str(item.path), item.label, item.dataset) for dataset in local for item in dataset.items] + images

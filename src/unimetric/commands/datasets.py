@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,13 +16,13 @@ from rich.text import Text
 
 from unimetric.cpu import available_cores
 from unimetric.data.catalog import Item
+from unimetric.data.copies import find_copies
 from unimetric.data.images import ImageError, decode_image
 from unimetric.data.sources.benchmarks import BENCHMARKS
 from unimetric.data.sources.benchmarks.finding import folders_above, recognise
 from unimetric.data.sources.benchmarks.listing import absent_images
 from unimetric.data.sources.benchmarks.published import PUBLISHED, Published, count_differences
 from unimetric.errors import UserError
-from unimetric.files import sha256_of_file
 from unimetric.progress import console as progress_console
 from unimetric.progress import track
 
@@ -173,9 +172,10 @@ def _check(name: str, root: Path, places: Mapping[Path, Sequence[str]], decode: 
         return DatasetCheck(name, found, looked_in, problem=str(error))
     absent = set(missing)
     present = [item for item in items if item.path not in absent]
-    sizes, unreadable = _sizes(item.path for item in present)
-    duplicates, failed = _duplicates(present, sizes, f"Comparing {name}")
-    unreadable |= failed
+    tested = ("test", "query", "gallery")
+    train, test = ([item.path for item in present if (item.role in tested) == side] for side in (False, True))
+    copies = find_copies(train, test)
+    unreadable = copies.unreadable
     if decode:
         unreadable |= _undecodable([item.path for item in present if item.path not in unreadable], f"Decoding {name}")
     return DatasetCheck(
@@ -186,7 +186,7 @@ def _check(name: str, root: Path, places: Mapping[Path, Sequence[str]], decode: 
         differences=tuple(count_differences(name, items)),
         missing=missing,
         unreadable=tuple(sorted(unreadable.items())),
-        duplicates=tuple(duplicates),
+        duplicates=copies.pairs,
         decoded=decode,
     )
 
@@ -196,57 +196,6 @@ def _too_low(name: str, root: Path) -> str | None:
     if above is None:
         return None
     return f"{root} is too low for {PUBLISHED[name].title}: it lies in {above}; check that folder"
-
-
-def _sizes(paths: Iterable[Path]) -> tuple[dict[Path, int], dict[Path, str]]:
-    """The size of every file in bytes, and those that hold nothing or cannot be looked at, with the reason."""
-    sizes: dict[Path, int] = {}
-    unreadable: dict[Path, str] = {}
-    for path in paths:
-        sizes[path], reason = _size(path)
-        if reason:
-            unreadable[path] = reason
-    return sizes, unreadable
-
-
-def _size(path: Path) -> tuple[int, str]:
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        return 0, f"cannot be read ({error.strerror})"
-    return size, "" if size else "empty file"
-
-
-def _duplicates(
-    items: Sequence[Item], sizes: Mapping[Path, int], description: str
-) -> tuple[list[tuple[Path, Path]], dict[Path, str]]:
-    """Pairs of a train and a test image of equal content, and files that could not be read for it."""
-    sides: defaultdict[int, tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
-    for item in items:
-        if sizes.get(item.path):
-            sides[sizes[item.path]][item.role in ("test", "query", "gallery")].append(item.path)
-    # Most files differ in size already; only the others are read.
-    alike = [path for train, test in sides.values() if train and test for path in (*train, *test)]
-    digests: dict[Path, str] = {}
-    failed: dict[Path, str] = {}
-    for path, (digest, reason) in zip(alike, _in_threads(_digest, alike, description), strict=True):
-        (failed if reason else digests)[path] = reason or digest
-    pairs = []
-    for train, test in sides.values():
-        first: dict[str, Path] = {}
-        for path in train:
-            if path in digests:
-                first.setdefault(digests[path], path)
-        pairs += [(first[digests[path]], path) for path in test if digests.get(path) in first]
-    return pairs, failed
-
-
-def _digest(path: Path) -> tuple[str, str]:
-    """The file's SHA-256, or the reason why it cannot be read."""
-    try:
-        return sha256_of_file(path), ""
-    except OSError as error:
-        return "", f"cannot be read ({error.strerror})"
 
 
 def _undecodable(paths: Sequence[Path], description: str) -> dict[Path, str]:

@@ -57,6 +57,8 @@ def embed_sources(
     device = device or DeviceConfig()
     check_writable(out.parent)
     datasets = read_sources(sources, classes=False)
+    for note in (note for dataset in datasets for note in dataset.notes):
+        say(f"note: {note}", style="yellow")
     items = [item for dataset in datasets for item in dataset.items]
     unusable = as_skipped(datasets, strict)
     embedder = Embedder.from_pretrained(model, weights=weights_file(model, weights)).to(

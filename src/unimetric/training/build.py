@@ -13,6 +13,7 @@ import unimetric
 from unimetric.config import DataConfig, RunConfig
 from unimetric.cpu import available_cores
 from unimetric.data.catalog import Dataset, Item
+from unimetric.data.copies import copy_notes
 from unimetric.data.images import is_image_name
 from unimetric.data.reading import ImageReader, image_reader
 from unimetric.data.sampling import sampler_options
@@ -115,7 +116,7 @@ def say_split(split: Split) -> None:
                 size = f"{classes} / {images}" if said else f"{classes} classes / {images} images"
                 said.append(f"{size} to {use}")
         say(f"{dataset}: {', '.join(said)}")
-    for note in split.notes:
+    for note in (*split.notes, *copy_notes(split)):
         say(f"note: {note}", style="yellow")
 
 
