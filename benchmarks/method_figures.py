@@ -35,22 +35,26 @@ def main() -> None:
 
 
 def draw_prompts(run: Path, domains: Path) -> None:
-    """The average weight of every prompt over the images of each domain."""
+    """Draw every prompt's average similarity over each domain's images (the paper's Figure 3), and less the mean."""
     folders = sorted(path for path in domains.iterdir() if path.is_dir())
     images = {folder.name: sorted(path for path in folder.rglob("*") if is_image_name(path)) for folder in folders}
     averages = average_prompt_weights(Embedder.from_pretrained(run), images)
     if averages is None:
         raise SystemExit(f"{run} is a run without prompts; name one of PUMA")
-    weights = np.stack(list(averages.values()))
-    # What all domains share says nothing about any of them.
-    weights = weights - weights.mean(axis=0)
-    limit = float(np.abs(weights).max())
-    figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
-    picture = axes.imshow(weights, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
-    axes.set_yticks(range(len(averages)), list(averages))
-    axes.set_xticks(range(weights.shape[1]), [str(number + 1) for number in range(weights.shape[1])])
-    axes.set_xlabel("prompt of the pool")
-    figure.colorbar(picture, label="weight, less the mean\nover the domains")
+    similarities = np.stack(list(averages.values()))
+    differences = similarities - similarities.mean(axis=0)
+    limit = float(np.abs(differences).max())
+    figure, grid = plt.subplots(1, 2, figsize=(11, 3.2), sharey=True, layout="constrained")
+    for axes, values, title, colours in (
+        (grid[0], similarities, "average similarity", {"cmap": "viridis"}),
+        (grid[1], differences, "difference from the mean", {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}),
+    ):
+        picture = axes.imshow(values, aspect="auto", **colours)
+        axes.set_xticks(range(values.shape[1]), [str(number + 1) for number in range(values.shape[1])])
+        axes.set_xlabel("prompt")
+        axes.set_title(title)
+        figure.colorbar(picture)
+    grid[0].set_yticks(range(len(averages)), list(averages))
     figure.savefig(FIGURES / "prompts.png", dpi=150)
 
 

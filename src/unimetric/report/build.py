@@ -15,7 +15,7 @@ from unimetric.files import write_text
 from unimetric.report.analysis import Analysis, analyse
 from unimetric.report.collect import Measured, load_embedder, model_folder, read_log, read_run
 from unimetric.report.examples import mistakes, worst_classes
-from unimetric.report.figures import interval_figure, prompt_figure, training_figure
+from unimetric.report.figures import interval_figure, prompt_figures, training_figure
 from unimetric.report.numbers import confusion, headline, metric_rows, spread_rows, tiles
 from unimetric.report.page import render
 from unimetric.report.space import map_values
@@ -111,11 +111,11 @@ def _values(
         "thresholds": "Match or no match",
         "prompts": "Prompts",
         "training": "Training",
-        "space": "The space",
+        "space": "Embedding",
         "mistakes": "Mistakes",
         "worst": "Worst classes",
-        "skipped": "Left out",
-        "origin": "How it was made",
+        "skipped": "Skipped",
+        "origin": "Origin",
     }
     if not prompts:
         del sections["prompts"]
@@ -191,9 +191,9 @@ def _prompts(
     if averages is None:
         return None, []
     rows = [{"name": name, "values": [two_digits(value) for value in values]} for name, values in averages.items()]
-    figure = _svg(prompt_figure(averages, "prompts"))
+    figures = [_svg(figure) for figure in prompt_figures(averages, "prompts")]
     count = len(next(iter(averages.values())))
-    return {"figure": figure, "rows": rows, "count": count, "images": _PROMPT_IMAGES}, []
+    return {"figures": figures, "rows": rows, "count": count, "images": _PROMPT_IMAGES}, []
 
 
 def _training(measured: Measured) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def _training(measured: Measured) -> dict[str, Any]:
         }
     losses = [row for row in log if "loss" in row]
     first, last = losses[0], losses[-1]
-    words = f"The training loss, {last['loss']:.2f} after {last['step']:,} steps"
+    words = f"The training loss, smoothed over a twentieth of the run: {last['loss']:.2f} after {last['step']:,} steps"
     words += f"; {first['loss']:.2f} after {first['step']:,}." if len(losses) > 1 else "."
     if any("validation_harmonic" in row for row in log):
         words += " Below it, Recall@1 on the validation classes."

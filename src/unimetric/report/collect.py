@@ -32,9 +32,10 @@ class Measured:
 
     @property
     def name(self) -> str:
-        """The folder's name; that of an evaluation has its run's before it."""
+        """The folder's name; with its run's for an evaluation, and its entry's for a seed of a benchmark."""
         folder = self.folder.absolute()
-        return f"{folder.parent.name}/{folder.name}" if folder.name == "evaluation" else folder.name
+        parents = 1 if folder.name in ("evaluation", "frozen") else 2 if folder.name.startswith("seed-") else 0
+        return "/".join(folder.parts[-1 - parents :])
 
     @property
     def geometry(self) -> Geometry:

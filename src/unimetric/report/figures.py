@@ -1,4 +1,4 @@
-"""The figures of a report. Each is narrow, so that it can be read on a phone, and scales up elsewhere."""
+"""Figures of a report, narrow enough for a phone; they scale up elsewhere."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from unimetric.report.analysis import Score
 from unimetric.report.svg import FAINT, INK, drawing, line_dashes, series_colour, to_svg
 
 WIDTH = 4.0
-"""Inches, of 72 points each: as wide as the text on a phone."""
+"""Inches of 72 points each: the width of the text on a phone of 320 pixels."""
 
 _MARKERS = "osD^vP"
 
 
 def short(name: str, length: int = 16) -> str:
-    """A name on one line of at most ``length`` characters.
+    """Return a name on one line of at most ``length`` characters.
 
     >>> short("a very long name indeed", 10)
     'a very lo…'
@@ -28,17 +28,18 @@ def short(name: str, length: int = 16) -> str:
 
 
 def interval_figure(groups: Sequence[tuple[str, Sequence[Score | None]]], series: Sequence[str], name: str) -> str:
-    """Horizontal bars with their 95 % intervals.
+    """Draw horizontal bars with their 95 % intervals.
 
     Args:
-        groups: For each dataset a bar of every series, from top to bottom; None leaves it out.
-        series: What the bars of a group are; their names stand in a legend, if there is more than one.
-        name: Of the figure, unique within the page.
+        groups: For each dataset a bar of every series, from top to bottom; None for no bar.
+        series: Names of a group's bars; several of them are shown in a legend.
+        name: The figure's name, unique within the page.
     """
     with drawing():
         thick = 0.8 / len(series)
-        legend = 0.2 * ((len(series) + 1) // 2) if len(series) > 1 else 0
-        figure, axes = _figure(0.55 + legend + len(groups) * max(0.26, 0.15 * len(series)))
+        columns = 2 if max(map(len, series)) <= 14 else 1
+        legend = 0.24 * -(-len(series) // columns) if len(series) > 1 else 0
+        figure, axes = _figure(0.65 + legend + len(groups) * max(0.28, 0.16 * len(series)))
         for number in range(len(series)):
             known = [(place, scores[number]) for place, (_, scores) in enumerate(groups)]
             places = np.array([place + (number - (len(series) - 1) / 2) * thick for place, score in known if score])
@@ -56,17 +57,17 @@ def interval_figure(groups: Sequence[tuple[str, Sequence[Score | None]]], series
         axes.set_axisbelow(True)
         axes.tick_params(length=0)
         if len(series) > 1:
-            figure.legend(loc="outside upper left", ncols=2, fontsize=8)
+            figure.legend(loc="outside upper left", ncols=columns)
         return to_svg(figure, name)
 
 
 def roc_figure(curves: Sequence[tuple[Mapping[str, Any], float, int | None]], name: str) -> str:
-    """Receiver operating characteristics, with the equal error rate of each marked by a dot.
+    """Draw receiver operating characteristics, with a dot at each equal error rate.
 
     Args:
-        curves: Of each dataset the curve of `thresholds.RocCurve`, its equal error rate, and the dataset's number; None
-            instead of a number stands for the union.
-        name: Of the figure, unique within the page.
+        curves: For each dataset the curve of `thresholds.RocCurve`, its equal error rate, and the dataset's number, or
+            None for the union.
+        name: The figure's name, unique within the page.
     """
     rates = [rate for curve, _, _ in curves for rate in curve["false_match_rates"] if rate > 0]
     least = 0.7 * min(rates, default=0.01)
@@ -76,7 +77,7 @@ def roc_figure(curves: Sequence[tuple[Mapping[str, Any], float, int | None]], na
         axes.plot(100 * even, 100 - 100 * even, color=FAINT, linewidth=0.8, linestyle=(0, (3, 3)))
         for curve, equal_error, number in curves:
             found = 100 - 100 * np.array(curve["false_non_match_rates"])
-            # A rate of 0 has no place on a logarithmic axis; it stands at the edge.
+            # A rate of 0 is drawn at the edge of the logarithmic axis.
             matched = 100 * np.maximum(curve["false_match_rates"], least)
             colour = INK if number is None else series_colour(number)
             dashes = [float(length) for length in line_dashes(number).split()]
@@ -89,54 +90,90 @@ def roc_figure(curves: Sequence[tuple[Mapping[str, Any], float, int | None]], na
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter("")
         axes.set_xlabel("false matches, % (logarithmic)")
-        axes.set_ylabel("items that are there and match, %")
+        axes.set_ylabel("items in it that match, %")
         axes.grid(linewidth=0.5)
         axes.tick_params(length=0, which="both")
         return to_svg(figure, name)
 
 
-def prompt_figure(weights: Mapping[str, NDArray[np.float32]], name: str) -> str:
-    """The average weight of every prompt, a row of bars for each dataset (PUMA, arXiv 2309.08944).
+def prompt_figures(similarities: Mapping[str, NDArray[np.float32]], name: str) -> tuple[str, str]:
+    """Draw the average similarity of every prompt, a row of bars for each dataset (PUMA, arXiv 2309.08944, Figure 3).
 
     Args:
-        weights: Of every dataset, the average over its images of each of the M weights, from -1 to 1.
-        name: Of the figure, unique within the page.
+        similarities: For each dataset, the average over its images of each of the M similarities, in [-1, 1].
+        name: The figures' name, unique within the page.
+
+    Returns:
+        The similarities themselves, and their differences from the mean over the datasets.
     """
+    mean = np.mean(list(similarities.values()), axis=0)
+    differences = {dataset: values - mean for dataset, values in similarities.items()}
+    return (
+        _prompt_bars(similarities, "average similarity", f"{name}-own"),
+        _prompt_bars(differences, "difference from the mean", f"{name}-difference"),
+    )
+
+
+def _prompt_bars(rows: Mapping[str, NDArray[np.float32]], title: str, name: str) -> str:
     with drawing():
-        figure, grid = _figure(0.7 + 0.42 * len(weights), rows=len(weights))
-        largest = max(float(np.abs(values).max()) for values in weights.values()) or 1.0
-        for number, (axes, (dataset, values)) in enumerate(zip(grid, weights.items(), strict=True)):
+        figure, grid = _figure(0.9 + 0.45 * len(rows), rows=len(rows))
+        every = np.stack([*rows.values()])
+        low, high = min(0.0, float(every.min())), max(0.0, float(every.max()))
+        margin = 0.05 * (high - low) or 1.0
+        for number, (axes, (dataset, values)) in enumerate(zip(grid, rows.items(), strict=True)):
             axes.bar(np.arange(1, len(values) + 1), values, 0.8, color=series_colour(number))
             axes.axhline(0, color=FAINT, linewidth=0.8)
-            axes.set_ylim(-1.05 * largest, 1.05 * largest)
+            axes.set_ylim(low - margin, high + margin)
             axes.set_yticks([0], [short(dataset)])
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
             axes.set_xticks([])
-        axes = grid[-1]
-        step = max(1, len(next(iter(weights.values()))) // 10)
-        axes.set_xticks(range(1, len(next(iter(weights.values()))) + 1, step))
-        axes.set_xlabel(f"prompt (bars from −{largest:.2f} to {largest:.2f})")
+        grid[0].set_title(f"{title}, {low:.2f} to {high:.2f}".replace("-", "−"))
+        grid[-1].set_xticks(range(1, every.shape[1] + 1, max(1, every.shape[1] // 8)))
+        grid[-1].set_xlabel("prompt")
         return to_svg(figure, name)
 
 
+def smoothed(values: Sequence[float], share: float = 0.05) -> list[float]:
+    """Return the centred running mean over a share of all values; fewer at both ends.
+
+    >>> smoothed([0.0, 3.0, 0.0, 3.0], share=0.75)
+    [1.5, 1.0, 2.0, 1.5]
+    """
+    reach = round(share * len(values)) // 2
+    sums = np.concatenate([[0.0], np.cumsum(values, dtype=float)])
+    first = np.maximum(np.arange(len(values)) - reach, 0)
+    last = np.minimum(np.arange(len(values)) + reach + 1, len(values))
+    mean: list[float] = ((sums[last] - sums[first]) / (last - first)).tolist()
+    return mean
+
+
 def training_figure(log: Sequence[Mapping[str, Any]], name: str) -> str | None:
-    """The training loss over the steps and, where there was validation, its Recall@1; None where nothing was logged."""
+    """Draw the smoothed training loss over the raw one, and the validation's Recall@1 if there is any.
+
+    Returns:
+        The figure; None if no loss was logged.
+    """
     losses = [(row["step"], row["loss"]) for row in log if "loss" in row]
     validated = [row for row in log if "validation_harmonic" in row]
     if not losses:
         return None
+    steps, values = [step for step, _ in losses], [loss for _, loss in losses]
     with drawing():
-        figure, grid = _figure(3.6 if validated else 2.1, rows=2 if validated else 1, sharex=True)
+        figure, grid = _figure(4.0 if validated else 2.4, rows=2 if validated else 1, sharex=True)
         marker = "o" if len(losses) < 3 else None
-        grid[0].plot(*zip(*losses, strict=True), color=series_colour(0), linewidth=1.3, marker=marker)
+        grid[0].plot(steps, values, color=FAINT, linewidth=0.8)
+        grid[0].plot(steps, smoothed(values), color=series_colour(0), linewidth=1.6, marker=marker)
         grid[0].set_ylabel("training loss")
         if validated:
-            steps = [row["step"] for row in validated]
             for number, part in enumerate(("harmonic", "unified")):
-                values = [100 * row[f"validation_{part}"] for row in validated]
                 grid[1].plot(
-                    steps, values, color=series_colour(number), marker=_MARKERS[number], markersize=3, label=part
+                    [row["step"] for row in validated],
+                    [100 * row[f"validation_{part}"] for row in validated],
+                    color=series_colour(number),
+                    marker=_MARKERS[number],
+                    markersize=3,
+                    label=part,
                 )
             grid[1].set_ylabel("validation\nRecall@1, %")
             grid[1].legend()
@@ -148,7 +185,7 @@ def training_figure(log: Sequence[Mapping[str, Any]], name: str) -> str | None:
 
 
 def _figure(height: float, rows: int = 0, sharex: bool = False) -> tuple[Any, Any]:
-    """A figure of the common width with one pair of axes, or a list of ``rows`` of them."""
+    """Return a figure of the common width with one pair of axes, or with a list of ``rows`` of them."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 

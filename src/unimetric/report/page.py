@@ -1,4 +1,4 @@
-"""From a template and its values to one HTML file that loads nothing and trusts no name."""
+"""Rendering of a template into one HTML file that loads nothing and escapes every name."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from unimetric.report.figures import short
 
 
 def render(template: str, values: dict[str, Any]) -> str:
-    """A page, with stylesheet and script inside, and a policy that allows these two and nothing else.
+    """Render a page with its stylesheet and script inside, and a policy that allows only these two.
 
     Args:
         template: Its name in ``templates/``.
-        values: What it shows. Every string is escaped, but for `markupsafe.Markup`.
+        values: The template's values. Every string is escaped, except `markupsafe.Markup`.
     """
     environment = Environment(
         loader=PackageLoader("unimetric.report"),
@@ -43,9 +43,9 @@ def render(template: str, values: dict[str, Any]) -> str:
 
 
 def _breakable(text: str) -> Markup:
-    """Escaped, with room for a new line after each dot, slash and underscore."""
+    """Escape a name and allow line breaks after dots, slashes and underscores, and before capital letters."""
     escaped = str(escape(text))
-    return Markup(re.sub(r"([./_])", r"\1<wbr>", escaped))  # noqa: S704 - has just been escaped
+    return Markup(re.sub(r"([./_])|(?<=[a-z])(?=[A-Z])", r"\1<wbr>", escaped))  # noqa: S704 - escaped above
 
 
 def _file(name: str) -> str:

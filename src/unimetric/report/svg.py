@@ -1,4 +1,8 @@
-"""Figures drawn by matplotlib, as SVG that takes its colours from the page: light, dark or printed."""
+"""Matplotlib figures as SVG whose colours come from the page's stylesheet: light, dark or printed.
+
+Matplotlib writes inline styles, which a strict content security policy refuses, and fixed colours, which dark mode cannot
+use.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, FAINT = "#00fe01", "#00fe02"
-"""Stand for text, and for lines in the background; the page's stylesheet says what they look like."""
+"""Placeholders for the colours of text and of background lines, which the stylesheet sets."""
+
+FONT_SIZE = 11
+"""Points; on a phone of 320 pixels a point is a pixel."""
 
 SERIES = 8
-"""How many colours there are for datasets and runs, before they begin again."""
+"""Number of colours for datasets and runs; then they repeat."""
 
 _CLASSES = {INK: "ink", FAINT: "faint"} | {f"#00ff{number:02x}": f"s{number}" for number in range(SERIES)}
 
@@ -26,18 +33,18 @@ _LINK = "{http://www.w3.org/1999/xlink}href"
 
 
 def series_colour(number: int) -> str:
-    """Stands for the colour of the dataset or run of this number."""
+    """Return the placeholder colour of a dataset or run by its number."""
     return f"#00ff{number % SERIES:02x}"
 
 
 def line_dashes(number: int | None) -> str:
-    """How the line of a dataset of this number is dashed, as lengths in points: each round of the colours its own."""
+    """Return a dataset's dash pattern in points; each round of the colours has its own."""
     return ("", "4 2", "1 1.5", "6 2 1 2")[0 if number is None else number // SERIES % 4]
 
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """matplotlib's settings for figures of a page: text stays text, and no name is read as a formula."""
+    """Apply matplotlib's settings for a page: text stays text, and no name is parsed as a formula."""
     import matplotlib as mpl
 
     settings: dict[str, Any] = {
@@ -45,10 +52,11 @@ def drawing() -> Iterator[None]:
         "svg.hashsalt": "unimetric",
         "svg.image_inline": True,
         "text.parse_math": False,
-        "font.size": 9,
+        "font.size": FONT_SIZE,
         "axes.edgecolor": FAINT,
         "axes.labelcolor": INK,
-        "axes.titlesize": 9,
+        "axes.titlesize": FONT_SIZE,
+        "legend.fontsize": FONT_SIZE,
         "axes.titlecolor": INK,
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -66,24 +74,24 @@ def drawing() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warning for each letter of a name that matplotlib's font lacks; a browser has it in another font."""
+    """Suppress warnings about letters that matplotlib's font lacks; a browser draws them in another font."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """The figure as an ``svg`` element, hidden from screen readers: the page says in words what it shows.
+    """Return a figure as an ``svg`` element, hidden from screen readers since its caption describes it.
 
-    It has neither a ``style`` attribute nor a script, which a strict content security policy would refuse.
+    It has no ``style`` attribute and no script, so a strict content security policy allows it.
 
     Args:
-        figure: Drawn with colours of this module.
-        name: Unique within the page; it comes before every id.
+        figure: A figure drawn with this module's colours.
+        name: A name unique within the page; the prefix of every id.
     """
     buffer = BytesIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    root = ElementTree.fromstring(buffer.getvalue())  # noqa: S314 - matplotlib has just written it
+    root = ElementTree.fromstring(buffer.getvalue())  # noqa: S314 - written by matplotlib above
     for parent in root.iter():
         for child in list(parent):
             if child.tag.endswith(("metadata", "style")):
@@ -102,14 +110,14 @@ def to_svg(figure: Figure, name: str) -> str:
 
 
 def _restyle(element: ElementTree.Element) -> None:
-    """Turn the ``style`` attribute into attributes, and this module's colours into classes."""
+    """Replace the ``style`` attribute by attributes, and this module's colours by classes."""
     properties: dict[str, str] = {}
     for declaration in element.attrib.pop("style", "").split(";"):
         key, colon, text = declaration.partition(":")
         if colon:
             properties[key.strip()] = text.strip()
     if font := properties.pop("font", None):
-        # The shorthand is no attribute; the page says which font.
+        # The shorthand is not an attribute; the stylesheet sets the font.
         if size := re.search(r"([\d.]+)px", font):
             properties["font-size"] = size[1]
         if "bold" in font or "700" in font:
@@ -135,7 +143,7 @@ def _references(element: ElementTree.Element) -> list[str]:
 
 
 def _rename(element: ElementTree.Element, name: str, used: set[str]) -> None:
-    """Ids that nothing refers to go; the others get the figure's name before them."""
+    """Remove unused ids and prefix the others with the figure's name."""
     if (own := element.attrib.pop("id", None)) in used and own is not None:
         element.set("id", f"{name}-{own}")
     for attribute, value in element.attrib.items():

@@ -1,4 +1,8 @@
 "use strict";
+// Print folded sections in full.
+addEventListener("beforeprint", () => {
+  for (const part of document.querySelectorAll("details")) part.open = true;
+});
 // Without this script, each point still has its words as a title.
 const map = document.getElementById("map");
 if (map) {
