@@ -1,7 +1,7 @@
 """Matplotlib figures as SVG whose colours come from the page's stylesheet: light, dark or printed.
 
-Matplotlib writes inline styles, which a strict content security policy refuses, and fixed colours, which dark mode cannot
-use.
+Matplotlib writes inline styles, which a strict content security policy refuses, and fixed colours, of no use in dark
+mode.
 """
 
 from __future__ import annotations
