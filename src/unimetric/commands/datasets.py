@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ from unimetric.cpu import available_cores
 from unimetric.data.catalog import Item
 from unimetric.data.copies import find_copies
 from unimetric.data.images import ImageError, decode_image
+from unimetric.data.pool import in_order
 from unimetric.data.sources.benchmarks import BENCHMARKS
 from unimetric.data.sources.benchmarks.finding import folders_above, recognise
 from unimetric.data.sources.benchmarks.listing import absent_images
@@ -213,10 +213,10 @@ def _decoding_problem(path: Path) -> str:
 
 def _in_threads(function: Callable[[T], R], values: Sequence[T], description: str) -> Iterator[R]:
     """The function of every value, in order, under a progress bar; reading and decoding leave Python free."""
-    with ThreadPoolExecutor(available_cores()) as pool:
-        done = pool.map(function, values)
-        shown = track(done, description, total=len(values)) if values and progress_console.is_terminal else done
-        yield from shown
+    cores = available_cores()
+    done = in_order(function, values, threads=cores, ahead=4 * cores)
+    shown = track(done, description, total=len(values)) if values and progress_console.is_terminal else done
+    yield from shown
 
 
 def _published_counts(published: Published) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unimetric.data.images import ImageError, array_to_rgb, decode_image, load_image, to_rgb
+from unimetric.data.pool import in_order
 from unimetric.errors import UserError
 
 ImageLike: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Callable[[], Image.Image]"
@@ -59,7 +59,8 @@ def prepared_batches(
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: use 1 or more")
     position = 0
-    for results in _results(images, prepare, batch_size, threads):
+    decoded = _decoded(images, prepare, 2 * batch_size, threads)
+    while results := list(islice(decoded, batch_size)):
         errors = [result if isinstance(result, ImageError) else None for result in results]
         if not skip_unreadable:
             _refuse_unreadable(errors, position)
@@ -75,35 +76,29 @@ def _refuse_unreadable(errors: list[ImageError | None], position: int) -> None:
             raise UserError(f"{where}{error}; remove it from the list or mend it") from error
 
 
-def _results(
-    images: Iterable[ImageLike], prepare: Callable[[Image.Image], Pixels], batch_size: int, threads: int
-) -> Iterator[list[Pixels | ImageError]]:
-    """Decode in threads, one batch ahead of the one that is handed out."""
+def _decoded(
+    images: Iterable[ImageLike], prepare: Callable[[Image.Image], Pixels], ahead: int, threads: int
+) -> Iterator[Pixels | ImageError]:
+    """Decode in threads; an image that cannot be read becomes its error."""
 
-    def decode(image: ImageLike) -> Pixels | ImageError:
+    def loaded(image: ImageLike) -> ImageLike | ImageError:
+        # In one thread: two that read the pixels of one opened file would cut each other's reading short.
+        if isinstance(image, Image.Image):
+            try:
+                load_image(image)
+            except ImageError as error:
+                return error
+        return image
+
+    def decode(image: ImageLike | ImageError) -> Pixels | ImageError:
+        if isinstance(image, ImageError):
+            return image
         try:
             return prepare(_open(image))
         except ImageError as error:
             return error
 
-    def submit(image: ImageLike) -> Future[Pixels | ImageError]:
-        try:
-            # Here, because two threads that read the pixels of one opened file would cut each other's reading short.
-            if isinstance(image, Image.Image):
-                load_image(image)
-        except ImageError as error:
-            failed: Future[Pixels | ImageError] = Future()
-            failed.set_result(error)
-            return failed
-        return pool.submit(decode, image)
-
-    source = iter(images)
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        ahead = [submit(image) for image in islice(source, batch_size)]
-        while ahead:
-            following = [submit(image) for image in islice(source, batch_size)]
-            yield [future.result() for future in ahead]
-            ahead = following
+    return in_order(decode, map(loaded, images), threads=threads, ahead=ahead)
 
 
 def _open(image: ImageLike) -> Image.Image:

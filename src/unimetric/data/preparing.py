@@ -7,11 +7,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from PIL import Image
 from unimetric.data.cache import PATTERN, SCHEMA, VERSION, CacheKind, ImageCache, Shard, Stamp, cache_key
 from unimetric.data.cropping import resize_shorter_side
 from unimetric.data.images import ImageError, decode_image, file_reason
+from unimetric.data.pool import in_order
 from unimetric.errors import UserError
 from unimetric.files import explain_os_error, make_folder, write_atomically
 
@@ -86,7 +85,8 @@ def prepare_cache(
         refused: list[ImageError] = []
         unchanged = source_bytes = 0
         try:
-            for done, outcome in enumerate(_ahead(lambda path: _prepare(path, cache), distinct, threads), 1):
+            outcomes = in_order(lambda path: _prepare(path, cache), distinct, threads=threads, ahead=4 * threads)
+            for done, outcome in enumerate(outcomes, 1):
                 if isinstance(outcome, ImageError):
                     if strict:
                         raise UserError(f"{outcome}; --strict is set: remove or mend the file") from outcome
@@ -173,20 +173,6 @@ def _stored(image: Image.Image, content: bytes, kind: CacheKind) -> Row:
     buffer = BytesIO()
     reduced.save(buffer, "JPEG", quality=_QUALITY)
     return {**row, "kind": "encoded", "image": buffer.getvalue()}
-
-
-def _ahead(work: Callable[[Path], Row | ImageError], paths: Sequence[Path], threads: int) -> Iterator[Row | ImageError]:
-    """The results of the work in the order of the paths, done in threads a little ahead."""
-    source = iter(paths)
-    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
-        window: list[Future[Row | ImageError]] = [pool.submit(work, path) for path in islice(source, 4 * threads)]
-        try:
-            while window:
-                yield window.pop(0).result()
-                window += [pool.submit(work, path) for path in islice(source, 1)]
-        finally:
-            for future in window:
-                future.cancel()
 
 
 class _Writer:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -15,6 +13,7 @@ from PIL import Image
 
 from unimetric.data.cropping import contain
 from unimetric.data.images import ImageError, decode_image
+from unimetric.data.pool import in_order
 from unimetric.files import sha256_of_file
 
 if TYPE_CHECKING:
@@ -104,16 +103,5 @@ def prepare_all(
         except ImageError as error:
             return Outcome(task, error)
 
-    source = iter(tasks)
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        window = [pool.submit(attempt, task) for task in islice(source, ahead)]
-        try:
-            while window:
-                following = [pool.submit(attempt, task) for task in islice(source, ahead)]
-                for future in window:
-                    yield future.result()
-                window = following
-        finally:
-            # Whoever stops early does not wait for what is no longer wanted.
-            for future in window:
-                future.cancel()
+    # A batch under way beside the one that is asked for.
+    return in_order(attempt, tasks, threads=threads, ahead=2 * ahead)

@@ -1,0 +1,65 @@
+"""Work in threads that an interrupted program does not wait for."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from itertools import islice
+from queue import SimpleQueue
+from threading import Thread
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_GRACE = 3.0
+"""Seconds that work which has begun may take to end when its result is no longer needed."""
+
+
+def in_order(work: Callable[[T], R], tasks: Iterable[T], *, threads: int, ahead: int) -> Iterator[R]:
+    """Do work in threads, and yield its results in the order of the tasks.
+
+    Where the caller stops early or is interrupted, waiting work is dropped, and work that has begun gets 3 seconds to
+    end. The threads of `concurrent.futures` would keep the process until a hanging file system answers.
+
+    Args:
+        work: Called with each task; its errors are raised here.
+        tasks: Taken as they are needed, in the caller's thread.
+        threads: Number of threads, at least 1.
+        ahead: Tasks that are begun before their results are needed, at least 1.
+    """
+    jobs: SimpleQueue[tuple[Future[R], T] | None] = SimpleQueue()
+
+    def run() -> None:
+        while (job := jobs.get()) is not None:
+            future, task = job
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work(task))
+                except BaseException as error:
+                    future.set_exception(error)
+            # An idle thread holds on to no image.
+            del job, future, task
+
+    running = [Thread(target=run, name="pool", daemon=True) for _ in range(threads)]
+    for thread in running:
+        thread.start()
+    source, window = iter(tasks), deque[Future[R]]()
+    try:
+        while True:
+            for task in islice(source, ahead - len(window)):
+                window.append(Future())
+                jobs.put((window[-1], task))
+            if not window:
+                return
+            yield window.popleft().result()
+    finally:
+        for future in window:
+            future.cancel()
+        for _ in running:
+            jobs.put(None)
+        deadline = time.monotonic() + _GRACE
+        for thread in running:
+            thread.join(max(0.0, deadline - time.monotonic()))
