@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from itertools import islice
 from queue import SimpleQueue
 from threading import Thread
@@ -16,6 +16,8 @@ R = TypeVar("R")
 
 _GRACE = 3.0
 """Seconds that work which has begun may take to end when its result is no longer needed."""
+_PAUSE = 1.0
+"""Seconds between two looks at signals."""
 
 
 def in_order(work: Callable[[T], R], tasks: Iterable[T], *, threads: int, ahead: int) -> Iterator[R]:
@@ -54,6 +56,9 @@ def in_order(work: Callable[[T], R], tasks: Iterable[T], *, threads: int, ahead:
                 jobs.put((window[-1], task))
             if not window:
                 return
+            while not window[0].done():
+                # A signal that comes right before the wait is handled only after it.
+                wait((window[0],), timeout=_PAUSE)
             yield window.popleft().result()
     finally:
         for future in window:
