@@ -31,9 +31,9 @@ CHAINED = (
     + "".join(f"a{number}: &a{number} {'[' * 40}*a{number - 1}{']' * 40}\n" for number in range(1, 50))
 )
 REFUSED = {
-    "laughs": (LAUGHS, "stands for more than"),
-    "laughs as an option": (LAUGHS + "data: *a9\n", "stands for more than"),
-    "merged": (MERGED, "stands for more than"),
+    "laughs": (LAUGHS, "holds more than"),
+    "laughs as an option": (LAUGHS + "data: *a9\n", "holds more than"),
+    "merged": (MERGED, "holds more than"),
     "chained": (CHAINED, "nested deeper"),
     "circle": ("data: &a {sources: *a}", "nested deeper"),
     "circles": ("data: &a [*a, *a, *a]", "nested deeper"),

@@ -1,4 +1,4 @@
-"""The configurations that come with the package, by name."""
+"""Configurations that come with the package, by name."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ _CONFIGS = Path(__file__).parent / "configs"
 
 
 def config_names() -> list[str]:
-    """Names of the packaged run configurations, sorted."""
+    """Return the names of the packaged run configurations, sorted."""
     return sorted(path.stem for path in _CONFIGS.glob("*.yaml"))
 
 
 def benchmark_names() -> list[str]:
-    """Names of the packaged benchmarks, sorted."""
+    """Return the names of the packaged benchmarks, sorted."""
     return sorted(path.stem for path in (_CONFIGS / "benchmark").glob("*.yaml"))
 
 
 def config_path(text: str) -> Path:
-    """The file of a run configuration, given by path or packaged name.
+    """Return the file of a run configuration, given by path or packaged name.
 
     Raises:
         UserError: there is neither.
@@ -37,7 +37,7 @@ def config_path(text: str) -> Path:
 
 
 def benchmark_path(text: str) -> Path:
-    """The file of a benchmark, given by path or packaged name.
+    """Return the file of a benchmark, given by path or packaged name.
 
     Raises:
         UserError: there is neither.

@@ -1,4 +1,4 @@
-"""YAML files, which may come from anywhere: read as plain values, in limited time and memory."""
+"""Read YAML files from any source as plain values, in limited time and memory."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from unimetric.files import explain_os_error
 _LARGEST_FILE = 2**20
 """Bytes, at most."""
 _MOST_VALUES = 100_000
-"""How many values a file may stand for: what an alias repeats counts each time, for whoever looks at all of it."""
+"""Values in a file, at most; those behind an alias count each time."""
 _DEEPEST = 50
 _LONGEST_NUMBER = 100
-"""Characters; to read a number takes longer than its length."""
+"""Characters; the time to read a number grows faster than its length."""
 
 
 def read_yaml(path: Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
-    """The values in a YAML file: mappings, lists, text, numbers, booleans, dates and None; tags make nothing else.
+    """Return the values in a YAML file: mappings, lists, text, numbers, booleans, dates and None; never other objects.
 
     Args:
         path: The file.
         loader: PyYAML's safe loader, or a stricter one.
 
     Raises:
-        UserError: it cannot be read, is no YAML, or is larger, deeper or more often repeated than options are.
+        UserError: it cannot be read, is no YAML, or is larger or deeper than options are.
     """
     with explain_os_error(path, "read"), path.open("rb") as file:
         content = file.read(_LARGEST_FILE + 1)
     if len(content) > _LARGEST_FILE:
-        raise UserError(f"{path} has more than {_LARGEST_FILE} bytes: it does not hold options; name another file")
+        raise UserError(f"{path} has more than {_LARGEST_FILE} bytes: options take less; name another file")
     try:
         # Checked as a graph of nodes, before values are made of them.
         reader = loader(content.decode("utf-8"))
@@ -48,16 +48,16 @@ def read_yaml(path: Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f", line {mark.line + 1}"
         problem = getattr(error, "problem", None) or cause(error)
-        raise UserError(f"{path}{where} is not YAML: {cause(ValueError(problem))}; mend the file") from error
-    # The second: a date that no calendar has, and the like.
+        raise UserError(f"{path}{where} is not YAML: {cause(ValueError(problem))}; correct the file") from error
+    # Such as a date that no calendar has.
     except (UnicodeDecodeError, ValueError, OverflowError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not YAML: {cause(error)}; mend the file") from error
+        raise UserError(f"{path} is not YAML: {cause(error)}; correct the file") from error
     except RecursionError as error:
-        raise UserError(f"{path} is nested too deeply for options; mend the file") from error
+        raise UserError(f"{path} is nested too deeply for options; correct the file") from error
 
 
 def _check(path: Path, root: yaml.Node) -> None:
-    """Refuse a document that stands for too much.
+    """Refuse a document with too many values.
 
     Raises:
         UserError: a number is too long, values are nested too deeply or are too many, or one holds itself.
@@ -65,7 +65,7 @@ def _check(path: Path, root: yaml.Node) -> None:
     known: dict[int, tuple[int, int]] = {}
 
     def measure(node: yaml.Node, depth: int) -> tuple[int, int]:
-        """How many values a node stands for, and how many levels deep they are."""
+        """Return the number of values of a node, and their depth in levels."""
         if isinstance(node, yaml.ScalarNode):
             if not node.tag.endswith(":str") and len(node.value) > _LONGEST_NUMBER:
                 raise _refused(path, node, f"has a number or date of {len(node.value)} characters")
@@ -77,16 +77,16 @@ def _check(path: Path, root: yaml.Node) -> None:
                 1 + sum(size for size, _ in measured),
                 1 + max((height for _, height in measured), default=0),
             )
-        # One that holds itself is always deeper.
+        # A node that holds itself always becomes deeper.
         size, height = known.get(id(node), (1, 1))
         if depth + height > _DEEPEST:
             raise _refused(path, node, f"is nested deeper than {_DEEPEST} levels")
         if size > _MOST_VALUES:
-            raise _refused(path, node, f"stands for more than {_MOST_VALUES} values")
+            raise _refused(path, node, f"holds more than {_MOST_VALUES} values")
         return size, height
 
     measure(root, 0)
 
 
 def _refused(path: Path, node: yaml.Node, what: str) -> UserError:
-    return UserError(f"{path}, line {node.start_mark.line + 1} {what}: write less, or mend the file")
+    return UserError(f"{path}, line {node.start_mark.line + 1} {what}: write less, or correct the file")

@@ -68,7 +68,7 @@ def test_processes_share_each_batch_out(
     total = sum(sizes)
     assert {len(share) for share in shares} == {total // min(batch_size, total)}
     alone = possible(name, sizes, batch_size, seed=seed)
-    for batch, whole, *parts in zip(joint(samplers[0], epoch), batches(alone, epoch), *shares, strict=True):
+    for batch, whole, *parts in zip(global_numbers(samplers[0], epoch), batches(alone, epoch), *shares, strict=True):
         assert batch == whole
         lengths = [len(part) for part in parts]
         assert lengths == sorted(lengths, reverse=True)
@@ -79,10 +79,10 @@ def test_processes_share_each_batch_out(
         assert len(batch) == samplers[0].batch_size or (name == "adaptive" and 0 < len(batch) < samplers[0].batch_size)
 
 
-def joint(sampler: BatchSampler, epoch: int) -> list[list[int]]:
+def global_numbers(sampler: BatchSampler, epoch: int) -> list[list[int]]:
     found: list[list[int]] = []
     while len(found) < len(sampler):
-        found += [batch.tolist() for batch in sampler.joint_batches(epoch, len(found))]
+        found += [batch.tolist() for batch in sampler.global_batches(epoch, len(found))]
     return found
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unimetric.data.catalog import ROLES, Dataset, Item
-from unimetric.data.splits import HOWS, Split, split_datasets
+from unimetric.data.splits import STRATEGIES, Split, split_datasets
 from unimetric.errors import UserError
 
 
@@ -44,7 +44,7 @@ catalogues = st.dictionaries(
 
 
 def test_first_half_is_by_code_point() -> None:
-    split = split_datasets([dataset("x", dict.fromkeys(["b", "B", "10", "2", "é"], 2))], how="first-half")
+    split = split_datasets([dataset("x", dict.fromkeys(["b", "B", "10", "2", "é"], 2))], strategy="first-half")
     assert labels(split.train) == {"10", "2"}
     assert labels(split.query) == {"B", "b", "é"}
     assert split.query == split.gallery
@@ -60,10 +60,10 @@ def test_first_half_is_by_code_point() -> None:
     st.sampled_from([0.0, 0.2, 0.5]),
 )
 def test_a_split_is_a_partition_by_classes(
-    catalogue: dict[str, dict[str, int]], how: str, seed: int, fraction: float
+    catalogue: dict[str, dict[str, int]], strategy: str, seed: int, fraction: float
 ) -> None:
     datasets = [dataset(name, images) for name, images in catalogue.items()]
-    split = split_datasets(datasets, how=how, seed=seed, validation_fraction=fraction)
+    split = split_datasets(datasets, strategy=strategy, seed=seed, validation_fraction=fraction)
     everything = [item for source in datasets for item in source.items]
     assert sorted([*split.train, *split.validation, *split.query], key=repr) == sorted(everything, key=repr)
     assert split.query == split.gallery
@@ -81,18 +81,18 @@ def test_a_split_is_a_partition_by_classes(
 @settings(deadline=None)
 @given(catalogues, st.sampled_from(["first-half", "random-half"]), st.randoms(use_true_random=False))
 def test_a_split_depends_on_the_labels_alone(
-    catalogue: dict[str, dict[str, int]], how: str, order: random.Random
+    catalogue: dict[str, dict[str, int]], strategy: str, order: random.Random
 ) -> None:
     """Neither on the order of items and datasets, nor on what other datasets there are."""
     datasets = [dataset(name, images) for name, images in catalogue.items()]
-    whole = split_datasets(datasets, how=how, seed=3, validation_fraction=0.3)
+    whole = split_datasets(datasets, strategy=strategy, seed=3, validation_fraction=0.3)
     shuffled = [Dataset(d.name, tuple(order.sample(d.items, len(d.items)))) for d in datasets]
     order.shuffle(shuffled)
-    again = split_datasets(shuffled, how=how, seed=3, validation_fraction=0.3)
+    again = split_datasets(shuffled, strategy=strategy, seed=3, validation_fraction=0.3)
     for part in ("train", "validation", "query", "gallery"):
         assert set(getattr(whole, part)) == set(getattr(again, part))
         for one in datasets:
-            alone = split_datasets([one], how=how, seed=3, validation_fraction=0.3)
+            alone = split_datasets([one], strategy=strategy, seed=3, validation_fraction=0.3)
             assert labels(getattr(alone, part)) == labels(getattr(whole, part), one.name)
 
 
@@ -100,7 +100,7 @@ def test_random_half_is_pinned_and_follows_the_seed_and_the_name() -> None:
     """A changed draw would make numbers of different releases incomparable."""
 
     def train(name: str = "x", seed: int = 0) -> list[str]:
-        return sorted(labels(split_datasets([dataset(name, alphabet(8))], how="random-half", seed=seed).train))
+        return sorted(labels(split_datasets([dataset(name, alphabet(8))], strategy="random-half", seed=seed).train))
 
     assert train() == ["002", "003", "006", "007"]
     assert len({tuple(train(seed=seed)) for seed in range(30)}) > 10
@@ -119,8 +119,8 @@ def test_validation_classes_follow_the_seed() -> None:
 def test_given_roles() -> None:
     source = with_roles("x", {"a": "train", "b": "validation", "c": "test", "d": "query"})
     source = Dataset("x", (*source.items, Item(Path("g"), "d", "x", "gallery")))
-    for how in ("given", "auto"):
-        split = split_datasets([source], how=how, validation_fraction=0.5)
+    for strategy in ("given", "auto"):
+        split = split_datasets([source], strategy=strategy, validation_fraction=0.5)
         assert [item.label for item in split.train] == ["a", "a"]
         assert [item.label for item in split.validation] == ["b", "b"]
         assert [item.label for item in split.query] == ["c", "c", "d", "d"]
@@ -146,9 +146,9 @@ def test_validation_is_held_out_of_given_train_classes() -> None:
 @pytest.mark.parametrize("role", [None, *ROLES])
 def test_one_sided_splits(role: str | None) -> None:
     source = dataset("x", {"a": 2, "b": 2, "c": 2}, role)
-    assert split_datasets([source], how="test-only") == Split((), (), source.items, source.items)
-    assert split_datasets([source], how="train-only") == Split(source.items, (), (), ())
-    split = split_datasets([source], how="train-only", validation_fraction=0.4)
+    assert split_datasets([source], strategy="test-only") == Split((), (), source.items, source.items)
+    assert split_datasets([source], strategy="train-only") == Split(source.items, (), (), ())
+    split = split_datasets([source], strategy="train-only", validation_fraction=0.4)
     assert len(labels(split.validation)) == 1
     assert len(split.train) == 4
 
@@ -161,7 +161,7 @@ def test_a_test_set_keeps_its_roles(others: tuple[str, ...]) -> None:
 
     def split(*roles: str) -> Split:
         items = [item for role in roles for item in parts[role]]
-        return split_datasets([Dataset("x", (*trained, *items))], how="test-only", validation_fraction=0.5)
+        return split_datasets([Dataset("x", (*trained, *items))], strategy="test-only", validation_fraction=0.5)
 
     for roles, query, gallery in (
         (("query", "gallery"), ("query",), ("gallery",)),
@@ -181,7 +181,7 @@ def test_a_test_set_keeps_its_roles(others: tuple[str, ...]) -> None:
 
 def test_an_item_without_a_role_is_tested_on() -> None:
     items = (*dataset("x", {"a": 2}).items, *dataset("x", {"b": 2}, "train").items)
-    made = split_datasets([Dataset("x", items)], how="test-only")
+    made = split_datasets([Dataset("x", items)], strategy="test-only")
     assert made.query == made.gallery == items[:2]
 
 
@@ -189,10 +189,10 @@ def test_an_image_in_two_datasets_is_said() -> None:
     shared = [Item(Path("p/1"), "b", name, "test") for name in ("x", "y")]
     again = Item(Path("p/../p/1"), "b", "z", "test")
 
-    def notes(*items: Item, how: str = "test-only") -> list[str]:
+    def notes(*items: Item, strategy: str = "test-only") -> list[str]:
         datasets = [Dataset(name, tuple(i for i in items if i.dataset == name)) for name in ("x", "y", "z")]
         whole = [Dataset(d.name, (*d.items, *dataset(d.name, {"b": 2, "c": 2}, "test").items)) for d in datasets]
-        return [note for note in split_datasets(whole, how=how).notes if "more than one" in note]
+        return [note for note in split_datasets(whole, strategy=strategy).notes if "more than one" in note]
 
     assert (
         notes(*shared)
@@ -205,17 +205,17 @@ def test_an_image_in_two_datasets_is_said() -> None:
     both = notes(*shared, *(Item(Path("p/2"), "b", name, "test") for name in ("x", "y", "z")))
     assert both[0].startswith("2 images are in more than one dataset (first: p/1): ")
     assert notes(shared[0]) == []
-    assert notes(*shared, how="train-only") == []  # no gallery, no harm
+    assert notes(*shared, strategy="train-only") == []  # no gallery, no harm
 
 
 def test_one_class_is_enough_for_one_side() -> None:
     source = dataset("x", {"a": 2})
-    assert split_datasets([source], how="test-only").query == source.items
-    assert split_datasets([source], how="train-only").train == source.items
+    assert split_datasets([source], strategy="test-only").query == source.items
+    assert split_datasets([source], strategy="train-only").train == source.items
 
 
 @pytest.mark.parametrize(
-    ("source", "how", "message"),
+    ("source", "strategy", "message"),
     [
         (dataset("x", {"a": 5}), "auto", r"dataset 'x' has one class only \('a'\).*add classes"),
         (dataset("x", {"a": 5}), "random-half", "one class only"),
@@ -235,22 +235,22 @@ def test_one_class_is_enough_for_one_side() -> None:
         ),
     ],
 )
-def test_datasets_that_cannot_be_split(source: Dataset, how: str, message: str) -> None:
+def test_datasets_that_cannot_be_split(source: Dataset, strategy: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        split_datasets([source], how=how)
+        split_datasets([source], strategy=strategy)
 
 
-@pytest.mark.parametrize("how", ["auto", "given"])
-def test_roles_on_some_items_only(how: str) -> None:
+@pytest.mark.parametrize("strategy", ["auto", "given"])
+def test_roles_on_some_items_only(strategy: str) -> None:
     source = Dataset("x", (*dataset("x", {"a": 3}, "train").items, *dataset("x", {"b": 2}).items))
     with pytest.raises(UserError, match="'x': 2 of 5 images have no split; give all of them one"):
-        split_datasets([source], how=how)
+        split_datasets([source], strategy=strategy)
 
 
 def test_bad_arguments() -> None:
     source = dataset("x", alphabet(4))
     with pytest.raises(UserError, match=r"--data.split is 'random_half'; did you mean 'random-half'"):
-        split_datasets([source], how="random_half")
+        split_datasets([source], strategy="random_half")
     for fraction in (-0.1, 0.51, float("nan")):
         with pytest.raises(UserError, match=rf"--data.validation_fraction is {fraction}; it must lie in 0 to 0.5"):
             split_datasets([source], validation_fraction=fraction)
@@ -258,7 +258,7 @@ def test_bad_arguments() -> None:
         split_datasets([])
     with pytest.raises(UserError, match="2 datasets have the name 'x'"):
         split_datasets([source, source])
-    assert len(HOWS) == 6
+    assert len(STRATEGIES) == 6
 
 
 def test_notes() -> None:
@@ -297,12 +297,12 @@ def test_a_query_needs_another_gallery_image() -> None:
 
 def test_a_dataset_that_is_only_tested_on_keeps_its_test_classes() -> None:
     datasets = [dataset("x", alphabet(12)), dataset("y", alphabet(12))]
-    whole = split_datasets(datasets, how="random-half", seed=3, validation_fraction=0.4)
-    split = split_datasets(datasets, how="random-half", seed=3, validation_fraction=0.4, train_datasets=["x"])
+    whole = split_datasets(datasets, strategy="random-half", seed=3, validation_fraction=0.4)
+    split = split_datasets(datasets, strategy="random-half", seed=3, validation_fraction=0.4, train_datasets=["x"])
     assert (split.query, split.gallery) == (whole.query, whole.gallery)
     assert split.train == tuple(item for item in whole.train if item.dataset == "x")
     assert split.validation == tuple(item for item in whole.validation if item.dataset == "x")
-    other = split_datasets(datasets, how="random-half", seed=3, validation_fraction=0.4, test_datasets=["y"])
+    other = split_datasets(datasets, strategy="random-half", seed=3, validation_fraction=0.4, test_datasets=["y"])
     assert (other.train, other.validation) == (whole.train, whole.validation)
     assert other.query == other.gallery == tuple(item for item in whole.query if item.dataset == "y")
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from unimetric.errors import UserError, escaped, shown
 
 ROLES = ("train", "validation", "test", "query", "gallery")
-"""What a split may call an item. ``test`` items are query and gallery at once."""
+"""Roles of items. ``test`` items are query and gallery at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image: where it is, what it shows, and which dataset it belongs to.
+    """One image with its label and dataset.
 
     ``label`` is unique within its dataset only; classes are always compared as (dataset, label).
     ``role`` is the split that the source itself prescribes, one of `ROLES`, or None.
@@ -28,13 +28,13 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """Something in a folder that no image can be read from, and why, in a few words."""
+    """Entry of a folder that cannot be read as an image, and the reason in a few words."""
 
     path: Path
     reason: str
 
 
-class Clash(UserError):  # noqa: N818 - it says what it is
+class Clash(UserError):  # noqa: N818 - named after its meaning
     """One image has two labels, or is in two splits that must not share images."""
 
     def __init__(self, one: Item, other: Item, what: str) -> None:
@@ -71,7 +71,7 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class ClassIndex:
-    """Numbers the classes of a union of datasets, 0 to C-1, so that no two datasets share a label."""
+    """Numbers of the classes of a union of datasets, 0 to C-1; no two datasets share a class."""
 
     classes: tuple[tuple[str, str], ...]
     """The (dataset, label) pair of every class number."""
@@ -85,7 +85,7 @@ class ClassIndex:
         return len(self.classes)
 
     def numbers(self, items: Sequence[Item]) -> list[int]:
-        """The class number of every item.
+        """Return the class number of every item.
 
         Raises:
             KeyError: an item's class is not in the index.
@@ -95,7 +95,7 @@ class ClassIndex:
 
 
 def identities(paths: Iterable[Path]) -> list[str]:
-    """The resolved path of every image: equal for two paths that lead to the same file through links.
+    """Return the resolved path of every image: equal for two paths that lead to the same file through links.
 
     Each folder is resolved once, which makes this many times faster than resolving every path.
     """
@@ -139,8 +139,8 @@ def unique_items(items: Sequence[Item]) -> tuple[tuple[Item, ...], tuple[Path, .
 def _is_link(path: Path) -> bool:
     try:
         return path.is_symlink()
-    except OSError:  # unreadable, which is for whoever opens it to say
-        return False
+    except OSError:
+        return False  # reported when it is opened
 
 
 def _check_agreement(one: Item, other: Item) -> None:

@@ -1,8 +1,8 @@
-"""Which datasets take part, and which of their train images: few-shot draws and limits by dataset.
+"""Selection of datasets and of train images: few-shot draws and limits by dataset.
 
-A draw depends on the seed, the dataset's name, the label and where the images lie below the class, and on nothing
+A draw depends on the seed, the dataset's name, the label and the images' paths below the class, and on nothing
 else: not on other datasets, other classes, the order of the items, or the place of the whole on the disk. Draws of
-different sizes are nested: what 1 image per class takes is among what 2 take.
+different sizes are nested: the images of 1 per class are among those of 2.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ OTHERS = "*"
 
 
 def check_names(option: str, names: Iterable[str], datasets: Iterable[str]) -> None:
-    """See that an option names datasets that there are.
+    """Refuse an option that names an unknown dataset.
 
     Raises:
-        UserError: one of the names is none of ``datasets``; those that come nearest are said.
+        UserError: one of the names is none of ``datasets``; the message has the nearest ones.
     """
     known = list(datasets)
     for name in names:
@@ -43,7 +43,7 @@ def select_train(
         few_shot: images per train class; a class that has fewer keeps all. None keeps all of all classes.
         train_images: the most train images of a dataset, by its name, spread evenly over its classes; `OTHERS` is
             every dataset that is not named. Applied after ``few_shot``.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Returns:
         The split, with a note for each dataset that has classes with fewer images than ``few_shot``, and for each
@@ -71,7 +71,7 @@ def select_train(
 
 
 def _rank(items: Sequence[Item], seed: int) -> dict[Item, tuple[int, str]]:
-    """Every item's place in the draw from its class, from 0, and its class's place among those of its dataset."""
+    """Return each item's place in the draw from its class, from 0, and a key of its class within the dataset."""
     by_class: defaultdict[tuple[str, str], list[Item]] = defaultdict(list)
     for item in dict.fromkeys(items):
         by_class[item.dataset, item.label].append(item)

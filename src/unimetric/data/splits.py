@@ -17,16 +17,16 @@ import numpy as np
 from unimetric.data.catalog import Dataset, Item, Unusable, identities
 from unimetric.errors import UserError, nearest_names
 
-HOWS = ("auto", "given", "first-half", "random-half", "test-only", "train-only")
-"""The ways to split; see `split_datasets`."""
+STRATEGIES = ("auto", "given", "first-half", "random-half", "test-only", "train-only")
+"""Ways to split; see `split_datasets`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The items of every role, datasets in the order given, items in the order of their source.
+    """Items by role, datasets in the order given, items in the order of their source.
 
     Test items are in both ``query`` and ``gallery``. ``notes`` are warnings for the reader of the numbers,
-    one line each. ``unusable`` is what lies in the folders and cannot be opened at all.
+    one line each. ``unusable`` are entries of the folders that cannot be opened.
     """
 
     train: tuple[Item, ...]
@@ -40,7 +40,7 @@ class Split:
 def split_datasets(
     datasets: Sequence[Dataset],
     *,
-    how: str = "auto",
+    strategy: str = "auto",
     seed: int = 0,
     validation_fraction: float = 0.0,
     train_datasets: Collection[str] = (),
@@ -50,7 +50,7 @@ def split_datasets(
 
     Args:
         datasets: of distinct names.
-        how: "first-half": of a dataset's C sorted classes, the first C // 2 for training, the others for
+        strategy: "first-half": of a dataset's C sorted classes, the first C // 2 for training, the others for
             testing, as in the literature. "random-half": C // 2 classes drawn at random. "given": as
             `Item.role` says, for every item. "auto": as given for a dataset where all items have a role,
             else "first-half". "test-only": nothing is for training; where the source's roles (test, query,
@@ -66,18 +66,18 @@ def split_datasets(
         test_datasets: the names of those to test on; empty is all. The others have no query and gallery items.
 
     Raises:
-        UserError: an unknown ``how``; a fraction out of range; no datasets, or two of the same name; roles
+        UserError: an unknown ``strategy``; a fraction out of range; no datasets, or two of the same name; roles
             missing on some items; a dataset of one class; a side left empty.
     """
-    _check_arguments(datasets, how, validation_fraction)
+    _check_arguments(datasets, strategy, validation_fraction)
     parts: dict[str, list[Item]] = {"train": [], "validation": [], "query": [], "gallery": []}
     notes: list[str] = []
     for dataset in datasets:
-        wanted = _wanted(dataset, how, train_datasets, test_datasets)
+        wanted = _wanted(dataset, strategy, train_datasets, test_datasets)
         if not wanted:
             notes.append(f"dataset {dataset.name!r} is neither trained on nor tested on")
             continue
-        roles = _roles(dataset, _way(dataset, how, wanted), seed)
+        roles = _roles(dataset, _resolve(dataset, strategy, wanted), seed)
         if "validation" not in roles:
             roles = _hold_out(dataset, roles, seed, validation_fraction)
         side = {part: items if part in wanted else [] for part, items in _side(dataset, roles).items()}
@@ -90,9 +90,9 @@ def split_datasets(
     return Split(train, validation, query, gallery, tuple(notes))
 
 
-def _check_arguments(datasets: Sequence[Dataset], how: str, fraction: float) -> None:
-    if how not in HOWS:
-        raise UserError(f"--data.split is {how!r}; {nearest_names(how, HOWS)}")
+def _check_arguments(datasets: Sequence[Dataset], strategy: str, fraction: float) -> None:
+    if strategy not in STRATEGIES:
+        raise UserError(f"--data.split is {strategy!r}; {nearest_names(strategy, STRATEGIES)}")
     if not 0 <= fraction <= 0.5:
         raise UserError(f"--data.validation_fraction is {fraction}; it must lie in 0 to 0.5")
     if not datasets:
@@ -102,31 +102,33 @@ def _check_arguments(datasets: Sequence[Dataset], how: str, fraction: float) -> 
             raise UserError(f"{count} datasets have the name {name!r}; give each a name of its own")
 
 
-def _wanted(dataset: Dataset, how: str, train_datasets: Collection[str], test_datasets: Collection[str]) -> set[str]:
-    """The sides that the dataset has to have, and validation."""
+def _wanted(
+    dataset: Dataset, strategy: str, train_datasets: Collection[str], test_datasets: Collection[str]
+) -> set[str]:
+    """Return the sides that the dataset has to have, and validation."""
     wanted = set()
-    if how != "test-only" and (not train_datasets or dataset.name in train_datasets):
+    if strategy != "test-only" and (not train_datasets or dataset.name in train_datasets):
         wanted |= {"train", "validation"}
-    if how != "train-only" and (not test_datasets or dataset.name in test_datasets):
+    if strategy != "train-only" and (not test_datasets or dataset.name in test_datasets):
         wanted |= {"query", "gallery"}
     return wanted
 
 
-def _way(dataset: Dataset, how: str, wanted: Collection[str]) -> str:
-    """The way this dataset is split: ``how``, with "auto" decided."""
+def _resolve(dataset: Dataset, strategy: str, wanted: Collection[str]) -> str:
+    """Return the strategy for this dataset, with "auto" resolved."""
     if not dataset.items:
         raise UserError(f"dataset {dataset.name!r} has no images; leave it out")
-    if how in ("test-only", "train-only"):
-        return how
+    if strategy in ("test-only", "train-only"):
+        return strategy
     if len(dataset.labels) == 1 and "train" in wanted:
         raise UserError(
             f"dataset {dataset.name!r} has one class only ({dataset.labels[0]!r}), which cannot be split; "
             "add classes, or leave the dataset out"
         )
-    if how not in ("auto", "given"):
-        return how
+    if strategy not in ("auto", "given"):
+        return strategy
     lacking = sum(item.role is None for item in dataset.items)
-    if how == "auto" and lacking == len(dataset.items):
+    if strategy == "auto" and lacking == len(dataset.items):
         return "first-half"
     if lacking:
         raise UserError(
@@ -136,19 +138,19 @@ def _way(dataset: Dataset, how: str, wanted: Collection[str]) -> str:
     return "given"
 
 
-def _roles(dataset: Dataset, way: str, seed: int) -> list[str]:
-    """The role of every item, empty for one that is left out."""
-    if way == "given":
+def _roles(dataset: Dataset, strategy: str, seed: int) -> list[str]:
+    """Return the role of every item, empty for one that is left out."""
+    if strategy == "given":
         return [item.role or "" for item in dataset.items]
-    if way == "test-only":
+    if strategy == "test-only":
         given = [item.role or "test" for item in dataset.items]
         kept = [role if role in ("test", "query", "gallery") else "" for role in given]
         return kept if "test" in kept or {"query", "gallery"} <= {*kept} else ["test"] * len(kept)
-    if way == "train-only":
+    if strategy == "train-only":
         return ["train"] * len(dataset.items)
     labels = dataset.labels
     count = len(labels) // 2
-    train = set(labels[:count] if way == "first-half" else _draw(dataset, labels, count, seed, "half"))
+    train = set(labels[:count] if strategy == "first-half" else _draw(dataset, labels, count, seed, "half"))
     return ["train" if item.label in train else "test" for item in dataset.items]
 
 
@@ -194,7 +196,7 @@ def _check_sides(dataset: Dataset, side: dict[str, list[Item]], wanted: Collecti
 
 
 def _notes(dataset: Dataset, side: dict[str, list[Item]], left_out: int) -> list[str]:
-    """What makes the numbers of this dataset worth less than they seem."""
+    """Return warnings for the reader of this dataset's numbers."""
     notes = []
     if left_out:
         notes.append(f"{left_out} train or validation images are left out of test-only")
@@ -214,7 +216,7 @@ def _notes(dataset: Dataset, side: dict[str, list[Item]], left_out: int) -> list
 
 
 def _shared_images(tested: Sequence[Item]) -> list[str]:
-    """What it means for the unified gallery that one file is tested on in two datasets."""
+    """Return a warning if one file is tested on in two datasets."""
     owners: defaultdict[str, set[str]] = defaultdict(set)
     paths: dict[str, Path] = {}
     for item, identity in _with_identities(tested):
@@ -231,7 +233,7 @@ def _shared_images(tested: Sequence[Item]) -> list[str]:
 
 
 def _without_partner(query: Sequence[Item], gallery: Sequence[Item]) -> set[str]:
-    """The labels of queries that have no gallery image of their class besides themselves."""
+    """Return the labels of queries that have no other image of their class in the gallery."""
     partners: defaultdict[str, set[str]] = defaultdict(set)
     for item, identity in _with_identities(gallery):
         partners[item.label].add(identity)
@@ -243,6 +245,6 @@ def _with_identities(items: Sequence[Item]) -> Iterable[tuple[Item, str]]:
 
 
 def _classes(labels: Collection[str], shown: int = 3) -> str:
-    """The number of classes, and the first few names."""
+    """Return the number of classes, and the first few names."""
     names = ", ".join(sorted(labels)[:shown]) + (", ..." if len(labels) > shown else "")
     return f"{len(labels)} {'class' if len(labels) == 1 else 'classes'} ({names})"

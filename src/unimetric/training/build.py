@@ -74,7 +74,7 @@ def load_split(config: RunConfig, *, training: bool = True) -> Split:
     _check_datasets(data, [dataset.name for dataset in datasets], training)
     split = split_datasets(
         datasets,
-        how=data.split,
+        strategy=data.split,
         seed=data.split_seed,
         validation_fraction=data.validation_fraction,
         train_datasets=data.train_datasets,

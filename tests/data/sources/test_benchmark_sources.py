@@ -233,7 +233,7 @@ def test_cars196_of_one_image(tmp_path: Path) -> None:
     savemat(tmp_path / "cars_annos.mat", {"annotations": structs(rows)})
     dataset = only(tmp_path)
     assert [(item.label, item.role) for item in dataset.items] == [("99", "test")]
-    assert any("called by number" in note for note in dataset.notes)
+    assert any("numbers for names" in note for note in dataset.notes)
 
 
 def test_cars196_devkit_variants(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
-"""Samplers by name, which say which images go into which batch: one file each, and one line here."""
+"""Samplers, which choose the images of each batch, by name: one file each, and one line here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,9 +11,9 @@ from unimetric.data.sampling.base import BatchSampler, Share, TrainLabels
 from unimetric.data.sampling.class_balanced import ClassBalancedOptions, ClassBalancedSampler
 from unimetric.data.sampling.dataset_balanced import (
     DatasetBalancedOptions,
+    DatasetBalancedSampler,
     TemperatureOptions,
-    dataset_balanced,
-    temperature,
+    TemperatureSampler,
 )
 from unimetric.data.sampling.natural import NaturalOptions, NaturalSampler
 from unimetric.errors import UserError, nearest_names
@@ -23,34 +23,29 @@ __all__ = ["SAMPLERS", "BatchSampler", "SamplerSpec", "Share", "TrainLabels", "m
 
 @dataclass(frozen=True)
 class SamplerSpec:
-    """How a sampler is made.
+    """A sampler's class, and the dataclass of its options."""
 
-    Args:
-        make: Called as ``make(labels, batch_size, options, seed=, share=)``.
-        options: The dataclass of its options.
-    """
-
-    make: Callable[..., BatchSampler]
+    make: type[BatchSampler]
     options: type[Any]
 
 
 SAMPLERS: dict[str, SamplerSpec] = {
     "adaptive": SamplerSpec(AdaptiveSampler, AdaptiveOptions),
     "class-balanced": SamplerSpec(ClassBalancedSampler, ClassBalancedOptions),
-    "dataset-balanced": SamplerSpec(dataset_balanced, DatasetBalancedOptions),
+    "dataset-balanced": SamplerSpec(DatasetBalancedSampler, DatasetBalancedOptions),
     "natural": SamplerSpec(NaturalSampler, NaturalOptions),
-    "temperature": SamplerSpec(temperature, TemperatureOptions),
+    "temperature": SamplerSpec(TemperatureSampler, TemperatureOptions),
 }
 
 
 def sampler_options(name: str, options: Mapping[str, Any], loss_images_per_class: int | None = None) -> tuple[str, Any]:
-    """The sampler that a name stands for, and its complete options, defaults filled in.
+    """Return the name of a sampler, ``auto`` resolved, and its complete options, defaults filled in.
 
     Args:
-        name: A key of `SAMPLERS`, or ``auto``: ``class-balanced`` where the loss wants several images of each class,
-            else ``natural``.
+        name: A key of `SAMPLERS`, or ``auto``: ``class-balanced`` where the loss asks for several images of each
+            class, else ``natural``.
         options: Its options by name.
-        loss_images_per_class: Images of each class that the loss wants in a batch; None if it does not care.
+        loss_images_per_class: Images of each class that the loss asks for in a batch; None if it asks for none.
 
     Raises:
         UserError: unknown sampler or option, or a value of the wrong type or range.
@@ -104,8 +99,8 @@ def make_sampler(
         class_numbers: Class of each of the N train images.
         class_datasets: Name of the dataset of each class; None puts all into one.
         batch_size: Images per batch over all processes; a plain shuffle takes at most N.
-        loss_images_per_class: What the loss wants.
-        seed: Of the order.
+        loss_images_per_class: See `sampler_options`.
+        seed: Seed of the order.
         share: This process's part of each batch.
 
     Raises:

@@ -9,25 +9,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unimetric.data.sampling.base import BatchSampler, Numbers, Share, TrainLabels
+from unimetric.data.sampling.base import BatchSampler, Numbers, Share, TrainLabels, require
 from unimetric.data.sampling.dataset_balanced import DatasetStreams, Shares, require_group, whole_counts
-from unimetric.data.sampling.options import require
 from unimetric.data.sampling.streams import Stream
 
 
 @dataclass(frozen=True)
 class AdaptiveOptions:
-    """What can be set about adaptive sampling.
+    """Options of adaptive sampling.
 
     Args:
         round_steps: Steps after which the shares of the datasets are set anew; at most an epoch's are used.
-        smoothing: How much of a dataset's loss is carried over from the rounds before, in [0, 1).
+        smoothing: Share of a dataset's loss that is carried over from the rounds before, in [0, 1).
         sharpness: Shares are proportional to the loss to this power; 0 gives every dataset the same share.
         floor: Share of all batches, in [0, 1], that is divided equally, so that no dataset is forgotten.
-        relative: Whether losses are compared with the highest of the same dataset's so far instead of with each
-            other's: for datasets whose losses differ in scale.
-        images_per_class: Images of each class in a batch; 1 draws images regardless of their class, 0 is what the
-            loss wants.
+        relative: Compare losses with the highest of the same dataset's so far instead of with each other's: for
+            datasets whose losses differ in scale.
+        images_per_class: Images of each class in a batch; 1 draws images regardless of their class, 0 takes the number
+            that the loss asks for.
     """
 
     round_steps: int = 100
@@ -58,7 +57,7 @@ class AdaptiveSampler(BatchSampler):
     loss function; the mean is smoothed over rounds, and a floor keeps every dataset in play.
 
     A round is planned when it begins and cannot change afterwards, and an iteration ends at the end of a round (or of
-    the epoch), so that no worker prefetches past what has been learnt: iterate again, after `start`, to go on. Each
+    the epoch), so that no worker prefetches beyond the known losses: iterate again, after `start`, to go on. Each
     round takes a new random order of each dataset. A dataset smaller than the batch makes smaller batches.
 
     Raises:
@@ -66,18 +65,18 @@ class AdaptiveSampler(BatchSampler):
     """
 
     observes = True
+    options: AdaptiveOptions
 
     def __init__(
         self,
         labels: TrainLabels,
         batch_size: int,
-        options: AdaptiveOptions | None = None,
+        options: AdaptiveOptions,
         *,
         seed: int = 0,
         share: Share | None = None,
     ) -> None:
-        super().__init__(labels, batch_size, seed=seed, share=share)
-        self.options = options or AdaptiveOptions()
+        super().__init__(labels, batch_size, options, seed=seed, share=share)
         self._streams = DatasetStreams(labels, self.options.images_per_class)
         self._sizes = np.minimum(self.batch_size, self._streams.capacities)
         self.round_steps = min(self.options.round_steps, len(self))
@@ -89,10 +88,10 @@ class AdaptiveSampler(BatchSampler):
         self.restore({})
 
     def probabilities(self) -> Shares:
-        """Share of the batches that each dataset gets in the present round, [K]."""
+        """Return the share of batches of each dataset in the present round, [K]."""
         number = len(self._sizes)
         weights = (self._levels / self._peaks if self.options.relative else self._levels) ** self.options.sharpness
-        # What has not been seen yet is taken to be as bad as the worst.
+        # Unseen datasets are taken to be as bad as the worst.
         unseen = np.isnan(weights)
         weights[unseen] = weights[~unseen].max(initial=0.0)
         total = weights.sum()
@@ -100,11 +99,11 @@ class AdaptiveSampler(BatchSampler):
         return np.asarray(self.options.floor / number + (1 - self.options.floor) * learnt)
 
     def shares(self) -> dict[str, float]:
-        """`probabilities` by name."""
+        """Return the `probabilities` by name."""
         return dict(zip(self.labels.dataset_names, self.probabilities().tolist(), strict=True))
 
-    def joint_batches(self, epoch: int, first_batch: int = 0) -> Iterator[Numbers]:
-        """The batches from ``first_batch`` to the end of the round that it lies in, or of the epoch."""
+    def global_batches(self, epoch: int, first_batch: int = 0) -> Iterator[Numbers]:
+        """Yield the batches from ``first_batch`` to the end of the round that it lies in, or of the epoch."""
         step = epoch * len(self) + first_batch
         number, done = divmod(step, self.round_steps)
         stop = min(self.round_steps, done + len(self) - first_batch)
@@ -118,17 +117,17 @@ class AdaptiveSampler(BatchSampler):
                 yield images
 
     def _epoch(self, epoch: int) -> Iterator[Numbers]:
-        return self.joint_batches(epoch)
+        return self.global_batches(epoch)
 
     def _plan(self, number: int) -> NDArray[np.int64]:
-        """The dataset of each batch of a round, [round_steps]."""
+        """Return the dataset of each batch of a round, [round_steps]."""
         random = np.random.default_rng((self.seed, number))
         limits = np.full(len(self._sizes), self.round_steps)
         counts = whole_counts(self.probabilities() * self.round_steps, limits, random)
         return random.permutation(np.repeat(np.arange(len(counts)), counts))
 
     def observe(self, step: int, loss: float | None) -> None:
-        """Take note of the loss of a step; with the last one of a round, the shares change."""
+        """Record the loss of a step; with the last one of a round, the shares change."""
         number, place = divmod(step, self.round_steps)
         if self._planned is None or self._planned[0] != number:
             self._planned = number, self._plan(number)
@@ -150,7 +149,7 @@ class AdaptiveSampler(BatchSampler):
         self._sums[:], self._counts[:] = 0, 0
 
     def state(self) -> dict[str, Any]:
-        """Smoothed losses, their maxima, and the sums of the round in progress, by dataset; null is not seen yet."""
+        """Return smoothed losses, their maxima and the sums of the present round by dataset; null for unseen ones."""
         columns = zip(self._levels, self._peaks, self._sums, self._counts, strict=True)
         return {
             name: [None if np.isnan(value) else float(value) for value in column]
@@ -158,7 +157,7 @@ class AdaptiveSampler(BatchSampler):
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`; an empty one is the beginning."""
+        """Continue from a `state`; an empty one is the beginning."""
         rows = [state.get(name, (None, None, 0, 0)) for name in self.labels.dataset_names]
         table = np.asarray([[np.nan if value is None else value for value in row] for row in rows], dtype=np.float64)
         self._levels, self._peaks, self._sums, self._counts = table.T.copy()

@@ -1,4 +1,4 @@
-"""As many images of each class in a batch: what pair losses want."""
+"""Batches with the same number of images of each class, for pair losses."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unimetric.data.sampling.base import BatchSampler, Numbers, Share, TrainLabels
-from unimetric.data.sampling.options import require
+from unimetric.data.sampling.base import BatchSampler, Numbers, Share, TrainLabels, require
 from unimetric.data.sampling.streams import ClassStream
 from unimetric.errors import UserError
 
 
 @dataclass(frozen=True)
 class ClassBalancedOptions:
-    """What can be set about class-balanced batches.
+    """Options of class-balanced batches.
 
     Args:
         images_per_class: Images of each class in a batch, at least 2; a class that has fewer gives all it has.
@@ -34,7 +33,7 @@ class ClassBalancedOptions:
 
 
 class ClassBalancedSampler(BatchSampler):
-    """Every class as often as any other, whatever its size, with the same number of images each time.
+    """Batches that draw every class equally often, whatever its size, with the same number of images each time.
 
     Classes are drawn without replacement, pass after pass; see `ClassStream`. Images of small classes recur within an
     epoch, those of large ones wait for another.
@@ -43,29 +42,30 @@ class ClassBalancedSampler(BatchSampler):
         UserError: the batch is no multiple of ``images_per_class``, or there are too few classes for one.
     """
 
+    options: ClassBalancedOptions
+
     def __init__(
         self,
         labels: TrainLabels,
         batch_size: int,
-        options: ClassBalancedOptions | None = None,
+        options: ClassBalancedOptions,
         *,
         seed: int = 0,
         share: Share | None = None,
     ) -> None:
-        super().__init__(labels, batch_size, seed=seed, share=share)
-        self.images_per_class = (options or ClassBalancedOptions()).images_per_class
-        _refuse_unsuitable_batch(labels, batch_size, self.images_per_class)
+        super().__init__(labels, batch_size, options, seed=seed, share=share)
+        _refuse_unsuitable_batch(labels, batch_size, options.images_per_class)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How many classes give no pair."""
+        """Remark on the classes that give no pair."""
         single = int((np.bincount(self.labels.classes) == 1).sum())
         return (f"train classes of one image, which give no pair and are never drawn: {single}",) if single else ()
 
     def _epoch(self, epoch: int) -> Iterator[Numbers]:
         random = np.random.default_rng((self.seed, epoch))
         numbers = np.arange(len(self.labels), dtype=np.int32)
-        stream = ClassStream(numbers, self.labels.classes, self.images_per_class, random)
+        stream = ClassStream(numbers, self.labels.classes, self.options.images_per_class, random)
         for _ in range(len(self)):
             yield stream.take(self.batch_size)
 

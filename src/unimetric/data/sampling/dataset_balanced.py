@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unimetric.data.sampling.base import BatchSampler, Numbers, Share, TrainLabels
-from unimetric.data.sampling.options import require
+from unimetric.data.sampling.base import BatchSampler, Numbers, Share, TrainLabels, require
 from unimetric.data.sampling.streams import ClassStream, ImageStream, Stream
 from unimetric.errors import UserError
 
@@ -19,11 +18,11 @@ Shares = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class DatasetBalancedOptions:
-    """What can be set about dataset-balanced batches.
+    """Options of dataset-balanced batches.
 
     Args:
         images_per_class: Images of each class that a batch draws from a dataset; 1 draws images regardless of their
-            class, 0 is what the loss wants.
+            class, 0 takes the number that the loss asks for.
     """
 
     images_per_class: int = 0
@@ -34,7 +33,7 @@ class DatasetBalancedOptions:
 
 @dataclass(frozen=True)
 class TemperatureOptions:
-    """What can be set about sampling by temperature.
+    """Options of sampling by temperature.
 
     Args:
         temperature: T; a dataset of n images gets a share proportional to n^(1/T). 1 is the natural share, a
@@ -67,19 +66,19 @@ def require_group(sampler: str, images_per_class: int) -> None:
         sampler,
         "images_per_class",
         images_per_class,
-        "use 0 (what the loss wants), 1 (regardless of classes) or more, at most 65536",
+        "use 0 (the loss's number), 1 (regardless of classes) or more, at most 65536",
     )
 
 
 class DatasetStreams:
-    """Makes a stream of each dataset's images, in groups of one class or not.
+    """Streams of the images of each dataset, in groups of one class or not.
 
     Args:
         labels: Class and dataset of each train image.
         group: Images of each class in a take; 0 or 1 for no groups.
 
     Attributes:
-        capacities: How many images each dataset can give to a batch, int64 [K].
+        capacities: The most images that each dataset can give to a batch, int64 [K].
 
     Raises:
         UserError: groups are wanted, and no class of a dataset has two images.
@@ -96,7 +95,7 @@ class DatasetStreams:
                 )
 
     def make(self, dataset: int, seed: tuple[int, ...]) -> Stream:
-        """A new stream of one dataset's images; the seed alone decides it."""
+        """Return a new stream of one dataset's images; the seed alone decides it."""
         random = np.random.default_rng(seed)
         numbers = self._labels.images_by_dataset[dataset]
         if self._group > 1:
@@ -104,36 +103,30 @@ class DatasetStreams:
         return ImageStream(numbers, random)
 
 
-class MixedSampler(BatchSampler):
-    """Every batch holds images of all datasets in the same shares, to within one image.
+class DatasetBalancedSampler(BatchSampler):
+    """Batches of images of all datasets in the same shares, here equal ones, to within one image.
 
     Each dataset is a stream of its own: none of its images comes again before all others have come, so those of a small
     dataset recur within an epoch. A dataset that is smaller than its share of a batch gives all it has to each, and the
     others fill the rest in proportion.
 
-    Args:
-        labels: Class and dataset of each train image.
-        batch_size: Images per batch over all processes.
-        shares: What each dataset gets, in proportion, [K], positive.
-        group: Images of each class in a batch; 0 or 1 for no groups.
-        seed: Of the order.
-        share: This process's part of each batch.
-
     Raises:
         UserError: too few images of classes of two images or more for groups.
     """
+
+    options: DatasetBalancedOptions | TemperatureOptions
 
     def __init__(
         self,
         labels: TrainLabels,
         batch_size: int,
-        shares: Shares,
-        group: int,
+        options: DatasetBalancedOptions | TemperatureOptions,
         *,
         seed: int = 0,
         share: Share | None = None,
     ) -> None:
-        super().__init__(labels, batch_size, seed=seed, share=share)
+        super().__init__(labels, batch_size, options, seed=seed, share=share)
+        group = options.images_per_class
         self._streams = DatasetStreams(labels, group)
         capacity = int(self._streams.capacities.sum())
         if capacity < self.batch_size:
@@ -141,7 +134,11 @@ class MixedSampler(BatchSampler):
                 f"--training.batch_size is {batch_size}: {group} images of each train class give at most {capacity}; "
                 f"use {capacity} or less"
             )
-        self.expected = expected_counts(shares, self._streams.capacities, self.batch_size)
+        self.expected = expected_counts(self._shares(), self._streams.capacities, self.batch_size)
+
+    def _shares(self) -> Shares:
+        """Return the share of each dataset, in proportion, [K], positive."""
+        return np.ones(len(self.labels.dataset_names))
 
     def _epoch(self, epoch: int) -> Iterator[Numbers]:
         random = np.random.default_rng((self.seed, epoch))
@@ -154,44 +151,26 @@ class MixedSampler(BatchSampler):
             )
 
 
-def dataset_balanced(
-    labels: TrainLabels,
-    batch_size: int,
-    options: DatasetBalancedOptions | None = None,
-    *,
-    seed: int = 0,
-    share: Share | None = None,
-) -> MixedSampler:
-    """Each dataset gets the same share of every batch."""
-    group = (options or DatasetBalancedOptions()).images_per_class
-    return MixedSampler(labels, batch_size, np.ones(len(labels.dataset_names)), group, seed=seed, share=share)
-
-
-def temperature(
-    labels: TrainLabels,
-    batch_size: int,
-    options: TemperatureOptions | None = None,
-    *,
-    seed: int = 0,
-    share: Share | None = None,
-) -> MixedSampler:
-    """A dataset of n images gets a share of every batch in proportion to n^(1/T).
+class TemperatureSampler(DatasetBalancedSampler):
+    """Batches in which a dataset of n images has a share in proportion to n^(1/T).
 
     As in multilingual models: Arivazhagan et al., *Massively Multilingual Neural Machine Translation in the Wild*
     (2019).
     """
-    options = options or TemperatureOptions()
-    exponents = np.log(labels.sizes()) / options.temperature
-    # The largest becomes 1, so that no power overflows at a low temperature.
-    shares = np.maximum(np.exp(exponents - exponents.max()), 1e-12)
-    return MixedSampler(labels, batch_size, shares, options.images_per_class, seed=seed, share=share)
+
+    options: TemperatureOptions
+
+    def _shares(self) -> Shares:
+        exponents = np.log(self.labels.sizes()) / self.options.temperature
+        # The largest becomes 1, so that no power overflows at a low temperature.
+        return np.asarray(np.maximum(np.exp(exponents - exponents.max()), 1e-12))
 
 
 def expected_counts(shares: Shares, capacities: NDArray[np.int64], batch_size: int) -> Shares:
-    """Images that each dataset gives to a batch on average: by share, but none more than it has.
+    """Return the average images of each dataset in a batch: by share, but none more than it has.
 
-    What a small dataset cannot give is divided among the others by their shares. ``batch_size`` is at most the sum of
-    the capacities, and the result sums to it.
+    The rest of a small dataset's share is divided among the others by their shares. ``batch_size`` is at most the sum
+    of the capacities, and the result sums to it.
     """
     expected = np.zeros(len(shares))
     full = np.zeros(len(shares), dtype=bool)
@@ -208,7 +187,7 @@ def expected_counts(shares: Shares, capacities: NDArray[np.int64], batch_size: i
 
 
 def whole_counts(expected: Shares, limits: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
-    """Whole numbers, each its expected value rounded up or down at random, with the same sum and the right mean.
+    """Round expected values up or down at random to whole numbers with the same sum and the right mean.
 
     Systematic sampling: one random offset for all, over the datasets in random order.
     """

@@ -7,29 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unimetric.data.sampling.base import BatchSampler, Numbers, Share, TrainLabels
+from unimetric.data.sampling.base import BatchSampler, Numbers
 
 
 @dataclass(frozen=True)
 class NaturalOptions:
-    """A plain shuffle has nothing to set."""
+    """Options of a plain shuffle: none."""
 
 
 class NaturalSampler(BatchSampler):
     """Every image once in an epoch, in random order."""
 
     images_recur = False
-
-    def __init__(
-        self,
-        labels: TrainLabels,
-        batch_size: int,
-        options: NaturalOptions | None = None,
-        *,
-        seed: int = 0,
-        share: Share | None = None,
-    ) -> None:
-        super().__init__(labels, batch_size, seed=seed, share=share)
 
     def _epoch(self, epoch: int) -> Iterator[Numbers]:
         order = np.random.default_rng((self.seed, epoch)).permutation(np.arange(len(self.labels), dtype=np.int32))

@@ -1,4 +1,4 @@
-"""Endless streams of images, of which each take gives different ones."""
+"""Endless streams of images; the images of one take are all different."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from unimetric.data.sampling.base import Numbers
 
 
 class Stream(Protocol):
-    """Something to take images from."""
+    """Source of images."""
 
     def take(self, count: int) -> Numbers:
-        """The next images, int32 [count], all different; there have to be as many."""
+        """Return the next images, int32 [count], all different; there have to be as many."""
 
 
 class ImageStream:
-    """All images in random order, then all in another order, and so on.
+    """Stream of all images in random order, then all in another order, and so on.
 
     Args:
         numbers: The images.
-        random: Decides the orders.
+        random: Generator of the orders.
     """
 
     def __init__(self, numbers: Numbers, random: np.random.Generator) -> None:
@@ -30,14 +30,14 @@ class ImageStream:
         self._position = 0
 
     def take(self, count: int) -> Numbers:
-        """The next images, int32 [count], all different; at most as many as there are."""
+        """Return the next images, int32 [count], all different; at most as many as there are."""
         taken = self._order[self._position : self._position + count]
         self._position += len(taken)
         missing = count - len(taken)
         return np.concatenate([taken, self._next_pass(taken, missing)]) if missing else taken
 
     def _next_pass(self, taken: Numbers, missing: int) -> Numbers:
-        """The first ``missing`` images of a new order, which are none of those taken."""
+        """Return the first ``missing`` images of a new order that are none of those taken."""
         order = self._random.permutation(self._order)
         again = np.isin(order, taken)
         first = order[~again][:missing]
@@ -48,7 +48,7 @@ class ImageStream:
 
 
 class ClassStream:
-    """Groups of images of one class: every class in random order, then in another order, and so on.
+    """Stream of groups of images of one class: every class in random order, then in another order, and so on.
 
     A group has ``group`` images, or all of them where the class has fewer. A take ends a pass over the classes early
     when too few are left for it, because no class may come twice; over many passes each class comes equally often.
@@ -63,7 +63,7 @@ class ClassStream:
         numbers: The images.
         classes: Class number of each of them.
         group: Images of each class in a take, at least 2.
-        random: Decides the orders.
+        random: Generator of the orders.
     """
 
     def __init__(self, numbers: Numbers, classes: Numbers, group: int, random: np.random.Generator) -> None:
@@ -85,7 +85,7 @@ class ClassStream:
         self._position = 0
 
     def take(self, count: int) -> Numbers:
-        """The next images, int32 [count], all different; at most `TrainLabels.pair_capacities`."""
+        """Return the next images, int32 [count], all different; at most `TrainLabels.pair_capacities`."""
         if self._before[-1] - self._before[self._position] < count:
             self._next_pass()
         begin = self._position
@@ -107,7 +107,7 @@ class ClassStream:
 
 
 def _fill(counts: Numbers, missing: int) -> Numbers:
-    """Sizes of the groups with one more that fills the gap, which may take an image from another."""
+    """Return the sizes of the groups with one more that fills the gap, which may take an image from another."""
     larger = np.flatnonzero(counts > 2)
     if missing == 1 and len(larger):
         counts = counts.copy()
@@ -117,7 +117,7 @@ def _fill(counts: Numbers, missing: int) -> Numbers:
 
 
 def _runs(classes: Numbers) -> tuple[Numbers, Numbers]:
-    """Start and length of each run of equal numbers in a sorted array."""
+    """Return start and length of each run of equal numbers in a sorted array."""
     starts = np.flatnonzero(np.concatenate([[True], classes[1:] != classes[:-1]])) if len(classes) else np.zeros(0)
     sizes = np.diff(np.append(starts, len(classes)))
     return starts.astype(np.int32), sizes.astype(np.int32)

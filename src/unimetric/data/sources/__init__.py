@@ -2,11 +2,11 @@
 
 A source string is ``[NAME=][FORMAT:]PATH``:
 
-- ``PATH``: a folder of class folders (see `folder`), or a manifest ``.csv``, ``.parquet``, ``.pq`` (see
+- ``PATH``: a folder of class folders (see `folder`), or a manifest ``.csv``, ``.tsv``, ``.parquet``, ``.pq`` (see
   `manifest`); ``~`` is the home folder;
-- ``FORMAT``: one of `SOURCES`, where it does not follow from the path; the folder of a benchmark dataset is known
-  by its annotation files;
-- ``NAME``: what to call the dataset, or the front part of the names where the source holds several;
+- ``FORMAT``: one of `SOURCES`, where it does not follow from the path; the folder of a benchmark dataset is
+  recognised by its annotation files;
+- ``NAME``: the dataset's name, or the front part of the names where the source holds several;
 - the bare word ``demo``: the demo collections, built on first use (a folder of that name is ``./demo``).
 
 A path that holds ``=`` or ``:`` and exists as it stands is taken as a path.
@@ -34,12 +34,12 @@ from unimetric.errors import UserError, nearest_names, shown
 
 
 def read_demo(folder: Path | None, name: str | None = None) -> list[Dataset]:
-    """Read the demo collections; they are built first where ``folder`` (by default in the cache) lacks them.
+    """Read the demo collections, built first where ``folder`` (by default in the cache) lacks them.
 
     Raises:
         UserError: the demo's packages are not installed, or the folder cannot be written.
     """
-    # What the demo is made of is an extra, and slow to import.
+    # Its packages are an extra, and slow to import.
     from unimetric.data.sources.demo import build_demo
 
     return read_folder(build_demo(folder), name)
@@ -136,7 +136,7 @@ def _doubtful_names(datasets: Sequence[Dataset]) -> Iterator[str]:
 
 
 def _parse(text: str) -> tuple[str | None, str | None, str]:
-    """Split a source string into name, format and path; the first two may be None, the last empty."""
+    """Split a source string into name, format and path; the first two may be None, the last may be empty."""
     name: str | None = None
     if _exists(text) and text != "demo":
         return None, None, text

@@ -101,7 +101,7 @@ def _check_folder(root: Path) -> None:
 
 
 def _scan(path: Path, ancestors: tuple[tuple[int, int], ...]) -> Folder:
-    """Everything below a folder, sorted. ``ancestors`` are the (device, inode) pairs of the folders above."""
+    """Return everything below a folder, sorted; ``ancestors`` are the (device, inode) pairs of the folders above."""
     try:
         status = path.stat()
         with os.scandir(path) as entries:
@@ -109,7 +109,7 @@ def _scan(path: Path, ancestors: tuple[tuple[int, int], ...]) -> Folder:
     except OSError as error:
         raise UserError(f"cannot read the folder {path}: {error.strerror}; make it readable or move it away") from error
     # Whole lists at a time, because a folder may hold a hundred thousand files. As long as links are not followed,
-    # what an entry is was listed with its name.
+    # the kind of an entry was listed with its name.
     plain = [entry.name for entry in found if entry.is_file(follow_symlinks=False)]
     files, unnamed = _wanted(plain)
     images = [name for name in files if name[name.rfind(".") :] in _ENDINGS or _is_image(name)]
@@ -137,8 +137,8 @@ def _scan(path: Path, ancestors: tuple[tuple[int, int], ...]) -> Folder:
 
 
 def _wanted(names: list[str]) -> tuple[list[str], list[str]]:
-    """The names of what lies in a folder, without hidden ones and clutter; and those of them that are no text."""
-    # No name holds a slash: so joined, all can be looked at at once.
+    """Return the names in a folder without hidden ones and clutter; and those of them that are not UTF-8."""
+    # No name holds a slash, so all can be checked at once.
     joined = "/" + "/".join(names)
     if "/." in joined or not _CLUTTER.isdisjoint(names):
         names = [name for name in names if not name.startswith(".") and name not in _CLUTTER]
@@ -148,10 +148,10 @@ def _wanted(names: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _below(folder: Path, names: Iterable[str]) -> Iterator[Path]:
-    """The paths of names in a folder."""
-    # `folder / name` parses each name anew, though a name that a scan found needs none: with it, reading a folder of
-    # 150,000 images takes almost half as long again. Pathlib's own walks spare themselves that by a method without a
-    # public name. Where a Python lacks it, `folder / name` makes equal paths.
+    """Return the paths of names in a folder."""
+    # `folder / name` parses each name, which a name found by a scan does not need: reading a folder of 150,000 images
+    # takes almost half as long again. Pathlib's own walks use a private method instead; where a Python lacks it,
+    # `folder / name` makes equal paths.
     return map(getattr(folder, "_make_child_relpath", folder.__truediv__), names)
 
 

@@ -1,4 +1,4 @@
-"""What lies in a folder and is neither file nor folder, or has a name that is no text: why it is passed over."""
+"""Entries of folders that cannot be opened as files, or named: pipes, broken links, names that are not UTF-8."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KINDS = {
 
 
 def unusable_files(datasets: Iterable[Dataset], strict: bool = False) -> list[Unusable]:
-    """What the datasets' folders hold besides images that can be opened at all.
+    """Return the unusable entries of the datasets' folders.
 
     Raises:
         UserError: ``strict`` is set, and one of these has the name of an image.
@@ -31,12 +31,12 @@ def unusable_files(datasets: Iterable[Dataset], strict: bool = False) -> list[Un
     found = [entry for dataset in datasets for entry in dataset.unusable]
     for entry in found:
         if strict and is_image_name(entry.path):
-            raise UserError(f"{escaped(entry.path)}: {entry.reason}; remove it from the folder or mend it")
+            raise UserError(f"{escaped(entry.path)}: {entry.reason}; remove it from the folder")
     return found
 
 
 def is_text(name: str) -> bool:
-    """Whether a name can be written to a report or an index later on."""
+    """Return true for a name that is valid Unicode, as reports and indexes need it."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
@@ -45,12 +45,12 @@ def is_text(name: str) -> bool:
 
 
 def without_text(folder: Path, name: str) -> Unusable:
-    """The entry for a name that is no text; its path has an escape for every byte that is none."""
+    """Return the entry for a name that is not UTF-8; its path has an escape for each such byte."""
     return Unusable(Path(str(folder / name).encode("utf-8", "backslashreplace").decode()), _NO_TEXT)
 
 
 def defect(entry: os.DirEntry[str]) -> str | None:
-    """Why an entry that is no folder cannot be opened as a file, or None; it is not opened, for a pipe would wait."""
+    """Return the reason why an entry, no folder, cannot be opened as a file, or None; opening a pipe would block."""
     try:
         kind = stat.S_IFMT(entry.stat().st_mode)
     except OSError as error:

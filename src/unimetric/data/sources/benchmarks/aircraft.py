@@ -25,7 +25,7 @@ def read_aircraft(folder: Path, name: str | None = None, *, require_images: bool
         folder: the folder ``fgvc-aircraft-2013b`` or the folder ``data`` in it, with ``images_variant_trainval.txt``,
             ``images_variant_test.txt`` and ``images``.
         name: the dataset's name; by default aircraft.
-        require_images: whether an image that is listed but absent is an error.
+        require_images: refuse a dataset of which a listed image is absent.
 
     Raises:
         UserError: another folder was given, an annotation file is missing or damaged, or images are absent.
@@ -50,6 +50,6 @@ def read_aircraft(folder: Path, name: str | None = None, *, require_images: bool
 
 
 def _variants(data: Path) -> set[str]:
-    """The names in ``variants.txt``; empty without that file, which is needed only to find misspelt ones."""
+    """Return the names in ``variants.txt``; empty without that file, which is needed only to find misspelt ones."""
     file = find_optional(data, ["variants.txt"])
     return {variant for _, (variant,) in read_table(file, ["variant"], rest=True)} if file else set()

@@ -24,7 +24,7 @@ _NAMES = ("devkit/cars_meta.mat", "cars_meta.mat")
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The images of one annotation file: their paths relative to the dataset's folder, and their class numbers."""
+    """Images of one annotation file: their paths relative to the dataset's folder, and their class numbers."""
 
     file: Path
     paths: list[str]
@@ -41,7 +41,7 @@ def read_cars196(folder: Path, name: str | None = None, *, require_images: bool 
     Args:
         folder: the folder with either.
         name: the dataset's name; by default cars196.
-        require_images: whether an image that is listed but absent is an error.
+        require_images: refuse a dataset of which a listed image is absent.
 
     Raises:
         UserError: another folder was given, an annotation file is missing or damaged, or has no labels, or images are
@@ -84,7 +84,7 @@ def _read_devkit(folder: Path, found: Path, require_images: bool) -> list[_Part]
 
 
 def _images(folder: Path, name: str, required: bool) -> str:
-    """The folder of images relative to the dataset's; some copies have it inside of another of the same name."""
+    """Return the folder of images relative to the dataset's; some copies have it inside another of the same name."""
     found = find_images(folder, "cars196", [f"{name}/{name}", name], usual=name, required=required)
     return f"{found.relative_to(folder).as_posix()}/"
 
@@ -97,10 +97,10 @@ def _read_part(file: Path, column: str, prefix: str) -> _Part:
 
 
 def _labels(file: Path | None) -> tuple[dict[int, str], Sequence[str]]:
-    """The classes' names by number, and a note where there are none: some copies lack ``cars_meta.mat``."""
+    """Return the classes' names by number, and a note where there are none: some copies lack ``cars_meta.mat``."""
     required, optional = ([], ["class_names"]) if file and file.name == _ALL else (["class_names"], [])
     names = read_mat(file, required, optional).get("class_names") if file else None
     if file is None or names is None:
-        note = "its classes are called by number, for there is no cars_meta.mat with their names"
+        note = "its classes have numbers for names, since there is no cars_meta.mat"
         return {number: str(number) for number in range(1, CLASSES + 1)}, [note]
     return readable_names(dict(enumerate(mat_texts(file, names.reshape(-1), "class name"), start=1))), []

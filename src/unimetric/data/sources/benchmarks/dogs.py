@@ -22,7 +22,7 @@ def read_dogs(folder: Path, name: str | None = None, *, require_images: bool = T
     Args:
         folder: the folder with ``file_list.mat``, also in ``lists``, and ``Images``.
         name: the dataset's name; by default dogs.
-        require_images: whether an image that is listed but absent is an error.
+        require_images: refuse a dataset of which a listed image is absent.
 
     Raises:
         UserError: another folder was given, the annotation file is missing or damaged, or images are absent.

@@ -11,7 +11,7 @@ from unimetric.errors import UserError
 
 
 def recognise(folder: Path) -> list[str]:
-    """The benchmark datasets whose annotation files lie in a folder: their names, as in `PUBLISHED`.
+    """Return the benchmark datasets, as in `PUBLISHED`, of which a folder holds the annotation files.
 
     Where the files of one dataset are among those of another (CUB-200-2011 and NABirds), only the other counts.
     """
@@ -23,16 +23,16 @@ def recognise(folder: Path) -> list[str]:
 
 
 def find_file(folder: Path, source: str, names: Sequence[str]) -> Path:
-    """The first of the named files that a dataset's folder holds.
+    """Return the first of the named files that a dataset's folder holds.
 
     Args:
-        folder: what the user gave.
+        folder: the dataset's folder, as the user gave it.
         source: the dataset, a key of `PUBLISHED`.
-        names: where the file may lie, relative to the folder, the usual place first.
+        names: places of the file relative to the folder, the usual one first.
 
     Raises:
-        UserError: there is no such folder, or it holds none of the files; if it lies one level too high or too low,
-            the message says which folder was meant.
+        UserError: there is no such folder, or it holds none of the files; if it is one level too high or too low,
+            the message names the right one.
     """
     check_folder(folder, source)
     if found := find_optional(folder, names):
@@ -53,16 +53,16 @@ def find_file(folder: Path, source: str, names: Sequence[str]) -> Path:
 
 
 def find_optional(folder: Path, names: Sequence[str]) -> Path | None:
-    """The first of the named files that a folder holds, or None.
+    """Return the first of the named files that a folder holds, or None.
 
     Raises:
-        UserError: a folder within it cannot be looked into.
+        UserError: a folder within it cannot be read.
     """
     return next((folder / name for name in names if _is_there(folder / name, Path.is_file)), None)
 
 
 def check_folder(folder: Path, source: str) -> None:
-    """See that there is such a folder.
+    """Refuse a path that is no readable folder.
 
     Raises:
         UserError: there is none, or it cannot be read.
@@ -82,17 +82,17 @@ def check_folder(folder: Path, source: str) -> None:
 def find_images(
     folder: Path, source: str, names: Sequence[str], *, usual: str | None = None, required: bool = True
 ) -> Path:
-    """The first of the named folders of images that a dataset's folder holds.
+    """Return the first of the named folders of images that a dataset's folder holds.
 
     Args:
         folder: the dataset's.
         source: the dataset, a key of `PUBLISHED`.
-        names: where the images may lie, relative to the folder, in the order to look.
-        usual: where they usually lie; by default the first of ``names``.
-        required: whether it is an error if there is none of them; if not, the usual one is returned.
+        names: places of the images relative to the folder, in the order to try.
+        usual: the usual place; by default the first of ``names``.
+        required: refuse a folder that holds none of them; else the usual one is returned.
 
     Raises:
-        UserError: it holds none of them; if the folder above does, the message says that this one was meant.
+        UserError: it holds none of them; if the folder above does, the message names that one.
     """
     for name in names:
         if _is_there(folder / name, Path.is_dir):
@@ -111,7 +111,7 @@ def find_images(
 
 
 def folders_above(folder: Path) -> Sequence[Path]:
-    """The folders that may be a dataset's if this one holds some of its images, the nearest first."""
+    """Return the folders that may be a dataset's if this one holds some of its images, the nearest first."""
     # Img/img/WOMEN/Dresses/id_00000002 of In-Shop.
     return folder.resolve().parents[:5]
 

@@ -24,7 +24,7 @@ def read_flowers102(folder: Path, name: str | None = None, *, require_images: bo
     Args:
         folder: the folder with ``imagelabels.mat``, ``setid.mat`` and ``jpg``.
         name: the dataset's name; by default flowers102.
-        require_images: whether an image that is listed but absent is an error.
+        require_images: refuse a dataset of which a listed image is absent.
 
     Raises:
         UserError: another folder was given, an annotation file is missing or damaged, or images are absent.
@@ -42,7 +42,7 @@ def read_flowers102(folder: Path, name: str | None = None, *, require_images: bo
 
 
 def _images(file: Path, count: int) -> list[int]:
-    """The numbers of all images of the three sets, sorted."""
+    """Return the numbers of all images of the three sets, sorted."""
     sets = read_mat(file, _SETS)
     images = [image for part in _SETS for image in mat_numbers(file, sets[part].reshape(-1), part, 1, count)]
     image, times = Counter(images).most_common(1)[0] if images else (0, 1)

@@ -25,7 +25,7 @@ def read_inshop(folder: Path, name: str | None = None, *, require_images: bool =
         folder: the folder of the benchmark, with ``list_eval_partition.txt``, also in ``Eval`` or ``Anno``, and
             ``img``, also in ``Img``.
         name: the dataset's name; by default inshop.
-        require_images: whether an image that is listed but absent is an error.
+        require_images: refuse a dataset of which a listed image is absent.
 
     Raises:
         UserError: another folder was given, the annotation file is missing or damaged, or images are absent.

@@ -1,4 +1,4 @@
-"""From what annotation files list to a dataset: check paths, labels and images."""
+"""Make a dataset of the images that annotation files list: check paths, labels and files."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def make_dataset(
     require_images: bool,
     notes: Sequence[str] = (),
 ) -> list[Dataset]:
-    """The dataset of what annotation files list, in their order.
+    """Make the dataset of the images that annotation files list, in their order.
 
     Args:
         source: the dataset's key in `PUBLISHED`, and its name if ``name`` is None.
-        name: what to call it.
+        name: the dataset's name.
         images: the folder that the paths are relative to.
         file: the annotation file, for messages.
         listed: the images.
-        require_images: whether an image that is listed but absent is an error.
+        require_images: refuse a dataset of which a listed image is absent.
         notes: remarks for the reader of the numbers. Differences from the published counts are added.
 
     Raises:
@@ -74,9 +74,9 @@ def make_dataset(
 
 
 def absent_images(items: Iterable[Item]) -> list[Path]:
-    """The items' paths at which there is no file, in their order.
+    """Return the items' paths at which there is no file, in their order.
 
-    Each folder is listed once, which is many times faster than a look at every file.
+    Each folder is listed once, which is many times faster than checking every file.
 
     Raises:
         UserError: a folder cannot be read.
@@ -93,12 +93,12 @@ def absent_images(items: Iterable[Item]) -> list[Path]:
 
 
 def readable_names(names: Mapping[int, str]) -> dict[int, str]:
-    """Class names with blanks for underscores, no two alike: where two would be, they get their numbers behind them."""
+    """Return class names with spaces for underscores; equal ones are told apart by their numbers, as in "Wren (7)"."""
     plain = {number: " ".join(name.replace("_", " ").split()) or str(number) for number, name in names.items()}
     numbered = {number: f"{name} ({number})" for number, name in plain.items()}
     count = Counter(plain.values())
     labels = {number: name if count[name] == 1 else numbered[number] for number, name in plain.items()}
-    # A class may be called as another one is with its number behind.
+    # A class may have the name that another one gets by its number.
     return labels if len(set(labels.values())) == len(labels) else numbered
 
 
@@ -137,7 +137,7 @@ def _absent(source: str, images: Path, file: Path, absent: Sequence[Path], count
 
 
 def _spelt_otherwise(path: Path) -> Path | None:
-    """The file of which the path is the name but for small and capital letters."""
+    """Return the file of which the name differs from the path's in case only, or None."""
     try:
         beside = [other for other in path.parent.iterdir() if other.name != path.name]
     except (OSError, ValueError):

@@ -26,8 +26,8 @@ def read_mat(file: Path, names: Sequence[str], optional: Sequence[str] = ()) -> 
 
     Args:
         file: the .mat file.
-        names: the variables that it must hold.
-        optional: the variables that it may hold.
+        names: required variables.
+        optional: variables to read if they are there.
 
     Raises:
         UserError: the file is missing, unreadable or damaged, or lacks a variable.
@@ -56,7 +56,7 @@ def read_mat(file: Path, names: Sequence[str], optional: Sequence[str] = ()) -> 
 
 
 def mat_column(file: Path, table: NDArray[Any], column: str) -> list[Any]:
-    """One field of a MATLAB struct array, in its order, each value still as MATLAB wraps it.
+    """Return one field of a MATLAB struct array, in its order, each value still as MATLAB wraps it.
 
     Raises:
         UserError: the array has no such field.
@@ -69,7 +69,7 @@ def mat_column(file: Path, table: NDArray[Any], column: str) -> list[Any]:
 
 
 def mat_numbers(file: Path, values: Iterable[Any], what: str, low: int, high: int) -> list[int]:
-    """Values of a MATLAB array as whole numbers.
+    """Return values of a MATLAB array as whole numbers.
 
     Raises:
         UserError: one is no whole number, or out of range.
@@ -77,7 +77,7 @@ def mat_numbers(file: Path, values: Iterable[Any], what: str, low: int, high: in
     numbers = []
     for position, wrapped in enumerate(values, start=1):
         value = _unwrap(wrapped)
-        # MATLAB writes whole numbers as floating point unless told otherwise.
+        # MATLAB writes whole numbers as floating point by default.
         whole = isinstance(value, np.integer) or (isinstance(value, np.floating) and value.is_integer())
         if not whole:
             raise UserError(f"{file}, entry {position}: the {what} is no whole number; download the file anew")
@@ -91,7 +91,7 @@ def mat_numbers(file: Path, values: Iterable[Any], what: str, low: int, high: in
 
 
 def mat_texts(file: Path, values: Iterable[Any], what: str) -> list[str]:
-    """Values of a MATLAB array as text.
+    """Return values of a MATLAB array as text.
 
     Raises:
         UserError: one is no text, or empty.
@@ -106,7 +106,7 @@ def mat_texts(file: Path, values: Iterable[Any], what: str) -> list[str]:
 
 
 def check_same_length(file: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """See that the variables of one file have one value per image.
+    """Refuse variables of one file that differ in length.
 
     Raises:
         UserError: their lengths differ.
@@ -117,9 +117,9 @@ def check_same_length(file: Path, columns: Mapping[str, Sequence[Any]]) -> None:
 
 
 def _check_mat(content: bytes) -> None:
-    """See that every variable of a MATLAB 5 file ends within it, and that packed ones match their checksums.
+    """Refuse a MATLAB 5 file of which a variable ends after it, or a packed variable fails its checksum.
 
-    scipy reads a file that lacks its last bytes without a word, and can crash the process on damaged ones.
+    scipy reads a file that lacks its last bytes without an error, and can crash the process on damaged ones.
 
     Raises:
         ValueError: the file is none of MATLAB 5, or ends too early.
@@ -144,7 +144,7 @@ def _check_mat(content: bytes) -> None:
 
 
 def _unwrap(value: Any) -> Any:
-    """MATLAB has no scalars: a number is an array [1, 1], a text in a cell an array [1]."""
+    """Return the value in MATLAB's arrays of one: a number is an array [1, 1], a text in a cell an array [1]."""
     while isinstance(value, np.ndarray) and value.size == 1:
         value = value.reshape(-1)[0]
     return value

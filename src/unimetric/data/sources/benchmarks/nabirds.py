@@ -25,7 +25,7 @@ def read_nabirds(folder: Path, name: str | None = None, *, require_images: bool 
     Args:
         folder: the folder ``nabirds``, with ``images.txt``, ``image_class_labels.txt``, ``classes.txt`` and ``images``.
         name: the dataset's name; by default nabirds.
-        require_images: whether an image that is listed but absent is an error.
+        require_images: refuse a dataset of which a listed image is absent.
 
     Raises:
         UserError: another folder was given, an annotation file is missing or damaged, or images are absent.

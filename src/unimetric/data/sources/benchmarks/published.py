@@ -1,4 +1,4 @@
-"""The eight benchmark datasets as their authors published them: counts, where they are from, where they usually lie.
+"""The eight benchmark datasets as their authors published them: counts, addresses and usual folders.
 
 The train and test classes are those of Kim, Kim and Kwak, *Learning Unified Distance Metric Across Diverse Data
 Distributions with Parameter-Efficient Transfer Learning*, WACV 2025 (arXiv 2309.08944).
@@ -14,10 +14,10 @@ from unimetric.data.catalog import Item
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What is known of a dataset before it is read."""
+    """Facts about a dataset that do not depend on a copy of it."""
 
     title: str
-    """What the field calls it."""
+    """Its name in the field."""
     all_images: int
     """Its images, over all roles."""
     images: Mapping[str, int]
@@ -29,12 +29,12 @@ class Published:
     download: tuple[str, ...]
     """The files to take from there."""
     folders: tuple[str, ...]
-    """What its folder is usually called, the most usual name first."""
+    """Usual names of its folder, the most usual first."""
     marks: tuple[tuple[str, ...], ...]
-    """What tells that a folder is this dataset's: one of these groups of files, each relative to the folder."""
+    """Groups of files, relative to the folder; a folder with all of one group is this dataset's."""
 
     def downloads(self) -> str:
-        """`download` in words: "a, b and c"."""
+        """Return `download` in words: "a, b and c"."""
         *others, last = self.download
         return f"{', '.join(others)} and {last}" if others else last
 
@@ -141,11 +141,11 @@ PUBLISHED: dict[str, Published] = {
 
 
 def count_differences(name: str, items: Sequence[Item]) -> list[str]:
-    """How the items that were read differ from the published counts, one phrase each; empty if in nothing.
+    """Return the differences of a copy from the published counts, one phrase each.
 
     Args:
         name: a key of `PUBLISHED`.
-        items: what was read; each has a role.
+        items: the items of the copy; each has a role.
     """
     published = PUBLISHED[name]
     differences = []

@@ -23,7 +23,7 @@ def read_sop(folder: Path, name: str | None = None, *, require_images: bool = Tr
         folder: the folder ``Stanford_Online_Products``, with the two files and twelve folders such as
             ``bicycle_final``.
         name: the dataset's name; by default sop.
-        require_images: whether an image that is listed but absent is an error.
+        require_images: refuse a dataset of which a listed image is absent.
 
     Raises:
         UserError: another folder was given, an annotation file is missing or damaged, or images are absent.

@@ -22,8 +22,8 @@ def read_table(file: Path, columns: Sequence[str], *, rest: bool = False) -> lis
 
     Args:
         file: the table, UTF-8.
-        columns: the names of the columns, for messages.
-        rest: whether the last column takes the rest of the line, blanks and all.
+        columns: names of the columns, for messages.
+        rest: the last column takes the rest of the line, blanks included.
 
     Raises:
         UserError: the file is missing, unreadable, empty or not UTF-8, or a row has too few or too many values.
@@ -45,7 +45,7 @@ def read_table_with_header(file: Path, columns: Sequence[str], *, count_first: b
     Args:
         file: the table, UTF-8.
         columns: the columns wanted, in the order wanted.
-        count_first: whether a line with the number of rows may come before the header; the number is not used.
+        count_first: allow a line with the number of rows before the header; the number is not used.
 
     Raises:
         UserError: as `read_table`, or a column is missing.
@@ -71,7 +71,7 @@ def read_table_with_header(file: Path, columns: Sequence[str], *, count_first: b
 
 
 def read_image_classes(images_file: Path, classes_file: Path) -> list[tuple[str, Row]]:
-    """Join the two tables of CUB-200-2011 and NABirds on the image's id: the path and the class's row of every image.
+    """Join the two tables of CUB-200-2011 and NABirds on the image's id: the path and the class's row of each image.
 
     Args:
         images_file: the table ``image_id path``.
@@ -93,7 +93,7 @@ def read_image_classes(images_file: Path, classes_file: Path) -> list[tuple[str,
 
 
 def read_class_names(file: Path, low: int, high: int) -> dict[int, str]:
-    """The table ``class_id class_name``, whose ids lie in ``low`` to ``high``.
+    """Read the table ``class_id class_name``, of which the ids lie in ``low`` to ``high``.
 
     Raises:
         UserError: as `read_table`; an id is out of range, or listed twice.
@@ -108,12 +108,12 @@ def read_class_names(file: Path, low: int, high: int) -> dict[int, str]:
 
 
 def whole_number(text: str, place: str, what: str, low: int, high: int) -> int:
-    """A whole number, written in digits.
+    """Return a whole number written in digits.
 
     Args:
-        text: what was read.
-        place: where, for the message: the file, and the line if it has lines.
-        what: what the number means, for the message.
+        text: the digits.
+        place: the file, and the line if it has lines, for the message.
+        what: the meaning of the number, for the message.
         low: the least that is valid.
         high: the largest that is valid.
 
@@ -130,12 +130,12 @@ def whole_number(text: str, place: str, what: str, low: int, high: int) -> int:
 
 
 def forward_slashes(path: str) -> str:
-    """A path as a list has it that may have been written anew on Windows, as `Listed.path`."""
+    """Return a path of a list, which may have been edited on Windows, as `Listed.path`."""
     return path.replace("\\", "/").removeprefix("./")
 
 
 def _by_key(file: Path, rows: Iterable[Row]) -> dict[str, Row]:
-    """Rows by their first value.
+    """Return rows by their first value.
 
     Raises:
         UserError: two rows have the same.
@@ -150,7 +150,7 @@ def _by_key(file: Path, rows: Iterable[Row]) -> dict[str, Row]:
 
 
 def _read_lines(file: Path) -> list[tuple[int, str]]:
-    """Lines with their numbers, from 1, without the blanks around them; empty ones are left out."""
+    """Return lines with their numbers, from 1, without outer blanks; empty ones are left out."""
     try:
         content = file.read_bytes()
     except FileNotFoundError as error:
