@@ -20,9 +20,9 @@ import yaml
 
 from machine import write_result
 from unimetric.commands.evaluate import evaluate_model
-from unimetric.commands.extend import extend_run
 from unimetric.config import ExtendConfig, RunConfig, run_config
 from unimetric.formats.run_folder import RunFolder
+from unimetric.training.extend import extend_run
 from unimetric.training.loop import train
 
 

@@ -17,9 +17,9 @@ from machine import write_result
 from unimetric.formats.run_folder import RunFolder
 from unimetric.measure import measure
 from unimetric.models.embedder import Embedder
+from unimetric.models.source import ModelSource
 from unimetric.training.build import load_split
 from unimetric.training.provenance import measured_sides
-from unimetric.training.weights import weights_file
 
 PRECISIONS = ("fp32", "bf16", "int8")
 LARGEST_LOSS = 0.3
@@ -45,7 +45,7 @@ def main() -> None:
 def measured(run: Path) -> dict[str, Any]:
     """Recall@1 of a run in each precision, percent."""
     config = RunFolder(run).read_config()
-    embedder = Embedder.from_pretrained(run, weights=weights_file(run, None)).eval()
+    embedder = Embedder.from_pretrained(run, weights=ModelSource(run).weights_file).eval()
     sides = measured_sides(config, load_split(config, training=False))
     rows: dict[str, Any] = {"run": run.name, "method": embedder.method_name, "queries": len(sides["query"])}
     rows["image_size"] = embedder.transform.image_size

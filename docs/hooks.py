@@ -1,11 +1,15 @@
-"""The site's pages include the measured results, which lie beside the documentation and not in it."""
+"""Pages of the site that are not in docs/: the measured results, and the configuration from its dataclasses."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
+
+from unimetric.arguments import Command
+from unimetric.commands.train import train
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("benchmarks/results", "configs")
@@ -18,7 +22,28 @@ def on_files(files: Files, config: Any) -> Files:
             if path.is_file():
                 uri = path.relative_to(ROOT).as_posix()
                 files.append(File.generated(config, uri, abs_src_path=str(path)))
+    files.append(File.generated(config, "configuration.md", content=configuration_page()))
     return files
+
+
+def configuration_page() -> str:
+    """Every option of a run in a table for each section, from the dataclasses."""
+    lines = [
+        "# Configuration",
+        "",
+        "Every option of a run: under its section in a YAML file for `--config`, and on the "
+        "[command line](command-line.md) as `--SECTION.OPTION`. `unimetric train --print_config` prints a whole file.",
+    ]
+    options = [option for option in Command("train", train).options if option.is_field]
+    for group in dict.fromkeys(option.group for option in options):
+        section, title = group.split(": ", 1)
+        lines += ["", f"## {section}", "", f"{title}.", "", "| option | default | meaning |", "|---|---|---|"]
+        for option in options:
+            if option.group == group:
+                default = "" if option.default is None else f"`{json.dumps(option.default)}`"
+                text = option.text + (f" Values: {', '.join(option.choices)}." if option.choices else "")
+                lines.append(f"| `{option.name.partition('.')[2]}` | {default} | {text.replace('``', '`')} |")
+    return "\n".join(lines) + "\n"
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:

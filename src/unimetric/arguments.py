@@ -1,424 +1,323 @@
-"""The parser of the command line: what can be typed, and what is said about what cannot."""
+"""The command line of a function: its signature lists the options, its docstring is their help.
+
+Parameters before the ``*`` are positional arguments, those after it options. A dataclass contributes its fields, as
+``--name.field``, or as ``--field`` if the parameter is called ``options``. `Without`, `Common` and `Group` go into the
+annotation: ``device: Annotated[DeviceConfig, Without({"machines"})]``.
+"""
 
 from __future__ import annotations
 
-import re
-from typing import Any, Literal, NoReturn
+import argparse
+import dataclasses
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 
-from unimetric import __version__
-from unimetric.config import DeviceConfig, ExtendConfig, RunConfig, ServiceConfig
-from unimetric.errors import UserError, nearest_names
-from unimetric.packaged_configs import benchmark_names, config_names
+from unimetric.config import RunConfig, from_options, run_config
+from unimetric.errors import (
+    InvalidValueError,
+    MissingOptionError,
+    OptionError,
+    UnknownOptionError,
+    UserError,
+    nearest_names,
+    shown,
+)
+from unimetric.files import user_path
+from unimetric.option_help import Option, help_page
+from unimetric.option_types import expected, misread
+from unimetric.packaged_configs import config_names
 
-_WEIGHTS_HELP = "The file of the backbone's weights, where the model was trained with --model.weights FILE."
+if TYPE_CHECKING:
+    PositiveInt = int
+    NonNegativeInt = int
+else:
+    from jsonargparse.typing import NonNegativeInt, PositiveInt
+
+__all__ = ["Command", "Common", "Group", "NonNegativeInt", "PositiveInt", "Without", "options_parser"]
 
 
-class Parser(ArgumentParser):
-    """Raises instead of printing a page of usage: a mistake is said in one line."""
+class Without(frozenset[str]):
+    """Fields of a dataclass, as ``field`` or ``section.field``, or whole sections, that the command does not use."""
 
-    def dump(self, cfg: Namespace, **options: Any) -> str:
-        """The configuration as ``--print_config`` prints it: a file that ``--config`` reads."""
-        cfg = cfg.clone()
-        sources = cfg.pop("sources", None)
-        if sources:
-            cfg["data.sources"] = sources
-        for name in ("out", "resume", "model_folder", "ensemble"):
-            cfg.pop(name, None)
-        return str(super().dump(cfg, **options))
+
+class Common(frozenset[str]):
+    """Fields of a dataclass that ``--help`` lists; ``--help-all`` lists the others too."""
+
+
+class Group(str):
+    """Heading of an option in ``--help``."""
+
+
+class _Parser(ArgumentParser):
+    """Parser whose errors are `UserError`s instead of a page of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise a `UserError` with the message in this project's words."""
-        raise UserError(_explain(self, message))
+        if isinstance(ex, UserError):
+            raise ex
+        if isinstance(ex, argparse.ArgumentError) and ex.argument_name:
+            raise OptionError(f"{ex.argument_name}: {ex.message}; see {self.prog} --help") from ex
+        # Without an exception, arguments are left over.
+        remedy = "; write all SOURCE arguments side by side, before or after the options" if ex is None else ""
+        raise OptionError(f"{message}{remedy}; see {self.prog} --help") from ex
 
 
-def build_parser() -> ArgumentParser:
-    """The parser of all commands."""
-    # The commands' parsers take allow_abbrev over.
-    parser = Parser(prog="unimetric", description="One embedding model for all image collections.", allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"unimetric {__version__}")
-    commands = parser.add_subcommands(
-        required=False, dest="subcommand", description="unimetric COMMAND --help tells more"
-    )
+@functools.cache
+def _typed(kind: Any) -> type[argparse.Action]:
+    """An action like ``kind`` that reports a value of a wrong type as `InvalidValueError`."""
+    check = kind._check_type
 
-    train = _command("Train on one or more image collections, and measure on classes that were held out.")
-    train.add_argument(
-        "sources",
-        nargs="*",
-        type=str,
-        help="Folders of class folders, manifests, or benchmark datasets; instead of data.sources.",
-    )
-    train.add_argument("--out", type=str, default=None, help="The run folder to write.")
-    train.add_argument(
-        "--resume",
-        type=str,
-        default=None,
-        help="Continue this run folder, as it was configured; where it computes may be changed.",
-    )
-    _add_run_options(train)
-    commands.add_subcommand("train", train, help="train a model")
+    class Typed(kind):  # type: ignore[misc]
+        @functools.wraps(check)
+        def _check_type(self, value: Any, *args: Any, **options: Any) -> Any:
+            if (problem := misread(value, self._typehint)) is not None:
+                raise InvalidValueError(_title(self), _as_typed(value), problem)
+            try:
+                return check(self, value, *args, **options)
+            except Exception as error:  # jsonargparse lets errors of many kinds through for hostile values
+                raise InvalidValueError(_title(self), _as_typed(value), expected(self._typehint, value)) from error
 
-    extend = _command(
-        "Add datasets to a trained model, without its old images: a few small ones of each class are trained on again, "
-        "and the embeddings are held to their old places."
-    )
-    extend.add_argument("run", metavar="RUN", type=str, help="The run folder of the model.")
-    extend.add_argument(
-        "--data",
-        metavar="SOURCE",
-        nargs="+",
-        action="extend",
-        type=str,
-        default=None,
-        help="The new datasets: folders of class folders, manifests, or benchmark datasets.",
-    )
-    extend.add_argument("--out", type=str, default=None, help="The run folder to write; default: RUN-extended.")
-    extend.add_argument(
-        "--replay_only", action="store_true", help="Only write RUN's replay set, from its images, for later."
-    )
-    extend.add_argument(
-        "--compatible",
-        action="store_true",
-        help="Hold new embeddings to old ones closely enough that they can search in old indexes.",
-    )
-    extend.add_class_arguments(ExtendConfig, skip={"compatible"})
-    extend.add_class_arguments(DeviceConfig, "device")
-    commands.add_subcommand("extend", extend, help="add datasets to a trained model")
+    return Typed
 
-    evaluate = _command(
-        "Measure a trained model, several as an --ensemble, or with --model.method frozen a backbone as it is."
-    )
-    # Not "model": that is the name of a group of options.
-    evaluate.add_argument(
-        "model_folder", metavar="MODEL", nargs="?", type=str, default=None, help="A run folder or a model folder."
-    )
-    evaluate.add_argument(
-        "sources",
-        nargs="*",
-        type=str,
-        help="Folders of class folders, manifests, or benchmark datasets; instead of data.sources.",
-    )
-    evaluate.add_argument(
-        "--ensemble",
-        metavar="MODEL",
-        nargs="+",
-        action="extend",
-        type=str,
-        default=None,
-        help="Run folders or model folders to measure as one, by the mean of their vectors. The data is that of the "
-        "first run, all of its datasets, or what --data.sources names.",
-    )
-    evaluate.add_argument("--out", type=str, default=None, help="Folder for metrics.json; default: MODEL/evaluation.")
-    _add_run_options(evaluate)
-    commands.add_subcommand("evaluate", evaluate, help="measure a model")
 
-    embed = _command("Embed images with a trained model.")
-    embed.add_argument("model", type=str, help="A run folder or a model folder.")
-    embed.add_argument(
-        "sources",
-        nargs="+",
-        type=str,
-        help="Folders of class folders, manifests, or folders of images; into fragments also .tar shards (WebDataset), "
-        "Parquet files with a column image, and URIs such as s3://bucket/photos.",
-    )
-    embed.add_argument(
-        "--out",
-        type=str,
-        default=None,
-        help="File to write: .parquet or .npz; with --engine ray or --shard the folder or URI of the fragments.",
-    )
-    embed.add_argument("--engine", type=str, default="plain", help="plain: this process. ray: many workers, fragments.")
-    embed.add_argument(
-        "--shard",
-        metavar="I/N",
-        type=str,
-        default=None,
-        help="Write fragments, and of every N only the I-th: N such commands, on any machines, make all. 1/1: all.",
-    )
-    embed.add_argument(
-        "--workers", type=int, default=None, help="For ray: models at once; default: one per GPU, else per machine."
-    )
-    embed.add_argument("--fragment_rows", type=int, default=8192, help="Images per fragment, at most.")
-    embed.add_argument("--thumbnails", action="store_true", help="Keep a small JPEG of every image in the fragments.")
-    embed.add_argument(
-        "--weights",
-        type=str,
-        default=None,
-        help=_WEIGHTS_HELP,
-    )
-    embed.add_argument("--cache", type=str, default=None, help="A folder that unimetric prepare wrote, to read from.")
-    embed.add_argument("--batch_size", type=int, default=32, help="Images per forward pass.")
-    embed.add_argument("--strict", action="store_true", help="Stop at an unreadable image instead of skipping it.")
-    embed.add_class_arguments(DeviceConfig, "device")
-    commands.add_subcommand("embed", embed, help="turn images into vectors")
+def _title(action: argparse.Action) -> str:
+    return action.option_strings[0] if action.option_strings else action.dest.upper()
 
-    benchmark = _command(
-        "Run a matrix of methods, losses, datasets and seeds, and write its tables: what is done is skipped, what was "
-        "cut off goes on."
-    )
-    benchmark.add_argument(
-        "matrix",
-        metavar="CONFIG",
-        type=str,
-        help=f"The benchmark's YAML file, or a packaged one: {', '.join(benchmark_names())}.",
-    )
-    benchmark.add_argument(
-        "sources",
-        nargs="*",
-        type=str,
-        help="Folders of class folders, manifests, or benchmark datasets; instead of data.sources.",
-    )
-    benchmark.add_argument("--out", type=str, default=None, help="The folder for runs and tables.")
-    benchmark.add_argument("--dry_run", action="store_true", help="List the runs and their state; run nothing.")
-    commands.add_subcommand("benchmark", benchmark, help="run a matrix of runs, and make its tables")
 
-    datasets = _command("The eight benchmark datasets: list them, or check which of them a folder holds.")
-    datasets.add_argument(
-        "action", type=str, help="list: what they are; check: what of them ROOT holds, and what to download."
-    )
-    datasets.add_argument(
-        "root", metavar="ROOT", nargs="?", type=str, default=None, help="For check: the folder that holds them."
-    )
-    datasets.add_argument(
-        "--decode", action="store_true", help="For check: decode every image to find unreadable ones; takes minutes."
-    )
-    datasets.add_argument("--json", action="store_true", help="Print JSON instead of tables.")
-    commands.add_subcommand("datasets", datasets, help="list and check the benchmark datasets")
+def _as_typed(value: Any) -> str:
+    """A value for an error message, numbers without quotes."""
+    # jsonargparse wraps the text of --options.NAME TEXT.
+    plain = value.val if hasattr(value, "val") and hasattr(value, "key") else value
+    return plain if isinstance(plain, str) and _is_number(plain) and plain.isprintable() else shown(plain)
 
-    _add_prepare_command(commands)
-    _add_export_command(commands)
-    _add_search_commands(commands)
-    _add_report_commands(commands)
 
-    serve = _command(
-        "Serve a search database: a web page, and a REST API that is described at /openapi.json. Ctrl-C ends it, after "
-        "what was taken is finished."
-    )
-    serve.add_argument("db", metavar="DB", type=str, help="The database that unimetric index wrote, a folder or a URI.")
-    serve.add_argument(
-        "--writable",
-        action="store_true",
-        help="Let items be added and deleted by whoever shows the token in the environment variable UNIMETRIC_TOKEN.",
-    )
-    serve.add_class_arguments(ServiceConfig, skip={"writable"})
-    _add_model_options(serve, "where it is not the one that the database was made with.")
-    commands.add_subcommand("serve", serve, help="search over HTTP, with a web page")
+class Command:
+    """One command: builds the parser of a function, and calls the function with what was typed."""
 
-    demo = _command("Train PUMA on images that pip installs, and compare it with the frozen backbone. Takes minutes.")
-    demo.add_argument("--out", type=str, default="runs/demo", help="The run folder to write.")
-    demo.add_argument("--config", type=str, default="puma-short", help="The configuration, a file or a packaged name.")
-    commands.add_subcommand("demo", demo, help="see it work")
+    def __init__(self, name: str, function: Callable[..., int]) -> None:
+        self.name = name
+        self.function = function
+        self.parser = _Parser(
+            prog=f"unimetric {name}", add_help=False, allow_abbrev=False, exit_on_error=False, print_config=None
+        )
+        hints = typing.get_type_hints(function, include_extras=True)
+        self.parameters = [
+            parameter.replace(annotation=hints[parameter.name])
+            for parameter in inspect.signature(function).parameters.values()
+        ]
+        self.descriptions = _descriptions(function)
+        self.options = [option for parameter in self.parameters for option in self._add(parameter)]
+        if self.is_configured:
+            self.options += _add_config_option(self.parser)
+        _finish(self.parser)
+
+    @property
+    def is_configured(self) -> bool:
+        """A `RunConfig` is among the parameters, and with it ``--config FILE``."""
+        return any(_hint(parameter) is RunConfig for parameter in self.parameters)
+
+    def _add(self, parameter: inspect.Parameter) -> Iterator[Option]:
+        hint, name = _hint(parameter), parameter.name
+        text = self.descriptions.get(name, "")
+        group = next((mark for mark in _marks(parameter) if isinstance(mark, Group)), "")
+        positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        required = parameter.default is parameter.empty
+        if dataclasses.is_dataclass(hint):
+            yield from _add_fields(
+                self.parser, cast(type[Any], hint), "" if name == "options" else name, _marks(parameter)
+            )
+            return
+        if positional:
+            nargs = "*" if _is_list(hint) else None if required else "?"
+            self.parser.add_argument(name, nargs=nargs, type=hint if typing.get_origin(hint) is Literal else str)
+        elif hint is bool:
+            self.parser.add_argument(f"--{name}", action="store_true")
+        elif _is_list(hint):
+            self.parser.add_argument(f"--{name}", nargs="+", action="extend", type=str)
+        else:
+            flags = ["-k", "--k"] if name == "k" else [f"--{name}"]
+            self.parser.add_argument(*flags, type=hint, default=None if required else parameter.default)
+        default = None if required else parameter.default
+        yield Option(name, hint, text, default, group, positional=positional, required=required)
+
+    def parse(self, argv: Sequence[str], base: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The values that were typed, nested by section, on top of ``base``.
+
+        Raises:
+            OptionError: an unknown option, a value of a wrong type, or a required one that is missing.
+        """
+        _check_names(self.parser, argv)
+        start = None if base is None else self.parser.parse_object(_known(self.parser, base), defaults=False)
+        return _as_dict(self.parser.parse_args(list(argv), namespace=start, defaults=False))
+
+    def call(self, values: Mapping[str, Any]) -> int:
+        """Call the function with parsed values.
+
+        Raises:
+            MissingOptionError: a required option is missing.
+            UserError: what the function raises.
+        """
+        for option in self.options:
+            if option.required and values.get(option.name) in (None, []):
+                raise MissingOptionError(f"{option.title} is missing ({option.summary}); see {self.parser.prog} --help")
+        return self.function(**dict(self._arguments(values)))
+
+    def _arguments(self, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        for parameter in self.parameters:
+            name, hint = parameter.name, _hint(parameter)
+            if hint is RunConfig:
+                yield (
+                    name,
+                    run_config({key: values[key] for key in values if key in RunConfig.__dataclass_fields__}, ""),
+                )
+            elif dataclasses.is_dataclass(hint):
+                given = values if name == "options" else values.get(name, {})
+                yield name, from_options(cast(type[Any], hint), given)
+            elif name in values:
+                yield name, _converted(values[name], hint)
+
+    def help(self, everything: bool = False) -> str:
+        """The page of ``--help``, or of ``--help-all``."""
+        return help_page(self.parser.prog, inspect.getdoc(self.function) or "", self.options, everything)
+
+
+def options_parser(kind: type[Any]) -> ArgumentParser:
+    """A parser of nothing but the fields of a dataclass, for values from files."""
+    parser = _Parser(add_help=False, exit_on_error=False, print_config=None)
+    list(_add_fields(parser, kind, "", []))
+    _finish(parser)
     return parser
 
 
-def _add_prepare_command(commands: Any) -> None:
-    prepare = _command(
-        "Resize images once into a cache, for --data.cache of train and evaluate and --cache of embed: what it holds "
-        "and is unchanged is skipped, what was cut off goes on."
-    )
-    prepare.add_argument(
-        "sources", nargs="+", type=str, help="Folders of class folders, manifests, datasets, or folders of images."
-    )
-    prepare.add_argument("--out", type=str, default=None, help="The cache's folder.")
-    prepare.add_argument(
-        "--side", type=int, default=256, help="Shorter side in pixels of what is stored; 8/7 of the model's input."
-    )
-    prepare.add_argument(
-        "--format", type=str, default="jpeg", help="jpeg: small; raw: exact and fast, about ten times the disk space."
-    )
-    prepare.add_argument(
-        "--workers", type=int | Literal["auto"], default="auto", help="Threads; auto: one per core, at most 8."
-    )
-    prepare.add_argument("--strict", action="store_true", help="Stop at an unreadable image instead of skipping it.")
-    commands.add_subcommand("prepare", prepare, help="resize images once, for faster training")
+def _add_fields(parser: ArgumentParser, kind: type[Any], prefix: str, marks: Sequence[Any]) -> Iterator[Option]:
+    """Add a dataclass's fields, with those of the dataclasses in it."""
+    left_out = next((mark for mark in marks if isinstance(mark, Without)), Without())
+    common = next((mark for mark in marks if isinstance(mark, Common)), None)
+    sections = {
+        field.name: field.default_factory
+        for field in dataclasses.fields(kind)
+        if dataclasses.is_dataclass(field.default_factory)
+    }
+    for name, section in sections.items():
+        if name not in left_out:
+            inner = [_within(mark, name) for mark in marks if isinstance(mark, (Without, Common))]
+            yield from _add_fields(parser, cast(type[Any], section), name, inner)
+    names = [field.name for field in dataclasses.fields(kind) if field.name not in (*sections, *left_out)]
+    parser.add_class_arguments(kind, prefix or None, as_group=False, skip={*sections, *left_out})
+    hints, texts = typing.get_type_hints(kind), _descriptions(kind)
+    defaults = kind()
+    title = (inspect.getdoc(kind) or "").partition("\n")[0].rstrip(".").replace("``", "")
+    for name in names:
+        yield Option(
+            f"{prefix}.{name}" if prefix else name,
+            hints[name],
+            texts[name],
+            getattr(defaults, name),
+            f"{prefix}: {title}" if prefix else "",
+            common=common is None or name in common,
+            is_field=True,
+        )
 
 
-def _add_export_command(commands: Any) -> None:
-    export = _command(
-        "Write a trained model as one file that runs without this package: ONNX, or what torch.export.load reads. Its "
-        "vectors are compared with the model's own first, on 64 images."
-    )
-    export.add_argument(
-        "models",
-        metavar="MODEL",
-        nargs="+",
-        type=str,
-        help="A run folder or a model folder; several are exported as one, by the mean of their vectors.",
-    )
-    export.add_argument("--format", type=str, default="onnx", help="onnx or torch.")
-    export.add_argument(
-        "--precision",
-        type=str,
-        default="fp32",
-        help="fp32; or int8, ONNX alone: a quarter of the size, faster, a little less exact.",
-    )
-    export.add_argument(
-        "--out",
-        type=str,
-        default=None,
-        help="The file; default: MODEL/model.onnx, MODEL/model.int8.onnx or MODEL/model.pt2.",
-    )
-    export.add_argument("--overwrite", action="store_true", help="Replace the file if it exists.")
-    export.add_argument("--weights", type=str, default=None, help=_WEIGHTS_HELP)
-    commands.add_subcommand("export", export, help="write a model as one ONNX or torch file")
+def _within(mark: Without | Common, section: str) -> Without | Common:
+    return type(mark)(name.removeprefix(f"{section}.") for name in mark if name.startswith(f"{section}."))
 
 
-def _add_search_commands(commands: Any) -> None:
-    index = _command(
-        "Embed images into a search database: what is unchanged is skipped, what was cut off goes on. Without MODEL, "
-        "delete rows or make the index anew."
-    )
-    index.add_argument("model", metavar="MODEL", nargs="?", type=str, default=None, help="A run or a model folder.")
-    index.add_argument(
-        "sources", nargs="*", type=str, help="Folders of class folders, manifests, or folders of images."
-    )
-    index.add_argument(
-        "--vectors",
-        metavar="FOLDER",
-        nargs="+",
-        action="extend",
-        type=str,
-        default=None,
-        help="Fragments that unimetric embed --engine ray or --shard wrote with MODEL: their rows are taken over.",
-    )
-    index.add_argument("--db", type=str, default=None, help="The database: a folder, or a URI such as s3://bucket/db.")
-    index.add_argument("--dataset", type=str, default=None, help="What to call the source's dataset; as NAME=PATH.")
-    index.add_argument(
-        "--delete_missing", action="store_true", help="Delete rows of the same datasets that the sources do not name."
-    )
-    index.add_argument(
-        "--delete_dataset", metavar="NAME", nargs="+", action="extend", type=str, default=None, help="Delete datasets."
-    )
-    index.add_argument(
-        "--delete_path",
-        metavar="PATH",
-        nargs="+",
-        action="extend",
-        type=str,
-        default=None,
-        help="Delete the rows of files, or of all files below folders.",
-    )
-    index.add_argument("--build_index", type=str, default=None, help="Make it anew: auto, ivf-pq, hnsw, or none.")
-    index.add_argument("--optimise", action="store_true", help="Merge small files, bring the index up to date.")
-    index.add_argument("--metrics", type=str, default=None, help="Where the thresholds are; default: MODEL's own.")
-    index.add_argument(
-        "--false_match_rate", type=float, default=None, help="What the threshold keeps: 0.1, 0.01, 0.001 or 0.0001."
-    )
-    index.add_argument("--batch_size", type=int, default=32, help="Images per forward pass.")
-    index.add_argument("--commit_rows", type=int, default=1024, help="Rows to write at once; at most 10 s apart.")
-    index.add_argument("--strict", action="store_true", help="Stop at an unreadable image instead of skipping it.")
-    index.add_argument("--weights", type=str, default=None, help=_WEIGHTS_HELP)
-    index.add_class_arguments(DeviceConfig, "device")
-    commands.add_subcommand("index", index, help="make or update a search database")
-
-    search = _command("Find the images of a database that are most similar to an image.")
-    search.add_argument("db", metavar="DB", type=str, help="A database that unimetric index made.")
-    search.add_argument("images", metavar="IMAGE", nargs="+", type=str, help="Any images.")
-    search.add_argument("-k", "--k", type=int, default=10, help="How many answers.")
-    search.add_argument(
-        "--dataset",
-        metavar="NAME",
-        nargs="+",
-        action="extend",
-        type=str,
-        default=None,
-        help="Search in these datasets only.",
-    )
-    search.add_argument("--where", type=str, default=None, help="A condition on the columns, such as 'price < 20'.")
-    search.add_argument("--exact", action="store_true", help="Compare with every row, past any approximate index.")
-    search.add_argument("--json", action="store_true", help="Print JSON instead of tables.")
-    search.add_argument(
-        "--false_match_rate", type=float, default=None, help="What the threshold keeps; default: as recorded."
-    )
-    search.add_argument(
-        "--engine",
-        type=str,
-        default="auto",
-        help="What embeds the images: torch; onnx, the file that unimetric export wrote, which starts several times as "
-        "fast; or auto, that file where it lies with the model, else torch.",
-    )
-    search.add_argument(
-        "--model", type=str, default=None, help="The model's folder, where it was moved; or an exported .onnx file."
-    )
-    search.add_argument("--weights", type=str, default=None, help=_WEIGHTS_HELP)
-    search.add_class_arguments(DeviceConfig, "device")
-    commands.add_subcommand("search", search, help="search a database by images")
+def _add_config_option(parser: ArgumentParser) -> list[Option]:
+    parser.add_argument("--config", action="append", type=str)
+    packaged = ", ".join(config_names())
+    text = f"YAML file with any options, or a packaged configuration. Packaged are {packaged}."
+    return [Option("config", Path, text, None, "")]
 
 
-def _add_report_commands(commands: Any) -> None:
-    report = _command("Write one HTML file: numbers with intervals, figures, and the most confident mistakes.")
-    report.add_argument("run", metavar="RUN", type=str, help="A run folder, or a folder that unimetric evaluate wrote.")
-    report.add_argument("--out", type=str, default=None, help="The file to write; default: RUN/report.html.")
-    report.add_argument("--mistakes", type=int, default=6, help="Mistakes to show of each dataset.")
-    report.add_argument("--neighbours", type=int, default=5, help="Neighbours to show beside each mistake.")
-    report.add_argument("--points", type=int, default=2000, help="Points on the map, at most.")
-    _add_model_options(report)
-    commands.add_subcommand("report", report, help="write a run's report as HTML")
-
-    compare = _command("Put runs side by side, with the probability that the difference from the first one is real.")
-    compare.add_argument(
-        "runs", metavar="RUN", nargs="+", type=str, help="Run folders, or folders that unimetric evaluate wrote."
-    )
-    compare.add_argument("--out", type=str, default=None, help="An HTML file to write as well.")
-    compare.add_argument("--weights", type=str, default=None, help=_WEIGHTS_HELP)
-    compare.add_class_arguments(DeviceConfig, "device")
-    commands.add_subcommand("compare", compare, help="put runs side by side")
-
-    inspect = _command("Show one image's nearest neighbours and prompt weights.")
-    inspect.add_argument(
-        "run", metavar="RUN", type=str, help="A run folder, or a folder that unimetric evaluate wrote."
-    )
-    inspect.add_argument("image", metavar="IMAGE", type=str, help="Any image.")
-    inspect.add_argument("-k", "--k", type=int, default=8, help="How many neighbours.")
-    inspect.add_argument("--out", type=str, default=None, help="The PNG file; default: RUN/inspect/NAME.png.")
-    _add_model_options(inspect)
-    commands.add_subcommand("inspect", inspect, help="show one image's neighbours")
+def _finish(parser: ArgumentParser) -> None:
+    for action in parser._actions:
+        action.required = False  # checked by `Command.call`, after --config
+        if hasattr(action, "_check_type"):
+            action.__class__ = _typed(cast(Any, type(action)))
+            if action._typehint is bool:  # type: ignore[attr-defined]
+                action.nargs, action.const = "?", True
 
 
-def _add_model_options(parser: ArgumentParser, when: str = "where RUN holds no model.") -> None:
-    parser.add_argument("--model", type=str, default=None, help=f"A run folder or a model folder, {when}")
-    parser.add_argument("--weights", type=str, default=None, help=_WEIGHTS_HELP)
-    parser.add_class_arguments(DeviceConfig, "device")
+def _check_names(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    """Refuse options that the parser lacks.
+
+    Raises:
+        UnknownOptionError: with the nearest names.
+    """
+    known = parser._option_string_actions
+    for text in argv:
+        if text == "--":
+            return
+        name = text.partition("=")[0]
+        if not name.startswith("-") or name in known or name in ("-", "-k") or _is_number(name) or name[:2] == "-k":
+            continue
+        parents = [name[:place] for place, letter in enumerate(name) if letter == "."]
+        if not any(parent in known for parent in parents):
+            raise UnknownOptionError(
+                f"unknown option {name}; {nearest_names(name, [flag for flag in known if not flag.endswith('+')])}"
+            )
 
 
-def _command(description: str) -> ArgumentParser:
-    return Parser(description=f"{description} With --debug, errors show their traceback.")
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
-def _add_run_options(parser: ArgumentParser) -> None:
-    names = ", ".join(config_names())
-    parser.add_argument(
-        "--config",
-        action=ActionConfigFile,
-        help=f"YAML file with any of the options below, or a packaged one: {names}.",
-    )
-    parser.add_class_arguments(RunConfig)
+def _known(parser: ArgumentParser, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested options that the parser has."""
+    known = {action.dest for action in parser._actions}
+    return {
+        section: kept
+        for section, options in values.items()
+        if (kept := {name: value for name, value in options.items() if f"{section}.{name}" in known})
+    }
 
 
-def _explain(parser: ArgumentParser, message: str) -> str:
-    """jsonargparse's message in the words of this project, with the nearest option where one is unknown."""
-    if match := re.match(r"unrecognized arguments: (\S+)", message, re.IGNORECASE):
-        option = match[1].split("=")[0]
-        if not option.startswith("-"):
-            return f"unexpected argument {option!r}; name folders side by side, all before or all after the options"
-        valid = [name for action in parser._actions for name in action.option_strings]
-        return f"unknown option {option}; {nearest_names(option, valid)}"
-    if match := re.match(r'Parser key "(.+?)":\s+Expected an? (.+?)\.\s+Got value:\s+(.*)', message, re.DOTALL):
-        key, kind, value = match.groups()
-        return f"--{key} is {value!r}: expected {_kind(kind)}"
-    if match := re.match(
-        r'Parser key "(.+?)":\s+Does not validate against any of the Union subtypes\s+Subtypes: \[(.*?)\]\n'
-        r".*Given value: (.*)",
-        message,
-        re.DOTALL,
-    ):
-        key, kinds, value = match.groups()
-        return f"--{key} is {value!r}: expected {_kind(kinds.replace(', ', ' or '))}"
-    if match := re.match(r"the following arguments are required: (.*)", message):
-        return f"missing: {', '.join(name.split('.')[-1] for name in match[1].split(', '))}; see --help"
-    return message
+def _as_dict(namespace: Namespace) -> dict[str, Any]:
+    return dict(namespace.as_dict())
 
 
-def _kind(text: str) -> str:
-    return re.sub(r"<class '(\w+)'>", r"\1", text).replace("typing.Literal", "one of ")
+def _converted(value: Any, hint: Any) -> Any:
+    """Text to paths, with ``~`` resolved."""
+    if _has_path(hint):
+        return (
+            [user_path(path) for path in value]
+            if isinstance(value, list)
+            else value
+            if value is None
+            else user_path(value)
+        )
+    return value
+
+
+def _has_path(hint: Any) -> bool:
+    return hint is Path or any(_has_path(part) for part in typing.get_args(hint))
+
+
+def _is_list(hint: Any) -> bool:
+    return typing.get_origin(hint) is list or any(typing.get_origin(part) is list for part in typing.get_args(hint))
+
+
+def _hint(parameter: inspect.Parameter) -> Any:
+    hint = parameter.annotation
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+
+
+def _marks(parameter: inspect.Parameter) -> list[Any]:
+    return list(getattr(parameter.annotation, "__metadata__", ()))
+
+
+def _descriptions(documented: object) -> dict[str, str]:
+    from docstring_parser import DocstringStyle, parse
+
+    parsed = parse(inspect.getdoc(documented) or "", DocstringStyle.GOOGLE)
+    return {entry.arg_name: " ".join((entry.description or "").split()) for entry in parsed.params}

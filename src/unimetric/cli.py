@@ -1,35 +1,58 @@
-"""The command line. Each command parses, calls one function, and prints; only those that compute import torch."""
+"""The command line: the commands by name, and exit codes for errors. Only commands that compute import torch."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 
-from jsonargparse import Namespace
+from unimetric import __version__
+from unimetric.arguments import Command
+from unimetric.commands.benchmark import benchmark
+from unimetric.commands.compare import compare
+from unimetric.commands.datasets import datasets
+from unimetric.commands.demo import demo
+from unimetric.commands.embed import embed
+from unimetric.commands.evaluate import evaluate
+from unimetric.commands.export import export
+from unimetric.commands.extend import extend
+from unimetric.commands.index import index
+from unimetric.commands.inspect import inspect as inspect_image
+from unimetric.commands.prepare import prepare
+from unimetric.commands.report import report
+from unimetric.commands.search import search
+from unimetric.commands.serve import serve
+from unimetric.commands.train import train
+from unimetric.config_resolution import base_options
+from unimetric.errors import ProcessLost, UnknownOptionError, UserError, escaped, nearest_names
+from unimetric.shell_completion import completion_script
 
-from unimetric.arguments import build_parser
-from unimetric.completion import with_defaults
-from unimetric.errors import ProcessLost, UserError, escaped
-from unimetric.runners import pages, training, vectors
+COMMANDS: dict[str, Callable[..., int]] = {
+    "demo": demo,
+    "train": train,
+    "extend": extend,
+    "evaluate": evaluate,
+    "report": report,
+    "compare": compare,
+    "inspect": inspect_image,
+    "benchmark": benchmark,
+    "index": index,
+    "search": search,
+    "serve": serve,
+    "embed": embed,
+    "export": export,
+    "prepare": prepare,
+    "datasets": datasets,
+}
 
-_COMMANDS: dict[str, Callable[[Namespace], int]] = {
-    "train": training.train,
-    "extend": training.extend,
-    "evaluate": training.evaluate,
-    "embed": vectors.embed,
-    "prepare": training.prepare,
-    "export": vectors.export,
-    "index": vectors.index,
-    "search": vectors.search,
-    "benchmark": training.benchmark,
-    "datasets": training.datasets,
-    "report": pages.report,
-    "compare": pages.compare,
-    "inspect": pages.inspect,
-    "serve": vectors.serve,
-    "demo": training.demo,
+_OPTIONS = {
+    "--help": "This page; unimetric COMMAND --help lists the options of a command.",
+    "--version": "The version.",
+    "--debug": "Show the traceback of an error; for every command.",
+    "--print_completion bash|zsh": "Print a script that completes commands and options with Tab.",
 }
 
 
@@ -37,37 +60,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0 when it worked, 1 when a check or a run of a benchmark found something wrong, one of several processes died or
-        training came upon numbers that are not finite, 2 for bad input, 130 when it was stopped, 141 when nobody reads
-        its output any more.
+        0 for success, 1 if a check or a run of a benchmark failed, a process of several died or training met numbers
+        that are not finite, 2 for bad input, 130 after Ctrl-C, 141 if the reader of the output has gone.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
-    argv = [argument for argument in argv if argument != "--debug"]
     try:
-        parser = build_parser()
-        namespace = parser.parse_args(with_defaults(parser, argv, _COMMANDS))
-        if namespace.subcommand is None:
-            parser.print_help()
-            return 0
-        return _COMMANDS[namespace.subcommand](namespace[namespace.subcommand])
-    except UserError as error:
-        if debug:
-            traceback.print_exc()
-        print(f"unimetric: error: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201
-        return error.exit_code
-    except ProcessLost as error:
-        print(f"unimetric: error: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201
-        return 1
+        return _run([text for text in argv if text != "--debug"])
     except BrokenPipeError:
-        # Whoever reads the output has had enough, as `| head` does. Nothing more can be said there, even at the end.
+        # The reader has closed the pipe, as `| head` does; Python would report it once more when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as error:
+    except (UserError, ProcessLost, OSError) as error:
         if debug:
             traceback.print_exc()
-        print(f"unimetric: error: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201
-        return 2
+        print(f"unimetric: error: {escaped(' '.join(str(error).split()))}", file=sys.stderr)  # noqa: T201
+        return 2 if isinstance(error, OSError) else error.exit_code
     except KeyboardInterrupt:
         if debug:
             traceback.print_exc()
@@ -75,8 +83,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _one_line(text: str) -> str:
-    return escaped(" ".join(text.split()))
+def _run(argv: list[str]) -> int:
+    name = argv[0] if argv else "--help"
+    if name in ("--help", "-h", "--help-all"):
+        print(_overview(), end="")  # noqa: T201
+        return 0
+    if name == "--version":
+        print(f"unimetric {__version__}")  # noqa: T201
+        return 0
+    if name.partition("=")[0] == "--print_completion":
+        print(completion_script(_shell(argv), COMMANDS))  # noqa: T201
+        return 0
+    if name not in COMMANDS:
+        kind, known = ("option", [*_OPTIONS]) if name.startswith("-") else ("command", [*COMMANDS])
+        quoted = name if name.startswith("-") else repr(name)
+        raise UnknownOptionError(f"unknown {kind} {quoted}; {nearest_names(name, known)}")
+    command = Command(name, COMMANDS[name])
+    typed = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
+    if {"-h", "--help", "--help-all"} & set(typed):
+        print(command.help(everything="--help-all" in typed), end="")  # noqa: T201
+        return 0
+    values = command.parse(argv[1:])
+    if command.is_configured:
+        values = command.parse(argv[1:], base_options(values))
+    return command.call(values)
+
+
+def _shell(argv: Sequence[str]) -> str:
+    _, equals, shell = argv[0].partition("=")
+    return shell if equals else argv[1] if len(argv) > 1 else ""
+
+
+def _overview() -> str:
+    """The page of ``unimetric --help``."""
+    entries = {name: (inspect.getdoc(function) or "").partition("\n")[0] for name, function in COMMANDS.items()}
+    lines = ["usage: unimetric COMMAND [arguments and options]", "", "One embedding model for all image collections."]
+    for title, listed in (("commands", entries), ("options", _OPTIONS)):
+        lines += ["", f"{title}:"]
+        width = max(map(len, listed)) + 4
+        for name, text in listed.items():
+            lines += textwrap.wrap(f"{name:<{width - 2}}{text}", 98, initial_indent="  ", subsequent_indent=" " * width)
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Every option of a run and its default, in one place; the command line and the YAML files are made of it.
+"""Every option of a run and its default; the command line and the YAML files are made from these dataclasses.
 
-The numbers are the paper's (Kim, Kim, Kwak, *Learning Unified Distance Metric Across Diverse Data
-Distributions with Parameter-Efficient Transfer Learning*, WACV 2025) and its authors' public code's.
+The numbers are those of the paper (Kim, Kim, Kwak, *Learning Unified Distance Metric Across Diverse Data
+Distributions with Parameter-Efficient Transfer Learning*, WACV 2025) and of its authors' public code.
+
+The first sentence of a field's description is its line in ``--help``; the whole of it is in ``--help-all``.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
-from unimetric.errors import UserError, nearest_names, shown
+from unimetric.errors import UnknownOptionError, UserError, nearest_names, shown
 from unimetric.yaml_files import read_yaml
 
 T = TypeVar("T")
@@ -21,33 +23,33 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where images and labels come from, and which classes are trained on.
+    """Sources of images and labels, and the choice of classes.
 
     Args:
-        sources: Catalogues to train on together, each ``[NAME=][FORMAT:]PATH``: a folder of class folders, a
-            folder of such folders, a manifest (``.csv`` or ``.parquet`` with the columns ``path,label`` and,
-            if wanted, ``dataset`` and ``split``), the word ``demo``, or a benchmark dataset as its authors publish it
-            (``cub200``, ``cars196``, ``sop``, ``inshop``, ``nabirds``, ``dogs``, ``flowers102``, ``aircraft``).
-        split: How classes are divided. ``auto``: the split that the source gives, else ``first-half``.
-            ``first-half``: the first half of each dataset's sorted classes trains, the rest tests.
-            ``random-half``: a seeded random half. ``given``: only what the source gives. ``test-only``:
-            everything is tested on.
-        split_seed: Seed of ``random-half``, of the held-out validation classes and of the draws of train images.
-        validation_fraction: Share of every dataset's train classes, 0 to 0.5, held out for model selection.
-        train_datasets: Names of the datasets to train on; empty is all of them. The others are tested on only.
-        test_datasets: Names of the datasets to test on; empty is all of them.
-        few_shot: Images per train class, drawn with ``split_seed`` and never the same twice; null takes all.
-        train_images: Most train images of a dataset, by its name, drawn evenly over its classes; the name ``*``
-            stands for every dataset that is not named.
-        replay_per_class: Train images of each class that are kept, made small, in the run folder (``replay/``), with
-            which ``unimetric extend`` goes on when the images themselves are gone; 0 keeps none.
-        strict: Stop at the first image that cannot be read, and at a query without another image of its class in the
-            gallery, instead of counting and leaving them out (``--strict`` for short).
-        workers: Processes that decode images during training; ``auto`` is one per core, at most 8.
-        cache: A folder that ``unimetric prepare`` wrote: images are read from it, resized as they are there, but for
-            those that it does not have or whose files were changed since.
-        reduced_decode: Decode JPEG files at 1/2, 1/4 or 1/8 of their size where their shorter side keeps at least twice
-            the pixels that the input is cut from; pixels change by a little.
+        sources: Sources to read together, each ``[NAME=][FORMAT:]PATH``. A path is a folder of class folders, a folder
+            of such folders, a manifest (``.csv`` or ``.parquet`` with the columns ``path,label`` and optionally
+            ``dataset`` and ``split``) or a benchmark dataset as its authors publish it (``cub200``, ``cars196``,
+            ``sop``, ``inshop``, ``nabirds``, ``dogs``, ``flowers102``, ``aircraft``); ``demo`` is the demo data.
+        split: Split: auto, first-half, random-half, given, test-only. ``auto`` uses the split that the source gives,
+            else ``first-half``: the first half of each dataset's sorted classes trains, the rest
+            tests. ``random-half`` draws a seeded half. ``given`` accepts only the source's own split. ``test-only``
+            tests on everything.
+        split_seed: Seed of random-half, of held-out classes and of drawn images.
+        validation_fraction: Share of the train classes, 0 to 0.5, held out for model selection.
+        train_datasets: Datasets to train on; empty for all. The others are tested on only.
+        test_datasets: Datasets to test on; empty for all.
+        few_shot: Images of each train class, drawn with the split seed. Null takes all; none is drawn twice.
+        train_images: Train images of a dataset, at most, by its name. They are drawn evenly over its classes; the name
+            ``*`` stands for every dataset that is not named.
+        replay_per_class: Train images of each class to keep for extend. They lie in the run folder; ``unimetric
+            extend`` uses them when the images themselves are gone; 0 keeps none.
+        strict: Stop at an unreadable image or a query without a positive. Otherwise they are counted and skipped.
+            ``--strict`` is short for it.
+        workers: Processes that decode images; auto is one per core, at most 8.
+        cache: Folder that unimetric prepare wrote, to read resized images from. Images that it does not hold, or whose
+            files have changed since, are read from their files.
+        reduced_decode: Decode large JPEG files at a fraction of their size. It is 1/2, 1/4 or 1/8; the shorter side
+            keeps at least twice the pixels of the model's input; pixels change slightly.
     """
 
     sources: list[str] = field(default_factory=list)
@@ -78,20 +80,20 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What turns an image into an embedding.
+    """The backbone, the trained method and the embedding.
 
     Args:
-        backbone: ``dinov2-small`` (packaged, needs no hub), or the timm name of a ViT or EVA model.
-        weights: ``pretrained``, ``random`` (for tests), or the path of a ``.safetensors`` file.
-        image_size: Side of the square input in pixels; the backbone's patch size has to divide it.
-        pool: What the backbone's output is: ``auto`` is its own way, ``token`` its class token, ``avg`` the
-            mean of its patch tokens, ``token+avg`` both, one after the other.
-        method: What is trained: ``puma``, ``linear`` (the head only), ``lora``, ``adaptformer``, ``vpt-deep``,
-            ``bitfit``, ``full`` (the whole backbone), or ``frozen`` (nothing, no head: the backbone's own output).
-        options: Options of the method by name; what is not named keeps its default.
+        backbone: timm name of a ViT or EVA, or the packaged one.
+        weights: pretrained, random or a .safetensors file. ``random`` is for tests.
+        image_size: Side of the square input in pixels. It is a multiple of the backbone's patch size.
+        pool: Output of the backbone; auto is its own. ``token`` is its class token, ``avg`` the mean of its
+            patch tokens, ``token+avg`` both, one after the other.
+        method: puma, linear, lora, adaptformer, vpt-deep, bitfit, full or frozen. ``linear`` trains the
+            head only, ``full`` the whole backbone; ``frozen`` trains nothing and has no head.
+        options: Options of the method by name; others keep their defaults.
         embedding_size: Length E of the embedding.
-        geometry: Where the embeddings lie: ``sphere`` (unit vectors, compared by cosine), ``poincare`` (the
-            Poincaré ball, compared by hyperbolic distance), or ``auto``, which is what the loss wants.
+        geometry: sphere, poincare, or auto, the geometry of the loss. On the ``sphere`` unit vectors are compared by
+            cosine, in the ``poincare`` ball by hyperbolic distance.
     """
 
     backbone: str = "dinov2-small"
@@ -115,7 +117,7 @@ class LossConfig:
 
     Args:
         name: Name of the loss.
-        options: Its constants by name; what is not named keeps the paper's value.
+        options: Constants of the loss by name; others keep the values of the paper.
     """
 
     name: str = "curricularface"
@@ -127,12 +129,12 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Which images share a batch.
+    """The choice of images that share a batch.
 
     Args:
-        name: Name of the sampler: ``natural``, ``class-balanced``, ``dataset-balanced``, ``temperature``,
-            ``adaptive``, or ``auto``, which is the one that the loss wants.
-        options: Its options by name; what is not named keeps its default.
+        name: auto, natural, class-balanced, dataset-balanced, temperature, adaptive. ``auto`` is the sampler that
+            the loss needs.
+        options: Options of the sampler by name; others keep their defaults.
     """
 
     name: str = "auto"
@@ -147,35 +149,35 @@ class TrainingConfig:
     """The schedule and the optimiser (AdamW).
 
     Args:
-        start: Where the head and the proxies start: ``random``, or ``discriminant``: at the linear discriminant
-            analysis of the features that the train images have before training, which takes one pass over them.
+        start: Initial head and proxies. ``discriminant`` makes them from a linear discriminant analysis of the features
+            that the train images have before training, which takes one pass over them.
         epochs: Passes over the train images.
         steps: Optimiser steps, instead of epochs.
         batch_size: Images per step, over all processes together.
         learning_rate: Base rate; every group of parameters multiplies it.
-        method_multiplier: For what the method adds: adapters, prompts, low-rank matrices.
-        backbone_multiplier: For the backbone's own parameters, where the method trains them.
-        head_multiplier: For the embedding head.
-        proxy_multiplier: For the proxies of the loss.
-        weight_decay: Of AdamW, for all groups.
-        clip_value: Gradients are clipped to this absolute value; 0 does not clip.
-        schedule: ``step`` multiplies the rate by ``decay_factor`` every ``decay_epochs``; ``cosine`` goes to
-            ``cosine_floor``; ``constant`` keeps the rate.
-        cosine_floor: Share of the rate, 0 to 1, at which the ``cosine`` schedule ends.
-        decay_epochs: Of the ``step`` schedule.
-        decay_factor: Of the ``step`` schedule.
+        method_multiplier: Rate of the parameters that the method adds: adapters, prompts, low-rank matrices.
+        backbone_multiplier: Rate of the backbone's own parameters, if the method trains them.
+        head_multiplier: Rate of the embedding head.
+        proxy_multiplier: Rate of the proxies of the loss.
+        weight_decay: Weight decay of AdamW, for all groups.
+        clip_value: Largest absolute value of a gradient; 0 does not clip.
+        schedule: Course of the learning rate. ``step`` multiplies it by ``decay_factor`` every ``decay_epochs``;
+            ``cosine`` goes to ``cosine_floor``; ``constant`` keeps it.
+        cosine_floor: Share of the rate, 0 to 1, at which the cosine schedule ends.
+        decay_epochs: Epochs between decays of the step schedule.
+        decay_factor: Factor of each decay of the step schedule.
         warmup_steps: Steps over which the rate rises linearly from 0.
         crop_scale_min: Smallest share of the image's area that a training crop takes.
         horizontal_flip: Mirror half of the training images.
-        seed: Of initialisation, data order, augmentation and adapter dropping.
-        validate_every: Epochs between evaluations on the validation classes, where there are any.
-        selection: Which weights are kept: ``last``, or ``best`` on the validation classes.
-        shard_proxies: Divide the class proxies of CurricularFace, and what the optimiser knows of them, among the
-            processes: for very many classes.
-        recompute_blocks: So many of the backbone's first blocks keep their input alone for the backward pass, which
-            computes the rest again: the same gradients from less memory, in more time.
-        non_finite: What a loss or gradient that is not a finite number does: ``stop`` the run, or ``skip`` the step,
-            which then changes nothing. Weights that are not finite, and ten such steps in a row, stop it anyway.
+        seed: Seed of weights, data order, augmentation and adapter dropping.
+        validate_every: Epochs between evaluations on the validation classes, if there are any.
+        selection: Weights to keep: last, or best on the validation classes.
+        shard_proxies: Divide the proxies of CurricularFace among the processes, for very many classes. The state of the
+            optimiser is divided with them.
+        recompute_blocks: Number of first blocks that are computed again in the backward pass. The gradients are the
+            same, with less memory and more time.
+        non_finite: Reaction to a loss or gradient that is not finite. ``stop`` ends the run, ``skip`` leaves the
+            weights as they are for that step. Non-finite weights, and ten such steps in a row, stop it anyway.
     """
 
     start: Literal["random", "discriminant"] = "random"
@@ -237,12 +239,12 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class ExtensionConfig:
-    """What a run adds to a trained model; ``unimetric extend`` sets it.
+    """The trained model that a run extends; ``unimetric extend`` sets it.
 
     Args:
-        base: Folder with the model that is extended, its proxies and its replay set; null trains from the start.
-        distillation: Weight of the penalty on replayed images whose embeddings leave their old place; 0 is none.
-        compatible: Hold new embeddings to old ones closely enough that they can search in old indexes.
+        base: Folder with the extended model, its proxies and its replay set; null trains from the start.
+        distillation: Weight of the penalty on moved embeddings of replayed images; 0 is none.
+        compatible: Keep new embeddings close enough to old ones to search in old indexes.
     """
 
     base: str | None = None
@@ -256,22 +258,22 @@ class ExtensionConfig:
 
 @dataclass(frozen=True)
 class ExtendConfig:
-    """How ``unimetric extend`` trains; what is not here, the new run takes over from the old one.
+    """Training options of ``unimetric extend``; all others are those of the old run.
 
     Args:
         steps: Optimiser steps.
-        batch_size: Images per step, half of them replayed; null is the old run's.
-        rate_factor: Times the old run's learning rate.
-        distillation: Weight of the penalty on replayed images whose embeddings leave their old place; 0 is none.
-        compatible: Hold new embeddings to old ones closely enough that they can search in old indexes.
-        replay_per_class: Images of each old class to keep, where the run has no replay set yet.
-        seed: Of data order, augmentation and adapter dropping.
-        workers: Processes that decode images; ``auto`` is one per core, at most 8.
+        batch_size: Images per step, half of them replayed; by default that of the old run.
+        learning_rate_scale: Factor on the learning rate of the old run.
+        distillation: Weight of the penalty on moved embeddings of replayed images; 0 is none.
+        compatible: Keep new embeddings close enough to old ones to search in old indexes.
+        replay_per_class: Images of each old class to keep, if the run has no replay set yet.
+        seed: Seed of data order, augmentation and adapter dropping.
+        workers: Processes that decode images; auto is one per core, at most 8.
     """
 
     steps: int = 200
     batch_size: int | None = None
-    rate_factor: float = 1.0
+    learning_rate_scale: float = 1.0
     distillation: float = 30.0
     compatible: bool = False
     replay_per_class: int = 5
@@ -282,22 +284,27 @@ class ExtendConfig:
         for name in ("steps", "replay_per_class"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "use 1 or more")
         _require(self.batch_size is None or self.batch_size >= 2, "batch_size", self.batch_size, "use 2 or more")
-        _require(0 < self.rate_factor < math.inf, "rate_factor", self.rate_factor, "use a positive number")
+        _require(
+            0 < self.learning_rate_scale < math.inf,
+            "learning_rate_scale",
+            self.learning_rate_scale,
+            "use a positive number",
+        )
         _require(0 <= self.distillation < math.inf, "distillation", self.distillation, "use 0 or more")
         _require(self.workers == "auto" or self.workers >= 0, "workers", self.workers, "use auto, 0 or more")
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How the embeddings are measured.
+    """The evaluation of the embeddings.
 
     Args:
         ks: The k of every Recall@k.
         batch_size: Images per forward pass.
-        classes: ``test``, or ``validation``: measure a finished run on the validation classes instead, and leave the
-            test classes unseen. For choosing options.
-        mean_average_precision: Whether to measure mAP, too, over every query's ranking of the whole gallery: some ten
-            times the work of all other numbers.
+        classes: Classes to measure on; validation is for choosing options. It measures a finished run
+            on its validation classes and leaves the test classes unseen.
+        mean_average_precision: Measure mAP as well. That ranks the whole gallery for every query, about ten times the
+            work of all other numbers.
     """
 
     ks: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
@@ -317,14 +324,14 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class DeviceConfig:
-    """Where the computation runs.
+    """The devices that compute.
 
     Args:
-        accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        processes: Number of devices of this machine, each with a process of its own; on a CPU, the number of
-            processes. The batch is divided among all processes, and the result does not depend on their number.
-        machines: Number of machines that train together, each with as many processes; the command is started on each.
-        precision: ``auto`` is ``bf16`` where the processor has instructions for it, else ``fp32``. ``int8`` is for
+        accelerator: Kind of device; auto prefers a GPU.
+        processes: Processes on this machine, one per device. On a CPU any number works. The batch is divided among all
+            processes, and the result does not depend on their number.
+        machines: Machines that train together; the command is started on each. Each has as many processes.
+        precision: auto (bf16 if the processor has it), bf16, fp32 or int8. ``auto`` is else fp32. ``int8`` is for
             embedding on a CPU, and never automatic.
     """
 
@@ -345,16 +352,15 @@ class DeviceConfig:
 
 @dataclass(frozen=True)
 class ServiceConfig:
-    """Where the search service listens, and what it takes on.
+    """The address and the limits of the search service.
 
     Args:
-        host: The address to listen on. With the default only this machine reaches the service.
-        port: The port; 0 takes a free one.
-        allowed_hosts: Further names that the service answers to, for instance that of a reverse proxy. On a loopback
+        host: Address to listen on. With the default only this machine reaches the service.
+        port: Port; 0 takes a free one.
+        allowed_hosts: Further names that the service answers to, such as a reverse proxy's. On a loopback
             address it answers to ``localhost`` and loopback addresses, and refuses other names, so that no foreign
             web page reaches it by a name of its own; on other addresses to every name, unless some are given here.
-        writable: Let items be added and deleted by whoever shows the token in the environment variable
-            UNIMETRIC_TOKEN.
+        writable: Let clients with the token of UNIMETRIC_TOKEN add and delete items.
         max_upload_bytes: Size of an image's file, at most.
         max_pixels: Pixels of an image, at most; larger ones are refused before they are decoded.
         request_seconds: Time for an upload to arrive, again for its answer, and again for the client to read it.
@@ -388,14 +394,14 @@ class RunConfig:
     """Everything that decides what a run computes.
 
     Args:
-        data: Where images and labels come from.
-        model: What turns an image into an embedding.
+        data: Sources of images and labels.
+        model: The backbone, the trained method and the embedding.
         loss: The training loss.
-        sampling: Which images share a batch.
+        sampling: The choice of images that share a batch.
         training: The schedule and the optimiser.
-        extension: What is added to a trained model.
-        evaluation: How the embeddings are measured.
-        device: Where the computation runs.
+        extension: The trained model that the run extends.
+        evaluation: The evaluation of the embeddings.
+        device: The devices that compute.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -414,8 +420,8 @@ def run_config(values: Mapping[str, Any], origin: str) -> RunConfig:
     Raises:
         UserError: an unknown option, or a value out of range; ``origin`` is named.
     """
-    _check_names(RunConfig, values, origin)
-    return _build(RunConfig, values)
+    check_names(RunConfig, values, origin)
+    return from_options(RunConfig, values)
 
 
 def read_options(path: Path, extra: Sequence[str] = ()) -> dict[str, Any]:
@@ -431,27 +437,38 @@ def read_options(path: Path, extra: Sequence[str] = ()) -> dict[str, Any]:
     values = read_yaml(path)
     if not isinstance(values, Mapping):
         raise UserError(f"{path} holds no options: write a section, for example data:, and its options below it")
-    _check_names(RunConfig, {name: value for name, value in values.items() if name not in extra}, str(path), extra)
+    check_names(RunConfig, {name: value for name, value in values.items() if name not in extra}, str(path), extra)
     return dict(values)
 
 
-def _check_names(kind: type[Any], values: Any, origin: str, extra: Sequence[str] = ()) -> None:
+def check_names(kind: type[Any], values: Any, origin: str, extra: Sequence[str] = ()) -> None:
+    """Check that every option, nested ones included, is a field of a configuration dataclass.
+
+    Raises:
+        UnknownOptionError: one is not; ``origin`` and the nearest names are in the message.
+        UserError: a section is no mapping.
+    """
     known = {entry.name: entry.default_factory for entry in dataclasses.fields(kind)}
     if not isinstance(values, Mapping):
         raise UserError(f"{origin} has {shown(values)} where options should stand: {', '.join(known)}")
     for name, value in values.items():
         if name not in known:
-            raise UserError(
+            raise UnknownOptionError(
                 f"{origin} has an unknown option {shown(name)}; {nearest_names(str(name), [*known, *extra])}"
             )
         if dataclasses.is_dataclass(known[name]):
-            _check_names(cast(type[Any], known[name]), value, f"{origin}, {name}:")
+            check_names(cast(type[Any], known[name]), value, f"{origin}, {name}:")
 
 
-def _build(kind: type[T], values: Mapping[str, Any]) -> T:
+def from_options(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A configuration dataclass from its options by name, nested as its fields are; others keep their defaults.
+
+    Raises:
+        UserError: a value is out of range.
+    """
     known = {entry.name: entry for entry in dataclasses.fields(cast(Any, kind))}
     parts = {
-        name: _build(cast(type[Any], entry.default_factory), values[name])
+        name: from_options(cast(type[Any], entry.default_factory), values[name])
         if dataclasses.is_dataclass(entry.default_factory)
         else values[name]
         for name, entry in known.items()

@@ -29,6 +29,37 @@ class ArgumentError(UserError):
     code: ClassVar[str] = "invalid_request"
 
 
+class OptionError(UserError):
+    """Options of a command or a configuration that cannot be used."""
+
+    code: ClassVar[str] = "invalid_option"
+
+
+class UnknownOptionError(OptionError):
+    """An option, a section or a command that does not exist."""
+
+
+class MissingOptionError(OptionError):
+    """A required option that was not given."""
+
+
+class InvalidValueError(OptionError, TypeError):
+    """A value that an option cannot have; also a `TypeError`, since parsers expect one.
+
+    Args:
+        option: Name of the option, as typed.
+        value: The value, short enough for one line.
+        remedy: Values that it can have.
+        origin: The file that holds the value, if it was not typed.
+    """
+
+    def __init__(self, option: str, value: str, remedy: str, origin: str = "") -> None:
+        super().__init__(f"{origin}: {option} is {value}: {remedy}" if origin else f"{option} is {value}: {remedy}")
+        self.option = option
+        self.value = value
+        self.remedy = remedy
+
+
 class WriteError(UserError):
     """A file could not be written: a full disk, no permission. What was there before is still there."""
 
@@ -52,8 +83,10 @@ class WorkerError(UserError):
 class ProcessLost(Exception):  # noqa: N818 - it is not this process's error
     """A process died that trains together with this one or decodes images for it: one line with the remedy.
 
-    The command line prints it without a traceback and exits with code 1.
+    The command line prints it without a traceback and exits with ``exit_code``.
     """
+
+    exit_code: ClassVar[int] = 1
 
 
 _SHORT = reprlib.Repr()

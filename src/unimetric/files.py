@@ -155,10 +155,34 @@ def sha256_of_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def user_path(path: str | Path) -> Path:
+    """The path with a leading ``~`` or ``~name`` resolved; a ``~`` elsewhere is part of a name.
+
+    Raises:
+        UserError: the user has no home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: there is no such home folder; set HOME or write the path without ~") from error
+
+
 def cache_folder() -> Path:
-    """The user's cache: ``$UNIMETRIC_CACHE``, else ``$XDG_CACHE_HOME/unimetric``, else ``~/.cache/unimetric``."""
+    """The user's cache: ``$UNIMETRIC_CACHE``, else ``$XDG_CACHE_HOME/unimetric``, else ``~/.cache/unimetric``.
+
+    Raises:
+        UserError: none of the variables is set, and the user has no home folder.
+    """
     own = os.environ.get("UNIMETRIC_CACHE")
     if own:
-        return Path(own).expanduser()
+        return user_path(own)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "unimetric"
+    if base:
+        return user_path(base) / "unimetric"
+    try:
+        return Path.home() / ".cache" / "unimetric"
+    except RuntimeError as error:
+        raise UserError(
+            "the user has no home folder for the cache: set UNIMETRIC_CACHE to a folder, "
+            "for example UNIMETRIC_CACHE=/tmp/unimetric"
+        ) from error

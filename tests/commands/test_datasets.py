@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from toy_runs import unimetric
-from unimetric.commands.datasets import DatasetCheck, check_datasets, exit_code
+from unimetric.data.dataset_checks import DatasetCheck, check_datasets, exit_code
 from unimetric.data.sources.benchmarks.published import PUBLISHED
 
 
@@ -224,10 +224,10 @@ def test_list(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
         (["check", "ABSENT"], "there is no folder ABSENT; check the path"),
         (["check", "FILE"], "FILE is a file, not a folder"),
         (["check"], "ROOT is missing"),
-        (["chek", "ABSENT"], "unknown action 'chek'; did you mean 'check'"),
+        (["chek", "ABSENT"], "ACTION is 'chek': did you mean 'check'"),
         (["list", "ABSENT"], "list takes no 'ABSENT'"),
         (["list", "--decode"], "list takes no --decode"),
-        ([], "missing: action"),
+        ([], "ACTION is missing"),
         (["check", "ABSENT", "--decod"], "unknown option --decod; did you mean '--decode'"),
     ],
 )

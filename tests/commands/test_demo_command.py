@@ -99,7 +99,7 @@ def test_stopped_it_says_to_run_it_again(
         stop_at(patch, 6)
         assert unimetric(*command) == 130
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == ("unimetric: stopped after step 7 of 12, nothing is lost; run the same command again to go on")
+    assert last == ("unimetric: stopped after step 7 of 12, nothing is lost; run the same command again to continue")
     assert unimetric(*command) == 0
     errors = capsys.readouterr().err
     assert "after step 7 of 12" in errors

@@ -68,7 +68,7 @@ def test_evaluate_reproduces_what_train_measured(
 ) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    arguments = [copy, "--data.workers", 0] if order == "model first" else ["--data.workers", 0, copy]
+    arguments = [copy, "--data.split_seed", 0] if order == "model first" else ["--data.split_seed", 0, copy]
     assert unimetric("evaluate", *arguments) == 0
     expected, found = numbers(run), numbers(copy / "evaluation")
     # The numbers do not depend on it, and the run may have been made with another number.
@@ -252,7 +252,7 @@ def test_an_ensemble_on_other_data(members: list[Path], sources: list[Path], tmp
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--ensemble", "M0", "M1"], "--out is missing: name the folder for the ensemble"),
+        (["--ensemble", "M0", "M1"], "--out is missing: name the folder for the ensemble's metrics.json"),
         (["SOURCE", "--ensemble", "M0", "M1", "--out", "OUT"], "and --ensemble are both given"),
         (["--ensemble", "M0", "M0/../a", "--out", "OUT"], "a twice: name each model once"),
         (["--ensemble", "M0", "SOURCE", "--out", "OUT"], "config.json does not exist"),

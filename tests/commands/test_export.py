@@ -68,7 +68,7 @@ def test_int8_has_a_file_of_its_own(run: Path, tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--format", "onxn"], "--format is 'onxn'; did you mean 'onnx'"),
+        (["--format", "onxn"], "--format is 'onxn': did you mean 'onnx'"),
         ([*TORCH, "--out", "model.onnx"], "model.onnx: a file of --format torch ends in .pt2"),
         ([*TORCH, "--out", "."], "ends in .pt2"),
     ],

@@ -171,7 +171,7 @@ def test_a_compatible_model_searches_in_the_old_index_and_writes_nothing_to_it(
     database = tmp_path / "db"
     assert unimetric("index", kept, sources[0], "--db", database, *CPU) == 0
     new = tmp_path / "new"
-    assert extend(kept, added, "--out", new, "--compatible", "--distillation", 1000, "--rate_factor", 0.01) == 0
+    assert extend(kept, added, "--out", new, "--compatible", "--distillation", 1000, "--learning_rate_scale", 0.01) == 0
     old_fingerprint = read_json(new / "metrics.json")["extension"]["from"]["fingerprint"]
     assert read_json(new / "model" / "config.json")["compatible_with"] == [old_fingerprint]
     image = sources[0] / "c0" / "0.png"

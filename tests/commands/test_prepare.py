@@ -42,9 +42,9 @@ def test_raw_cache_gives_the_same_run_and_the_same_vectors(tmp_path: Path, capsy
     ("options", "message"),
     [
         ([], "--out is missing"),
-        (["--out", "cache", "--side", "0"], "--side is 0: use a positive number"),
-        (["--out", "cache", "--format", "gif"], "--format is 'gif': use jpeg or raw"),
-        (["--out", "cache", "--workers", "0"], "--workers is 0: use auto, or 1 or more"),
+        (["--out", "cache", "--side", "0"], "--side is 0: use a whole number from 1"),
+        (["--out", "cache", "--format", "gif"], "--format is 'gif': valid: jpeg, raw"),
+        (["--out", "cache", "--workers", "0"], "--workers is 0: use a whole number from 1 or auto"),
     ],
 )
 def test_mistakes_are_said_in_one_line(

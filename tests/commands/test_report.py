@@ -48,7 +48,7 @@ def test_without_vectors_images_are_embedded_again(copy: Path, capsys: pytest.Ca
 
 
 def test_an_evaluation_has_a_report_of_its_own(copy: Path) -> None:
-    assert unimetric("evaluate", copy, "--data.workers", 0) == 0
+    assert unimetric("evaluate", copy) == 0
     assert unimetric("report", copy / "evaluation") == 0
     page = (copy / "evaluation/report.html").read_text()
     assert "copy/evaluation" in page

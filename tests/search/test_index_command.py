@@ -256,7 +256,7 @@ def test_the_commands(
     }
 
     with monkeypatch.context() as patched:
-        patched.setattr("unimetric.commands.index.index_items", interrupt)
+        patched.setattr("unimetric.search.indexing.index_items", interrupt)
         assert unimetric("index", model, own, "--db", db, *CPU) == 130
     assert "stopped, what was written is kept" in capsys.readouterr().err
 
@@ -292,7 +292,7 @@ def test_the_commands(
         (["search", "DB", "IMAGES/hats/c0/0.png", "--where", "prize < 2"], "did you mean 'price'"),
         (["search", "DB", "IMAGES/hats/c0/0.png", "--dataset", "hat"], "did you mean 'hats'"),
         (["search", "DB", "IMAGES/hats/c0/0.png", "--false_match_rate", "0.5"], "false_match_rate is 0.5"),
-        (["search", "DB"], "missing: images"),
+        (["search", "DB"], "IMAGE is missing"),
     ],
 )
 def test_refusals(

@@ -189,7 +189,7 @@ def test_a_stopped_benchmark_waits_for_its_run_and_a_second_one_is_refused(
     before = signal.getsignal(signal.SIGTERM)
     assert unimetric(*command) == 130
     assert signal.getsignal(signal.SIGTERM) == before
-    assert "nothing is lost; run the same command again to go on" in capsys.readouterr().err
+    assert "nothing is lost; run the same command again to continue" in capsys.readouterr().err
     assert (tmp_path / "out/table.md").is_file()
 
     with FileLock(tmp_path / "out/.lock"):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import unimetric
-from unimetric.completion import typed_config
+from unimetric.config_resolution import typed_config
 from unimetric.errors import UserError
 from unimetric.studies.matrix_file import merge, read_matrix
 from unimetric.studies.names import absolute_source
@@ -142,7 +142,7 @@ def test_each_model_of_leave_one_out_chooses_without_the_one_left_out(tmp_path: 
         ({"axes": {"m": {"x": {"modell": {}}}}}, "m: x: has an unknown option 'modell'; did you mean 'model'"),
         ({"axes": {"m": {"x": {"model": {"methd": "lora"}}}}}, "unknown option 'methd'; did you mean 'method'"),
         ({"axes": {"m": {"x": {"model": ["lora"]}}}}, r"model: has \['lora'\] where options belong"),
-        ({"axes": {"m": {"x": {"training": {"steps": "many"}}}}}, "--training.steps is 'many': expected"),
+        ({"axes": {"m": {"x": {"training": {"steps": "many"}}}}}, "--training.steps is 'many': use a whole number"),
         ({"axes": {"m": {"x": {"training": {"steps": 0}}}}}, "--training.steps is 0: use 1 or more"),
         ({"axes": {"m": {"x": {"datasets": "every"}}}}, "datasets is 'every'; valid: all, each, leave-one-out"),
         ({"axes": {"m": {"x": {"seeds": 3}}}}, "seeds is 3: use a list"),

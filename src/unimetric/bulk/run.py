@@ -14,12 +14,11 @@ from unimetric.bulk import storage
 from unimetric.bulk.fragments import About, Skipped, begin, read_skipped
 from unimetric.bulk.pieces import Piece, digest, plan
 from unimetric.bulk.worker import Done, Job, Worker
-from unimetric.config import DeviceConfig
 from unimetric.errors import UserError
 from unimetric.models.devices import choose_device, choose_precision
 from unimetric.models.saving import model_fingerprint, read_model_config
+from unimetric.models.source import ModelSource
 from unimetric.progress import console, progress_bar, say
-from unimetric.training.weights import weights_file
 
 SKIPPED_FILE = "skipped.csv"
 
@@ -37,7 +36,7 @@ class Embedded:
 
 
 def embed_fragments(
-    model: Path,
+    model: ModelSource,
     sources: Sequence[str],
     out: str,
     *,
@@ -48,13 +47,11 @@ def embed_fragments(
     batch_size: int = 32,
     thumbnails: bool = False,
     strict: bool = False,
-    device: DeviceConfig | None = None,
-    weights: str | None = None,
 ) -> Embedded:
     """Embed sources into a folder of fragments; those that are there already are kept.
 
     Args:
-        model: A run folder or a model folder, under the same path on every machine.
+        model: The model, under the same path on every machine.
         sources: As for `plan`.
         out: A folder or a URI that every machine reaches.
         engine: ``ray``, or ``plain`` for this process alone.
@@ -64,8 +61,6 @@ def embed_fragments(
         batch_size: Images per forward pass.
         thumbnails: Whether to keep thumbnails.
         strict: Stop at the first image that cannot be read.
-        device: Where to compute.
-        weights: The file of the backbone's weights.
 
     Returns:
         How far the folder is; rows and skipped images are those of all fragments that are there.
@@ -74,7 +69,7 @@ def embed_fragments(
         UserError: the model, a source or an option cannot be used, the folder holds another run's fragments, or all
             images are unreadable.
     """
-    device = device or DeviceConfig()
+    device = model.device
     index, count = _shard(shard)
     if batch_size < 1:
         raise UserError(f"--batch_size is {batch_size}: use 1 or more")
@@ -82,8 +77,8 @@ def embed_fragments(
         raise UserError(f"--fragment_rows is {fragment_rows}: use 1 or more")
     if workers is not None and workers < 1:
         raise UserError(f"--workers is {workers}: use 1 or more")
-    folder, config = read_model_config(model)
-    weights = weights_file(model, weights)
+    folder, config = read_model_config(model.folder)
+    weights = model.weights_file
     # Whole batches, so that they are those of the plain command.
     pieces = plan(sources, -(-fragment_rows // batch_size) * batch_size)
     precision = (

@@ -6,17 +6,52 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unimetric.config import run_config
+from unimetric.config_resolution import typed_config
 from unimetric.errors import UserError
 from unimetric.files import check_writable
-from unimetric.studies.execute import Failure, execute, listed
-from unimetric.studies.matrix_file import read_matrix
-from unimetric.studies.plan import Check, Plan, make_plan
-from unimetric.studies.process import Stopped
-from unimetric.studies.results import write_report
-from unimetric.studies.state import Folder, State
-from unimetric.studies.tables import Grid
+from unimetric.packaged_configs import benchmark_path
+
+if TYPE_CHECKING:
+    from unimetric.studies.execute import Failure
+    from unimetric.studies.plan import Check, Plan
+    from unimetric.studies.state import Folder, State
+    from unimetric.studies.tables import Grid
+
+
+def benchmark(matrix: str, sources: list[str] | None = None, *, out: Path, dry_run: bool = False) -> int:
+    """Run a matrix of methods, losses, datasets and seeds, and write its tables.
+
+    Finished runs are skipped, and stopped ones continue. Packaged matrices are listed in the documentation.
+
+    Args:
+        matrix: YAML file of the benchmark, or the name of a packaged one.
+        sources: Class folders, manifests or benchmark datasets. They replace the file's.
+        out: Folder for runs and tables.
+        dry_run: List the runs and their states, and run nothing.
+    """
+    from unimetric.progress import say
+    from unimetric.studies.tables import print_grid
+
+    path = benchmark_path(matrix)
+    if path.name != Path(matrix).name and Path(path.name).is_file():
+        say(f"note: {matrix} is the packaged benchmark; for the file in this folder, write ./{path.name}")
+    if dry_run:
+        for name, state in list_benchmark(path, sources or [], out, check=typed_config):
+            print(f"{state:8} {name}")  # noqa: T201
+        return 0
+    outcome = run_benchmark(path, sources or [], out, check=typed_config)
+    print_grid(outcome.title, outcome.grid, outcome.notes)
+    say(f"The tables are in {out}: table.md, table.csv, table.tex, results.csv, results.json.")
+    if outcome.stopped:
+        say("unimetric: stopped, nothing is lost; run the same command again to continue")
+        return 130
+    for failure in outcome.failures:
+        log = "" if failure.log is None else f"; see {failure.log}"
+        say(f"failed: {failure.run}: {failure.reason}{log}")
+    return 1 if outcome.failures else 0
 
 
 @dataclass(frozen=True)
@@ -50,13 +85,21 @@ def run_benchmark(path: Path, sources: Sequence[str], out: Path, *, check: Check
     Raises:
         UserError: the file, an entry or a source is bad, or the folder holds runs with other options.
     """
+    from unimetric.studies.execute import execute
+    from unimetric.studies.process import Stopped
+    from unimetric.studies.results import write_report
+
     plan, folder = _prepare(path, sources, out, check)
+
+    def after_each() -> None:
+        write_report(plan, folder)
+
     _check_options(plan)
     check_writable(out)
     stopped = False
     failures: list[Failure] = []
     try:
-        failures = execute(plan, folder, lambda: _write(plan, folder))
+        failures = execute(plan, folder, after_each)
     except Stopped:
         stopped = True
     grid, notes = write_report(plan, folder, failures)
@@ -71,15 +114,17 @@ def list_benchmark(
     Raises:
         UserError: as for `run_benchmark`, apart from options of methods and losses, which need torch to be checked.
     """
+    from unimetric.studies.execute import listed
+
     return listed(*_prepare(path, sources, out, check))
 
 
 def _prepare(path: Path, sources: Sequence[str], out: Path, check: Check) -> tuple[Plan, Folder]:
+    from unimetric.studies.matrix_file import read_matrix
+    from unimetric.studies.plan import make_plan
+    from unimetric.studies.state import Folder
+
     return make_plan(read_matrix(path), sources, check), Folder(out)
-
-
-def _write(plan: Plan, folder: Folder) -> None:
-    write_report(plan, folder)
 
 
 def _check_options(plan: Plan) -> None:

@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unimetric.commands.evaluate import evaluate_model
 from unimetric.config import ModelConfig, RunConfig
+from unimetric.config_resolution import load_config
 from unimetric.errors import UserError
-from unimetric.formats.run_folder import RunFolder
-from unimetric.progress import say
-from unimetric.report.build import REPORT, write_report
-from unimetric.training.loop import train
+
+if TYPE_CHECKING:
+    from unimetric.formats.run_folder import RunFolder
 
 DATABASE = "catalogue.db"
 """The search database's name within the run folder."""
+
+
+def demo(*, out: Path = Path("runs/demo"), config: str = "puma-short") -> int:
+    """Train PUMA on images that pip installs, and compare it with the frozen backbone. Takes minutes.
+
+    Args:
+        out: Run folder to write.
+        config: Configuration, a file or a packaged name.
+    """
+    options = load_config(config)
+    from unimetric.progress import say
+    from unimetric.report.tables import print_results
+    from unimetric.training.interrupt import Interrupted
+
+    try:
+        rows = run_demo(options, out)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        done = stop.done if isinstance(stop, Interrupted) else "stopped"
+        print(f"unimetric: {done}; run the same command again to continue", file=sys.stderr)  # noqa: T201
+        return 130
+    print_results(rows)
+    say(f"The run is in {out}: model/ to load, metrics.json, log.jsonl, config.yaml.")
+    if (page := out / "report.html").is_file():
+        say(f"The page with the mistakes is {page}: open it in a browser.")
+    if (database := out / DATABASE).is_dir():
+        say(f"For a search box on the same images: unimetric serve {database}")
+    return 0
 
 
 def run_demo(config: RunConfig, out: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -37,6 +65,12 @@ def run_demo(config: RunConfig, out: Path) -> list[tuple[str, dict[str, Any]]]:
     Raises:
         UserError: the folder holds another run, or a package of the demo is missing.
     """
+    from unimetric.formats.run_folder import RunFolder
+    from unimetric.models.source import ModelSource
+    from unimetric.progress import say
+    from unimetric.report.build import REPORT, write_report
+    from unimetric.training.loop import train
+
     config = replace(config, data=replace(config.data, sources=config.data.sources or ["demo"]))
     folder = RunFolder(out)
     resume = folder.config.is_file()
@@ -50,15 +84,15 @@ def run_demo(config: RunConfig, out: Path) -> list[tuple[str, dict[str, Any]]]:
     # Where several processes train, only the first has numbers; and none has, if no class was held out.
     if trained.get("unified"):
         say("Writing the report")
-        write_report(out, out / REPORT, device=config.device)
+        write_report(out, out / REPORT, source=ModelSource(device=config.device))
         if find_spec("lancedb") is not None:
             _index(config, out)
     return [("frozen", frozen), (config.model.method, trained)]
 
 
 def _index(config: RunConfig, out: Path) -> None:
-    # lancedb is an extra.
     from unimetric.commands.index import index_sources
+    from unimetric.progress import say
 
     say("Indexing the images")
     index_sources(out, config.data.sources, str(out / DATABASE), device=config.device)

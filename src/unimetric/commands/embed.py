@@ -1,49 +1,123 @@
-"""Turn the images of some sources into a file of vectors."""
+"""Turn the images of some sources into vectors: one file, or shards for very many images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from unimetric.arguments import Group, PositiveInt, Without
 from unimetric.config import DeviceConfig
-from unimetric.data.reading import image_reader
-from unimetric.data.sources import read_sources
-from unimetric.errors import UserError
-from unimetric.files import check_writable, make_folder, write_atomically
-from unimetric.measure import EmbeddedItems, as_skipped, embed_items
-from unimetric.models.devices import choose_device
-from unimetric.models.embedder import Embedder
-from unimetric.progress import say
-from unimetric.training.weights import weights_file
+from unimetric.errors import OptionError, UserError, escaped
+from unimetric.files import check_writable, make_folder, user_path, write_atomically
+from unimetric.models.source import ModelSource
+
+if TYPE_CHECKING:
+    from unimetric.measure import EmbeddedItems
+
+_MANY = Group("very many images")
+
+
+def embed(
+    model: Path,
+    sources: list[str],
+    *,
+    out: str,
+    batch_size: PositiveInt = 32,
+    strict: bool = False,
+    cache: str | None = None,
+    weights: str | None = None,
+    engine: Annotated[Literal["plain", "ray"], _MANY] = "plain",
+    shard: Annotated[str | None, _MANY] = None,
+    workers: Annotated[PositiveInt | None, _MANY] = None,
+    fragment_rows: Annotated[PositiveInt, _MANY] = 8192,
+    thumbnails: Annotated[bool, _MANY] = False,
+    device: Annotated[DeviceConfig, Without({"processes", "machines"})],
+) -> int:
+    """Turn images into vectors with a trained model.
+
+    Args:
+        model: Run folder or model folder.
+        sources: Folders of images or of class folders, manifests; for fragments also .tar shards, Parquet files, URIs.
+        out: A .parquet or .npz file; for fragments a folder or URI.
+        batch_size: Images per forward pass.
+        strict: Stop at an unreadable image instead of skipping it.
+        cache: Folder that unimetric prepare wrote, to read images from.
+        weights: Weights of the backbone, for a model trained with --model.weights FILE.
+        engine: ray runs many workers, which write fragments.
+        shard: I/N writes the I-th of N parts, as fragments; N such commands, on any machines, write all.
+        workers: Models at once, for ray; by default one per GPU, else per machine.
+        fragment_rows: Images per fragment, at most.
+        thumbnails: Keep a small JPEG of every image in the fragments.
+        device: Where to compute.
+    """
+    source = ModelSource(model, weights, device)
+    if engine == "ray" or shard is not None:
+        return _embed_fragments(
+            source,
+            sources,
+            out,
+            engine=engine,
+            shard=shard or "1/1",
+            workers=workers,
+            fragment_rows=fragment_rows,
+            batch_size=batch_size,
+            thumbnails=thumbnails,
+            strict=strict,
+        )
+    if thumbnails or workers is not None:
+        raise OptionError("--thumbnails and --workers are for fragments: add --engine ray, or leave them out")
+    from unimetric.progress import say
+
+    embedded = embed_sources(source, sources, user_path(out), batch_size=batch_size, strict=strict, cache=cache)
+    for entry in embedded.skipped:
+        say(f"skipped {escaped(entry.item.path)}: {entry.reason}")
+    say(f"{len(embedded.items)} vectors are in {out}; {len(embedded.skipped)} files were skipped.")
+    return 0
+
+
+def _embed_fragments(model: ModelSource, sources: Sequence[str], out: str, **options: Any) -> int:
+    if out.endswith((".parquet", ".npz")):
+        raise OptionError(f"--out is {out}: name a folder or a URI, fragments are several files")
+    if options["workers"] is not None and options["engine"] != "ray":
+        raise OptionError(f"--workers is {options['workers']}: add --engine ray, or start one command per --shard")
+    from unimetric.bulk.run import SKIPPED_FILE, embed_fragments
+    from unimetric.progress import say
+
+    try:
+        embedded = embed_fragments(model, sources, out, **options)
+    except KeyboardInterrupt:
+        say("unimetric: stopped, finished fragments are kept; run the same command again to continue")
+        return 130
+    for entry in embedded.skipped[:20]:
+        say(f"skipped {escaped(entry.path)}: {entry.reason}")
+    whole = embedded.finished == embedded.fragments
+    say(
+        f"{embedded.rows} vectors are in {out}, {embedded.finished} of {embedded.fragments} fragments; "
+        f"{len(embedded.skipped)} files were skipped" + (f", see {SKIPPED_FILE} there." if whole else ".")
+    )
+    return 0
 
 
 def embed_sources(
-    model: Path,
+    model: ModelSource,
     sources: Sequence[str],
     out: Path,
     *,
     batch_size: int = 32,
     strict: bool = False,
-    device: DeviceConfig | None = None,
-    weights: str | None = None,
     cache: str | None = None,
 ) -> EmbeddedItems:
     """Embed every image of the sources and write one file.
 
     Args:
-        model: A run folder or a model folder.
+        model: The model.
         sources: As in `DataConfig.sources`; a folder may also hold images without class folders, whose label is "".
         out: ``.parquet``: columns ``path``, ``label``, ``dataset`` and ``vector`` (E float32 numbers). ``.npz``:
             arrays ``paths``, ``labels``, ``datasets`` [N] and ``vectors`` float32 [N, E].
         batch_size: Images per forward pass.
         strict: Stop at the first image that cannot be read, instead of leaving it out.
-        device: Where to compute.
-        weights: The file of the backbone's weights, where neither the run nor the model folder knows it.
         cache: A folder that ``unimetric prepare`` wrote.
 
     Returns:
@@ -52,22 +126,26 @@ def embed_sources(
     Raises:
         UserError: the model or a source cannot be read, or the file cannot be written.
     """
+    from unimetric.data.reading import image_reader
+    from unimetric.data.sources import read_sources
+    from unimetric.measure import as_skipped, embed_items
+    from unimetric.progress import say
+
     if out.suffix not in (".parquet", ".npz"):
         raise UserError(f"--out is {out}: name a .parquet or an .npz file")
-    device = device or DeviceConfig()
     check_writable(out.parent)
     datasets = read_sources(sources, classes=False)
-    for note in (note for dataset in datasets for note in dataset.notes):
-        say(f"note: {note}", style="yellow")
+    for line in (note for dataset in datasets for note in dataset.notes):
+        say(f"note: {line}", style="yellow")
     items = [item for dataset in datasets for item in dataset.items]
     unusable = as_skipped(datasets, strict)
-    embedder = Embedder.from_pretrained(model, weights=weights_file(model, weights)).to(
-        choose_device(device.accelerator)
-    )
+    embedder = model.load()
     read = image_reader(cache, False, embedder.transform.image_size, "cache")
     if note := read.note(item.path for item in items):
         say(f"note: {note}", style="yellow")
-    embedded = embed_items(embedder, items, batch_size=batch_size, precision=device.precision, strict=strict, read=read)
+    embedded = embed_items(
+        embedder, items, batch_size=batch_size, precision=model.device.precision, strict=strict, read=read
+    )
     embedded = replace(embedded, skipped=(*embedded.skipped, *unusable))
     say(f"computed in the form: {embedder.encoded_in}")
     make_folder(out.parent)
@@ -76,6 +154,10 @@ def embed_sources(
 
 
 def _write(path: Path, suffix: str, embedded: EmbeddedItems) -> None:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     columns = {
         "path": [str(item.path) for item in embedded.items],
         "label": [item.label for item in embedded.items],

@@ -5,22 +5,83 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from unimetric.arguments import Common, Without
 from unimetric.config import RunConfig
-from unimetric.data.splits import Split
-from unimetric.errors import UserError
+from unimetric.config_resolution import as_yaml, with_shorthands
+from unimetric.errors import MissingOptionError, OptionError, UserError
 from unimetric.files import check_writable, make_folder, write_json
-from unimetric.formats.run_folder import RunFolder
-from unimetric.formats.vectors import VECTORS_FILE, write_measured
-from unimetric.measure import measure
-from unimetric.models.devices import choose_device
-from unimetric.models.embedder import Embedder
-from unimetric.models.ensemble import Ensemble
-from unimetric.models.petl import METHODS, method_options
-from unimetric.training.build import build_embedder, configured_reader, describe, left_out_of, load_split, say_split
-from unimetric.training.provenance import Clock, measured_sides, provenance
-from unimetric.training.weights import weights_file
+from unimetric.models.source import ModelSource
+
+if TYPE_CHECKING:
+    from unimetric.data.splits import Split
+    from unimetric.models.embedder import Embedder
+    from unimetric.models.ensemble import Ensemble
+    from unimetric.training.provenance import Clock
+
+
+def evaluate(
+    model_folder: Path | None = None,
+    sources: list[str] | None = None,
+    *,
+    out: Path | None = None,
+    ensemble: list[Path] | None = None,
+    strict: bool = False,
+    print_config: bool = False,
+    options: Annotated[
+        RunConfig,
+        Without(
+            {
+                *("loss", "sampling", "training", "extension", "device.processes", "device.machines"),
+                *("data.few_shot", "data.train_images", "data.replay_per_class", "data.workers", "data.train_datasets"),
+            }
+        ),
+        Common(
+            {
+                *("data.sources", "data.split", "data.split_seed", "data.validation_fraction", "data.test_datasets"),
+                *("data.cache", "data.reduced_decode", "model.method", "model.backbone", "model.weights"),
+                *("model.image_size", "model.pool", "evaluation.ks", "evaluation.batch_size", "evaluation.classes"),
+                *("evaluation.mean_average_precision", "device.accelerator", "device.precision"),
+            }
+        ),
+    ],
+) -> int:
+    """Measure a trained model, several as an ensemble, or a backbone as it is.
+
+    A backbone without a trained model is measured with --model.method frozen.
+
+    Args:
+        model_folder: Run folder or model folder.
+        sources: Class folders, manifests or benchmark datasets. They replace --data.sources.
+        out: Folder for metrics.json; by default MODEL_FOLDER/evaluation.
+        ensemble: Models to measure as one, by the mean of their vectors. The data is that of the first.
+        strict: Stop at an unreadable image or a query without a positive. Otherwise it is skipped.
+        print_config: Print the configuration as YAML for --config, and stop.
+        options: Data, backbone and protocol.
+    """
+    config = with_shorthands(options, sources, strict)
+    if print_config:
+        print(as_yaml(config), end="")  # noqa: T201
+        return 0
+    if ensemble and model_folder is not None:
+        raise OptionError(
+            f"{model_folder} and --ensemble are both given: name the models after --ensemble only, "
+            "and the data with --data.sources"
+        )
+    if out is None and model_folder is not None:
+        out = model_folder / "evaluation"
+    if out is None:
+        of = "the ensemble's metrics.json" if ensemble else "metrics.json"
+        raise MissingOptionError(f"--out is missing: name the folder for {of}")
+    from unimetric.progress import say
+    from unimetric.report.tables import print_results
+
+    metrics = evaluate_ensemble(config, ensemble, out) if ensemble else evaluate_model(config, model_folder, out)
+    print_results([(metrics["model"]["method"], metrics)])
+    say(f"The numbers are in {out / 'metrics.json'}.")
+    say(f"For a page with the mistakes: unimetric report {out}")
+    return 0
 
 
 def evaluate_model(config: RunConfig, model: Path | None, out: Path) -> dict[str, Any]:
@@ -39,6 +100,11 @@ def evaluate_model(config: RunConfig, model: Path | None, out: Path) -> dict[str
     Raises:
         UserError: the model or the data cannot be read, or nothing can be measured.
     """
+    from unimetric.models.devices import choose_device
+    from unimetric.models.petl import METHODS, method_options
+    from unimetric.training.build import build_embedder
+    from unimetric.training.provenance import Clock
+
     clock = Clock.start()
     device = choose_device(config.device.accelerator)
     if model is None and METHODS.get(config.model.method) is not METHODS["frozen"]:
@@ -50,11 +116,9 @@ def evaluate_model(config: RunConfig, model: Path | None, out: Path) -> dict[str
         method_options(config.model.method, config.model.options)
     check_writable(out)
     split = _split(config)
-    if model is None:
-        embedder = build_embedder(config)
-    else:
-        embedder = Embedder.from_pretrained(model, weights=weights_file(model, config.model.weights))
-    return _measure(config, split, embedder.to(device), out, clock)
+    source = ModelSource(model, config.model.weights, config.device)
+    embedder = build_embedder(config).to(device) if model is None else source.load()
+    return _measure(config, split, embedder, out, clock)
 
 
 def evaluate_ensemble(config: RunConfig, models: Sequence[Path], out: Path) -> dict[str, Any]:
@@ -72,6 +136,11 @@ def evaluate_ensemble(config: RunConfig, models: Sequence[Path], out: Path) -> d
     Raises:
         UserError: a model or the data cannot be read, two models do not fit together, or nothing can be measured.
     """
+    from unimetric.formats.run_folder import RunFolder
+    from unimetric.models.devices import choose_device
+    from unimetric.models.ensemble import Ensemble
+    from unimetric.training.provenance import Clock
+
     clock = Clock.start()
     device = choose_device(config.device.accelerator)
     folders = [model.resolve() for model in models]
@@ -82,11 +151,14 @@ def evaluate_ensemble(config: RunConfig, models: Sequence[Path], out: Path) -> d
     own = RunFolder(models[0])
     recorded = own.read_config().model.weights if own.config.is_file() else "pretrained"
     weights = None if config.model.weights == recorded else config.model.weights
-    ensemble = Ensemble.from_pretrained(models, weights=[weights_file(model, weights) for model in models])
+    ensemble = Ensemble.from_pretrained(models, weights=[ModelSource(model, weights).weights_file for model in models])
     return _measure(config, split, ensemble.to(device), out, clock)
 
 
 def _split(config: RunConfig) -> Split:
+    from unimetric.training.build import load_split
+    from unimetric.training.provenance import measured_sides
+
     split = load_split(config, training=False)
     if measured_sides(config, split)["query"]:
         return split
@@ -98,6 +170,12 @@ def _split(config: RunConfig) -> Split:
 
 
 def _measure(config: RunConfig, split: Split, embedder: Embedder | Ensemble, out: Path, clock: Clock) -> dict[str, Any]:
+    from unimetric.formats.vectors import VECTORS_FILE, write_measured
+    from unimetric.measure import measure
+    from unimetric.models.ensemble import Ensemble
+    from unimetric.training.build import configured_reader, describe, left_out_of, say_split
+    from unimetric.training.provenance import measured_sides, provenance
+
     say_split(split)
     sides = measured_sides(config, split)
     read = configured_reader(config, embedder.transform.image_size, [*sides["query"], *sides["gallery"]])

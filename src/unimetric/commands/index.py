@@ -5,14 +5,126 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from unimetric.bulk.fragments import fragment_files
-from unimetric.bulk.importing import Imported, import_fragments
+from unimetric.arguments import Group, PositiveInt, Without
 from unimetric.config import DeviceConfig
-from unimetric.errors import UserError
-from unimetric.search.index import SearchIndex
-from unimetric.search.indexing import Indexed, index_items, source_items
-from unimetric.search.writing import CommitRule
+from unimetric.errors import MissingOptionError, OptionError, UserError, escaped
+
+if TYPE_CHECKING:
+    from unimetric.bulk.importing import Imported
+    from unimetric.search.indexing import Indexed
+
+_CHANGE = Group("change a database")
+_THRESHOLD = Group("threshold of a match")
+
+
+def index(
+    model: Path | None = None,
+    sources: list[str] | None = None,
+    *,
+    db: str,
+    dataset: str | None = None,
+    vectors: list[str] | None = None,
+    batch_size: PositiveInt = 32,
+    commit_rows: PositiveInt = 1024,
+    strict: bool = False,
+    weights: str | None = None,
+    delete_missing: Annotated[bool, _CHANGE] = False,
+    delete_dataset: Annotated[list[str] | None, _CHANGE] = None,
+    delete_path: Annotated[list[str] | None, _CHANGE] = None,
+    build_index: Annotated[Literal["auto", "ivf-pq", "hnsw", "none"] | None, _CHANGE] = None,
+    optimise: Annotated[bool, _CHANGE] = False,
+    metrics: Annotated[str | None, _THRESHOLD] = None,
+    false_match_rate: Annotated[float | None, _THRESHOLD] = None,
+    device: Annotated[DeviceConfig, Without({"processes", "machines"})],
+) -> int:
+    """Embed images into a search database.
+
+    Unchanged images are skipped, and a command that was stopped continues. Without MODEL, rows are deleted or the
+    approximate index is built anew.
+
+    Args:
+        model: Run folder or model folder.
+        sources: Folders of images or of class folders, manifests.
+        db: The database: a folder, or a URI such as s3://bucket/db.
+        dataset: Name for the dataset of the one source, as in NAME=PATH.
+        vectors: Folders of fragments that unimetric embed wrote with MODEL, to take their rows over.
+        batch_size: Images per forward pass.
+        commit_rows: Rows to write at once, at most 10 s apart.
+        strict: Stop at an unreadable image instead of skipping it.
+        weights: Weights of the backbone, for a model trained with --model.weights FILE.
+        delete_missing: Delete rows of the same datasets that the sources do not name.
+        delete_dataset: Delete datasets.
+        delete_path: Delete the rows of files, or of all files below folders.
+        build_index: Build the approximate index anew; none removes it.
+        optimise: Merge small files and update the approximate index.
+        metrics: The metrics.json with the thresholds; by default that of MODEL.
+        false_match_rate: Rate that the threshold keeps: 0.1, 0.01, 0.001 or 0.0001.
+        device: Where to compute.
+    """
+    if model is None and not (delete_dataset or delete_path or build_index or optimise):
+        raise MissingOptionError(
+            "MODEL is missing: write unimetric index MODEL FOLDER --db PATH, or an option that changes the database"
+        )
+    if vectors and (sources or delete_missing or delete_dataset or delete_path or dataset):
+        raise OptionError("--vectors takes MODEL and --db only: index folders and delete in commands of their own")
+    if vectors and model is None:
+        raise MissingOptionError("MODEL is missing: write unimetric index MODEL --vectors FOLDER --db PATH")
+    if model is not None and not (sources or vectors):
+        raise MissingOptionError(f"nothing to index: name folders or manifests after the model {model}")
+    if model is not None and (delete_dataset or delete_path):
+        raise OptionError("--delete_dataset and --delete_path take no MODEL: delete first, then index")
+    from unimetric.progress import say
+
+    if model is not None and vectors:
+        imported, count, refreshed = index_fragments(
+            model, vectors, db, metrics=metrics, false_match_rate=false_match_rate, weights=weights
+        )
+        say(f"{imported.written} rows written, {imported.unchanged} unchanged. {count} rows are in {db}.")
+    elif model is not None:
+        try:
+            indexed, count, refreshed = index_sources(
+                model,
+                sources or [],
+                db,
+                dataset=dataset,
+                batch_size=batch_size,
+                commit_rows=commit_rows,
+                strict=strict,
+                delete_missing=delete_missing,
+                metrics=metrics,
+                false_match_rate=false_match_rate,
+                weights=weights,
+                device=device,
+            )
+        except KeyboardInterrupt:
+            say("unimetric: stopped, what was written is kept; run the same command again to continue")
+            return 130
+        _print_indexed(indexed, count, db, delete_missing)
+    if model is not None and refreshed:
+        say("The approximate index is up to date.")
+    if delete_dataset or delete_path or build_index or optimise:
+        removed, kind = change_database(
+            db, datasets=delete_dataset or [], paths=delete_path or [], build=build_index, optimise=optimise
+        )
+        if delete_dataset or delete_path:
+            say(f"{removed} rows were deleted.")
+        if kind is not None:
+            say("Every search is exact now." if kind == "none" else f"An index of kind {kind} was made.")
+    return 0
+
+
+def _print_indexed(indexed: Indexed, count: int, db: str, delete_missing: bool) -> None:
+    from unimetric.progress import say
+
+    for entry in indexed.refused:
+        say(f"skipped {escaped(entry.path)}: {entry.reason}")
+    deleted = f", {indexed.deleted} deleted" if delete_missing else ""
+    say(
+        f"{indexed.written} rows written, {indexed.unchanged} unchanged{deleted}; "
+        f"{len(indexed.refused)} files were skipped. {count} rows are in {db}."
+    )
 
 
 def index_sources(
@@ -52,6 +164,10 @@ def index_sources(
     Raises:
         UserError: the model, a source or the database cannot be used.
     """
+    from unimetric.search.index import SearchIndex
+    from unimetric.search.indexing import index_items, source_items
+    from unimetric.search.writing import CommitRule
+
     if commit_rows < 1:
         raise UserError(f"--commit_rows is {commit_rows}: use 1 or more")
     if batch_size < 1:
@@ -100,6 +216,10 @@ def index_fragments(
     Raises:
         UserError: fragments are missing, damaged or of another model, or the database cannot be written.
     """
+    from unimetric.bulk.fragments import fragment_files
+    from unimetric.bulk.importing import import_fragments
+    from unimetric.search.index import SearchIndex
+
     files = [file for folder in folders for file in fragment_files(folder)]
     with SearchIndex.create(db, model, weights=weights, metrics=metrics, false_match_rate=false_match_rate) as index:
         imported = import_fragments(index, files)
@@ -122,6 +242,8 @@ def change_database(
     Raises:
         UserError: no database, a dataset that it does not have, or an index that cannot be made.
     """
+    from unimetric.search.index import SearchIndex
+
     with SearchIndex.open(db) as index:
         present = index.datasets()
         for name in datasets:

@@ -1,73 +1,63 @@
-"""Reports: check where they are to be written, make them, write them."""
+"""Write the report of a run as one HTML file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+from unimetric.arguments import NonNegativeInt, PositiveInt, Without
 from unimetric.config import DeviceConfig
-from unimetric.errors import UserError
+from unimetric.errors import OptionError
 from unimetric.files import check_writable, make_folder
-from unimetric.report.build import ReportOptions, write_report
-from unimetric.report.collect import read_metrics
-from unimetric.report.compare import compare_runs, print_comparison, write_comparison
-from unimetric.report.inspect import inspect_image, print_inspection, write_inspection
+from unimetric.models.source import ModelSource
 
 
-def report_run(
+def report(
     run: Path,
-    out: Path,
     *,
-    mistakes: int,
-    neighbours: int,
-    points: int,
+    out: Path | None = None,
+    mistakes: NonNegativeInt = 6,
+    neighbours: PositiveInt = 5,
+    points: NonNegativeInt = 2000,
     model: Path | None = None,
     weights: str | None = None,
-    device: DeviceConfig | None = None,
-) -> list[str]:
-    """Write a run's report: see `write_report`, whose notes are returned."""
+    device: Annotated[DeviceConfig, Without({"processes", "machines"})],
+) -> int:
+    """Write one HTML file: numbers with intervals, figures and the most confident mistakes.
+
+    Args:
+        run: Run folder, or folder that unimetric evaluate wrote.
+        out: The file; by default RUN/report.html.
+        mistakes: Mistakes of each dataset.
+        neighbours: Neighbours beside each mistake.
+        points: Points on the map, at most.
+        model: Run folder or model folder, if RUN holds no model.
+        weights: Weights of the backbone, for a model trained with --model.weights FILE.
+        device: Where to compute.
+    """
+    from unimetric.progress import say
+    from unimetric.report.build import ReportOptions, write_report
+    from unimetric.report.collect import read_metrics
+
+    read_metrics(run)
+    out = check_out(out or run / "report.html", ".html")
+    make_folder(out.parent)
     options = ReportOptions(mistakes, neighbours, points)
-    read_metrics(run)
-    _check_file(out, ".html")
-    make_folder(out.parent)
-    return write_report(run, out, options, model=model, weights=weights, device=device)
+    for note in write_report(run, out, options, ModelSource(model, weights, device)):
+        say(f"note: {note}")
+    say(f"The report is in {out}.")
+    return 0
 
 
-def compare_to_file(
-    runs: Sequence[Path], out: Path | None, *, weights: str | None = None, device: DeviceConfig | None = None
-) -> None:
-    """Print the comparison of runs and, with ``out``, write it as HTML: see `compare_runs`."""
-    if out is not None:
-        _check_file(out, ".html")
-    comparison = compare_runs(runs, weights=weights, device=device)
-    print_comparison(comparison)
-    if out is not None:
-        make_folder(out.parent)
-        write_comparison(comparison, out)
+def check_out(out: Path, suffix: str) -> Path:
+    """The same path, after a check that a file of that kind can be written there.
 
-
-def inspect_to_file(
-    run: Path,
-    image: Path,
-    out: Path,
-    *,
-    k: int,
-    model: Path | None = None,
-    weights: str | None = None,
-    device: DeviceConfig | None = None,
-) -> None:
-    """Print an image's neighbours and prompt weights, and draw them: see `inspect_image`."""
-    read_metrics(run)
-    _check_file(out, ".png")
-    inspection = inspect_image(run, image, k, model=model, weights=weights, device=device)
-    print_inspection(inspection)
-    make_folder(out.parent)
-    write_inspection(inspection, out)
-
-
-def _check_file(out: Path, suffix: str) -> None:
+    Raises:
+        UserError: another suffix, a folder of that name, or no permission.
+    """
     if out.suffix.lower() not in (suffix, ".htm" if suffix == ".html" else suffix):
-        raise UserError(f"--out is {out}: name a {suffix} file")
+        raise OptionError(f"--out is {out}: name a {suffix} file")
     if out.is_dir():
-        raise UserError(f"--out is {out}, a folder: name a {suffix} file")
+        raise OptionError(f"--out is {out}, a folder: name a {suffix} file")
     check_writable(out.parent)
+    return out

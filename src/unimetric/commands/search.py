@@ -1,24 +1,89 @@
-"""Search a database by images, and print what was found."""
+"""Search a database by images, and print the answers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from unimetric.arguments import PositiveInt, Without
 from unimetric.config import DeviceConfig
-from unimetric.data.images import ImageError, decode_image
 from unimetric.errors import UserError
-from unimetric.progress import say
-from unimetric.search.engine import find_exported, is_exported
-from unimetric.search.index import SearchIndex
-from unimetric.search.items import Match
+from unimetric.files import user_path
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from unimetric.search.items import Match
+
+
+def search(
+    db: str,
+    images: list[str],
+    *,
+    k: PositiveInt = 10,
+    dataset: list[str] | None = None,
+    where: str | None = None,
+    exact: bool = False,
+    json: bool = False,
+    false_match_rate: float | None = None,
+    model: Path | None = None,
+    engine: Literal["auto", "onnx", "torch"] = "auto",
+    weights: str | None = None,
+    device: Annotated[DeviceConfig, Without({"processes", "machines"})],
+) -> int:
+    """Find the images of a database that are most similar to an image.
+
+    Args:
+        db: Database that unimetric index made.
+        images: Any images.
+        k: Number of answers.
+        dataset: Search in these datasets only.
+        where: Condition on the columns, such as 'price < 20'.
+        exact: Compare with every row and bypass the approximate index.
+        json: Print JSON instead of tables.
+        false_match_rate: Rate that the threshold keeps; by default as recorded.
+        model: The model's folder, if it was moved, or an exported .onnx file.
+        engine: onnx, an exported file, starts several times as fast as torch; auto prefers it.
+        weights: Weights of the backbone, for a model trained with --model.weights FILE.
+        device: Where to compute.
+    """
+    with _collector_paused():
+        answers = search_images(
+            db,
+            images,
+            k,
+            datasets=dataset,
+            where=where,
+            exact=exact,
+            false_match_rate=false_match_rate,
+            engine=engine,
+            model=model,
+            weights=weights,
+            device=device,
+        )
+    if json:
+        print_json(answers)
+    else:
+        print_answers(answers)
+    return 0
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Disable garbage collection during imports; the objects they create are long-lived."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -72,6 +137,10 @@ def search_images(
         UserError: no database, an image that cannot be read, a filter that does not fit, or an engine that cannot do
             it.
     """
+    from unimetric.progress import say
+    from unimetric.search.engine import find_exported, is_exported
+    from unimetric.search.index import SearchIndex
+
     device = device or DeviceConfig()
     folder = None if is_exported(model) else model
     with SearchIndex.open(db, model=folder, weights=weights, device=device, false_match_rate=false_match_rate) as index:
@@ -91,8 +160,16 @@ def search_images(
         return [Answer(image, threshold, rate, tuple(matches)) for image, matches in zip(images, found, strict=True)]
 
 
+def print_json(answers: Sequence[Answer]) -> None:
+    """Print the answers as JSON, on standard output."""
+    print(json.dumps([answer.as_json() for answer in answers], indent=2, ensure_ascii=False))  # noqa: T201
+
+
 def print_answers(answers: Sequence[Answer]) -> None:
     """Print a table for every image, on standard output."""
+    from rich.console import Console
+    from rich.text import Text
+
     console = Console(highlight=False)
     # Where nobody sees the lines' ends, names are better left whole.
     if not console.is_terminal:
@@ -104,6 +181,9 @@ def print_answers(answers: Sequence[Answer]) -> None:
 
 
 def _table(answer: Answer) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False)
     table.add_column("", justify="right")
     table.add_column("score", justify="right")
@@ -132,8 +212,10 @@ def _title(answer: Answer) -> str:
 
 
 def _decoded(image: str) -> Any:
+    from unimetric.data.images import ImageError, decode_image
+
     try:
-        return decode_image(Path(image).expanduser())
+        return decode_image(user_path(image))
     except ImageError as error:
         raise UserError(f"{error}; name an image") from error
 

@@ -6,13 +6,36 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Annotated
 
+from unimetric.arguments import Without
 from unimetric.config import DeviceConfig, ServiceConfig
 from unimetric.errors import UserError
-from unimetric.progress import say
 
 
 def serve(
+    db: str,
+    *,
+    options: ServiceConfig,
+    model: Path | None = None,
+    weights: str | None = None,
+    device: Annotated[DeviceConfig, Without({"processes", "machines"})],
+) -> int:
+    """Serve a search database: a web page, and a REST API that /openapi.json describes.
+
+    Ctrl-C ends the service after the requests under way.
+
+    Args:
+        db: Database that unimetric index wrote, a folder or a URI.
+        options: The service.
+        model: Run folder or model folder, if it is not the one of the database.
+        weights: Weights of the backbone, for a model trained with --model.weights FILE.
+        device: Where to compute.
+    """
+    return serve_database(db, options, model=model, weights=weights, device=device)
+
+
+def serve_database(
     db: str,
     config: ServiceConfig,
     *,
@@ -36,6 +59,8 @@ def serve(
         KeyboardInterrupt: after Ctrl-C.
         UserError: no database, another model, no token, or an address that is taken.
     """
+    from unimetric.progress import say
+
     try:
         from unimetric.search import SearchIndex
         from unimetric.service.app import TOKEN_VARIABLE, create_app

@@ -9,11 +9,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from unimetric.config import DeviceConfig
 from unimetric.errors import UserError
 from unimetric.files import write_text
+from unimetric.models.source import ModelSource
 from unimetric.report.analysis import Analysis, analyse
-from unimetric.report.collect import Measured, load_embedder, model_folder, read_log, read_run
+from unimetric.report.collect import Measured, located, read_log, read_run
 from unimetric.report.examples import mistakes, worst_classes
 from unimetric.report.figures import interval_figure, prompt_figures, training_figure
 from unimetric.report.numbers import confusion, headline, metric_rows, spread_rows, tiles
@@ -54,10 +54,7 @@ def write_report(
     folder: Path,
     out: Path,
     options: ReportOptions | None = None,
-    *,
-    model: Path | None = None,
-    weights: str | None = None,
-    device: DeviceConfig | None = None,
+    source: ModelSource | None = None,
 ) -> list[str]:
     """Write the report of a run, or of what ``unimetric evaluate`` wrote, as one HTML file.
 
@@ -65,9 +62,7 @@ def write_report(
         folder: Where ``metrics.json`` lies, and ``vectors.parquet``; without the latter, images are embedded again.
         out: The file.
         options: What it shows.
-        model: Where the model is, for its prompts; None looks in the folder, and above it.
-        weights: The file of the backbone's weights, where nothing else knows it.
-        device: Where to compute.
+        source: The model, for its prompts; without a path, the one in the folder or above it.
 
     Returns:
         Notes on what is not as in other reports; they stand on top of the page.
@@ -75,11 +70,10 @@ def write_report(
     Raises:
         UserError: something that is needed is missing or damaged, or the file cannot be written.
     """
-    options, device = options or ReportOptions(), device or DeviceConfig()
-    measured = read_run(folder, model=model, weights=weights, device=device)
+    options, source = options or ReportOptions(), source or ModelSource()
+    measured = read_run(folder, source)
     analysis = analyse(measured)
-    place = model or model_folder(folder)
-    prompts, notes = _prompts(measured, analysis, place, weights, device)
+    prompts, notes = _prompts(measured, analysis, located(source, folder))
     notes = [*_origin_notes(analysis), *notes]
     write_text(out, render("report.html.j2", _values(analysis, options, prompts, notes)))
     return notes
@@ -166,25 +160,21 @@ def _summary(metrics: Mapping[str, Any]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _prompts(
-    measured: Measured, analysis: Analysis, place: Path | None, weights: str | None, device: DeviceConfig
-) -> tuple[dict[str, Any] | None, list[str]]:
+def _prompts(measured: Measured, analysis: Analysis, source: ModelSource) -> tuple[dict[str, Any] | None, list[str]]:
     """What the page shows of the model's prompts; None for a model without any, or with the reason as a note."""
     model = measured.metrics["model"]
     if model["method"] != "puma":
         return None, []
-    if place is None:
+    if source.path is None:
         reason = f"no model lies in {measured.folder}; name it with --model"
         return None, [f"The weights of the prompts are left out: {reason}."]
-    from unimetric.models.devices import choose_device
     from unimetric.report.prompts import average_prompt_weights
 
     images = {
         name: [item.path for item in analysis.vectors.query if item.dataset == name] for name in analysis.datasets
     }
     try:
-        embedder = load_embedder(place, weights).to(choose_device(device.accelerator))
-        averages = average_prompt_weights(embedder, images, _PROMPT_IMAGES)
+        averages = average_prompt_weights(source.load(), images, _PROMPT_IMAGES)
     except UserError as error:
         # The rest of the page needs no model, and may be read where there is none.
         return None, [f"The weights of the prompts are left out: {error}."]

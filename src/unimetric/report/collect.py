@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unimetric.config import DeviceConfig, RunConfig, run_config
+from unimetric.config import RunConfig, run_config
 from unimetric.errors import UserError
 from unimetric.files import explain_os_error
 from unimetric.formats.vectors import VECTORS_FILE, MeasuredVectors, read_measured
 from unimetric.geometry import Geometry, make_geometry
+from unimetric.models.source import ModelSource
 
 
 @dataclass(frozen=True)
@@ -80,16 +81,12 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return metrics
 
 
-def read_run(
-    folder: Path, *, model: Path | None = None, weights: str | None = None, device: DeviceConfig | None = None
-) -> Measured:
+def read_run(folder: Path, source: ModelSource | None = None) -> Measured:
     """Read a folder's numbers and vectors; without a file of vectors, its images are embedded again.
 
     Args:
         folder: A run folder, or one that ``unimetric evaluate`` wrote.
-        model: Where the model is; None looks in the folder, and above it.
-        weights: The file of the backbone's weights, where nothing else knows it.
-        device: Where to embed.
+        source: The model to embed with; without a path, the one in the folder or above it.
 
     Raises:
         UserError: something is missing or damaged; the command that makes it is named.
@@ -99,7 +96,7 @@ def read_run(
     if file.is_file():
         return Measured(folder, metrics, read_measured(file))
     config = _configuration(folder, metrics)
-    vectors = embed_again(folder, metrics, config, model, weights, device or DeviceConfig())
+    vectors = embed_again(folder, metrics, config, source or ModelSource())
     return Measured(folder, metrics, vectors, embedded_again=True)
 
 
@@ -117,14 +114,7 @@ def _configuration(folder: Path, metrics: dict[str, Any]) -> RunConfig:
     return run.read_config()
 
 
-def embed_again(
-    folder: Path,
-    metrics: dict[str, Any],
-    config: RunConfig,
-    model: Path | None,
-    weights: str | None,
-    device: DeviceConfig,
-) -> MeasuredVectors:
+def embed_again(folder: Path, metrics: dict[str, Any], config: RunConfig, source: ModelSource) -> MeasuredVectors:
     """The vectors of the images that a folder's numbers were measured on.
 
     Raises:
@@ -145,42 +135,35 @@ def embed_again(
             f"{again}, and its sources hold no image to measure: run unimetric evaluate with --data.sources"
         )
     say(f"{again}: embedding {len({*sides['query'], *sides['gallery']})} images again", style="yellow")
-    place = model or model_folder(folder)
-    if place is not None:
-        embedder = load_embedder(place, weights)
+    source = located(source, folder)
+    if source.path is not None:
+        embedder = source.load()
     elif metrics["model"]["method"] == "frozen":
-        embedder = build_embedder(config)
+        embedder = build_embedder(config).to(choose_device(source.device.accelerator))
     else:
         raise UserError(f"{again}, and no model lies in it: name the model with --model, or run unimetric evaluate")
     measurement = measure(
-        embedder.to(choose_device(device.accelerator)),
+        embedder,
         sides["query"],
         sides["gallery"],
         ks=(1,),
-        precision=device.precision,
+        precision=source.device.precision,
     )
     assert measurement.vectors is not None  # noqa: S101 - there are queries
     return measurement.vectors
 
 
-def model_folder(folder: Path) -> Path | None:
-    """The model that a folder's numbers are of: in it, or above it for ``RUN/evaluation``; None if there is none."""
+def located(source: ModelSource, folder: Path) -> ModelSource:
+    """The source with the path of the model that a folder's numbers are of, if it has none and there is one.
+
+    The model lies in the folder, or above it for ``RUN/evaluation``.
+    """
+    if source.path is not None:
+        return source
     for place in (folder, folder.absolute().parent if folder.name == "evaluation" else folder):
         if (place / "model" / "config.json").is_file() or (place / "config.json").is_file():
-            return place
-    return None
-
-
-def load_embedder(place: Path, weights: str | None = None) -> Any:
-    """The model in a run folder or a model folder.
-
-    Raises:
-        UserError: it cannot be loaded.
-    """
-    from unimetric.models.embedder import Embedder
-    from unimetric.training.weights import weights_file
-
-    return Embedder.from_pretrained(place, weights=weights_file(place, weights))
+            return source.at(place)
+    return source
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

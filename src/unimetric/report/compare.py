@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
 
-from unimetric.config import DeviceConfig
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError
 from unimetric.evaluation import paired_bootstrap
 from unimetric.evaluation.bootstrap import Difference, Floats
 from unimetric.evaluation.per_query import Protocol
 from unimetric.files import write_text
+from unimetric.models.source import ModelSource
 from unimetric.report.analysis import Analysis, Score, analyse
 from unimetric.report.collect import Measured, read_metrics, read_run
 from unimetric.report.figures import interval_figure, short
@@ -60,15 +60,12 @@ class Comparison:
         return tuple(analysis.measured for analysis in self.analyses)
 
 
-def compare_runs(
-    folders: Sequence[Path], *, weights: str | None = None, device: DeviceConfig | None = None
-) -> Comparison:
+def compare_runs(folders: Sequence[Path], source: ModelSource | None = None) -> Comparison:
     """Compare two or more runs, query by query.
 
     Args:
         folders: Run folders, or such as ``unimetric evaluate`` wrote; the first is what the others are compared with.
-        weights: The file of the backbones' weights, where images have to be embedded again and nothing else knows it.
-        device: Where to embed again.
+        source: Weights and device for images that have to be embedded again, by the model in each folder.
 
     Raises:
         UserError: fewer than two runs, one twice, one that lacks what is needed, or runs measured on different images.
@@ -79,7 +76,7 @@ def compare_runs(
     if twice := [folder for number, folder in enumerate(folders) if resolved[number] in resolved[:number]]:
         raise UserError(f"{twice[0]} is named twice: name each run once")
     _check_same_fingerprint(folders, [read_metrics(folder) for folder in folders])
-    runs = tuple(read_run(folder, weights=weights, device=device) for folder in folders)
+    runs = tuple(read_run(folder, source) for folder in folders)
     analyses = [analyse(run) for run in runs]
     orders = _orders(folders, analyses)
     compared = {}

@@ -14,14 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from unimetric.config import DeviceConfig
 from unimetric.data.catalog import Item, identities
 from unimetric.errors import UserError
 from unimetric.evaluation import nearest_neighbours
 from unimetric.files import write_atomically
 from unimetric.measure import distance_options
+from unimetric.models.source import ModelSource
 from unimetric.report.analysis import Neighbour
-from unimetric.report.collect import load_embedder, model_folder, read_run
+from unimetric.report.collect import located, read_run
 from unimetric.report.figures import short
 from unimetric.report.thumbnails import square
 from unimetric.report.words import similarity
@@ -51,10 +51,7 @@ def inspect_image(
     folder: Path,
     image: Path,
     k: int = 8,
-    *,
-    model: Path | None = None,
-    weights: str | None = None,
-    device: DeviceConfig | None = None,
+    source: ModelSource | None = None,
 ) -> Inspection:
     """Embed an image, and find its neighbours among the gallery that a run was measured on.
 
@@ -62,29 +59,25 @@ def inspect_image(
         folder: A run folder, or one that ``unimetric evaluate`` wrote.
         image: Any image; one of the measured ones is not its own neighbour.
         k: How many neighbours.
-        model: Where the model is; None looks in the folder, and above it.
-        weights: The file of the backbone's weights, where nothing else knows it.
-        device: Where to compute.
+        source: The model; without a path, the one in the folder or above it.
 
     Raises:
         UserError: the image, the model or the vectors cannot be read, or ``k`` is below 1.
     """
-    from unimetric.models.devices import choose_device
     from unimetric.report.prompts import prompt_weights
 
-    device = device or DeviceConfig()
     if k < 1:
         raise UserError(f"-k is {k}: use 1 or more")
-    measured = read_run(folder, model=model, weights=weights, device=device)
-    place = model or model_folder(folder)
-    if place is None:
+    source = located(source or ModelSource(), folder)
+    measured = read_run(folder, source)
+    if source.path is None:
         raise UserError(f"{folder} holds no model: name a run folder that unimetric train wrote, or add --model")
-    embedder = load_embedder(place, weights).to(choose_device(device.accelerator))
-    vector = embedder.encode([image], precision=device.precision)
+    embedder = source.load()
+    vector = embedder.encode([image], precision=source.device.precision)
     gallery = measured.vectors.gallery
     if vector.shape[1] != measured.vectors.gallery_vectors.shape[1]:
         raise UserError(
-            f"{place} gives vectors of {vector.shape[1]} numbers, those of {folder} have "
+            f"{source.path} gives vectors of {vector.shape[1]} numbers, those of {folder} have "
             f"{measured.vectors.gallery_vectors.shape[1]}: name the model that was measured with --model"
         )
     own, *files = identities([image, *(item.path for item in gallery)])

@@ -25,13 +25,13 @@ def describe(
     """
     # Slow to import, and reading a database needs neither.
     from unimetric.models.saving import model_fingerprint, read_model_config
-    from unimetric.training.weights import weights_file
+    from unimetric.models.source import ModelSource
 
     if is_uri(model):
         raise UserError(f"the model is {model}: name a folder on this machine")
     path = Path(model).expanduser()
     folder, config = read_model_config(path)
-    file = weights_file(path, None if weights is None else str(weights))
+    file = ModelSource(path, None if weights is None else str(weights)).weights_file
     calibration = _find_calibration(path, folder, metrics)
     rate = DEFAULT_RATE if false_match_rate is None else false_match_rate
     if calibration is not None:

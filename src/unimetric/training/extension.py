@@ -34,9 +34,9 @@ from unimetric.measure import embed_items
 from unimetric.models.devices import compute_dtype
 from unimetric.models.embedder import Embedder
 from unimetric.models.saving import assign_weights, learned_weights, read_model_config
+from unimetric.models.source import ModelSource
 from unimetric.progress import say
 from unimetric.training.checkpoint import read_tensors
-from unimetric.training.weights import weights_file
 
 PROXIES = "proxies.safetensors"
 MEAN_IMAGES = 32
@@ -102,7 +102,8 @@ class Extension:
         if options.base is None:
             return None
         base = Path(options.base).expanduser()
-        teacher = Embedder.from_pretrained(base, weights=weights_file(base, config.model.weights))
+        file = ModelSource(base, config.model.weights).weights_file
+        teacher = Embedder.from_pretrained(base, weights=file)
         teacher.requires_grad_(False).to(device)
         dtype = compute_dtype(config.device.precision, device)
         return cls(teacher, old.to(device), options.distillation, options.compatible, dtype)

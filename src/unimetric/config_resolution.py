@@ -1,0 +1,106 @@
+"""The configuration of a run, from the files that are named on the command line and from what is typed there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from functools import cache
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from unimetric.arguments import options_parser
+from unimetric.config import RunConfig, check_names, read_options, run_config
+from unimetric.errors import InvalidValueError, OptionError, UserError
+from unimetric.files import user_path
+from unimetric.packaged_configs import config_path
+
+
+def typed_config(values: Mapping[str, Any], origin: str) -> RunConfig:
+    """A configuration from nested options, with their names, types and ranges checked.
+
+    Args:
+        values: Options by section.
+        origin: The file they come from, for error messages.
+
+    Raises:
+        UserError: an option that does not exist, or a value of a wrong type or out of range.
+    """
+    return run_config(checked_options(values, origin), origin)
+
+
+def checked_options(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """The same options after a check of names, types and ranges.
+
+    Raises:
+        UserError: as for `typed_config`.
+    """
+    check_names(RunConfig, values, origin)
+    try:
+        given = dict(_run_parser().parse_object(dict(values), defaults=False).as_dict())
+    except InvalidValueError as error:
+        raise InvalidValueError(error.option, error.value, error.remedy, origin) from error
+    try:
+        run_config(given, origin)
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from error
+    return given
+
+
+def load_config(name: str) -> RunConfig:
+    """The configuration of a YAML file, given by path or packaged name.
+
+    Raises:
+        UserError: there is no such file, or as for `typed_config`.
+    """
+    path = config_path(name)
+    return typed_config(read_options(path), str(path))
+
+
+def base_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options below those that were typed: the named run's own, then the files of ``--config`` in their order.
+
+    Args:
+        given: The values that were typed, with ``resume``, ``ensemble``, ``model_folder`` and ``config`` among them.
+
+    Raises:
+        OptionError: options of the model are typed beside a trained model.
+        UserError: a file is missing or bad.
+    """
+    ensemble = given.get("ensemble")
+    trained = ensemble[0] if ensemble else given.get("model_folder")
+    typed = [name for name in given.get("model", {}) if name != "weights"]
+    if trained and typed:
+        raise OptionError(
+            f"--model.{typed[0]}: {trained} is a trained model with options of its own; leave this option out"
+        )
+    run = trained or given.get("resume")
+    layers: list[Mapping[str, Any]] = []
+    if run and (own := user_path(run) / "config.yaml").is_file():
+        layers.append(checked_options(read_options(own), str(own)))
+    if ensemble:
+        # Each member may have been trained on one dataset; together they are measured on all.
+        layers.append({"data": {"train_datasets": [], "test_datasets": []}})
+    layers += [checked_options(read_options(path), str(path)) for path in map(config_path, given.get("config", []))]
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for section, options in layer.items():
+            merged[section] = {**merged.get(section, {}), **options}
+    return merged
+
+
+def with_shorthands(config: RunConfig, sources: list[str] | None, strict: bool) -> RunConfig:
+    """The configuration with the positional SOURCE arguments and ``--strict`` in place of its own values."""
+    data = config.data
+    return replace(config, data=replace(data, sources=sources or data.sources, strict=strict or data.strict))
+
+
+def as_yaml(config: RunConfig) -> str:
+    """The text of a file for ``--config``."""
+    return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
+
+
+@cache
+def _run_parser() -> ArgumentParser:
+    return options_parser(RunConfig)

@@ -1,0 +1,219 @@
+"""Checks of the benchmark datasets in a folder: counts, missing and unreadable images, duplicates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from unimetric.cpu import available_cores
+from unimetric.data.catalog import Item
+from unimetric.data.copies import find_copies
+from unimetric.data.images import ImageError, decode_image
+from unimetric.data.pool import in_order
+from unimetric.data.sources.benchmarks import BENCHMARKS
+from unimetric.data.sources.benchmarks.finding import folders_above, recognise
+from unimetric.data.sources.benchmarks.listing import absent_images
+from unimetric.data.sources.benchmarks.published import PUBLISHED, Published, count_differences
+from unimetric.errors import UserError
+from unimetric.progress import console as progress_console
+from unimetric.progress import track
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class DatasetCheck:
+    """What was found of one benchmark dataset.
+
+    Args:
+        name: Its key in `PUBLISHED`, which is also the format in ``cub200:PATH``.
+        folder: Where it is; None if it was not found.
+        looked_in: Where it was looked for.
+        items: What its annotation files list.
+        differences: From the published counts, one phrase each.
+        problem: Why it cannot be read, or that it lies above the place where it was looked for, in one line.
+        missing: Images that are listed but absent.
+        unreadable: Files with the reason why they are no images: all that do not decode where ``decoded`` is set, else
+            the empty ones and those that cannot be opened.
+        duplicates: Pairs of a train image and a test image (test, query or gallery) of equal content.
+        decoded: Whether every image was decoded.
+    """
+
+    name: str
+    folder: Path | None
+    looked_in: tuple[Path, ...]
+    items: tuple[Item, ...] = ()
+    differences: tuple[str, ...] = ()
+    problem: str | None = None
+    missing: tuple[Path, ...] = ()
+    unreadable: tuple[tuple[Path, str], ...] = ()
+    duplicates: tuple[tuple[Path, Path], ...] = ()
+    decoded: bool = False
+
+    @property
+    def published(self) -> Published:
+        """What is known of the dataset."""
+        return PUBLISHED[self.name]
+
+    @property
+    def state(self) -> str:
+        """``not found``; ``bad``, where something is damaged or missing; ``good``, duplicates and counts aside."""
+        if self.folder is None:
+            return "not found"
+        return "bad" if self.problem or self.missing or self.unreadable else "good"
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Images and classes by role, the roles of the published counts first."""
+        roles = dict.fromkeys([*self.published.classes, *(item.role or "none" for item in self.items)])
+        counts = {}
+        for role in roles:
+            members = [item for item in self.items if (item.role or "none") == role]
+            counts[role] = (len(members), len({item.label for item in members}))
+        return counts
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for ``--json``."""
+        return {
+            "name": self.name,
+            "title": self.published.title,
+            "state": self.state,
+            "folder": None if self.folder is None else str(self.folder),
+            "looked_in": [str(path) for path in self.looked_in],
+            "problem": self.problem,
+            "images": {role: images for role, (images, _) in self.counts().items()},
+            "classes": {role: classes for role, (_, classes) in self.counts().items()},
+            "published": _published_counts(self.published),
+            "differences": list(self.differences),
+            "missing": [str(path) for path in self.missing],
+            "decoded": self.decoded,
+            "unreadable": [{"path": str(path), "reason": reason} for path, reason in self.unreadable],
+            "duplicates": [{"train": str(train), "test": str(test)} for train, test in self.duplicates],
+            "download": {"from": self.published.home, "files": list(self.published.download)},
+        }
+
+
+def list_datasets() -> list[dict[str, Any]]:
+    """The benchmark datasets with their published counts, as plain values."""
+    return [
+        {"name": name, "title": published.title, **_published_counts(published), "home": published.home}
+        for name, published in PUBLISHED.items()
+    ]
+
+
+def check_datasets(root: Path, *, decode: bool = False) -> list[DatasetCheck]:
+    """Look for every benchmark dataset in a folder, and check what is there.
+
+    Args:
+        root: A folder that holds the datasets' folders, or one of these.
+        decode: Whether to decode every image; that takes minutes for a hundred thousand.
+
+    Raises:
+        UserError: the folder is missing or cannot be read.
+    """
+    places = _places(root)
+    return [_check(name, root, places, decode) for name in PUBLISHED]
+
+
+def exit_code(checks: Sequence[DatasetCheck]) -> int:
+    """0 if something was found and all of it is good; else 1."""
+    states = [check.state for check in checks]
+    return 0 if "good" in states and "bad" not in states else 1
+
+
+def _places(root: Path) -> dict[Path, list[str]]:
+    """The folder, its children, and their children where they are no dataset: each with what it is recognised as."""
+    places = {root: recognise(root)}
+    for child in _folders(root, strict=True):
+        places[child] = recognise(child)
+        if not places[child] and not places[root]:
+            places |= {grandchild: recognise(grandchild) for grandchild in _folders(child)}
+    return places
+
+
+def _folders(folder: Path, *, strict: bool = False) -> list[Path]:
+    try:
+        return sorted(child for child in folder.iterdir() if not child.name.startswith(".") and child.is_dir())
+    except OSError as error:
+        if not strict:
+            return []  # of somebody else: to look in there was only an attempt
+        if isinstance(error, FileNotFoundError):
+            raise UserError(f"there is no folder {folder}; check the path") from error
+        if isinstance(error, NotADirectoryError):
+            raise UserError(f"{folder} is a file, not a folder; give the folder that holds the datasets") from error
+        raise UserError(f"cannot read the folder {folder}: {error.strerror}; make it readable") from error
+
+
+def _check(name: str, root: Path, places: Mapping[Path, Sequence[str]], decode: bool) -> DatasetCheck:
+    usual = [root / folder for folder in PUBLISHED[name].folders]
+    looked_in = (root, *usual)
+    recognised = [place for place, names in places.items() if name in names]
+    # By its content first; by its name alone it may be half unpacked, or something else.
+    found = next((place for place in usual if place in recognised), next(iter(recognised), None))
+    found = found or next((place for place in usual if place in places and not places[place]), None)
+    if found is None:
+        return DatasetCheck(name, None, looked_in, problem=_too_low(name, root))
+    try:
+        # Without a look at the images, which are counted one by one below.
+        datasets = BENCHMARKS[name](found, require_images=False)
+        items = tuple(item for dataset in datasets for item in dataset.items)
+        missing = tuple(absent_images(items))
+    except UserError as error:
+        return DatasetCheck(name, found, looked_in, problem=str(error))
+    absent = set(missing)
+    present = [item for item in items if item.path not in absent]
+    tested = ("test", "query", "gallery")
+    train, test = ([item.path for item in present if (item.role in tested) == side] for side in (False, True))
+    copies = find_copies(train, test)
+    unreadable = copies.unreadable
+    if decode:
+        unreadable |= _undecodable([item.path for item in present if item.path not in unreadable], f"Decoding {name}")
+    return DatasetCheck(
+        name,
+        found,
+        looked_in,
+        items=items,
+        differences=tuple(count_differences(name, items)),
+        missing=missing,
+        unreadable=tuple(sorted(unreadable.items())),
+        duplicates=copies.pairs,
+        decoded=decode,
+    )
+
+
+def _too_low(name: str, root: Path) -> str | None:
+    above = next((folder for folder in folders_above(root) if name in recognise(folder)), None)
+    if above is None:
+        return None
+    return f"{root} is too low for {PUBLISHED[name].title}: it lies in {above}; check that folder"
+
+
+def _undecodable(paths: Sequence[Path], description: str) -> dict[Path, str]:
+    reasons = _in_threads(_decoding_problem, paths, description)
+    return {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
+
+
+def _decoding_problem(path: Path) -> str:
+    try:
+        decode_image(path)
+    except ImageError as error:
+        return error.reason
+    return ""
+
+
+def _in_threads(function: Callable[[T], R], values: Sequence[T], description: str) -> Iterator[R]:
+    """The function of every value, in order, under a progress bar; reading and decoding leave Python free."""
+    cores = available_cores()
+    done = in_order(function, values, threads=cores, ahead=4 * cores)
+    shown = track(done, description, total=len(values)) if values and progress_console.is_terminal else done
+    yield from shown
+
+
+def _published_counts(published: Published) -> dict[str, Any]:
+    return {
+        "all_images": published.all_images,
+        "images": dict(published.images),
+        "classes": dict(published.classes),
+    }

@@ -1,0 +1,77 @@
+"""A trained model that is named but not loaded: its folder, the weights of its backbone, the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unimetric.config import DeviceConfig
+from unimetric.errors import MissingOptionError
+from unimetric.files import user_path
+
+if TYPE_CHECKING:
+    from unimetric.models.embedder import Embedder
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A trained model and the device that computes with it.
+
+    Args:
+        path: Run folder or model folder; None for the one that a run or a database records.
+        weights: File of the backbone's weights, or one of the words of `ModelConfig.weights`; None for the one that
+            the run folder's own configuration names.
+        device: Device and precision.
+    """
+
+    path: Path | None = None
+    weights: str | None = None
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+
+    def at(self, path: Path) -> ModelSource:
+        """The source of another model, on the same device and with the same weights."""
+        return replace(self, path=path)
+
+    @property
+    def folder(self) -> Path:
+        """The path.
+
+        Raises:
+            MissingOptionError: there is none.
+        """
+        if self.path is None:
+            raise MissingOptionError("--model is missing: name a run folder or a model folder")
+        return self.path
+
+    @property
+    def weights_file(self) -> str | None:
+        """The file to read the backbone's weights from, or None where the model folder names them.
+
+        Raises:
+            UserError: the run folder's configuration is damaged.
+        """
+        from unimetric.formats.run_folder import RunFolder
+
+        run = RunFolder(self.folder)
+        weights = self.weights
+        if weights is None and run.config.is_file():
+            weights = run.read_config().model.weights
+        if weights in (None, "pretrained", "random"):
+            return None
+        file = user_path(weights)
+        # A run that came from another machine may hold the file beside the model.
+        beside = any((place / file.name).is_file() for place in (run.path, run.model))
+        return None if beside and not file.is_file() else str(file)
+
+    def load(self) -> Embedder:
+        """Load the model onto its device.
+
+        Raises:
+            UserError: the folder or the weights cannot be read, do not belong together, or the device is not there.
+        """
+        from unimetric.models.devices import choose_device
+        from unimetric.models.embedder import Embedder
+
+        device = choose_device(self.device.accelerator)
+        return Embedder.from_pretrained(self.folder, weights=self.weights_file).to(device)

@@ -1,0 +1,227 @@
+"""Add domains to a trained model: prepare a run that starts from it, with a replay set of what it knows, and train."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import Tensor
+
+from unimetric.config import DeviceConfig, ExtendConfig, ExtensionConfig, RunConfig, SamplingConfig
+from unimetric.data.catalog import ClassIndex, Dataset
+from unimetric.data.replay import ReplaySet, has_replay, read_replay, write_replay
+from unimetric.data.sources import read_sources
+from unimetric.errors import UserError
+from unimetric.files import explain_os_error, make_folder
+from unimetric.formats.run_folder import RunFolder
+from unimetric.losses import LOSSES
+from unimetric.models.petl import METHODS
+from unimetric.models.saving import CARD, CONFIG, WEIGHTS, read_model_config
+from unimetric.progress import say
+from unimetric.training.build import load_split
+from unimetric.training.extension import (
+    PROXIES,
+    carry_over_check,
+    loss_state,
+    replay_folder,
+    same_images,
+    write_proxies,
+)
+from unimetric.training.loop import train
+
+
+def extend_run(
+    run: Path, data: Sequence[str], out: Path, options: ExtendConfig, device: DeviceConfig
+) -> tuple[RunConfig, dict[str, Any]]:
+    """Train a model further on new datasets, and write a run folder like any other.
+
+    Args:
+        run: The run that is extended; only a replay set is written to it, where it has none.
+        data: Sources of the new datasets.
+        out: The new run's folder.
+        options: How.
+        device: Where to compute.
+
+    Returns:
+        The new run's configuration, and what its ``metrics.json`` holds.
+
+    Raises:
+        UserError: the run lacks its model, its checkpoint or a replay set and the images to make one; a new dataset
+            has the name of an old one; or anything that training refuses.
+        Interrupted: as `train`; the new run goes on with ``unimetric train --resume``.
+    """
+    old, new = RunFolder(run), RunFolder(out)
+    config = old.read_config()
+    _refuse(config, run, device)
+    model, about = read_model_config(run)
+    new.refuse_new_run()
+    added = read_sources(data)
+    state = loss_state(old)
+    kept = _replay_set(config, old, options)
+    if kept.image_size < about["backbone"]["image_size"]:
+        raise UserError(
+            f"the replay set {replay_folder(run)} was made for {kept.image_size} px, the model reads "
+            f"{about['backbone']['image_size']} px: write it again with --replay_only while the old images are there"
+        )
+    carry_over_check(config, state, kept.classes, old.checkpoint)
+    _refuse_known([dataset.name for dataset in added], kept, run)
+    extended = _configuration(config, kept, added, data, out, options, device)
+    folders = [path for path in (out, *out.parents) if not path.exists()]
+    base = out / "base"
+    try:
+        _copy_base(base, model, replay_folder(run), state, kept)
+        return extended, train(extended, new)
+    finally:
+        # A step that went wrong is kept there, and can be computed again with what it was held to.
+        if not new.config.exists() and not new.non_finite.exists():
+            _remove_base(base)
+            with suppress(OSError):  # something of somebody else is in it
+                for path in folders:
+                    path.rmdir()
+
+
+def _copy_base(base: Path, model: Path, replay: Path, state: dict[str, Tensor], kept: ReplaySet) -> None:
+    """Put all that is needed of the old run into the new one: whole, or not at all."""
+    _remove_base(base)
+    if base.exists():
+        raise UserError(f"{base} exists and is none of ours: choose another --out")
+    make_folder(base.parent)
+    with explain_os_error(base, "write"), TemporaryDirectory(prefix=".base-", dir=base.parent) as staging:
+        staged = Path(staging) / "base"
+        make_folder(staged / "model")
+        for name in (WEIGHTS, CARD, CONFIG):
+            shutil.copyfile(model / name, staged / "model" / name)
+        shutil.copytree(replay, replay_folder(staged))
+        write_proxies(staged / PROXIES, state, kept.classes)
+        staged.replace(base)
+
+
+def _remove_base(base: Path) -> None:
+    if (base / PROXIES).is_file():
+        shutil.rmtree(base)
+
+
+def keep_replay_set(run: Path, options: ExtendConfig) -> ReplaySet:
+    """Write, or write anew, the replay set of a run from the images that it was trained on.
+
+    Raises:
+        UserError: the images are gone, or are not those that it was trained on.
+    """
+    folder = RunFolder(run)
+    config = folder.read_config()
+    return _write_from_images(config, folder, options.replay_per_class)
+
+
+def _refuse(config: RunConfig, run: Path, device: DeviceConfig) -> None:
+    if device.processes > 1:
+        raise UserError(f"--device.processes is {device.processes}: extend trains in one process; use 1")
+    if not METHODS[config.model.method].has_head:
+        raise UserError(f"{run} was trained with --model.method {config.model.method}, which learns nothing to extend")
+
+
+def _replay_set(config: RunConfig, run: RunFolder, options: ExtendConfig) -> ReplaySet:
+    folder = replay_folder(run.path)
+    if has_replay(folder):
+        return read_replay(folder)
+    return _write_from_images(config, run, options.replay_per_class)
+
+
+def _write_from_images(config: RunConfig, run: RunFolder, images_per_class: int) -> ReplaySet:
+    try:
+        split = load_split(config)
+    except UserError as error:
+        raise UserError(
+            f"{run.path} has no replay set, and its train images cannot be read ({error}): put them back, or name "
+            "where they are now in its config.yaml"
+        ) from error
+    folder = replay_folder(run.path)
+    carry_over_check(config, loss_state(run), ClassIndex.of(split.train).classes, run.checkpoint)
+    if not same_images(config, split, run):
+        say(
+            f"note: the images or options are not exactly those that {run.path} was trained with; if classes were "
+            "renamed, their proxies are mixed up",
+            style="yellow",
+        )
+    kept, notes = write_replay(folder, split.train, config.model.image_size, images_per_class, config.data.split_seed)
+    for note in notes:
+        say(f"note: {note}", style="yellow")
+    say(f"The replay set {folder} holds {len(kept.items)} images of {len(kept.classes)} classes, {kept.bytes:,} bytes.")
+    return kept
+
+
+def _refuse_known(names: Sequence[str], kept: ReplaySet, run: Path) -> None:
+    if known := next((name for name in names if name in kept.datasets), None):
+        raise UserError(
+            f"--data names a dataset {known!r}, and {run} was trained on one of that name: give the new one another, "
+            "as in --data NAME=PATH"
+        )
+
+
+def _configuration(
+    config: RunConfig,
+    kept: ReplaySet,
+    added: Sequence[Dataset],
+    data: Sequence[str],
+    out: Path,
+    options: ExtendConfig,
+    device: DeviceConfig,
+) -> RunConfig:
+    names = [dataset.name for dataset in added]
+    old_sources = _sources_left(config.data.sources)
+    there = [dataset.name for dataset in read_sources(old_sources)] if old_sources else []
+    if twice := next((name for name in names if name in there), None):
+        raise UserError(
+            f"--data names a dataset {twice!r}, and the sources of the old run hold one of that name, which it was not "
+            "trained on: give the new one another, as in --data NAME=PATH"
+        )
+    tested = [name for name in config.data.test_datasets if name in there]
+    training = config.training
+    return replace(
+        config,
+        data=replace(
+            config.data,
+            sources=[*old_sources, *data],
+            train_datasets=names,
+            test_datasets=[*tested, *names] if config.data.test_datasets else [],
+            few_shot=None,
+            train_images={},
+            replay_per_class=kept.images_per_class,
+            workers=options.workers,
+        ),
+        # Half of each batch are old images, half new ones; a loss that wants pairs has its own way.
+        sampling=SamplingConfig("dataset-balanced")
+        if LOSSES[config.loss.name].images_per_class is None
+        else SamplingConfig(),
+        training=replace(
+            training,
+            start="random",
+            steps=options.steps,
+            batch_size=training.batch_size if options.batch_size is None else options.batch_size,
+            learning_rate=training.learning_rate * options.learning_rate_scale,
+            schedule="cosine",
+            warmup_steps=min(training.warmup_steps, options.steps // 10),
+            seed=options.seed,
+            selection="last",
+        ),
+        extension=ExtensionConfig(str(out / "base"), options.distillation, options.compatible),
+        evaluation=replace(config.evaluation, classes="test"),
+        device=device,
+    )
+
+
+def _sources_left(sources: Sequence[str]) -> list[str]:
+    """The old run's sources that can be read still; of the others it is said that they are not measured on."""
+    left = []
+    for source in sources:
+        try:
+            read_sources([source])
+        except UserError as error:  # noqa: PERF203 - each source is looked at by itself
+            say(f"note: an old source is left out of the measurement: {error}", style="yellow")
+        else:
+            left.append(source)
+    return left
