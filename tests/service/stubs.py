@@ -52,7 +52,7 @@ class StubIndex:
     def item(self, id: str) -> StoredItem:
         return StoredItem(id, "hats", "bowler", "/hats/1.jpg", {}, "0" * 64)
 
-    def sample(self, n: int, seed: int = 0) -> list[StoredItem]:
+    def sample(self, n: int, seed: int = 0, datasets: Any = None) -> list[StoredItem]:
         return [self.item(ID)]
 
     def thumbnail(self, id: str) -> bytes:

@@ -323,11 +323,20 @@ class SearchIndex:
             raise ItemNotFoundError(f"the item {id} has no thumbnail; index it again")
         return bytes(content)
 
-    def sample(self, n: int, seed: int = 0) -> list[StoredItem]:
-        """n different rows, or all where there are fewer; with the same rows and seed, the same ones."""
+    def sample(self, n: int, seed: int = 0, datasets: Sequence[str] | None = None) -> list[StoredItem]:
+        """n different rows, or all where there are fewer; with the same rows and seed, the same ones.
+
+        Args:
+            n: 0 or more.
+            seed: Another seed gives other rows.
+            datasets: Names of the only datasets to take rows from.
+
+        Raises:
+            ArgumentError: n is negative, or an unknown dataset.
+        """
         if n < 0:
             raise ArgumentError(f"n is {n}: use 0 or more")
-        ids = self._store.rows(["id"])["id"]
+        ids = self._store.rows(["id"], self._condition(datasets, None)[1])["id"]
         ids = ids.take(pc.sort_indices(ids))
         chosen = np.random.default_rng(seed).choice(len(ids), min(n, len(ids)), replace=False)
         wanted = [ids[int(place)].as_py() for place in chosen]

@@ -37,8 +37,11 @@ def _add_reading(routes: APIRouter, service: Service) -> None:
         request: Request,
         n: Annotated[int, Query(ge=1, le=100, description="Number of items, at most.")] = 12,
         seed: Annotated[int, Query(ge=0, le=2**31 - 1, description="Another seed gives other items.")] = 0,
+        dataset: Annotated[
+            list[schemas.Name], Query(max_length=1000, description="The only datasets to take items from.")
+        ] = [],  # noqa: B006 - FastAPI copies it
     ) -> Any:
-        items = await service.workers.look_up(request, lambda: service.index.sample(n, seed))
+        items = await service.workers.look_up(request, lambda: service.index.sample(n, seed, dataset))
         return schemas.Items(items=[item_of(item) for item in items])
 
     @routes.get("/{id}", response_model=schemas.Item, responses=errors(404, *READ_ERRORS), summary="Get an item")

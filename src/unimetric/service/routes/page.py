@@ -5,25 +5,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable
 from importlib import resources
+from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 
-FILES = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/style.css": ("style.css", "text/css; charset=utf-8"),
-    "/app.js": ("app.js", "text/javascript; charset=utf-8"),
-    "/favicon.ico": ("favicon.svg", "image/svg+xml"),
-    "/favicon.svg": ("favicon.svg", "image/svg+xml"),
+_ALIASES = {"index.html": ("/",), "favicon.svg": ("/favicon.ico",)}
+_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
-"""Files of the page, and their media types, by path."""
 
 
 def router() -> APIRouter:
     """Return a route for each file of the page."""
     routes = APIRouter(include_in_schema=False)
-    folder = resources.files("unimetric.service") / "page"
-    for path, (name, kind) in FILES.items():
-        routes.add_api_route(path, _file((folder / name).read_bytes(), kind), methods=["GET", "HEAD"])
+    for file in (resources.files("unimetric.service") / "page").iterdir():
+        answer = _file(file.read_bytes(), _TYPES[Path(file.name).suffix])
+        for path in (*_ALIASES.get(file.name, ()), f"/{file.name}"):
+            routes.add_api_route(path, answer, methods=["GET", "HEAD"])
     return routes
 
 

@@ -1,0 +1,124 @@
+"""A small database in memory, searched by coarse colours, behind the real service: quick, and without a model."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from stubs import StubIndex
+
+from unimetric.search.items import ItemNotFoundError, Match, StoredItem
+
+HOSTILE = "<b>O'Brien & sons</b>"
+THRESHOLD = 0.8
+
+
+def noise(seed: int, size: tuple[int, int] = (60, 40)) -> Image.Image:
+    """Large coloured patches, so that another seed is another picture."""
+    pixels = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST)
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def vector_of(image: Image.Image) -> NDArray[np.float32]:
+    """The colours of 4 × 4 patches, of length 1."""
+    colours = np.asarray(image.convert("RGB").resize((4, 4), Image.Resampling.BOX), np.float32).reshape(-1)
+    colours -= colours.mean()
+    return colours / max(float(np.linalg.norm(colours)), 1e-6)
+
+
+class Gallery(StubIndex):
+    """Items of three catalogues, 48 pictures each in two sizes of likeness, with columns of every kind.
+
+    Items 0 to 11 of a catalogue are alike; ``where`` is recorded and otherwise ignored.
+    """
+
+    def __init__(self, calibrated: bool = True, per_catalogue: int = 48) -> None:
+        super().__init__()
+        self.threshold = THRESHOLD if calibrated else None  # type: ignore[assignment]
+        self.metadata_columns = {
+            "price": "number",
+            "colour": "text",
+            "sold": "boolean",
+            "made": "date",
+            "seen at": "time",
+        }
+        self.embedder.transform.crop = vector_of
+        self.conditions: list[str | None] = []
+        self._rows: dict[str, tuple[StoredItem, bytes, NDArray[np.float32]]] = {}
+        for shift, dataset in enumerate(("hats", "shoes", HOSTILE)):
+            for number in range(per_catalogue):
+                self._add(dataset, shift, number)
+
+    def _add(self, dataset: str, shift: int, number: int) -> None:
+        image = noise(1000 * shift)
+        # The first is the picture itself, the next eleven come close, all others are different.
+        if number:
+            image = Image.blend(image, noise(1000 * shift + number), 0.12 + 0.02 * number if number < 12 else 1.0)
+        id = hashlib.md5(f"{dataset}{number}".encode(), usedforsecurity=False).hexdigest()
+        metadata: dict[str, Any] = {"price": number + 0.5, "colour": f"shade_{number}", "sold": number % 2 == 0}
+        path = f"/data/catalogue-{shift}/{'sub_folder-' * 6}{number}/a_picture.of-it <i>.png"
+        item = StoredItem(id, dataset, f"species_no-{number}.of/{dataset}", path, metadata, "0" * 64)
+        self._rows[id] = item, png(image), vector_of(image)
+
+    def _embed_pixels(self, pixels: list[Any]) -> Any:
+        self.embed(len(pixels))
+        return np.stack(pixels)
+
+    def threshold_of(self, datasets: Any = None) -> Any:
+        return self.threshold
+
+    def datasets(self) -> dict[str, int]:
+        names = [item.dataset for item, _, _ in self._rows.values()]
+        return {name: names.count(name) for name in sorted(set(names))}
+
+    def search_vectors(self, vectors: Any, k: int, **filters: Any) -> list[list[Match]]:
+        return [self._nearest(vectors[0], k, None, **filters)]
+
+    def search_item(self, id: str, k: int, **filters: Any) -> list[Match]:
+        return self._nearest(self._row(id)[2], k, id, **filters)
+
+    def _nearest(
+        self, vector: Any, k: int, left_out: str | None, datasets: Any = None, where: Any = None, exact: bool = False
+    ) -> list[Match]:
+        self.conditions.append(where)
+        found = []
+        for id, (item, _, other) in self._rows.items():
+            if id == left_out or (datasets and item.dataset not in datasets):
+                continue
+            score = float(vector @ other)
+            match = Match(id, score, item.dataset, item.label, item.path, item.metadata, None, None)
+            if self.threshold is not None:
+                match = replace(match, is_match=score >= THRESHOLD, confidence=min(0.999, max(0.0, score * 0.2 + 0.83)))
+            found.append(match)
+        return sorted(found, key=lambda match: (-match.score, match.id))[:k]
+
+    def _row(self, id: str) -> tuple[StoredItem, bytes, NDArray[np.float32]]:
+        if id not in self._rows:
+            raise ItemNotFoundError(f"no item {id!r}; take the id of a match")
+        return self._rows[id]
+
+    def item(self, id: str) -> StoredItem:
+        return self._row(id)[0]
+
+    def thumbnail(self, id: str) -> bytes:
+        return self._row(id)[1]
+
+    def sample(self, n: int, seed: int = 0, datasets: Any = None) -> list[StoredItem]:
+        items = [item for item, _, _ in self._rows.values() if not datasets or item.dataset in datasets]
+        return [items[place] for place in np.random.default_rng(seed).permutation(len(items))[:n]]
+
+    def first(self, dataset: str = "hats") -> tuple[StoredItem, bytes]:
+        """An item that has others like it, and its picture."""
+        item, picture, _ = next(row for row in self._rows.values() if row[0].dataset == dataset)
+        return item, picture
