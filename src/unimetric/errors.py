@@ -16,7 +16,7 @@ class UserError(Exception):
     """
 
     exit_code: ClassVar[int] = 2
-    code: ClassVar[str] = "invalid_request"
+    code: ClassVar[str] = "failed"
     """One word for programs; it stays the same when the message changes."""
 
 

@@ -192,9 +192,7 @@ def test_an_unknown_dataset(client: httpx.Client) -> None:
 )
 def test_conditions(client: httpx.Client, where: str) -> None:
     answer = client.post("/v1/search", files={"image": picture()}, data={"where": where})
-    assert answer.status_code == 422
-    check_refusal(answer, 422, answer.json()["error"]["code"])
-    assert answer.json()["error"]["code"] in ("invalid_where", "invalid_request")
+    check_refusal(answer, 422, "invalid_where")
 
 
 @pytest.mark.parametrize("path", ["/v1/items/nothing", f"/v1/items/{'0' * 32}", f"/v1/items/{'0' * 32}/image"])

@@ -67,7 +67,7 @@ def test_every_class_has_its_answer_whatever_its_message_is(errors: list[type[Us
             body = json.loads(response_of(answer).body)
             assert set(body["error"]) == {"code", "message"}
             assert body["error"]["message"].isprintable()
-            assert len(body["error"]["message"]) < 1000
+            assert len(body["error"]["message"]) <= 500
 
 
 def test_codes_are_not_shared(errors: list[type[UserError]]) -> None:

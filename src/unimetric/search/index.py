@@ -336,7 +336,7 @@ class SearchIndex:
         """
         if n < 0:
             raise ArgumentError(f"n is {n}: use 0 or more")
-        ids = self._store.rows(["id"], self._condition(datasets, None)[1])["id"]
+        ids = self._store.rows(["id"], self._searcher.scope(1, datasets, None).condition)["id"]
         ids = ids.take(pc.sort_indices(ids))
         chosen = np.random.default_rng(seed).choice(len(ids), min(n, len(ids)), replace=False)
         wanted = [ids[int(place)].as_py() for place in chosen]

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 _SHOWN = 80
 """Characters of a wrong value that an error message repeats."""
 
+_LONGEST = 500
+"""Characters of a message."""
+
 ANSWER_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'",
@@ -57,12 +60,14 @@ def busy(message: str, code: str = "busy", seconds: int = 1) -> ServiceError:
 
 def response_of(error: ServiceError) -> JSONResponse:
     """Return the HTTP answer for an error."""
-    content = {"error": {"code": error.code, "message": escaped(error.message)}}
+    message = escaped(error.message)
+    shown = message if len(message) <= _LONGEST else f"{message[: _LONGEST - 1]}…"
+    content = {"error": {"code": error.code, "message": shown}}
     return JSONResponse(content, error.status, headers={"Cache-Control": "no-store", **error.headers})
 
 
 STATUSES: dict[type[UserError], int] = {
-    UserError: 422,
+    UserError: 500,
     ArgumentError: 422,
     DatabaseError: 409,
     ModelMismatchError: 409,
@@ -82,7 +87,7 @@ def from_user_error(error: UserError) -> ServiceError:
     status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
     if isinstance(error, ArgumentError):
         return ServiceError(status, error.code, " ".join(str(error).split()))
-    log.error("%s: %s", error.code, escaped(error))
+    log.error("%s: %s", error.code, escaped(str(error)[: 10 * _LONGEST]))
     return ServiceError(status, error.code, _LOGGED)
 
 
