@@ -99,10 +99,10 @@ def test_a_client_that_does_not_read_is_dropped() -> None:
     with served(index, request_seconds=0.3) as service, service.client() as client:
         request = b"GET /v1/items HTTP/1.1\r\nHost: localhost\r\n\r\n"
         with service.connect(request, buffer=4096) as idle:
+            received = idle.recv(1)
             until = time.monotonic() + 2
             while time.monotonic() < until:
                 assert client.get("/healthz").status_code == 200
-            received = b""
             try:
                 while data := idle.recv(65536):
                     received += data
