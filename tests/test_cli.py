@@ -181,7 +181,7 @@ ROWS = "".join(f"c{number}/{image}.png,c{number},train\n" for number in range(4)
         (two_classes, ["only one class is left to train on ('c0'", "add classes"]),
         (flat, ["no class folders", "put each class in a folder of its own"]),
         (manifest(f"path,label,split\n{ROWS}"), ["the query side is empty", "train-only"]),
-        (manifest("path,class\nc0/0.png,c0\n"), ["has no column 'label'", "list.csv"]),
+        (manifest("path,kind\nc0/0.png,c0\n"), ["has no column 'label'", "list.csv"]),
         (
             manifest("path,label\nc0/0.png,c0\n" + "".join(f"x{number}.png,c1\n" for number in range(7))),
             ["names 7 missing images", "x0.png", "x4.png", "..."],
