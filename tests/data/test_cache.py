@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-import unimetric.data.preparing as preparing
 from toy_runs import make_images
 from unimetric.data.cache import CacheKind, ImageCache
 from unimetric.data.catalog import Item
-from unimetric.data.images import decode_image
+from unimetric.data.images import ImageError, decode_image
 from unimetric.data.loading import training_loader
 from unimetric.data.preparing import Prepared, prepare_cache
 from unimetric.data.reading import ImageReader, image_reader
@@ -38,6 +36,10 @@ def paths(tmp_path: Path) -> list[Path]:
 
 def prepare(paths: list[Path], folder: Path, kind: CacheKind = RAW, strict: bool = False) -> Prepared:
     return prepare_cache(paths, folder, kind, threads=2, strict=strict)
+
+
+def held(folder: Path, paths: list[Path]) -> int:
+    return sum(ImageCache.open(folder).holds(path) for path in paths)
 
 
 def pixels(image: Image.Image | None) -> np.ndarray:
@@ -83,10 +85,10 @@ def test_jpeg_images_are_near_their_sources_and_upright(tmp_path: Path) -> None:
 def test_what_is_unchanged_is_not_prepared_again(paths: list[Path], tmp_path: Path) -> None:
     first = prepare([*paths, paths[0]], tmp_path / "cache")
     assert (first.written, first.unchanged, first.images) == (12, 0, 12)
-    assert first.bytes == sum(file.stat().st_size for file in (tmp_path / "cache").glob("*.arrow"))
-    before = (tmp_path / "cache/images-000001.arrow").read_bytes()
+    assert first.bytes == sum(file.stat().st_size for file in (tmp_path / "cache").glob("??/*"))
+    before = {file: file.read_bytes() for file in (tmp_path / "cache").glob("??/*")}
     assert prepare(paths, tmp_path / "cache").unchanged == 12
-    assert [file.read_bytes() for file in (tmp_path / "cache").glob("*.arrow")] == [before]
+    assert {file: file.read_bytes() for file in (tmp_path / "cache").glob("??/*")} == before
 
 
 def test_a_changed_source_is_noticed_even_with_its_old_size_and_time(paths: list[Path], tmp_path: Path) -> None:
@@ -109,14 +111,12 @@ def test_a_changed_source_is_noticed_even_with_its_old_size_and_time(paths: list
     assert pixels(ImageCache.open(tmp_path / "cache").read(path))[0, 0].tolist() == [0, 0, 255]
 
 
-def test_a_touched_source_is_stamped_anew_without_decoding(
-    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_copy_of_a_touched_source_replaces_the_old_one(paths: list[Path], tmp_path: Path) -> None:
     prepare(paths, tmp_path / "cache")
     os.utime(paths[0])
     assert ImageCache.open(tmp_path / "cache").read(paths[0]) is None
-    monkeypatch.setattr(preparing, "decode_image", None)
-    assert prepare(paths, tmp_path / "cache").written == 1
+    again = prepare(paths[:1], tmp_path / "cache")
+    assert (again.written, again.images) == (1, 12)
     assert ImageCache.open(tmp_path / "cache").read(paths[0]) is not None
 
 
@@ -156,61 +156,44 @@ def test_an_interrupted_preparation_keeps_what_it_did(paths: list[Path], tmp_pat
 
     with pytest.raises(KeyboardInterrupt):
         prepare_cache(paths, tmp_path / "cache", RAW, threads=1, on_read=stop)
-    assert len(ImageCache.open(tmp_path / "cache")) == 5
-    assert prepare(paths, tmp_path / "cache").written == 7
+    begun = held(tmp_path / "cache", paths)
+    assert 5 <= begun < 12
+    assert prepare(paths, tmp_path / "cache").written == 12 - begun
 
 
 KILLED = """
 import os, sys
 from pathlib import Path
-import unimetric.data.preparing as preparing
 from unimetric.data.cache import CacheKind
-preparing.SHARD_BYTES = 1
-def kill(read):
-    if read == 4:
-        write = preparing._write
-        def half(path, batch):
-            write(path, batch)
-            os.truncate(path, path.stat().st_size // 2)
-            os.kill(os.getpid(), 9)
-        preparing._write = half
-preparing.prepare_cache(sorted(Path(sys.argv[1]).glob("*/*.png")), Path(sys.argv[2]), CacheKind(16, "raw"), threads=1,
-    on_read=kill)
+from unimetric.data.preparing import prepare_cache
+rename = Path.replace
+def half(self, target):
+    if len(list(Path(sys.argv[2]).glob("??/[!.]*"))) == 4:
+        os.truncate(self, self.stat().st_size // 2)
+        os.kill(os.getpid(), 9)
+    return rename(self, target)
+Path.replace = half
+prepare_cache(sorted(Path(sys.argv[1]).glob("*/*.png")), Path(sys.argv[2]), CacheKind(16, "raw"), threads=1)
 """
 
 
 def test_a_killed_preparation_leaves_no_half_file_and_goes_on(paths: list[Path], tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLED, str(paths[0].parents[1]), str(tmp_path / "cache")]
+    cache = tmp_path / "cache"
+    command = [sys.executable, "-c", KILLED, str(paths[0].parents[1]), str(cache)]
     assert subprocess.run(command, check=False, timeout=120).returncode == -9
-    assert list((tmp_path / "cache").glob(".images-*"))
-    assert len(ImageCache.open(tmp_path / "cache")) == 4
-    assert prepare(paths, tmp_path / "cache").written == 8
-    assert len(list((tmp_path / "cache").glob("images-*"))) == 1
-    assert not list((tmp_path / "cache").glob(".images-*"))
-    assert len(ImageCache.open(tmp_path / "cache")) == 12
+    assert list(cache.glob("??/.*"))
+    assert held(cache, paths) == 4
+    assert prepare(paths, cache).written == 8
+    assert not list(cache.glob("??/.*"))
+    assert all(min(pixels(ImageCache.open(cache).read(path)).shape[:2]) == 16 for path in paths)
 
 
 def test_two_do_not_prepare_into_one_folder(paths: list[Path], tmp_path: Path) -> None:
-    with (
-        preparing._writing(preparing.make_folder(tmp_path / "cache")),
-        pytest.raises(UserError, match="another process"),
-    ):
-        prepare(paths, tmp_path / "cache")
+    def prepare_beside(read: int) -> None:
+        with pytest.raises(UserError, match="another process"):
+            prepare(paths, tmp_path / "cache")
 
-
-def test_merging_keeps_every_image_once(paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = {path: pixels(decode_image(path)) for path in paths}
-    with monkeypatch.context() as small:
-        small.setattr(preparing, "_merge", lambda *_: None)
-        small.setattr(preparing, "SHARD_BYTES", 1)
-        prepare(paths, tmp_path / "cache", CacheKind(64, "raw"))
-    assert len(list((tmp_path / "cache").glob("*.arrow"))) == 12
-    open_before = ImageCache.open(tmp_path / "cache")
-    prepare(paths, tmp_path / "cache", CacheKind(64, "raw"))
-    assert len(list((tmp_path / "cache").glob("*.arrow"))) == 1
-    for cache in (open_before, ImageCache.open(tmp_path / "cache")):
-        for path in paths:
-            np.testing.assert_array_equal(pixels(cache.read(path)), wanted[path])
+    assert prepare_cache(paths, tmp_path / "cache", RAW, threads=1, on_read=prepare_beside).written == 12
 
 
 def test_threads_and_copies_in_other_processes_read_the_same(paths: list[Path], tmp_path: Path) -> None:
@@ -254,12 +237,19 @@ def test_caches_that_do_not_fit_are_refused(paths: list[Path], tmp_path: Path) -
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no prepared images"):
         ImageCache.open(tmp_path / "empty")
-    shutil.copytree(tmp_path / "cache", tmp_path / "damaged")
-    file = tmp_path / "damaged/images-000001.arrow"
-    for content in (b"", b"x" * 1000, file.read_bytes()[:-100]):
-        file.write_bytes(content)
-        with pytest.raises(UserError, match=r"images-000001\.arrow is damaged"):
-            ImageCache.open(tmp_path / "damaged")
+    for content in ("", "x" * 1000, "[]", '{"side": 16}'):
+        (tmp_path / "cache/cache.json").write_text(content)
+        with pytest.raises(UserError, match=r"cache\.json is damaged: delete .* and prepare it again"):
+            ImageCache.open(tmp_path / "cache")
+
+
+def test_a_damaged_copy_is_named_with_its_cache(paths: list[Path], tmp_path: Path) -> None:
+    prepare(paths, tmp_path / "cache")
+    cache = ImageCache.open(tmp_path / "cache")
+    copy = cache.copy_of(paths[0])
+    copy.write_bytes(copy.read_bytes()[:-100])
+    with pytest.raises(ImageError, match=r"0\.png: truncated in the cache .*cache; delete it"):
+        cache.read(paths[0])
 
 
 def test_reduced_decoding_keeps_enough_pixels_and_nearly_the_same_image(tmp_path: Path) -> None:

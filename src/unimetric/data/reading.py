@@ -41,7 +41,7 @@ class ImageReader:
         if self.cache is None:
             return None
         distinct = list(dict.fromkeys(paths))
-        missing = [path for path in distinct if self.cache.place(path) is None]
+        missing = [path for path in distinct if not self.cache.holds(path)]
         if not missing:
             return None
         return (
