@@ -18,8 +18,8 @@ from unimetric.formats.run_folder import RunFolder
 from unimetric.measure import measure
 from unimetric.models.embedder import Embedder
 from unimetric.models.source import ModelSource
-from unimetric.training.build import load_split
 from unimetric.training.provenance import measured_sides
+from unimetric.training.setup import load_split
 
 PRECISIONS = ("fp32", "bf16", "int8")
 LARGEST_LOSS = 0.3

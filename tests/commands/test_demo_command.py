@@ -46,14 +46,14 @@ def finished(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Fin
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    original = loop._step
+    original = loop.train_step
 
     def stopping(run: Any, model: Any, optimiser: Any, batch: Any, progress: Any) -> Any:
         if progress.step == step:
             signal.raise_signal(signal.SIGINT)
         return original(run, model, optimiser, batch, progress)
 
-    monkeypatch.setattr(loop, "_step", stopping)
+    monkeypatch.setattr(loop, "train_step", stopping)
 
 
 def test_it_compares_the_frozen_backbone_with_puma(finished: Finished) -> None:

@@ -101,7 +101,7 @@ def test_without_a_step_embeddings_and_old_proxies_are_the_old_ones(
     def no_steps(run: Any, progress: Any) -> None:
         parts["loss"] = {name: value.clone() for name, value in run.loss.state_dict().items()}
 
-    monkeypatch.setattr(loop, "_train_loop", no_steps)
+    monkeypatch.setattr(loop, "train_steps", no_steps)
     assert extend(kept, added, "--out", tmp_path / "new") == 0
     images = sorted(sources[0].rglob("*.png"))[:6]
     before, after = (Embedder.from_pretrained(path).encode(images) for path in (kept, tmp_path / "new"))
@@ -151,7 +151,7 @@ def test_an_extended_run_is_extended_again(extended: Path, tmp_path: Path) -> No
 def test_stopped_and_resumed_is_the_same_run(
     kept: Path, added: Path, extended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = loop._step
+    original = loop.train_step
 
     def stopped(run: Any, model: Any, optimiser: Any, batch: Any, progress: Any) -> Any:
         if progress.step == 4:
@@ -159,7 +159,7 @@ def test_stopped_and_resumed_is_the_same_run(
         return original(run, model, optimiser, batch, progress)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_step", stopped)
+        patch.setattr(loop, "train_step", stopped)
         assert extend(kept, added, "--out", tmp_path / "run") == 130
     assert unimetric("train", "--resume", tmp_path / "run") == 0
     assert_same_run(extended, tmp_path / "run")

@@ -59,13 +59,13 @@ def test_whoever_stops_early_leaves_no_work_behind() -> None:
 HANGING = """
 import os, threading
 from unimetric.data.decoding import prepared_batches
-from unimetric.training.interrupt import sigterm_like_ctrl_c
+from unimetric.training.interrupt import sigterm_as_keyboard_interrupt
 
 def hang():
     os.write(1, b"hangs\\n")
     threading.Event().wait()
 
-with sigterm_like_ctrl_c():
+with sigterm_as_keyboard_interrupt():
     for batch in prepared_batches([hang, hang, hang], lambda image: image, batch_size=2, threads=2):
         raise AssertionError
 """

@@ -19,7 +19,7 @@ from unimetric.errors import UserError
 from unimetric.geometry import PoincareBall, Sphere, make_geometry
 from unimetric.models.backbone import make_backbone
 from unimetric.models.embedder import Embedder
-from unimetric.training.build import build_embedder, check_options
+from unimetric.training.setup import build_embedder, check_options
 
 BALLS = [PoincareBall(), PoincareBall(1.0, 1.5), PoincareBall(0.01, 50.0)]
 every_ball = pytest.mark.parametrize("ball", BALLS, ids=str)

@@ -18,7 +18,7 @@ from unimetric.errors import UserError
 from unimetric.studies.matrix_file import merge, read_matrix
 from unimetric.studies.names import absolute_source
 from unimetric.studies.plan import Plan, make_plan
-from unimetric.training.build import check_options
+from unimetric.training.setup import check_options
 
 CONFIGS = sorted((Path(unimetric.__file__).parent / "configs/benchmark").glob("*.yaml"))
 BIG_EIGHT = ["cub200", "cars196", "sop", "inshop", "nabirds", "dogs", "flowers102", "aircraft"]

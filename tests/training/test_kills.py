@@ -263,7 +263,7 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     options, run, expected = options_file(tmp_path / "options.yaml"), small_disk / "run", tmp_path / "expected"
-    original = loop._step
+    original = loop.train_step
     filler = small_disk / "filler"
 
     def step(run: Any, model: Any, optimiser: Any, batch: Any, progress: Any) -> Any:
@@ -273,7 +273,7 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
         return original(run, model, optimiser, batch, progress)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_step", step)
+        patch.setattr(loop, "train_step", step)
         assert unimetric("train", *sources, "--out", run, "--config", options) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert [line for line in said if "error" in line] == said[-1:]

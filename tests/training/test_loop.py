@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import unimetric.training.loop as loop
-import unimetric.training.parts as parts
+import unimetric.training.resolve as resolve
 from toy_runs import log_rows, make_images, options_file, read_json, tensors, unimetric
 from unimetric import Embedder
 from unimetric.data.catalog import Item
@@ -31,7 +31,7 @@ class Parts:
     before: dict[str, torch.Tensor]
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        build, make = parts.build_embedder, parts.make_loss
+        build, make = resolve.build_embedder, resolve.make_loss
 
         def build_embedder(*arguments: Any) -> Embedder:
             self.embedder = build(*arguments)
@@ -43,8 +43,8 @@ class Parts:
             self.before |= {f"loss.{name}": value.clone() for name, value in self.loss.state_dict().items()}
             return self.loss
 
-        monkeypatch.setattr(parts, "build_embedder", build_embedder)
-        monkeypatch.setattr(parts, "make_loss", make_loss)
+        monkeypatch.setattr(resolve, "build_embedder", build_embedder)
+        monkeypatch.setattr(resolve, "make_loss", make_loss)
 
     def changed(self) -> set[str]:
         after = {**self.embedder.state_dict(), **{f"loss.{n}": v for n, v in self.loss.state_dict().items()}}
@@ -182,7 +182,7 @@ class Validations:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:
         self.weights: list[dict[str, torch.Tensor]] = []
         self.items: list[set[Item]] = []
-        original = loop.measure
+        original = resolve.measure
 
         def measure(embedder: Embedder, query: Any, gallery: Any, **more: Any) -> Any:
             measurement = original(embedder, query, gallery, **more)
@@ -193,7 +193,7 @@ class Validations:
                 self.items.append({*query, *gallery})
             return measurement
 
-        monkeypatch.setattr(loop, "measure", measure)
+        monkeypatch.setattr(resolve, "measure", measure)
 
 
 @pytest.mark.parametrize(("selection", "kept"), [("best", 1), ("last", 3)])
@@ -222,8 +222,8 @@ def test_selection_never_sees_the_test_classes(
     sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     splits = []
-    original = parts.load_split
-    monkeypatch.setattr(parts, "load_split", lambda config: splits.append(original(config)) or splits[-1])
+    original = resolve.load_split
+    monkeypatch.setattr(resolve, "load_split", lambda config: splits.append(original(config)) or splits[-1])
     validations = Validations(monkeypatch, [0.1] * 9)
     options = options_file(
         tmp_path / "options.yaml",
@@ -276,8 +276,8 @@ def test_unreadable_validation_images_are_named_and_counted(
     sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     splits = []
-    original = parts.load_split
-    monkeypatch.setattr(parts, "load_split", lambda config: splits.append(original(config)) or splits[-1])
+    original = resolve.load_split
+    monkeypatch.setattr(resolve, "load_split", lambda config: splits.append(original(config)) or splits[-1])
     data = Path(shutil.copytree(sources[0], tmp_path / "data"))
     changes: dict[str, Any] = {"data": {"validation_fraction": 0.3}, "training": {"epochs": 2}}
     options = options_file(tmp_path / "options.yaml", **changes)
@@ -286,7 +286,7 @@ def test_unreadable_validation_images_are_named_and_counted(
     bad.write_bytes(b"no image")
     # Stopped after its validation and continued: it is still known.
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_finish", lambda run, progress: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(loop, "write_results", lambda run, progress: (_ for _ in ()).throw(KeyboardInterrupt))
         assert unimetric("train", data, "--out", tmp_path / "run", "--config", options) == 130
     assert unimetric("train", "--resume", tmp_path / "run") == 0
     metrics = read_json(tmp_path / "run/metrics.json")

@@ -22,9 +22,9 @@ from unimetric.errors import UserError
 from unimetric.losses import CurricularFace, make_loss
 from unimetric.models.backbone import make_backbone
 from unimetric.models.embedder import Embedder
-from unimetric.training.bundle import replay_step
 from unimetric.training.diagnosis import Diagnosis, diagnose
-from unimetric.training.finite import read_numbers
+from unimetric.training.nonfinite import read_numbers
+from unimetric.training.nonfinite_dump import replay_step
 from unimetric.training.step import Buffers, Objective, StepInput, compute_step, noise_seed
 
 BAD = "c1/2.png"
@@ -82,7 +82,7 @@ def paths(facts: dict[str, Any]) -> list[str]:
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, steps: set[int], factor: float = float("nan")) -> None:
     """Let the loss be no number at steps, computed once or again, the first being 1."""
-    original, forward = loop._step, CurricularFace.forward
+    original, forward = loop.train_step, CurricularFace.forward
     failing = [False]
 
     def step(run: Any, model: Any, optimiser: Any, batch: Any, progress: Any) -> Any:
@@ -95,7 +95,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, steps: set[int], factor: float = fl
             self.t.fill_(float("nan"))  # as it would be with embeddings that are no numbers
         return value * factor if failing[0] else value
 
-    monkeypatch.setattr(loop, "_step", step)
+    monkeypatch.setattr(loop, "train_step", step)
     monkeypatch.setattr(CurricularFace, "forward", broken)
 
 
@@ -133,12 +133,12 @@ def test_a_skipped_step_changes_nothing(sources: list[Path], tmp_path: Path, mon
     with monkeypatch.context() as patch:
         fail_at(patch, {6})
         assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 0
-    original = loop._step
+    original = loop.train_step
 
     def step(run: Any, model: Any, optimiser: Any, batch: Any, progress: Any) -> Any:
         return None if progress.step == 5 else original(run, model, optimiser, batch, progress)
 
-    monkeypatch.setattr(loop, "_step", step)
+    monkeypatch.setattr(loop, "train_step", step)
     assert unimetric("train", *sources, "--out", tmp_path / "expected", "--config", options) == 0
     expected, found = (tensors(tmp_path / name / "checkpoint.safetensors") for name in ("expected", "run"))
     assert expected.keys() == found.keys()

@@ -51,14 +51,14 @@ def whole(sources: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Call
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, how: Callable[[], None]) -> None:
     """Let something happen during a step, the first being 1."""
-    original = loop._step
+    original = loop.train_step
 
     def broken(run: Any, model: Any, optimiser: Any, batch: Any, progress: Any) -> Any:
         if progress.step == step - 1:
             how()
         return original(run, model, optimiser, batch, progress)
 
-    monkeypatch.setattr(loop, "_step", broken)
+    monkeypatch.setattr(loop, "train_step", broken)
 
 
 class PowerCut(BaseException):

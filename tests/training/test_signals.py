@@ -81,7 +81,7 @@ def test_a_second_ctrl_c_stops_at_once(
 ) -> None:
     from unimetric.training import loop
 
-    original = loop._step
+    original = loop.train_step
     steps: list[int] = []
 
     def twice(run: object, model: object, optimiser: object, batch: object, progress: loop.Progress) -> float | None:
@@ -92,7 +92,7 @@ def test_a_second_ctrl_c_stops_at_once(
             steps.append(-1)
         return original(run, model, optimiser, batch, progress)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop, "_step", twice)
+    monkeypatch.setattr(loop, "train_step", twice)
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     options = options_file(tmp_path / "options.yaml")
     assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 130

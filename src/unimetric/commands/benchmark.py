@@ -129,7 +129,7 @@ def _prepare(path: Path, sources: Sequence[str], out: Path, check: Check) -> tup
 
 def _check_options(plan: Plan) -> None:
     # Imports torch.
-    from unimetric.training.build import check_options
+    from unimetric.training.setup import check_options
 
     for run in plan.checked_runs():
         with _origin(f"{plan.file.path}, {run.entry}"):

@@ -102,8 +102,8 @@ def evaluate_model(config: RunConfig, model: Path | None, out: Path) -> dict[str
     """
     from unimetric.models.devices import choose_device
     from unimetric.models.petl import METHODS, method_options
-    from unimetric.training.build import build_embedder
     from unimetric.training.provenance import Clock
+    from unimetric.training.setup import build_embedder
 
     clock = Clock.start()
     device = choose_device(config.device.accelerator)
@@ -156,8 +156,8 @@ def evaluate_ensemble(config: RunConfig, models: Sequence[Path], out: Path) -> d
 
 
 def _split(config: RunConfig) -> Split:
-    from unimetric.training.build import load_split
     from unimetric.training.provenance import measured_sides
+    from unimetric.training.setup import load_split
 
     split = load_split(config, training=False)
     if measured_sides(config, split)["query"]:
@@ -173,8 +173,8 @@ def _measure(config: RunConfig, split: Split, embedder: Embedder | Ensemble, out
     from unimetric.formats.vectors import VECTORS_FILE, write_measured
     from unimetric.measure import measure
     from unimetric.models.ensemble import Ensemble
-    from unimetric.training.build import configured_reader, describe, left_out_of, say_split
     from unimetric.training.provenance import measured_sides, provenance
+    from unimetric.training.setup import configured_reader, describe, left_out_of, say_split
 
     say_split(split)
     sides = measured_sides(config, split)

@@ -153,7 +153,7 @@ def _images(model: Path, transform: EvaluationTransform) -> tuple[Tensor, int, s
 
 def _image_paths(run: RunFolder) -> tuple[list[Path], str]:
     """Up to 64 images of a run's data, evenly spread, and why there are none."""
-    from unimetric.training.build import load_split
+    from unimetric.training.setup import load_split
 
     if not run.config.is_file():
         return [], "no run's configuration lies beside the model"

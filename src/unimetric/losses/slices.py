@@ -15,7 +15,7 @@ from torch.autograd import Function
 class ProxySlice:
     """The classes, one after another, whose proxies a process holds.
 
-    Every process computes the same loss of the same joint batch, so it knows the gradient of a sum over processes
+    Every process computes the same loss of the same global batch, so it knows the gradient of a sum over processes
     without asking the others. What it cannot know is what the others' proxies do to the embeddings: that is added up.
 
     Attributes:

@@ -123,8 +123,8 @@ def embed_again(folder: Path, metrics: dict[str, Any], config: RunConfig, source
     from unimetric.measure import measure
     from unimetric.models.devices import choose_device
     from unimetric.progress import say
-    from unimetric.training.build import build_embedder, load_split
     from unimetric.training.provenance import measured_sides
+    from unimetric.training.setup import build_embedder, load_split
 
     again = f"{folder} has no {VECTORS_FILE}"
     if "members" in metrics["model"]:

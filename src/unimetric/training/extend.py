@@ -23,7 +23,6 @@ from unimetric.losses import LOSSES
 from unimetric.models.petl import METHODS
 from unimetric.models.saving import CARD, CONFIG, WEIGHTS, read_model_config
 from unimetric.progress import say
-from unimetric.training.build import load_split
 from unimetric.training.extension import (
     PROXIES,
     carry_over_check,
@@ -33,6 +32,7 @@ from unimetric.training.extension import (
     write_proxies,
 )
 from unimetric.training.loop import train
+from unimetric.training.setup import load_split
 
 
 def extend_run(

@@ -29,7 +29,7 @@ class Interrupted(Exception):  # noqa: N818 - it is news, not an error
 
 
 @contextmanager
-def sigterm_like_ctrl_c() -> Iterator[None]:
+def sigterm_as_keyboard_interrupt() -> Iterator[None]:
     """While active, SIGTERM raises KeyboardInterrupt, as Ctrl-C does, instead of ending the process without a word."""
     if threading.current_thread() is not threading.main_thread():
         yield

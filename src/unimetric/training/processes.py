@@ -21,8 +21,8 @@ from unimetric.config import DeviceConfig
 from unimetric.data.loading import Batch
 from unimetric.errors import ProcessLost, UserError
 from unimetric.models.devices import choose_device, compute_dtype
+from unimetric.training.global_batch import GlobalBatch
 from unimetric.training.interrupt import Interrupted
-from unimetric.training.joint import JointBatch
 from unimetric.training.watch import Verdict, Watch, leave_now
 
 # The first process may measure for hours while the others wait. Deaths are noticed by the watch.
@@ -67,11 +67,11 @@ class Processes:
         self._control = dist.new_group(backend="gloo", timeout=_PATIENCE)
         self._watch.connect(self._make_store())
 
-    def join(self, batch: Batch, joint_size: int) -> JointBatch:
-        """The joint batch, of at most ``joint_size`` images, that ``batch`` is this process's slice of."""
+    def join(self, batch: Batch, global_size: int) -> GlobalBatch:
+        """The global batch, of at most ``global_size`` images, that ``batch`` is this process's slice of."""
         if self.count == 1:
-            return JointBatch.alone(batch)
-        return JointBatch.exchange(batch, -(-joint_size // self.count), self._control)
+            return GlobalBatch.alone(batch)
+        return GlobalBatch.exchange(batch, -(-global_size // self.count), self._control)
 
     def any_of(self, wish: bool) -> bool:
         """Whether one process at least has the wish."""

@@ -15,7 +15,7 @@ from unimetric.data.sources import read_sources
 from unimetric.data.splits import Split, split_datasets
 from unimetric.evaluation import evaluate
 from unimetric.evaluation.protocol import Report
-from unimetric.training.build import load_split
+from unimetric.training.setup import load_split
 
 CLASSES = ("id_00000004", "id_00000005", "id_00000006")
 AXES = {label: axis for axis, label in enumerate((*CLASSES, "11319", "22634"))}

@@ -14,7 +14,7 @@ _part: ContextVar[tuple[Tensor, int] | None] = ContextVar("part", default=None)
 
 @contextmanager
 def drawing_for(rows: Tensor, total: int) -> Iterator[None]:
-    """While active, `uniform` draws for a joint batch of ``total`` images, of which ``rows``, int64 [B], are here."""
+    """While active, `uniform` draws for a global batch of ``total`` images, of which ``rows``, int64 [B], are here."""
     token = _part.set((rows, total))
     try:
         yield
@@ -31,7 +31,7 @@ def drawing_as_here() -> AbstractContextManager[None]:
 def uniform(count: int) -> Tensor:
     """A number in [0, 1) for each of the ``count`` images of a forward pass, float32 [count], drawn on the CPU.
 
-    Every process draws for the whole joint batch and keeps its own part: all generators stay in step, and an image
+    Every process draws for the whole global batch and keeps its own part: all generators stay in step, and an image
     gets the number that it would get in a single process.
 
     >>> torch.manual_seed(0).initial_seed()

@@ -21,16 +21,16 @@ from unimetric.files import explain_os_error, make_folder, write_atomically, wri
 from unimetric.losses import make_loss
 from unimetric.models.devices import choose_device
 from unimetric.models.saving import learned_weights
-from unimetric.training.build import build_embedder
 from unimetric.training.diagnosis import Diagnosis
 from unimetric.training.extension import Extension
 from unimetric.training.provenance import code_version, describe_processor
+from unimetric.training.setup import build_embedder
 from unimetric.training.step import ComputedStep, Objective, StepInput, compute_step, noise_seed
 
 TENSORS, FACTS = "tensors.safetensors", "step.json"
 
 
-def write_bundle(
+def write_nonfinite_dump(
     folder: Path,
     objective: Objective,
     given: StepInput,

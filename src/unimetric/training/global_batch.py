@@ -1,4 +1,4 @@
-"""The joint batch of all processes: which image is where, and its embeddings with their gradients."""
+"""The global batch of all processes: which image is where, and its embeddings with their gradients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NO_IMAGE, _UNREADABLE = -1, -2
 
 
 @dataclass(frozen=True)
-class JointBatch:
+class GlobalBatch:
     """What all processes know of a step's B readable images, in the order in which a single process has them.
 
     Attributes:
@@ -24,7 +24,7 @@ class JointBatch:
         own: Places of this process's images in it, int64 [b].
         rows: Where each image stands in what is gathered, int64 [B].
         width: Rows that each process gives to what is gathered.
-        skipped: Image number and reason of each image of the joint batch that could not be read.
+        skipped: Image number and reason of each image of the global batch that could not be read.
     """
 
     labels: Tensor
@@ -34,16 +34,16 @@ class JointBatch:
     skipped: tuple[tuple[int, str], ...]
 
     @classmethod
-    def alone(cls, batch: Batch) -> JointBatch:
+    def alone(cls, batch: Batch) -> GlobalBatch:
         """That of a single process."""
         everything = torch.arange(len(batch.images))
         return cls(batch.class_numbers, everything, everything, len(everything), batch.skipped)
 
     @classmethod
-    def exchange(cls, batch: Batch, slots: int, group: dist.ProcessGroup) -> JointBatch:
+    def exchange(cls, batch: Batch, slots: int, group: dist.ProcessGroup) -> GlobalBatch:
         """Tell the other processes of this one's slice, and hear of theirs.
 
-        Image i of process r is image ``r + i · W`` of the joint batch of W processes, as the samplers share it out.
+        Image i of process r is image ``r + i · W`` of the global batch of W processes, as the samplers share it out.
 
         Args:
             batch: This process's slice.
@@ -55,7 +55,7 @@ class JointBatch:
         message[batch.places] = batch.class_numbers
         slices = [torch.empty_like(message) for _ in range(dist.get_world_size(group))]
         dist.all_gather(slices, message, group=group)
-        found = torch.stack(slices, dim=1)  # (slots, W): row by row in joint order
+        found = torch.stack(slices, dim=1)  # (slots, W): row by row in global order
         skipped = batch.skipped
         if bool((found == _UNREADABLE).any()):
             parts: list[Any] = [None] * len(slices)
@@ -69,25 +69,25 @@ class JointBatch:
         return cls(found[readable], places[:, rank][readable[:, rank]], rows[readable], width, skipped)
 
 
-def gather(embeddings: Tensor, joint: JointBatch) -> Tensor:
-    """The embeddings [B, E] of the joint batch, from this process's [b, E]; further rows are left out.
+def gather(embeddings: Tensor, whole: GlobalBatch) -> Tensor:
+    """The embeddings [B, E] of the global batch, from this process's [b, E]; further rows are left out.
 
-    Every process goes on to compute the same loss of the joint batch, so it knows the whole gradient of its own
+    Every process goes on to compute the same loss of the global batch, so it knows the whole gradient of its own
     embeddings without asking the others. It passes on W times that, because DDP takes the mean over W processes.
     """
-    return cast(Tensor, _Gather.apply(embeddings, joint))
+    return cast(Tensor, _Gather.apply(embeddings, whole))
 
 
 class _Gather(Function):
     @staticmethod
-    def forward(ctx: Any, embeddings: Tensor, joint: JointBatch) -> Tensor:
-        ctx.own, ctx.shape = joint.own, embeddings.shape
+    def forward(ctx: Any, embeddings: Tensor, whole: GlobalBatch) -> Tensor:
+        ctx.own, ctx.shape = whole.own, embeddings.shape
         # Slices may differ in length; collectives may not.
-        padded = embeddings.new_zeros(joint.width, embeddings.shape[1])
-        padded[: len(joint.own)] = embeddings[: len(joint.own)]
+        padded = embeddings.new_zeros(whole.width, embeddings.shape[1])
+        padded[: len(whole.own)] = embeddings[: len(whole.own)]
         parts = [torch.empty_like(padded) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, padded)
-        return torch.cat(parts)[joint.rows.to(embeddings.device)]
+        return torch.cat(parts)[whole.rows.to(embeddings.device)]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from unimetric.errors import NonFiniteError, UserError
-from unimetric.models.devices import compute_dtype
 from unimetric.progress import say
-from unimetric.training.bundle import FACTS, write_bundle
 from unimetric.training.checkpoint import Progress, saved_step
 from unimetric.training.diagnosis import Diagnosis, diagnose
-from unimetric.training.parts import Run
+from unimetric.training.nonfinite_dump import FACTS, write_nonfinite_dump
+from unimetric.training.resolve import Run
 from unimetric.training.step import StepInput
 
 MOST_IN_A_ROW = 10
@@ -42,7 +41,7 @@ class _Finding:
     bundle: str
 
 
-def handle_bad_step(run: Run, given: StepInput, numbers: Sequence[int], value: float, progress: Progress) -> None:
+def handle_nonfinite_step(run: Run, given: StepInput, numbers: Sequence[int], value: float, progress: Progress) -> None:
     """Explain a step and keep what is needed to compute it again; note that it is passed over, or stop.
 
     To be called in all processes, with moving averages as before the step and gradients as after it. Of the steps that
@@ -58,15 +57,15 @@ def handle_bad_step(run: Run, given: StepInput, numbers: Sequence[int], value: f
     Raises:
         NonFiniteError: the run is to stop.
     """
-    config, folder = run.config, run.folder
+    folder = run.folder
     items = [run.split.train[number] for number in numbers]
-    step, dtype = progress.step + 1, compute_dtype(config.device.precision, run.fabric.device)
+    step, dtype = progress.step + 1, run.dtype
     parameters = run.objective.parameters.items()
     gradients = {name: parameter.grad for name, parameter in parameters if parameter.grad is not None}
     alone = run.processes.count == 1
-    own = diagnose(run.objective, given, gradients, value, config, dtype, alone)
+    own = diagnose(run.objective, given, gradients, value, run.config, dtype, alone)
     in_a_row = progress.skipped_steps[1 - MOST_IN_A_ROW :] == list(range(step - MOST_IN_A_ROW + 1, step))
-    stopping = run.processes.any_of(config.training.non_finite == "stop" or own.lasting or in_a_row)
+    stopping = run.processes.any_of(not run.skip_nonfinite or own.lasting or in_a_row)
     kept = "nothing was kept of it"
     if stopping or not progress.skipped_steps:
         where = folder.non_finite / f"step-{step}"
@@ -82,7 +81,7 @@ def handle_bad_step(run: Run, given: StepInput, numbers: Sequence[int], value: f
             "checkpoint": {"path": str(folder.checkpoint), "step": saved_step(folder.checkpoint)},
         }
         try:
-            write_bundle(where, run.objective, given, items, own, config, dtype, facts)
+            write_nonfinite_dump(where, run.objective, given, items, own, run.config, dtype, facts)
             kept = f"the step is kept in {where}, its images are named in {FACTS}"
         except UserError as error:
             # The other processes wait for this one, and what went wrong is more worth saying than a full disk.

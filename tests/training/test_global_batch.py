@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import training.joint_child as joint_child
+import training.global_batch_child as global_batch_child
 from toy_runs import make_images, options_file, read_json, tensors
 from unimetric.losses import LOSSES
 
@@ -53,7 +53,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     processes = [
         subprocess.Popen(
-            [sys.executable, joint_child.__file__, str(folder), str(world), *map(str, ports)],
+            [sys.executable, global_batch_child.__file__, str(folder), str(world), *map(str, ports)],
             env={**os.environ, "LOCAL_RANK": str(rank), "NODE_RANK": "0", "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
             text=True,

@@ -1,0 +1,60 @@
+"""The end of a run: measure, save the model, and write the numbers with their provenance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unimetric.data.catalog import ClassIndex
+from unimetric.files import write_json
+from unimetric.formats.vectors import write_measured
+from unimetric.measure import Measurement, Skipped
+from unimetric.progress import say
+from unimetric.training.checkpoint import Progress
+from unimetric.training.drift import measure_extension
+from unimetric.training.extension import keep_replay
+from unimetric.training.provenance import provenance
+from unimetric.training.resolve import Run
+from unimetric.training.setup import describe, left_out_of, unmeasured
+
+
+def write_results(run: Run, progress: Progress) -> dict[str, Any]:
+    """Measure on the configured classes; save the model with its numbers, then vectors and numbers.
+
+    Returns:
+        The content of ``metrics.json``.
+
+    Raises:
+        UserError: nothing can be measured, a full disk, or no permission.
+    """
+    config, split, folder = run.config, run.split, run.folder
+    measurement = _measure(run)
+    train_skipped = [Skipped(split.train[number], reason) for number, reason in sorted(progress.skipped.items())]
+    validation_skipped = [
+        Skipped(split.validation[number], reason) for number, reason in sorted(progress.skipped_validation.items())
+    ]
+    skipped = [*left_out_of(split), *train_skipped, *validation_skipped, *measurement.skipped]
+    metrics = describe(config, run.embedder, measurement.metrics, skipped)
+    metrics["counts"]["train_images"] = len(split.train)
+    metrics["counts"]["train_classes"] = len(ClassIndex.of(split.train))
+    metrics["counts"]["skipped_train_files"] = len(train_skipped)
+    metrics["counts"]["skipped_validation_files"] = len(validation_skipped)
+    metrics["counts"]["skipped_steps"] = len(progress.skipped_steps)
+    if progress.skipped_steps:
+        say(f"{len(progress.skipped_steps)} of {progress.step} steps were skipped: not finite", style="yellow")
+    metrics["training_seconds"] = round(progress.seconds, 1)
+    metrics["training_steps"] = progress.step
+    metrics |= provenance(config, split, run.embedder.backbone.fingerprint, run.clock, run.embedder.device)
+    metrics |= measure_extension(config, split, run.embedder, run.extension)
+    keep_replay(config, split, folder, run.embedder.backbone.image_size)
+    run.embedder.save_pretrained(folder.model, metrics=metrics)
+    if measurement.vectors is not None:
+        write_measured(folder.vectors, measurement.vectors)
+    write_json(folder.metrics, metrics)
+    return metrics
+
+
+def _measure(run: Run) -> Measurement:
+    if not run.measured["query"]:
+        return unmeasured()
+    classes = run.config.evaluation.classes
+    return run.evaluate(run.embedder, run.measured["query"], run.measured["gallery"], f"Measuring on {classes} classes")

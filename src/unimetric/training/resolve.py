@@ -1,0 +1,290 @@
+"""The objects of a run. The configuration is read here, once; the loop does not ask it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from unimetric.config import RunConfig
+from unimetric.data.catalog import ClassIndex, Item
+from unimetric.data.loading import Batch, training_loader, worker_count
+from unimetric.data.reading import ImageReader
+from unimetric.data.sampling import BatchSampler, Share, make_sampler
+from unimetric.data.splits import Split
+from unimetric.data.transforms import TrainingTransform
+from unimetric.data.workers import WorkerLoader, check_handover
+from unimetric.errors import UserError
+from unimetric.formats.run_folder import RunFolder, run_identity
+from unimetric.losses import LOSSES, CurricularFace, make_loss, proxy_slice
+from unimetric.measure import Encoder, Measurement, check_positives, measure
+from unimetric.models.devices import compute_dtype
+from unimetric.models.embedder import Embedder
+from unimetric.progress import console
+from unimetric.training.extension import Extension, old_classes, old_new_groups
+from unimetric.training.optimiser import make_optimiser, rate_schedule
+from unimetric.training.processes import Processes, make_fabric
+from unimetric.training.provenance import Clock, measured_sides
+from unimetric.training.setup import build_embedder, configured_reader, load_split
+from unimetric.training.step import Buffers, Objective
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Measures a model on images, as configured.
+
+    Args:
+        ks: The k of every Recall@k.
+        batch_size: Images per forward pass.
+        precision: As in `Embedder.encode`.
+        strict: Refuse images that cannot be read.
+        mean_average_precision: Measure mAP, too.
+        read: Makes an upright RGB image of a path.
+    """
+
+    ks: tuple[int, ...]
+    batch_size: int
+    precision: str
+    strict: bool
+    mean_average_precision: bool
+    read: ImageReader
+
+    def __call__(
+        self, embedder: Encoder, query: Sequence[Item], gallery: Sequence[Item], description: str, brief: bool = False
+    ) -> Measurement:
+        """Embed and evaluate; ``brief`` is Recall@1 alone.
+
+        Raises:
+            UserError: as `measure`.
+        """
+        return measure(
+            embedder,
+            query,
+            gallery,
+            ks=(1,) if brief else self.ks,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            strict=self.strict,
+            description=description,
+            mean_average_precision=self.mean_average_precision and not brief,
+            read=self.read,
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """The objects of a run, ready to train.
+
+    Attributes:
+        config: To be written down with the results; decides nothing any more.
+        measured: The images to measure on at the end, ``query`` and ``gallery``; empty if there are none.
+        numbers: The class number of every train image.
+        extension: The old model, where one is extended.
+        begin_extension: Puts the old model's weights and proxies in place.
+        whole_loss: Makes the loss with the proxies of all classes, also where processes divide them.
+        rate: Factor on every learning rate, by step.
+        discriminant_start: Whether head and proxies start from linear discriminant analysis.
+        validate_every: Epochs between two validations; 0 for none.
+        validate_at_end: Whether the last step is followed by a validation.
+        keep_best: Whether the weights with the best validation are kept.
+        skip_nonfinite: Whether a step whose numbers are not finite is skipped instead of ending the run.
+        identity: Has to be that of the checkpoint that the run continues.
+    """
+
+    config: RunConfig
+    folder: RunFolder
+    clock: Clock
+    fabric: Fabric
+    processes: Processes
+    split: Split
+    measured: dict[str, tuple[Item, ...]]
+    numbers: list[int]
+    embedder: Embedder
+    loss: nn.Module
+    whole_loss: Callable[[], nn.Module]
+    extension: Extension | None
+    begin_extension: Callable[[], None] | None
+    buffers: Buffers
+    optimiser: torch.optim.AdamW
+    rate: Callable[[int], float]
+    sampler: BatchSampler
+    loader: WorkerLoader[Batch]
+    evaluate: Evaluator
+    dtype: torch.dtype
+    seed: int
+    total_steps: int
+    clip_value: float
+    strict: bool
+    discriminant_start: bool
+    validate_every: int
+    validate_at_end: bool
+    keep_best: bool
+    skip_nonfinite: bool
+    identity: str
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and speaks for all."""
+        return bool(self.fabric.is_global_zero)
+
+    @property
+    def objective(self) -> Objective:
+        """Model, loss and extension, of which a step is the gradient."""
+        return Objective(self.embedder, self.loss, self.extension)
+
+    @property
+    def common_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the loss that every process holds: all, unless they are divided."""
+        return [] if proxy_slice(self.loss) else list(self.loss.parameters())
+
+
+def resolve(config: RunConfig, folder: RunFolder) -> Run:
+    """Read the data, make all objects, and start the other processes. Nothing is written.
+
+    Raises:
+        UserError: the data or the model do not fit the configuration.
+        WorkerError: worker processes could not hand over a batch.
+    """
+    clock = Clock.start()
+    training = config.training
+    fabric = make_fabric(config.device)
+    if not fabric.is_global_zero:
+        console.quiet = True
+    split = load_split(config)
+    measured = measured_sides(config, split)
+    _refuse_untrainable(config, split, measured)
+    classes = ClassIndex.of(split.train)
+    numbers = classes.numbers(split.train)
+    embedder = build_embedder(config)
+    embedder.recompute_blocks = training.recompute_blocks
+    items = [*split.train, *split.validation, *split.query, *split.gallery]
+    read = configured_reader(config, embedder.backbone.image_size, items)
+    whole_loss = partial(make_loss, config.loss.name, len(classes), embedder.embedding_size, config.loss.options)
+    loss = whole_loss()
+    sampler = _sampler(config, classes, numbers, Share(fabric.global_rank, fabric.world_size))
+    total_steps = training.steps or training.epochs * len(sampler)
+    _check_workers(config, sampler, embedder.backbone.image_size)
+    processes = Processes(fabric, folder.how_to_resume)
+    embedder.to(fabric.device)
+    if training.shard_proxies and processes.count > 1:
+        assert isinstance(loss, CurricularFace)  # noqa: S101  # as the options were checked
+        loss.keep_slice(processes.rank, processes.count)
+    loss.to(fabric.device)
+    extension = Extension.of(config, old_classes(config, classes), fabric.device)
+    return Run(
+        config=config,
+        folder=folder,
+        clock=clock,
+        fabric=fabric,
+        processes=processes,
+        split=split,
+        measured=measured,
+        numbers=numbers,
+        embedder=embedder,
+        loss=loss,
+        whole_loss=whole_loss,
+        extension=extension,
+        begin_extension=None if extension is None else partial(extension.begin, config, embedder, loss, split.train),
+        buffers=Buffers(embedder, loss),
+        optimiser=make_optimiser(embedder, loss, training),
+        rate=rate_schedule(training, len(sampler), total_steps),
+        sampler=sampler,
+        loader=_loader(config, split.train, numbers, embedder, sampler, read),
+        evaluate=_evaluator(config, read),
+        dtype=compute_dtype(config.device.precision, fabric.device),
+        seed=training.seed,
+        total_steps=total_steps,
+        clip_value=training.clip_value,
+        strict=config.data.strict,
+        discriminant_start=training.start == "discriminant",
+        validate_every=training.validate_every if split.validation else 0,
+        # The last weights are measured anyway, unless on other images or to be compared with earlier ones.
+        validate_at_end=bool(split.validation)
+        and (config.evaluation.classes == "test" or training.selection == "best"),
+        keep_best=training.selection == "best",
+        skip_nonfinite=training.non_finite == "skip",
+        identity=run_identity(config, split, classes, embedder.backbone.fingerprint),
+    )
+
+
+def _sampler(config: RunConfig, classes: ClassIndex, numbers: Sequence[int], share: Share) -> BatchSampler:
+    return make_sampler(
+        config.sampling.name,
+        config.sampling.options,
+        numbers,
+        old_new_groups(config, classes),
+        config.training.batch_size,
+        loss_images_per_class=LOSSES[config.loss.name].images_per_class,
+        seed=config.training.seed,
+        share=share,
+    )
+
+
+def _evaluator(config: RunConfig, read: ImageReader) -> Evaluator:
+    options = config.evaluation
+    return Evaluator(
+        tuple(options.ks),
+        options.batch_size,
+        config.device.precision,
+        config.data.strict,
+        options.mean_average_precision,
+        read,
+    )
+
+
+def _loader(
+    config: RunConfig,
+    train: Sequence[Item],
+    numbers: Sequence[int],
+    embedder: Embedder,
+    sampler: BatchSampler,
+    read: ImageReader,
+) -> WorkerLoader[Batch]:
+    backbone, training = embedder.backbone, config.training
+    transform = TrainingTransform(
+        backbone.image_size, backbone.mean, backbone.std, training.crop_scale_min, training.horizontal_flip
+    )
+    workers = config.data.workers
+    return training_loader(train, numbers, transform, sampler, seed=training.seed, workers=workers, read=read)
+
+
+def _check_workers(config: RunConfig, sampler: BatchSampler, image_size: int) -> None:
+    images = -(-sampler.batch_size // config.device.total_processes)
+    workers = worker_count(config.data.workers)
+    check_handover(images * 3 * image_size**2, workers, config.device.processes)
+
+
+def _refuse_untrainable(config: RunConfig, split: Split, measured: dict[str, tuple[Item, ...]]) -> None:
+    training = config.training
+    if not split.train:
+        raise UserError(f"--data.split is {config.data.split!r}: no image is left to train on; use auto or first-half")
+    if len(ClassIndex.of(split.train)) < 2:
+        raise UserError(
+            f"only one class is left to train on ({split.train[0].label!r} of dataset {split.train[0].dataset!r}): "
+            "add classes, or hold out fewer"
+        )
+    if config.model.method == "frozen":
+        raise UserError(
+            "--model.method is 'frozen': it has nothing to train; use `unimetric evaluate`, or puma or linear"
+        )
+    if training.selection == "best" and not split.validation:
+        raise UserError(
+            "--training.selection is 'best': no validation classes; set --data.validation_fraction, e.g. 0.2"
+        )
+    if config.evaluation.classes == "validation" and not split.validation:
+        raise UserError(
+            "--evaluation.classes is 'validation': no validation classes; set --data.validation_fraction, e.g. 0.5"
+        )
+    if min(training.batch_size, len(split.train)) < config.device.total_processes:
+        raise UserError(
+            f"--training.batch_size is {training.batch_size}: {config.device.total_processes} processes share "
+            f"{len(split.train)} train images in batches of at most that many; use fewer --device.processes"
+        )
+    if config.data.strict:
+        # Refused now instead of after hours of training.
+        check_positives(measured["query"], measured["gallery"])
+        check_positives(split.validation, split.validation)
