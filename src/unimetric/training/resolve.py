@@ -152,8 +152,7 @@ def resolve(config: RunConfig, folder: RunFolder) -> Run:
     clock = Clock.start()
     training = config.training
     fabric = make_fabric(config.device)
-    if not fabric.is_global_zero:
-        console.quiet = True
+    console.quiet |= not fabric.is_global_zero
     split = load_split(config)
     measured = measured_sides(config, split)
     _refuse_untrainable(config, split, measured)
@@ -161,20 +160,18 @@ def resolve(config: RunConfig, folder: RunFolder) -> Run:
     numbers = classes.numbers(split.train)
     embedder = build_embedder(config)
     embedder.recompute_blocks = training.recompute_blocks
-    items = [*split.train, *split.validation, *split.query, *split.gallery]
-    read = configured_reader(config, embedder.backbone.image_size, items)
-    whole_loss = partial(make_loss, config.loss.name, len(classes), embedder.embedding_size, config.loss.options)
-    loss = whole_loss()
+    read = configured_reader(config, embedder.backbone.image_size, _items(split))
+    loss = (whole_loss := partial(_make_loss, config, len(classes), embedder.embedding_size))()
     sampler = _sampler(config, classes, numbers, Share(fabric.global_rank, fabric.world_size))
-    total_steps = training.steps or training.epochs * len(sampler)
+    steps = training.steps or training.epochs * len(sampler)
     _check_workers(config, sampler, embedder.backbone.image_size)
     processes = Processes(fabric, folder.how_to_resume)
     embedder.to(fabric.device)
-    if training.shard_proxies and processes.count > 1:
-        assert isinstance(loss, CurricularFace)  # noqa: S101  # as the options were checked
-        loss.keep_slice(processes.rank, processes.count)
+    if training.shard_proxies:
+        _divide_proxies(loss, processes)
     loss.to(fabric.device)
     extension = Extension.of(config, old_classes(config, classes), fabric.device)
+    begin = None if extension is None else partial(extension.begin, config, embedder, loss, split.train)
     return Run(
         config=config,
         folder=folder,
@@ -188,27 +185,44 @@ def resolve(config: RunConfig, folder: RunFolder) -> Run:
         loss=loss,
         whole_loss=whole_loss,
         extension=extension,
-        begin_extension=None if extension is None else partial(extension.begin, config, embedder, loss, split.train),
+        begin_extension=begin,
         buffers=Buffers(embedder, loss),
         optimiser=make_optimiser(embedder, loss, training),
-        rate=rate_schedule(training, len(sampler), total_steps),
+        rate=rate_schedule(training, len(sampler), steps),
         sampler=sampler,
         loader=_loader(config, split.train, numbers, embedder, sampler, read),
         evaluate=_evaluator(config, read),
         dtype=compute_dtype(config.device.precision, fabric.device),
         seed=training.seed,
-        total_steps=total_steps,
+        total_steps=steps,
         clip_value=training.clip_value,
         strict=config.data.strict,
         discriminant_start=training.start == "discriminant",
         validate_every=training.validate_every if split.validation else 0,
-        # The last weights are measured anyway, unless on other images or to be compared with earlier ones.
-        validate_at_end=bool(split.validation)
-        and (config.evaluation.classes == "test" or training.selection == "best"),
+        validate_at_end=bool(split.validation) and _validates_at_end(config),
         keep_best=training.selection == "best",
         skip_nonfinite=training.non_finite == "skip",
         identity=run_identity(config, split, classes, embedder.backbone.fingerprint),
     )
+
+
+def _items(split: Split) -> list[Item]:
+    return [*split.train, *split.validation, *split.query, *split.gallery]
+
+
+def _make_loss(config: RunConfig, classes: int, embedding_size: int) -> nn.Module:
+    return make_loss(config.loss.name, classes, embedding_size, config.loss.options)
+
+
+def _divide_proxies(loss: nn.Module, processes: Processes) -> None:
+    assert isinstance(loss, CurricularFace)  # noqa: S101  # the options were checked
+    if processes.count > 1:
+        loss.keep_slice(processes.rank, processes.count)
+
+
+def _validates_at_end(config: RunConfig) -> bool:
+    # Validation classes that are measured at the end are not measured twice.
+    return config.evaluation.classes == "test" or config.training.selection == "best"
 
 
 def _sampler(config: RunConfig, classes: ClassIndex, numbers: Sequence[int], share: Share) -> BatchSampler:
