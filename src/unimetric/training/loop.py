@@ -279,7 +279,7 @@ def _note_skipped(run: Run, skipped: Sequence[tuple[int, str]], progress: Progre
     """
     for number, reason in skipped:
         progress.skipped[number] = reason
-        if run.strict:
+        if run.evaluate.strict:
             path = run.split.train[number].path
             raise UserError(f"{path}: {reason}; --data.strict is set: remove or repair the file")
     if len(progress.skipped) == len(run.split.train):

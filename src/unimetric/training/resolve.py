@@ -118,7 +118,6 @@ class Run:
     seed: int
     total_steps: int
     clip_value: float
-    strict: bool
     discriminant_start: bool
     validate_every: int
     validate_at_end: bool
@@ -156,8 +155,7 @@ def resolve(config: RunConfig, folder: RunFolder) -> Run:
     split = load_split(config)
     measured = measured_sides(config, split)
     _refuse_untrainable(config, split, measured)
-    classes = ClassIndex.of(split.train)
-    numbers = classes.numbers(split.train)
+    numbers = (classes := ClassIndex.of(split.train)).numbers(split.train)
     embedder = build_embedder(config)
     embedder.recompute_blocks = training.recompute_blocks
     read = configured_reader(config, embedder.backbone.image_size, _items(split))
@@ -196,7 +194,6 @@ def resolve(config: RunConfig, folder: RunFolder) -> Run:
         seed=training.seed,
         total_steps=steps,
         clip_value=training.clip_value,
-        strict=config.data.strict,
         discriminant_start=training.start == "discriminant",
         validate_every=training.validate_every if split.validation else 0,
         validate_at_end=bool(split.validation) and _validates_at_end(config),
