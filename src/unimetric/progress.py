@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from rich.console import Console
@@ -27,6 +28,38 @@ def log_status(text: str, style: str | None = None) -> None:
 
 
 say = log_status
+
+
+class Stages:
+    """Status lines of a long command's stages, each with the time left.
+
+    Args:
+        shares: The stages in order, each with its share of the whole time.
+        clock: Seconds since any moment.
+    """
+
+    def __init__(self, shares: Mapping[str, float], clock: Callable[[], float] = time.monotonic) -> None:
+        self._shares, self._clock, self._started, self._begun = dict(shares), clock, clock(), 0
+
+    def begin(self) -> None:
+        """Print the next stage, and the time left as estimated from the stages that are done."""
+        names, shares = list(self._shares), list(self._shares.values())
+        done = sum(shares[: self._begun])
+        elapsed = self._clock() - self._started
+        left = f", {duration(elapsed / done * (sum(shares) - done))} left" if done else ""
+        self._begun += 1
+        log_status(f"Stage {self._begun} of {len(names)}: {names[self._begun - 1]}{left}", style="bold")
+
+
+def duration(seconds: float) -> str:
+    """Return an estimated time in words.
+
+    >>> duration(4.2), duration(31), duration(200)
+    ('about 5 s', 'about 30 s', 'about 3 minutes')
+    """
+    if seconds < 90:
+        return f"about {max(5, round(seconds / 5) * 5)} s"
+    return f"about {round(seconds / 60)} minutes"
 
 
 def progress_bar(disable: bool = False) -> Progress:

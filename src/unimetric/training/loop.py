@@ -18,7 +18,7 @@ from unimetric.formats.run_folder import RunFolder
 from unimetric.losses import CurricularFace, proxy_slice
 from unimetric.models.petl.noise import drawing_for
 from unimetric.models.saving import assign_weights, learned_weights
-from unimetric.progress import console, progress_bar, say
+from unimetric.progress import console, duration, progress_bar, say
 from unimetric.training.checkpoint import (
     Progress,
     check_skipped,
@@ -189,7 +189,9 @@ def train_steps(run: Run, progress: Progress) -> None:
             if not stopping and progress.step < total and progress.step % len(run.sampler):
                 continue  # the sampler ended a round within the epoch, to look at the losses
             if log and not console.is_terminal:
-                say(f"epoch {epoch + 1}, step {progress.step} of {total}: {latest}, {progress.seconds:.0f} s")
+                spent, to_do = progress.seconds, total - progress.step
+                left = f", {duration(spent / progress.step * to_do)} left" if to_do else ""
+                say(f"epoch {epoch + 1}, step {progress.step} of {total}: {latest}, {spent:.0f} s{left}")
             if not stopping:
                 _validate(run, progress, log)
             if log:
