@@ -28,7 +28,7 @@ _SHARES = {
 """Stages with their shares of the time, measured with the packaged configuration on two CPU cores."""
 
 
-def demo(*, out: Path = Path("runs/demo"), config: str = "puma-short") -> int:
+def demo(*, out: Path = Path("runs/demo"), config: str = "puma-demo") -> int:
     """Train PUMA on images that pip installs, and compare it with the frozen backbone. Takes minutes.
 
     Args:
