@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from unimetric import __version__
 from unimetric.arguments import Command
+from unimetric.commands.audit import audit
 from unimetric.commands.benchmark import benchmark
 from unimetric.commands.compare import compare
 from unimetric.commands.datasets import datasets
@@ -39,6 +40,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "compare": compare,
     "inspect": inspect_image,
     "benchmark": benchmark,
+    "audit": audit,
     "index": index,
     "search": search,
     "serve": serve,

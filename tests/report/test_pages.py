@@ -112,7 +112,7 @@ def test_a_picture_that_is_gone_becomes_a_box_with_its_name(pages: dict[str, Pat
 
 
 def test_pictures_are_upright(tmp_path: Path) -> None:
-    from unimetric.report.thumbnails import square
+    from unimetric.data.thumbnails import square
 
     image = Image.new("RGB", (40, 20), "red")
     image.paste("blue", (20, 0, 40, 20))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from unimetric.data.catalog import Item
+from unimetric.data.thumbnails import thumbnail
 from unimetric.report.analysis import Analysis, Mistake
-from unimetric.report.thumbnails import thumbnail
 from unimetric.report.words import percent, similarity
 
 _CLASS_PICTURE = 64

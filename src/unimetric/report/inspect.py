@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unimetric.data.catalog import Item, identities
+from unimetric.data.thumbnails import square
 from unimetric.errors import UserError
 from unimetric.evaluation import nearest_neighbours
 from unimetric.files import write_atomically
@@ -23,7 +24,6 @@ from unimetric.models.source import ModelSource
 from unimetric.report.analysis import Neighbour
 from unimetric.report.collect import located, read_run
 from unimetric.report.figures import short
-from unimetric.report.thumbnails import square
 from unimetric.report.words import similarity
 
 

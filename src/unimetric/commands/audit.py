@@ -1,0 +1,118 @@
+"""Find copies, leaks, wrong labels, strangers and unusable images, and write the manifest that leaves them out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from unimetric.arguments import Group, PositiveInt, Without
+from unimetric.config import DeviceConfig
+from unimetric.errors import OptionError
+from unimetric.files import check_writable, make_folder, write_text
+from unimetric.models.source import ModelSource
+
+if TYPE_CHECKING:
+    from unimetric.models.embedder import Embedder
+
+_APPLY = Group("applying decisions")
+
+PAGE, TABLE = "audit.html", "audit.csv"
+
+
+def audit(
+    sources: list[str] | None = None,
+    *,
+    out: Path,
+    model: Path | None = None,
+    image_size: PositiveInt = 112,
+    split: Literal["auto", "given", "first-half", "random-half"] = "auto",
+    weights: str | None = None,
+    apply: Annotated[Path | None, _APPLY] = None,
+    manifest: Annotated[Path | None, _APPLY] = None,
+    device: Annotated[DeviceConfig, Without({"processes", "machines"})],
+) -> int:
+    """Find copies, leaks, wrong labels, strangers and unusable images in collections.
+
+    Args:
+        sources: Folders of class folders, folders of images, manifests; none with --apply.
+        out: Folder for the table, the page and the measurements; a stopped audit goes on from it.
+        model: Run folder or model folder; by default the packaged backbone as it is.
+        image_size: Side of the packaged backbone's input in pixels, where no model is named.
+        split: The way in which training would split the classes, to look for leaks.
+        weights: Weights of the backbone, for a model trained with --model.weights FILE.
+        apply: A decisions.json that the page saved; writes the manifest.
+        manifest: The manifest to write with --apply; by default clean.csv in the folder.
+        device: Device and precision.
+    """
+    if apply is not None:
+        return _apply(out, sources or [], apply, manifest)
+    if not sources:
+        raise OptionError("audit needs sources: name folders or manifests, or use --apply decisions.json")
+    if manifest is not None:
+        raise OptionError(f"--manifest is {manifest}: it is for --apply decisions.json")
+    return _audit(sources, out, ModelSource(model, weights, device), image_size, split)
+
+
+def _audit(sources: Sequence[str], folder: Path, source: ModelSource, size: int, split: str) -> int:
+    from unimetric.curation.audit import find_all, sides_of
+    from unimetric.curation.decisions import AUDIT_FILE, write_audit
+    from unimetric.curation.findings import KINDS, write_findings
+    from unimetric.curation.measurements import measure
+    from unimetric.curation.page import review_page
+    from unimetric.data.sources import read_sources
+    from unimetric.progress import say
+
+    check_writable(folder)
+    datasets = read_sources(sources, classes=False)
+    items = [item for dataset in datasets for item in dataset.items]
+    embedder, name = _embedder(source, size)
+    make_folder(folder)
+    measured = measure(items, embedder, name, folder / "measurements", source.device.precision)
+    sides, notes = sides_of(datasets, split)
+    result = find_all(measured, sides)
+    notes += result.notes
+    counts = Counter(finding.kind for finding in result.findings)
+    summary = f"{len(items):,} images of {len(datasets)} collections; {len(result.findings):,} findings"
+    write_audit(folder / AUDIT_FILE, items, result.findings)
+    write_findings(folder / TABLE, result.findings)
+    fingerprint = hashlib.sha256((folder / AUDIT_FILE).read_bytes()).hexdigest()[:16]
+    title = ", ".join(dataset.name for dataset in datasets[:5]) + (", ..." if len(datasets) > 5 else "")
+    write_text(folder / PAGE, review_page(result.findings, title, summary + ".", notes, fingerprint))
+    for note in notes:
+        say(f"note: {note}", style="yellow")
+    for kind, heading in KINDS.items():
+        if counts[kind]:
+            print(f"{counts[kind]:7,}  {heading.lower()}")  # noqa: T201
+    say(f"{summary}: {folder / TABLE}; review them in {folder / PAGE}")
+    return 0
+
+
+def _apply(folder: Path, sources: Sequence[str], decisions: Path, manifest: Path | None) -> int:
+    from unimetric.curation.decisions import AUDIT_FILE, apply_decisions
+    from unimetric.progress import say
+
+    if sources:
+        raise OptionError(f"--apply takes no sources, got {sources[0]}: the audit in --out knows its own")
+    out = manifest if manifest is not None else folder / "clean.csv"
+    outcome = apply_decisions(folder / AUDIT_FILE, decisions, out)
+    say(
+        f"{out} lists {outcome.kept:,} images; {outcome.dropped:,} are left out, {outcome.relabelled:,} have another "
+        f"label. Train on it with: unimetric train {out}"
+    )
+    return 0
+
+
+def _embedder(source: ModelSource, size: int) -> tuple[Embedder, str]:
+    from unimetric.models.backbone import make_backbone
+    from unimetric.models.devices import choose_device
+    from unimetric.models.embedder import Embedder
+    from unimetric.models.saving import model_config, model_fingerprint
+
+    if source.path is not None:
+        embedder = source.load()
+    else:
+        embedder = Embedder(make_backbone("dinov2-small", image_size=size), "frozen")
+    return embedder.to(choose_device(source.device.accelerator)), model_fingerprint(model_config(embedder))

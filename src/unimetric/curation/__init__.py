@@ -1,0 +1,1 @@
+"""Cleaning of image collections: copies, leaks, wrong labels, strangers and unusable images."""

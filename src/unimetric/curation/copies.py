@@ -1,0 +1,214 @@
+"""Exact and near copies: proposed by a perceptual hash and by embeddings, decided by pixels."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from unimetric.curation.alignment import Prepared, best_overlay, refined
+from unimetric.curation.measurements import HASH_BITS, Measurements
+from unimetric.data.images import ImageError, decode_image
+from unimetric.evaluation.neighbours import nearest_neighbours
+from unimetric.progress import track
+
+_HASH_DISTANCE = 76
+"""Bits of 256 in which a proposed copy may differ; unrelated pictures differ in 128, give or take 8."""
+
+_PROMISING = 0.45
+"""Least fit of two small pictures at which larger ones are decoded and compared."""
+
+_SIDE = 112
+"""Side of the larger pictures."""
+
+AGREEMENT = 0.84
+"""Least correlation, in three quarters of two pictures' parts laid over each other, that makes them copies."""
+
+_AGREEMENT_IN_OTHER_COLOURS = 0.94
+"""The same where the colours differ: products on white ground share outlines with their variants."""
+
+_EQUAL_COLOURS = 12.0
+_SAME_COLOURS = 30.0
+"""Most that the colours of a copy may differ by, 0 to 255 on average, for its removal to be suggested."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Two images of one picture.
+
+    Attributes:
+        one: Row of an image.
+        other: Row of the other.
+        agreement: From `AGREEMENT` to 1; 1 for equal pixels.
+        exact: The pixels are equal.
+        colours: Mean difference of the colours, 0 to 255.
+        how: The edit in words.
+    """
+
+    one: int
+    other: int
+    agreement: float
+    exact: bool = False
+    colours: float = 0.0
+    how: str = "equal pixels"
+
+    @property
+    def same_colours(self) -> bool:
+        """Whether the colours agree, so that it is no other variant of a product."""
+        return self.colours <= _SAME_COLOURS
+
+
+@dataclass
+class Groups:
+    """Images joined into groups of copies (union and find)."""
+
+    parents: dict[int, int] = field(default_factory=dict)
+
+    def find(self, row: int) -> int:
+        """Return the representative of the group of an image."""
+        root = row
+        while self.parents.get(root, root) != root:
+            root = self.parents[root]
+        while self.parents.get(row, row) != root:
+            self.parents[row], row = root, self.parents[row]
+        return root
+
+    def join(self, one: int, other: int) -> None:
+        """Put two images, with all their copies, into one group."""
+        roots = sorted((self.find(one), self.find(other)))
+        self.parents[roots[1]] = roots[0]
+        self.parents.setdefault(roots[0], roots[0])
+
+    def all(self) -> list[list[int]]:
+        """Return the groups of two images and more, rows rising."""
+        members: dict[int, list[int]] = defaultdict(list)
+        for row in sorted(self.parents):
+            members[self.find(row)].append(row)
+        return [rows for rows in members.values() if len(rows) > 1]
+
+
+def exact_copies(measured: Measurements) -> list[Copy]:
+    """Return a pair for every image whose decoded pixels an earlier image has."""
+    first: dict[bytes, int] = {}
+    found = []
+    for row in measured.shows_something.tolist():
+        earlier = first.setdefault(measured.pixels[row].tobytes(), row)
+        if earlier != row:
+            same = bool((measured.files[earlier] == measured.files[row]).all())
+            found.append(Copy(earlier, row, 1.0, exact=True, how="equal files" if same else "equal pixels"))
+    return found
+
+
+def near_copies(measured: Measurements, exact: Sequence[Copy]) -> list[Copy]:
+    """Find re-encoded, resized, cropped, mirrored, recoloured, framed and watermarked copies.
+
+    One image of each group of exact copies stands for the others.
+    """
+    repeated = {copy.other for copy in exact}
+    rows = np.array([row for row in measured.shows_something.tolist() if row not in repeated], dtype=np.int64)
+    pairs = sorted({*_alike_by_hash(measured, rows), *_alike_by_embedding(measured, rows)})
+    prepared = lru_cache(1024)(lambda row: Prepared.of(measured.grey[row]))
+    with ThreadPoolExecutor(2) as pool:
+        decided = pool.map(lambda pair: _decide(measured, prepared, *pair), pairs)
+        return [copy for copy in track(decided, "Comparing pictures", len(pairs)) if copy is not None]
+
+
+def _alike_by_hash(measured: Measurements, rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Pairs whose hashes are close, straight or mirrored: the three closest of each image."""
+    least = 1 - 2 * _HASH_DISTANCE / HASH_BITS
+    gallery = _signs(measured.hashes[rows, 0])
+    for way in (0, 1):
+        yield from _nearest(_signs(measured.hashes[rows, way]), gallery, rows, 3, least)
+
+
+def _signs(packed: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.unpackbits(packed, axis=1).astype(np.float32) * 2 - 1
+
+
+def _alike_by_embedding(measured: Measurements, rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Pairs of each image with the four that are nearest to it."""
+    vectors = measured.vectors[rows]
+    yield from _nearest(vectors, vectors, rows, 4, 0.5)
+
+
+def _nearest(
+    queries: NDArray[np.float32], gallery: NDArray[np.float32], rows: NDArray[np.int64], k: int, least: float
+) -> Iterator[tuple[int, int]]:
+    ids = list(range(len(rows)))
+    similarities, found = nearest_neighbours(
+        torch.from_numpy(queries), torch.from_numpy(gallery), k, query_ids=ids, gallery_ids=ids
+    )
+    for one, column in zip(*np.nonzero(similarities.numpy() >= least), strict=True):
+        pair = sorted((int(rows[one]), int(rows[found[one, column]])))
+        yield pair[0], pair[1]
+
+
+def _decide(measured: Measurements, prepared: Callable[[int], Prepared], one: int, other: int) -> Copy | None:
+    overlay = best_overlay(prepared(one), prepared(other))
+    if overlay.fit < _PROMISING:
+        return None
+    try:
+        pictures = [_square(decode_image(measured.items[row].path)) for row in (one, other)]
+    except ImageError:  # it could be read before, and was changed or removed since
+        return None
+    greys = [np.asarray(picture.convert("L")) for picture in pictures]
+    overlay = refined(greys[0], greys[1], overlay)
+    if overlay.fit < AGREEMENT:
+        return None
+    whole, part = reversed(pictures) if overlay.swapped else pictures
+    colours = _colour_difference(whole, ImageOps.mirror(part) if overlay.mirrored else part, overlay.box)
+    if colours > _EQUAL_COLOURS and overlay.fit < _AGREEMENT_IN_OTHER_COLOURS:
+        return None
+    width, height = overlay.box[2:]
+    edits = [
+        "mirrored" if overlay.mirrored else "",
+        "cropped or framed" if width * height < 0.97 else "",
+        "other colours" if colours > _SAME_COLOURS else "",
+    ]
+    return Copy(one, other, overlay.fit, colours=colours, how=", ".join(filter(None, edits)) or "encoded anew")
+
+
+def _colour_difference(whole: Image.Image, part: Image.Image, box: tuple[float, float, float, float]) -> float:
+    """Mean difference of the colours, 0 to 255, where either picture differs from its ground."""
+    left, top, width, height = box
+    window = whole.crop((_SIDE * left, _SIDE * top, _SIDE * (left + width), _SIDE * (top + height)))
+    one, other = (np.asarray(picture.resize((32, 32)), np.float32) for picture in (window, part))
+    shows = np.zeros((32, 32), dtype=bool)
+    for values in (one, other):
+        edge = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
+        shows |= np.abs(values - np.median(edge, axis=0)).max(axis=2) > 20
+    difference = np.abs(one - other).mean(axis=2)
+    return float(difference[shows].mean() if shows.mean() > 0.02 else difference.mean())
+
+
+def _square(picture: Image.Image) -> Image.Image:
+    return picture.resize(
+        (_SIDE, _SIDE), Image.Resampling.BOX if min(picture.size) >= _SIDE else Image.Resampling.BILINEAR
+    )
+
+
+def grouped(copies: Iterable[Copy], wanted: Callable[[Copy], bool] = lambda copy: True) -> Groups:
+    """Join the images of the wanted pairs."""
+    groups = Groups()
+    for copy in copies:
+        if wanted(copy):
+            groups.join(copy.one, copy.other)
+    return groups
+
+
+def best_of(measured: Measurements, rows: Sequence[int]) -> int:
+    """Return the row of the original among copies: most pixels, then the largest file, then the first path."""
+
+    def rank(row: int) -> tuple[float, int, str]:
+        width, height = measured.numbers[row, :2]
+        path = measured.items[row].path
+        return -float(width * height), -path.stat().st_size if path.is_file() else 0, str(path)
+
+    return min(rows, key=rank)

@@ -1,0 +1,142 @@
+"""Decisions on findings, and the manifest that follows from them. Nothing is deleted or moved."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unimetric.curation.findings import Finding
+from unimetric.data.catalog import Item
+from unimetric.errors import UserError, shown
+from unimetric.files import write_json, write_text
+
+AUDIT_FILE = "audit.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The numbers of an applied audit.
+
+    Attributes:
+        kept: Images in the manifest.
+        dropped: Images left out of it.
+        relabelled: Images with another label in it.
+    """
+
+    kept: int
+    dropped: int
+    relabelled: int
+
+
+def write_audit(path: Path, items: Sequence[Item], findings: Sequence[Finding]) -> None:
+    """Write everything that `apply_decisions` needs, as JSON."""
+    number = {item: place for place, item in enumerate(items)}
+    write_json(
+        path,
+        {
+            "items": [[str(item.path), item.label, item.dataset, item.role] for item in items],
+            "findings": [
+                {
+                    "kind": finding.kind,
+                    "confidence": round(finding.confidence, 3),
+                    "images": [number[item] for item in finding.images],
+                    "drop": [number[item] for item in finding.drop],
+                    "relabel": finding.relabel,
+                }
+                for finding in findings
+            ],
+        },
+    )
+
+
+def apply_decisions(audit: Path, decisions: Path, out: Path) -> Outcome:
+    """Write the manifest of an audit's images after the accepted findings.
+
+    Args:
+        audit: ``audit.json``, as `write_audit` wrote it.
+        decisions: A JSON file ``{"accepted": [numbers of findings], "rejected": [...]}``, as the page saves it.
+        out: The manifest, ``.csv``: columns ``path``, ``label``, ``dataset`` and ``split``.
+
+    Raises:
+        UserError: a file is missing or malformed, the findings are not those of this audit, two accepted findings give
+            one image different labels, or the manifest cannot be written.
+    """
+    if out.suffix != ".csv":
+        raise UserError(f"--manifest is {out}: name a .csv file")
+    items, findings = _read_audit(audit)
+    accepted = _read_decisions(decisions, len(findings))
+    dropped = {number for finding in accepted for number in findings[finding]["drop"]}
+    relabelled: dict[int, str] = {}
+    for finding in accepted:
+        label = findings[finding]["relabel"]
+        if label is not None:
+            number = findings[finding]["images"][0]
+            if relabelled.setdefault(number, label) != label:
+                raise UserError(
+                    f"{decisions}: accepted findings give {items[number].path} the labels "
+                    f"{shown(relabelled[number])} and {shown(label)}; reject one of them"
+                )
+    rows = [(place, item) for place, item in enumerate(items) if place not in dropped]
+    if not rows:
+        raise UserError(f"{decisions}: no image is left after the accepted findings; reject some")
+    roles = Counter(item.role is not None for _, item in rows)
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("path", "label", "dataset", *(["split"] if roles[True] else [])))
+    for place, item in rows:
+        label = relabelled.get(place, item.label)
+        table.writerow((item.path.absolute(), label, item.dataset, *([item.role or ""] if roles[True] else [])))
+    write_text(out, text.getvalue())
+    return Outcome(len(rows), len(dropped), len([place for place in relabelled if place not in dropped]))
+
+
+def _read_audit(path: Path) -> tuple[list[Item], list[dict[str, Any]]]:
+    content = _read_json(path, "run unimetric audit again")
+    try:
+        items = [Item(Path(place), label, dataset, role) for place, label, dataset, role in content["items"]]
+        findings = [
+            {
+                "images": [_index(number, items) for number in finding["images"]],
+                "drop": [_index(number, items) for number in finding["drop"]],
+                "relabel": finding["relabel"],
+            }
+            for finding in content["findings"]
+        ]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(f"{path} is no file of an audit: run unimetric audit again") from error
+    return items, findings
+
+
+def _index(number: Any, items: Sequence[Item]) -> int:
+    if not isinstance(number, int) or not 0 <= number < len(items):
+        raise IndexError(number)
+    return number
+
+
+def _read_decisions(path: Path, count: int) -> list[int]:
+    content = _read_json(path, "save it again from the audit's page")
+    accepted = content.get("accepted") if isinstance(content, dict) else None
+    if not isinstance(accepted, list):
+        raise UserError(f'{path} holds no decisions: write {{"accepted": [numbers of findings]}}')
+    for number in accepted:
+        if type(number) is not int or not 0 <= number < count:
+            raise UserError(
+                f"{path}: accepted has {shown(number)}, but the audit has the findings 0 to {count - 1}; "
+                "are these the decisions on another audit?"
+            )
+    return sorted(set(accepted))
+
+
+def _read_json(path: Path, remedy: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; {remedy}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON file; {remedy}") from error

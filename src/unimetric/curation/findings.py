@@ -1,0 +1,77 @@
+"""A finding of an audit, and the table that holds all of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unimetric.data.catalog import Item
+from unimetric.files import write_text
+
+KINDS = {
+    "exact-copy": "The same picture more than once",
+    "near-copy": "The same picture, edited",
+    "leak": "One picture on both sides of a split",
+    "contradiction": "One picture under two labels",
+    "wrong-label": "Probably a wrong label",
+    "one-class": "Two classes that look like one",
+    "two-classes": "One class that looks like two",
+    "stranger": "Unlike all others",
+    "placeholder": "One picture in many classes",
+    "unreadable": "Cannot be read",
+    "blank": "Blank",
+    "tiny": "Very small",
+    "blurred": "Blurred",
+    "extreme-shape": "Very long or very tall",
+}
+"""Every kind of finding, in the order of the page, with its heading."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that an audit found.
+
+    Attributes:
+        kind: One of `KINDS`.
+        confidence: From 0 to 1; findings of one kind are sorted by it. Measured precision is in ``docs/audit.md``.
+        images: The images that it is about. The first is the one to keep, where there is one.
+        reason: One sentence for a person.
+        drop: The images that accepting the finding removes from the manifest.
+        relabel: The label that accepting the finding gives to ``images[0]``, or None.
+        shown: Further images that help to judge, such as examples of the suggested class.
+    """
+
+    kind: str
+    confidence: float
+    images: tuple[Item, ...]
+    reason: str
+    drop: tuple[Item, ...] = ()
+    relabel: str | None = None
+    shown: tuple[Item, ...] = ()
+
+    @property
+    def suggestion(self) -> str:
+        """One of ``relabel``, ``drop`` and ``look``."""
+        return "relabel" if self.relabel is not None else "drop" if self.drop else "look"
+
+
+def ordered(findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings by kind, then by falling confidence, then by path."""
+    place = {kind: number for number, kind in enumerate(KINDS)}
+    return sorted(findings, key=lambda f: (place[f.kind], -f.confidence, [str(item.path) for item in f.images]))
+
+
+def write_findings(path: Path, findings: Sequence[Finding]) -> None:
+    """Write ``audit.csv``, one row a finding; lists of images are JSON, since a path may hold any separator."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("id", "kind", "confidence", "suggestion", "label", "images", "drop", "reason"))
+    for number, finding in enumerate(findings):
+        images, drop = (json.dumps([str(item.path) for item in part]) for part in (finding.images, finding.drop))
+        confidence, label = f"{finding.confidence:.3f}", finding.relabel or ""
+        table.writerow((number, finding.kind, confidence, finding.suggestion, label, images, drop, finding.reason))
+    write_text(path, text.getvalue())

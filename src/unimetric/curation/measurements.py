@@ -1,0 +1,222 @@
+"""Everything that an audit measures of single images, in one pass that can be stopped and resumed.
+
+The results lie in memory-mapped arrays, a row an image, so that a million images need no memory of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter, ImageOps
+
+from unimetric.data.catalog import Item
+from unimetric.data.images import ImageError, decode_image
+from unimetric.errors import UserError
+from unimetric.files import explain_os_error, make_folder, write_json
+from unimetric.progress import progress_bar
+
+SIDE = 64
+"""Side of the grey pictures that copies are compared by."""
+
+HASH_BITS = 256
+
+BLANK = 3.0
+"""Spread of the grey values, of 0 to 255, below which a picture shows nothing."""
+
+_CHUNK = 128
+
+
+class Encoder(Protocol):
+    """The part of `Embedder` that an audit needs."""
+
+    embedding_size: int
+
+    def encode(self, images: list[Image.Image], *, precision: str = "auto") -> NDArray[np.float32]:
+        """Return one vector a picture, float32 [N, E]."""
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What is known of N images, in the order of ``items``.
+
+    Attributes:
+        items: The images.
+        reasons: For each image that cannot be read, its row and the reason.
+        files: SHA-256 of each file, uint8 [N, 32].
+        pixels: SHA-256 of the size and the decoded RGB pixels, uint8 [N, 32].
+        hashes: Perceptual hashes of each picture and of its mirror image, uint8 [N, 2, 32].
+        grey: Each picture as `SIDE` x `SIDE` grey values, stretched, uint8 [N, SIDE, SIDE].
+        numbers: Width, height, spread of the grey values (0 to 128) and sharpness, float32 [N, 4].
+        vectors: Unit vectors, float32 [N, E].
+    """
+
+    items: tuple[Item, ...]
+    reasons: dict[int, str]
+    files: NDArray[np.uint8]
+    pixels: NDArray[np.uint8]
+    hashes: NDArray[np.uint8]
+    grey: NDArray[np.uint8]
+    numbers: NDArray[np.float32]
+    vectors: NDArray[np.float32]
+
+    @property
+    def readable(self) -> NDArray[np.int64]:
+        """Rows of the images that can be read, rising."""
+        return np.setdiff1d(np.arange(len(self.items)), np.array(list(self.reasons), dtype=np.int64))
+
+    @property
+    def shows_something(self) -> NDArray[np.int64]:
+        """Rows of the readable images that are not blank, rising."""
+        readable = self.readable
+        shown: NDArray[np.int64] = readable[self.numbers[readable, 2] >= BLANK]
+        return shown
+
+
+def measure(items: Sequence[Item], encoder: Encoder, model: str, folder: Path, precision: str) -> Measurements:
+    """Decode, hash and embed every image once; a call that was stopped goes on where it was.
+
+    Args:
+        items: The images.
+        encoder: Turns pictures into vectors.
+        model: A name that changes with the model, so that vectors of another one are not taken over.
+        folder: Where the arrays are kept.
+        precision: As in `Embedder.encode`.
+
+    Raises:
+        UserError: the folder cannot be written, or no image can be read.
+    """
+    make_folder(folder)
+    key = _key(items, model, precision)
+    progress_file = folder / "progress.json"
+    state = _state(progress_file, key)
+    arrays = _arrays(folder, len(items), encoder.embedding_size, resume=state["done"] > 0)
+    reasons: dict[int, str] = {int(row): reason for row, reason in state["reasons"].items()}
+    with progress_bar() as progress, ThreadPoolExecutor(2) as pool:
+        task = progress.add_task("Reading images", total=len(items), completed=state["done"], note="")
+        for start in range(state["done"], len(items), _CHUNK):
+            rows = range(start, min(start + _CHUNK, len(items)))
+            pictures = []
+            for row, found in zip(rows, pool.map(_read, (items[row].path for row in rows)), strict=True):
+                if isinstance(found, str):
+                    reasons[row] = found
+                else:
+                    pictures.append((row, found[0]))
+                    for name, value in found[1].items():
+                        arrays[name][row] = value
+            if pictures:
+                vectors = encoder.encode([picture for _, picture in pictures], precision=precision)
+                arrays["vectors"][[row for row, _ in pictures]] = vectors
+            for array in arrays.values():
+                array.flush()
+            write_json(progress_file, {"key": key, "done": rows.stop, "reasons": reasons})
+            progress.update(task, completed=rows.stop, note=f"{len(reasons)} unreadable" if reasons else "")
+    if len(reasons) == len(items):
+        first = next(iter(reasons.values()))
+        raise UserError(f"none of {len(items)} images can be read; the first is {items[0].path}: {first}")
+    return Measurements(tuple(items), reasons, **arrays)
+
+
+def _key(items: Sequence[Item], model: str, precision: str) -> str:
+    digest = hashlib.sha256(f"{model}\n{precision}\n{SIDE}\n".encode())
+    for item in items:
+        try:
+            status = item.path.stat()
+            stamp = f"{status.st_size} {status.st_mtime_ns}"
+        except OSError:
+            stamp = "missing"
+        digest.update(f"{item.path}\0{stamp}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _state(path: Path, key: str) -> dict[str, Any]:
+    fresh = {"key": key, "done": 0, "reasons": {}}
+    if not path.is_file():
+        return fresh
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        valid = state["key"] == key and isinstance(state["done"], int) and isinstance(state["reasons"], dict)
+    except (ValueError, KeyError, TypeError):
+        return fresh
+    return state if valid else fresh
+
+
+def _arrays(folder: Path, count: int, width: int, *, resume: bool) -> dict[str, Any]:
+    shapes: dict[str, tuple[tuple[int, ...], type]] = {
+        "files": ((count, 32), np.uint8),
+        "pixels": ((count, 32), np.uint8),
+        "hashes": ((count, 2, HASH_BITS // 8), np.uint8),
+        "grey": ((count, SIDE, SIDE), np.uint8),
+        "numbers": ((count, 4), np.float32),
+        "vectors": ((count, width), np.float32),
+    }
+    arrays = {}
+    for name, (shape, kind) in shapes.items():
+        path = folder / f"{name}.npy"
+        with explain_os_error(path, "write"):
+            if resume and path.is_file():
+                arrays[name] = np.load(path, mmap_mode="r+", allow_pickle=False)
+            else:
+                arrays[name] = np.lib.format.open_memmap(path, "w+", kind, shape)
+    return arrays
+
+
+def _read(path: Path) -> tuple[Image.Image, dict[str, Any]] | str:
+    """The decoded picture and its measurements, or the reason why there are none."""
+    try:
+        content = path.read_bytes()
+        picture = decode_image(path)
+    except ImageError as error:
+        return error.reason
+    except OSError as error:
+        return error.strerror or "cannot be read"
+    size = f"{picture.width} {picture.height} ".encode()
+    grey = picture.convert("L")
+    small = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX if min(picture.size) >= SIDE else None))
+    return picture, {
+        "files": np.frombuffer(hashlib.sha256(content).digest(), np.uint8),
+        "pixels": np.frombuffer(hashlib.sha256(size + picture.tobytes()).digest(), np.uint8),
+        "hashes": np.stack([perceptual_hash(grey), perceptual_hash(ImageOps.mirror(grey))]),
+        "grey": small,
+        "numbers": np.array([*picture.size, small.std(), _sharpness(grey)], np.float32),
+    }
+
+
+def perceptual_hash(grey: Image.Image) -> NDArray[np.uint8]:
+    """Return the 256 bits of imagehash's DCT hash as uint8 [32].
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    bits = _phash()(grey, hash_size=16).hash
+    return np.packbits(bits.ravel())
+
+
+def _phash() -> Callable[..., Any]:
+    try:
+        from imagehash import phash
+    except ImportError as error:
+        raise UserError("audit needs the package imagehash: pip install 'unimetric[audit]'") from error
+    hash_of: Callable[..., Any] = phash
+    return hash_of
+
+
+def _sharpness(grey: Image.Image) -> float:
+    """Mean size of the Laplacian beside the spread of the grey values, at 256 pixels; 0 for a flat picture."""
+    scaled = ImageOps.contain(grey, (256, 256))
+    edges = np.asarray(scaled.filter(ImageFilter.FIND_EDGES), np.float32)[2:-2, 2:-2]
+    spread = float(np.asarray(scaled, np.float32).std())
+    return float(edges.mean()) / spread if spread > 1 and edges.size else 0.0
+
+
+def chunks(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the rows, ``size`` at a time."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

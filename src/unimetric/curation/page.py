@@ -1,0 +1,91 @@
+"""The page on which findings are reviewed: one HTML file that loads nothing and sends nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from itertools import groupby
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from unimetric.curation.findings import KINDS, Finding
+from unimetric.data.catalog import Item
+from unimetric.data.thumbnails import thumbnail
+from unimetric.errors import escaped
+
+MOST_SHOWN = 300
+"""Findings of one kind with pictures; the others are in the table only, so that the page stays small."""
+
+_MOST_PICTURES = 8
+
+
+def review_page(findings: Sequence[Finding], title: str, summary: str, notes: Sequence[str], fingerprint: str) -> str:
+    """Return the page as HTML.
+
+    Args:
+        findings: In the order of the table, whose row numbers the decisions refer to.
+        title: The collections' names.
+        summary: The numbers in one sentence.
+        notes: Remarks on what could not be checked.
+        fingerprint: Of the audit; decisions on another one are not taken over.
+    """
+    environment = Environment(
+        loader=PackageLoader("unimetric.curation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    style, script = _file("review.css"), _file("review.js")
+    return environment.get_template("review.html.j2").render(
+        title=title,
+        summary=summary,
+        notes=list(notes),
+        fingerprint=fingerprint,
+        sections=list(_sections(findings)),
+        style=Markup(style),  # noqa: S704 - a file of this package
+        script=Markup(script),  # noqa: S704
+        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'",
+    )
+
+
+def _sections(findings: Sequence[Finding]) -> Iterator[dict[str, Any]]:
+    numbered = list(enumerate(findings))
+    for kind, group in groupby(numbered, key=lambda pair: pair[1].kind):
+        entries = list(group)
+        cards = [_card(number, finding) for number, finding in entries[:MOST_SHOWN]]
+        total = len(entries)
+        yield {"kind": kind, "heading": KINDS[kind], "total": total, "cards": cards, "more": total - len(cards)}
+
+
+def _card(number: int, finding: Finding) -> dict[str, Any]:
+    pictures = [_picture(item, finding) for item in finding.images[:_MOST_PICTURES]]
+    pictures += [{**_picture(item, finding), "shown": True} for item in finding.shown[:4]]
+    accept = {
+        "relabel": f"Relabel as {finding.relabel}",
+        "drop": f"Leave out {len(finding.drop)} of {len(finding.images)}",
+        "look": "Noted",
+    }[finding.suggestion]
+    return {
+        "number": number,
+        "reason": finding.reason,
+        "confidence": f"{finding.confidence:.2f}",
+        "pictures": pictures,
+        "hidden": max(0, len(finding.images) - _MOST_PICTURES),
+        "accept": accept,
+    }
+
+
+def _picture(item: Item, finding: Finding) -> dict[str, Any]:
+    label = escaped(f"{item.dataset}: {item.label}" if item.label else item.dataset)
+    words = f"{label} (left out)" if item in finding.drop else label
+    return {"data": thumbnail(item.path, 144), "words": words, "path": escaped(item.path.name), "shown": False}
+
+
+def _file(name: str) -> str:
+    return (resources.files("unimetric.curation") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,0 +1,100 @@
+"""Copies of seeded pictures under common edits are found; unrelated pictures are not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from audit_pictures import Colours, compressed, picture
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+
+from unimetric.curation.copies import AGREEMENT, best_of, exact_copies, grouped, near_copies
+from unimetric.curation.measurements import measure
+from unimetric.data.catalog import Item
+
+
+def watermarked(image: Image.Image) -> Image.Image:
+    marked = image.copy()
+    ImageDraw.Draw(marked).rectangle((30, 52, 130, 64), fill="white")
+    return Image.blend(image, marked, 0.5)
+
+
+EDITS = {
+    "encoded anew": compressed,
+    "smaller": lambda image: image.resize((100, 75)),
+    "cropped to 80 %": lambda image: image.crop((9, 12, 152, 119)),
+    "mirrored": ImageOps.mirror,
+    "grey": lambda image: image.convert("L").convert("RGB"),
+    "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.2),
+    "framed": lambda image: ImageOps.expand(image, 10, "white"),
+    "watermarked": watermarked,
+    "mirrored and encoded anew": lambda image: compressed(ImageOps.mirror(image)),
+}
+
+
+def measured(folder: Path, images: dict[str, Image.Image]):
+    items = []
+    for name, image in images.items():
+        path = folder / f"{name}.png"
+        image.save(path)
+        items.append(Item(path, "a", "set"))
+    return measure(items, Colours(), "colours", folder / "work", "auto")
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edited_copy_is_found(edit: str, tmp_path: Path) -> None:
+    images = {f"other{seed}": picture(seed) for seed in range(1, 7)}
+    found = near_copies(measured(tmp_path, images | {"one": picture(0), "two": EDITS[edit](picture(0))}), [])
+    assert [(copy.one, copy.other) for copy in found] == [(6, 7)]
+    assert AGREEMENT <= found[0].agreement <= 1
+    assert ("mirrored" in found[0].how) == ("mirrored" in edit)
+
+
+def test_unrelated_pictures_are_no_copies(tmp_path: Path) -> None:
+    assert near_copies(measured(tmp_path, {f"{seed:02}": picture(seed) for seed in range(24)}), []) == []
+
+
+def test_equal_pixels_in_other_files_are_exact_copies(tmp_path: Path) -> None:
+    image = picture(3)
+    for name, options in (("a.png", {}), ("b.png", {"compress_level": 0}), ("c.bmp", {})):
+        image.save(tmp_path / name, **options)
+    picture(4).save(tmp_path / "d.png")
+    items = [Item(tmp_path / name, "a", "set") for name in ("a.png", "b.png", "c.bmp", "d.png")]
+    found = measure(items, Colours(), "colours", tmp_path / "work", "auto")
+    copies = exact_copies(found)
+    assert [(copy.one, copy.other, copy.how) for copy in copies] == [(0, 1, "equal pixels"), (0, 2, "equal pixels")]
+    assert grouped(copies).all() == [[0, 1, 2]]
+    sizes = [(tmp_path / name).stat().st_size for name in ("a.png", "b.png", "c.bmp")]
+    assert best_of(found, [0, 1, 2]) == int(np.argmax(sizes))
+    assert near_copies(found, copies) == []
+
+
+def test_a_stopped_measurement_goes_on_and_ends_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unimetric.curation.measurements._CHUNK", 4)
+    images = {f"{seed:02}": picture(seed) for seed in range(10)}
+    whole = measured(tmp_path, images)
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    items = [*whole.items, Item(tmp_path / "broken.png", "a", "set")]
+
+    class Stopping(Colours):
+        left = 2
+
+        def encode(self, images: list[Image.Image], *, precision: str = "auto") -> np.ndarray:
+            if not self.left:
+                raise KeyboardInterrupt
+            self.left -= 1
+            return super().encode(images, precision=precision)
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(items, Stopping(), "colours", tmp_path / "again", "auto")
+    seen = []
+
+    class Counting(Colours):
+        def encode(self, images: list[Image.Image], *, precision: str = "auto") -> np.ndarray:
+            seen.extend(images)
+            return super().encode(images, precision=precision)
+
+    again = measure(items, Counting(), "colours", tmp_path / "again", "auto")
+    assert len(seen) == 2
+    assert list(again.reasons) == [10]
+    for name in ("files", "pixels", "hashes", "grey", "numbers", "vectors"):
+        np.testing.assert_array_equal(getattr(again, name)[:10], getattr(whole, name))

@@ -1,0 +1,162 @@
+"""Findings of each kind on small collections whose faults are known, and the manifest after decisions."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from audit_pictures import Colours, compressed, picture
+from PIL import Image
+
+from unimetric.curation.audit import find_all, sides_of
+from unimetric.curation.copies import Groups
+from unimetric.curation.decisions import apply_decisions, write_audit
+from unimetric.curation.findings import write_findings
+from unimetric.curation.labels import judged, one_class, two_classes, wrong_labels
+from unimetric.curation.measurements import measure
+from unimetric.data.catalog import Dataset, Item
+from unimetric.errors import UserError
+
+
+def clusters(sizes: list[int], width: int = 16, spread: float = 0.25, seed: int = 0) -> tuple[np.ndarray, list[str]]:
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(len(sizes), width))
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    vectors = np.concatenate(
+        [c + spread * random.normal(size=(n, width)) / 4 for c, n in zip(centres, sizes, strict=True)]
+    )
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    labels = [chr(97 + index) for index, size in enumerate(sizes) for _ in range(size)]
+    return vectors.astype(np.float32), labels
+
+
+def test_a_wrong_label_is_found_with_the_right_one() -> None:
+    vectors, labels = clusters([10, 10, 10, 10])
+    given = [*labels]
+    given[3], given[17] = "c", "d"
+    judgement = judged(vectors, given, np.arange(40), Groups())
+    assert {(place, better) for place, better, _ in wrong_labels(judgement)} == {(3, "a"), (17, "b")}
+    assert wrong_labels(judged(vectors, labels, np.arange(40), Groups())) == []
+
+
+def test_copies_do_not_vouch_for_each_other() -> None:
+    """A wrongly labelled image whose copy has the same wrong label is judged without that copy."""
+    vectors, labels = clusters([10, 10, 10])
+    vectors = np.concatenate([vectors, vectors[[2, 2, 2]]])
+    given = [*labels, "c", "c", "c"]
+    given[2] = "c"
+    groups = Groups()
+    for row in (30, 31, 32):
+        groups.join(2, row)
+    found = wrong_labels(judged(vectors, given, np.arange(33), groups))
+    assert {place for place, better, _ in found if better == "a"} == {2, 30, 31, 32}
+
+
+def test_classes_of_one_image_are_not_judged() -> None:
+    vectors, labels = clusters([6, 6, 1])
+    judgement = judged(vectors, labels, np.arange(13), Groups())
+    assert np.isnan(judgement.probabilities[12]).all()
+    assert not np.isnan(judgement.probabilities[:12]).any()
+    assert judged(vectors[:1], ["a"], np.arange(1), Groups()) is None
+
+
+def test_one_class_under_two_names_and_two_under_one() -> None:
+    vectors, labels = clusters([16, 12, 12, 12])
+    torn = ["a1" if label == "a" and place % 2 else label for place, label in enumerate(labels)]
+    assert [pair[:2] for pair in one_class(judged(vectors, torn, np.arange(52), Groups()))] == [("a", "a1")]
+    assert one_class(judged(vectors, labels, np.arange(52), Groups())) == []
+    joined = ["b" if label == "c" else label for label in labels]
+    nearest = np.argsort(-(vectors @ vectors.T) + 9 * np.eye(52), axis=1)[:, :3]
+    found = two_classes(vectors, joined, nearest)
+    assert [(label, len(part)) for label, part, _ in found] == [("b", 12)]
+    assert two_classes(vectors, labels, nearest) == []
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> tuple[list[Item], list[Dataset]]:
+    """Two classes on each side of a given split, with an unreadable, a blank, a tiny and a leaked picture."""
+    items = []
+    for label, role in (("a", "train"), ("b", "train"), ("c", "test"), ("d", "test")):
+        for index in range(5):
+            path = tmp_path / f"{label}{index}.png"
+            picture(10 * ord(label) + index).save(path)
+            items.append(Item(path, label, "set", role))
+    extra = {
+        "broken.png": None,
+        "blank.png": Image.new("RGB", (64, 64), "white"),
+        "tiny.png": picture(1).resize((12, 9)),
+        "leak.jpg": compressed(picture(10 * ord("a"))),
+    }
+    for name, image in extra.items():
+        path = tmp_path / name
+        path.write_bytes(b"broken") if image is None else image.save(path)
+        items.append(Item(path, "c", "set", "test"))
+    return items, [Dataset("set", tuple(items))]
+
+
+def found_in(items: list[Item], datasets: list[Dataset], work: Path):
+    sides, notes = sides_of(datasets, "auto")
+    assert notes == []
+    return find_all(measure(items, Colours(), "colours", work, "auto"), sides).findings
+
+
+def test_every_planted_fault_has_its_finding(faulty, tmp_path: Path) -> None:
+    items, datasets = faulty
+    findings = found_in(items, datasets, tmp_path / "work")
+    by_kind = {}
+    for finding in findings:
+        by_kind.setdefault(finding.kind, []).append({item.path.name for item in finding.images})
+    assert by_kind["unreadable"] == [{"broken.png"}]
+    assert by_kind["blank"] == [{"blank.png"}]
+    assert by_kind["tiny"] == [{"tiny.png"}]
+    assert by_kind["leak"] == [{"a0.png", "leak.jpg"}]
+    assert by_kind["contradiction"] == [{"a0.png", "leak.jpg"}]
+    assert by_kind["near-copy"] == [{"a0.png", "leak.jpg"}]
+    leak = next(finding for finding in findings if finding.kind == "leak")
+    assert [item.path.name for item in leak.drop] == ["a0.png"]  # the test side stays as it is
+
+
+def test_accepted_findings_make_a_manifest(faulty, tmp_path: Path) -> None:
+    items, datasets = faulty
+    findings = found_in(items, datasets, tmp_path / "work")
+    write_audit(tmp_path / "audit.json", items, findings)
+    write_findings(tmp_path / "audit.csv", findings)
+    rows = list(csv.DictReader((tmp_path / "audit.csv").open()))
+    accepted = [int(row["id"]) for row in rows if row["kind"] in ("unreadable", "leak")]
+    (tmp_path / "decisions.json").write_text(json.dumps({"accepted": accepted, "rejected": []}))
+    outcome = apply_decisions(tmp_path / "audit.json", tmp_path / "decisions.json", tmp_path / "clean.csv")
+    kept = list(csv.DictReader((tmp_path / "clean.csv").open()))
+    assert (outcome.kept, outcome.dropped, outcome.relabelled) == (len(items) - 2, 2, 0)
+    assert {Path(row["path"]).name for row in kept} == {i.path.name for i in items} - {"broken.png", "a0.png"}
+    assert {(row["label"], row["dataset"], row["split"]) for row in kept} == {(i.label, "set", i.role) for i in items}
+
+
+def test_relabelling_and_its_contradictions(tmp_path: Path) -> None:
+    items = [{"path": "/x/1.png"}, {"path": "/x/2.png"}]
+    audit = {
+        "items": [[item["path"], "a", "set", None] for item in items],
+        "findings": [
+            {"images": [0], "drop": [], "relabel": "b"},
+            {"images": [0], "drop": [], "relabel": "c"},
+            {"images": [0, 1], "drop": [0, 1], "relabel": None},
+        ],
+    }
+    (tmp_path / "audit.json").write_text(json.dumps(audit))
+
+    def apply(accepted: object):
+        (tmp_path / "decisions.json").write_text(json.dumps({"accepted": accepted}))
+        return apply_decisions(tmp_path / "audit.json", tmp_path / "decisions.json", tmp_path / "clean.csv")
+
+    assert apply([0]).relabelled == 1
+    assert (tmp_path / "clean.csv").read_text() == "path,label,dataset\n/x/1.png,b,set\n/x/2.png,a,set\n"
+    for accepted, message in [
+        ([0, 1], "the labels 'b' and 'c'"),
+        ([2], "no image is left"),
+        ([3], "has 3, but the audit has the findings 0 to 2"),
+        ([True], "accepted has True"),
+        ("all", "holds no decisions"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            apply(accepted)
+    assert "x/1.png,b" in (tmp_path / "clean.csv").read_text()  # what was there stays
