@@ -1,1 +1,1 @@
-"""Where images and labels come from: sources, splits, decoding. Knows no models."""
+"""Images and labels: sources, splits, sampling, decoding; nothing here depends on models."""

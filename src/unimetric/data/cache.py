@@ -28,7 +28,7 @@ _NOT_A_CACHE = "make one with: unimetric prepare SOURCE --out"
 
 @dataclass(frozen=True)
 class CacheKind:
-    """How the images of a cache were made.
+    """Side and format of a cache's images.
 
     Args:
         side: The shorter side in pixels that larger images were reduced to (bicubic).

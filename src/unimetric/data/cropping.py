@@ -1,4 +1,4 @@
-"""The square of an image that a model sees: resized and cut out in Pillow, without torch."""
+"""Resizing and centre crop of evaluation, in Pillow, without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images in whatever form somebody has them, decoded batch by batch in threads, without torch."""
+"""Decode images of any kind batch by batch in threads, without torch."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from unimetric.data.pool import in_order
 from unimetric.errors import UserError
 
 ImageLike: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Callable[[], Image.Image]"
-"""What can be embedded. A function is called when its image's turn comes; it returns an upright RGB image, or raises
+"""Input of ``encode``. A function is called when its image is needed; it returns an upright RGB image, or raises
 `ImageError`."""
 
 Pixels = TypeVar("Pixels")
 
 
 def listed_images(images: Sequence[ImageLike] | ImageLike) -> Sequence[ImageLike]:
-    """The images that ``encode`` was given, a single one too, as a sequence of images."""
+    """Return the argument of ``encode``, which may be a single image, as a sequence of images."""
     if (
         isinstance(images, str | Path | Image.Image)
         or callable(images)
@@ -40,21 +40,20 @@ def prepared_batches(
     threads: int,
     skip_unreadable: bool = False,
 ) -> Iterator[tuple[list[Pixels], list[ImageError | None]]]:
-    """The pixels of the images that can be read, batch by batch, while the next batch is being decoded.
+    """Yield the pixels of the readable images batch by batch, while the next batch is decoded.
 
     Args:
         images: The images, taken as they are needed.
-        prepare: From an upright RGB image to its pixels; called in the threads.
+        prepare: Turns an upright RGB image into its pixels; called in the threads.
         batch_size: Images per batch.
-        threads: How many images are decoded at once.
+        threads: Number of images that are decoded at once.
         skip_unreadable: Leave out images that cannot be read instead of raising.
 
     Yields:
-        What ``prepare`` gave of a batch's readable images, and for every image of the batch None or what is wrong
-        with it.
+        The results of ``prepare`` for a batch's readable images; and for every image of the batch None or its error.
 
     Raises:
-        UserError: an image cannot be read and ``skip_unreadable`` is not set, or ``batch_size`` is below 1.
+        UserError: An image cannot be read and ``skip_unreadable`` is not set, or ``batch_size`` is below 1.
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: use 1 or more")
@@ -73,7 +72,7 @@ def _refuse_unreadable(errors: list[ImageError | None], position: int) -> None:
     for index, error in enumerate(errors, position):
         if error is not None:
             where = "" if error.path is not None else f"images[{index}]: "
-            raise UserError(f"{where}{error}; remove it from the list or mend it") from error
+            raise UserError(f"{where}{error}; remove it from the list or replace it") from error
 
 
 def _decoded(

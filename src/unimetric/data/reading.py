@@ -1,4 +1,4 @@
-"""How an image file becomes pixels: from a cache where it is fresh there, else decoded, in full or reduced."""
+"""Read images from a cache of resized ones, or decode their files, in full or reduced."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unimetric.errors import UserError
 
 @dataclass(frozen=True)
 class ImageReader:
-    """Reads images through a cache; the pixels of an image that is not in it, or was changed, come from its file.
+    """Reads images through a cache; an image that is not in it, or was changed, is decoded from its file.
 
     Args:
         cache: The cache, or None.
@@ -28,16 +28,16 @@ class ImageReader:
     at_least: int | None = None
 
     def __call__(self, path: Path) -> Image.Image:
-        """The image, upright, of mode RGB.
+        """Return the image, upright, of mode RGB.
 
         Raises:
-            ImageError: it cannot be read.
+            ImageError: It cannot be read.
         """
         image = None if self.cache is None else self.cache.read(path)
         return decode_image(path, at_least=self.at_least) if image is None else image
 
     def note(self, paths: Iterable[Path]) -> str | None:
-        """What a person should know before these images are read: how many of them the cache does not have."""
+        """Return a note with the number of images that the cache does not hold, or None if it holds all."""
         if self.cache is None:
             return None
         distinct = list(dict.fromkeys(paths))
@@ -51,16 +51,16 @@ class ImageReader:
 
 
 def image_reader(cache: str | None, reduced: bool, image_size: int, option: str) -> ImageReader:
-    """The reader that options ask for.
+    """Return the reader for these options.
 
     Args:
         cache: A folder that ``unimetric prepare`` wrote, or None.
-        reduced: Whether JPEG files may be decoded at a reduced size, not below twice what the input is cut from.
+        reduced: Decode JPEG files at a reduced size, not below twice the size that the input is cut from.
         image_size: Side S of the model's input in pixels.
-        option: What the cache's option is called.
+        option: Name of the cache's option, for messages.
 
     Raises:
-        UserError: it is no cache, or its images are too small for the input.
+        UserError: The folder is no cache, or its images are too small for the input.
     """
     needed = resized_side(image_size)
     at_least = 2 * needed if reduced else None

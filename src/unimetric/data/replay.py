@@ -33,7 +33,7 @@ _LONGEST_JPEG = 65_500
 
 @dataclass(frozen=True)
 class ReplaySet:
-    """What a replay folder holds.
+    """Content of a replay folder.
 
     Args:
         items: The images, as train items.
@@ -56,7 +56,7 @@ class ReplaySet:
 
 
 def choose_replay(train: Sequence[Item], images_per_class: int, seed: int) -> tuple[Item, ...]:
-    """The same images of each class whatever other classes there are; fewer are among those of more."""
+    """Choose images of each class; the choice does not depend on other classes, and fewer are a subset of more."""
     split = Split(train=tuple(train), validation=(), query=(), gallery=())
     return select_train(split, few_shot=images_per_class, seed=seed).train
 
@@ -64,10 +64,10 @@ def choose_replay(train: Sequence[Item], images_per_class: int, seed: int) -> tu
 def write_replay(
     folder: Path, train: Sequence[Item], image_size: int, images_per_class: int, seed: int
 ) -> tuple[ReplaySet, list[str]]:
-    """Choose, make small and write; a replay set that is there is replaced.
+    """Choose images, reduce them and write them; an existing replay set is replaced.
 
     Images are resized to what evaluation resizes them to (the shorter side 256/224 of the input size), never enlarged,
-    and written as JPEG; those that lie in a replay set already are copied as they are.
+    and written as JPEG; images of another replay set are copied as they are.
 
     Args:
         folder: The replay folder.
@@ -80,7 +80,7 @@ def write_replay(
         The replay set, and a remark for each image that could not be read and was left out.
 
     Raises:
-        UserError: no image can be read, a full disk, or no permission.
+        UserError: No image can be read, a full disk, or no permission.
     """
     chosen = choose_replay(train, images_per_class, seed)
     make_folder(folder.parent)
@@ -123,7 +123,7 @@ def write_replay(
 
 
 def has_replay(folder: Path) -> bool:
-    """Whether a replay set lies there."""
+    """Return True if the folder holds a replay set."""
     return (folder / ABOUT).is_file()
 
 
@@ -131,7 +131,7 @@ def read_replay(folder: Path) -> ReplaySet:
     """Read a replay folder.
 
     Raises:
-        UserError: it is missing or damaged.
+        UserError: The replay set is missing or damaged.
     """
     path = folder / ABOUT
     if not path.is_file():

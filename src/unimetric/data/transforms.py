@@ -1,4 +1,4 @@
-"""From an RGB image to the tensor that a backbone reads."""
+"""Transforms of an RGB image to a backbone's input."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ class EvaluationTransform:
     std: Sequence[float]
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """An RGB image to a float32 tensor [3, S, S]."""
+        """Return the input of an RGB image, float32 [3, S, S]."""
         return self.normalise(self.crop(image))
 
     def crop(self, image: Image.Image) -> Tensor:
-        """An RGB image to its pixels, uint8 [3, S, S]; in one thread, so that many may do it side by side."""
+        """Return the pixels of an RGB image's crop, uint8 [3, S, S]; uses one thread."""
         pixels: Tensor = F.pil_to_tensor(evaluation_crop(image, self.image_size))
         return pixels
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Pixels, uint8 [..., 3, S, S], to what the backbone reads, float32 of the same shape."""
+        """Normalise pixels, uint8 [..., 3, S, S], to float32 of the same shape."""
         return _normalise(pixels, self.mean, self.std)
 
 
 @dataclass(frozen=True)
 class TrainingTransform:
-    """A random crop, resized to the input (bicubic), mirrored by chance; `normalise` is for the whole batch.
+    """Cut a random crop, resize it to the input (bicubic), mirror it by chance; `normalise` is for whole batches.
 
     Args:
         image_size: Side S of the square input in pixels.
@@ -61,7 +61,7 @@ class TrainingTransform:
     horizontal_flip: bool = True
 
     def __call__(self, image: Image.Image, seed: int) -> Tensor:
-        """An RGB image to its pixels, uint8 [3, S, S]; the same seed gives the same crop and flip."""
+        """Return the pixels of a random crop, uint8 [3, S, S]; the same seed gives the same crop and flip."""
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed, which seeds the accelerators too.
             torch.default_generator.manual_seed(seed)
@@ -74,7 +74,7 @@ class TrainingTransform:
         return (F.horizontal_flip(pixels) if mirrored else pixels).contiguous()
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Pixels, uint8 [..., 3, S, S], to what the backbone reads, float32 of the same shape."""
+        """Normalise pixels, uint8 [..., 3, S, S], to float32 of the same shape."""
         return _normalise(pixels, self.mean, self.std)
 
 

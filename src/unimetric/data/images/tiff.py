@@ -8,7 +8,7 @@ from typing import IO, Any, TypeAlias
 from PIL import Image
 
 Piece: TypeAlias = "tuple[int, int] | bytes"
-"""Where a part of a file begins and ends, or bytes that take its place."""
+"""Beginning and end of a part of a file, or bytes that replace it."""
 
 _BITS, _PHOTOMETRIC, _ORIENTATION, _PLANES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _DNG = 258, 262, 274, 284, 338, 339, 50706
 _NEEDED = {*range(254, 260), *(262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 301, 317, 320), *range(322, 326)}
