@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from unimetric.errors import UserError, nearest_names
+from unimetric.files import user_path
 
 _CONFIGS = Path(__file__).parent / "configs"
 
@@ -25,7 +26,7 @@ def config_path(text: str) -> Path:
     Raises:
         UserError: there is neither.
     """
-    path = Path(text).expanduser()
+    path = user_path(text)
     if path.is_file():
         return path
     packaged = _CONFIGS / f"{text}.yaml"
@@ -42,7 +43,7 @@ def benchmark_path(text: str) -> Path:
     Raises:
         UserError: there is neither.
     """
-    path = Path(text).expanduser()
+    path = user_path(text)
     if path.is_file():
         return path
     packaged = _CONFIGS / "benchmark" / f"{text}.yaml"

@@ -109,7 +109,7 @@ def test_the_bare_word_demo_is_never_a_folder(demo: list[Path | None]) -> None:
         ("folder:absent", "there is no folder absent"),
         ("absent.csv", "there is no manifest absent.csv"),
         ("notes.txt", "cannot tell the format of notes.txt.*write FORMAT:PATH with one of folder, manifest"),
-        ("~nobody-of-this-name/x", "cannot find the home folder"),
+        ("~nobody-of-this-name/x", "there is no such home folder"),
         ("nul\0", "there is no file or folder"),
     ],
 )

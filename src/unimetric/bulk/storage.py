@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.fs
 
 from unimetric.errors import UserError
-from unimetric.files import make_folder, write_bytes
+from unimetric.files import make_folder, user_path, write_bytes
 
 
 def local_path(place: str) -> Path | None:
@@ -22,7 +22,7 @@ def local_path(place: str) -> Path | None:
     """
     if place.startswith("file://"):
         return Path(unquote(urlparse(place).path))
-    return None if "://" in place else Path(place).expanduser()
+    return None if "://" in place else user_path(place)
 
 
 def join(folder: str, name: str) -> str:

@@ -12,6 +12,7 @@ from unimetric.data.cache import ImageCache
 from unimetric.data.cropping import resized_side
 from unimetric.data.images import decode_image
 from unimetric.errors import UserError
+from unimetric.files import user_path
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def image_reader(cache: str | None, reduced: bool, image_size: int, option: str)
     at_least = 2 * needed if reduced else None
     if cache is None:
         return ImageReader(None, at_least)
-    opened = ImageCache.open(Path(cache).expanduser())
+    opened = ImageCache.open(user_path(cache))
     if opened.kind.side < needed:
         raise UserError(
             f"--{option} is {cache}: its images have a shorter side of {opened.kind.side} pixels, but an input of "

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from unimetric.data.transforms import EvaluationTransform
 from unimetric.errors import UserError, cause, nearest_names, shown
+from unimetric.files import user_path
 from unimetric.models.packaged import PACKAGED, fingerprint, packaged_state_dict
 from unimetric.progress import console
 
@@ -277,7 +278,7 @@ def make_backbone(name: str, *, weights: str = "pretrained", image_size: int = 2
             torch.default_generator.manual_seed(0)
             vit = _create(PACKAGED.get(name, name))
     elif weights != "pretrained":
-        vit = _load_file(name, Path(weights).expanduser())
+        vit = _load_file(name, user_path(weights))
     elif name in PACKAGED:
         vit = _create(PACKAGED[name])
         vit.load_state_dict(packaged_state_dict())

@@ -19,6 +19,7 @@ from unimetric.data.decoding import ImageLike, listed_images, prepared_batches
 from unimetric.data.images import ImageError
 from unimetric.data.transforms import EvaluationTransform
 from unimetric.errors import UserError
+from unimetric.files import user_path
 from unimetric.geometry import Geometry, PoincareBall, make_geometry
 from unimetric.models.backbone import Backbone, FrozenBlock
 from unimetric.models.fused import CurrentForm, InferenceForm
@@ -96,7 +97,7 @@ class Embedder(nn.Module):
         Raises:
             UserError: the folder or a file is missing, damaged or does not fit, or the backbone is another one.
         """
-        return load_model(cls, Path(path).expanduser(), image_size, weights)
+        return load_model(cls, user_path(path), image_size, weights)
 
     def save_pretrained(self, path: str | Path, *, metrics: dict[str, Any] | None = None) -> None:
         """Write ``adapter.safetensors``, ``config.json`` and a model card, a few MB; the backbone is only named.
@@ -108,7 +109,7 @@ class Embedder(nn.Module):
         Raises:
             UserError: no permission, or a full disk. No half-written file is left.
         """
-        save_model(self, Path(path).expanduser(), metrics)
+        save_model(self, user_path(path), metrics)
 
     @property
     def transform(self) -> EvaluationTransform:

@@ -16,7 +16,7 @@ from unimetric.cpu import available_cores
 from unimetric.data.cropping import evaluation_crop
 from unimetric.data.decoding import ImageLike, listed_images, prepared_batches
 from unimetric.errors import UserError
-from unimetric.files import explain_os_error
+from unimetric.files import explain_os_error, user_path
 
 _FORMAT = 1
 
@@ -80,7 +80,7 @@ class ExportedEmbedder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+        self.path = user_path(path)
         self._threads = available_cores()
         session = _session(self.path, self._threads)
         about = _metadata(self.path, session)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unimetric.errors import UserError, nearest_names
+from unimetric.files import user_path
 
 if TYPE_CHECKING:
     from unimetric.config import DeviceConfig
@@ -60,9 +61,9 @@ def find_exported(
             "or int8; leave that out, or use --engine torch"
         )
     if named:
-        return _named(index, Path(str(model)).expanduser(), device.precision)
+        return _named(index, user_path(str(model)), device.precision)
     precision = "fp32" if device.precision == "auto" else device.precision
-    files = _beside(Path(model or index.model).expanduser(), precision)
+    files = _beside(user_path(model or index.model), precision)
     present = [file for file in files if file.is_file()]
     if engine == "onnx":
         if not present:

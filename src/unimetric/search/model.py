@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unimetric.errors import UserError
+from unimetric.files import user_path
 from unimetric.search.calibration import DEFAULT_RATE, Calibration, read_calibration
 from unimetric.search.errors import ModelMismatchError
 from unimetric.search.stores.base import FORMAT, Store, is_uri
@@ -29,7 +30,7 @@ def describe(
 
     if is_uri(model):
         raise UserError(f"the model is {model}: name a folder on this machine")
-    path = Path(model).expanduser()
+    path = user_path(model)
     folder, config = read_model_config(path)
     file = ModelSource(path, None if weights is None else str(weights)).weights_file
     calibration = _find_calibration(path, folder, metrics)
@@ -92,7 +93,7 @@ def load_embedder(
     from unimetric.models.saving import model_fingerprint, read_model_config
 
     recorded = store.about["model"]
-    place = Path(model or recorded["folder"]).expanduser()
+    place = user_path(model or recorded["folder"])
     try:
         folder, config = read_model_config(place)
     except UserError as error:
@@ -116,7 +117,7 @@ def _check_fingerprint(store: Store, fingerprint: str, name: str) -> None:
 def _find_calibration(path: Path, folder: Path, metrics: str | Path | None) -> Calibration | None:
     """The calibration of the named measurement, or else of the run or model folder's own, if there is one."""
     if metrics is not None:
-        named_place = Path(metrics).expanduser()
+        named_place = user_path(metrics)
         file = named_place / "metrics.json" if named_place.is_dir() else named_place
         calibration = read_calibration(file)
         if calibration is None:

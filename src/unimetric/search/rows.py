@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from unimetric.data.catalog import identities
 from unimetric.data.sources.metadata import Value
 from unimetric.errors import ArgumentError
+from unimetric.files import user_path
 from unimetric.search.items import NewItem
 from unimetric.search.preparation import hash_of
 from unimetric.search.stores.base import COLUMNS, KINDS, is_uri
@@ -47,7 +48,7 @@ def stored_path(path: str | Path) -> str:
     """A path as it is stored: a URI as it is, a file absolute, links resolved."""
     if is_uri(path):
         return str(path)
-    return _text(identities([Path(os.path.abspath(Path(path).expanduser()))])[0])  # noqa: PTH100 ("..", unresolved)
+    return _text(identities([Path(os.path.abspath(user_path(path)))])[0])  # noqa: PTH100 ("..", unresolved)
 
 
 def named(items: Iterable[NewItem]) -> list[NamedItem]:

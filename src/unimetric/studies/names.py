@@ -8,8 +8,10 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
+
+from unimetric.errors import UserError
+from unimetric.files import user_path
 
 _LONGEST = 60
 _SOURCE = re.compile(r"((?:[^=/\\:]*=)?(?:[A-Za-z][A-Za-z0-9_-]+:)?)(.*)", re.DOTALL)
@@ -60,15 +62,15 @@ def _describe(value: Any) -> str:
 def absolute_source(text: str) -> str:
     """Return a source with an absolute path, ``NAME=`` and ``FORMAT:`` kept; unchanged if no such path exists."""
     if text != "demo" and _exists(text):
-        return os.path.abspath(Path(text).expanduser())  # noqa: PTH100 - keeps symbolic links
+        return os.path.abspath(user_path(text))  # noqa: PTH100 - keeps symbolic links
     match = _SOURCE.fullmatch(text)
     if match is None or not _exists(match[2]):
         return text
-    return match[1] + os.path.abspath(Path(match[2]).expanduser())  # noqa: PTH100
+    return match[1] + os.path.abspath(user_path(match[2]))  # noqa: PTH100
 
 
 def _exists(place: str) -> bool:
     try:
-        return bool(place) and Path(place).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):
+        return bool(place) and user_path(place).exists()
+    except (OSError, ValueError, UserError):
         return False

@@ -26,7 +26,7 @@ from unimetric.data.catalog import ClassIndex, Item
 from unimetric.data.replay import read_replay, write_replay
 from unimetric.data.splits import Split
 from unimetric.errors import UserError, cause
-from unimetric.files import write_atomically
+from unimetric.files import user_path, write_atomically
 from unimetric.formats.run_folder import RunFolder, run_identity
 from unimetric.geometry import Geometry, PoincareBall
 from unimetric.losses import make_loss, place_proxies
@@ -58,7 +58,7 @@ def old_classes(config: RunConfig, classes: ClassIndex) -> Tensor:
 
 def replay_folder(base: str | Path) -> Path:
     """Where the replay set of a run, or of the copy of one that is extended, lies."""
-    return Path(base).expanduser() / "replay"
+    return user_path(base) / "replay"
 
 
 def with_replay(split: Split, base: str) -> Split:
@@ -101,7 +101,7 @@ class Extension:
         options = config.extension
         if options.base is None:
             return None
-        base = Path(options.base).expanduser()
+        base = user_path(options.base)
         file = ModelSource(base, config.model.weights).weights_file
         teacher = Embedder.from_pretrained(base, weights=file)
         teacher.requires_grad_(False).to(device)
@@ -114,7 +114,7 @@ class Extension:
         Raises:
             UserError: the old proxies are missing, damaged or of another loss, or a new image cannot be read at all.
         """
-        base = Path(config.extension.base or "").expanduser()
+        base = user_path(config.extension.base or "")
         assign_weights(embedder, learned_weights(self.teacher), base / "model")
         classes = ClassIndex.of(train)
         place_proxies(loss, self._class_means(train, classes, config))

@@ -17,7 +17,7 @@ from torch import Tensor
 from unimetric.config import RunConfig, run_config
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError
-from unimetric.files import explain_os_error, make_folder, write_atomically, write_json
+from unimetric.files import explain_os_error, make_folder, user_path, write_atomically, write_json
 from unimetric.losses import make_loss
 from unimetric.models.devices import choose_device
 from unimetric.models.saving import learned_weights
@@ -101,7 +101,7 @@ def replay_step(folder: str | Path, *, precision: str | None = None, device: str
         UserError: the folder holds no such step, or is damaged, or the backbone's weights are other ones, or the step
             needs the proxies of several processes.
     """
-    path = Path(folder).expanduser()
+    path = user_path(folder)
     facts, tensors = _read(path)
     if facts["proxies_divided"]:
         raise UserError(

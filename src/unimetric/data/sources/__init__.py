@@ -31,6 +31,7 @@ from unimetric.data.sources.metadata import Metadata, read_metadata
 from unimetric.data.sources.split_names import named_as_splits
 from unimetric.data.sources.table import SUFFIXES
 from unimetric.errors import UserError, nearest_names, shown
+from unimetric.files import user_path
 
 
 def read_demo(folder: Path | None, name: str | None = None) -> list[Dataset]:
@@ -71,10 +72,10 @@ def read_source(text: str, *, classes: bool = True) -> list[Dataset]:
     """
     name, format_name, place = _parse(text)
     if format_name == "demo":
-        return read_demo(_expand(place) if place else None, name)
+        return read_demo(user_path(place) if place else None, name)
     if not place:
         raise UserError(f"the source {text!r} names no path; write [NAME=][FORMAT:]PATH")
-    path = _expand(place)
+    path = user_path(place)
     if format_name is None:
         format_name = _format_of(path)
         if format_name == "folder" and classes:
@@ -93,9 +94,9 @@ def read_source_metadata(text: str) -> Metadata:
         UserError: as `read_manifest`.
     """
     name, format_name, place = _parse(text)
-    if format_name == "demo" or (format_name or _format_of(_expand(place))) != "manifest":
+    if format_name == "demo" or (format_name or _format_of(user_path(place))) != "manifest":
         return Metadata({})
-    return read_metadata(_expand(place), name)
+    return read_metadata(user_path(place), name)
 
 
 def read_sources(texts: Sequence[str], *, classes: bool = True) -> list[Dataset]:
@@ -183,15 +184,8 @@ def _folder_format(path: Path) -> str:
     return benchmarks[0] if benchmarks else "folder"
 
 
-def _expand(place: str) -> Path:
-    try:
-        return Path(place).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"cannot find the home folder in {place!r}; write the path in full") from error
-
-
 def _exists(place: str) -> bool:
     try:
-        return bool(place) and Path(place).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):
+        return bool(place) and user_path(place).exists()
+    except (OSError, ValueError, UserError):
         return False

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from unimetric.errors import UserError
+from unimetric.files import user_path
 from unimetric.search.conditions import Condition
 
 FORMAT = 2
@@ -156,7 +157,7 @@ def location(db: str | Path) -> str:
     if is_uri(db):
         return str(db)
     try:
-        return str(Path(db).expanduser().absolute())
+        return str(user_path(db).absolute())
     except RuntimeError as error:
         raise UserError(f"cannot find the home folder in {str(db)!r}; write the path in full") from error
 
