@@ -50,6 +50,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "datasets": datasets,
 }
 
+_LONGEST_MESSAGE = 1200
+"""Characters."""
 _OPTIONS = {
     "--help": "This page; unimetric COMMAND --help lists the options of a command.",
     "--version": "The version.",
@@ -76,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, ProcessLost, OSError) as error:
         if debug:
             traceback.print_exc()
-        print(f"unimetric: error: {escaped(' '.join(str(error).split()))}", file=sys.stderr)  # noqa: T201
+        print(f"unimetric: error: {_one_line(error)}", file=sys.stderr)  # noqa: T201
         return 2 if isinstance(error, OSError) else error.exit_code
     except KeyboardInterrupt:
         if debug:
@@ -109,6 +111,16 @@ def _run(argv: list[str]) -> int:
     if command.is_configured:
         values = command.parse(argv[1:], base_options(values))
     return command.call(values)
+
+
+def _one_line(error: Exception) -> str:
+    """The message on one printable line, without the middle of a very long one."""
+    text = escaped(" ".join(str(error).split()))
+    return (
+        text
+        if len(text) <= _LONGEST_MESSAGE
+        else f"{text[: _LONGEST_MESSAGE // 2]} ... {text[-_LONGEST_MESSAGE // 3 :]}"
+    )
 
 
 def _shell(argv: Sequence[str]) -> str:
