@@ -30,6 +30,7 @@ OPTIONS: dict[str, Any] = {
     },
     "training": {"epochs": 3, "batch_size": 8, "learning_rate": 1e-4, "proxy_multiplier": 1000.0},
     "data": {"workers": 0},
+    "evaluation": {"baseline": False},
     "device": {"accelerator": "cpu", "precision": "fp32"},
 }
 

@@ -305,12 +305,15 @@ class EvaluationConfig:
             on its validation classes and leaves the test classes unseen.
         mean_average_precision: Measure mAP as well. That ranks the whole gallery for every query, about ten times the
             work of all other numbers.
+        baseline: After training, measure the frozen backbone as well and compare. It is measured once; its numbers
+            are kept in the user's cache for the next training on the same images.
     """
 
     ks: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
     batch_size: int = 32
     classes: Literal["test", "validation"] = "test"
     mean_average_precision: bool = False
+    baseline: bool = True
 
     def __post_init__(self) -> None:
         _require(

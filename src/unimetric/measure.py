@@ -20,6 +20,7 @@ from unimetric.data.images import ImageError, decode_image
 from unimetric.data.sources.unusable import unusable_files
 from unimetric.errors import UserError
 from unimetric.evaluation import LabelWarning, Report, evaluate
+from unimetric.evaluation.per_query import PerQuery
 from unimetric.formats.vectors import MeasuredVectors
 from unimetric.geometry import Geometry, PoincareBall
 from unimetric.progress import progress_bar
@@ -124,6 +125,8 @@ class Measurement:
     skipped: tuple[Skipped, ...]
     vectors: MeasuredVectors | None = None
     """None where nothing was measured."""
+    per_query: PerQuery | None = None
+    """The result of every query; None where nothing was measured."""
 
 
 def measure(
@@ -178,7 +181,7 @@ def measure(
     metrics = report.to_dict()
     metrics["counts"]["skipped_files"] = len(embedded.skipped)
     metrics["seconds"] = round(time.perf_counter() - start, 2)
-    return Measurement(metrics, embedded.skipped, vectors)
+    return Measurement(metrics, embedded.skipped, vectors, report.per_query)
 
 
 def evaluate_vectors(

@@ -77,7 +77,12 @@ def run_demo(config: RunConfig, out: Path) -> list[tuple[str, dict[str, Any]]]:
     from unimetric.report.build import REPORT, write_report
     from unimetric.training.loop import train
 
-    config = replace(config, data=replace(config.data, sources=config.data.sources or ["demo"]))
+    # The demo measures the frozen backbone itself, before training.
+    config = replace(
+        config,
+        data=replace(config.data, sources=config.data.sources or ["demo"]),
+        evaluation=replace(config.evaluation, baseline=False),
+    )
     folder = RunFolder(out)
     resume = folder.config.is_file()
     if resume and not _is_run_of(folder, config):

@@ -35,6 +35,7 @@ def evaluate(
             {
                 *("loss", "sampling", "training", "extension", "device.processes", "device.machines"),
                 *("data.few_shot", "data.train_images", "data.replay_per_class", "data.workers", "data.train_datasets"),
+                "evaluation.baseline",
             }
         ),
         Common(

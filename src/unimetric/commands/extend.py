@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from unimetric.arguments import Without
-from unimetric.commands.train import stopped
+from unimetric.commands.train import print_trained, stopped
 from unimetric.config import DeviceConfig, ExtendConfig
 from unimetric.errors import MissingOptionError, OptionError
 
@@ -42,7 +42,6 @@ def extend(
     options = replace(options, compatible=compatible)
     from unimetric.formats.run_folder import RunFolder
     from unimetric.progress import say
-    from unimetric.report.tables import print_results
     from unimetric.training.extend import extend_run, keep_replay_set
     from unimetric.training.interrupt import Interrupted
 
@@ -55,6 +54,6 @@ def extend(
     except (Interrupted, KeyboardInterrupt) as stop:
         return stopped(stop, folder)
     if metrics["counts"]["queries"]:
-        print_results([(extended.model.method, metrics)])
+        print_trained(extended.model.method, metrics)
     say(f"The model is in {folder.model}, the numbers in {folder.metrics}.")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from unimetric.arguments import Common
 from unimetric.config import RunConfig
@@ -58,7 +58,6 @@ def train(
     # After the options are known to be good, because torch takes seconds to load.
     from unimetric.formats.run_folder import RunFolder
     from unimetric.progress import say
-    from unimetric.report.tables import print_results
     from unimetric.training.interrupt import Interrupted
     from unimetric.training.loop import train
 
@@ -70,10 +69,23 @@ def train(
     if metrics and not metrics["counts"]["queries"]:
         say(f"The model is in {folder.model}; no classes were held out to measure it on.")
     elif metrics:
-        print_results([(config.model.method, metrics)])
+        print_trained(config.model.method, metrics)
         say(f"The model is in {folder.model}, the numbers in {folder.metrics}.")
         say(f"For a page with the mistakes: unimetric report {folder.path}")
     return 0
+
+
+def print_trained(method: str, metrics: dict[str, Any]) -> None:
+    """Print the table of a trained model, below its frozen backbone where that was measured, and the difference."""
+    from unimetric.progress import say
+    from unimetric.report.tables import print_results
+    from unimetric.training.baseline import comparison_lines
+
+    baseline = metrics.get("baseline")
+    frozen = [] if baseline is None else [("frozen backbone", baseline["frozen"])]
+    print_results([*frozen, (method, metrics)])
+    for line, warning in comparison_lines(baseline) if baseline else ():
+        say(line, style="yellow" if warning else "")
 
 
 def stopped(stop: BaseException, folder: RunFolder) -> int:

@@ -151,6 +151,8 @@ class Plan:
     def _run(
         self, entry: Entry, model: Model, folder: str, seed: int, values: Mapping[str, Any], candidate: Any
     ) -> Run:
+        # A frozen row belongs in the matrix itself.
+        values = merge({"evaluation": {"baseline": False}}, values)
         config = self.check(values, f"{self.file.path}, {entry.name}")
         kind: Literal["train", "evaluate"] = "evaluate" if config.model.method == "frozen" else "train"
         return Run(kind, entry.name, model.name, folder, seed, config, candidate)

@@ -163,14 +163,14 @@ def _refuse_other_options(run: Run, files: RunFiles, found: RunConfig) -> None:
 
 
 def _deciding(config: RunConfig) -> dict[str, Any]:
-    """Return options by dotted name, without those of the device and its workers."""
+    """Return options by dotted name, without those of the device, its workers and the comparison at the end."""
     sections: Mapping[str, Mapping[str, Any]] = asdict(config)
     return {
         f"{section}.{name}": value
         for section, options in sections.items()
         if section != "device"
         for name, value in options.items()
-        if (section, name) != ("data", "workers")
+        if (section, name) not in (("data", "workers"), ("evaluation", "baseline"))
     }
 
 

@@ -9,6 +9,7 @@ from unimetric.files import write_json
 from unimetric.formats.vectors import write_measured
 from unimetric.measure import Measurement, Skipped
 from unimetric.progress import say
+from unimetric.training.baseline import compare_with_frozen
 from unimetric.training.checkpoint import Progress
 from unimetric.training.drift import measure_extension
 from unimetric.training.extension import keep_replay
@@ -44,6 +45,8 @@ def write_results(run: Run, progress: Progress) -> dict[str, Any]:
     metrics["training_seconds"] = round(progress.seconds, 1)
     metrics["training_steps"] = progress.step
     metrics |= provenance(config, split, run.embedder.backbone.fingerprint, run.clock, run.embedder.device)
+    if config.evaluation.baseline:
+        metrics |= compare_with_frozen(run, measurement)
     metrics |= measure_extension(config, split, run.embedder, run.extension)
     keep_replay(config, split, folder, run.embedder.backbone.image_size)
     run.embedder.save_pretrained(folder.model, metrics=metrics)
