@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from mutations import damaged, little_memory
@@ -99,6 +100,8 @@ def is_split(text: str) -> bool:
 @given(rows=st.lists(st.one_of(good_row, row), min_size=1, max_size=6), order=st.permutations(range(5)))
 def test_any_cells(folder: Path, rows: list[tuple[str, ...]], order: list[int]) -> None:
     """Written as CSV is; the right answer follows from the cells."""
+    # Python 3.10 writes no zero bytes.
+    assume(sys.version_info >= (3, 11) or not any("\0" in cell for cells in rows for cell in cells))
     names = ["path", "label", "dataset", "split", "further"]
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, quoting=csv.QUOTE_ALL)
@@ -114,9 +117,6 @@ def test_any_cells(folder: Path, rows: list[tuple[str, ...]], order: list[int]) 
         datasets = read_manifest(file)
     except UserError as error:
         sentence = refusal(file, error)
-        if "damaged at line" in sentence:  # Python 3.10 reads no zero bytes
-            assert any("\0" in cell for cells in rows for cell in cells)
-            return
         if "is empty; give it one row" in sentence:
             assert not rows
             return

@@ -186,7 +186,7 @@ def test_parquet_pages_of_garbage(tmp_path: Path) -> None:
             b"path,label\na.jpg,x\nb.jpg,Zaunk\xf6nig\n",
             r"birds.csv is not UTF-8 \(line 3\); save it as UTF-8",
         ),
-        ("path,label\na.jpg,x".encode("utf-16-le"), "no column 'path', only .*; save it as UTF-8"),
+        ("path,label\na.jpg,x".encode("utf-16-le"), "is UTF-16 or no text; save it as UTF-8"),
         ("path,label\na.jpg,x".encode("utf-16")[:-1], "is damaged UTF-16; save it as UTF-8"),
         (
             "path,label\nzzz.jpg,x\na.jpg,y\nsub,y\n",

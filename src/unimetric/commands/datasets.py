@@ -79,9 +79,9 @@ def print_datasets(console: Console | None = None) -> None:
 
 
 def print_checks(checks: Sequence[DatasetCheck], console: Console | None = None) -> None:
-    """Print a section for each dataset to standard output, and a last line with the sum of it.
+    """Print a section for each dataset to standard output, and a line with the totals.
 
-    Lines are as long as they come where they go to another program, unless the environment has ``COLUMNS``.
+    Lines are not wrapped for another program, unless the environment has ``COLUMNS``.
     """
     from rich.console import Console
     from rich.text import Text
@@ -102,14 +102,14 @@ def print_checks(checks: Sequence[DatasetCheck], console: Console | None = None)
 
 
 def _row(key: str, value: str, width: int | None) -> str:
-    """A key and its value, in lines of ``width``; paths and addresses stay whole, so that they can be copied."""
+    """Return a key and its value in lines of ``width``; paths and addresses stay whole, so that they can be copied."""
     head = f"  {key:<11}"
     if width is None:
         return head + value
     lines = textwrap.wrap(
         head + value, width, subsequent_indent=" " * len(head), break_long_words=False, break_on_hyphens=False
     )
-    # What is too long to be indented as far moves to the left.
+    # Lines that are too long for this indent move to the left.
     return "\n".join(line if len(line) <= width else line.strip().rjust(width) for line in lines)
 
 
@@ -147,7 +147,7 @@ def _lines(check: DatasetCheck) -> Iterator[tuple[str, str]]:
 
 
 def _within(check: DatasetCheck, path: Path) -> str:
-    """The path as seen from the dataset's folder, which is named above it."""
+    """Return the path relative to the dataset's folder, which is printed above it."""
     if check.folder is None or not path.is_relative_to(check.folder):
         return str(path)
     return str(path.relative_to(check.folder))
@@ -158,7 +158,7 @@ def _of(found: int, published: int | None) -> str:
 
 
 def _some(count: int, texts: Iterable[str], of_what: str = "") -> str:
-    """The number, and the first few."""
+    """Return the number, and the first few."""
     shown = [text for text, _ in zip(texts, range(_SHOWN), strict=False)]
     more = f" and {count - _SHOWN:,} more" if count > _SHOWN else ""
     return f"{count:,}{of_what}" + (f": {', '.join(shown)}{more}" if shown else "")

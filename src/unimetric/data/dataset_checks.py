@@ -26,20 +26,20 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class DatasetCheck:
-    """What was found of one benchmark dataset.
+    """Result of checking one benchmark dataset.
 
     Args:
         name: Its key in `PUBLISHED`, which is also the format in ``cub200:PATH``.
-        folder: Where it is; None if it was not found.
-        looked_in: Where it was looked for.
-        items: What its annotation files list.
+        folder: Its folder; None if it was not found.
+        looked_in: The folders that were searched.
+        items: The images that its annotation files list.
         differences: From the published counts, one phrase each.
-        problem: Why it cannot be read, or that it lies above the place where it was looked for, in one line.
+        problem: The reason why it cannot be read, or that it lies above the searched folder, in one line.
         missing: Images that are listed but absent.
-        unreadable: Files with the reason why they are no images: all that do not decode where ``decoded`` is set, else
-            the empty ones and those that cannot be opened.
+        unreadable: Files that are no images, with the reason: all that do not decode where ``decoded`` is set, else the
+            empty ones and those that cannot be opened.
         duplicates: Pairs of a train image and a test image (test, query or gallery) of equal content.
-        decoded: Whether every image was decoded.
+        decoded: Every image was decoded.
     """
 
     name: str
@@ -55,7 +55,7 @@ class DatasetCheck:
 
     @property
     def published(self) -> Published:
-        """What is known of the dataset."""
+        """The dataset's published facts."""
         return PUBLISHED[self.name]
 
     @property
@@ -66,7 +66,7 @@ class DatasetCheck:
         return "bad" if self.problem or self.missing or self.unreadable else "good"
 
     def counts(self) -> dict[str, tuple[int, int]]:
-        """Images and classes by role, the roles of the published counts first."""
+        """Return images and classes by role, the roles of the published counts first."""
         roles = dict.fromkeys([*self.published.classes, *(item.role or "none" for item in self.items)])
         counts = {}
         for role in roles:
@@ -75,7 +75,7 @@ class DatasetCheck:
         return counts
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, for ``--json``."""
+        """Return plain values, for ``--json``."""
         return {
             "name": self.name,
             "title": self.published.title,
@@ -96,7 +96,7 @@ class DatasetCheck:
 
 
 def list_datasets() -> list[dict[str, Any]]:
-    """The benchmark datasets with their published counts, as plain values."""
+    """Return the benchmark datasets with their published counts, as plain values."""
     return [
         {"name": name, "title": published.title, **_published_counts(published), "home": published.home}
         for name, published in PUBLISHED.items()
@@ -104,11 +104,11 @@ def list_datasets() -> list[dict[str, Any]]:
 
 
 def check_datasets(root: Path, *, decode: bool = False) -> list[DatasetCheck]:
-    """Look for every benchmark dataset in a folder, and check what is there.
+    """Look for every benchmark dataset in a folder, and check those found.
 
     Args:
         root: A folder that holds the datasets' folders, or one of these.
-        decode: Whether to decode every image; that takes minutes for a hundred thousand.
+        decode: Decode every image, which takes minutes for a hundred thousand.
 
     Raises:
         UserError: the folder is missing or cannot be read.
@@ -118,13 +118,13 @@ def check_datasets(root: Path, *, decode: bool = False) -> list[DatasetCheck]:
 
 
 def exit_code(checks: Sequence[DatasetCheck]) -> int:
-    """0 if something was found and all of it is good; else 1."""
+    """Return 0 if something was found and all of it is good; else 1."""
     states = [check.state for check in checks]
     return 0 if "good" in states and "bad" not in states else 1
 
 
 def _places(root: Path) -> dict[Path, list[str]]:
-    """The folder, its children, and their children where they are no dataset: each with what it is recognised as."""
+    """Return the folder, its children, and theirs where they are no dataset, with the datasets recognised in each."""
     places = {root: recognise(root)}
     for child in _folders(root, strict=True):
         places[child] = recognise(child)
@@ -138,7 +138,7 @@ def _folders(folder: Path, *, strict: bool = False) -> list[Path]:
         return sorted(child for child in folder.iterdir() if not child.name.startswith(".") and child.is_dir())
     except OSError as error:
         if not strict:
-            return []  # of somebody else: to look in there was only an attempt
+            return []  # not among the folders that the user gave
         if isinstance(error, FileNotFoundError):
             raise UserError(f"there is no folder {folder}; check the path") from error
         if isinstance(error, NotADirectoryError):
@@ -150,13 +150,13 @@ def _check(name: str, root: Path, places: Mapping[Path, Sequence[str]], decode: 
     usual = [root / folder for folder in PUBLISHED[name].folders]
     looked_in = (root, *usual)
     recognised = [place for place, names in places.items() if name in names]
-    # By its content first; by its name alone it may be half unpacked, or something else.
+    # By its content first: a folder of the usual name may be half unpacked, or something else.
     found = next((place for place in usual if place in recognised), next(iter(recognised), None))
     found = found or next((place for place in usual if place in places and not places[place]), None)
     if found is None:
         return DatasetCheck(name, None, looked_in, problem=_too_low(name, root))
     try:
-        # Without a look at the images, which are counted one by one below.
+        # Images are checked one by one below.
         datasets = BENCHMARKS[name](found, require_images=False)
         items = tuple(item for dataset in datasets for item in dataset.items)
         missing = tuple(absent_images(items))
@@ -204,7 +204,7 @@ def _decoding_problem(path: Path) -> str:
 
 
 def _in_threads(function: Callable[[T], R], values: Sequence[T], description: str) -> Iterator[R]:
-    """The function of every value, in order, under a progress bar; reading and decoding leave Python free."""
+    """Yield the function of every value, in order, under a progress bar; decoding releases Python's lock."""
     cores = available_cores()
     done = in_order(function, values, threads=cores, ahead=4 * cores)
     shown = track(done, description, total=len(values)) if values and progress_console.is_terminal else done

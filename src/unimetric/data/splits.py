@@ -192,7 +192,12 @@ def _check_sides(dataset: Dataset, side: dict[str, list[Item]], wanted: Collecti
     }
     for part in ("train", "query", "gallery"):
         if part in wanted and not side[part]:
-            raise UserError(f"dataset {dataset.name!r}: the {part} side is empty; {remedies[part]}")
+            remedy = remedies[part]
+            if part == "query" and side["validation"]:
+                remedy = (
+                    "its validation images are not tested on: call their split test, or use --data.split train-only"
+                )
+            raise UserError(f"dataset {dataset.name!r}: the {part} side is empty; {remedy}")
 
 
 def _notes(dataset: Dataset, side: dict[str, list[Item]], left_out: int) -> list[str]:

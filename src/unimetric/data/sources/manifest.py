@@ -210,8 +210,6 @@ def _missing(table: Table, wanted: str) -> UserError:
     listed = ", ".join([shown(name) for name in names[:10]] + ["..."] * (len(names) > 10)) or "none with a name"
     close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
     remedy = f"rename {shown(close[0])}" if close else "add it, or name the columns in the first row"
-    if any("\0" in name for name in names):
-        remedy = "save it as UTF-8"
     return UserError(f"the manifest {table.place} has no column {wanted!r}, only {listed}; {remedy}")
 
 

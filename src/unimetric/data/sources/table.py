@@ -95,13 +95,15 @@ class CsvTable:
                 )
 
     def _decode(self, content: bytes) -> str:
-        if not content.startswith(_UTF16_MARKS):
-            # A column that is not read may hold anything.
-            return content.decode("utf-8-sig", "surrogateescape")
         try:
-            return content.decode("utf-16")
+            if content.startswith(_UTF16_MARKS):
+                return content.decode("utf-16")
         except UnicodeDecodeError as error:
             raise UserError(f"the manifest {self.place} is damaged UTF-16; save it as UTF-8") from error
+        if b"\0" in content[:4]:
+            raise UserError(f"the manifest {self.place} is UTF-16 or no text; save it as UTF-8")
+        # A column that is not read may hold anything.
+        return content.decode("utf-8-sig", "surrogateescape")
 
     def _delimiter(self, text: str, is_header: Callable[[list[str]], bool]) -> str:
         first = text.lstrip("\r\n").split("\n", 1)[0].strip("\r")

@@ -93,7 +93,7 @@ def absent_images(items: Iterable[Item]) -> list[Path]:
 
 
 def readable_names(names: Mapping[int, str]) -> dict[int, str]:
-    """Return class names with spaces for underscores; equal ones are told apart by their numbers, as in "Wren (7)"."""
+    """Return class names with spaces for underscores; equal ones get their numbers, as in "Wren (7)"."""
     plain = {number: " ".join(name.replace("_", " ").split()) or str(number) for number, name in names.items()}
     numbered = {number: f"{name} ({number})" for number, name in plain.items()}
     count = Counter(plain.values())

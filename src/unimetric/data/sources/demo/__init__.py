@@ -1,8 +1,8 @@
-"""The demo data: icons, glyphs, handwritten digits and photographs, made from what pip installs.
+"""The demo data: icons, glyphs, handwritten digits and photographs, made from packages that pip installs.
 
 Four small collections of different kinds, so that a laptop without a model or data hub can train one
-embedding model on several domains. One module draws each domain; `build` puts them on the disk, once per
-user. What the data is, and what numbers on it mean, is in ``docs/demo-data.md``.
+embedding model on several domains. One module draws each domain; `build` writes them to the disk, once per
+user. ``docs/demo-data.md`` describes the data and the meaning of numbers on it.
 """
 
 from __future__ import annotations

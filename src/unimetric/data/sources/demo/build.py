@@ -1,4 +1,4 @@
-"""Builds the demo data on the disk, once for each set of package versions."""
+"""Build the demo data on the disk, once for each set of package versions."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def build_demo(folder: Path | None = None, *, rebuild: bool = False) -> Path:
 
 
 def is_complete(root: Path) -> bool:
-    """Whether the demo data at ``root`` is there and holds as many images as its fingerprint says."""
+    """Return true if ``root`` holds demo data with the number of images in its fingerprint."""
     try:
         record = json.loads((root / FINGERPRINT).read_text(encoding="utf-8"))
         return bool(
@@ -94,7 +94,7 @@ def is_complete(root: Path) -> bool:
 
 
 def pixel_fingerprint(domain: Path) -> str:
-    """SHA-256, in hexadecimal, of the pixels in a folder of class folders; of what exactly is said in `_COVERS`.
+    """Return the SHA-256, in hexadecimal, of the pixels in a folder of class folders; `_COVERS` has the definition.
 
     Raises:
         OSError: a file is no image.

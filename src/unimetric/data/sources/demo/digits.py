@@ -19,7 +19,7 @@ _MARGIN = SIDE // 8
 
 
 def digit_drawings() -> Iterator[Drawing]:
-    """Every digit, class by class, in the order of the source.
+    """Yield every digit, class by class, in the order of the source.
 
     Raises:
         UserError: the file of digits is missing.
@@ -33,7 +33,7 @@ def digit_drawings() -> Iterator[Drawing]:
 
 
 def _draw(ink: np.ndarray) -> Image.Image:
-    """Dark ink on paper; ``ink`` is [8 x 8], 0 to 16. What varies is the hand that wrote, nothing else."""
+    """Draw dark ink on paper; ``ink`` is [8 x 8], 0 to 16. Only the handwriting varies."""
     grey = Image.fromarray((255 - ink * 255 // 16).astype(np.uint8))
     inner = SIDE - 2 * _MARGIN
     picture = Image.new("L", (SIDE, SIDE), 255)

@@ -1,4 +1,4 @@
-"""What the domains share: a picture to be drawn, its own random numbers, and a shape put on a plain ground."""
+"""Shared by the domains: a picture to be drawn, its own random numbers, and a shape on a plain ground."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ SIDE = 128
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A picture that can be drawn: its class, its origin (part of the file's name), and how."""
+    """A picture to be drawn, with its class and its origin, which is part of the file's name."""
 
     label: str
     origin: str
     draw: Callable[[], Image.Image]
-    """Gives an RGB picture, the same at every call."""
+    """Return an RGB picture, the same at every call."""
     jpeg_quality: int | None = None
     """Saved as JPEG of this quality; as PNG, without loss, if None."""
 
 
 def generator(*parts: str) -> np.random.Generator:
-    """Random numbers that depend on ``parts`` only, not on the order in which pictures are drawn."""
+    """Return random numbers that depend on ``parts`` only, not on the order in which pictures are drawn."""
     digest = hashlib.sha256("\0".join(parts).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
@@ -35,11 +35,11 @@ def generator(*parts: str) -> np.random.Generator:
 def place(mask: Image.Image, rng: np.random.Generator, *, turn: float) -> Image.Image:
     """Put a shape on a plain ground: random colours, size, position, and rotation.
 
-    All of it stays within the middle 87 % of the picture, which is what evaluation's centre crop keeps.
+    All of it stays within the middle 87 % of the picture, which evaluation's centre crop keeps.
 
     Args:
         mask: grey picture of the shape, white where it is; must not be empty.
-        rng: gives the variation.
+        rng: source of the variation.
         turn: the largest rotation, in degrees either way.
 
     Returns:
@@ -61,7 +61,7 @@ def place(mask: Image.Image, rng: np.random.Generator, *, turn: float) -> Image.
 
 
 def two_colours(rng: np.random.Generator, contrast: float = 90.0) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Two random colours, the luminances of which differ by ``contrast`` at least (of 255)."""
+    """Return two random colours of which the luminances differ by ``contrast`` at least (of 255)."""
     while True:
         first, second = _colour(rng), _colour(rng)
         if abs(_luminance(first) - _luminance(second)) >= contrast:

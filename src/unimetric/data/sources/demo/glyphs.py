@@ -13,7 +13,7 @@ from unimetric.data.sources.demo.drawing import Drawing, generator, place
 from unimetric.data.sources.demo.packages import REMEDY, package_file
 from unimetric.errors import UserError
 
-# No two look alike once size and position say nothing: one of a pair such as c C, A and Cyrillic A, a and alpha.
+# No two look alike at any size and position: one of a pair such as c C, A and Cyrillic A, a and alpha.
 # No digits, because these are a domain of their own.
 LATIN = "AaBDEeFGgHhJKMNQRrTtWZ"
 OTHERS = "ΓΔΘΛΞΣΦΨΩγδζλξπσω" + "БЖЦЭЮЯ" + "&@#%?§¶€£¥"
@@ -33,7 +33,7 @@ _TURN = 12.0
 
 
 def class_name(character: str) -> str:
-    """The Unicode name, last word first, so that alphabets and signs mix when sorted.
+    """Return the Unicode name, last word first, so that alphabets and signs mix when sorted.
 
     >>> class_name("g"), class_name("Δ"), class_name("?")
     ('g-latin-small', 'delta-greek-capital', 'question-mark')
@@ -46,7 +46,7 @@ def class_name(character: str) -> str:
 
 
 def glyph_drawings() -> Iterator[Drawing]:
-    """Every character in 9 to 12 fonts, drawn by lot.
+    """Yield every character in 9 to 12 fonts, chosen at random.
 
     Raises:
         UserError: a font is missing, or lacks a character.
@@ -77,7 +77,7 @@ def _characters(path: Path) -> frozenset[int]:
 
 
 def _draw(path: Path, character: str, label: str) -> Image.Image:
-    # Basic layout is built into Pillow; the other engine is there on some machines only.
+    # Basic layout is built into Pillow; the other engine is missing on some machines.
     font = ImageFont.truetype(path, _POINTS, layout_engine=ImageFont.Layout.BASIC)
     mask = Image.new("L", (3 * _POINTS, 3 * _POINTS))
     ImageDraw.Draw(mask).text((_POINTS, _POINTS // 2), character, fill=255, font=font)

@@ -1,4 +1,4 @@
-"""Icons: the class is the thing shown, the instances are how the packs and styles draw it."""
+"""Icons: the class is the thing shown, the instances are its drawings by the packs and styles."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _FEWEST = 6
 
 
 def icon_drawings() -> Iterator[Drawing]:
-    """Every icon, class by class; a style that repeats another one's picture is left out.
+    """Yield every icon, class by class; a style that repeats another one's picture is left out.
 
     Raises:
         UserError: a pack's file is missing, or holds too few drawings of a class.
@@ -90,7 +90,7 @@ def _has(archive: ZipFile, stem: str) -> bool:
 
 
 def _render(svg: str) -> Image.Image:
-    """The opacity of a drawing, as a grey picture: packs leave the colour to whoever uses them."""
+    """Return the opacity of a drawing, as a grey picture: packs leave the colour to their users."""
     import resvg_py
 
     # Icons hold no text; to look up the system's fonts for each would take longer than to draw it.

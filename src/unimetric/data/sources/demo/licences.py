@@ -1,4 +1,4 @@
-"""What the demo data is made of, by whom, and under which licence: the text of its ``LICENSES.md``."""
+"""Sources, authors and licences of the demo data: the text of its ``LICENSES.md``."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ _TEXTS = (
 
 
 def licences() -> str:
-    """The text, in Markdown.
+    """Return the text, in Markdown.
 
     Raises:
         PackageNotFoundError: a package is not installed.

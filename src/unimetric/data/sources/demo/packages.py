@@ -1,7 +1,7 @@
-"""The packages that the demo data is made of: their versions, and files in them.
+"""Packages that the demo data is made of: their versions, and files in them.
 
 Files are found through the installed metadata, without importing a package: some take seconds to import, and
-the icon packs' own code needs a library that is not wanted here.
+the icon packs' own code needs a library that is not installed here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REMEDY = "run: pip install '.[demo]' in the checkout of unimetric"
 
 
 def package_versions() -> dict[str, str]:
-    """The installed version of every package in `PACKAGES`.
+    """Return the installed version of every package in `PACKAGES`.
 
     Raises:
         UserError: a package is not installed; the message names all that are missing.
@@ -42,7 +42,7 @@ def package_versions() -> dict[str, str]:
 
 
 def package_file(package: str, path: str) -> Path:
-    """Where a file of an installed package is.
+    """Return the path of a file of an installed package.
 
     Args:
         package: the name of the distribution, as for pip.
@@ -61,7 +61,7 @@ def package_file(package: str, path: str) -> Path:
 
 
 def licence_text(package: str, name: str) -> str:
-    """The text of a licence file that a package ships, by the end of its path; empty if there is none."""
+    """Return the text of a licence file that a package ships, by the end of its path; empty if there is none."""
     for file in distribution(package).files or ():
         if file.as_posix().endswith(name):
             return Path(str(file.locate())).read_text(encoding="utf-8", errors="replace")

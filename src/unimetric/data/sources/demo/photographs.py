@@ -20,7 +20,7 @@ VIEW = 144
 """Side of a view in pixels."""
 
 _VIEWS = 9
-# A view of bare sky says nothing about its region: another one is drawn, up to so many times.
+# A view of bare sky does not show its region: another one is drawn, at most this many times.
 _LEAST_CONTRAST = 16.0
 _TRIES = 10
 
@@ -39,7 +39,7 @@ class Photograph:
     credit: str
 
     def regions(self, size: tuple[int, int]) -> Iterator[tuple[int, int, int]]:
-        """Left, top and side of the regions, in pixels, for the photograph's width and height."""
+        """Yield left, top and side of the regions, in pixels, for the photograph's width and height."""
         columns, rows = self.grid
         width, height = size[0] // columns, size[1] // rows
         side = min(width, height)
@@ -94,7 +94,7 @@ PHOTOGRAPHS = (
 
 
 def photograph_drawings() -> Iterator[Drawing]:
-    """Every view, region by region.
+    """Yield every view, region by region.
 
     Raises:
         UserError: a photograph is missing.
@@ -121,12 +121,12 @@ def _draw(region: Image.Image, label: str, view: str) -> Image.Image:
 
 
 def _look(region: Image.Image, corners: np.ndarray) -> Image.Image:
-    """What lies within the corners [4 x 2], as a square picture."""
+    """Return the part of a region within the corners [4 x 2], as a square picture."""
     return region.transform((VIEW, VIEW), Image.Transform.PERSPECTIVE, _perspective(corners), Image.Resampling.BICUBIC)
 
 
 def _corners(rng: np.random.Generator, side: int) -> np.ndarray:
-    """The corners [4 x 2] of a view, in pixels of its region, clockwise from the upper left one."""
+    """Return the corners [4 x 2] of a view, in pixels of its region, clockwise from the upper left one."""
     angle = np.deg2rad(rng.uniform(-20, 20))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * rng.uniform(0.5, 0.75) / 2
@@ -140,7 +140,7 @@ def _corners(rng: np.random.Generator, side: int) -> np.ndarray:
 
 
 def _perspective(corners: np.ndarray) -> tuple[float, ...]:
-    """Pillow's eight coefficients of the map that takes the corners of a view to ``corners`` [4 x 2]."""
+    """Return Pillow's eight coefficients of the map that takes the corners of a view to ``corners`` [4 x 2]."""
     rows, values = [], []
     for (x, y), (u, v) in zip([(0, 0), (VIEW, 0), (VIEW, VIEW), (0, VIEW)], corners, strict=True):
         rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
@@ -149,7 +149,7 @@ def _perspective(corners: np.ndarray) -> tuple[float, ...]:
 
 
 def _expose(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Another exposure (up to 0.6 stops), contrast and colour temperature, and sensor noise."""
+    """Apply another exposure (up to 0.6 stops), contrast and colour temperature, and sensor noise."""
     warmth = rng.uniform(-0.22, 0.22)
     gains = 2 ** rng.uniform(-0.6, 0.6) * np.array([1 + warmth, 1.0, 1 - warmth])
     gamma = rng.uniform(0.75, 1.35)
