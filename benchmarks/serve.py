@@ -5,8 +5,7 @@ to ``/v1/search``, each the next one as soon as it has its answer, for some seco
 client: what `SearchIndex.search` does with the same bytes in this process, which is to decode, run the model and ask
 the store. What the service adds (HTTP, the upload, checks, threads, JSON) is given twice: as the difference of the
 two medians; and, of the very requests of the first, as their mean time less that of decoding, model and store in them,
-which ``/metrics`` tells. The second does not depend on how fast the model happens to be in two processes. Target: at
-most 5 ms.
+which ``/metrics`` gives. The second does not depend on the model's speed in two processes. Target: at most 5 ms.
 
     unimetric index RUN FOLDER --db catalogue.db
     python benchmarks/serve.py catalogue.db FOLDER

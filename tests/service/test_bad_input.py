@@ -122,6 +122,8 @@ def test_json(client: httpx.Client, name: str) -> None:
 
 RAW_BODIES: dict[str, tuple[str | None, bytes, int, str]] = {
     "no json": ("application/json", b"{", 400, "invalid_json"),
+    "utf-16": ("application/json", '{"id": "x"}'.encode("utf-16"), 400, "invalid_json"),
+    "two marks": ("application/json", b"\xef\xbb\xbf" * 2 + b"{}", 400, "invalid_json"),
     "empty json": ("application/json", b"", 400, "invalid_json"),
     "deep json": ("application/json", b"[" * 100_000, 400, "invalid_json"),
     "no utf-8": ("application/json", b'{"id": "\xff"}', 400, "invalid_json"),
@@ -147,6 +149,12 @@ def test_bodies(client: httpx.Client, name: str) -> None:
     kind, body, status, code = RAW_BODIES[name]
     headers = {} if kind is None else {"Content-Type": kind}
     check_refusal(client.post("/v1/search", content=body, headers=headers), status, code)
+
+
+def test_a_byte_order_mark_before_json_is_skipped(client: httpx.Client) -> None:
+    body = b'\xef\xbb\xbf{"id": "' + b"0" * 32 + b'"}'
+    answer = client.post("/v1/search", content=body, headers={"Content-Type": "application/json"})
+    check_refusal(answer, 404, "item_not_found")
 
 
 FORMS: dict[str, tuple[dict[str, Any], str]] = {
@@ -252,7 +260,7 @@ def test_two_gigabytes_are_refused_before_they_are_sent(server: Server) -> None:
 
 @pytest.mark.parametrize("chunked", [True, False])
 def test_two_gigabytes_are_cut_off(server: Server, chunked: bool) -> None:
-    """Whoever sends on regardless is told why, and then cut off; the service is as fast as before."""
+    """A client that sends on regardless gets the reason and is then cut off."""
 
     def endless() -> Iterator[bytes]:
         for _ in range(20_000):

@@ -74,7 +74,7 @@ class Batcher:
 
     @property
     def ready(self) -> bool:
-        """Whether images are embedded now."""
+        """True while images are embedded."""
         return self.embedder is not None and not self._stopping
 
     def start(self) -> None:

@@ -37,7 +37,7 @@ class Connection(H11Protocol):
         super().__init__(*arguments, **options)
         self.app_state = {**self.app_state, "connection": self}
         self.half_closed = False
-        """Whether the client has finished sending; it may still read."""
+        """True when the client has finished sending; it may still read."""
         self._waiting_since: float | None = None
         self._sending_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -149,5 +149,5 @@ class Connection(H11Protocol):
 
 
 def is_half_closed(connection: HTTPConnection) -> bool:
-    """Whether a request's client has finished sending, so that it may have left; False under another server."""
+    """Return True when a request's client has finished sending, and may have left; False under another server."""
     return getattr(connection.scope.get("state", {}).get("connection"), "half_closed", False)

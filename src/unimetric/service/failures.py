@@ -153,4 +153,6 @@ def add_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> JSONResponse:
         # The server writes the traceback to its log.
-        return response_of(ServiceError(500, "internal", "something went wrong in the service; its log says what"))
+        return response_of(
+            ServiceError(500, "internal", "something went wrong in the service; its log has the details")
+        )

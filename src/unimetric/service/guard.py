@@ -83,7 +83,7 @@ def hosts_of(config: ServiceConfig) -> list[str] | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address, or ``localhost``, reaches this machine only."""
+    """Return True for ``localhost`` and addresses that reach this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

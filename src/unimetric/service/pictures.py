@@ -1,4 +1,4 @@
-"""From an upload's bytes to an image, or a sentence that says why that is not possible."""
+"""Decoding of uploaded images, with errors in sentences."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _READABLE = "send a JPEG, PNG, WebP, GIF, BMP or TIFF"
 def decode(content: bytes, max_pixels: int) -> Image.Image:
     """Decode an upload to an upright RGB image.
 
-    Size, number of frames and of scans are looked up before anything is decoded, so that no upload takes much more
-    memory or time than an image of ``max_pixels``.
+    Its size and its numbers of frames and scans are checked before anything is decoded, so that no upload takes much
+    more memory or time than an image of ``max_pixels``.
 
     Raises:
-        ServiceError: it is no image, is damaged, too large, or animated.
+        ServiceError: the bytes are not an image, or it is damaged, too large, or animated.
     """
     if not content:
         raise ServiceError(422, "empty_image", f"the image is empty (0 bytes); {_READABLE}")
@@ -45,7 +45,7 @@ def _refuse_large_or_animated(content: bytes, max_pixels: int) -> None:
             large = image.width * image.height > max_pixels
             animated = not large and bool(getattr(image, "is_animated", False))
     except Exception:
-        return  # another format, or damaged: decoding it says what it is
+        return  # another format, or damaged: decoding it gives the reason
     if animated:
         raise ServiceError(422, "animated_image", "the image is animated; send a single frame of it as JPEG or PNG")
 

@@ -1,4 +1,4 @@
-"""What the service takes and gives, as its OpenAPI description shows it."""
+"""Requests and answers, as the OpenAPI description shows them."""
 
 from __future__ import annotations
 
@@ -47,18 +47,21 @@ class _In(BaseModel):
 
 
 class _Filters(_In):
-    k: int = Field(10, ge=1, le=MAX_K, description="How many matches, at most.")
+    k: int = Field(10, ge=1, le=MAX_K, description="Number of matches, at most.")
     datasets: list[Name] | None = Field(
-        None, min_length=1, max_length=1000, description="The only datasets to search in; all, where it is left out."
+        None, min_length=1, max_length=1000, description="The only datasets to search in; all by default."
     )
     where: str | None = Field(
-        None, max_length=10_000, description="A condition on the columns in SQL.", examples=["price < 20"]
+        None,
+        max_length=10_000,
+        description="A condition on the columns; docs/search.md has its grammar.",
+        examples=["price < 20"],
     )
-    exact: bool = Field(False, description="Compare with every item, whatever approximate index there is.")
+    exact: bool = Field(False, description="Compare with every item, without the approximate index.")
 
 
 class SearchRequest(_Filters):
-    """What to search for, an image or an item, and among what."""
+    """A search for an image or an item, in some or all of the datasets."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -82,7 +85,7 @@ class SearchRequest(_Filters):
 
 
 class SearchForm(_Filters):
-    """An image to search for, and among what."""
+    """A search for an image, in some or all of the datasets."""
 
     # A form cannot hold an empty list.
     datasets: list[Name] | None = Field(
@@ -92,7 +95,7 @@ class SearchForm(_Filters):
     @field_validator("exact", mode="before")
     @classmethod
     def true_or_false(cls, value: object) -> object:
-        """Take no other words for it: they would not be in the description."""
+        """Accept no other words: the description has only these."""
         if isinstance(value, str) and value.lower() not in ("true", "false"):
             raise ValueError(f"exact is {value[:80]!r}: use true or false")
         return value
@@ -116,7 +119,7 @@ class EmbedForm(_In):
 
 class _About(_In):
     dataset: Name = Field(min_length=1, description="The catalogue that it belongs to.", examples=["shoes"])
-    label: Name = Field("", description="What it shows; unique within its dataset only.")
+    label: Name = Field("", description="Class of the image; unique within its dataset only.")
     path: str | None = Field(
         None,
         min_length=1,
@@ -195,7 +198,7 @@ class Embedding(BaseModel):
     )
 
     embedding: list[float]
-    size: int = Field(description="How many numbers.")
+    size: int = Field(description="Length of the vector.")
     model: str = Field(description="The model's fingerprint; vectors of other models cannot be compared with it.")
 
 
@@ -208,7 +211,7 @@ class Dataset(BaseModel):
 
 
 class Datasets(BaseModel):
-    """What can be searched, and what a request may hold."""
+    """Datasets, columns and limits."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -262,7 +265,7 @@ class Items(BaseModel):
 
 
 class AddedItem(BaseModel):
-    """What became of an item that was sent; it is on the disk."""
+    """Result of adding an item; it is on the disk."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"id": ID, "status": "written"}]})
 
@@ -271,7 +274,7 @@ class AddedItem(BaseModel):
 
 
 class State(BaseModel):
-    """How the service is."""
+    """State of the service."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})
 
@@ -279,7 +282,7 @@ class State(BaseModel):
 
 
 class Failure(BaseModel):
-    """What went wrong."""
+    """An error."""
 
     code: str = Field(description="One word for programs.")
     message: str = Field(description="One sentence for people.")
