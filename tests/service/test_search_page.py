@@ -17,6 +17,8 @@ from gallery import HOSTILE, Gallery, noise, png
 from PIL import Image
 from stubs import Served, served
 
+from unimetric.search.conditions import parse_condition
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SETTLED = "#answers[aria-busy=false]"
 
@@ -305,6 +307,7 @@ def test_filters_become_a_condition(window: Window, gallery: Gallery) -> None:
         " AND `seen at` <= '2024-02-29 12:30'"
     )
     assert gallery.conditions[-1] == expected
+    assert parse_condition(expected, gallery.metadata_columns)
     assert window.address["where"] == [expected]
     window.searched(page.locator("#no-filters").click)
     assert gallery.conditions[-1] is None

@@ -19,6 +19,7 @@ _DESCRIPTIONS = {
     415: "The body is neither a form nor JSON.",
     421: "The service does not answer to the name in the Host header.",
     422: "A field or the image is invalid.",
+    431: "The head of the request is too long.",
     500: "Something went wrong in the service.",
     503: "Overloaded, not ready yet, or being stopped; Retry-After gives the seconds to wait.",
     504: "There was no answer in time.",
@@ -33,7 +34,7 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe the errors of a route; those that every route can have are added."""
     return {
         status: {"model": schemas.ErrorAnswer, "description": _DESCRIPTIONS[status]}
-        for status in sorted({*statuses, 421, 500})
+        for status in sorted({*statuses, 421, 431, 500})
     }
 
 
