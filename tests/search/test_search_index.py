@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from search_toys import FP32, dump, make_model, new_picture
+from search_toys import FP32, dump, make_model, new_picture, store
 
 from unimetric.errors import UserError
 from unimetric.geometry import PoincareBall
 from unimetric.models.embedder import Embedder
-from unimetric.search import ItemNotFoundError, NewItem, SearchIndex, maintenance
+from unimetric.search import ItemNotFoundError, NewItem, SearchIndex, maintenance, query
 from unimetric.search.stores import lancedb_tables
 
 FillIndex = Callable[..., SearchIndex]
@@ -131,7 +131,9 @@ def test_add_update_and_delete(own: Path, model: Path, embedder: Embedder, tmp_p
         items = [NewItem(path, "all", "l", metadata={"price": 2}) for path in paths[:3]]
         added = index.add([*items, NewItem(broken, "all"), NewItem(content, "bytes", path="https://x.org/é.jpg")])
         assert (added.written, added.unchanged) == (4, 0)
-        assert [(entry.path, entry.reason) for entry in added.refused] == [(str(broken), "damaged header")]
+        (refused,) = added.refused
+        assert refused.path == str(broken)
+        assert refused.reason.startswith("damaged header")
         assert added.ids[3] is None
         assert index.item(added.ids[4]).path == "https://x.org/é.jpg"
         assert index.item(added.ids[0]).metadata == {"price": 2}
@@ -258,12 +260,62 @@ def test_approximate_indexes_and_rows_that_are_not_in_them(
         assert recall(index, vectors) == 1
 
 
+def test_the_effort_is_measured_and_recorded(fill: FillIndex, tmp_path: Path) -> None:
+    # Uniform vectors are the hardest for partitions, duplicates the hardest for counting what was found.
+    random = np.random.default_rng(3)
+    vectors = random.normal(size=(3000, 16)).astype(np.float32)
+    vectors[2000:] = vectors[:1000]
+    with fill(tmp_path / "db", vectors) as index:
+        for kind in ("ivf-pq", "hnsw"):
+            index.build_index(kind)
+            efforts = store(index).about["index"]["efforts"]
+            assert [effort["k"] for effort in efforts] == [10, 100, 1000]
+            assert all(0.98 <= effort["recall"] <= 1 for effort in efforts)
+            for k in (1, 10, 37, 1000):
+                assert recall_of_scores(index, random, k) >= 0.98
+
+
+@pytest.mark.parametrize("kind", ["ivf-pq", "hnsw"])
+@pytest.mark.parametrize("share", [2, 20])
+def test_conditions_keep_their_recall(
+    kind: str, share: int, fill: FillIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where all rows that qualify are far from the query, in parts of the index that hold no near rows."""
+    monkeypatch.setattr(query, "EXACT_BELOW", 0)
+    random = np.random.default_rng(4)
+    count = 4000
+    centres = random.normal(size=(40, 16))
+    which = np.arange(count) % 40
+    vectors = (centres[which] + 0.3 * random.normal(size=(count, 16))).astype(np.float32)
+    near = np.array(["kept" if centre < 40 // share else "rest" for centre in which])
+    mixed = np.where(random.random(count) < 1 / share, "kept", "rest")
+    for name, datasets in (("near", near), ("mixed", mixed)):
+        with fill(tmp_path / name, vectors, datasets.tolist()) as index:
+            index.build_index(kind)
+            for filters in ({"datasets": ["kept"]}, {"where": "dataset = 'kept' AND id <> 'x'"}):
+                assert recall_of_scores(index, random, 10, vectors[::37], **filters) >= 0.98
+
+
+def recall_of_scores(
+    index: SearchIndex, random: np.random.Generator, k: int, queries: np.ndarray | None = None, **filters: object
+) -> float:
+    """The share of the k best scores that is reached; rows of equal scores stand in for each other."""
+    if queries is None:
+        queries = random.normal(size=(40, 16)).astype(np.float32)
+    found = 0
+    exact = index.search_vectors(queries, k, exact=True, **filters)
+    for best, matches in zip(exact, index.search_vectors(queries, k, **filters), strict=True):
+        assert len(best) == k
+        found += sum(match.score >= best[-1].score - 1e-5 for match in matches)
+    return found / (k * len(queries))
+
+
 def recall(index: SearchIndex, vectors: np.ndarray, exact: bool = False) -> float:
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     queries = np.random.default_rng(5).normal(size=(20, 16)).astype(np.float32)
     found = 0
-    for query, matches in zip(queries, index.search_vectors(queries, 10, exact=exact), strict=True):
-        best = {f"id{row:06}" for row in np.argsort(-(unit @ query))[:10]}
+    for vector, matches in zip(queries, index.search_vectors(queries, 10, exact=exact), strict=True):
+        best = {f"id{row:06}" for row in np.argsort(-(unit @ vector))[:10]}
         found += len(best & {match.id for match in matches})
     return found / 200
 

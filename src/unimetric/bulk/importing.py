@@ -1,4 +1,4 @@
-"""Take over what was embedded elsewhere: rows of fragments become rows of a database, without reading an image."""
+"""Import fragments that were embedded elsewhere into a database, without reading an image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from unimetric.bulk.fragments import read_fragment
 from unimetric.errors import UserError
-from unimetric.progress import console, progress_bar, say
+from unimetric.progress import console, log_status, progress_bar
 from unimetric.search.conditions import is_one_of
 from unimetric.search.index import SearchIndex
 from unimetric.search.items import NewItem
@@ -21,7 +21,7 @@ _IDS_AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of the rows of some fragments."""
+    """The result of importing some fragments."""
 
     written: int
     unchanged: int
@@ -48,7 +48,7 @@ def import_fragments(index: SearchIndex, files: Iterable[str]) -> Imported:
                 bar.update(task, note=f"{written} rows")
             bar.update(task, completed=number)
             if not console.is_terminal:
-                say(f"{written} rows written; {number} of {len(files)} fragments")
+                log_status(f"{written} rows written; {number} of {len(files)} fragments")
     return Imported(written, unchanged)
 
 

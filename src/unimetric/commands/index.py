@@ -1,4 +1,4 @@
-"""Bring a search database up to date with folders and manifests, or take rows out of it."""
+"""Bring a search database up to date with folders and manifests, or delete rows from it."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def index_fragments(
     false_match_rate: float | None = None,
     weights: str | None = None,
 ) -> tuple[Imported, int, bool]:
-    """Take over the vectors of fragments; no image is read.
+    """Import the vectors of fragments; no image is read.
 
     Args:
         model: The run folder or model folder that they were embedded with.

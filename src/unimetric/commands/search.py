@@ -88,24 +88,24 @@ def _collector_paused() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found for one image."""
+    """The answer to one image."""
 
     image: str
     threshold: float | None
-    """The score from which an answer is a match; None without a calibration."""
+    """The lowest score of a match; None without a calibration."""
     false_match_rate: float
-    """What the threshold keeps."""
+    """The rate that the threshold keeps."""
     matches: tuple[Match, ...]
 
     @property
     def is_match(self) -> bool | None:
-        """Whether the image shows something that is in the database; None without a calibration."""
+        """True if the image shows something that is in the database; None without a calibration."""
         if self.threshold is None:
             return None
         return any(match.is_match for match in self.matches)
 
     def as_json(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """Return plain values for ``--json``."""
         return {
             "image": self.image,
             "is_match": self.is_match,
@@ -131,13 +131,13 @@ def search_images(
 ) -> list[Answer]:
     """Search a database by images; see `SearchIndex.search`, and `find_exported` for the engine.
 
-    Standard error is told what embedded the images.
+    A line on standard error names the model or file that embedded the images.
 
     Raises:
         UserError: no database, an image that cannot be read, a filter that does not fit, or an engine that cannot do
             it.
     """
-    from unimetric.progress import say
+    from unimetric.progress import log_status
     from unimetric.search.engine import find_exported, is_exported
     from unimetric.search.index import SearchIndex
 
@@ -147,14 +147,14 @@ def search_images(
         # Before the model is loaded, which takes seconds.
         index.check(k, datasets, where)
         decoded = [_decoded(image) for image in images]
-        exported = find_exported(index, model, engine, device, note=lambda text: say(f"note: {text}"))
+        exported = find_exported(index, model, engine, device, note=lambda text: log_status(f"note: {text}"))
         if exported is not None:
             vectors = exported.encode(decoded)
             found = index.search_vectors(vectors, k, datasets=datasets, where=where, exact=exact)
-            say(f"Embedded by {exported.path} ({exported.encoded_in}).")
+            log_status(f"Embedded by {exported.path} ({exported.encoded_in}).")
         else:
             found = index.search(decoded, k, datasets=datasets, where=where, exact=exact)
-            say(f"Embedded by {folder or index.model} ({index.embedder.encoded_in}).")
+            log_status(f"Embedded by {folder or index.model} ({index.embedder.encoded_in}).")
         threshold = index.threshold_of(datasets)
         rate = index.false_match_rate
         return [Answer(image, threshold, rate, tuple(matches)) for image, matches in zip(images, found, strict=True)]
@@ -171,7 +171,7 @@ def print_answers(answers: Sequence[Answer]) -> None:
     from rich.text import Text
 
     console = Console(highlight=False)
-    # Where nobody sees the lines' ends, names are better left whole.
+    # Do not wrap names when the output goes to a file or a program.
     if not console.is_terminal:
         console = Console(highlight=False, width=500)
     for answer in answers:

@@ -1,4 +1,4 @@
-"""Match or no match, and how sure: what a measurement says about scores (see `unimetric.evaluation.thresholds`).
+"""Decide between match and no match, with a confidence, by the thresholds of `unimetric.evaluation`.
 
 The scores of a measurement and those of a search are the same quantity, if the measurement's gallery is like the
 database: the rate of false matches grows with the gallery.
@@ -19,7 +19,7 @@ from unimetric.errors import UserError
 from unimetric.files import explain_os_error
 
 DEFAULT_RATE = 1e-2
-"""The false-match rate that a threshold keeps where nothing else is said."""
+"""The false-match rate of thresholds by default."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Calibration:
         return calibration
 
     def to_dict(self) -> dict[str, Any]:
-        """For the database."""
+        """Return plain values for the database's record."""
         return {"unified": dict(self.unified), "separate": {name: dict(part) for name, part in self.separate.items()}}
 
     def threshold(self, rate: float, datasets: Sequence[str] | None = None) -> float | None:

@@ -1,6 +1,6 @@
-"""What embeds a query: torch with the model's folder, or onnxruntime with the file that ``unimetric export`` wrote.
+"""Choose between torch with the model's folder and onnxruntime with an exported file to embed queries.
 
-The second one starts in a fraction of the time, since neither torch nor timm is imported.
+The exported file starts in a fraction of the time, since neither torch nor timm is imported.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from unimetric.search.index import SearchIndex
 
 ENGINES = ("auto", "torch", "onnx")
-"""What an engine may be called."""
+"""The names of engines."""
 
 FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
-"""What ``unimetric export`` calls its file of each precision, where nothing else is said."""
+"""The default name of the file that ``unimetric export`` writes, by precision."""
 
 
 def find_exported(
@@ -31,15 +31,15 @@ def find_exported(
     device: DeviceConfig,
     note: Callable[[str], None],
 ) -> ExportedEmbedder | None:
-    """The exported file that embeds queries to a database, or None where torch is to do it.
+    """Return the exported file that embeds queries to a database, or None for torch.
 
     Args:
         index: The database.
         model: The model's folder or an exported file; None for the folder that was recorded.
-        engine: ``torch``; ``onnx``, which wants a file; or ``auto``: a file where there is one of the database's
-            model, unless ``device`` asks for what it cannot do.
-        device: Where to compute.
-        note: Is told why a file that was found is not used.
+        engine: ``torch``; ``onnx``, which needs a file; or ``auto``, which uses a file of the database's model if
+            there is one and it supports ``device``.
+        device: The accelerator and precision.
+        note: Called with the reason why a file that was found is not used.
 
     Raises:
         UserError: unknown engine; the named file, or with ``onnx`` the one in the model's folder, is missing, damaged
@@ -78,7 +78,7 @@ def find_exported(
 
 
 def is_exported(model: str | Path | None) -> bool:
-    """Whether the model is named by an exported file, and not by a folder."""
+    """Return True if the model is an exported file and not a folder."""
     return model is not None and str(model).endswith(".onnx")
 
 
@@ -87,7 +87,7 @@ def _computes_on(device: DeviceConfig) -> bool:
 
 
 def _beside(folder: Path, precision: str) -> list[Path]:
-    """Where the exported file of a model may lie: in the run's folder, or in the model's."""
+    """Return the places of a model's exported file: in the run's folder, and in the model's."""
     run = folder.parent if folder.name == "model" else folder
     return [run / FILES[precision], run / "model" / FILES[precision]]
 

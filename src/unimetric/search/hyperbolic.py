@@ -1,4 +1,4 @@
-"""Search by hyperbolic distance, which the database does not know: every row is compared, exactly."""
+"""Search by hyperbolic distance, which the database does not have: every row is compared exactly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def nearest_hyperbolic(
     columns: Sequence[str],
     where: Condition | None,
 ) -> list[list[tuple[dict[str, Any], float]]]:
-    """For every point [N, E] of the ball the nearest rows, and minus their distances.
+    """Return for every point [N, E] of the ball the nearest rows, each with minus its distance.
 
     Args:
         store: The database.

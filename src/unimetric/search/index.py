@@ -5,20 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from unimetric.errors import ArgumentError, shown
+from unimetric.errors import ArgumentError
 from unimetric.search.conditions import Condition, all_of, at_or_below, equals
 from unimetric.search.items import Added, ItemNotFoundError, Match, NewItem, StoredItem
 from unimetric.search.maintenance import Maintenance
 from unimetric.search.model import check_embedder, check_same_model, describe, load_embedder
-from unimetric.search.query import MAX_K, Searcher, metadata_of
+from unimetric.search.query import MAX_K, Searcher
 from unimetric.search.rows import NamedItem, metadata_kinds, named, signatures, stored_path
 from unimetric.search.stores import create_store, open_store
 from unimetric.search.stores.base import Store
@@ -68,21 +66,21 @@ class SearchIndex:
         device: DeviceConfig | None = None,
         false_match_rate: float | None = None,
     ) -> SearchIndex:
-        """Open a database that `create` or ``unimetric index`` made. No model is loaded before it is needed.
+        """Open a database that `create` or ``unimetric index`` made. The model is loaded when it is first needed.
 
         Args:
             db: A local folder, or an object-storage URI (``s3://``, ``gs://``, ``az://``).
-            embedder: The model, where it is loaded already.
-            model: The model's folder, where it is not the recorded one.
-            weights: The file of the backbone's weights, as for `Embedder.from_pretrained`.
+            embedder: The model, if it is loaded already.
+            model: The model's folder, if it is not the recorded one.
+            weights: The file of the backbone's weights.
             device: Where to compute.
-            false_match_rate: What the threshold is to keep; by default what was recorded when indexing.
+            false_match_rate: The rate that the threshold keeps; by default the one recorded when indexing.
 
         Raises:
-            UserError: no database, a damaged one, or the model is not that of its vectors.
+            DatabaseError: there is no database, or it is damaged.
+            ModelMismatchError: ``embedder`` is not the model of the vectors.
         """
-        store = open_store(db)
-        return cls(store, embedder, model, weights, device, false_match_rate)
+        return cls(open_store(db), embedder, model, weights, device, false_match_rate)
 
     @classmethod
     def create(
@@ -96,25 +94,26 @@ class SearchIndex:
         metrics: str | Path | None = None,
         false_match_rate: float | None = None,
     ) -> SearchIndex:
-        """Open a database for writing with a model; it is made if it is missing.
+        """Open a database for writing with a model; a missing one is created.
 
         Args:
             db: A local folder, or an object-storage URI.
             model: A run folder or a model folder; recorded with its fingerprint.
-            embedder: The same model, where it is loaded already.
+            embedder: The same model, if it is loaded already.
             weights: The file of the backbone's weights.
             device: Where to compute.
             metrics: A ``metrics.json``, or the folder that holds it, with calibrated thresholds; by default that of
                 the run folder.
-            false_match_rate: What the threshold is to keep, one of `FALSE_MATCH_RATES`; by default 0.01.
+            false_match_rate: The rate that the threshold keeps, one of `FALSE_MATCH_RATES`; by default 0.01.
 
         Raises:
-            UserError: the database holds another model's vectors, is damaged, or cannot be written.
+            DatabaseError: the database is damaged or cannot be written.
+            ModelMismatchError: it holds another model's vectors.
         """
         about = describe(model, weights, metrics, false_match_rate)
         store = create_store(db, about, about["model"]["embedding_size"])
         check_same_model(store, about, str(model))
-        # The model may lie elsewhere by now, and be measured anew; what was said before and is not now stays.
+        # The model may have moved or been measured again; the rest of the record is kept.
         renewed = {**store.about, "model": about["model"]}
         if about["calibration"] is not None:
             renewed["calibration"] = about["calibration"]
@@ -125,39 +124,38 @@ class SearchIndex:
         return cls(store, embedder, None, None, device, None)
 
     def close(self) -> None:
-        """Release the files. What was added is on the disk already."""
+        """Release the files. Everything added is on the disk already."""
         self._maintenance.wait()
         self._store.close()
 
     def __enter__(self) -> SearchIndex:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the model: its backbone, what was learned, input size and geometry; no path is in it."""
-        return str(self._about["model"]["fingerprint"])
+        """SHA-256 of the model: its backbone, trained weights, input size and geometry, without any path."""
+        return str(self._store.about["model"]["fingerprint"])
 
     @property
     def model(self) -> str:
         """The model's folder, as it was recorded."""
-        return str(self._about["model"]["folder"])
+        return str(self._store.about["model"]["folder"])
 
     @property
     def embedding_size(self) -> int:
-        """E."""
-        return int(self._about["model"]["embedding_size"])
+        """The length of a vector, E."""
+        return int(self._store.about["model"]["embedding_size"])
 
     @property
     def embedder(self) -> Embedder:
-        """The model; loaded when it is first asked for, by one thread while others wait.
+        """The model; loaded on first use, by one thread while others wait.
 
         Raises:
-            UserError: its folder is missing or damaged, or holds another model than the one of the vectors.
+            UserError: its folder is missing or damaged.
+            ModelMismatchError: the folder holds another model than that of the vectors.
         """
         with self._loading:
             if self._embedder is None:
@@ -171,16 +169,16 @@ class SearchIndex:
 
     @property
     def threshold(self) -> float | None:
-        """The score from which an answer in all datasets together is a match; None without a calibration."""
+        """The lowest score of a match in all datasets together; None without a calibration."""
         return self.threshold_of()
 
     def threshold_of(self, datasets: Sequence[str] | None = None) -> float | None:
-        """The threshold for a search in these datasets: of one dataset its own, where it was calibrated."""
+        """Return the threshold for a search in these datasets; a single dataset has its own if it was calibrated."""
         return self._searcher.threshold(datasets)
 
     @property
     def false_match_rate(self) -> float:
-        """The share of searches for something absent that the threshold lets pass, as calibrated."""
+        """The calibrated share of searches for absent things that the threshold takes for matches."""
         return self._searcher.false_match_rate
 
     def search(
@@ -192,29 +190,35 @@ class SearchIndex:
         where: str | None = None,
         exact: bool = False,
     ) -> list[list[Match]]:
-        """The k most similar items to each image.
+        """Return the k most similar items to each image.
 
         Args:
             images: Paths, PIL images or arrays, or a single one.
-            k: From 1 to `MAX_K`; fewer answers come where fewer rows qualify.
+            k: From 1 to `MAX_K`; there are fewer answers if fewer rows qualify.
             datasets: Names of the only datasets to search in.
-            where: A condition on the columns in SQL, such as ``price < 20 AND label != 'hat'``.
-            exact: Compare with every row, whatever approximate index there is.
+            where: A condition on the columns such as ``price < 20 AND label != 'hat'``; ``docs/search.md`` has the
+                grammar.
+            exact: Compare with every row and bypass the approximate index.
 
         Returns:
             For every image its matches, the most similar first; equally similar ones by id.
 
         Raises:
-            UserError: an image cannot be read, an unknown dataset, or a condition that does not hold together.
+            UserError: an image cannot be read.
+            ArgumentError: k is out of range, or there is no such dataset.
+            FilterError: ``where`` is no condition on the columns.
         """
+        # Before the model is loaded, which takes seconds.
+        self.check(k, datasets, where)
         vectors = self.embedder.encode(images, precision=self._precision)
         return self.search_vectors(vectors, k, datasets=datasets, where=where, exact=exact)
 
     def check(self, k: int = 10, datasets: Sequence[str] | None = None, where: str | None = None) -> None:
-        """Find out before the work whether `search` would refuse these arguments.
+        """Check the arguments of `search` without searching.
 
         Raises:
-            UserError: it would.
+            ArgumentError: k is out of range, or there is no such dataset.
+            FilterError: ``where`` is no condition on the columns.
         """
         self._searcher.scope(k, datasets, where)
 
@@ -227,7 +231,7 @@ class SearchIndex:
         where: str | None = None,
         exact: bool = False,
     ) -> list[list[Match]]:
-        """As `search`, for vectors [N, E] (or one, [E]) that `embedder` gave."""
+        """Search as `search` does, by vectors [N, E] or [E] of `embedder`."""
         vectors = self._searcher.checked_vectors(vectors)
         return self._searcher.matches(vectors, k, self._searcher.scope(k, datasets, where), exact)
 
@@ -240,28 +244,30 @@ class SearchIndex:
         where: str | None = None,
         exact: bool = False,
     ) -> list[Match]:
-        """More like this: as `search` for an item of the database, which is itself left out.
+        """Return the items most similar to an item of the database, without that item; arguments as in `search`.
 
         Raises:
             ItemNotFoundError: no such item.
         """
         scope = self._searcher.scope(k, datasets, where)
-        vector = self._one(id, ["id", "vector"])["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        # One more than asked for, since the item is its own best match.
+        vector = (
+            self._searcher.row(id, ["id", "vector"])["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        )
+        # One more, since the item is its own best match.
         (matches,) = self._searcher.matches(vector[None], k + 1, scope, exact)
         return [match for match in matches if match.id != id][:k]
 
     def add(self, items: Iterable[NewItem], *, batch_size: int = 32) -> Added:
-        """Embed and write items; those of a known dataset and path replace what was there. All or nothing is written.
+        """Embed and write items in one commit; those of a known dataset and path replace their row.
 
-        Images that cannot be read are left out and named.
+        Images that cannot be read are skipped and named in the result.
 
         Raises:
-            UserError: an empty dataset name, or metadata that does not fit the columns there are.
+            ArgumentError: an empty dataset name, or metadata that does not fit the columns there are.
         """
         with self._adding:
             tasks = named(items)
-            # Of two that lead to the same place, the later one.
+            # Of two with the same dataset and path, keep the later one.
             distinct = list({task.id: task for task in tasks}.values())
             kinds = metadata_kinds((task.item for task in distinct), self.metadata_columns)
             known = signatures(self._store.rows_of([task.id for task in distinct], self._searcher.row_columns))
@@ -274,15 +280,15 @@ class SearchIndex:
     def delete(
         self, *, ids: Sequence[str] | None = None, dataset: str | None = None, path: str | Path | None = None
     ) -> int:
-        """Delete the rows that meet all that is given, and return how many they were.
+        """Delete the rows that meet all the given arguments, and return their number.
 
         Args:
             ids: Items.
             dataset: A dataset's name.
-            path: A file, or a folder with all that lies below it; or a URI.
+            path: A file, a folder with everything below it, or a URI.
 
         Raises:
-            UserError: nothing is given.
+            ArgumentError: nothing is given.
         """
         if ids is None and dataset is None and path is None:
             raise ArgumentError("nothing to delete is named; give ids, dataset or path")
@@ -297,73 +303,62 @@ class SearchIndex:
             return 0 if condition is None else self._store.delete(condition)
 
     def count(self, dataset: str | None = None) -> int:
-        """How many rows there are."""
+        """Return the number of rows, of one dataset or of all."""
         return self._store.count(None if dataset is None else equals("dataset", dataset))
 
     def datasets(self) -> dict[str, int]:
-        """How many rows each dataset has, by name in alphabetical order."""
+        """Return the number of rows of each dataset, by name in alphabetical order."""
         return self._searcher.datasets()
 
     def item(self, id: str) -> StoredItem:
-        """One row.
+        """Return one row.
 
         Raises:
             ItemNotFoundError: no such item.
         """
-        return self._stored(self._one(id, self._searcher.row_columns).to_pylist()[0])
+        return self._searcher.item(id)
 
     def thumbnail(self, id: str) -> bytes:
-        """A JPEG of the image, upright, of at most `THUMBNAIL_SIDE` pixels a side, and nothing else of the file in it.
+        """Return an upright JPEG of at most `THUMBNAIL_SIDE` pixels a side, without the metadata of the file.
 
         Raises:
             ItemNotFoundError: no such item.
         """
-        content = self._one(id, ["id", "thumbnail"])["thumbnail"][0].as_py()
+        content = self._searcher.row(id, ["id", "thumbnail"])["thumbnail"][0].as_py()
         if content is None:
             raise ItemNotFoundError(f"the item {id} has no thumbnail; index it again")
         return bytes(content)
 
     def sample(self, n: int, seed: int = 0, datasets: Sequence[str] | None = None) -> list[StoredItem]:
-        """n different rows, or all where there are fewer; with the same rows and seed, the same ones.
-
-        Args:
-            n: 0 or more.
-            seed: Another seed gives other rows.
-            datasets: Names of the only datasets to take rows from.
+        """Return n distinct rows of these datasets, or all if there are fewer; the same rows for the same seed.
 
         Raises:
             ArgumentError: n is negative, or an unknown dataset.
         """
-        if n < 0:
-            raise ArgumentError(f"n is {n}: use 0 or more")
-        ids = self._store.rows(["id"], self._searcher.scope(1, datasets, None).condition)["id"]
-        ids = ids.take(pc.sort_indices(ids))
-        chosen = np.random.default_rng(seed).choice(len(ids), min(n, len(ids)), replace=False)
-        wanted = [ids[int(place)].as_py() for place in chosen]
-        rows = {row["id"]: row for row in self._store.rows_of(wanted, self._searcher.row_columns).to_pylist()}
-        return [self._stored(rows[id]) for id in wanted if id in rows]
+        return self._searcher.sample(n, seed, datasets)
 
     def optimise(self) -> None:
-        """Merge small files, drop what was deleted, and bring the index up to date: by size it is made or refreshed."""
+        """Merge small files, drop deleted rows, and make or refresh the index by the size of the database."""
         self._maintenance.optimise()
 
     def build_index(self, kind: str = "auto") -> str:
         """Make the approximate index anew, and return its kind.
 
         Args:
-            kind: ``ivf-pq``, ``hnsw``, ``none`` to drop it, or ``auto`` for what the number of rows calls for.
+            kind: ``ivf-pq``, ``hnsw``, ``none`` to drop it, or ``auto`` to choose by the number of rows.
 
         Raises:
-            UserError: unknown kind, or too few rows for it.
+            ArgumentError: unknown kind.
+            UserError: too few rows for it, or a hyperbolic model.
         """
         return self._maintenance.build(kind)
 
     def signature_rows(self, where: Condition) -> pa.Table:
-        """The columns that tell changed rows from unchanged ones, of the rows that meet a condition."""
+        """Return the columns that a `signature` is made of, of the rows that meet a condition."""
         return self._store.rows(self._searcher.row_columns, where)
 
     def merge(self, rows: pa.Table) -> None:
-        """Write rows as `rows_table` makes them, in one commit: new ones, and in place of those of the same ids."""
+        """Write rows of `rows_table` in one commit; they replace rows of the same ids."""
         with self._adding:
             self._store.merge(rows)
 
@@ -379,48 +374,27 @@ class SearchIndex:
         on_commit: Callable[[Progress], None] = lambda progress: None,
         on_read: Callable[[Progress], None] = lambda progress: None,
     ) -> Progress:
-        """Embed and write named items, each of another id, as `Writer` does: for `add` and ``unimetric index``."""
+        """Embed and write named items of distinct ids; the arguments are those of `Writer`."""
+        embedder, precision = self._writing_embedder, self._precision
         writer = Writer(
-            self._store,
-            self._writing_embedder,
-            self._precision,
-            self.fingerprint,
-            kinds,
-            known,
-            rule,
-            strict,
-            on_commit,
-            on_read,
+            self._store, embedder, precision, self.fingerprint, kinds, known, rule, strict, on_commit, on_read
         )
         return writer.write(items, batch_size)
 
     def _writing_embedder(self) -> Embedder:
-        """The model, unless it is one that may only search here: a model extended from the database's own."""
+        """Return the model, unless it was extended from the database's own and so may only search."""
         embedder = self.embedder
         if self.fingerprint in embedder.compatible_with:
             check_embedder(self._store, embedder)
         return embedder
 
     def maintain(self) -> bool:
-        """`optimise`, if it is due: a size was reached that calls for an index, or many rows are not in it yet.
+        """Run `optimise` if the database has grown to need an index, or many rows are not in it yet.
 
-        Rows that are not in the index are searched all the same, one by one.
+        Rows that are not in the index are searched one by one until then.
         """
         return self._maintenance.run_if_due()
 
     @property
-    def _about(self) -> dict[str, Any]:
-        return self._store.about
-
-    @property
     def _precision(self) -> str:
         return "auto" if self._device is None else self._device.precision
-
-    def _stored(self, row: dict[str, Any]) -> StoredItem:
-        return StoredItem(row["id"], row["dataset"], row["label"], row["path"], metadata_of(row), row["content_hash"])
-
-    def _one(self, id: str, columns: Sequence[str]) -> pa.Table:
-        table = self._store.rows(columns, equals("id", id), limit=1)
-        if not len(table):
-            raise ItemNotFoundError(f"no item {shown(id)}; take the id of a match")
-        return table

@@ -1,4 +1,4 @@
-"""Index whole folders and manifests: what is new or changed is embedded, and a killed run goes on where it stopped."""
+"""Index whole folders and manifests: embed new and changed images; a killed run continues where it stopped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unimetric.data.sources import read_source_metadata, read_sources
 from unimetric.data.sources.metadata import Value
 from unimetric.data.sources.unusable import unusable_files
 from unimetric.errors import UserError
-from unimetric.progress import console, progress_bar, say
+from unimetric.progress import console, log_status, progress_bar
 from unimetric.search.conditions import is_one_of
 from unimetric.search.index import SearchIndex
 from unimetric.search.items import NewItem, Refused
@@ -22,14 +22,14 @@ _DATASETS_AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Indexed:
-    """What became of the images of some sources."""
+    """The result of indexing some sources."""
 
     written: int
     """Rows that are new or were replaced."""
     unchanged: int
-    """Images that the database already held just so."""
+    """Images that the database already held unchanged."""
     refused: tuple[Refused, ...]
-    """Images that cannot be read; a row that an earlier content of theirs has is kept."""
+    """Images that cannot be read; rows of their earlier content are kept."""
     deleted: int
     """Rows of the same datasets whose images the sources no longer name."""
     seconds: float
@@ -54,7 +54,7 @@ def source_items(sources: Sequence[str], strict: bool = False) -> tuple[list[New
         kept = [name for name in columns if name not in problems]
         metadata |= {key: {name: cells[name] for name in kept} for key, cells in found.cells.items()}
     for note in dict.fromkeys(notes):
-        say(f"note: {note}", style="yellow")
+        log_status(f"note: {note}", style="yellow")
     unusable = [Refused(str(entry.path), entry.reason) for entry in unusable_files(datasets, strict)]
     items = [
         NewItem(item.path, item.dataset, item.label, None, metadata.get((item.dataset, str(item.path)), {}))
@@ -85,8 +85,7 @@ def index_items(
     delete_missing: bool = False,
     origin: str = "the manifest",
 ) -> Indexed:
-    """Bring a database up to date with items, under a progress bar, or where there is no terminal with a line per
-    commit.
+    """Bring a database up to date with items, under a progress bar, or without a terminal with a line per commit.
 
     Args:
         index: The database.
@@ -134,7 +133,7 @@ def index_items(
 
 
 class _Reporter:
-    """Says how far it is: in the bar's note, and where there is no terminal in a line per commit."""
+    """Reports progress: in the bar's note, and without a terminal in a line per commit."""
 
     def __init__(self, total: int, start: float, update: Callable[[int, str], None]) -> None:
         self._total = total
@@ -154,7 +153,9 @@ class _Reporter:
         self._update(progress.read, self._words(progress))
         if not console.is_terminal:
             left = (self._total - progress.read) / max(self._rate(progress), 1e-9)
-            say(f"{progress.written} rows written; {progress.read} of {self._total} images, about {left:.0f} s left")
+            log_status(
+                f"{progress.written} rows written; {progress.read} of {self._total} images, about {left:.0f} s left"
+            )
 
     def _words(self, progress: Progress) -> str:
         words = [f"{self._rate(progress):.1f} images/s", f"{progress.written} written"]

@@ -1,4 +1,4 @@
-"""What goes into a search database, and what comes out of it."""
+"""Items and answers of a search database."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class ItemNotFoundError(ArgumentError):
 
 @dataclass(frozen=True)
 class NewItem:
-    """An image to add, or to update where the database holds one of its dataset and path already."""
+    """An image to add, or to update if the database has one of its dataset and path."""
 
     image: Path | bytes
     """A file, or its content."""
     dataset: str
     """The catalogue that it belongs to."""
     label: str = ""
-    """What it shows; unique within its dataset only."""
+    """The class that it shows; unique within its dataset only."""
     path: str | None = None
-    """Where it came from, a path or a URI, to be shown. By default the file's path, links resolved; of a content
-    without one, its hash."""
+    """The path or URI to show for it. By default the file's path with links resolved; for content without one, its
+    hash."""
     metadata: Mapping[str, Value] = field(default_factory=dict)
-    """Further columns; new ones are made, and are None for all other rows."""
+    """Further columns; new ones are added, and are None in all other rows."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class Refused:
 
 @dataclass(frozen=True)
 class Added:
-    """What became of new items; everything in ``ids`` is on the disk."""
+    """The result of adding items; everything in ``ids`` is on the disk."""
 
     ids: tuple[str | None, ...]
     """The id of every item, in the order given; None for those that were refused."""
     written: int
     """Rows that are new or were replaced."""
     unchanged: int
-    """Items that the database already held just so."""
+    """Items that the database already held unchanged."""
     refused: tuple[Refused, ...]
 
 
@@ -60,7 +60,7 @@ class StoredItem:
     """A row without its vector and thumbnail."""
 
     id: str
-    """32 hexadecimal digits, from dataset and path: the same whenever and wherever they are indexed."""
+    """32 hexadecimal digits that depend on dataset and path only."""
     dataset: str
     label: str
     path: str
@@ -82,7 +82,7 @@ class Match:
     path: str
     metadata: Mapping[str, Value]
     is_match: bool | None
-    """Whether the score reaches the calibrated threshold; False means "no match". None without a calibration."""
+    """True if the score reaches the calibrated threshold; None without a calibration."""
     confidence: float | None
-    """From 0 to 1: the share of searches for something absent whose best answer was less similar than this one, when
-    the model was calibrated. It is no probability of being right. None without a calibration."""
+    """From 0 to 1: the calibrated share of searches for absent things whose best answer was less similar than this one.
+    It is not the probability of being right. None without a calibration."""

@@ -1,4 +1,4 @@
-"""The model of a database: what is recorded of it, whether another is the same, and how it is loaded again."""
+"""The model of a database: record it, compare it with another, load it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 def describe(
     model: str | Path, weights: str | Path | None, metrics: str | Path | None, false_match_rate: float | None
 ) -> dict[str, Any]:
-    """What a new database records of its model; the arguments are those of `SearchIndex.create`.
+    """Return the record of a new database about its model; the arguments are those of `SearchIndex.create`.
 
     Raises:
-        UserError: the model or its measurement cannot be read, or was not calibrated at that rate.
+        UserError: the model or its measurement cannot be read, or it was not calibrated at that rate.
     """
     # Slow to import, and reading a database needs neither.
     from unimetric.models.saving import model_fingerprint, read_model_config

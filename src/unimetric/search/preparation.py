@@ -1,4 +1,4 @@
-"""From a file's bytes to what is written of it: its hash, the model's pixels, a thumbnail."""
+"""From a file's bytes to its hash, the model's pixels and a thumbnail."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Prepared:
 
     Attributes:
         content_hash: SHA-256 of its bytes, in hexadecimal.
-        pixels: uint8 [3, S, S]; None where the content is the known one.
-        thumbnail: a JPEG; None where the content is the known one.
+        pixels: uint8 [3, S, S]; None if the content is unchanged.
+        thumbnail: a JPEG; None if the content is unchanged.
     """
 
     content_hash: str
@@ -41,12 +41,12 @@ class Prepared:
 
 
 def prepare(image: Path | bytes, known_hash: str | None, crop: Callable[[Image.Image], Tensor]) -> Prepared:
-    """Hash an image; decode it as well, unless its content is the known one.
+    """Hash an image, and decode it unless its hash is the known one.
 
     Raises:
         ImageError: it cannot be read.
     """
-    # The hash first: were the file replaced in between, the next run would see the new hash and read it again.
+    # Hash first: if the file is replaced in between, the next run sees another hash and reads it again.
     content_hash = hash_of(image)
     if content_hash == known_hash:
         return Prepared(content_hash, None, None)
@@ -55,7 +55,7 @@ def prepare(image: Path | bytes, known_hash: str | None, crop: Callable[[Image.I
 
 
 def hash_of(image: Path | bytes) -> str:
-    """SHA-256 of an image's bytes, in hexadecimal.
+    """Return the SHA-256 of an image's bytes, in hexadecimal.
 
     Raises:
         ImageError: the file cannot be read.
@@ -72,7 +72,7 @@ def hash_of(image: Path | bytes) -> str:
 
 
 def jpeg(image: Image.Image, side: int = THUMBNAIL_SIDE) -> bytes:
-    """A picture of at most ``side`` pixels a side, never enlarged; nothing else of its file is in it."""
+    """Return a JPEG of at most ``side`` pixels a side, never enlarged, without the metadata of the file."""
     if max(image.size) > side:
         image = contain(image, side)
     buffer = BytesIO()
@@ -82,7 +82,7 @@ def jpeg(image: Image.Image, side: int = THUMBNAIL_SIDE) -> bytes:
 
 @dataclass(frozen=True)
 class Outcome(Generic[T]):
-    """What became of one task: its result, or why the image cannot be read."""
+    """The outcome of one task: its result, or the error of an image that cannot be read."""
 
     task: T
     prepared: Prepared | ImageError
@@ -95,7 +95,7 @@ def prepare_all(
     threads: int,
     ahead: int,
 ) -> Iterator[Outcome[T]]:
-    """Do the work for every task in threads, ``ahead`` tasks before they are asked for, and in their order."""
+    """Yield the outcome of every task in order; threads work up to ``ahead`` tasks in advance."""
 
     def attempt(task: T) -> Outcome[T]:
         try:

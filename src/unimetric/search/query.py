@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from unimetric.data.sources.metadata import Value
-from unimetric.errors import ArgumentError, UserError, nearest_names
+from unimetric.errors import ArgumentError, UserError, nearest_names, shown
 from unimetric.search.calibration import Calibration
-from unimetric.search.conditions import Condition, all_of, is_one_of, parse_condition
+from unimetric.search.conditions import Condition, all_of, equals, is_one_of, parse_condition
 from unimetric.search.effort import MeasuredEffort, chosen_effort, partitions
 from unimetric.search.hyperbolic import nearest_hyperbolic
-from unimetric.search.items import Match
+from unimetric.search.items import ItemNotFoundError, Match, StoredItem
 from unimetric.search.maintenance import EXACT_BELOW
 from unimetric.search.rows import shown_metadata
 from unimetric.search.stores.base import COLUMNS, KINDS, Effort, Store
@@ -26,6 +26,7 @@ from unimetric.search.stores.base import COLUMNS, KINDS, Effort, Store
 MAX_K = 1000
 """Answers to one query, at most."""
 
+_MOST_REFINED = 64
 _TEXT_COLUMNS = ("id", "dataset", "label", "path", "content_hash")
 
 
@@ -140,6 +141,32 @@ class Searcher:
             for rows in self._scored(vectors, k, scope.condition, exact)
         ]
 
+    def row(self, id: str, columns: Sequence[str]) -> pa.Table:
+        """Return some columns of one row.
+
+        Raises:
+            ItemNotFoundError: no such item.
+        """
+        table = self._store.rows(columns, equals("id", id), limit=1)
+        if not len(table):
+            raise ItemNotFoundError(f"no item {shown(id)}; take the id of a match")
+        return table
+
+    def item(self, id: str) -> StoredItem:
+        """Return one row; see `row`."""
+        return _stored(self.row(id, self.row_columns).to_pylist()[0])
+
+    def sample(self, n: int, seed: int, datasets: Sequence[str] | None) -> list[StoredItem]:
+        """Return n distinct rows; see `SearchIndex.sample`."""
+        if n < 0:
+            raise ArgumentError(f"n is {n}: use 0 or more")
+        ids = self._store.rows(["id"], self.scope(1, datasets, None).condition)["id"]
+        ids = ids.take(pc.sort_indices(ids))
+        chosen = np.random.default_rng(seed).choice(len(ids), min(n, len(ids)), replace=False)
+        wanted = [ids[int(place)].as_py() for place in chosen]
+        rows = {row["id"]: row for row in self._store.rows_of(wanted, self.row_columns).to_pylist()}
+        return [_stored(rows[id]) for id in wanted if id in rows]
+
     @property
     def _named_columns(self) -> dict[str, str]:
         """The columns that conditions may name, with their kinds."""
@@ -202,12 +229,15 @@ class Searcher:
         return chosen_effort(self._efforts[1], k, depth)
 
     def _wider(self, effort: Effort) -> Effort | None:
-        """Return twice the effort; None where the whole index was looked into."""
+        """Return twice the effort; None if the whole index was looked into."""
         record = self._store.about["index"]
-        if effort.candidates:
-            return replace(effort, candidates=2 * effort.candidates) if effort.candidates < record["rows"] else None
         parts = partitions(record["kind"], record["rows"])
-        return replace(effort, probes=min(parts, 2 * effort.probes)) if effort.probes < parts else None
+        reach = (effort.candidates, record["rows"]) if effort.candidates else (effort.probes, parts)
+        if reach[0] >= reach[1]:
+            return None
+        # Among rows that are far from a query, the compressed vectors are less exact as well.
+        probes, candidates = min(parts, 2 * effort.probes), 2 * effort.candidates
+        return Effort(probes, min(2 * effort.refine, max(effort.refine, _MOST_REFINED)), candidates)
 
     def _count(self, condition: Condition) -> int:
         """Return the number of rows that meet a condition, counted once per version of the database."""
@@ -226,14 +256,17 @@ class Searcher:
             dataset=row["dataset"],
             label=row["label"],
             path=row["path"],
-            metadata=metadata_of(row),
+            metadata=_metadata(row),
             is_match=None if threshold is None else score >= threshold,
             confidence=None if self._calibration is None else self._calibration.confidence(score, names),
         )
 
 
-def metadata_of(row: Mapping[str, Any]) -> dict[str, Value]:
-    """Return the metadata columns of a row."""
+def _stored(row: Mapping[str, Any]) -> StoredItem:
+    return StoredItem(row["id"], row["dataset"], row["label"], row["path"], _metadata(row), row["content_hash"])
+
+
+def _metadata(row: Mapping[str, Any]) -> dict[str, Value]:
     return shown_metadata({name: value for name, value in row.items() if name not in COLUMNS})
 
 

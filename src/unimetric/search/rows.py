@@ -1,4 +1,4 @@
-"""From new items to rows: ids, metadata columns and their types, and what has changed."""
+"""From new items to rows: ids, metadata columns with their types, and signatures that detect changes."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from unimetric.search.preparation import hash_of
 from unimetric.search.stores.base import COLUMNS, KINDS, is_uri
 
 _LARGEST = 2**53
-"""Numbers are kept as 64-bit floats, which beyond this skip whole numbers."""
+"""Numbers are stored as 64-bit floats, which skip whole numbers beyond this."""
 _FORBIDDEN = frozenset(".\"'`\\")
-"""What a column's name may not hold: the database reads them as something else, or cannot be read any more."""
+"""Characters that a column name may not contain: the database misreads them, or becomes unreadable."""
 
 
 @dataclass(frozen=True)
 class NamedItem:
-    """A new item with its id and path as they are stored."""
+    """A new item with its stored id and path."""
 
     item: NewItem
     id: str
@@ -40,19 +40,19 @@ class NamedItem:
 
 
 def item_id(dataset: str, path: str) -> str:
-    """The id of an image: 32 hexadecimal digits of the SHA-256 of its dataset and path."""
+    """Return the id of an image: 32 hexadecimal digits of the SHA-256 of its dataset and path."""
     return hashlib.sha256(f"{dataset}\0{path}".encode("utf-8", "backslashreplace")).hexdigest()[:32]
 
 
 def stored_path(path: str | Path) -> str:
-    """A path as it is stored: a URI as it is, a file absolute, links resolved."""
+    """Return the stored form of a path: a URI unchanged, a file absolute with links resolved."""
     if is_uri(path):
         return str(path)
     return _text(identities([Path(os.path.abspath(user_path(path)))])[0])  # noqa: PTH100 ("..", unresolved)
 
 
 def named(items: Iterable[NewItem]) -> list[NamedItem]:
-    """Give items their ids. Two that lead to one file within one dataset have the same.
+    """Return items with their ids; two links to one file within a dataset share an id.
 
     Raises:
         UserError: an item names no dataset.
@@ -79,7 +79,7 @@ def named(items: Iterable[NewItem]) -> list[NamedItem]:
 def metadata_kinds(
     items: Iterable[NewItem], present: Mapping[str, str], origin: str = "the metadata"
 ) -> dict[str, str]:
-    """The kind of every metadata column of the items, one of `KINDS`; columns that are None throughout are left out.
+    """Return the kind of every metadata column of the items, one of `KINDS`, without columns that are all None.
 
     Raises:
         UserError: a column's name cannot be used, or its values are of two kinds, or not those of ``present``.
@@ -107,14 +107,14 @@ def metadata_kinds(
 
 
 def signature(content_hash: str, label: str, path: str, metadata: Mapping[str, Value]) -> bytes:
-    """What tells an unchanged row from a changed one, 16 bytes."""
+    """Return 16 bytes that differ between a row and its changed version."""
     filled = sorted((name, _plain(value)) for name, value in metadata.items() if value is not None)
     content = json.dumps([content_hash, label, path, filled], default=str)
     return hashlib.blake2b(content.encode(), digest_size=16).digest()
 
 
 def signatures(rows: pa.Table) -> dict[str, tuple[str, bytes]]:
-    """The content hash and the `signature` of every row, by id."""
+    """Return the content hash and the `signature` of every row, by id."""
     metadata = [name for name in rows.column_names if name not in COLUMNS]
     columns = {name: rows[name].to_pylist() for name in rows.column_names}
     result = {}
@@ -136,7 +136,7 @@ def rows_table(
     kinds: Mapping[str, str],
     fingerprint: str,
 ) -> pa.Table:
-    """The rows to write for items with their content's hashes, vectors [N, E] and thumbnails."""
+    """Return the rows to write for items with content hashes, vectors [N, E] and thumbnails."""
     count = len(items)
     flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).ravel())
     columns = {
@@ -156,7 +156,7 @@ def rows_table(
 
 
 def shown_metadata(values: Mapping[str, Any]) -> dict[str, Value]:
-    """Metadata as it comes out of the database: whole numbers without a fraction."""
+    """Return metadata of a row for users: whole numbers as integers."""
     return {
         name: int(value) if isinstance(value, float) and value.is_integer() else value for name, value in values.items()
     }
@@ -204,7 +204,7 @@ def _kind(name: str, value: Any, origin: str) -> str | None:
 
 
 def _plain(value: Value) -> Value:
-    """A value as it is stored and compared."""
+    """Return a value as it is stored and compared."""
     if isinstance(value, bool):
         return value
     if isinstance(value, int | float):
@@ -221,5 +221,5 @@ def _shown(value: Any) -> str:
 
 
 def _text(text: str) -> str:
-    """File names may hold bytes that are no UTF-8, which the database cannot hold."""
+    """Escape bytes of file names that are not UTF-8, which the database cannot store."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

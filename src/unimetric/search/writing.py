@@ -1,4 +1,4 @@
-"""Embed what is new or changed, and write it, commit by commit."""
+"""Embed new and changed items, and write them commit by commit."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ THREADS = max(2, min(8, available_cores()))
 
 @dataclass
 class Progress:
-    """How far a writer has come."""
+    """The progress of a writer."""
 
     read: int = 0
-    """Items that were looked at."""
+    """Items that were read."""
     written: int = 0
     """Rows that are on the disk."""
     unchanged: int = 0
@@ -43,14 +43,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class CommitRule:
-    """When what is pending is written: if it has so many rows, or the last time was so many seconds ago."""
+    """Commit once so many rows are pending, or the last commit was so many seconds ago."""
 
     rows: float = 1024
     seconds: float = 10.0
 
 
 ONCE = CommitRule(math.inf, math.inf)
-"""All at the end."""
+"""A single commit at the end."""
 
 
 @dataclass
@@ -58,12 +58,12 @@ class Writer:
     """Writes items to a store.
 
     Args:
-        store: Where to.
-        embedder: Gives the model, when it is first needed.
+        store: The database.
+        embedder: Returns the model; called when it is first needed.
         precision: As for `Embedder.encode`.
         fingerprint: The model's.
         kinds: The metadata columns of all items, from `metadata_kinds`.
-        known: Content hash and `signature` of the rows that may be there already, by id.
+        known: Content hash and `signature` of the rows that exist, by id.
         rule: When to commit.
         strict: Raise at an image that cannot be read.
         on_commit: Called after every commit.
@@ -89,7 +89,7 @@ class Writer:
         self._kept: list[tuple[NamedItem, str]] = []
 
     def write(self, items: Sequence[NamedItem], batch_size: int) -> Progress:
-        """Write what is new or changed.
+        """Write the items that are new or changed.
 
         Raises:
             UserError: an image cannot be read and ``strict`` is set, or the database cannot be written.
@@ -102,8 +102,8 @@ class Writer:
             self.on_read(self._progress)
             if len(self._batch) >= batch_size:
                 self._embed()
-            # Only whole batches are pending, so that a run that goes on after a kill forms the same batches, and from
-            # them the same vectors to the bit.
+            # Only whole batches are pending, so that a run continued after a kill forms the same batches, and so the
+            # same vectors to the bit.
             pending = len(self._done) + len(self._kept)
             if pending and (pending >= self.rule.rows or time.monotonic() - last >= self.rule.seconds):
                 self._commit()
@@ -124,7 +124,7 @@ class Writer:
         progress.read += 1
         if isinstance(prepared, ImageError):
             if self.strict:
-                raise UserError(f"{named.path}: {prepared.reason}; remove it from the list or mend it") from prepared
+                raise UserError(f"{named.path}: {prepared.reason}; repair it or remove it from the list") from prepared
             progress.refused.append(Refused(named.path, prepared.reason))
             progress.refused_ids.add(named.id)
         elif prepared.pixels is not None:
@@ -142,12 +142,12 @@ class Writer:
         form = self.embedder().inference_form(self.precision)
         pixels = [prepared.pixels for _, prepared in self._batch if prepared.pixels is not None]
         self._vectors.append(form.embed_pixels(pixels))
-        # What is pending needs no pixels any more.
+        # Release the pixels of pending items.
         self._done += [(named, Prepared(p.content_hash, None, p.thumbnail)) for named, p in self._batch]
         self._batch = []
 
     def _commit(self) -> None:
-        """Write what is pending in one commit: embedded images, and rows whose label or metadata alone changed."""
+        """Write pending items in one commit: embedded images, and rows of which only label or metadata changed."""
         if not self._done and not self._kept:
             return
         old = self.store.rows_of([named.id for named, _ in self._kept], ["id", "vector", "thumbnail"])
