@@ -301,7 +301,7 @@ def recall_of_scores(
 ) -> float:
     """The share of the k best scores that is reached; rows of equal scores stand in for each other."""
     if queries is None:
-        queries = random.normal(size=(40, 16)).astype(np.float32)
+        queries = random.normal(size=(200, 16)).astype(np.float32)
     found = 0
     exact = index.search_vectors(queries, k, exact=True, **filters)
     for best, matches in zip(exact, index.search_vectors(queries, k, **filters), strict=True):

@@ -15,6 +15,9 @@ from unimetric.search.stores.base import Effort, Store
 RECALL = 0.98
 """The share of the exact nearest rows that a search finds, at least."""
 
+_AIM = 0.985
+"""The recall to reach in the measurement: rows of the database are easier queries than new vectors."""
+
 _DEPTHS = {10: 256, 100: 64, 1000: 16}
 """The numbers of neighbours at which recall is measured, each with its number of queries."""
 
@@ -29,12 +32,12 @@ _SAME = 1e-5
 
 @dataclass(frozen=True)
 class MeasuredEffort:
-    """The least effort of a ladder that reaches `RECALL` for the k nearest rows.
+    """The least effort that surely reaches `RECALL` for the k nearest rows.
 
     Attributes:
         k: Neighbours per query.
-        effort: None where no effort reached it, and the search is exact.
-        recall: As measured, without the margin; 1 where the search is exact.
+        effort: None if none reached it, so that the search is exact.
+        recall: The mean of the measurement; 1 if the search is exact.
     """
 
     k: int
@@ -121,10 +124,10 @@ def _least_effort(meter: _Meter, kind: str, parts: int, k: int) -> MeasuredEffor
     else:
         wide = [Effort(probes, finest[-1]) for probes in _probes(parts)]
     # A little more than needed, so that refinement may give some of it up.
-    reach = _first(meter, wide, RECALL + 0.25 * (1 - RECALL)) or _first(meter, wide[-1:], RECALL)
+    reach = _first(meter, wide, _AIM + 0.25 * (1 - _AIM)) or _first(meter, wide[-1:], _AIM)
     if reach is None:
         return MeasuredEffort(k, None, 1.0)
-    effort, mean = _first(meter, [replace(reach[0], refine=refine) for refine in finest[:-1]], RECALL) or reach
+    effort, mean = _first(meter, [replace(reach[0], refine=refine) for refine in finest[:-1]], _AIM) or reach
     return MeasuredEffort(k, effort, round(mean, 4))
 
 
