@@ -12,14 +12,11 @@ from runs import make_run, write_run
 
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError
-from unimetric.evaluation import evaluate
-from unimetric.formats.vectors import read_measured
 from unimetric.report.analysis import analyse
 from unimetric.report.collect import read_run
 from unimetric.report.numbers import confusion, headline, metric_rows, spread_rows, tiles
 from unimetric.report.thresholds import threshold_values
 
-EARLY = ("intervals", "unified_gap", "domain_confusion", "spread", "thresholds", "worst_classes")
 """What ``metrics.json`` of early versions lacks."""
 
 
@@ -41,7 +38,6 @@ def test_numbers_are_those_of_metrics_json_and_not_computed_again(tmp_path: Path
     metrics["thresholds"]["unified"]["equal_error_rate"] = 0.4321
     (folder / "metrics.json").write_text(json.dumps(metrics))
     analysis = analyse(read_run(folder))
-    assert analysis.completed == ()
     row = next(headline(analysis))
     assert row["separate"]["interval"] == "1.2–98.8"
     assert row["gap"] == {"text": "5.1", "interval": "4.6–5.7"}
@@ -54,28 +50,13 @@ def test_numbers_are_those_of_metrics_json_and_not_computed_again(tmp_path: Path
     assert threshold_values(analysis)["rows"][-1]["equal"]["text"] == "43.2 %"
 
 
-def test_early_metrics_are_completed_by_evaluate(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "run", ("a", "b", "c"))
+def test_metrics_that_lack_a_part_are_refused(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
     metrics = metrics_of(folder)
-    whole = {name: metrics.pop(name) for name in EARLY}
+    del metrics["intervals"]
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    analysis = analyse(read_run(folder))
-    assert analysis.completed == EARLY
-    assert {name: analysis.numbers[name] for name in EARLY} == whole
-    # Metrics that lack Recall@1 are measured anew.
-    for part in [metrics["unified"], metrics["harmonic"], *metrics["separate"].values()]:
-        del part["recall@1"]
-    (folder / "metrics.json").write_text(json.dumps(metrics))
-    analysis = analyse(read_run(folder))
-    assert "recall@1" in analysis.completed
-    measured = read_measured(folder / "vectors.parquet")
-    report = evaluate(
-        measured.query_vectors,
-        [item.label for item in measured.query],
-        [item.dataset for item in measured.query],
-        ks=(1, 2),
-    )
-    assert analysis.total("harmonic").value == report.harmonic["recall@1"]
+    with pytest.raises(UserError, match=r"metrics\.json lacks intervals: write it again with: unimetric evaluate"):
+        analyse(read_run(folder))
 
 
 def test_union_intervals_are_drawn_as_all_others(tmp_path: Path) -> None:

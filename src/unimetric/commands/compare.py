@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from unimetric.arguments import Without
 from unimetric.commands.report import check_out
-from unimetric.config import DeviceConfig
 from unimetric.files import make_folder
-from unimetric.models.source import ModelSource
 
 
 def compare(
     runs: list[Path],
     *,
     out: Path | None = None,
-    weights: str | None = None,
-    device: Annotated[DeviceConfig, Without({"processes", "machines"})],
 ) -> int:
     """Put runs side by side, with the probability that a difference from the first is real.
 
     Args:
         runs: Run folders, or folders that unimetric evaluate wrote.
         out: HTML file to write as well.
-        weights: Weights of the backbone, for a model trained with --model.weights FILE.
-        device: Where to compute.
     """
     from unimetric.progress import say
     from unimetric.report.compare import compare_runs, print_comparison, write_comparison
 
     if out is not None:
         check_out(out, ".html")
-    comparison = compare_runs(runs, ModelSource(None, weights, device))
+    comparison = compare_runs(runs)
     print_comparison(comparison)
     if out is not None:
         make_folder(out.parent)

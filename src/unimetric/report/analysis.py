@@ -1,4 +1,4 @@
-"""What a run's numbers say, and the queries behind them: scores with intervals, and the most confident mistakes."""
+"""A run's numbers with intervals, and the queries behind them: the most confident mistakes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,10 @@ from unimetric.formats.vectors import MeasuredVectors
 from unimetric.measure import distance_options, evaluate_vectors
 from unimetric.report.collect import Measured
 
-_PARTS = ("intervals", "unified_gap", "domain_confusion", "spread", "thresholds", "worst_classes")
-"""What ``metrics.json`` of early versions lacks."""
-
 
 @dataclass(frozen=True)
 class Score:
-    """A share with its 95 % interval, and how many queries it is a mean over."""
+    """A share with its 95 % interval and number of queries."""
 
     value: float
     low: float
@@ -39,7 +36,7 @@ class Neighbour:
     Attributes:
         item: The image.
         similarity: Its cosine with the query, or minus its hyperbolic distance.
-        right: Whether it is of the query's class.
+        right: True for the query's class.
     """
 
     item: Item
@@ -57,18 +54,16 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Analysis:
-    """A run's published numbers, and what each query found.
+    """A run's published numbers, and the neighbours of each query.
 
     Attributes:
-        measured: What was measured.
-        numbers: The metrics of ``metrics.json``, completed by those of ``report`` where it lacks some.
-        completed: The names of those.
-        report: What the vectors give.
+        measured: The run.
+        numbers: The metrics of ``metrics.json``.
+        report: The metrics of the vectors, with those of each query.
     """
 
     measured: Measured
     numbers: Mapping[str, Any]
-    completed: tuple[str, ...]
     report: Report
 
     @property
@@ -83,47 +78,47 @@ class Analysis:
 
     @cached_property
     def hits(self) -> Floats:
-        """Whether each query's nearest neighbour in the union is of its class, 1 or 0, [Q]; NaN without a positive."""
+        """1 for each query whose nearest neighbour in the union is right, else 0, [Q]; NaN without a positive."""
         hits: Floats = self.report.per_query.unified.scores["recall@1"]
         return hits
 
     def scored(self, dataset: str | None = None) -> int:
-        """How many queries have a positive: all of them, or those of a dataset."""
+        """Return the number of queries with a positive, of all datasets or of one."""
         counts = self.report.counts if dataset is None else self.report.counts.datasets[dataset]
         return counts.queries - counts.queries_without_positive
 
     def separate(self, dataset: str) -> Score:
-        """Recall@1 of a dataset among its own images."""
+        """Return the Recall@1 of a dataset among its own images."""
         value = self.numbers["separate"][dataset]["recall@1"]
         return _score(value, self.numbers["intervals"]["separate"][dataset]["recall@1"], self.scored(dataset))
 
     def unified(self, dataset: str) -> Score:
-        """Recall@1 of a dataset's queries in the union."""
+        """Return the Recall@1 of a dataset's queries in the union."""
         values = self.report.per_query.by_dataset("unified")[dataset]
         values = values[~np.isnan(values)]
-        # As its other intervals are drawn: by the seed and the number of the dataset.
+        # The seed and the dataset's number, as for the other intervals.
         intervals = self.report.intervals
         number = self.report.per_query.datasets.index(dataset)
         drawn = resampled_means(values[:, None], intervals.resamples, [intervals.seed, number])[:, 0]
         return Score(float(values.mean()), *percentile_interval(drawn, intervals.level), len(values))
 
     def total(self, part: str) -> Score:
-        """Recall@1 over all: "harmonic" or "unified"."""
+        """Return the total Recall@1: "harmonic" or "unified"."""
         value = self.numbers[part]["recall@1"]
         return _score(value, self.numbers["intervals"][part]["recall@1"], self.scored())
 
     def gap(self, dataset: str) -> Score:
-        """The unified gap of a dataset."""
+        """Return the unified gap of a dataset."""
         value = self.numbers["unified_gap"][dataset]
         return _score(value, self.numbers["intervals"]["unified_gap"][dataset], self.scored(dataset))
 
     def mistakes(self, dataset: str, count: int, neighbours: int) -> list[Mistake]:
-        """A dataset's mistakes in the union, those whose wrong neighbour is most similar first.
+        """Return a dataset's mistakes in the union, the most similar wrong neighbour first.
 
         Args:
-            dataset: Its name.
-            count: At most so many mistakes.
-            neighbours: At most so many neighbours beside each.
+            dataset: The dataset's name.
+            count: The most mistakes.
+            neighbours: The most neighbours of each.
         """
         wrong = self.wrong(dataset)
         nearest = self.report.per_query.unified.best_negative[wrong]
@@ -145,13 +140,13 @@ class Analysis:
         ]
 
     def wrong(self, dataset: str) -> NDArray[np.int64]:
-        """The rows of a dataset's queries whose nearest neighbour in the union is of another class."""
+        """Return the rows of a dataset's queries whose nearest neighbour in the union is of another class."""
         per_query = self.report.per_query
         own = per_query.query_datasets == per_query.datasets.index(dataset)
         return np.flatnonzero(own & (self.hits == 0))
 
     def example(self, dataset: str, label: str, mistaken_for: str | None) -> tuple[Item, Item] | None:
-        """A query of a class, and its nearest neighbour in its dataset, which is of the class that it is taken for."""
+        """Return a query of a class and its nearest neighbour in its dataset, of the class that it is mistaken for."""
         for row in self._of_class.get((dataset, label), []):
             number = int(self.report.per_query.separate.nearest[row])
             if number >= 0 and self.vectors.gallery[number].label == mistaken_for != label:
@@ -188,7 +183,7 @@ def _class(item: Item) -> tuple[str, str]:
 
 
 def analyse(measured: Measured) -> Analysis:
-    """Evaluate a run's vectors again, and complete its numbers where they are of an early version.
+    """Evaluate a run's vectors again, query by query.
 
     Raises:
         UserError: nothing can be measured, or the vectors do not give the Recall@1 that ``metrics.json`` holds.
@@ -199,16 +194,13 @@ def analyse(measured: Measured) -> Analysis:
         report = evaluate_vectors(measured.vectors, measured.geometry, ks=ks or (1,))
     except UserError as error:
         raise UserError(f"{measured.folder}: its vectors cannot be measured ({error})") from error
-    if not measured.embedded_again:
-        _check_same_measurement(measured, report)
-    found = report.to_dict()
-    completed = tuple(name for name in _PARTS if name not in metrics)
-    numbers = {name: metrics.get(name, found[name]) for name in found}
-    if "recall@1" not in metrics["unified"]:
-        # Early versions left it out where it was not asked for.
-        completed = ("recall@1", *_PARTS)
-        numbers = dict(found)
-    return Analysis(measured, numbers, completed, report)
+    _check_same_measurement(measured, report)
+    missing = sorted({*report.to_dict()} - {*metrics})
+    if missing:
+        raise UserError(
+            f"{measured.folder / 'metrics.json'} lacks {', '.join(missing)}: write it again with: unimetric evaluate"
+        )
+    return Analysis(measured, metrics, report)
 
 
 def _check_same_measurement(measured: Measured, report: Report) -> None:

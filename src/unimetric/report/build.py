@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file."""
+"""Report of a run in one HTML file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from unimetric.report.thresholds import threshold_values
 from unimetric.report.words import flattened, two_digits
 
 REPORT = "report.html"
-"""The name of a run's report in its folder."""
+"""Name of a run's report in its folder."""
 
 _PROMPT_IMAGES = 200
 _SKIPPED_SHOWN = 100
@@ -31,12 +31,12 @@ _SKIPPED_SHOWN = 100
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What a report shows.
+    """Sizes of a report.
 
     Args:
-        mistakes: Of each dataset.
-        neighbours: Beside each of them.
-        points: On the map, at most.
+        mistakes: Mistakes of each dataset; at least 0.
+        neighbours: Neighbours of each mistake; at least 1.
+        points: Most points on the map; at least 1.
     """
 
     mistakes: int = 6
@@ -56,42 +56,25 @@ def write_report(
     options: ReportOptions | None = None,
     source: ModelSource | None = None,
 ) -> list[str]:
-    """Write the report of a run, or of what ``unimetric evaluate`` wrote, as one HTML file.
+    """Write the report of a run, or of a folder that ``unimetric evaluate`` wrote, as one HTML file.
 
     Args:
-        folder: Where ``metrics.json`` lies, and ``vectors.parquet``; without the latter, images are embedded again.
-        out: The file.
-        options: What it shows.
+        folder: The folder of ``metrics.json`` and ``vectors.parquet``.
+        out: The file to write.
+        options: Sizes of the report.
         source: The model, for its prompts; without a path, the one in the folder or above it.
 
     Returns:
-        Notes on what is not as in other reports; they stand on top of the page.
+        The notes at the top of the page, on parts that it lacks.
 
     Raises:
-        UserError: something that is needed is missing or damaged, or the file cannot be written.
+        UserError: a part is missing or damaged, or the file cannot be written.
     """
     options, source = options or ReportOptions(), source or ModelSource()
-    measured = read_run(folder, source)
+    measured = read_run(folder)
     analysis = analyse(measured)
     prompts, notes = _prompts(measured, analysis, located(source, folder))
-    notes = [*_origin_notes(analysis), *notes]
     write_text(out, render("report.html.j2", _values(analysis, options, prompts, notes)))
-    return notes
-
-
-def _origin_notes(analysis: Analysis) -> list[str]:
-    """What of the page is not from ``metrics.json``."""
-    notes = []
-    if analysis.measured.embedded_again:
-        notes.append(
-            "This folder holds no vectors.parquet, so the images were embedded again for this page: neighbours and "
-            "figures may differ in the last digits from the numbers in metrics.json."
-        )
-    if analysis.completed:
-        names = ", ".join(analysis.completed)
-        notes.append(
-            f"metrics.json is of an earlier version and lacks {names}: computed for this page, from the vectors."
-        )
     return notes
 
 
@@ -145,7 +128,7 @@ def _values(
 
 
 def _svg(text: str) -> Markup:
-    """An SVG of `to_svg`, in which names are escaped already."""
+    """Mark an SVG of `to_svg` as safe: its names are escaped."""
     return Markup(text)  # noqa: S704
 
 
@@ -161,13 +144,13 @@ def _summary(metrics: Mapping[str, Any]) -> str:
 
 
 def _prompts(measured: Measured, analysis: Analysis, source: ModelSource) -> tuple[dict[str, Any] | None, list[str]]:
-    """What the page shows of the model's prompts; None for a model without any, or with the reason as a note."""
+    """Return the page's values of the prompts; None without any, and a note with the reason if the model is missing."""
     model = measured.metrics["model"]
     if model["method"] != "puma":
         return None, []
     if source.path is None:
         reason = f"no model lies in {measured.folder}; name it with --model"
-        return None, [f"The weights of the prompts are left out: {reason}."]
+        return None, [f"The prompts are left out: {reason}."]
     from unimetric.report.prompts import average_prompt_weights
 
     images = {
@@ -176,8 +159,8 @@ def _prompts(measured: Measured, analysis: Analysis, source: ModelSource) -> tup
     try:
         averages = average_prompt_weights(source.load(), images, _PROMPT_IMAGES)
     except UserError as error:
-        # The rest of the page needs no model, and may be read where there is none.
-        return None, [f"The weights of the prompts are left out: {error}."]
+        # The rest of the page needs no model.
+        return None, [f"The prompts are left out: {error}."]
     if averages is None:
         return None, []
     rows = [{"name": name, "values": [two_digits(value) for value in values]} for name, values in averages.items()]
@@ -207,7 +190,7 @@ def _left_out(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines = [
         ("queries", "Queries"),
         ("gallery", "Gallery images"),
-        ("queries_without_positive", "Queries without another image of their class; no part of any mean"),
+        ("queries_without_positive", "Queries without another image of their class, in no mean"),
         ("skipped_files", "Files that could not be read"),
         ("skipped_train_files", "Of them, among the training images"),
         ("skipped_validation_files", "Of them, among the validation images"),

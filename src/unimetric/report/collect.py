@@ -1,4 +1,4 @@
-"""What a report is made from: a folder's numbers, its vectors, its log, and its model."""
+"""The parts of a report: a folder's numbers, vectors, log and model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unimetric.config import RunConfig, run_config
 from unimetric.errors import UserError
 from unimetric.files import explain_os_error
 from unimetric.formats.vectors import VECTORS_FILE, MeasuredVectors, read_measured
@@ -20,16 +19,14 @@ class Measured:
     """A run folder, or a folder that ``unimetric evaluate`` wrote.
 
     Attributes:
-        folder: Where it lies.
-        metrics: What ``metrics.json`` holds.
+        folder: Its path.
+        metrics: The content of ``metrics.json``.
         vectors: Queries and gallery.
-        embedded_again: Whether the vectors were made for this report, because no file of them was there.
     """
 
     folder: Path
     metrics: dict[str, Any]
     vectors: MeasuredVectors
-    embedded_again: bool = False
 
     @property
     def name(self) -> str:
@@ -40,20 +37,20 @@ class Measured:
 
     @property
     def geometry(self) -> Geometry:
-        """Where the vectors lie."""
+        """The geometry of the vectors."""
         constants = dict(self.metrics["model"]["geometry"])
         return make_geometry(constants.pop("name"), **constants)
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """What a folder's ``metrics.json`` holds.
+    """Read a folder's ``metrics.json``.
 
     Raises:
         UserError: it is missing or damaged, or nothing was measured; the command that makes it is named.
     """
     path = folder / "metrics.json"
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder: name a run folder, or one that unimetric evaluate wrote")
+        raise UserError(f"{folder} is not a folder: name a run folder, or one that unimetric evaluate wrote")
     if not path.is_file():
         if (folder / "checkpoint.safetensors").is_file():
             raise UserError(f"{folder} has no metrics.json: finish it with: unimetric train --resume {folder}")
@@ -66,13 +63,13 @@ def read_metrics(folder: Path) -> dict[str, Any]:
         try:
             metrics = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise UserError(f"{path} is no JSON ({error}): write it again with: unimetric evaluate") from error
+            raise UserError(f"{path} is not JSON ({error}): write it again with: unimetric evaluate") from error
     parts = ("separate", "unified", "harmonic", "counts", "model")
     if not isinstance(metrics, dict) or (missing := [name for name in parts if name not in metrics]):
         what = "an object" if not isinstance(metrics, dict) else ", ".join(missing)
         raise UserError(f"{path} lacks {what}: write it again with: unimetric evaluate")
     if not isinstance(metrics["model"], dict) or not {"method", "geometry"} <= metrics["model"].keys():
-        raise UserError(f"{path} does not say of which model it is: write it again with: unimetric evaluate")
+        raise UserError(f"{path} names no model: write it again with: unimetric evaluate")
     if not metrics["unified"]:
         raise UserError(
             f"{path} holds no numbers, since no class was held out: "
@@ -81,82 +78,19 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return metrics
 
 
-def read_run(folder: Path, source: ModelSource | None = None) -> Measured:
-    """Read a folder's numbers and vectors; without a file of vectors, its images are embedded again.
-
-    Args:
-        folder: A run folder, or one that ``unimetric evaluate`` wrote.
-        source: The model to embed with; without a path, the one in the folder or above it.
+def read_run(folder: Path) -> Measured:
+    """Read the numbers and vectors of a run folder, or of one that ``unimetric evaluate`` wrote.
 
     Raises:
-        UserError: something is missing or damaged; the command that makes it is named.
+        UserError: something is missing or damaged; the message names the command that makes it.
     """
-    metrics = read_metrics(folder)
-    file = folder / VECTORS_FILE
-    if file.is_file():
-        return Measured(folder, metrics, read_measured(file))
-    config = _configuration(folder, metrics)
-    vectors = embed_again(folder, metrics, config, source or ModelSource())
-    return Measured(folder, metrics, vectors, embedded_again=True)
-
-
-def _configuration(folder: Path, metrics: dict[str, Any]) -> RunConfig:
-    if "configuration" in metrics:
-        return run_config(metrics["configuration"], str(folder / "metrics.json"))
-    from unimetric.formats.run_folder import RunFolder
-
-    run = RunFolder(folder)
-    if not run.config.is_file():
-        raise UserError(
-            f"{folder} has neither {VECTORS_FILE} nor {run.config.name}, so its images cannot be embedded again: write "
-            f"it again with: unimetric evaluate MODEL --out {folder}"
-        )
-    return run.read_config()
-
-
-def embed_again(folder: Path, metrics: dict[str, Any], config: RunConfig, source: ModelSource) -> MeasuredVectors:
-    """The vectors of the images that a folder's numbers were measured on.
-
-    Raises:
-        UserError: the model or the images are not there any more.
-    """
-    from unimetric.measure import measure
-    from unimetric.models.devices import choose_device
-    from unimetric.progress import say
-    from unimetric.training.provenance import measured_sides
-    from unimetric.training.setup import build_embedder, load_split
-
-    again = f"{folder} has no {VECTORS_FILE}"
-    if "members" in metrics["model"]:
-        raise UserError(f"{again}: write it with: unimetric evaluate --ensemble MODEL... --out {folder}")
-    sides = measured_sides(config, load_split(config, training=False))
-    if not sides["query"]:
-        raise UserError(
-            f"{again}, and its sources hold no image to measure: run unimetric evaluate with --data.sources"
-        )
-    say(f"{again}: embedding {len({*sides['query'], *sides['gallery']})} images again", style="yellow")
-    source = located(source, folder)
-    if source.path is not None:
-        embedder = source.load()
-    elif metrics["model"]["method"] == "frozen":
-        embedder = build_embedder(config).to(choose_device(source.device.accelerator))
-    else:
-        raise UserError(f"{again}, and no model lies in it: name the model with --model, or run unimetric evaluate")
-    measurement = measure(
-        embedder,
-        sides["query"],
-        sides["gallery"],
-        ks=(1,),
-        precision=source.device.precision,
-    )
-    assert measurement.vectors is not None  # noqa: S101 - there are queries
-    return measurement.vectors
+    return Measured(folder, read_metrics(folder), read_measured(folder / VECTORS_FILE))
 
 
 def located(source: ModelSource, folder: Path) -> ModelSource:
-    """The source with the path of the model that a folder's numbers are of, if it has none and there is one.
+    """Return the source with the path of a folder's model, if it has no path yet and there is a model.
 
-    The model lies in the folder, or above it for ``RUN/evaluation``.
+    The model is in the folder, or above it for ``RUN/evaluation``.
     """
     if source.path is not None:
         return source
@@ -167,7 +101,7 @@ def located(source: ModelSource, folder: Path) -> ModelSource:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's ``log.jsonl``; none where there is no log. A line that is no row is left out."""
+    """Return the rows of a run's ``log.jsonl``, without damaged lines; empty if there is no log."""
     path = folder / "log.jsonl"
     if not path.is_file():
         return []

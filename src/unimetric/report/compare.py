@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from unimetric.evaluation import paired_bootstrap
 from unimetric.evaluation.bootstrap import Difference, Floats
 from unimetric.evaluation.per_query import Protocol
 from unimetric.files import write_text
-from unimetric.models.source import ModelSource
 from unimetric.report.analysis import Analysis, Score, analyse
 from unimetric.report.collect import Measured, read_metrics, read_run
 from unimetric.report.figures import interval_figure, short
@@ -60,12 +59,11 @@ class Comparison:
         return tuple(analysis.measured for analysis in self.analyses)
 
 
-def compare_runs(folders: Sequence[Path], source: ModelSource | None = None) -> Comparison:
+def compare_runs(folders: Sequence[Path]) -> Comparison:
     """Compare two or more runs, query by query.
 
     Args:
         folders: Run folders, or such as ``unimetric evaluate`` wrote; the first is what the others are compared with.
-        source: Weights and device for images that have to be embedded again, by the model in each folder.
 
     Raises:
         UserError: fewer than two runs, one twice, one that lacks what is needed, or runs measured on different images.
@@ -76,7 +74,7 @@ def compare_runs(folders: Sequence[Path], source: ModelSource | None = None) -> 
     if twice := [folder for number, folder in enumerate(folders) if resolved[number] in resolved[:number]]:
         raise UserError(f"{twice[0]} is named twice: name each run once")
     _check_same_fingerprint(folders, [read_metrics(folder) for folder in folders])
-    runs = tuple(read_run(folder, source) for folder in folders)
+    runs = tuple(read_run(folder) for folder in folders)
     analyses = [analyse(run) for run in runs]
     orders = _orders(folders, analyses)
     compared = {}
@@ -203,16 +201,6 @@ def _brackets(score: Score) -> str:
     return f"[{percent(score.low)}, {percent(score.high)}]"
 
 
-def notes(comparison: Comparison) -> Iterator[str]:
-    """What of the comparison is not from ``metrics.json``."""
-    for analysis in comparison.analyses:
-        folder = analysis.measured.folder
-        if analysis.measured.embedded_again:
-            yield f"{folder} holds no vectors.parquet: its images were embedded again."
-        if analysis.completed:
-            yield f"{folder}: metrics.json is of an earlier version; its intervals were computed from the vectors."
-
-
 def write_comparison(comparison: Comparison, out: Path) -> None:
     """Write the comparison as one HTML file.
 
@@ -236,7 +224,6 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
     values = {
         "runs": list(comparison.names),
         "summary": f"{comparison.queries:,} queries, the same for all runs.",
-        "notes": list(notes(comparison)),
         "lines": lines,
         "bars": Markup(interval_figure(groups, comparison.names, "bars")),  # noqa: S704 - escaped by matplotlib
         "differences": _differences(comparison.runs),

@@ -69,7 +69,7 @@ def inspect_image(
     if k < 1:
         raise UserError(f"-k is {k}: use 1 or more")
     source = located(source or ModelSource(), folder)
-    measured = read_run(folder, source)
+    measured = read_run(folder)
     if source.path is None:
         raise UserError(f"{folder} holds no model: name a run folder that unimetric train wrote, or add --model")
     embedder = source.load()
