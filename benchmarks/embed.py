@@ -26,7 +26,7 @@ from unimetric.data.images import is_image_name
 from unimetric.models.backbone import make_backbone
 from unimetric.models.devices import choose_device, choose_precision, compute_dtype
 from unimetric.models.embedder import Embedder
-from unimetric.models.fused import fuse
+from unimetric.models.inference import fuse
 
 ARCHITECTURE = "vit_small_patch14_dinov2"
 LARGEST_RATIO, SMALLEST_SPEEDUP = 1.13, 2.5

@@ -67,7 +67,7 @@ def test_int8_is_for_embedding_on_a_cpu():
 def test_which_processors_overflow_in_int8(monkeypatch, machine, present, overflows):
     monkeypatch.setattr(devices.platform, "machine", lambda: machine)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {present: True, "other": False}, raising=False)
-    assert devices.overflows_in_int8(CPU) is overflows
+    assert devices.overflows_in_int8() is overflows
 
 
 def test_bf16_is_never_automatic_where_it_would_be_emulated():

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_fused import embedder_of
+from test_inference import embedder_of
 from toys import pixels, shake, toy_backbone
 
 from unimetric.errors import UserError
 from unimetric.geometry import PoincareBall
-from unimetric.models import export as export_module
+from unimetric.models import onnx_export
 from unimetric.models.embedder import Embedder
 from unimetric.models.ensemble import Ensemble
 from unimetric.models.export import export_model
-from unimetric.models.saving import model_config, model_fingerprint
+from unimetric.models.saving import model_fingerprint
 
 EXAMPLE = Path(__file__).parents[2] / "docs/export.md"
 
@@ -84,7 +84,7 @@ def exported(model, tmp_path, kind):
 def test_methods_and_families(case, family, kind, tmp_path):
     embedder = embedder_of(case, family)
     about = exported(embedder, tmp_path, kind)
-    assert about["fingerprint"] == model_fingerprint(model_config(embedder))
+    assert about["fingerprint"] == model_fingerprint(embedder.config())
     assert about["image_size"] == embedder.backbone.image_size
     assert about["mean"] == list(embedder.backbone.mean)
     assert about["std"] == list(embedder.backbone.std)
@@ -97,7 +97,7 @@ def test_an_ensemble_in_the_ball(kind, tmp_path):
     members = [hyperbolic(1), hyperbolic(2)]
     about = exported(Ensemble(members), tmp_path, kind)
     assert about["geometry"] == {"name": "poincare", "curvature": 0.3, "clip": 1.7}
-    assert about["fingerprint"] == "+".join(model_fingerprint(model_config(member)) for member in members)
+    assert about["fingerprint"] == "+".join(model_fingerprint(member.config()) for member in members)
 
 
 @pytest.mark.parametrize("factor", [1.01, float("nan")])
@@ -108,8 +108,8 @@ def test_what_computes_something_else_is_not_written(factor, tmp_path, monkeypat
         form.head.weight.data[0] *= factor
         return form
 
-    original = export_module.fuse
-    monkeypatch.setattr(export_module, "fuse", wrong)
+    original = onnx_export.fuse
+    monkeypatch.setattr(onnx_export, "fuse", wrong)
     (tmp_path / "model.pt2").write_bytes(b"as it was")
     with pytest.raises(UserError, match=r"model\.pt2: not written, because its vectors differ"):
         export_model(embedder_of("puma", "augreg"), tmp_path / "model.pt2", "torch", noise(3, 48))
@@ -123,15 +123,13 @@ def test_no_path_of_this_machine_is_inside(tmp_path):
     assert b"embeddings" in content
     # As it stands in a traceback; three letters alone might be weights.
     assert b'.py", line' not in content
-    assert str(Path(export_module.__file__).parent).encode() not in content
+    assert str(Path(onnx_export.__file__).parent).encode() not in content
 
 
-def test_too_large_for_onnx(tmp_path, monkeypatch):
+def test_too_large_for_onnx():
     needs("onnx")
-    monkeypatch.setattr(export_module, "_ONNX_BYTES", 1000)
     with pytest.raises(UserError, match="a single ONNX file holds at most 2: use --format torch"):
-        export_model(embedder_of("linear", "augreg"), tmp_path / "model.onnx", "onnx", noise(3, 48))
-    assert list(tmp_path.iterdir()) == []
+        onnx_export.onnx_graph([embedder_of("linear", "augreg")], largest=1000)
 
 
 def test_the_example_of_the_documentation_runs_without_torch(tmp_path):

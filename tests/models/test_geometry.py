@@ -157,18 +157,11 @@ def test_the_geometry_is_saved_restored_and_told(tmp_path: Path) -> None:
     assert "unit length" not in card
 
 
-def test_a_model_that_does_not_say_is_a_sphere(tmp_path: Path) -> None:
-    small_embedder("sphere").save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert config.pop("geometry") == {"name": "sphere"}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert Embedder.from_pretrained(tmp_path).geometry == Sphere()
-
-
 @pytest.mark.parametrize(
     ("geometry", "words"),
     [
         ("sphere", "geometry is 'sphere', not a dict"),
+        (None, "geometry is None, not a dict"),
         ({}, "lacks geometry.name"),
         ({"name": "torus"}, "geometry is 'torus'"),
         ({"name": "poincare", "curvature": -1, "clip": 2.3}, "curvature must be from"),

@@ -19,11 +19,12 @@ from toys import TINY, shake
 
 from mutations import changed_header, changed_json, damaged, little_memory, plain_tensors
 from unimetric.errors import UserError
-from unimetric.models import saving
+from unimetric.models import embedder as embedder_module
 from unimetric.models.backbone import Backbone, make_backbone
 from unimetric.models.embedder import Embedder
+from unimetric.models.network import learned_weights
 from unimetric.models.petl import method_options
-from unimetric.models.saving import CONFIG, WEIGHTS, learned_weights
+from unimetric.models.saving import CONFIG, WEIGHTS
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -52,7 +53,7 @@ def folder(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
             backbone.resize(image_size)
         return backbone
 
-    monkeypatch.setattr(saving, "make_backbone", make)
+    monkeypatch.setattr(embedder_module, "make_backbone", make)
     return shutil.copytree(saved, tmp_path / "model")
 
 

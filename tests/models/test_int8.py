@@ -8,16 +8,18 @@ import pytest
 import torch
 from PIL import Image
 from test_export import noise
-from test_fused import embedder_of
+from test_inference import embedder_of
 from toys import pixels
 
+from unimetric.data.transforms import EvaluationTransform
 from unimetric.errors import UserError
 from unimetric.models import export as export_module
+from unimetric.models import onnx_export
 from unimetric.models.embedder import Embedder
 from unimetric.models.ensemble import Ensemble
 from unimetric.models.export import export_model, onnx_model
-from unimetric.models.exported import ExportedEmbedder, OnnxNetwork, open_session
-from unimetric.models.quantised import _channel_sizes, _noise, _smooth, _smoothable, quantised
+from unimetric.models.int8 import _channel_sizes, _noise, _smooth, _smoothable, quantise
+from unimetric.models.onnx_runtime import ExportedEmbedder, OnnxNetwork, open_session
 
 pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
 
@@ -49,7 +51,7 @@ def plain(embedder):
 
 def rounded(model, seven_bits=False):
     size = model.graph.input[0].type.tensor_type.shape.dim[2].dim_value
-    return quantised(copy.deepcopy(model), size, (0.5,) * 3, (0.5,) * 3, seven_bits=seven_bits)
+    return quantise(copy.deepcopy(model), EvaluationTransform(size, (0.5,) * 3, (0.5,) * 3), seven_bits)
 
 
 def run(model, images):
@@ -146,7 +148,7 @@ def test_smoothing_helps_where_a_channel_is_large(embedder, plain, monkeypatch):
     images = pixels(20, 48)
     exact = run(plain, images)
     smooth = cosines(run(rounded(model), images), exact)
-    monkeypatch.setattr("unimetric.models.quantised._smoothable", lambda graph: [])
+    monkeypatch.setattr("unimetric.models.int8._smoothable", lambda graph: [])
     rough = cosines(run(rounded(model), images), exact)
     assert 1 - smooth.mean() < 0.5 * (1 - rough.mean())
 
@@ -180,7 +182,7 @@ def test_what_computes_something_else_is_not_written(embedder, tmp_path, monkeyp
                 tensor.raw_data = tensor.raw_data[::-1]
         return model
 
-    monkeypatch.setattr(export_module, "quantised", wrong)
+    monkeypatch.setattr(export_module, "quantise", wrong)
     with pytest.raises(UserError, match=r"model\.onnx: not written, because its vectors differ"):
         export_model(embedder, tmp_path / "model.onnx", "onnx", noise(3, 48), "int8")
     assert list(tmp_path.iterdir()) == []
@@ -191,6 +193,6 @@ def test_refused(embedder, tmp_path, monkeypatch):
         export_model(embedder, tmp_path / "model.pt2", "torch", noise(3, 48), "int8")
     with pytest.raises(UserError, match="--precision is 'int4'; did you mean 'int8'"):
         export_model(embedder, tmp_path / "model.onnx", "onnx", noise(3, 48), "int4")
-    monkeypatch.setattr(export_module, "find_spec", lambda name: None if name == "onnxscript" else name)
+    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name == "onnxscript" else name)
     with pytest.raises(UserError, match="precision int8 needs the package onnxscript: pip install 'unimetric"):
         Embedder.encode(embedder_of("puma", "augreg"), pixels(1)[0, 0].numpy(), precision="int8")

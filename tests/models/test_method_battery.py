@@ -10,8 +10,9 @@ from toys import TINY, pixels, shake, toy_backbone, toy_embedder
 from unimetric.errors import UserError
 from unimetric.models.backbone import make_backbone
 from unimetric.models.embedder import Embedder
+from unimetric.models.network import learned_weights
 from unimetric.models.petl import METHODS
-from unimetric.models.saving import CONFIG, learned_weights
+from unimetric.models.saving import CONFIG
 
 NO_PROMPTS = {"adapter_bottleneck": 4, "prompts": 0}
 NO_ADAPTERS = {"adapter_bottleneck": 0, "prompts": 3, "prompt_length": 2}

@@ -18,8 +18,9 @@ from unimetric.files import sha256_of_file
 from unimetric.models.backbone import make_backbone
 from unimetric.models.card import model_card
 from unimetric.models.embedder import Embedder
+from unimetric.models.network import learned_weights
 from unimetric.models.petl import METHODS
-from unimetric.models.saving import CARD, CONFIG, WEIGHTS, learned_weights
+from unimetric.models.saving import CARD, CONFIG, WEIGHTS
 
 every_method = pytest.mark.parametrize("method", sorted(METHODS))
 OPTIONS = {"puma": {"adapter_bottleneck": 4, "prompts": 3, "prompt_length": 2, "adapter_scale": 0.7}}

@@ -16,7 +16,7 @@ from search_toys import make_model
 from toy_runs import unimetric
 from unimetric import Embedder
 from unimetric.models.export import export_model
-from unimetric.models.exported import ExportedEmbedder
+from unimetric.models.onnx_runtime import ExportedEmbedder
 
 TORCH_TOO = ("torch", "torchvision", "timm", "peft", "transformers", "lightning_fabric", "scipy", "matplotlib")
 CPU = ("--device.accelerator", "cpu", "--device.precision", "fp32")

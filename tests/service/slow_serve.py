@@ -9,18 +9,18 @@ from typing import Any
 from torch import Tensor
 
 from unimetric.cli import main
-from unimetric.models.fused import FusedEmbedder
+from unimetric.models.inference import InferenceModel
 
 
 def slow_down() -> None:
     """Make every forward pass of this process a second longer."""
-    forward = FusedEmbedder.forward
+    forward = InferenceModel.forward
 
     def slow_forward(self: Any, images: Tensor) -> Tensor:
         time.sleep(1)
         return forward(self, images)
 
-    FusedEmbedder.forward = slow_forward  # type: ignore[method-assign]
+    InferenceModel.forward = slow_forward  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

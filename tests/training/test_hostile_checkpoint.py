@@ -21,7 +21,7 @@ from unimetric.errors import UserError
 from unimetric.losses import CurricularFace
 from unimetric.models.backbone import make_backbone
 from unimetric.models.embedder import Embedder
-from unimetric.models.saving import learned_weights
+from unimetric.models.network import learned_weights
 from unimetric.training.checkpoint import Progress, check_skipped, load_checkpoint, save_checkpoint
 from unimetric.training.optimiser import make_optimiser
 

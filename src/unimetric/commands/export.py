@@ -138,7 +138,7 @@ def _images(model: Path, transform: EvaluationTransform) -> tuple[Tensor, int, s
     import torch
 
     from unimetric.formats.run_folder import RunFolder
-    from unimetric.models.embedder import decoded_batches
+    from unimetric.models.encoding import decoded_batches
 
     paths, reason = _image_paths(RunFolder(model))
     real: list[Tensor] = []

@@ -59,9 +59,9 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if chosen == "bf16" else torch.float32
 
 
-def overflows_in_int8(device: torch.device) -> bool:
-    """Whether a processor adds products of 8 bits in 16 bits, as those of x86 without VNNI do."""
-    if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64", "i686", "x86"):
+def overflows_in_int8() -> bool:
+    """Return True if the processor adds products of 8 bits in 16 bits, as those of x86 without VNNI do."""
+    if platform.machine().lower() not in ("x86_64", "amd64", "i686", "x86"):
         return False
     if not hasattr(torch.cpu, "get_capabilities"):  # torch before 2.10
         return not torch.cpu._is_vnni_supported()

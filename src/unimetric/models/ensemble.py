@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,16 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unimetric.data.decoding import ImageLike, listed_images
-from unimetric.data.images import ImageError
 from unimetric.data.transforms import EvaluationTransform
 from unimetric.errors import UserError
 from unimetric.geometry import Geometry
-from unimetric.models.embedder import Embedder, decoded_batches
+from unimetric.models.embedder import Embedder
+from unimetric.models.encoding import Encoder, PixelEmbedder
 
 
-class Ensemble(nn.Module):
-    """Embeds with every member, and averages: the mean direction of unit vectors, or the Poincaré mean of points.
+class Ensemble(nn.Module, Encoder):
+    """Embed with every member and average: the mean direction of unit vectors, or the Poincaré mean of points.
 
     The ensemble of dataset-specific models is a baseline of Kim, Kim and Kwak, WACV 2025. Each image is decoded once;
     all members have to read the same pixels and to embed into the same space, where dimension i of one is averaged with
@@ -29,7 +29,7 @@ class Ensemble(nn.Module):
 
     Args:
         members: The embedders, at least one. They belong to this ensemble from now on.
-        names: What error messages and `description` call them; as many as members.
+        names: Their names in error messages and `description`; as many as members.
 
     Raises:
         UserError: no member, or two that differ in embedding size, geometry or preprocessing.
@@ -45,6 +45,7 @@ class Ensemble(nn.Module):
         for member, name in zip(members, self.names, strict=True):
             _check_same_kind(members[0], member, self.names[0], name)
         self.models = nn.ModuleList(members)
+        self.embedding_size = members[0].embedding_size
 
     @classmethod
     def from_pretrained(
@@ -54,7 +55,7 @@ class Ensemble(nn.Module):
 
         Args:
             paths: Run folders or model folders.
-            weights: For each, where to take its backbone's weights from instead; None for where it says itself.
+            weights: For each, another source of its backbone's weights; None for the recorded one.
 
         Raises:
             UserError: as `Embedder.from_pretrained`, or the models do not fit together.
@@ -70,13 +71,8 @@ class Ensemble(nn.Module):
 
     @property
     def geometry(self) -> Geometry:
-        """Where the vectors lie: where the members' do."""
+        """The space of the vectors, that of the members."""
         return self.members[0].geometry
-
-    @property
-    def embedding_size(self) -> int:
-        """E, that of the members."""
-        return self.members[0].embedding_size
 
     @property
     def transform(self) -> EvaluationTransform:
@@ -85,28 +81,23 @@ class Ensemble(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.members[0].device
 
     @property
-    def encoded_in(self) -> str | None:
-        """The form that `encode` computed in last, in a few words; None before."""
-        return self.members[0].encoded_in
-
-    @property
     def fingerprint(self) -> str:
-        """The fingerprint of the members' backbone; of several, the SHA-256 of their fingerprints in order."""
+        """Fingerprint of the members' backbone; of several, the SHA-256 of their fingerprints in order."""
         fingerprints = [member.backbone.fingerprint for member in self.members]
         if len(set(fingerprints)) == 1:
             return fingerprints[0]
         return hashlib.sha256("\n".join(fingerprints).encode()).hexdigest()
 
     def trainable_parameter_count(self) -> int:
-        """How many numbers are learned, in all members together."""
+        """Return the number of learned values in all members together."""
         return sum(member.trainable_parameter_count() for member in self.members)
 
     def description(self) -> dict[str, Any]:
-        """What it is made of, in the shape that ``metrics.json`` keeps of a model, with a list of the members."""
+        """Return what ``metrics.json`` records of a model, with a list of the members."""
         return {
             "backbone": ", ".join(dict.fromkeys(member.backbone.name for member in self.members)),
             "fingerprint": self.fingerprint,
@@ -128,41 +119,40 @@ class Ensemble(nn.Module):
         }
 
     def forward(self, images: Tensor) -> Tensor:
-        """Vectors [B, E] in float32, unit or points of the ball, for normalised images [B, 3, S, S]."""
+        """Return vectors [B, E] in float32, unit or points of the ball, for normalised images [B, 3, S, S]."""
         return self.geometry.mean(torch.stack([member(images) for member in self.members]))
 
-    def encode(
-        self, images: Sequence[ImageLike] | ImageLike, *, batch_size: int = 32, precision: str = "auto"
-    ) -> NDArray[np.float32]:
-        """As `Embedder.encode`."""
-        batches = self.encode_batches(listed_images(images), batch_size=batch_size, precision=precision)
-        vectors = [batch for batch, _ in batches]
-        return np.concatenate(vectors) if vectors else np.empty((0, self.embedding_size), np.float32)
+    def inference_form(self, precision: str = "auto") -> PixelEmbedder:
+        """Return the members' inference forms, see `Embedder.inference_form`, and the mean of their vectors."""
+        return _MeanForm([member.inference_form(precision) for member in self.members], self.geometry)
 
-    def encode_batches(
-        self,
-        images: Iterable[ImageLike],
-        *,
-        batch_size: int = 32,
-        precision: str = "auto",
-        skip_unreadable: bool = False,
-    ) -> Iterator[tuple[NDArray[np.float32], list[ImageError | None]]]:
-        """As `Embedder.encode_batches`."""
-        forms = [member.inference_form(precision) for member in self.members]
-        for pixels, errors in decoded_batches(images, self.transform, batch_size, skip_unreadable):
-            vectors = [torch.from_numpy(form.embed_pixels(pixels)) for form in forms]
-            yield self.geometry.mean(torch.stack(vectors).double()).float().numpy(), errors
+
+@dataclass(frozen=True)
+class _MeanForm:
+    """The inference forms of an ensemble's members."""
+
+    forms: list[PixelEmbedder]
+    geometry: Geometry
+
+    def describe(self) -> str:
+        return self.forms[0].describe()
+
+    def embed_pixels(self, images: list[Tensor]) -> NDArray[np.float32]:
+        vectors = torch.from_numpy(np.stack([form.embed_pixels(images) for form in self.forms])).double()  # (M, n, E)
+        # Image by image, so that no sum depends on their number.
+        means = [self.geometry.mean(of_image) for of_image in torch.split(vectors, 1, dim=1)]
+        return torch.cat([*means, vectors.new_empty(0, vectors.shape[2])]).float().numpy()
 
 
 def _check_same_kind(first: Embedder, other: Embedder, first_name: str, other_name: str) -> None:
-    for what, of_first, of_other in (
+    for aspect, of_first, of_other in (
         ("embedding size", first.embedding_size, other.embedding_size),
         ("geometry", first.geometry, other.geometry),
         ("preprocessing", first.transform, other.transform),
     ):
         if of_first != of_other:
             raise UserError(
-                f"the {what} of {other_name} is {_words(of_other)}, that of {first_name} is {_words(of_first)}: "
+                f"the {aspect} of {other_name} is {_words(of_other)}, that of {first_name} is {_words(of_first)}: "
                 "the members of an ensemble have to agree in it; leave one out"
             )
 

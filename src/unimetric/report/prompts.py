@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from unimetric.errors import UserError
-from unimetric.models.embedder import Embedder, decoded_batches
+from unimetric.models.embedder import Embedder
+from unimetric.models.encoding import decoded_batches
 
 
 def prompt_weights(embedder: Embedder, paths: Sequence[Path], batch_size: int = 32) -> NDArray[np.float32] | None:

@@ -14,7 +14,7 @@ from unimetric.files import user_path
 
 if TYPE_CHECKING:
     from unimetric.config import DeviceConfig
-    from unimetric.models.exported import ExportedEmbedder
+    from unimetric.models.onnx_runtime import ExportedEmbedder
     from unimetric.search.index import SearchIndex
 
 ENGINES = ("auto", "torch", "onnx")
@@ -108,7 +108,7 @@ def _fitting(index: SearchIndex, file: Path, note: Callable[[str], None]) -> Exp
 
 
 def _opened(index: SearchIndex, file: Path) -> ExportedEmbedder:
-    from unimetric.models.exported import ExportedEmbedder
+    from unimetric.models.onnx_runtime import ExportedEmbedder
 
     exported = ExportedEmbedder(file)
     if index.fingerprint not in (exported.fingerprint, *exported.compatible_with):

@@ -74,9 +74,9 @@ def check_embedder(store: Store, embedder: Embedder) -> None:
     Raises:
         UserError: it is another one.
     """
-    from unimetric.models.saving import model_config, model_fingerprint
+    from unimetric.models.saving import model_fingerprint
 
-    _check_fingerprint(store, model_fingerprint(model_config(embedder)), "the given embedder")
+    _check_fingerprint(store, model_fingerprint(embedder.config()), "the given embedder")
 
 
 def load_embedder(

@@ -25,7 +25,7 @@ from unimetric.files import write_atomically
 from unimetric.formats.run_folder import RunFolder
 from unimetric.losses import proxy_slice
 from unimetric.models.embedder import Embedder
-from unimetric.models.saving import assign_weights, check_weights, learned_weights
+from unimetric.models.network import assign_weights, check_weights, learned_weights
 
 
 @dataclass

@@ -22,7 +22,8 @@ from unimetric.data.images import decode_image
 from unimetric.errors import UserError
 from unimetric.losses import place_proxies
 from unimetric.models.devices import compute_dtype
-from unimetric.models.embedder import Embedder, decoded_batches
+from unimetric.models.embedder import Embedder
+from unimetric.models.encoding import decoded_batches
 from unimetric.progress import progress_bar
 
 SHRINKAGE = 0.3

@@ -19,7 +19,7 @@ from unimetric.evaluation import evaluate, nearest_neighbours
 from unimetric.geometry import Geometry
 from unimetric.measure import distance_options, embed_items
 from unimetric.models.embedder import Embedder
-from unimetric.models.saving import model_config, model_fingerprint
+from unimetric.models.saving import model_fingerprint
 from unimetric.progress import say
 from unimetric.training.extension import Extension, replay_folder
 
@@ -124,7 +124,7 @@ def measure_extension(
         batch_size=config.evaluation.batch_size,
         precision=config.device.precision,
     )
-    fingerprint = model_fingerprint(model_config(extension.teacher))
+    fingerprint = model_fingerprint(extension.teacher.config())
     if config.extension.compatible and not drift["reindex"]:
         embedder.compatible_with = (fingerprint,)
     added = sorted({item.dataset for item in split.train} - set(replay.datasets))

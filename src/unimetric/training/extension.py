@@ -33,7 +33,8 @@ from unimetric.losses import make_loss, place_proxies
 from unimetric.measure import embed_items
 from unimetric.models.devices import compute_dtype
 from unimetric.models.embedder import Embedder
-from unimetric.models.saving import assign_weights, learned_weights, read_model_config
+from unimetric.models.network import assign_weights, learned_weights
+from unimetric.models.saving import read_model_config
 from unimetric.models.source import ModelSource
 from unimetric.progress import say
 from unimetric.training.checkpoint import read_tensors

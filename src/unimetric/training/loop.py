@@ -16,8 +16,8 @@ from unimetric.data.loading import Batch
 from unimetric.errors import NonFiniteError, UserError
 from unimetric.formats.run_folder import RunFolder
 from unimetric.losses import CurricularFace, proxy_slice
+from unimetric.models.network import assign_weights, learned_weights
 from unimetric.models.petl.noise import drawing_for
-from unimetric.models.saving import assign_weights, learned_weights
 from unimetric.progress import console, duration, progress_bar, say
 from unimetric.training.checkpoint import (
     Progress,

@@ -20,7 +20,7 @@ from unimetric.errors import UserError
 from unimetric.files import explain_os_error, make_folder, user_path, write_atomically, write_json
 from unimetric.losses import make_loss
 from unimetric.models.devices import choose_device
-from unimetric.models.saving import learned_weights
+from unimetric.models.network import learned_weights
 from unimetric.training.diagnosis import Diagnosis
 from unimetric.training.extension import Extension
 from unimetric.training.provenance import code_version, describe_processor

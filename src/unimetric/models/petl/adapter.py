@@ -52,9 +52,10 @@ class StochasticAdapter(nn.Module):
         return total.index_add_(0, kept, out.to(total.dtype))
 
     def _bottleneck(self, tokens: Tensor, factor: float) -> Tensor:
-        # The factor goes to the small weight, not to the tokens: one pass over [B, T, D] less.
-        weight = self.up.weight if factor == 1 else self.up.weight * factor
-        return F.linear(F.relu(self.down(tokens)), weight)
+        hidden = F.relu(self.down(tokens))
+        # Scale the small weight instead of the tokens: one pass over [B, T, D] less.
+        out: Tensor = self.up(hidden) if factor == 1 else F.linear(hidden, self.up.weight * factor)
+        return out
 
     def fold_scale(self) -> None:
         """Multiply the factor into ``W_up``, for inference."""

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from test_export import noise
-from test_fused import embedder_of
+from test_inference import embedder_of
 
 from unimetric.errors import UserError
 from unimetric.models.export import export_model
-from unimetric.models.exported import ExportedEmbedder
-from unimetric.models.saving import model_config, model_fingerprint
+from unimetric.models.onnx_runtime import ExportedEmbedder
+from unimetric.models.saving import model_fingerprint
 
 SIZE = 48
 
@@ -57,7 +57,7 @@ def changed(file, tmp_path, **metadata):
 
 
 def test_what_it_says_of_itself(embedder, file, exported):
-    assert exported.fingerprint == model_fingerprint(model_config(embedder))
+    assert exported.fingerprint == model_fingerprint(embedder.config())
     assert exported.compatible_with == ("an older one",)
     assert (exported.path, exported.image_size, exported.embedding_size) == (file, SIZE, 16)
 

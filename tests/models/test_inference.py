@@ -14,8 +14,8 @@ from toys import pixels, shake, toy_backbone, toy_embedder
 from unimetric.errors import UserError
 from unimetric.geometry import PoincareBall
 from unimetric.models.embedder import Embedder
-from unimetric.models.fused import fuse
-from unimetric.models.saving import learned_weights
+from unimetric.models.inference import fuse
+from unimetric.models.network import learned_weights
 
 ALL_CASES = CASES | {
     "frozen": ("frozen", {}),

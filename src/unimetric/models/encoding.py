@@ -1,0 +1,152 @@
+"""From images in any form to vectors: the encoding that a single model and an ensemble share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unimetric.data.decoding import ImageLike, listed_images, prepared_batches
+from unimetric.data.images import ImageError
+from unimetric.data.transforms import EvaluationTransform
+from unimetric.models.devices import choose_precision
+from unimetric.models.inference import fuse
+from unimetric.models.int8 import Int8Model
+from unimetric.models.network import Network, learned_names
+from unimetric.models.per_image import PerImageModel
+
+_log = logging.getLogger(__name__)
+
+
+class PixelEmbedder(Protocol):
+    """A computation of vectors from pixels: a `PerImageModel`, an `Int8Model` or the mean of several."""
+
+    def describe(self) -> str:
+        """Return the precision and the device in a few words."""
+
+    def embed_pixels(self, images: list[Tensor]) -> NDArray[np.float32]:
+        """Return the vectors [n, E] of n images, uint8 [3, S, S] each."""
+
+
+class InferenceCache:
+    """The inference form of a network, made again when the network has changed."""
+
+    def __init__(self) -> None:
+        self._made: tuple[tuple[object, ...], PixelEmbedder] | None = None
+
+    def get(self, network: Network, precision: str) -> PixelEmbedder:
+        """Return the `PerImageModel` of the network, for ``int8`` its `Int8Model`, on an accelerator `fuse` of it."""
+        chosen, made = choose_precision(precision, network.device), self._made
+        if made is not None and made[0] == (chosen, *_state_of(network)):
+            return made[1]
+        with network.backbone.holding(torch.float32, trained_too=True):
+            made = (chosen, *_state_of(network)), _inference_form(network, chosen)
+        self._made = made
+        return made[1]
+
+
+def _inference_form(network: Network, precision: str) -> PixelEmbedder:
+    if precision == "int8":
+        return Int8Model(network)
+    model = fuse(network, precision)
+    return PerImageModel(model) if network.device.type == "cpu" else model
+
+
+def _state_of(network: Network) -> tuple[object, ...]:
+    """Return values that differ as soon as a weight does: addresses, counts of writes, and sums of learned bits."""
+    parameters = dict(network.named_parameters())
+    tensors = [*parameters.values(), *network.buffers()]
+    places = tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+    # Torch does not count writes through .data.
+    learned = learned_names(network, parameters)
+    bits = [parameters[name].detach().view(torch.int32).sum() for name in learned]
+    return network.backbone.image_size, places, tuple(torch.stack(bits).tolist()) if bits else ()
+
+
+class Encoder:
+    """Base of classes that embed images.
+
+    Subclasses define ``embedding_size``, `transform` and `inference_form`.
+
+    Attributes:
+        encoded_in: The form that `encode` last used, in a few words; None before.
+    """
+
+    embedding_size: int
+    encoded_in: str | None = None
+
+    @property
+    def transform(self) -> EvaluationTransform:
+        """From an RGB image to the input of the model."""
+        raise NotImplementedError
+
+    def inference_form(self, precision: str = "auto") -> PixelEmbedder:
+        """Return the fastest equivalent of the model in its present state, see `encode` for precisions."""
+        raise NotImplementedError
+
+    def encode(
+        self, images: Sequence[ImageLike] | ImageLike, *, batch_size: int = 32, precision: str = "auto"
+    ) -> NDArray[np.float32]:
+        """Embed images, each given as a path, a PIL image or an array.
+
+        On a CPU, the vector of an image is the same to the bit whatever the other images, the batch size and the
+        number of threads. On an accelerator it is for one device and one version of torch.
+
+        Args:
+            images: The images, or a single one. Arrays are [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], as uint8,
+                uint16, bool, or float in [0, 1]. One array of four axes, [N, H, W, C], is N images.
+            batch_size: Images that are decoded and embedded at a time.
+            precision: ``bf16``, ``fp32``, or ``auto``: bf16 where the processor has instructions for it. ``int8``
+                is faster on a CPU, and a little less exact; see `Int8Model`.
+
+        Returns:
+            Unit vectors, or points of the ball, float32 [N, E], in the order of ``images``.
+
+        Raises:
+            UserError: a file that cannot be read, or an array that is no image.
+        """
+        batches = self.encode_batches(listed_images(images), batch_size=batch_size, precision=precision)
+        vectors = [batch for batch, _ in batches]
+        return np.concatenate(vectors) if vectors else np.empty((0, self.embedding_size), np.float32)
+
+    def encode_batches(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        batch_size: int = 32,
+        precision: str = "auto",
+        skip_unreadable: bool = False,
+    ) -> Iterator[tuple[NDArray[np.float32], list[ImageError | None]]]:
+        """Embed images batch by batch while the next batch is being decoded; see `encode`.
+
+        All batches are of the model in its state when the first is requested.
+
+        Args:
+            images: The images, taken as they are needed.
+            batch_size: Images per batch.
+            precision: As in `encode`.
+            skip_unreadable: Skip images that cannot be read instead of raising.
+
+        Yields:
+            The vectors [n, E] of a batch's readable images, and for every image of the batch None or its error.
+        """
+        form = self.inference_form(precision)
+        if self.encoded_in != form.describe():
+            self.encoded_in = form.describe()
+            _log.info("encoding in the form: %s", self.encoded_in)
+        for pixels, errors in decoded_batches(images, self.transform, batch_size, skip_unreadable):
+            yield form.embed_pixels(pixels), errors
+
+
+def decoded_batches(
+    images: Iterable[ImageLike], transform: EvaluationTransform, batch_size: int, skip_unreadable: bool = False
+) -> Iterator[tuple[list[Tensor], list[ImageError | None]]]:
+    """Decode images to pixels, uint8 [3, S, S] each, batch by batch; see `prepared_batches`."""
+    # Pixels only: torch's arithmetic would start threads of its own in each decoding thread.
+    threads = max(1, torch.get_num_threads())
+    return prepared_batches(images, transform.crop, batch_size, threads, skip_unreadable)

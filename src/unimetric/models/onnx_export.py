@@ -1,0 +1,84 @@
+"""The inference form of a network, or of the mean of several, as a `torch.export` program and as an ONNX graph."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unimetric.errors import UserError
+from unimetric.models.inference import InferenceModel, fuse
+from unimetric.models.network import Network
+
+LARGEST_ONNX = 2**31 - 2**20
+"""Bytes of weights in a single ONNX file: a protocol buffer ends at 2 GiB, and the graph takes some of it."""
+
+
+def onnx_graph(networks: Sequence[Network], largest: float = LARGEST_ONNX) -> Any:
+    """Export networks of one geometry as an `onnx.ModelProto` in float32.
+
+    It maps ``images``, normalised float32 [B, 3, S, S] with any B, to ``embeddings``, float32 [B, E], the mean of the
+    networks' vectors.
+
+    Args:
+        networks: On the CPU, at least one.
+        largest: Bytes of weights at most.
+
+    Raises:
+        UserError: the weights exceed ``largest``.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.onnx.export(
+            torch_program(networks, largest),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["embeddings"],
+            verbose=False,
+        )
+    assert exported is not None  # noqa: S101 - only the older exporter returns nothing
+    proto: Any = exported.model_proto
+    for node in proto.graph.node:
+        # Lines of source files, by their paths on this machine.
+        del node.metadata_props[:]
+    return proto
+
+
+def torch_program(networks: Sequence[Network], largest: float = math.inf) -> torch.export.ExportedProgram:
+    """Export networks of one geometry as a program of the same inputs and outputs; see `onnx_graph`."""
+    models = [fuse(network, "fp32") for network in networks]
+    module = models[0] if len(models) == 1 else _Mean(models)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))
+    if size > largest:
+        raise UserError(
+            f"the model's weights are {size / 2**30:.1f} GiB, a single ONNX file holds at most 2: use --format torch, "
+            "or to embed another precision than int8"
+        )
+    side = networks[0].transform.image_size
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.export.export(
+            module.eval(), (torch.zeros(2, 3, side, side),), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
+        )
+
+
+def missing_package() -> str | None:
+    """Return the first package needed for ONNX that is not installed."""
+    return next((name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None), None)
+
+
+class _Mean(nn.Module):
+    """The mean of several models' vectors, as `Ensemble.encode` computes it."""
+
+    def __init__(self, models: list[InferenceModel]) -> None:
+        super().__init__()
+        self.models, self.geometry = nn.ModuleList(models), models[0].geometry
+
+    def forward(self, images: Tensor) -> Tensor:
+        vectors = torch.stack([model(images) for model in self.models])
+        return self.geometry.mean(vectors.double()).float()

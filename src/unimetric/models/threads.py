@@ -1,0 +1,83 @@
+"""Compute with one thread per call, in as many calls at once as torch has threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Run = Callable[[Sequence[Tensor]], NDArray[np.float32]]
+"""A function from n images to vectors [n, E]."""
+
+_restoring = threading.Lock()
+
+
+class OneThreadCalls:
+    """Divide images among calls that have one thread each, as many calls at once as torch has threads.
+
+    A matrix product divided among another number of threads may add its terms in another order. With one thread per
+    call the bits of the result do not depend on the number of threads.
+
+    A few images alone would leave threads idle. They are computed in one call with all threads where the caller allows
+    it and test images give the same bits.
+    """
+
+    def __init__(self) -> None:
+        self._pool: tuple[tuple[int, int], ThreadPoolExecutor] | None = None
+        self._exact: dict[int, bool] = {}
+
+    def __reduce__(self) -> tuple[type[OneThreadCalls], tuple[()]]:
+        # Threads can be neither copied nor pickled; a copy starts its own.
+        return OneThreadCalls, ()
+
+    def __call__(
+        self, run: Run, images: Sequence[Tensor], test_images: Callable[[], Sequence[Tensor]] | None
+    ) -> list[NDArray[np.float32]]:
+        """Return the results of all calls, in the order of the images.
+
+        Args:
+            run: The function; thread-safe. Its result for an image must not depend on the other images.
+            images: At least one.
+            test_images: Makes images to compare numbers of threads on. None to use one thread for each call.
+        """
+        threads = torch.get_num_threads()
+        if threads == 1:
+            return [run(images)]
+        if test_images and 2 * len(images) <= threads and self._threads_are_exact(run, threads, test_images):
+            return [run(images)]
+        size = -(-len(images) // threads)
+        groups = [images[start : start + size] for start in range(0, len(images), size)]
+        return list(self._workers(threads).map(run, groups))
+
+    def _threads_are_exact(self, run: Run, threads: int, test_images: Callable[[], Sequence[Tensor]]) -> bool:
+        if threads not in self._exact:
+            images = test_images()
+            expected = self._workers(threads).submit(run, images).result()
+            self._exact[threads] = np.array_equal(run(images), expected)
+        return self._exact[threads]
+
+    def _workers(self, threads: int) -> ThreadPoolExecutor:
+        # A forked process inherits the pool, but not its threads.
+        key = (os.getpid(), threads)
+        if self._pool is None or self._pool[0] != key:
+            self._pool = key, ThreadPoolExecutor(threads, "embedding", _use_one_thread, (threads,))
+        return self._pool[1]
+
+
+def _use_one_thread(threads_elsewhere: int) -> None:
+    """Let torch use one thread for what this thread computes, and leave other threads as they are."""
+    with _restoring:
+        # Torch sets a thread's number at its first use, over any number that was set before.
+        torch.get_num_threads()
+        torch.set_num_threads(1)
+        # The call above also set the number for threads that are yet to start. Set it back, in a thread of its own
+        # because the call applies to its own thread, too.
+        restoring = threading.Thread(target=torch.set_num_threads, args=(threads_elsewhere,))
+        restoring.start()
+        restoring.join()
