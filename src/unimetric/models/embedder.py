@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from unimetric.errors import UserError
+from unimetric.errors import UserError, shown
 from unimetric.files import user_path
 from unimetric.geometry import Geometry
-from unimetric.models.backbone import Backbone
-from unimetric.models.saving import load_model, save_model
-
-_log = logging.getLogger(__name__)
+from unimetric.models.backbone import Backbone, make_backbone, outline_backbone
+from unimetric.models.card import model_card
+from unimetric.models.encoding import Encoder, InferenceCache, PixelEmbedder
+from unimetric.models.network import Network, assign_weights, check_weights, learned_weights
+from unimetric.models.petl import method_options
+from unimetric.models.saving import (
+    CONFIG,
+    FORMAT,
+    NAMED_WEIGHTS,
+    WEIGHTS,
+    backbone_weights,
+    read_geometry,
+    read_model_config,
+    read_weights,
+    write_model,
+)
 
 
 class Embedder(Network, Encoder):
@@ -65,7 +80,54 @@ class Embedder(Network, Encoder):
         Raises:
             UserError: the folder or a file is missing, damaged or does not fit, or the backbone is another one.
         """
-        return load_model(cls, user_path(path), image_size, weights)
+        folder, config = read_model_config(user_path(path))
+        source, method = config["backbone"], config["method"]
+        geometry = read_geometry(folder / CONFIG, config)
+        learned = read_weights(folder / WEIGHTS, config["weights_sha256"])
+        cls._check_sizes(config, geometry, learned, folder)
+        try:
+            backbone = make_backbone(
+                source["name"],
+                weights=backbone_weights(folder, source["weights"], weights),
+                image_size=source["image_size"] if image_size is None else image_size,
+                pool=source["pool"],
+            )
+        except UserError as error:
+            raise UserError(f"{folder / CONFIG}: {error}") from error
+        _check_same_backbone(backbone, config, folder)
+        embedder = cls(backbone, method["name"], method["options"], config["embedding_size"], geometry)
+        embedder.compatible_with = tuple(config.get("compatible_with", []))
+        with embedder._at_trained_size(source["image_size"]):
+            assign_weights(embedder, learned, folder / WEIGHTS)
+        return embedder.eval()
+
+    @classmethod
+    def _check_sizes(cls, config: dict[str, Any], geometry: Geometry, learned: dict[str, Tensor], folder: Path) -> None:
+        """Refuse a configuration whose sizes are not those of the weights, before memory is taken for them."""
+        source, method = config["backbone"], config["method"]
+        try:
+            method_options(method["name"], method["options"])
+            outline = outline_backbone(source["name"], image_size=source["image_size"], pool=source["pool"])
+            with torch.device("meta"):
+                embedder = cls(outline, method["name"], method["options"], config["embedding_size"], geometry)
+        except UserError as error:
+            raise UserError(f"{folder / CONFIG}: {error}") from error
+        check_weights(learned_weights(embedder), learned, folder / WEIGHTS)
+
+    @contextmanager
+    def _at_trained_size(self, trained_size: int) -> Iterator[None]:
+        """Load trained position embeddings at the size of their training, and resample them afterwards.
+
+        Frozen ones are made in the wanted size from the start: each resampling costs precision.
+        """
+        backbone = self.backbone
+        wanted = backbone.image_size
+        if wanted == trained_size or "vit.pos_embed" not in self.method.trained_in_backbone:
+            yield
+            return
+        backbone.resize(trained_size)
+        yield
+        backbone.resize(wanted)
 
     def save_pretrained(self, path: str | Path, *, metrics: dict[str, Any] | None = None) -> None:
         """Write ``adapter.safetensors``, ``config.json`` and a model card, a few MB; the backbone is only named.
@@ -77,7 +139,10 @@ class Embedder(Network, Encoder):
         Raises:
             UserError: no permission, or a full disk. No half-written file is left.
         """
-        save_model(self, user_path(path), metrics)
+        content = save(self._learned_on_cpu())
+        config = self._config(content)
+        card = model_card(config, self.trainable_parameter_count(), metrics)
+        write_model(user_path(path), config, content, card)
 
     def config(self) -> dict[str, Any]:
         """Return the ``config.json`` that `save_pretrained` would write."""
