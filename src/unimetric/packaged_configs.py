@@ -26,15 +26,7 @@ def config_path(text: str) -> Path:
     Raises:
         UserError: there is neither.
     """
-    path = user_path(text)
-    if path.is_file():
-        return path
-    packaged = _CONFIGS / f"{text}.yaml"
-    if packaged.is_file():
-        return packaged
-    raise UserError(
-        f"--config {text}: no such file, nor a packaged configuration; {nearest_names(text, config_names())}"
-    )
+    return _find(text, _CONFIGS, f"--config {text}: no such file, nor a packaged configuration", config_names())
 
 
 def benchmark_path(text: str) -> Path:
@@ -43,10 +35,11 @@ def benchmark_path(text: str) -> Path:
     Raises:
         UserError: there is neither.
     """
-    path = user_path(text)
-    if path.is_file():
-        return path
-    packaged = _CONFIGS / "benchmark" / f"{text}.yaml"
-    if packaged.is_file():
-        return packaged
-    raise UserError(f"{text}: no such file, nor a packaged benchmark; {nearest_names(text, benchmark_names())}")
+    return _find(text, _CONFIGS / "benchmark", f"{text}: no such file, nor a packaged benchmark", benchmark_names())
+
+
+def _find(text: str, folder: Path, problem: str, names: list[str]) -> Path:
+    found = next((path for path in (user_path(text), folder / f"{text}.yaml") if path.is_file()), None)
+    if found is None:
+        raise UserError(f"{problem}; {nearest_names(text, names)}")
+    return found
