@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from toy_runs import unimetric
 from unimetric import Embedder
 from unimetric.data.sources.folder import read_images
 from unimetric.errors import UserError
+from unimetric.search import SearchIndex
 
 FP32 = ["--device.precision", "fp32"]
 
@@ -152,3 +154,17 @@ def test_a_backbone_from_a_file(run_on_a_file: tuple[Path, Path], sources: list[
         assert unimetric("embed", command[0], sources[0], *command[1:], "--out", out, *FP32) == 0
         with np.load(out) as content:
             np.testing.assert_array_equal(content["vectors"], expected)
+
+
+def test_objects_in_boxes_are_embedded_and_indexed_apart(run: Path, tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "shelf.png")
+    manifest = tmp_path / "m.csv"
+    rows = "".join(f"shelf.png,{left},{left},0,15,20\n" for left in (0, 10, 20))
+    manifest.write_text("path,label,x,y,width,height\n" + rows)
+    assert unimetric("embed", run, manifest, "--out", tmp_path / "v.npz", "--device.accelerator", "cpu") == 0
+    with np.load(tmp_path / "v.npz") as saved:
+        assert len(np.unique(saved["vectors"], axis=0)) == 3
+    assert unimetric("index", run, manifest, "--db", tmp_path / "v.db", "--device.accelerator", "cpu") == 0
+    with SearchIndex.open(tmp_path / "v.db") as index:
+        assert index.count() == 3

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from unimetric.bulk import storage
 from unimetric.bulk.pieces import Piece
-from unimetric.data.images import ImageError, is_image_name
+from unimetric.data.images import ImageError, image_file, is_image_name, without_box
 from unimetric.errors import UserError
 
 MAX_BYTES = 1 << 30
@@ -60,8 +60,8 @@ def _read(place: str, base: Path) -> bytes:
     path = storage.local_path(place)
     try:
         if path is None:
-            return storage.read_bytes(place)
-        path = base / path
+            return storage.read_bytes(without_box(place))
+        path = image_file(base / path)
         # Opening a named pipe would wait for ever.
         if not stat.S_ISREG(path.stat().st_mode):
             raise ImageError("a folder, not a file" if path.is_dir() else "not a regular file")

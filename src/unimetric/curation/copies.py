@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from unimetric.curation.alignment import Prepared, best_overlay, refined
 from unimetric.curation.measurements import HASH_BITS, Measurements
-from unimetric.data.images import ImageError, decode_image
+from unimetric.data.images import ImageError, decode_image, image_file
 from unimetric.evaluation.neighbours import nearest_neighbours
 from unimetric.progress import track
 
@@ -209,6 +209,6 @@ def best_of(measured: Measurements, rows: Sequence[int]) -> int:
     def rank(row: int) -> tuple[float, int, str]:
         width, height = measured.numbers[row, :2]
         path = measured.items[row].path
-        return -float(width * height), -path.stat().st_size if path.is_file() else 0, str(path)
+        return -float(width * height), -file.stat().st_size if (file := image_file(path)).is_file() else 0, str(path)
 
     return min(rows, key=rank)

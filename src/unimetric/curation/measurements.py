@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
 from unimetric.data.catalog import Item
-from unimetric.data.images import ImageError, decode_image
+from unimetric.data.images import ImageError, decode_image, image_file, split_box
 from unimetric.errors import UserError
 from unimetric.files import explain_os_error, make_folder, write_json
 from unimetric.progress import progress_bar
@@ -128,7 +128,7 @@ def _key(items: Sequence[Item], model: str, precision: str) -> str:
     digest = hashlib.sha256(f"{model}\n{precision}\n{SIDE}\n".encode())
     for item in items:
         try:
-            status = item.path.stat()
+            status = image_file(item.path).stat()
             stamp = f"{status.st_size} {status.st_mtime_ns}"
         except OSError:
             stamp = "missing"
@@ -171,7 +171,8 @@ def _arrays(folder: Path, count: int, width: int, *, resume: bool) -> dict[str, 
 def _read(path: Path) -> tuple[Image.Image, dict[str, Any]] | str:
     """The decoded picture and its measurements, or the reason why there are none."""
     try:
-        content = path.read_bytes()
+        file, box = split_box(path)
+        content = file.read_bytes()
         picture = decode_image(path)
     except ImageError as error:
         return error.reason
@@ -181,7 +182,7 @@ def _read(path: Path) -> tuple[Image.Image, dict[str, Any]] | str:
     grey = picture.convert("L")
     small = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX if min(picture.size) >= SIDE else None))
     return picture, {
-        "files": np.frombuffer(hashlib.sha256(content).digest(), np.uint8),
+        "files": np.frombuffer(hashlib.sha256(content + repr(box or "").encode()).digest(), np.uint8),
         "pixels": np.frombuffer(hashlib.sha256(size + picture.tobytes()).digest(), np.uint8),
         "hashes": np.stack([perceptual_hash(grey), perceptual_hash(ImageOps.mirror(grey))]),
         "grey": small,

@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from unimetric.data.catalog import identities
-from unimetric.data.images import ImageError, decode_image
+from unimetric.data.images import ImageError, decode_image, image_file
 from unimetric.errors import UserError
 from unimetric.files import explain_os_error
 
@@ -79,7 +79,7 @@ class ImageCache:
         Raises:
             OSError: The image's file is out of reach.
         """
-        status = path.stat()
+        status = image_file(path).stat()
         # The time of the inode's change cannot be set: new content is noticed even under the old size and time.
         stamp = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
         source = _digest(os.fsencode(identities([path.absolute()])[0]))

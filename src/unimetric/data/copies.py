@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from unimetric.data.images import Box, image_file, split_box
 from unimetric.data.splits import Split
 from unimetric.errors import escaped
 from unimetric.files import sha256_of_file
@@ -44,7 +45,7 @@ def find_copies(first: Iterable[Path], second: Iterable[Path], *, same_path: boo
     unreadable: dict[Path, str] = {}
     alike = [list(left | dict.fromkeys(right))]
     on_right = set(right)
-    for key in (_size, _tail, sha256_of_file):
+    for key in (_size, _tail, _content):
         alike = [
             group
             for group in _split_by(key, alike, unreadable)
@@ -110,11 +111,16 @@ def _try(key: Callable[[Path], Hashable], path: Path) -> tuple[Hashable, str]:
     return value, "" if value else "empty file"
 
 
+def _content(path: Path) -> tuple[str, Box | None]:
+    file, box = split_box(path)
+    return sha256_of_file(file), box
+
+
 def _size(path: Path) -> int:
-    return path.stat().st_size
+    return image_file(path).stat().st_size
 
 
 def _tail(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with image_file(path).open("rb") as file:
         file.seek(-min(_TAIL, _size(path)), os.SEEK_END)
         return file.read()

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from unimetric.data.cache import ABOUT, COPIES, CacheKind, ImageCache
 from unimetric.data.catalog import identities
 from unimetric.data.cropping import resize_shorter_side
-from unimetric.data.images import ImageError, decode_image, file_reason
+from unimetric.data.images import ImageError, decode_image, file_reason, split_box
 from unimetric.data.pool import in_order
 from unimetric.errors import UserError
 from unimetric.files import explain_os_error, make_folder, write_json
@@ -146,7 +146,8 @@ class _Outcome:
 def _prepare(path: Path, cache: ImageCache) -> _Outcome | ImageError:
     try:
         # Named before the content is read: a change in between is noticed by the next reader.
-        copy, size = cache.copy_of(path), path.stat().st_size
+        (file, box), copy = split_box(path), cache.copy_of(path)
+        size = file.stat().st_size
         if copy.exists():
             return _Outcome(copy, False, size)
         image = decode_image(path)
@@ -157,7 +158,7 @@ def _prepare(path: Path, cache: ImageCache) -> _Outcome | ImageError:
     kind, small = cache.kind, min(image.size) <= cache.kind.side
     reduced = image if small else resize_shorter_side(image, kind.side)
     # A file larger than its pixels holds something else: more frames, or noise.
-    as_it_is = kind.format == "jpeg" and small and size <= 3 * image.width * image.height
+    as_it_is = box is None and kind.format == "jpeg" and small and size <= 3 * image.width * image.height
     temporary = copy.with_name(f".{copy.name}")
     temporary.parent.mkdir(exist_ok=True)
     if as_it_is:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from PIL import Image
 
 from unimetric.data.cropping import contain
-from unimetric.data.images import ImageError, decode_image
+from unimetric.data.images import ImageError, decode_image, split_box
 from unimetric.data.pool import in_order
 from unimetric.files import sha256_of_file
 
@@ -55,7 +55,7 @@ def prepare(image: Path | bytes, known_hash: str | None, crop: Callable[[Image.I
 
 
 def hash_of(image: Path | bytes) -> str:
-    """Return the SHA-256 of an image's bytes, in hexadecimal.
+    """Return the SHA-256 of an image's bytes, and of its box if it has one, in hexadecimal.
 
     Raises:
         ImageError: the file cannot be read.
@@ -63,8 +63,10 @@ def hash_of(image: Path | bytes) -> str:
     if isinstance(image, bytes):
         return hashlib.sha256(image).hexdigest()
     try:
-        if image.is_file():
-            return sha256_of_file(image)
+        file, box = split_box(image)
+        if file.is_file():
+            content = sha256_of_file(file)
+            return content if box is None else hashlib.sha256(f"{content} {box}".encode()).hexdigest()
     except OSError as error:
         reason = "no permission" if isinstance(error, PermissionError) else f"cannot be read ({error.strerror})"
         raise ImageError(reason, image) from error

@@ -19,6 +19,7 @@ import torch
 import unimetric
 from unimetric.config import RunConfig
 from unimetric.data.catalog import Item
+from unimetric.data.images import image_file
 from unimetric.data.splits import Split
 
 
@@ -107,7 +108,7 @@ def data_fingerprint(sides: Iterable[tuple[str, Iterable[Item]]]) -> str:
 def _size(path: Path) -> int:
     """The file's size; -1 where it cannot be found out, which is for whoever reads the image to say."""
     try:
-        return path.stat().st_size
+        return image_file(path).stat().st_size
     except OSError:
         return -1
 

@@ -1,5 +1,6 @@
 """Images: which files are images, and how they become upright 8-bit RGB."""
 
+from unimetric.data.images.boxes import Box, image_file, split_box, with_box, without_box
 from unimetric.data.images.decoding import MAX_PIXELS, decode_image
 from unimetric.data.images.formats import SUFFIXES, UNSUPPORTED, is_image_name
 from unimetric.data.images.pixels import ImageError, array_to_rgb, file_reason, load_image, to_rgb
@@ -8,11 +9,16 @@ __all__ = [
     "MAX_PIXELS",
     "SUFFIXES",
     "UNSUPPORTED",
+    "Box",
     "ImageError",
     "array_to_rgb",
     "decode_image",
     "file_reason",
+    "image_file",
     "is_image_name",
     "load_image",
+    "split_box",
     "to_rgb",
+    "with_box",
+    "without_box",
 ]

@@ -10,6 +10,7 @@ from typing import IO
 from PIL import Image, UnidentifiedImageError
 
 from unimetric.data.images import tiff
+from unimetric.data.images.boxes import Box, image_file, split_box
 from unimetric.data.images.formats import (
     HEAD_BYTES,
     PILLOW_FORMATS,
@@ -34,28 +35,40 @@ def decode_image(
     other than the EXIF orientation are not read, so that damaged ones do not matter.
 
     Args:
-        source: The file's path, or its content.
+        source: The file's path, with a box or without (see `with_box`), or its content.
         max_pixels: Larger images are refused from their header alone. Pillow's own limit, twice
             ``PIL.Image.MAX_IMAGE_PIXELS`` (179 million), holds as well.
-        name: The file name of the bytes; its ending names formats that are not supported.
+        name: The file name of the bytes, with a box or without; its ending names formats that are not supported.
         at_least: Let a JPEG file be decoded at 1/2, 1/4 or 1/8 of its size, the smallest whose shorter side has at
             least this many pixels: that much less work, and each pixel is nearly the mean of those it replaces. Other
             formats are decoded in full.
 
     Raises:
-        ImageError: The image cannot be decoded completely, or is fully transparent; no other exception.
+        ImageError: The image cannot be decoded completely, is fully transparent, or does not contain the box; no other
+            exception.
     """
     if isinstance(source, bytes):
-        return _decode(BytesIO(source), None if name is None else Path(name), max_pixels, at_least)
-    path = Path(source)
+        path, box = (None, None) if name is None else split_box(Path(name))
+        return _cut(_decode(BytesIO(source), path, max_pixels, None if box else at_least), box, path)
+    place = Path(source)
+    path, box = split_box(place)
     try:
         # Opening a named pipe would wait for ever.
         if not stat.S_ISREG(path.stat().st_mode):
-            raise ImageError("a folder, not a file" if path.is_dir() else "not a regular file", path)
+            raise ImageError("a folder, not a file" if path.is_dir() else "not a regular file", place)
         with path.open("rb") as file:
-            return _decode(file, path, max_pixels, at_least)
+            return _cut(_decode(file, place, max_pixels, None if box else at_least), box, place)
     except (OSError, ValueError) as error:
-        raise ImageError(file_reason(error), path) from error
+        raise ImageError(file_reason(error), place) from error
+
+
+def _cut(image: Image.Image, box: Box | None, path: Path | None) -> Image.Image:
+    if box is None:
+        return image
+    left, top, width, height = box
+    if not (width and height and left + width <= image.width and top + height <= image.height):
+        raise ImageError("its box is empty or reaches out of the picture; give x, y, width, height in pixels", path)
+    return image.crop((left, top, left + width, top + height))
 
 
 def _decode(file: IO[bytes], path: Path | None, max_pixels: int, at_least: int | None) -> Image.Image:
@@ -110,7 +123,7 @@ def _check_not_raw(image: Image.Image, head: bytes, path: Path | None) -> None:
     """Refuse a camera's raw file, which Pillow opens as a TIFF file with the thumbnail."""
     if image.format != "TIFF":
         return
-    by_ending = UNSUPPORTED.get(path.suffix.lower()) if path else None
+    by_ending = UNSUPPORTED.get(image_file(path).suffix.lower()) if path else None
     by_content = "camera raw (DNG)" if tiff.is_raw(image) else content_format(head)
     if reason := unsupported_reason(by_ending) or unsupported_reason(by_content):
         raise ImageError(reason, code="not_an_image")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from PIL import features
 
+from unimetric.data.images.boxes import image_file
+
 HEAD_BYTES = 512
 """Bytes from the beginning of a file that `content_format` and `content_problem` need."""
 
@@ -109,7 +111,7 @@ def is_image_name(path: Path | str) -> bool:
     >>> is_image_name("robin.JPG"), is_image_name("robin.heic"), is_image_name("robin.txt")
     (True, True, False)
     """
-    return Path(path).suffix.lower() in _ENDINGS
+    return image_file(Path(path)).suffix.lower() in _ENDINGS
 
 
 def content_format(head: bytes) -> str | None:
@@ -139,7 +141,7 @@ def content_problem(head: bytes, path: Path | None) -> tuple[str, str]:
     if not head:
         return "empty file", "empty_image"
     name = content_format(head)
-    by_ending = _ENDINGS.get(path.suffix.lower()) if path else None
+    by_ending = _ENDINGS.get(image_file(path).suffix.lower()) if path else None
     if reason := unsupported_reason(name) or (unsupported_reason(by_ending) if name is None else None):
         return reason, "not_an_image"
     if name:

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 
-from unimetric.data.images import SUFFIXES
+from unimetric.data.images import SUFFIXES, image_file
 from unimetric.errors import UserError, escaped
 
 _LONGEST = 300
@@ -129,6 +129,6 @@ def _missing(manifest: Path, texts: Sequence[str], rows: list[int], row_place: C
 
 def _is_file(path: Path) -> bool:
     try:
-        return stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 (three times as fast, for 100,000 images)
+        return stat.S_ISREG(os.stat(image_file(path)).st_mode)  # noqa: PTH116 (three times as fast, for 100,000 images)
     except (OSError, ValueError):
         return False

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from unimetric.data.catalog import Clash, Dataset, Item, unique_items
+from unimetric.data.images import with_box
 from unimetric.data.labels import clean_label, label_notes
 from unimetric.data.sources.locating import locate_images
 from unimetric.data.sources.split_names import SPLIT_NAMES, split_role
@@ -39,6 +40,8 @@ _ALIASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "split": (),
 }
 """The columns read, and other names that are taken for them: the first group before the second."""
+_BOX = ("x", "y", "width", "height")
+"""Columns that cut an object out of its picture, where a manifest has all four."""
 _SPLIT_LIKE = ("set", "subset", "partition", "phase", "usage", "fold")
 
 
@@ -50,12 +53,15 @@ class Columns:
     label: int | None
     dataset: int | None
     split: int | None
+    box: tuple[int, ...] | None
+    """The places of x, y, width and height."""
     notes: tuple[str, ...]
 
     @property
     def used(self) -> set[int]:
         """The places of those that there are."""
-        return {place for place in (self.path, self.label, self.dataset, self.split) if place is not None}
+        places = (self.path, self.label, self.dataset, self.split, *(self.box or ()))
+        return {place for place in places if place is not None}
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,8 @@ def read_manifest(file: Path, name: str | None = None, *, classes: bool = True) 
 
     Paths are relative to the manifest's folder, or absolute (see `locate_images`). Labels and datasets are text, in the
     form of `clean_label`; whole numbers in Parquet become their digits. ``split`` is one of `SPLIT_NAMES`, or empty.
-    Other columns are not read. A row that repeats an image with the same label and split is left out, and its path
+    Columns ``x,y,width,height``, where there are all four, cut the image out of its picture (see `with_box`). Other
+    columns are not read. A row that repeats an image with the same label and split is left out, and its path
     listed in `Dataset.ignored`. For formats, see `open_table`; for names of columns, `find_columns`.
 
     Args:
@@ -146,6 +153,9 @@ def parse_manifest(file: PurePath | str, content: bytes, name: str | None = None
     roles = [None] * count if columns.split is None else _roles(table, table.texts(columns.split))
     paths = table.texts(columns.path)
     _check_filled(table, "path", paths)
+    if columns.box is not None:
+        boxes = zip(*(table.texts(place) for place in columns.box), strict=True)
+        paths = [_in_box(table, row, path, box) for row, (path, box) in enumerate(zip(paths, boxes, strict=True))]
     return Rows(table, columns, tuple(paths), tuple(labels), tuple(written), tuple(datasets), tuple(roles))
 
 
@@ -172,7 +182,27 @@ def find_columns(table: Table, *, classes: bool = True) -> Columns:
         notes.append(
             f"the manifest {table.place}: column {like[0]!r} is not read; if it divides train from test, call it split"
         )
-    return Columns(path, label, dataset, split, tuple(notes))
+    box = tuple(place for name in _BOX for place, other in enumerate(table.names) if _key(other) == name)
+    if len(box) != len(_BOX):
+        return Columns(path, label, dataset, split, None, tuple(notes))
+    notes.append(f"the manifest {table.place}: images are cut out by the columns {', '.join(_BOX)}")
+    return Columns(path, label, dataset, split, box, tuple(notes))
+
+
+def _in_box(table: Table, row: int, path: str, cells: Sequence[str]) -> str:
+    """Return the path of the object in a row's box; that of the whole picture where all cells are empty."""
+    if not any(cell.strip() for cell in cells):
+        return path
+    try:
+        left, top, width, height = (round(float(cell)) for cell in cells)
+    except (ValueError, OverflowError):
+        left = top = width = height = -1
+    if min(left, top) < 0 or min(width, height) < 1:
+        raise UserError(
+            f"the manifest {table.place}, {table.row_place(row)}: x, y, width, height are {shown(', '.join(cells))}; "
+            "give pixels of the upright picture, from its upper left corner, or leave all four empty"
+        )
+    return with_box(path, (left, top, width, height))
 
 
 def _find_one(table: Table, wanted: str) -> int | None:
