@@ -16,6 +16,7 @@ test: $(INSTALLED)  ## Lint, types and every test but the soak tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(PYTEST)
 
 soak: $(INSTALLED)  ## Random kills and damaged files for SOAK_SECONDS, from the seed SOAK_SEED on, and the longest tests
