@@ -120,18 +120,16 @@ def _jpeg(file: IO[bytes], size: int) -> Iterator[Piece]:
     yield 0, place
     while True:
         file.seek(place)
-        # Bytes between segments are passed over, as libjpeg does.
-        block = file.read(1 << 12)
-        found = _MARKER.search(block)
-        if found is None:
-            if len(block) < 1 << 12:
+        start = file.read(18)
+        if not _MARKER.match(start):
+            # Bytes between segments are passed over, as libjpeg does.
+            block = start + file.read(1 << 12)
+            found = _MARKER.search(block)
+            if found is None and len(block) < 1 << 12:
                 yield place, size
                 return
-            place += len(block) - 1
+            place += found.start() if found else len(block) - 1
             continue
-        place += found.start()
-        file.seek(place)
-        start = file.read(18)
         marker, data = start[1], start[4:]
         if 0xD0 <= marker <= 0xD8 or marker == 1:
             place += 2  # markers without a segment
