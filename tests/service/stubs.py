@@ -151,3 +151,11 @@ def search_request(whole: bool = True, body: bytes = b'{"id": "' + ID.encode() +
         b"Content-Length: %d\r\n\r\n" % len(body)
     )
     return head + (body if whole else body[: len(body) // 2])
+
+
+def upload_request() -> bytes:
+    """A search by a picture, over HTTP."""
+    request = httpx.Request("POST", "http://localhost/v1/search", files={"image": small_picture()})
+    request.read()
+    head = b"".join(b"%s: %s\r\n" % pair for pair in request.headers.raw)
+    return b"POST /v1/search HTTP/1.1\r\n" + head + b"Connection: close\r\n\r\n" + request.content

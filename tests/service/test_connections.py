@@ -10,7 +10,7 @@ import time
 from contextlib import ExitStack
 
 import pytest
-from stubs import ID, Block, StubIndex, answer_of, search_request, served, small_picture
+from stubs import ID, Block, StubIndex, answer_of, search_request, served, small_picture, upload_request
 
 HALF_HEAD = b"GET /v1/datasets HTTP/1.1\r\nHost: loc"
 
@@ -155,13 +155,7 @@ def test_images_of_half_closed_clients_are_embedded_last() -> None:
         stack.callback(block.release)
         index.embed = block
         with service.client() as client:
-            body = client.build_request("POST", "/v1/search", files={"image": small_picture()})
-            body.read()
-            head = b"POST /v1/search HTTP/1.1\r\n" + b"".join(
-                b"%s: %s\r\n" % pair for pair in body.headers.raw if pair[0].lower() != b"connection"
-            )
-            request = head + b"Connection: close\r\n\r\n" + body.content
-            first, half, present = (stack.enter_context(service.connect(request)) for _ in range(3))
+            first, half, present = (stack.enter_context(service.connect(upload_request())) for _ in range(3))
             half.shutdown(socket.SHUT_WR)
             block.wait_for(1)
             while "unimetric_requests_under_way 3.0" not in client.get("/metrics").text:

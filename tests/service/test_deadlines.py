@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import struct
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import httpx
 import pytest
-from stubs import ID, Block, StubIndex, answer_of, served, small_picture
+from stubs import ID, Block, StubIndex, answer_of, served, small_picture, upload_request
 
 READS = {
     "datasets": "/v1/datasets",
@@ -77,6 +81,25 @@ def test_calls_that_never_return_are_bounded() -> None:
         while (answer := ask(client, "item")).status_code == 503:
             pass
         assert answer.status_code == 200
+
+
+def test_clients_that_leave_free_no_decoder() -> None:
+    """A large image keeps its thread to its end, so that leaving at once does not multiply the memory."""
+    index, block, most = StubIndex(), Block(), os.cpu_count() or 1
+    with served(index) as service, ExitStack() as stack:
+        stack.callback(block.release)
+        index.embedder.transform.crop = block
+        for number in range(3 * most):
+            connection = service.connect(upload_request())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if number < most:
+                block.wait_for(1)
+            connection.close()
+        with service.client() as client:
+            while "unimetric_requests_under_way 0.0" not in client.get("/metrics").text:
+                pass
+            assert not block.entered.acquire(blocking=False)
+            assert client.get("/v1/datasets").status_code == 200
 
 
 def test_a_slow_model_takes_nothing_with_it() -> None:

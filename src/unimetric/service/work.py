@@ -3,57 +3,66 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Request
 from starlette.requests import HTTPConnection
 
+from unimetric.errors import UserError
 from unimetric.service.connections import is_half_closed
 from unimetric.service.failures import ServiceError, busy
 from unimetric.service.telemetry import Telemetry
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 MAX_ABANDONED = 16
-"""Calls of one kind that may run on after their requests have ended; no further call is started beyond them."""
+"""Calls of one kind that may run on after their deadlines; no further call is started beyond them."""
 
 
 class Lane:
     """Threads for one kind of work, so that slow work of one kind holds up no other.
 
-    Python cannot end a thread. A call that outlives its request is abandoned: it runs on, but its thread no longer
-    counts, and the next request takes another one.
+    Python cannot end a thread. A call whose request has ended runs on, and is abandoned at its deadline: its thread no
+    longer counts then, and another one takes its place.
 
     Args:
         name: Label of the stage in the metrics.
         threads: Calls at a time, not counting abandoned ones.
         telemetry: Records the seconds per call.
+        seconds: Time from a call to its abandonment. None for work that ends by itself and needs much memory: it is
+            never abandoned.
     """
 
-    def __init__(self, name: str, threads: int, telemetry: Telemetry) -> None:
+    def __init__(self, name: str, threads: int, telemetry: Telemetry, seconds: float | None = None) -> None:
         self._name = name
         self._limiter = CapacityLimiter(threads)
         self._telemetry = telemetry
+        self._seconds = seconds
         self._lock = threading.Lock()
         self._running = 0
 
     @property
     def abandoned(self) -> int:
-        """Calls that run on without a request."""
+        """Calls that run on after their deadlines."""
         return max(0, self._running - int(self._limiter.borrowed_tokens))
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Call a function in a thread of this lane; cancelling abandons the call.
+        """Call a function in a thread of this lane. When this is cancelled, a call that has not begun is dropped.
 
         Raises:
             ServiceError: too many earlier calls have not returned.
         """
+        begun = threading.Event()
 
         def call() -> T:
+            begun.set()
             with self._lock:
                 self._running += 1
             try:
@@ -64,8 +73,26 @@ class Lane:
 
         if self.abandoned >= MAX_ABANDONED:
             raise busy(f"{MAX_ABANDONED} earlier requests of this kind have not ended; try again later", seconds=5)
-        with self._telemetry.timed(self._name):
-            return await to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
+        loop = asyncio.get_running_loop()
+        deadline = None if self._seconds is None else loop.time() + self._seconds
+        task = asyncio.ensure_future(to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter))
+        try:
+            with self._telemetry.timed(self._name):
+                return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_log_failure)
+            if not begun.is_set():
+                task.cancel()
+            elif deadline is not None:
+                loop.call_at(deadline, task.cancel)
+            raise
+
+
+def _log_failure(task: asyncio.Task[Any]) -> None:
+    """Log the failure of a call that no request waits for any more."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, UserError | ServiceError):
+        log.error("a call failed after its request had ended", exc_info=error)
 
 
 class _Place:
@@ -93,13 +120,13 @@ class Workers:
         self._seconds = seconds
         self._telemetry = telemetry
         self.decoding = Lane("decode", decoders, telemetry)
-        self.searching = Lane("store", searchers, telemetry)
-        self.reading = Lane("read", searchers, telemetry)
-        self.writing = Lane("write", 1, telemetry)
+        self.searching = Lane("store", searchers, telemetry, seconds)
+        self.reading = Lane("read", searchers, telemetry, seconds)
+        self.writing = Lane("write", 1, telemetry, seconds)
 
     @property
     def abandoned(self) -> int:
-        """Calls that run on without a request, in all lanes."""
+        """Calls that run on after their deadlines, in all lanes."""
         return sum(lane.abandoned for lane in (self.decoding, self.searching, self.reading, self.writing))
 
     @contextmanager
