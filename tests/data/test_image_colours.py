@@ -98,6 +98,21 @@ def test_tiff_of_12_bits_is_scaled_to_all_greys() -> None:
     close(data, np.repeat(np.rint(values / 4095 * 255)[:, :, None], 3, axis=2))
 
 
+def test_tiff_without_a_word_on_polarity_is_black_at_zero() -> None:
+    for samples in (GREY, GREY.astype(np.uint16) * 257):
+        whole = tiff(samples, 1)
+        at = whole.index(struct.pack("<HHI", 262, 3, 1))
+        close(whole[:at] + struct.pack("<HHIHH", 263, 3, 1, 1, 0) + whole[at + 12 :], np.broadcast_to(GREY, RGB.shape))
+
+
+@pytest.mark.parametrize("scale", [1, 257])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_tiff_palette_of_8_or_16_bits(scale: int, order: str) -> None:
+    palette = np.random.default_rng(1).integers(0, 256, (256, 3)) * scale
+    colours = (320, 3, 768, palette.T.astype(order + "u2").tobytes())
+    close(tiff(GREY, 3, order, [colours]), palette[GREY[:, :, 0]] / scale, tolerance=0)
+
+
 def test_negative_values_are_refused_not_wrapped() -> None:
     signed = [(339, 3, 1, struct.pack("<H", 2))]
     assert attempt(tiff(np.full((4, 4, 1), 200, np.uint8), 1, "<", signed)) == "grey values outside 0 to 65535"

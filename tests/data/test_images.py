@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, features
 
-from image_files import attempt, encode, pixels, png, png_chunk
+from image_files import attempt, encode, pixels, png, png_chunk, tiff
 from unimetric.data.images import SUFFIXES, UNSUPPORTED, ImageError, array_to_rgb, decode_image, is_image_name, to_rgb
 from unimetric.errors import UserError
 
@@ -568,6 +568,12 @@ def test_a_closed_image_is_called_closed(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:90])
     with Image.open(path) as cut, pytest.raises(ImageError, match="truncated"):
         to_rgb(cut)
+
+
+def test_a_dng_under_another_name_is_called_so() -> None:
+    data = tiff(PICTURE, 2, tags=[(50706, 1, 4, bytes([1, 4, 0, 0]))])
+    with pytest.raises(ImageError, match=r"camera raw \(DNG\) is not supported"):
+        decode_image(data, name="a.tif")
 
 
 @pytest.mark.parametrize("name", ["a.cr2", "a.NEF", "a.dng"])

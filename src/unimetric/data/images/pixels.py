@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from unimetric.data.images import tiff
 from unimetric.errors import UserError
@@ -171,6 +171,8 @@ def _flatten(image: Image.Image) -> Image.Image:
         return _deep_grey_to_rgb(image)
     if tiff.is_signed(image) and image.getextrema()[1] > 127:  # type: ignore[operator]
         raise ImageError(_OUTSIDE)
+    if image.mode in ("1", "L") and tiff.has_no_polarity(image):
+        image = ImageOps.invert(image.convert("L"))
     if not image.has_transparency_data:
         return image.copy() if image.mode == "RGB" else image.convert("RGB")
     if image.mode == "RGBA" and (tiff.has_undeclared_alpha(image) or _is_opaque_bmp(image)):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import struct
 from typing import IO, Any, TypeAlias
 
-from PIL import Image
+from PIL import Image, ImagePalette
 
 Piece: TypeAlias = "tuple[int, int] | bytes"
 """Beginning and end of a part of a file, or bytes that replace it."""
 
-_BITS, _PHOTOMETRIC, _ORIENTATION, _PLANES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _DNG = 258, 262, 274, 284, 338, 339, 50706
+_BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _PLANES, _COLOUR_MAP = 258, 259, 262, 274, 284, 320
+_EXTRA_SAMPLES, _SAMPLE_FORMAT, _DNG = 338, 339, 50706
 _NEEDED = {*range(254, 260), *(262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 301, 317, 320), *range(322, 326)}
 _NEEDED |= {332, 333, 334, 336, 338, 339, 340, 341, 347, *range(512, 522), *range(529, 533), _DNG}
 
@@ -75,6 +76,12 @@ def is_inverted(image: Image.Image) -> bool:
     return bool(_tags(image).get(_PHOTOMETRIC) == 0)
 
 
+def has_no_polarity(image: Image.Image) -> bool:
+    """Return True if no tag tells which end of grey is white; Pillow takes 0, but only faxes mean it so."""
+    tags = _tags(image)
+    return bool(tags and _PHOTOMETRIC not in tags and tags.get(_COMPRESSION) not in (2, 3, 4))
+
+
 def is_signed(image: Image.Image) -> bool:
     """Return True if values above 127 of a grey image of 8 bits stand for negative ones."""
     return bool(image.mode == "L" and _tags(image).get(_SAMPLE_FORMAT) == (2,))
@@ -95,6 +102,10 @@ def correct_samples(image: Image.Image) -> None:
     tags, tile = _tags(image), getattr(image, "tile", None)
     if not tile or not tags:
         return
+    colours = tags.get(_COLOUR_MAP)
+    if image.mode in ("P", "PA") and colours and max(colours) < 256:
+        # Some programs write a palette of 8 bits, where 16 are due.
+        image.palette = ImagePalette.raw("RGB;L", bytes(colours))
     bits = set(tags.get(_BITS, ()))
     if tile[0][0] == "raw" and tags.get(_PLANES) == 2 and bits == {16} and image.mode in ("RGB", "RGBA", "CMYK"):
         order = "B" if tags.prefix == b"MM" else "L"
