@@ -97,6 +97,7 @@ def test_labels_come_back_in_their_clean_form(tmp_path: Path, texts: list[str]) 
     [
         (pa.array(["007", "7"]), ["007", "7"]),
         (pa.array([7, 12], pa.int64()), ["7", "12"]),
+        (pa.array([True, False]), ["True", "False"]),
         (pa.array([7, 255], pa.uint8()), ["7", "255"]),
         (pa.array(["x", "y"]).dictionary_encode(), ["x", "y"]),
         (pa.array(["x", "y"], pa.large_string()), ["x", "y"]),

@@ -167,6 +167,8 @@ def _format_of(path: Path) -> str:
         return "manifest"
     if mode is None:
         raise UserError(f"there is no file or folder {path}; check the path, or write 'demo' for the demo data")
+    if path.suffix.lower() in (".xlsx", ".xls", ".ods", ".json", ".jsonl"):
+        raise UserError(f"cannot read {path}: save it as a table {' or '.join(SUFFIXES)}")
     raise UserError(
         f"cannot tell the format of {path}: it is no folder, and does not end in "
         f"{' or '.join(SUFFIXES)}; write FORMAT:PATH with one of {', '.join(SOURCES)}"

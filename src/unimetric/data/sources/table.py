@@ -160,7 +160,7 @@ class ParquetTable:
         return int(self._file.metadata.num_rows)
 
     def texts(self, column: int) -> list[str]:
-        """Return a column of text or whole numbers as text, empty where it is null.
+        """Return a column of text, whole numbers or booleans as text, empty where it is null.
 
         Raises:
             UserError: it holds something else, or is not UTF-8.
@@ -169,7 +169,7 @@ class ParquetTable:
 
         kind, name = value_type(self.schema.field(column).type), self.names[column]
         # Floats are refused: a class number that pandas made a float would become "7.0" here and "7" elsewhere.
-        if not (is_text_type(kind) or pa.types.is_null(kind) or pa.types.is_integer(kind)):
+        if not (is_text_type(kind) or pa.types.is_null(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
             raise UserError(
                 f"the manifest {self.place}: the column {name!r} holds values of type {kind}; write them as text"
             )
