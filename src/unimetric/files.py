@@ -1,4 +1,4 @@
-"""Writing so that nothing is half-written: to a temporary name beside the target, then renamed."""
+"""Files and folders: atomic writes, explained errors, checks and the cache folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from unimetric.errors import UserError, WriteError
 def explain_os_error(path: Path, action: str) -> Iterator[None]:
     """Turn an operating-system error on ``path`` into a one-line `UserError` with the remedy.
 
-    Where ``action`` is ``write`` or ``write to``, it is a `WriteError`.
+    If ``action`` is ``write`` or ``write to``, it is a `WriteError`.
     """
     remedies = {
         errno.ENOSPC: "the disk is full; free some space or choose another folder",
@@ -43,10 +43,10 @@ def explain_os_error(path: Path, action: str) -> Iterator[None]:
 
 
 def _os_error_number(error: Exception) -> int | None:
-    """The operating system's number of an error; 0 if it has none, None if the error is of another kind."""
+    """Return the operating system's number of an error, 0 if it has none, or None for another kind of error."""
     if isinstance(error, OSError):
         return error.errno or 0
-    # Libraries written in Rust (safetensors) raise errors of their own, which end like this.
+    # Libraries written in Rust (safetensors) raise their own errors with this ending.
     match = re.search(r"\(os error (\d+)\)", str(error))
     return int(match[1]) if match else None
 
@@ -65,7 +65,7 @@ def make_folder(path: Path) -> Path:
 
 
 def check_writable(folder: Path) -> None:
-    """Find out before the work whether `make_folder` and writing there can succeed; nothing is created.
+    """Check before the work that a folder can be created and written; nothing is created.
 
     Raises:
         UserError: no permission, or a file in the way.
@@ -82,8 +82,8 @@ def check_writable(folder: Path) -> None:
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, flush it to the disk, and rename it.
 
-    A reader sees the old file or the new one, never a part; a failure leaves the old file and removes
-    the temporary one. When this returns, the new file outlives a power cut.
+    A reader sees the old file or the new one, never a part. A failure keeps the old file and removes the temporary
+    one. After the return, the new file survives a power cut.
 
     Raises:
         WriteError: full disk, no permission, missing folder.
@@ -109,14 +109,14 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Have the names in a folder, renamed ones above all, reach the disk."""
+    """Flush the names in a folder to the disk, above all renamed ones."""
     if os.name == "nt":
         return  # folders cannot be opened there; renaming is journalled
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        # Some network file systems do not know this for folders: their server sees to it.
+        # Some network file systems do not support this for folders; their server does it.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -147,7 +147,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def sha256_of_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -168,7 +168,7 @@ def user_path(path: str | Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """The user's cache: ``$UNIMETRIC_CACHE``, else ``$XDG_CACHE_HOME/unimetric``, else ``~/.cache/unimetric``.
+    """The cache folder: ``$UNIMETRIC_CACHE``, else ``$XDG_CACHE_HOME/unimetric``, else ``~/.cache/unimetric``.
 
     Raises:
         UserError: none of the variables is set, and the user has no home folder.

@@ -1,1 +1,1 @@
-"""Embedding beyond one machine: sources cut into pieces, each embedded on its own into a fragment of the result."""
+"""Embedding beyond one machine: sources cut into units, each embedded on its own into a shard of the result."""

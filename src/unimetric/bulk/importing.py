@@ -1,4 +1,4 @@
-"""Import fragments that were embedded elsewhere into a database, without reading an image."""
+"""Import shards that were embedded elsewhere into a database, without reading an image."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unimetric.bulk.fragments import read_fragment
 from unimetric.errors import UserError
+from unimetric.formats.shards import read_shard
 from unimetric.progress import console, log_status, progress_bar
 from unimetric.search.conditions import is_one_of
 from unimetric.search.index import SearchIndex
@@ -21,34 +21,34 @@ _IDS_AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Imported:
-    """The result of importing some fragments."""
+    """The result of importing some shards."""
 
     written: int
     unchanged: int
     """Rows that the database already held with the same content and label."""
 
 
-def import_fragments(index: SearchIndex, files: Iterable[str]) -> Imported:
-    """Write the rows of fragments, a commit for every 8,192; repeated after a kill, it goes on.
+def import_shards(index: SearchIndex, files: Iterable[str]) -> Imported:
+    """Write the rows of shards, a commit for every 8,192; repeated after a kill, it goes on.
 
     A row gets the id that ``unimetric index`` would give its image, so that a later ``unimetric index`` of the same
     folders finds it unchanged, and adds the columns of a manifest to it without embedding anything.
 
     Raises:
-        UserError: a fragment is damaged or of another model, or the database cannot be written.
+        UserError: a shard is damaged or of another model, or the database cannot be written.
     """
     written, unchanged = 0, 0
     files = list(files)
     with progress_bar() as bar:
         task = bar.add_task("Importing", total=len(files), note="")
         for number, file in enumerate(files, start=1):
-            for columns in read_fragment(file, index.fingerprint):
+            for columns in read_shard(file, index.fingerprint):
                 new = _write(index, file, columns)
                 written, unchanged = written + new, unchanged + len(columns["path"]) - new
                 bar.update(task, note=f"{written} rows")
             bar.update(task, completed=number)
             if not console.is_terminal:
-                log_status(f"{written} rows written; {number} of {len(files)} fragments")
+                log_status(f"{written} rows written; {number} of {len(files)} shards")
     return Imported(written, unchanged)
 
 
@@ -97,7 +97,7 @@ def _is_same(row: dict[str, Any] | None, content_hash: str, label: str) -> bool:
 
 
 def _with_metadata(item: NamedItem, known: dict[str, dict[str, Any]], kinds: dict[str, str]) -> NamedItem:
-    """The item with the metadata that its row has already, which no fragment knows."""
+    """The item with the metadata that its row has already, which no shard knows."""
     row = known.get(item.id, {})
     return replace(item, item=replace(item.item, metadata={name: row.get(name) for name in kinds}))
 

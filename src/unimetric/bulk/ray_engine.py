@@ -1,4 +1,4 @@
-"""Pieces to workers by Ray Data: on this machine, or on the cluster that ``RAY_ADDRESS`` names."""
+"""Distribution of work units by Ray Data, on this machine or on the cluster that ``RAY_ADDRESS`` names."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from unimetric.bulk.pieces import Piece
+from unimetric.bulk.work_units import WorkUnit
 from unimetric.bulk.worker import Done, Job, Worker
 from unimetric.errors import UserError
 
 
-class PieceWorker:
-    """A Ray actor: one model. What a user can mend travels as a text, so that it is said in one line.
+class UnitWorker:
+    """A Ray actor with one model. A `UserError` is returned as text, so that it is reported in one line.
 
     Args:
         job: The `Job` as JSON.
@@ -27,13 +27,13 @@ class PieceWorker:
         self._worker: Worker | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Make the fragments of a batch of pieces."""
+        """Make the shards of a batch of units."""
         results: dict[str, list[Any]] = {"name": [], "rows": [], "skipped": [], "error": []}
-        for text in batch["piece"]:
+        for text in batch["unit"]:
             try:
                 if self._worker is None:
                     self._worker = Worker(self._job)
-                done = self._worker.make(Piece.from_json(str(text)))
+                done = self._worker.make(WorkUnit.from_json(str(text)))
                 values: tuple[Any, ...] = (done.name, done.rows, done.skipped, "")
             except UserError as error:
                 values = ("", 0, 0, str(error))
@@ -42,17 +42,18 @@ class PieceWorker:
         return results
 
 
-def make_fragments(job: Job, pieces: Sequence[Piece], workers: int | None) -> Iterator[Done]:
-    """Have all pieces made, and yield each as it is finished, in no order. A worker that dies is replaced, and the
-    pieces that it had begun are made anew.
+def make_shards(job: Job, units: Sequence[WorkUnit], workers: int | None) -> Iterator[Done]:
+    """Make all units and yield each when it is finished, in any order.
+
+    A worker that dies is replaced, and its units are made again.
 
     Args:
-        job: What to do.
-        pieces: What is to be made.
-        workers: How many models; by default one per GPU of the cluster, or where there is none one per machine.
+        job: The workers' settings.
+        units: The units to make.
+        workers: Number of models; by default one per GPU of the cluster, or one per machine without GPUs.
 
     Raises:
-        UserError: Ray is not installed, the cluster has too few processors, or a piece cannot be made.
+        UserError: Ray is not installed, the cluster has too few processors, or a unit cannot be made.
     """
     with _cluster() as ray:
         count, processors, gpus = _shares(ray, workers, job.accelerator)
@@ -60,9 +61,9 @@ def make_fragments(job: Job, pieces: Sequence[Piece], workers: int | None) -> It
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         settled = Job(**{**job.__dict__, "threads": job.threads or processors})
-        rows = [{"piece": piece.to_json()} for piece in pieces]
+        rows = [{"unit": unit.to_json()} for unit in units]
         results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            PieceWorker,
+            UnitWorker,
             fn_constructor_kwargs={"job": settled.to_json()},
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=min(count, len(rows))),
@@ -77,7 +78,7 @@ def make_fragments(job: Job, pieces: Sequence[Piece], workers: int | None) -> It
 
 @contextmanager
 def _cluster() -> Iterator[Any]:
-    # Ray reports its use to its makers unless it is told not to; it reads this when it is imported.
+    # Turns off Ray's usage reports; read when Ray is imported.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -104,7 +105,7 @@ def _cluster() -> Iterator[Any]:
 
 
 def _shares(ray: Any, workers: int | None, accelerator: str) -> tuple[int, int, int]:
-    """How many workers, and how many processors and GPUs each has."""
+    """Return the number of workers, and the processors and GPUs of each."""
     resources = ray.cluster_resources()
     processors, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     use_gpus = gpus > 0 and accelerator in ("auto", "cuda")

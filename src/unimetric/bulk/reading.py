@@ -1,4 +1,4 @@
-"""The images of a piece, one by one, as bytes: from files, WebDataset shards, and Parquet files that hold images."""
+"""Reading of a unit's images as bytes: from files, WebDataset archives, and Parquet files that hold images."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unimetric.bulk import storage
-from unimetric.bulk.pieces import Piece
+from unimetric.bulk.work_units import WorkUnit
 from unimetric.data.images import ImageError, image_file, is_image_name, without_box
 from unimetric.errors import UserError
+from unimetric.formats import storage
 
 MAX_BYTES = 1 << 30
-"""A larger member of a shard is refused before it is read."""
+"""Largest member of an archive; larger ones are refused before they are read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An image: what it is called, and its bytes, or where they are, or why there are none."""
+    """An image's name and labels, with its bytes, an error, or None if it is read from its path."""
 
     path: str
     label: str
@@ -33,7 +33,7 @@ class Source:
     content: bytes | ImageError | None = None
 
     def read(self, base: Path) -> bytes:
-        """Its bytes; a relative path starts at ``base``.
+        """Read the image's bytes; a relative path starts at ``base``.
 
         Raises:
             ImageError: it cannot be read.
@@ -43,17 +43,17 @@ class Source:
         return _read(self.path, base) if self.content is None else self.content
 
 
-def sources(piece: Piece) -> Iterator[Source]:
-    """The images of a piece, in a defined order. A shard that breaks off ends with an entry of its own name."""
-    if piece.kind == "files":
-        yield from (Source(*image) for image in piece.images)
+def sources(unit: WorkUnit) -> Iterator[Source]:
+    """Yield the images of a unit in a defined order; a truncated archive ends with an entry of its own name."""
+    if unit.kind == "files":
+        yield from (Source(*image) for image in unit.images)
         return
-    read = _tar_images if piece.kind == "tar" else _table_images
+    read = _tar_images if unit.kind == "tar" else _table_images
     try:
-        yield from read(piece)
+        yield from read(unit)
     except (OSError, pa.ArrowException) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-        yield Source(piece.place, "", piece.dataset, ImageError(f"cannot be read ({reason})"))
+        yield Source(unit.place, "", unit.dataset, ImageError(f"cannot be read ({reason})"))
 
 
 def _read(place: str, base: Path) -> bytes:
@@ -62,7 +62,7 @@ def _read(place: str, base: Path) -> bytes:
         if path is None:
             return storage.read_bytes(without_box(place))
         path = image_file(base / path)
-        # Opening a named pipe would wait for ever.
+        # Opening a named pipe would block.
         if not stat.S_ISREG(path.stat().st_mode):
             raise ImageError("a folder, not a file" if path.is_dir() else "not a regular file")
         return path.read_bytes()
@@ -75,27 +75,27 @@ def _read(place: str, base: Path) -> bytes:
         raise ImageError(f"cannot be read ({reason})") from error
 
 
-def _tar_images(piece: Piece) -> Iterator[Source]:
-    """Files of one name up to the first dot are one sample, and lie next to each other (the WebDataset format)."""
-    with storage.open_file(piece.place) as file:
-        # An archive that was cut off between two files would pass for a whole one.
+def _tar_images(unit: WorkUnit) -> Iterator[Source]:
+    """Yield the images of an archive; neighbouring files of one name up to the first dot are a sample (WebDataset)."""
+    with storage.open_file(unit.place) as file:
+        # Detects archives that are truncated between two files.
         whole = _has_end(file)
         key, sample = "", dict[str, bytes | ImageError]()
         for name, content in _members(file):
             folder, own = posixpath.split(name)
             own = posixpath.join(folder, own.partition(".")[0])
             if own != key:
-                yield from _sample(piece, sample)
+                yield from _sample(unit, sample)
                 key, sample = own, {}
             sample[name] = content
             whole = whole or not name
-        yield from _sample(piece, sample)
+        yield from _sample(unit, sample)
     if not whole:
-        yield Source(piece.place, "", piece.dataset, ImageError("truncated or damaged archive"))
+        yield Source(unit.place, "", unit.dataset, ImageError("truncated or damaged archive"))
 
 
 def _has_end(file: IO[bytes]) -> bool:
-    """Whether a tar file ends in two blocks of zeros."""
+    """Return True if a tar file ends with two blocks of zeros."""
     end = file.seek(0, 2)
     file.seek(max(0, end - 1024))
     last = file.read(1024)
@@ -104,7 +104,7 @@ def _has_end(file: IO[bytes]) -> bool:
 
 
 def _members(file: IO[bytes]) -> Iterator[tuple[str, bytes | ImageError]]:
-    """Name and content of every file; what follows damage is lost, and `_has_end` or the last content tells."""
+    """Yield name and content of every file; after damage comes an entry without a name."""
     try:
         with tarfile.open(fileobj=file, mode="r|") as archive:
             for member in archive:
@@ -120,17 +120,17 @@ def _members(file: IO[bytes]) -> Iterator[tuple[str, bytes | ImageError]]:
         yield "", ImageError("truncated or damaged archive")
 
 
-def _sample(piece: Piece, members: dict[str, bytes | ImageError]) -> Iterator[Source]:
+def _sample(unit: WorkUnit, members: dict[str, bytes | ImageError]) -> Iterator[Source]:
     label = _label(members)
     for name, content in members.items():
         if not name:
-            yield Source(piece.place, "", piece.dataset, content)
+            yield Source(unit.place, "", unit.dataset, content)
         elif is_image_name(name):
-            yield Source(f"{piece.place}#{name}", label, piece.dataset, content)
+            yield Source(f"{unit.place}#{name}", label, unit.dataset, content)
 
 
 def _label(members: dict[str, bytes | ImageError]) -> str:
-    """From ``.cls``, ``.label``, or the entry ``label`` of ``.json``; empty where there is none."""
+    """Return the label in ``.cls``, ``.label`` or the entry ``label`` of ``.json``; empty if there is none."""
     for name, content in members.items():
         if isinstance(content, ImageError):
             continue
@@ -146,23 +146,23 @@ def _label(members: dict[str, bytes | ImageError]) -> str:
     return ""
 
 
-def _table_images(piece: Piece) -> Iterator[Source]:
-    with storage.open_file(piece.place) as opened:
+def _table_images(unit: WorkUnit) -> Iterator[Source]:
+    with storage.open_file(unit.place) as opened:
         file = pq.ParquetFile(opened)
         wanted = [name for name in ("image", "path", "label", "dataset") if name in file.schema_arrow.names]
         number = 0
         for batch in file.iter_batches(batch_size=64, columns=wanted):
             for row in batch.to_pylist():
-                yield _row(piece, row, number)
+                yield _row(unit, row, number)
                 number += 1
 
 
-def _row(piece: Piece, row: dict[str, Any], number: int) -> Source:
+def _row(unit: WorkUnit, row: dict[str, Any], number: int) -> Source:
     image = row["image"]
     inner = None
     if isinstance(image, dict):
         inner, image = image.get("path"), image.get("bytes")
-    path = row.get("path") or f"{piece.place}#{inner or number}"
+    path = row.get("path") or f"{unit.place}#{inner or number}"
     label = row.get("label")
     content = ImageError("no image in this row") if image is None else image
-    return Source(str(path), "" if label is None else str(label), row.get("dataset") or piece.dataset, content)
+    return Source(str(path), "" if label is None else str(label), row.get("dataset") or unit.dataset, content)

@@ -1,4 +1,4 @@
-"""What computes: one model, to which piece after piece is given."""
+"""A worker: one model that embeds one unit after another."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unimetric.bulk import storage
-from unimetric.bulk.fragments import Row, Skipped, write_fragment
-from unimetric.bulk.pieces import Piece
 from unimetric.bulk.reading import Source, sources
+from unimetric.bulk.work_units import WorkUnit
 from unimetric.data.images import ImageError, decode_image
 from unimetric.errors import UserError
+from unimetric.formats import storage
+from unimetric.formats.shards import Row, Skipped, write_shard
 from unimetric.models.devices import choose_device
 from unimetric.models.embedder import Embedder
 from unimetric.search.preparation import Outcome, Prepared, jpeg, prepare_all
@@ -27,20 +27,20 @@ from unimetric.search.preparation import Outcome, Prepared, jpeg, prepare_all
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker needs to know; paths are those of its machine.
+    """Settings of all workers; paths are those of the worker's machine.
 
     Attributes:
         model: A run folder or a model folder.
         weights: The file of the backbone's weights, or None.
-        out: The folder of the fragments.
-        base: Where relative paths of images start.
+        out: The folder of the shards.
+        base: The folder that relative paths of images start from.
         fingerprint: The model's.
         precision: As for `Embedder.encode`.
         accelerator: As for `choose_device`.
         batch_size: Images per forward pass.
         threads: Threads of a worker, or 0 for torch's own choice.
-        thumbnails: Whether to keep thumbnails.
-        strict: Whether an unreadable image is an error.
+        thumbnails: Keep thumbnails.
+        strict: Refuse unreadable images.
     """
 
     model: str
@@ -56,13 +56,13 @@ class Job:
     strict: bool
 
     def to_json(self) -> str:
-        """As text."""
+        """Return the job as JSON."""
         return json.dumps(asdict(self))
 
 
 @dataclass(frozen=True)
 class Done:
-    """A finished fragment."""
+    """A finished shard."""
 
     name: str
     rows: int
@@ -70,14 +70,14 @@ class Done:
 
 
 class Worker:
-    """Holds one model, in the form that `Embedder` computes fastest, and makes fragments.
+    """A loaded model that makes shards.
 
     Raises:
-        UserError: the model cannot be loaded, or is another one than the job's.
+        UserError: the model cannot be loaded, or is not the job's.
     """
 
     def __init__(self, job: Job) -> None:
-        # Slow to import, and the model's file is not to be trusted to be the same on every machine.
+        # Check the fingerprint, since the model's file may differ between machines.
         from unimetric.models.saving import model_fingerprint, read_model_config
 
         self.job = job
@@ -87,42 +87,43 @@ class Worker:
         found = model_fingerprint(config)
         if found != job.fingerprint:
             raise UserError(
-                f"the model {job.model} is another one on this machine (fingerprint {found[:12]}, not "
-                f"{job.fingerprint[:12]}); copy it anew"
+                f"the model {job.model} differs on this machine (fingerprint {found[:12]}, not "
+                f"{job.fingerprint[:12]}); copy it again"
             )
         self._embedder = Embedder.from_pretrained(folder, weights=job.weights).to(choose_device(job.accelerator))
 
-    def make(self, piece: Piece) -> Done:
-        """Embed a piece, and write its fragment.
+    def make(self, unit: WorkUnit) -> Done:
+        """Embed a unit and write its shard.
 
         Raises:
-            UserError: an image cannot be read and the job is strict, or the fragment cannot be written.
+            UserError: an image cannot be read and the job is strict, or the shard cannot be written.
         """
         rows: list[Row] = []
         vectors = [np.empty((0, self._embedder.embedding_size), np.float32)]
         skipped: list[Skipped] = []
         form = self._embedder.inference_form(self.job.precision)
         outcomes = prepare_all(
-            sources(piece), self._prepare, threads=max(1, torch.get_num_threads()), ahead=self.job.batch_size
+            sources(unit), self._prepare, threads=max(1, torch.get_num_threads()), ahead=self.job.batch_size
         )
-        # Batches count unreadable images too, as those of `Embedder.encode_batches` do, from which the same vectors
-        # follow to the bit.
+        # Batches count unreadable images, as in `Embedder.encode_batches`, so that vectors are the same to the bit.
         for batch in _batches(outcomes, self.job.batch_size):
             pixels: list[Tensor] = []
             for outcome in batch:
                 source, prepared = outcome.task, outcome.prepared
                 if isinstance(prepared, ImageError):
                     if self.job.strict:
-                        raise UserError(f"{source.path}: {prepared.reason}; remove it from the list or mend it")
+                        raise UserError(
+                            f"{source.path}: {prepared.reason}; remove it from the list, or replace the file"
+                        )
                     skipped.append(Skipped(source.path, prepared.reason))
                 elif prepared.pixels is not None:
                     row = Row(source.path, source.label, source.dataset, prepared.content_hash, prepared.thumbnail)
                     rows.append(row)
                     pixels.append(prepared.pixels)
             vectors.append(form.embed_pixels(pixels))
-        place = storage.join(self.job.out, piece.name)
-        write_fragment(place, rows, np.concatenate(vectors), skipped, self.job.fingerprint, self.job.base)
-        return Done(piece.name, len(rows), len(skipped))
+        place = storage.join(self.job.out, unit.name)
+        write_shard(place, rows, np.concatenate(vectors), skipped, self.job.fingerprint, self.job.base)
+        return Done(unit.name, len(rows), len(skipped))
 
     def _prepare(self, source: Source) -> Prepared:
         content = source.read(Path(self.job.base))

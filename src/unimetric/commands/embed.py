@@ -31,7 +31,7 @@ def embed(
     engine: Annotated[Literal["plain", "ray"], _MANY] = "plain",
     shard: Annotated[str | None, _MANY] = None,
     workers: Annotated[PositiveInt | None, _MANY] = None,
-    fragment_rows: Annotated[PositiveInt, _MANY] = 8192,
+    shard_rows: Annotated[PositiveInt, _MANY] = 8192,
     thumbnails: Annotated[bool, _MANY] = False,
     device: Annotated[DeviceConfig, Without({"processes", "machines"})],
 ) -> int:
@@ -39,35 +39,35 @@ def embed(
 
     Args:
         model: Run folder or model folder.
-        sources: Folders of images or of class folders, manifests; for fragments also .tar shards, Parquet files, URIs.
-        out: A .parquet or .npz file; for fragments a folder or URI.
+        sources: Folders of images or of class folders, manifests; for shards also .tar archives, Parquet files, URIs.
+        out: A .parquet or .npz file; for shards a folder or URI.
         batch_size: Images per forward pass.
         strict: Stop at an unreadable image instead of skipping it.
         cache: Folder that unimetric prepare wrote, to read images from.
         weights: Weights of the backbone, for a model trained with --model.weights FILE.
-        engine: ray runs many workers, which write fragments.
-        shard: I/N writes the I-th of N parts, as fragments; N such commands, on any machines, write all.
+        engine: ray runs many workers, which write shards.
+        shard: I/N writes the I-th of N parts, as shards; N such commands, on any machines, write all.
         workers: Models at once, for ray; by default one per GPU, else per machine.
-        fragment_rows: Images per fragment, at most.
-        thumbnails: Keep a small JPEG of every image in the fragments.
+        shard_rows: Images per shard, at most.
+        thumbnails: Keep a small JPEG of every image in the shards.
         device: Where to compute.
     """
     source = ModelSource(model, weights, device)
     if engine == "ray" or shard is not None:
-        return _embed_fragments(
+        return _embed_shards(
             source,
             sources,
             out,
             engine=engine,
             shard=shard or "1/1",
             workers=workers,
-            fragment_rows=fragment_rows,
+            shard_rows=shard_rows,
             batch_size=batch_size,
             thumbnails=thumbnails,
             strict=strict,
         )
     if thumbnails or workers is not None:
-        raise OptionError("--thumbnails and --workers are for fragments: add --engine ray, or leave them out")
+        raise OptionError("--thumbnails and --workers are for shards: add --engine ray, or leave them out")
     from unimetric.progress import say
 
     embedded = embed_sources(source, sources, user_path(out), batch_size=batch_size, strict=strict, cache=cache)
@@ -77,24 +77,24 @@ def embed(
     return 0
 
 
-def _embed_fragments(model: ModelSource, sources: Sequence[str], out: str, **options: Any) -> int:
+def _embed_shards(model: ModelSource, sources: Sequence[str], out: str, **options: Any) -> int:
     if out.endswith((".parquet", ".npz")):
-        raise OptionError(f"--out is {out}: name a folder or a URI, fragments are several files")
+        raise OptionError(f"--out is {out}: name a folder or a URI, shards are several files")
     if options["workers"] is not None and options["engine"] != "ray":
         raise OptionError(f"--workers is {options['workers']}: add --engine ray, or start one command per --shard")
-    from unimetric.bulk.run import SKIPPED_FILE, embed_fragments
+    from unimetric.bulk.run import SKIPPED_FILE, embed_shards
     from unimetric.progress import say
 
     try:
-        embedded = embed_fragments(model, sources, out, **options)
+        embedded = embed_shards(model, sources, out, **options)
     except KeyboardInterrupt:
-        say("unimetric: stopped, finished fragments are kept; run the same command again to continue")
+        say("unimetric: stopped, finished shards are kept; run the same command again to continue")
         return 130
     for entry in embedded.skipped[:20]:
         say(f"skipped {escaped(entry.path)}: {entry.reason}")
-    whole = embedded.finished == embedded.fragments
+    whole = embedded.finished == embedded.shards
     say(
-        f"{embedded.rows} vectors are in {out}, {embedded.finished} of {embedded.fragments} fragments; "
+        f"{embedded.rows} vectors are in {out}, {embedded.finished} of {embedded.shards} shards; "
         f"{len(embedded.skipped)} files were skipped" + (f", see {SKIPPED_FILE} there." if whole else ".")
     )
     return 0

@@ -49,7 +49,7 @@ def index(
         sources: Folders of images or of class folders, manifests.
         db: The database: a folder, or a URI such as s3://bucket/db.
         dataset: Name for the dataset of the one source, as in NAME=PATH.
-        vectors: Folders of fragments that unimetric embed wrote with MODEL, to take their rows over.
+        vectors: Folders of shards that unimetric embed wrote with MODEL, to take their rows over.
         batch_size: Images per forward pass.
         commit_rows: Rows to write at once, at most 10 s apart.
         strict: Stop at an unreadable image instead of skipping it.
@@ -78,7 +78,7 @@ def index(
     from unimetric.progress import say
 
     if model is not None and vectors:
-        imported, count, refreshed = index_fragments(
+        imported, count, refreshed = index_shards(
             model, vectors, db, metrics=metrics, false_match_rate=false_match_rate, weights=weights
         )
         say(f"{imported.written} rows written, {imported.unchanged} unchanged. {count} rows are in {db}.")
@@ -191,7 +191,7 @@ def index_sources(
         return indexed, index.count(), index.maintain()
 
 
-def index_fragments(
+def index_shards(
     model: Path,
     folders: Sequence[str],
     db: str,
@@ -200,7 +200,7 @@ def index_fragments(
     false_match_rate: float | None = None,
     weights: str | None = None,
 ) -> tuple[Imported, int, bool]:
-    """Import the vectors of fragments; no image is read.
+    """Import the vectors of shards; no image is read.
 
     Args:
         model: The run folder or model folder that they were embedded with.
@@ -214,15 +214,15 @@ def index_fragments(
         What was done, the number of rows there are now, and whether an index was made or refreshed.
 
     Raises:
-        UserError: fragments are missing, damaged or of another model, or the database cannot be written.
+        UserError: shards are missing, damaged or of another model, or the database cannot be written.
     """
-    from unimetric.bulk.fragments import fragment_files
-    from unimetric.bulk.importing import import_fragments
+    from unimetric.bulk.importing import import_shards
+    from unimetric.formats.shards import shard_files
     from unimetric.search.index import SearchIndex
 
-    files = [file for folder in folders for file in fragment_files(folder)]
+    files = [file for folder in folders for file in shard_files(folder)]
     with SearchIndex.create(db, model, weights=weights, metrics=metrics, false_match_rate=false_match_rate) as index:
-        imported = import_fragments(index, files)
+        imported = import_shards(index, files)
         return imported, index.count(), index.maintain()
 
 

@@ -1,4 +1,4 @@
-"""The vectors that numbers were measured on: kept beside ``metrics.json``, so that reports embed nothing again."""
+"""Measured vectors, kept beside ``metrics.json`` so that reports need no model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from unimetric.errors import UserError
 from unimetric.files import write_atomically
 
 VECTORS_FILE = "vectors.parquet"
-"""Its name in a run folder, and in a folder that ``unimetric evaluate`` writes."""
+"""Name of the file in a run folder, and in a folder that ``unimetric evaluate`` writes."""
 
 _COLUMNS = ("path", "label", "dataset", "side", "vector")
 
@@ -29,7 +29,7 @@ class MeasuredVectors:
     Attributes:
         query: N items.
         query_vectors: float32 [N, E].
-        gallery: G items; where every image is both, the very same tuple as ``query``.
+        gallery: G items; the same tuple as ``query`` if every image is both.
         gallery_vectors: float32 [G, E].
     """
 
@@ -40,11 +40,11 @@ class MeasuredVectors:
 
     @property
     def datasets(self) -> tuple[str, ...]:
-        """The names of all datasets, in the order in which they first occur."""
+        """The names of all datasets, in order of first occurrence."""
         return tuple(dict.fromkeys(item.dataset for item in (*self.query, *self.gallery)))
 
     def identities(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-        """Which image each query and each gallery item is: its dataset and the file that its path leads to."""
+        """Return the identity of each query and gallery item: its dataset and the file behind its path."""
         return _identities(self.query), _identities(self.gallery)
 
 
@@ -55,8 +55,8 @@ def _identities(items: Sequence[Item]) -> list[tuple[str, str]]:
 def write_measured(path: Path, measured: MeasuredVectors) -> None:
     """Write a Parquet file with the columns ``path``, ``label``, ``dataset``, ``side`` and ``vector``.
 
-    A row for every query, then one for every gallery item; where all images are both, one row each, whose ``side`` is
-    ``both``. ``vector`` holds E float32 numbers. What is no Unicode in a path or a label is written as ``\\udcNN``.
+    One row per query, then one per gallery item; if all images are both, one row each with ``side`` ``both``.
+    ``vector`` holds E float32 numbers. Bytes that are not Unicode are written as ``\\udcNN``.
 
     Raises:
         UserError: full disk, no permission, missing folder.
@@ -79,7 +79,7 @@ def write_measured(path: Path, measured: MeasuredVectors) -> None:
 
 
 def read_measured(path: Path) -> MeasuredVectors:
-    """Read what `write_measured` wrote.
+    """Read a file of `write_measured`.
 
     Raises:
         UserError: the file is missing, damaged, or not of this kind.
@@ -99,7 +99,7 @@ def read_measured(path: Path) -> MeasuredVectors:
         ]
     except (pa.ArrowException, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path} is no file of measured vectors ({reason}); {again}") from error
+        raise UserError(f"{path} is not a file of measured vectors ({reason}); {again}") from error
     sides = np.array(values["side"], dtype=object)
     if not set(sides) <= {"query", "gallery", "both"} or not len(sides) or not np.isfinite(vectors).all():
         raise UserError(f"{path} is damaged: empty, an unknown side, or vectors that are not finite; {again}")
@@ -113,5 +113,5 @@ def read_measured(path: Path) -> MeasuredVectors:
 
 
 def _unicode(text: str) -> str:
-    """File names may hold bytes that are no UTF-8, which neither Parquet nor a page can hold."""
+    """Escape bytes of a file name that are not UTF-8, which neither Parquet nor a page can hold."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

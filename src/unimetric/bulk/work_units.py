@@ -1,4 +1,4 @@
-"""The plan: which images belong to which fragment. It depends on the sources and two options, not on who computes."""
+"""The plan: the images of each shard. It depends on the sources and two options, not on the machines."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unimetric.bulk import storage
 from unimetric.data.images import is_image_name
 from unimetric.data.sources import read_sources
 from unimetric.data.sources.manifest import parse_manifest
 from unimetric.data.sources.unusable import unusable_files
 from unimetric.errors import UserError, escaped
-from unimetric.progress import say
+from unimetric.formats import storage
+from unimetric.progress import log_status
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """What one fragment is made of.
+class WorkUnit:
+    """The images of one shard.
 
     Attributes:
-        number: Its place in the plan.
-        kind: ``files``: the images listed; ``tar``: a WebDataset shard; ``table``: a Parquet file that holds images.
-        dataset: The name of a shard's dataset.
-        place: The shard.
+        number: Its position in the plan.
+        kind: ``files``: the images listed; ``tar``: a WebDataset archive; ``table``: a Parquet file that holds images.
+        dataset: The name of a archive's dataset.
+        place: The archive.
         images: Path or URI, label and dataset of every listed image.
     """
 
@@ -40,40 +40,40 @@ class Piece:
 
     @property
     def name(self) -> str:
-        """Its fragment's file."""
+        """The name of its shard's file."""
         return f"part-{self.number:06}.parquet"
 
     def to_json(self) -> str:
-        """As text."""
+        """Return the unit as JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Piece:
-        """Back from text."""
+    def from_json(cls, text: str) -> WorkUnit:
+        """Return the unit of a JSON text."""
         values = json.loads(text)
         return cls(**{**values, "images": tuple(tuple(image) for image in values["images"])})
 
 
-def plan(sources: Sequence[str], rows: int) -> list[Piece]:
-    """Cut sources into pieces: listed images by ``rows``, and every shard as it is.
+def plan(sources: Sequence[str], rows: int) -> list[WorkUnit]:
+    """Cut sources into units: listed images by ``rows``, and every archive as a unit of its own.
 
     Args:
         sources: As for ``unimetric embed``; besides, ``.tar`` files (WebDataset), Parquet files with a column
             ``image``, folders of either, and URIs of all of them.
-        rows: Images in a piece, at most.
+        rows: The most images in a unit.
 
     Raises:
         UserError: a source cannot be read, or holds no image.
     """
     images: list[tuple[str, str, str]] = []
-    shards: list[tuple[str, str, str]] = []
+    archives: list[tuple[str, str, str]] = []
     listed: list[str] = []
     for source in sources:
         name, place = _named(source)
-        files = _shard_files(place)
+        files = _archives(place)
         if files:
             dataset = name or _stem(place)
-            shards += [(_kind(file), dataset, file) for file in files]
+            archives += [(_kind(file), dataset, file) for file in files]
         elif storage.local_path(place) is None:
             images += _remote_images(place, name)
         else:
@@ -82,27 +82,28 @@ def plan(sources: Sequence[str], rows: int) -> list[Piece]:
     if listed or not sources:
         local = read_sources(listed, classes=False)
         for note in (note for dataset in local for note in dataset.notes):
-            say(f"note: {note}", style="yellow")
+            log_status(f"note: {note}", style="yellow")
         for entry in unusable_files(local):
-            say(f"skipped {escaped(entry.path)}: {entry.reason}")
+            log_status(f"skipped {escaped(entry.path)}: {entry.reason}")
         images = [(str(item.path), item.label, item.dataset) for dataset in local for item in dataset.items] + images
     parts = [tuple(images[start : start + rows]) for start in range(0, len(images), rows)]
-    pieces = [Piece(number, "files", images=part) for number, part in enumerate(parts)]
-    return pieces + [
-        Piece(number, kind, dataset, place) for number, (kind, dataset, place) in enumerate(shards, start=len(pieces))
+    units = [WorkUnit(number, "files", images=part) for number, part in enumerate(parts)]
+    return units + [
+        WorkUnit(number, kind, dataset, place)
+        for number, (kind, dataset, place) in enumerate(archives, start=len(units))
     ]
 
 
-def digest(pieces: Sequence[Piece]) -> str:
-    """SHA-256 of a plan."""
+def digest(units: Sequence[WorkUnit]) -> str:
+    """Return the SHA-256 of a plan."""
     content = hashlib.sha256()
-    for piece in pieces:
-        content.update(piece.to_json().encode("utf-8", "backslashreplace") + b"\n")
+    for unit in units:
+        content.update(unit.to_json().encode("utf-8", "backslashreplace") + b"\n")
     return content.hexdigest()
 
 
 def holds_images(place: str) -> bool:
-    """Whether a Parquet file holds images themselves: a column ``image`` of bytes, or of ``{bytes, path}``.
+    """Return True if a Parquet file holds images: a column ``image`` of bytes, or of ``{bytes, path}``.
 
     Raises:
         UserError: it cannot be read.
@@ -111,7 +112,7 @@ def holds_images(place: str) -> bool:
         with storage.open_file(place) as file:
             schema = pq.read_schema(file)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{place} is no readable Parquet file: {' '.join(str(error).split())}") from error
+        raise UserError(f"{place} is not a readable Parquet file: {' '.join(str(error).split())}") from error
     if "image" not in schema.names:
         return False
     kind = schema.field("image").type
@@ -121,29 +122,29 @@ def holds_images(place: str) -> bool:
 
 
 def _named(source: str) -> tuple[str | None, str]:
-    """``NAME=PLACE`` as its two parts, where it is a place that only this module reads."""
+    """Split ``NAME=PLACE`` into its parts; the name is None if there is none."""
     name, sign, place = source.partition("=")
     if sign and name.strip() and not set(name) & set("/\\:"):
         return name, place
     return None, source
 
 
-def _shard_files(place: str) -> list[str]:
+def _archives(place: str) -> list[str]:
     if place.endswith(".tar"):
         return [place]
     if place.endswith((".parquet", ".pq")):
         path = storage.local_path(place)
         if path is not None and not path.is_file():
-            return []  # whoever reads manifests says that there is none
+            return []  # reported when manifests are read
         return [place] if holds_images(place) else []
     path = storage.local_path(place)
     if place.endswith((".csv", ".tsv")) or (path is not None and not path.is_dir()):
         return []
     files = storage.list_files(place, recursive=False)
-    shards = [file for file in files if file.endswith(".tar")]
-    if not shards:
-        shards = [file for file in files if file.endswith((".parquet", ".pq")) and holds_images(file)]
-    return shards
+    archives = [file for file in files if file.endswith(".tar")]
+    if not archives:
+        archives = [file for file in files if file.endswith((".parquet", ".pq")) and holds_images(file)]
+    return archives
 
 
 def _kind(file: str) -> str:
@@ -162,7 +163,7 @@ def _remote_images(place: str, name: str | None) -> list[tuple[str, str, str]]:
         raise UserError(f"there are no images, .tar or .parquet files in {place}; check the address")
     root = place.rstrip("/")
     dataset = name or _stem(root)
-    # What lies in no class folder has no label, as in a local folder.
+    # An image outside class folders has no label, as in a local folder.
     return [
         (file, "" if storage.parent(file) == root else posixpath.basename(storage.parent(file)), dataset)
         for file in files

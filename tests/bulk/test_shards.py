@@ -1,4 +1,4 @@
-"""Embedding into fragments: the same rows and vectors as the plain command, restartable, and into a database."""
+"""Embedding into shards: the same rows and vectors as the plain command, restartable, and into a database."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ import torch
 
 from toy_runs import make_images, one_thread, unimetric
 from unimetric import Embedder
-from unimetric.bulk import reading, storage
-from unimetric.bulk.pieces import Piece, plan
+from unimetric.bulk import reading
+from unimetric.bulk.work_units import WorkUnit, plan
+from unimetric.formats import storage
 from unimetric.models.backbone import make_backbone
 from unimetric.search import SearchIndex
 
@@ -83,10 +84,10 @@ REASONS = {
 def test_shards_together_are_the_plain_result(model: Path, photos: Path, plain: Any, tmp_path: Path) -> None:
     out = tmp_path / "vectors"
     for shard in ("2/2", "1/2", "1/2"):
-        arguments = ["--shard", shard, "--fragment_rows", "6", *OPTIONS]
+        arguments = ["--shard", shard, "--shard_rows", "6", *OPTIONS]
         assert unimetric("embed", model, photos, "--out", out, *arguments) == 0
         assert (out / "skipped.csv").exists() == (shard == "1/2")
-    # 6 images are not whole batches of 4, so a fragment takes 8.
+    # 6 images are not whole batches of 4, so a shard takes 8.
     assert len(parts(out)) == 6
     assert rows(out) == plain
     assert skipped(out) == REASONS
@@ -94,7 +95,7 @@ def test_shards_together_are_the_plain_result(model: Path, photos: Path, plain: 
 
 def test_what_is_finished_is_kept(model: Path, photos: Path, plain: Any, tmp_path: Path) -> None:
     out = tmp_path / "vectors"
-    arguments = ["embed", model, photos, "--out", out, "--shard", "1/1", "--fragment_rows", "8", *OPTIONS]
+    arguments = ["embed", model, photos, "--out", out, "--shard", "1/1", "--shard_rows", "8", *OPTIONS]
     assert unimetric(*arguments) == 0
     kept = {part: part.stat().st_mtime_ns for part in parts(out)}
     for lost in parts(out)[1:3]:
@@ -110,7 +111,7 @@ def test_what_is_finished_is_kept(model: Path, photos: Path, plain: Any, tmp_pat
     [
         (["--shard", "3/2"], "write I/N"),
         (["--shard", "1/1", "--batch_size", "8"], "another run"),
-        (["--shard", "1/1", "--fragment_rows", "0"], "--fragment_rows is 0"),
+        (["--shard", "1/1", "--shard_rows", "0"], "--shard_rows is 0"),
         (["--engine", "rya"], "did you mean 'ray'"),
         (["--workers", "2"], "add --engine ray"),
         (["--shard", "1/1", "--out", "v.npz"], "name a folder or a URI"),
@@ -197,7 +198,7 @@ def test_a_tar_that_was_cut_off_is_named(share: float, photos: Path, tmp_path: P
     # At the end of the last file: a cut that tarfile takes for a whole archive.
     whole = content.rstrip(b"\0")
     file.write_bytes(content[: int(share * len(whole))] if share < 1 else content[: -(-len(whole) // 512) * 512])
-    found = list(reading.sources(Piece(0, "tar", "d", str(file))))
+    found = list(reading.sources(WorkUnit(0, "tar", "d", str(file))))
     good = [source for source in found if isinstance(source.content, bytes)]
     assert [source.path for source in found if source not in good] == [str(file)]
     assert found[-1].path == str(file)
@@ -206,12 +207,12 @@ def test_a_tar_that_was_cut_off_is_named(share: float, photos: Path, tmp_path: P
 
 
 def test_a_plan_does_not_depend_on_the_order_of_the_disk(photos: Path) -> None:
-    pieces = plan([str(photos)], 10)
-    assert [len(piece.images) for piece in pieces] == [10, 10, 10, 10, 3]
-    assert all(Piece.from_json(piece.to_json()) == piece for piece in pieces)
+    units = plan([str(photos)], 10)
+    assert [len(unit.images) for unit in units] == [10, 10, 10, 10, 3]
+    assert all(WorkUnit.from_json(unit.to_json()) == unit for unit in units)
 
 
-def test_a_fragment_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def cut(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -221,9 +222,9 @@ def test_a_fragment_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
-def test_fragments_into_a_database(model: Path, photos: Path, plain: Any, tmp_path: Path) -> None:
+def test_shards_into_a_database(model: Path, photos: Path, plain: Any, tmp_path: Path) -> None:
     out, db = tmp_path / "vectors", tmp_path / "db"
-    arguments = ["embed", model, photos, "--out", out, "--shard", "1/1", "--fragment_rows", "8", *OPTIONS]
+    arguments = ["embed", model, photos, "--out", out, "--shard", "1/1", "--shard_rows", "8", *OPTIONS]
     assert unimetric(*arguments, "--thumbnails") == 0
     assert unimetric("index", model, "--vectors", out, "--db", db) == 0
     with SearchIndex.open(db) as index:
@@ -236,28 +237,28 @@ def test_fragments_into_a_database(model: Path, photos: Path, plain: Any, tmp_pa
         )
         assert index.thumbnail(match.id).startswith(b"\xff\xd8")
     # Neither an import again nor the folder itself finds anything new.
-    from unimetric.commands.index import index_fragments, index_sources
+    from unimetric.commands.index import index_shards, index_sources
 
-    imported, count, _ = index_fragments(model, [str(out)], str(db))
+    imported, count, _ = index_shards(model, [str(out)], str(db))
     assert (imported.written, imported.unchanged, count) == (0, 40, 40)
     indexed, count, _ = index_sources(model, [str(photos)], str(db))
     assert (indexed.written, indexed.unchanged, count) == (0, 40, 40)
 
 
-def test_fragments_that_are_not_to_be_imported(
+def test_shards_that_are_not_to_be_imported(
     model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, db = tmp_path / "vectors", tmp_path / "db"
-    arguments = ["embed", model, photos, "--out", out, "--shard", "1/2", "--fragment_rows", "8", *OPTIONS]
+    arguments = ["embed", model, photos, "--out", out, "--shard", "1/2", "--shard_rows", "8", *OPTIONS]
     assert unimetric(*arguments) == 0
     assert unimetric("index", model, "--vectors", out, "--db", db) == 2
-    assert "3 of 6 fragments" in capsys.readouterr().err
+    assert "3 of 6 shards" in capsys.readouterr().err
     assert unimetric(*[argument if argument != "1/2" else "2/2" for argument in arguments]) == 0
     parts(out)[2].write_bytes(parts(out)[2].read_bytes()[:-100])
     assert unimetric("index", model, "--vectors", out, "--db", db) == 2
     assert "part-000002.parquet is damaged" in capsys.readouterr().err
     assert unimetric("index", model, "--vectors", tmp_path, "--db", db) == 2
-    assert "fragments.json is missing" in capsys.readouterr().err
+    assert "shards.json is missing" in capsys.readouterr().err
 
 
 def descendants(root: int) -> dict[int, str]:
@@ -294,7 +295,7 @@ def test_ray_with_a_worker_killed_is_the_plain_result(
     def kill_one() -> None:
         while not killed and not over.is_set():
             if parts(out):
-                workers = [n for n, name in descendants(os.getpid()).items() if "ray::" in name and "PieceW" in name]
+                workers = [n for n, name in descendants(os.getpid()).items() if "ray::" in name and "WorkUnitW" in name]
                 workers = workers or [n for n, name in descendants(os.getpid()).items() if "MapWorker" in name]
                 if workers:
                     os.kill(workers[0], signal.SIGKILL)
@@ -304,14 +305,14 @@ def test_ray_with_a_worker_killed_is_the_plain_result(
     thread = threading.Thread(target=kill_one)
     thread.start()
     try:
-        arguments = ["--engine", "ray", "--workers", "2", "--fragment_rows", "1", *OPTIONS]
+        arguments = ["--engine", "ray", "--workers", "2", "--shard_rows", "1", *OPTIONS]
         assert unimetric("embed", model, photos, "--out", out, *arguments) == 0
     finally:
         over.set()
         thread.join()
     assert len(killed) == 1
     assert len(parts(out)) == 11
-    assert json.loads((out / "fragments.json").read_text())["fragments"] == 11
+    assert json.loads((out / "shards.json").read_text())["shards"] == 11
     assert skipped(out) == REASONS
     found = rows(out)
     assert {name: found[name] for name in ("path", "label", "dataset")} == {

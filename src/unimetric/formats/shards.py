@@ -1,4 +1,4 @@
-"""The result: a folder of Parquet files, each of one piece, that appears whole or not at all."""
+"""Folders of vectors in shards: Parquet files, one per work unit, each written whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from unimetric.bulk import storage
 from unimetric.errors import UserError
+from unimetric.formats import storage
 
-ABOUT_FILE = "fragments.json"
+INFO_FILE = "shards.json"
 _SKIPPED = b"unimetric.skipped"
 _FINGERPRINT = b"unimetric.fingerprint"
 _BASE = b"unimetric.base"
 
 
 @dataclass(frozen=True)
-class About:
-    """What all fragments of a folder have in common; another run may only go on with the same.
+class ShardsInfo:
+    """Properties shared by all shards of a folder; only a run with the same ones may resume it.
 
     Attributes:
         fingerprint: The model's.
         embedding_size: E.
         precision: ``bf16``, ``fp32`` or ``int8``.
         batch_size: Images per forward pass.
-        thumbnails: Whether thumbnails are kept.
-        fragments: How many there will be.
-        plan: SHA-256 of the plan, so of all image names, labels and datasets.
+        thumbnails: True if thumbnails are kept.
+        shards: The number of shards.
+        plan: SHA-256 of the plan, which covers all image names, labels and datasets.
     """
 
     fingerprint: str
@@ -42,14 +42,14 @@ class About:
     precision: str
     batch_size: int
     thumbnails: bool
-    fragments: int
+    shards: int
     plan: str
     format: int = 1
 
 
 @dataclass(frozen=True)
 class Row:
-    """An embedded image, but for its vector."""
+    """An embedded image without its vector."""
 
     path: str
     label: str
@@ -60,55 +60,55 @@ class Row:
 
 @dataclass(frozen=True)
 class Skipped:
-    """An image that could not be read, and why."""
+    """An unreadable image and the reason."""
 
     path: str
     reason: str
 
 
-def begin(folder: str, about: About) -> set[str]:
-    """Record what the fragments are, or check it against what is recorded, and return the names of finished ones.
+def begin(folder: str, info: ShardsInfo) -> set[str]:
+    """Record the shards' properties, or compare them with the recorded ones; return the names of finished shards.
 
     Raises:
         UserError: the folder holds something else, or cannot be written.
     """
-    place = storage.join(folder, ABOUT_FILE)
+    place = storage.join(folder, INFO_FILE)
     present = {posixpath.basename(file) for file in storage.list_files(folder, recursive=False)}
-    if ABOUT_FILE not in present:
+    if INFO_FILE not in present:
         other = [name for name in sorted(present) if not name.startswith(".")]
         if other:
             raise UserError(f"{folder} holds other files ({other[0]}); name an empty folder with --out")
-        storage.write_whole(place, (json.dumps(asdict(about), indent=2) + "\n").encode())
+        storage.write_whole(place, (json.dumps(asdict(info), indent=2) + "\n").encode())
         return set()
-    recorded = read_about(folder)
-    for name, value in asdict(about).items():
+    recorded = read_info(folder)
+    for name, value in asdict(info).items():
         if getattr(recorded, name) != value:
             raise UserError(
-                f"{folder} holds fragments of another run ({_WORDS.get(name, name)} {getattr(recorded, name)}, now "
+                f"{folder} holds shards of another run ({_WORDS.get(name, name)} {getattr(recorded, name)}, now "
                 f"{value}); repeat that run's command, or name another folder with --out"
             )
     return {name for name in present if name.startswith("part-") and name.endswith(".parquet")}
 
 
-_WORDS = {"fingerprint": "model", "plan": "images with the digest", "fragments": "number of fragments"}
+_WORDS = {"fingerprint": "model", "plan": "images with the digest", "shards": "number of shards"}
 
 
-def read_about(folder: str) -> About:
-    """What `begin` recorded.
+def read_info(folder: str) -> ShardsInfo:
+    """Read the record of `begin`.
 
     Raises:
-        UserError: the folder holds no fragments, or the record is damaged.
+        UserError: the folder holds no shards, or the record is damaged.
     """
-    place = storage.join(folder, ABOUT_FILE)
+    place = storage.join(folder, INFO_FILE)
     try:
-        return About(**json.loads(storage.read_bytes(place)))
+        return ShardsInfo(**json.loads(storage.read_bytes(place)))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{place} is missing or damaged: name a folder that unimetric embed --engine ray or --shard wrote"
         ) from error
 
 
-def write_fragment(
+def write_shard(
     place: str,
     rows: Sequence[Row],
     vectors: NDArray[np.float32],
@@ -116,10 +116,9 @@ def write_fragment(
     fingerprint: str,
     base: str,
 ) -> None:
-    """Write one fragment: the columns of ``unimetric embed``, ``content_hash`` (SHA-256) and ``thumbnail``.
+    """Write one shard: the columns of ``unimetric embed``, ``content_hash`` (SHA-256) and ``thumbnail``.
 
-    What was skipped, the model's fingerprint, and where relative paths start, are in the file's metadata: the
-    fragment accounts for its images.
+    The file's metadata holds the skipped images, the model's fingerprint and the folder that relative paths start from.
 
     Raises:
         UserError: it cannot be written.
@@ -141,7 +140,7 @@ def write_fragment(
 
 
 def read_skipped(place: str) -> tuple[int, list[Skipped]]:
-    """The number of rows of a fragment, and what it skipped; only the file's end is read.
+    """Return a shard's number of rows and its skipped images; only the end of the file is read.
 
     Raises:
         UserError: it is damaged.
@@ -155,27 +154,27 @@ def read_skipped(place: str) -> tuple[int, list[Skipped]]:
         raise _damaged(place, error) from error
 
 
-def fragment_files(folder: str) -> list[str]:
-    """The fragments of a finished run, in order.
+def shard_files(folder: str) -> list[str]:
+    """Return the shards of a finished run, in order.
 
     Raises:
         UserError: the folder holds none, or not all.
     """
-    about = read_about(folder)
+    info = read_info(folder)
     files = [
         file
         for file in storage.list_files(folder, recursive=False)
         if posixpath.basename(file).startswith("part-") and file.endswith(".parquet")
     ]
-    if len(files) != about.fragments:
+    if len(files) != info.shards:
         raise UserError(
-            f"{folder} holds {len(files)} of {about.fragments} fragments; repeat the unimetric embed command first"
+            f"{folder} holds {len(files)} of {info.shards} shards; repeat the unimetric embed command first"
         )
     return files
 
 
-def read_fragment(place: str, fingerprint: str, rows: int = 8192) -> Iterator[dict[str, Any]]:
-    """The rows of a fragment in parts: lists by column name, ``vector`` as float32 [n, E], ``base`` as text.
+def read_shard(place: str, fingerprint: str, rows: int = 8192) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a shard in parts: lists by column name, ``vector`` as float32 [n, E], ``base`` as text.
 
     Raises:
         UserError: it is damaged, or holds another model's vectors.
@@ -204,9 +203,9 @@ def read_fragment(place: str, fingerprint: str, rows: int = 8192) -> Iterator[di
 
 
 def _damaged(place: str, error: Exception) -> UserError:
-    return UserError(f"the fragment {place} is damaged ({' '.join(str(error).split())}); delete it and embed again")
+    return UserError(f"the shard {place} is damaged ({' '.join(str(error).split())}); delete it and embed again")
 
 
 def _unicode(text: str) -> str:
-    """File names may hold bytes that are no UTF-8, which Parquet cannot hold."""
+    """Escape bytes of a file name that are not UTF-8, which Parquet cannot hold."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

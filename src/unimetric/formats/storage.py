@@ -1,4 +1,4 @@
-"""Files by path or by URI: local ones, and those of object storage through pyarrow's file systems or fsspec's."""
+"""Files by path or URI: local ones, and object storage through the file systems of pyarrow or fsspec."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unimetric.files import make_folder, user_path, write_bytes
 
 
 def local_path(place: str) -> Path | None:
-    """The local path that a place names, also as ``file://``; None for object storage.
+    """Return the local path of a place, also of ``file://``; None for object storage.
 
     >>> local_path("file:///data/birds").as_posix(), local_path("s3://bucket/birds")
     ('/data/birds', None)
@@ -26,14 +26,14 @@ def local_path(place: str) -> Path | None:
 
 
 def join(folder: str, name: str) -> str:
-    """A file in a folder; ``name`` may be a path from there, or one that stands for itself."""
+    """Join a folder and a relative path; an absolute path or URI is returned as it is."""
     if "://" in name or name.startswith("/"):
         return name
     return posixpath.join(folder, name)
 
 
 def parent(place: str) -> str:
-    """The folder that a file lies in."""
+    """Return a file's folder."""
     return place.rpartition("/")[0]
 
 
@@ -41,7 +41,7 @@ def open_file(place: str) -> IO[bytes]:
     """Open a file for reading in any order.
 
     Raises:
-        OSError: it is missing, or cannot be read.
+        OSError: the file is missing or unreadable.
         UserError: the kind of storage is unknown.
     """
     path = local_path(place)
@@ -52,13 +52,13 @@ def open_file(place: str) -> IO[bytes]:
 
 
 def read_bytes(place: str) -> bytes:
-    """The content of a file; errors as for `open_file`."""
+    """Return the content of a file; errors as for `open_file`."""
     with open_file(place) as file:
         return file.read()
 
 
 def list_files(place: str, *, recursive: bool = True) -> list[str]:
-    """The files in a folder, sorted; none where there is no folder.
+    """Return the files in a folder, sorted; empty if there is no folder.
 
     Raises:
         UserError: it cannot be listed.
@@ -77,9 +77,9 @@ def list_files(place: str, *, recursive: bool = True) -> list[str]:
 
 
 def write_whole(place: str, content: bytes) -> None:
-    """Write a file that appears whole or not at all.
+    """Write a whole file or nothing.
 
-    A local one is renamed into its place; object storage shows an object when its upload is complete.
+    A local file is renamed into its place; object storage shows an object when its upload is complete.
 
     Raises:
         UserError: it cannot be written.
