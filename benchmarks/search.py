@@ -1,4 +1,4 @@
-"""The search database at a million vectors: recall, latency with 1, 8 and 32 clients, building, disk, writing.
+"""The search database by its size: recall, also under conditions, latency with 1, 8 and 32 clients, building, disk.
 
 FAISS (IVF-PQ, refined by the full vectors) and hnswlib answer the same queries in the same run, each at the least
 effort that reaches the wanted recall. They hold nothing but vectors, in memory; the database reads rows from the disk
@@ -110,16 +110,23 @@ def make_database(place: Path, vectors: Vectors, batch: int) -> tuple[SearchInde
     }
     about["model"]["geometry"] = {"name": "sphere"}  # type: ignore[index]
     store = create_store(place, about, SIZE)
+    sides = percentiles(vectors)
     seconds = 0.0
     for start in range(0, len(vectors), batch):
-        table = rows(vectors[start : start + batch], start)
+        table = rows(vectors[start : start + batch], start, sides[start : start + batch])
         begin = time.perf_counter()
         store.merge(table)
         seconds += time.perf_counter() - begin
     return SearchIndex(store), len(vectors) / seconds
 
 
-def rows(vectors: Vectors, first: int) -> pa.Table:
+def percentiles(vectors: Vectors) -> NDArray[np.float64]:
+    """Percentile of every row, from 0 to 100, along a fixed direction: a column that goes with the vectors."""
+    along = vectors @ np.random.default_rng(7).normal(size=SIZE).astype(np.float32)
+    return along.argsort().argsort() * (100 / len(vectors))
+
+
+def rows(vectors: Vectors, first: int, sides: NDArray[np.float64]) -> pa.Table:
     """Rows as ``unimetric index`` writes them, with a price and without thumbnails."""
     random = np.random.default_rng(first)
     numbers = range(first, first + len(vectors))
@@ -133,6 +140,7 @@ def rows(vectors: Vectors, first: int) -> pa.Table:
         "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), SIZE),
         "thumbnail": pa.nulls(len(vectors), pa.binary()),
         "price": random.uniform(0, 100, len(vectors)),
+        "side": sides,
     }
     return pa.table(columns)
 
@@ -230,8 +238,8 @@ def measure_database(
             "recall_at_10": round(recall(search, queries, truth), 4),
             "clients": {str(count): latency(search, queries, count, options.seconds) for count in options.clients},
         }
-        filtered = database_search(index, where="price < 20", datasets=["dataset3"])
-        part["filtered_to_2.5_percent"] = latency(filtered, queries, 1, options.seconds)
+        part["efforts"] = index._store.about["index"]["efforts"]
+        part["conditions"] = filtered_recall(index, vectors, queries[:100])
         if options.sweep:
             part["sweep"] = sweep(index, queries, truth)
         # Without the versions that readers elsewhere might still use, and which go after an hour.
@@ -243,6 +251,29 @@ def measure_database(
         print(kind, part, flush=True)
     index.close()
     return result
+
+
+def filtered_recall(index: SearchIndex, vectors: Vectors, queries: Vectors) -> list[dict[str, float | str]]:
+    """Recall under conditions that keep a share of the rows, with and without relation to the vectors."""
+    stored = index._store.rows(["id", "price"]).sort_by("id")
+    columns = {"price": stored["price"].to_numpy(), "side": percentiles(vectors)}
+    lines: list[dict[str, float | str]] = []
+    for column, values in columns.items():
+        for percent in (0.01, 0.1, 1, 10, 50):
+            kept = np.flatnonzero(values < percent)
+            truth = kept[nearest(vectors[kept], queries)] if len(kept) > K else None
+            search = database_search(index, where=f"{column} < {percent}")
+            begin = time.perf_counter()
+            if truth is None:
+                share = float(np.mean([set(search(query)) == set(kept.tolist()) for query in queries]))
+            else:
+                share = recall(search, queries, truth)
+            milliseconds = (time.perf_counter() - begin) / len(queries) * 1000
+            line: dict[str, float | str] = {"where": f"{column} < {percent}", "rows": len(kept)}
+            line |= {"recall_at_10": round(share, 4), "mean_ms": round(milliseconds, 2)}
+            print(line, flush=True)
+            lines.append(line)
+    return lines
 
 
 def sweep(index: SearchIndex, queries: Vectors, truth: NDArray[np.int64]) -> list[dict[str, Any]]:
@@ -278,12 +309,15 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=["ivf-pq", "hnsw"])
     parser.add_argument("--sweep", action="store_true", help="Recall and latency by effort as well.")
     parser.add_argument("--folder", type=Path, default=None, help="Where the database goes; default: a temporary one.")
+    parser.add_argument("--note", default=None, help="A remark on the circumstances, kept with the result.")
     options = parser.parse_args()
 
     source = Source(options.rows)
     vectors, queries = source.draw(options.rows, 1), source.draw(options.queries, 2)
     truth = nearest(vectors, queries)
     result: dict[str, Any] = {"rows": options.rows, "queries": options.queries, "size": SIZE, "k": K}
+    if options.note:
+        result["note"] = options.note
     folder = Path(tempfile.mkdtemp(dir=options.folder))
     try:
         result["lancedb"] = measure_database(folder / "db", vectors, queries, truth, options)
@@ -295,7 +329,8 @@ def main() -> None:
         except ModuleNotFoundError as error:
             result[name] = f"not measured: {error}"
         print(name, result[name], flush=True)
-    print("written to", write_result("search", result))
+    name = "search" if options.rows == 1_000_000 else f"search_{options.rows}"
+    print("written to", write_result(name, result))
 
 
 if __name__ == "__main__":

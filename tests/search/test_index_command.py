@@ -17,7 +17,7 @@ from unimetric.data.sources import read_sources
 from unimetric.errors import UserError
 from unimetric.models.embedder import Embedder
 from unimetric.models.inference import InferenceModel
-from unimetric.search import SearchIndex
+from unimetric.search import DatabaseError, ModelMismatchError, SearchIndex
 from unimetric.search import indexing as indexing_module
 
 CPU = ["--device.precision", "fp32", "--device.accelerator", "cpu"]
@@ -143,9 +143,9 @@ def test_another_model_is_refused(model: Path, own: Path, tmp_path: Path) -> Non
     db = tmp_path / "db"
     indexed(model, [own / "hats"], db)
     before = dump(db)
-    with pytest.raises(UserError, match="holds vectors of another model"):
+    with pytest.raises(ModelMismatchError, match="holds vectors of another model"):
         indexed(other, [own / "shoes"], db)
-    with pytest.raises(UserError, match="holds vectors of another model"):
+    with pytest.raises(ModelMismatchError, match="holds vectors of another model"):
         SearchIndex.open(db, embedder=Embedder.from_pretrained(other))
     with SearchIndex.open(db, model=other) as index, pytest.raises(UserError, match="another model"):
         index.search(own / "hats/c0/0.png")
@@ -217,7 +217,7 @@ def remove_about(db: Path) -> None:
 def test_damaged_databases(damage, words: str, catalogue: Path, embedder: Embedder, tmp_path: Path) -> None:
     db = Path(shutil.copytree(catalogue, tmp_path / "db"))
     damage(db)
-    with pytest.raises(UserError, match=words) as caught, SearchIndex.open(db, embedder=embedder) as index:
+    with pytest.raises(DatabaseError, match=words) as caught, SearchIndex.open(db, embedder=embedder) as index:
         index.search_vectors(np.ones(16, np.float32))
     assert str(db) in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from unimetric.errors import UserError
-from unimetric.search import SearchIndex
+from unimetric.search import ItemNotFoundError, SearchIndex
 
 VECTOR = np.linspace(1, 2, 16).astype(np.float32)
 ANY = Image.new("RGB", (20, 20), (200, 30, 30))
@@ -80,4 +80,22 @@ def test_a_dataset_of_any_name(fill, tmp_path) -> None:
             (found,) = index.search_vectors(VECTOR, datasets=[name])
             assert [match.dataset for match in found] == [name]
         assert index.delete(dataset="%") == 1
+        assert index.count() == 4
+
+
+@pytest.mark.parametrize("id", ["x' OR '1'='1", "a\0b", "\ud800", "\\", "", "x" * 10**6, "`", "--", "日本"])
+def test_an_id_of_any_text_is_looked_up_as_it_is(id: str, index: SearchIndex) -> None:
+    for use in (index.item, index.thumbnail, index.search_item):
+        with pytest.raises(ItemNotFoundError) as caught:
+            use(id)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 300
+
+
+def test_many_ids_and_odd_names_are_deleted(fill, tmp_path) -> None:
+    with fill(tmp_path / "db", np.ones((5, 16))) as index:
+        odd = [f"it's {number} \ud800" for number in range(2500)]
+        assert index.delete(ids=[*odd, "id000001"]) == 1
+        assert index.delete(dataset="\ud800") == 0
+        assert index.delete(path="/a'b/\\%_") == 0
         assert index.count() == 4

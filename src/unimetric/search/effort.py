@@ -62,21 +62,24 @@ def partitions(kind: str, rows: int) -> int:
     return max(1, min(math.isqrt(rows), rows // 64))
 
 
-def chosen_effort(measured: Sequence[MeasuredEffort], k: int, depth: int) -> Effort | None:
-    """Return the effort for the k nearest rows that qualify, expected among the ``depth`` nearest; None for exact.
-
-    Args:
-        measured: By rising k.
-        k: Rows wanted.
-        depth: k, or more where a condition keeps only a share of the rows.
-    """
+def chosen_effort(measured: Sequence[MeasuredEffort], k: int) -> Effort | None:
+    """Return the effort for the k nearest rows, by efforts of rising k; None for an exact search."""
     own = next((entry for entry in measured if entry.k >= k), None)
-    deep = next((entry for entry in measured if entry.k >= depth), None)
-    if own is None or deep is None or own.effort is None or deep.effort is None:
+    if own is None or own.effort is None:
         return None
     # As many rows are compared by their full vectors as for the k that was measured.
-    refine = math.ceil(own.effort.refine * own.k / k)
-    return Effort(deep.effort.probes, refine, deep.effort.candidates)
+    return replace(own.effort, refine=math.ceil(own.effort.refine * own.k / k))
+
+
+def effort_under_condition(effort: Effort, k: int, parts: int) -> Effort:
+    """Return the effort for a search of which a condition keeps a share of the rows.
+
+    They may be far from the query, so every partition is looked into. Among far rows the compressed vectors are less
+    exact, so more rows are compared by their full vectors: 640 found 0.998 of the 10 nearest where the usual effort
+    found 0.87 (``benchmarks/search.py``, half of 100,000 rows, on one side of the space).
+    """
+    refine = max(math.ceil(640 / k), 4 * effort.refine)
+    return Effort(parts, min(refine, max(effort.refine, _MOST_CANDIDATES // k)), 4 * effort.candidates)
 
 
 def measure_efforts(store: Store, kind: str, parts: int) -> list[MeasuredEffort]:

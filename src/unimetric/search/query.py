@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from unimetric.data.sources.metadata import Value
 from unimetric.errors import ArgumentError, UserError, nearest_names, shown
 from unimetric.search.calibration import Calibration
 from unimetric.search.conditions import Condition, all_of, equals, is_one_of, parse_condition
-from unimetric.search.effort import MeasuredEffort, chosen_effort, partitions
+from unimetric.search.effort import MeasuredEffort, chosen_effort, effort_under_condition, partitions
 from unimetric.search.hyperbolic import nearest_hyperbolic
 from unimetric.search.items import ItemNotFoundError, Match, StoredItem
 from unimetric.search.maintenance import EXACT_BELOW
@@ -26,7 +25,6 @@ from unimetric.search.stores.base import COLUMNS, KINDS, Effort, Store
 MAX_K = 1000
 """Answers to one query, at most."""
 
-_MOST_REFINED = 64
 _TEXT_COLUMNS = ("id", "dataset", "label", "path", "content_hash")
 
 
@@ -194,8 +192,8 @@ class Searcher:
         found = self._store.nearest(vectors, k, columns, condition, effort)
         if condition is None or effort is None:
             return found
-        # The rows that a condition keeps may be far from a query, in parts of the index that were not looked into. So
-        # the search widens until that brings nothing new.
+        # The rows that a condition keeps may be far from a query. Then the search of a graph widens until that brings
+        # nothing new.
         pending = list(range(len(vectors)))
         while pending and (effort := self._wider(effort)) is not None:
             again = self._store.nearest(vectors[pending], k, columns, condition, effort)
@@ -220,24 +218,21 @@ class Searcher:
                 # Another process is still measuring it.
                 return None
             self._efforts = index.name, [MeasuredEffort.from_dict(entry) for entry in record["efforts"]]
-        depth = k
-        if condition is not None:
-            kept = self._count(condition)
-            if kept < EXACT_BELOW:
-                return None
-            depth = math.ceil(k * (index.rows + index.missing) / kept)
-        return chosen_effort(self._efforts[1], k, depth)
+        effort = chosen_effort(self._efforts[1], k)
+        if condition is None or effort is None:
+            return effort
+        return None if self._count(condition) < EXACT_BELOW else effort_under_condition(effort, k, self._partitions)
 
     def _wider(self, effort: Effort) -> Effort | None:
-        """Return twice the effort; None if the whole index was looked into."""
-        record = self._store.about["index"]
-        parts = partitions(record["kind"], record["rows"])
-        reach = (effort.candidates, record["rows"]) if effort.candidates else (effort.probes, parts)
-        if reach[0] >= reach[1]:
+        """Return twice the effort for a graph; None if all its nodes may be kept, or for another index."""
+        if not 0 < effort.candidates < self._store.about["index"]["rows"]:
             return None
-        # Among rows that are far from a query, the compressed vectors are less exact as well.
-        probes, candidates = min(parts, 2 * effort.probes), 2 * effort.candidates
-        return Effort(probes, min(2 * effort.refine, max(effort.refine, _MOST_REFINED)), candidates)
+        return replace(effort, candidates=2 * effort.candidates)
+
+    @property
+    def _partitions(self) -> int:
+        record = self._store.about["index"]
+        return partitions(record["kind"], record["rows"])
 
     def _count(self, condition: Condition) -> int:
         """Return the number of rows that meet a condition, counted once per version of the database."""
