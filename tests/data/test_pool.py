@@ -58,7 +58,7 @@ def test_whoever_stops_early_leaves_no_work_behind() -> None:
 
 HANGING = """
 import os, threading
-from unimetric.data.decoding import prepared_batches
+from unimetric.data.batches import prepared_batches
 from unimetric.training.interrupt import sigterm_as_keyboard_interrupt
 
 def hang():

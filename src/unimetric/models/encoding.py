@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unimetric.data.decoding import ImageLike, listed_images, prepared_batches
+from unimetric.data.batches import ImageLike, listed_images, prepared_batches
 from unimetric.data.images import ImageError
 from unimetric.data.transforms import EvaluationTransform
 from unimetric.models.devices import choose_precision

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unimetric.cpu import available_cores
+from unimetric.data.batches import ImageLike, listed_images, prepared_batches
 from unimetric.data.cropping import evaluation_crop
-from unimetric.data.decoding import ImageLike, listed_images, prepared_batches
 from unimetric.errors import UserError
 from unimetric.files import explain_os_error, user_path
 

@@ -24,7 +24,7 @@ from unimetric.search.writing import ONCE, CommitRule, Progress, Writer
 
 if TYPE_CHECKING:
     from unimetric.config import DeviceConfig
-    from unimetric.data.decoding import ImageLike
+    from unimetric.data.batches import ImageLike
     from unimetric.models.embedder import Embedder
 
 __all__ = ["MAX_K", "SearchIndex"]
