@@ -54,7 +54,7 @@ def test_stops_with_step_image_cause_and_a_step_to_compute_again(
     command = ["train", *sources, "--out", run, "--config", options]
     assert unimetric(*command) == 1
     error = last_line(capsys)
-    match = re.search(r"the loss is nan at step (\d+): pixels are not finite: remove or mend the file; ", error)
+    match = re.search(r"the loss is nan at step (\d+): pixels are not finite: remove or repair the file; ", error)
     assert match, error
     assert f"suspected images: {sources[0] / BAD};" in error
     bundle = run / "non-finite" / f"step-{match[1]}"
@@ -198,7 +198,7 @@ def test_one_process_with_a_bad_batch_stops_both(sources: list[Path], tmp_path: 
     lines = [line for line in process.stderr.splitlines() if "unimetric: error: " in line]
     assert len(lines) == 1, process.stderr
     assert "Traceback" not in process.stderr
-    assert f"pixels are not finite: remove or mend the file; suspected images: {sources[0] / BAD};" in lines[0]
+    assert f"pixels are not finite: remove or repair the file; suspected images: {sources[0] / BAD};" in lines[0]
     (step,) = (run / "non-finite").iterdir()
     assert sorted(path.name for path in step.iterdir()) == ["rank-0", "rank-1"]
     facts = [read_json(step / f"rank-{rank}/step.json") for rank in (0, 1)]

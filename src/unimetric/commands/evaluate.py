@@ -175,9 +175,9 @@ def _measure(config: RunConfig, split: Split, embedder: Embedder | Ensemble, out
     from unimetric.measure import measure
     from unimetric.models.ensemble import Ensemble
     from unimetric.training.provenance import measured_sides, provenance
-    from unimetric.training.setup import configured_reader, describe, left_out_of, say_split
+    from unimetric.training.setup import configured_reader, describe, left_out_of, log_split
 
-    say_split(split)
+    log_split(split)
     sides = measured_sides(config, split)
     read = configured_reader(config, embedder.transform.image_size, [*sides["query"], *sides["gallery"]])
     measurement = measure(

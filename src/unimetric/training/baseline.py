@@ -135,7 +135,7 @@ def _frozen(config: RunConfig) -> RunConfig:
 
 
 def _same_queries(one: PerQuery, other: PerQuery) -> bool:
-    """Whether two measurements are of the same queries in the same order, as far as their classes tell."""
+    """True if two measurements have queries of the same classes in the same order."""
     named = [[tuple(map(str, each.classes[number])) for number in each.query_classes] for each in (one, other)]
     return named[0] == named[1]
 

@@ -1,4 +1,4 @@
-"""Everything that a run needs to go on, in one safetensors file that is renamed into place: no pickle.
+"""Checkpoints: the whole state of a run in one safetensors file that is renamed into place, without pickle.
 
 The data order, the augmentation, the adapter dropping and the learning rate are functions of the seed and the
 step, so the step number is all there is to save about the random state, the schedule and most samplers; the losses
@@ -30,18 +30,18 @@ from unimetric.models.network import assign_weights, check_weights, learned_weig
 
 @dataclass
 class Progress:
-    """How far a run has come.
+    """Progress of a run.
 
     Attributes:
         step: Optimiser steps done.
-        seconds: Time spent on steps, waiting for images included, validation and interruptions not.
+        seconds: Time spent on steps, including the wait for images, without validation and interruptions.
         validated: The step of the latest measurement on the validation classes.
-        skipped: What is wrong with each train image that could not be read, by its number.
+        skipped: Reason for each train image that could not be read, by its number.
         skipped_validation: The same of the validation images.
         best_score: Best harmonic Recall@1 on the validation classes so far, or None.
         best_weights: The learned weights of that moment.
         sampler: The sampler's state.
-        skipped_steps: The steps, from 1, that were passed over because their loss or gradient was not finite.
+        skipped_steps: The steps, from 1, that were skipped because their loss or gradient was not finite.
     """
 
     step: int = 0
@@ -63,7 +63,7 @@ def save_checkpoint(
     progress: Progress,
     identity: str,
 ) -> None:
-    """Write a checkpoint; the one before stays until the new one is whole.
+    """Write a checkpoint; the previous one stays until the new one is complete.
 
     It does not depend on how many processes there are. Where they divide the proxies, all have to call this, and the
     first one writes.
@@ -105,7 +105,7 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, embedder: Embedder, loss: nn.Module, optimiser: torch.optim.Optimizer, identity: str
 ) -> Progress:
-    """Put a checkpoint back into model, loss and optimiser.
+    """Load a checkpoint into model, loss and optimiser.
 
     Raises:
         UserError: the file is damaged, or belongs to other data or another configuration.
@@ -116,7 +116,7 @@ def load_checkpoint(
             f"{path} belongs to other images, classes or another configuration: put the data back as it was, or start "
             "a new run"
         )
-    # Everything is looked at before the first weight is changed.
+    # Everything is checked before the first weight is changed.
     progress = _read_progress(path, metadata)
     if best := _part(tensors, "best"):
         check_weights(learned_weights(embedder), best, path)
@@ -137,7 +137,7 @@ def load_checkpoint(
 
 
 def check_skipped(path: Path, progress: Progress, train: int, validation: int) -> None:
-    """Refuse a checkpoint that knows more images than there are.
+    """Refuse a checkpoint that refers to more images than there are.
 
     Raises:
         UserError: a number of a skipped image is beyond ``train`` or ``validation`` images.
@@ -148,7 +148,7 @@ def check_skipped(path: Path, progress: Progress, train: int, validation: int) -
 
 
 def read_tensors(path: Path, prefix: str = "") -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a checkpoint says of the run's progress, and its tensors whose names begin with ``prefix``.
+    """Read a checkpoint's progress, and its tensors whose names begin with ``prefix``.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -159,11 +159,11 @@ def read_tensors(path: Path, prefix: str = "") -> tuple[dict[str, Any], dict[str
             metadata = json.loads(header["progress"])
             if not isinstance(metadata, dict):
                 raise ValueError("its progress is no table")  # noqa: TRY301, TRY004
-            # Copies: the optimiser would go on in the file's pages, and die of it where somebody writes the file anew.
+            # Copies, because the tensors would otherwise be the file's own pages, which a new checkpoint replaces.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - it is no dict
         _check_whole(header, tensors)
         return metadata, {name: value for name, value in tensors.items() if name.startswith(prefix)}
-    # The last two: what torch says of a type or a size that it does not know, and a table nested without end.
+    # RuntimeError: unknown type or size in torch; RecursionError: JSON that is nested too deeply.
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError, RecursionError) as error:
         raise _damaged(path, cause(error)) from error
 
@@ -180,8 +180,6 @@ def _read_progress(path: Path, metadata: dict[str, Any]) -> Progress:
             raise _damaged(path, f"{name} is {shown(metadata.get(name))}")
         return metadata[name]
 
-    # Those of earlier versions lack some.
-    metadata = {"sampler": {}, "skipped_steps": [], **metadata}
     return Progress(
         step=value("step", _is_count),
         seconds=value("seconds", lambda seconds: _is_number(seconds) and seconds >= 0),
@@ -203,14 +201,14 @@ def _is_number(value: Any) -> bool:
 
 
 def _are_reasons(value: object) -> bool:
-    """Whether it is a list of numbers of images, each with what is wrong with that one."""
+    """True for a list of image numbers, each with a reason."""
     return isinstance(value, list) and all(
         isinstance(pair, list) and len(pair) == 2 and _is_count(pair[0]) and isinstance(pair[1], str) for pair in value
     )
 
 
 def _is_sampler_state(value: object) -> bool:
-    """Whether it is a table of a few numbers, some of them absent, for every dataset."""
+    """True for a mapping from datasets to four numbers, some of them null."""
     return isinstance(value, dict) and all(
         isinstance(row, list) and len(row) == 4 and all(cell is None or _is_number(cell) for cell in row)
         for row in value.values()
@@ -220,7 +218,7 @@ def _is_sampler_state(value: object) -> bool:
 def _optimiser_state(
     path: Path, tensors: dict[str, Tensor], optimiser: torch.optim.Optimizer
 ) -> dict[int, dict[str, Tensor]]:
-    """AdamW's two moments and its number of steps, for every parameter that it has moved."""
+    """Return AdamW's two moments and number of steps for every parameter that has them."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     numbers = {str(number): number for number in range(len(parameters))}
     state: dict[int, dict[str, Tensor]] = {}
@@ -246,7 +244,7 @@ def _optimiser_state(
 
 
 def _of_proxies(tensors: dict[str, Tensor], loss: nn.Module, optimiser: torch.optim.Optimizer) -> list[str]:
-    """Names of what has a row for each class that has a proxy here."""
+    """Return the names of the tensors with one row per class."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     index = next(number for number, parameter in enumerate(parameters) if parameter is loss.proxies)
     # AdamW's own number of steps is one for all.
@@ -254,7 +252,7 @@ def _of_proxies(tensors: dict[str, Tensor], loss: nn.Module, optimiser: torch.op
 
 
 def saved_step(path: Path) -> int | None:
-    """The step of a checkpoint; None if there is none that can be read."""
+    """Return the step of a checkpoint; None if none can be read."""
     try:
         with safe_open(path, framework="pt") as file:
             return int(json.loads((file.metadata() or {})["progress"])["step"])
@@ -263,8 +261,8 @@ def saved_step(path: Path) -> int | None:
 
 
 @contextmanager
-def saying_what_is_kept(folder: RunFolder) -> Iterator[None]:
-    """Where a file could not be written, or the numbers of a step went wrong, say what there is to go on from.
+def naming_the_kept_checkpoint(folder: RunFolder) -> Iterator[None]:
+    """Add the latest checkpoint, and the command that continues the run, to an error.
 
     Raises:
         UserError: the same, with the step of the latest checkpoint and what to type.
@@ -279,13 +277,12 @@ def saying_what_is_kept(folder: RunFolder) -> Iterator[None]:
 
 
 def _check_whole(header: dict[str, str], tensors: dict[str, Tensor]) -> None:
-    # A checkpoint of an earlier version has no checksum.
-    if header.get("checksum", whole := _checksum(header["progress"], tensors)) != whole:
+    if header["checksum"] != _checksum(header["progress"], tensors):
         raise ValueError("its checksum is another one")
 
 
 def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
-    """CRC-32 of all that a checkpoint says: its lengths are the format's to check, what a bad disk did to it is not."""
+    """CRC-32 of a checkpoint's content, which the format itself does not protect."""
     value = zlib.crc32(text.encode())
     for name, tensor in sorted(tensors.items()):
         value = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), value)

@@ -1,4 +1,4 @@
-"""Why the loss or the gradient of a step is not finite: what can be checked is checked, from the input to the loss."""
+"""Search for the cause of a step that is not finite, from its input to the loss."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _SAME = 1e-6
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found.
+    """Likely cause of a step that is not finite.
 
     Attributes:
         cause: The likely cause and the remedy, in words.
-        rows: The images of the batch that it is about; empty where it is about none in particular.
-        first: How early in the step it was found: 0 the pixels, 1 the weights, 2 the embeddings, 3 the loss, 4 the
-            gradient, 5 nowhere. Of several processes the one with the lowest is right.
-        lasting: Whether the next step will fail as well, because of the weights.
+        rows: Suspected images of the batch, by row; perhaps none.
+        first: Stage of the step: 0 the pixels, 1 the weights, 2 the embeddings, 3 the loss, 4 the
+            gradient, 5 nowhere. The lowest of all processes counts.
+        lasting: True if the next step will fail as well, because of the weights.
     """
 
     cause: str
@@ -49,17 +49,17 @@ def diagnose(
     Args:
         objective: Model and loss; their moving averages are those before the step.
         given: The step.
-        gradients: What the backward pass gave, by name.
+        gradients: Of the backward pass, by name.
         value: The loss.
         config: For the values of the options that the remedy names.
-        dtype: In which the step was computed.
-        alone: Whether it is the only process.
+        dtype: Of the step's products.
+        alone: True for a single process.
     """
     embedder, loss = objective.embedder, objective.loss
     lower = f"lower --training.learning_rate ({config.training.learning_rate:g})"
     own = given.embeddings[given.own.to(given.embeddings.device)]
     if rows := _bad_rows(given.images):
-        return Diagnosis("pixels are not finite: remove or mend the file", rows, 0)
+        return Diagnosis("pixels are not finite: remove or repair the file", rows, 0)
     if names := _not_finite({**embedder.state_dict(prefix="model."), **loss.state_dict(prefix="loss.")}.items()):
         cause = f"weights were not finite before the step already ({_listed(names)}): the learning rate is too high"
         return Diagnosis(f"{cause} for this model; {lower}", (), 1, lasting=True)
@@ -93,7 +93,7 @@ def diagnose(
 
 
 def _degenerate(embedder: Embedder, loss: nn.Module, own: Tensor, compares_pairs: bool, lower: str) -> Diagnosis | None:
-    """Embeddings and proxies at which a loss or its gradient has no value."""
+    """Find embeddings and proxies at which a loss or its gradient is undefined."""
     if embedder.geometry.name == "sphere" and (zero := tuple((own.norm(dim=1) < _SAME).nonzero().flatten().tolist())):
         return Diagnosis(f"embeddings are zero vectors, which have no direction: {lower}", zero, 2)
     for name, parameter in loss.named_parameters():

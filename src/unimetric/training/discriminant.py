@@ -1,8 +1,8 @@
-"""A start for head and proxies from what the backbone knows: linear discriminant analysis of the train images.
+"""Initial head and proxies from linear discriminant analysis of the train images' frozen features.
 
-At random, the head throws away most of what the frozen features hold, and hundreds of steps go into finding it again.
-The discriminant directions (Fisher, 1936; Rao, 1948) are the closed-form answer to "which linear map sets the train
-classes apart", and cost one pass over the train images.
+A random head discards most of the information in the frozen features, and hundreds of steps recover it.
+The discriminant directions (Fisher, 1936; Rao, 1948) are the linear map
+that separates the train classes best, in closed form; they cost one pass over the train images.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ held-out train classes of eight domains."""
 
 @dataclass(frozen=True)
 class ClassStatistics:
-    """What the analysis needs of N features of size D in C classes: sums that fit in memory whatever N is.
+    """Sums over N features of size D in C classes, of a size that does not depend on N.
 
     Args:
         counts: Features of every class, [C].
@@ -47,7 +47,7 @@ class ClassStatistics:
 
     @classmethod
     def empty(cls, classes: int, size: int) -> ClassStatistics:
-        """Those of no features."""
+        """Return the statistics of no features."""
         float64 = torch.float64
         return cls(
             torch.zeros(classes, dtype=torch.int64),
@@ -56,7 +56,7 @@ class ClassStatistics:
         )
 
     def add(self, features: Tensor, labels: Tensor) -> None:
-        """Count in features [B, D] of classes [B]."""
+        """Add features [B, D] of classes [B]."""
         features = features.double()
         self.counts.index_add_(0, labels, torch.ones_like(labels))
         self.sums.index_add_(0, labels, features)
@@ -65,11 +65,11 @@ class ClassStatistics:
 
 @dataclass(frozen=True)
 class Discriminant:
-    """A linear map of features, and where it puts the classes.
+    """Linear map of features, with the mapped class means.
 
     Args:
-        weight: [E, D], of the same overall size as an orthogonal matrix: its squares sum up to E.
-        bias: [E]; it takes the mean feature to 0.
+        weight: [E, D], scaled like an orthogonal matrix: its squares sum to E.
+        bias: [E]; it maps the mean feature to 0.
         class_means: Mapped means of the classes, [C, E]; 0 for a class without features.
     """
 
@@ -79,7 +79,7 @@ class Discriminant:
 
 
 def linear_discriminant(statistics: ClassStatistics, size: int, shrinkage: float = SHRINKAGE) -> Discriminant:
-    """The ``size`` directions in which the class means lie furthest apart, measured in within-class deviations.
+    """Return the ``size`` directions that separate the class means best, in units of within-class deviations.
 
     Generalised eigenvectors of the between-class covariance of the class means (every class weighs the same) and the
     within-class covariance ``S_w + shrinkage · mean(diag S_w) · I``. Where ``size`` is larger than D, the directions
@@ -143,7 +143,7 @@ def start_from_discriminant(
     images = (partial(read, path) for path in paths)
     position, reason = 0, ""
     with progress_bar() as bar:
-        task = bar.add_task("Looking at the train images", total=len(paths), note="")
+        task = bar.add_task("Reading the train images", total=len(paths), note="")
         for pixels, errors in decoded_batches(images, embedder.transform, batch_size, skip_unreadable=True):
             readable = [position + index for index, error in enumerate(errors) if error is None]
             reason = next((error.reason for error in errors if error is not None), reason)

@@ -1,4 +1,4 @@
-"""How far an extended model's embeddings moved from the old model's, and what that means for an old index."""
+"""Drift of an extended model's embeddings from the old model's, and its effect on an old index."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from unimetric.geometry import Geometry
 from unimetric.measure import distance_options, embed_items
 from unimetric.models.embedder import Embedder
 from unimetric.models.saving import model_fingerprint
-from unimetric.progress import say
+from unimetric.progress import log_status
 from unimetric.training.extension import Extension, replay_folder
 
 NEIGHBOURS = 10
 MOST_IMAGES = 5000
-"""Images to look at, at most: the numbers are shares of thousands, and every image costs a pass of both models."""
+"""Most images to compare: every image costs a pass of both models."""
 
 TOLERANCE = 0.01
-"""Recall@1 that searches in an old index may lose before making it anew is advised: one point."""
+"""Loss of Recall@1 in an old index above which re-indexing is advised: one point."""
 
 Vectors = NDArray[np.float32]
 
@@ -42,7 +42,7 @@ def measure_drift(
         teacher: The old model.
         embedder: The extended one.
         items: Labelled images; of more than `MOST_IMAGES`, so many are drawn, evenly over the classes.
-        where: What they are, for the reader.
+        where: Description of the images, for the reader.
         batch_size: Images per forward pass.
         precision: As in `Embedder.encode`.
 
@@ -58,13 +58,13 @@ def measure_drift(
 
 
 def compare_embeddings(old: Vectors, new: Vectors, items: Sequence[Item], geometry: Geometry) -> dict[str, Any]:
-    """What changed between two embeddings of the same images.
+    """Compare two embeddings of the same images.
 
     Args:
         old: [N, E], N at least 2.
         new: [N, E].
         items: N.
-        geometry: Where they lie, which says what is near.
+        geometry: Of the embeddings; decides the distance.
 
     Returns:
         ``cosine``: mean, and 5th percentile, of the cosine between an image's old and new embedding.
@@ -72,7 +72,7 @@ def compare_embeddings(old: Vectors, new: Vectors, items: Sequence[Item], geomet
         embeddings that are among the k nearest among the new, with ``k``. ``recall_at_1``: harmonic mean over the
         datasets of Recall@1 within each, of old queries in the old index (``old``), new ones in a new one (``new``),
         and new ones in the old one (``new_in_old``); null where no class has two images. ``reindex``: whether
-        making old indexes anew is advised, which is where ``new_in_old`` is more than `TOLERANCE` below ``old``.
+        re-indexing is advised, which is the case if ``new_in_old`` is more than `TOLERANCE` below ``old``.
     """
     k = min(NEIGHBOURS, len(items) - 1)
     ids = list(range(len(items)))
@@ -102,10 +102,10 @@ def compare_embeddings(old: Vectors, new: Vectors, items: Sequence[Item], geomet
 def measure_extension(
     config: RunConfig, split: Split, embedder: Embedder, extension: Extension | None
 ) -> dict[str, Any]:
-    """The part ``extension`` of ``metrics.json``: what was extended by what, and how far the old embeddings moved.
+    """The part ``extension`` of ``metrics.json``: old and new datasets, and the drift of the old embeddings.
 
     Measured on the test images of the old datasets, where the sources hold any and test classes are measured on, else
-    on the replayed images. A compatible model whose searches in an old index lose at most `TOLERANCE` is marked so.
+    on the replayed images. A compatible model that loses at most `TOLERANCE` in an old index is marked as compatible.
 
     Returns:
         Nothing where nothing was extended.
@@ -129,7 +129,7 @@ def measure_extension(
         embedder.compatible_with = (fingerprint,)
     added = sorted({item.dataset for item in split.train} - set(replay.datasets))
     for line in describe_drift(drift):
-        say(line)
+        log_status(line)
     return {
         "extension": {
             "from": {"fingerprint": fingerprint, "datasets": list(replay.datasets)},
@@ -144,7 +144,7 @@ def measure_extension(
 
 
 def describe_drift(drift: dict[str, Any]) -> list[str]:
-    """The same in two or three sentences for a reader."""
+    """Describe the drift in two or three sentences."""
     recall, cosine = drift["recall_at_1"], drift["cosine"]
     lines = [
         f"On {drift['images']} images of the old datasets ({drift['measured_on']}), the cosine between old and new "

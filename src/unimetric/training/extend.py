@@ -22,7 +22,7 @@ from unimetric.formats.run_folder import RunFolder
 from unimetric.losses import LOSSES
 from unimetric.models.petl import METHODS
 from unimetric.models.saving import CARD, CONFIG, WEIGHTS, read_model_config
-from unimetric.progress import say
+from unimetric.progress import log_status
 from unimetric.training.extension import (
     PROXIES,
     carry_over_check,
@@ -142,15 +142,17 @@ def _write_from_images(config: RunConfig, run: RunFolder, images_per_class: int)
     folder = replay_folder(run.path)
     carry_over_check(config, loss_state(run), ClassIndex.of(split.train).classes, run.checkpoint)
     if not same_images(config, split, run):
-        say(
+        log_status(
             f"note: the images or options are not exactly those that {run.path} was trained with; if classes were "
             "renamed, their proxies are mixed up",
             style="yellow",
         )
     kept, notes = write_replay(folder, split.train, config.model.image_size, images_per_class, config.data.split_seed)
     for note in notes:
-        say(f"note: {note}", style="yellow")
-    say(f"The replay set {folder} holds {len(kept.items)} images of {len(kept.classes)} classes, {kept.bytes:,} bytes.")
+        log_status(f"note: {note}", style="yellow")
+    log_status(
+        f"The replay set {folder} holds {len(kept.items)} images of {len(kept.classes)} classes, {kept.bytes:,} bytes."
+    )
     return kept
 
 
@@ -215,13 +217,13 @@ def _configuration(
 
 
 def _sources_left(sources: Sequence[str]) -> list[str]:
-    """The old run's sources that can be read still; of the others it is said that they are not measured on."""
+    """Return the old run's sources that can still be read; a note names each of the others."""
     left = []
     for source in sources:
         try:
             read_sources([source])
         except UserError as error:  # noqa: PERF203 - each source is looked at by itself
-            say(f"note: an old source is left out of the measurement: {error}", style="yellow")
+            log_status(f"note: an old source is left out of the measurement: {error}", style="yellow")
         else:
             left.append(source)
     return left

@@ -1,7 +1,7 @@
-"""Learning more without forgetting: replayed images, distillation to the old embedding, and proxies that are kept.
+"""Extension of a trained model without forgetting: replayed images, distillation, and the old proxies.
 
-A model that is trained further on new classes alone forgets the old ones. Here every batch holds as many replayed
-images of old classes as images of new ones, and the replayed ones pay for leaving their old place: a penalty on the
+A model that is trained further on new classes alone forgets the old ones. Here every batch has as many replayed
+images of old classes as images of new ones, and a penalty keeps the replayed ones in place: on the
 distance between old and new embedding (Hinton et al., *Distilling the Knowledge in a Neural Network*, 2015; Li and
 Hoiem, *Learning without Forgetting*, ECCV 2016) and one on changed similarities (Park et al., *Relational Knowledge
 Distillation*, CVPR 2019). With ``compatible`` the similarities are those of new embeddings with old ones, which is what
@@ -36,7 +36,7 @@ from unimetric.models.embedder import Embedder
 from unimetric.models.network import assign_weights, learned_weights
 from unimetric.models.saving import read_model_config
 from unimetric.models.source import ModelSource
-from unimetric.progress import say
+from unimetric.progress import log_status
 from unimetric.training.checkpoint import read_tensors
 
 PROXIES = "proxies.safetensors"
@@ -45,7 +45,7 @@ MEAN_IMAGES = 32
 
 
 def old_new_groups(config: RunConfig, classes: ClassIndex) -> list[str]:
-    """What a sampler balances: the dataset of every class; in an extension, whether it is old or new."""
+    """Return the group of every class for the sampler: its dataset; in an extension, ``old`` or ``new``."""
     if config.extension.base is None:
         return [dataset for dataset, _ in classes.classes]
     known = set(read_replay(replay_folder(config.extension.base)).classes)
@@ -53,12 +53,12 @@ def old_new_groups(config: RunConfig, classes: ClassIndex) -> list[str]:
 
 
 def old_classes(config: RunConfig, classes: ClassIndex) -> Tensor:
-    """Whether a class is one of the model that is extended, bool [C]."""
+    """Return a mask of the classes of the model that is extended, bool [C]."""
     return torch.tensor([group == "old" for group in old_new_groups(config, classes)])
 
 
 def replay_folder(base: str | Path) -> Path:
-    """Where the replay set of a run, or of the copy of one that is extended, lies."""
+    """Return the replay folder of a run, or of the copy of an extended one."""
     return user_path(base) / "replay"
 
 
@@ -76,7 +76,7 @@ def with_replay(split: Split, base: str) -> Split:
 
 @dataclass
 class Extension:
-    """The old model, which the new one is held to.
+    """The old model, from which the new one may not move far.
 
     Args:
         teacher: The old model.
@@ -94,7 +94,7 @@ class Extension:
 
     @classmethod
     def of(cls, config: RunConfig, old: Tensor, device: torch.device) -> Extension | None:
-        """That of a configuration, on a device; None where it extends nothing. ``old`` is from `old_classes`.
+        """Return the configured extension on a device, or None. ``old`` is from `old_classes`.
 
         Raises:
             UserError: the old model cannot be read.
@@ -123,7 +123,7 @@ class Extension:
         carry_over(config, loss, pairs, state, classes, base / PROXIES)
 
     def penalty(self, images: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """What the replayed images of a batch pay, a float32 scalar; 0 where there are none.
+        """Return the penalty of a batch's replayed images, a float32 scalar; 0 if there are none.
 
         Args:
             images: As trained on, [B, 3, S, S].
@@ -151,7 +151,7 @@ class Extension:
             [item for items in taken.values() for item in items],
             batch_size=config.evaluation.batch_size,
             precision=config.device.precision,
-            description="Looking at the new images",
+            description="Reading the new images",
         )
         sums = torch.zeros(len(classes), self.teacher.embedding_size)
         rows = torch.tensor(classes.numbers(embedded.items))
@@ -163,7 +163,7 @@ class Extension:
 
 
 def distillation(new: Tensor, old: Tensor, geometry: Geometry, compatible: bool) -> Tensor:
-    """How far embeddings moved: half the mean squared distance, plus the mean squared change of similarity.
+    """Penalty on moved embeddings: half the mean squared distance, plus the mean squared change of similarity.
 
     On the sphere ``mean_i (1 - x_i . o_i) + mean_{i != j} (s_ij - o_i . o_j)^2``, where ``s_ij`` is ``x_i . x_j``, or
     ``x_i . o_j`` if ``compatible``. In the Poincaré ball, hyperbolic distances take the place of chords and of
@@ -204,7 +204,7 @@ def write_proxies(path: Path, state: dict[str, Tensor], classes: Sequence[tuple[
 
 
 def read_proxies(path: Path) -> tuple[list[tuple[str, str]], dict[str, Tensor]]:
-    """What `write_proxies` wrote.
+    """Read the file of `write_proxies`.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -214,7 +214,7 @@ def read_proxies(path: Path) -> tuple[list[tuple[str, str]], dict[str, Tensor]]:
             classes = [(str(dataset), str(label)) for dataset, label in json.loads(file.metadata()["classes"])]
             return classes, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
-        raise UserError(f"{path} is missing or damaged ({cause(error)}): extend the old run anew") from error
+        raise UserError(f"{path} is missing or damaged ({cause(error)}): extend the old run again") from error
 
 
 def carry_over(
@@ -246,7 +246,7 @@ def carry_over(
 
 
 def _by_class(value: Tensor, axis: int, classes: int) -> Tensor:
-    """The same memory with an axis of the classes, and one of each class's proxies after it."""
+    """Return a view with an axis of the classes, followed by one of each class's proxies."""
     return value.view(*value.shape[:axis], classes, -1, *value.shape[axis + 1 :])
 
 
@@ -295,8 +295,8 @@ def keep_replay(config: RunConfig, split: Split, run: RunFolder, image_size: int
             replay_folder(run.path), split.train, image_size, config.data.replay_per_class, config.data.split_seed
         )
         for note in notes:
-            say(f"note: {note}", style="yellow")
-        say(f"{len(kept.items)} images are kept for unimetric extend, {kept.bytes:,} bytes.")
+            log_status(f"note: {note}", style="yellow")
+        log_status(f"{len(kept.items)} images are kept for unimetric extend, {kept.bytes:,} bytes.")
 
 
 def loss_state(run: RunFolder) -> dict[str, Tensor]:
@@ -315,7 +315,7 @@ def loss_state(run: RunFolder) -> dict[str, Tensor]:
 
 
 def same_images(config: RunConfig, split: Split, run: RunFolder) -> bool:
-    """Whether a run's checkpoint was made with these train images, in this order, and these options."""
+    """True if a run's checkpoint was made with these train images, in this order, and these options."""
     _, about = read_model_config(run.path)
     expected = run_identity(config, split, ClassIndex.of(split.train), about["backbone"]["fingerprint"])
     progress, _ = read_tensors(run.checkpoint, "loss.")

@@ -8,7 +8,7 @@ from unimetric.data.catalog import ClassIndex
 from unimetric.files import write_json
 from unimetric.formats.vectors import write_measured
 from unimetric.measure import Measurement, Skipped
-from unimetric.progress import say
+from unimetric.progress import log_status
 from unimetric.training.baseline import compare_with_frozen
 from unimetric.training.checkpoint import Progress
 from unimetric.training.drift import measure_extension
@@ -41,7 +41,7 @@ def write_results(run: Run, progress: Progress) -> dict[str, Any]:
     metrics["counts"]["skipped_validation_files"] = len(validation_skipped)
     metrics["counts"]["skipped_steps"] = len(progress.skipped_steps)
     if progress.skipped_steps:
-        say(f"{len(progress.skipped_steps)} of {progress.step} steps were skipped: not finite", style="yellow")
+        log_status(f"{len(progress.skipped_steps)} of {progress.step} steps were skipped: not finite", style="yellow")
     metrics["training_seconds"] = round(progress.seconds, 1)
     metrics["training_steps"] = progress.step
     metrics |= provenance(config, split, run.embedder.backbone.fingerprint, run.clock, run.embedder.device)

@@ -1,4 +1,4 @@
-"""The global batch of all processes: which image is where, and its embeddings with their gradients."""
+"""Global batch of all processes: the place of every image, and the exchange of embeddings and gradients."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _NO_IMAGE, _UNREADABLE = -1, -2
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """What all processes know of a step's B readable images, in the order in which a single process has them.
+    """Labels and places of a step's B readable images, in the order of a single process.
 
     Attributes:
         labels: Class numbers, int64 [B].
-        own: Places of this process's images in it, int64 [b].
-        rows: Where each image stands in what is gathered, int64 [B].
-        width: Rows that each process gives to what is gathered.
+        own: Places of this process's images, int64 [b].
+        rows: Row of each image among the gathered ones, int64 [B].
+        width: Rows that each process contributes.
         skipped: Image number and reason of each image of the global batch that could not be read.
     """
 
@@ -35,13 +35,13 @@ class GlobalBatch:
 
     @classmethod
     def alone(cls, batch: Batch) -> GlobalBatch:
-        """That of a single process."""
+        """Return the global batch of a single process."""
         everything = torch.arange(len(batch.images))
         return cls(batch.class_numbers, everything, everything, len(everything), batch.skipped)
 
     @classmethod
     def exchange(cls, batch: Batch, slots: int, group: dist.ProcessGroup) -> GlobalBatch:
-        """Tell the other processes of this one's slice, and hear of theirs.
+        """Exchange the contents of the slices with the other processes.
 
         Image i of process r is image ``r + i · W`` of the global batch of W processes, as the samplers share it out.
 
@@ -70,10 +70,10 @@ class GlobalBatch:
 
 
 def gather(embeddings: Tensor, whole: GlobalBatch) -> Tensor:
-    """The embeddings [B, E] of the global batch, from this process's [b, E]; further rows are left out.
+    """Return the embeddings [B, E] of the global batch, from this process's [b, E]; further rows are ignored.
 
-    Every process goes on to compute the same loss of the global batch, so it knows the whole gradient of its own
-    embeddings without asking the others. It passes on W times that, because DDP takes the mean over W processes.
+    Every process computes the same loss of the global batch, and so has the whole gradient of its own embeddings
+    without communication. The gradient is multiplied by W, because DDP takes the mean over W processes.
     """
     return cast(Tensor, _Gather.apply(embeddings, whole))
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and a cluster's SIGTERM, taken between two steps instead of within one."""
+"""Ctrl-C and SIGTERM, handled between two steps instead of within one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ GRACE = 3.0
 """Seconds that one of several processes may go on waiting for a batch after a stop was requested."""
 
 
-class Interrupted(Exception):  # noqa: N818 - it is news, not an error
-    """The run was asked to stop, and was saved.
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """The run was stopped, after saving.
 
     Args:
-        done: How far it came.
-        remedy: How to go on.
+        done: Progress, in words.
+        remedy: The command that continues the run.
     """
 
     def __init__(self, done: str, remedy: str) -> None:
@@ -30,7 +30,7 @@ class Interrupted(Exception):  # noqa: N818 - it is news, not an error
 
 @contextmanager
 def sigterm_as_keyboard_interrupt() -> Iterator[None]:
-    """While active, SIGTERM raises KeyboardInterrupt, as Ctrl-C does, instead of ending the process without a word."""
+    """While active, SIGTERM raises KeyboardInterrupt, as Ctrl-C does, instead of ending the process silently."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

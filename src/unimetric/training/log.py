@@ -1,4 +1,4 @@
-"""What a run says while it trains: one JSON object a line, and TensorBoard's files where it is installed."""
+"""Training log: one JSON object per line, and TensorBoard's files if it is installed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from unimetric.files import explain_os_error, write_text
 
 
 class TrainingLog:
-    """Appends rows to ``log.jsonl``; a context manager, so that nothing is left pending however the run ends.
+    """Writer of ``log.jsonl``; a context manager, so that nothing is left pending however the run ends.
 
     Args:
         folder: The run folder.
-        first_step: Rows of this step and later ones are from a part of the run that was lost, and are dropped.
+        first_step: Rows after this step come from a part of the run that is repeated, and are dropped.
     """
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
@@ -40,7 +40,7 @@ class TrainingLog:
                 self._board.add_scalar(name, value, step)
 
     def flush(self) -> None:
-        """Have the rows reach the disk: a checkpoint that outlives a power cut must not be ahead of its log."""
+        """Flush the rows to disk: a checkpoint that survives a power cut must not be ahead of its log."""
         with explain_os_error(self.path, "write"), self.path.open("rb+") as file:
             os.fsync(file.fileno())
 
@@ -58,12 +58,12 @@ def _lines(path: Path) -> list[str]:
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    # A line without its end was cut off while being written.
+    # A line without an end was cut off while it was written.
     return [line.rstrip("\n") for line in lines if line.endswith("\n")]
 
 
 def _step(line: str) -> float:
-    """The step of a row; infinity for what is no row, as a power cut leaves it behind."""
+    """Return the step of a row; infinity for a damaged line, such as a power cut leaves."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, TypeError, KeyError):

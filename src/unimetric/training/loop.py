@@ -18,13 +18,13 @@ from unimetric.formats.run_folder import RunFolder
 from unimetric.losses import CurricularFace, proxy_slice
 from unimetric.models.network import assign_weights, learned_weights
 from unimetric.models.petl.noise import drawing_for
-from unimetric.progress import console, duration, progress_bar, say
+from unimetric.progress import console, duration, log_status, progress_bar
 from unimetric.training.checkpoint import (
     Progress,
     check_skipped,
     load_checkpoint,
+    naming_the_kept_checkpoint,
     save_checkpoint,
-    saying_what_is_kept,
 )
 from unimetric.training.discriminant import start_from_discriminant
 from unimetric.training.finish import write_results
@@ -34,7 +34,7 @@ from unimetric.training.log import TrainingLog
 from unimetric.training.nonfinite import handle_nonfinite_step, read_numbers
 from unimetric.training.optimiser import step_rows
 from unimetric.training.resolve import Run, resolve
-from unimetric.training.setup import check_options, say_split
+from unimetric.training.setup import check_options, log_split
 from unimetric.training.step import StepInput, noise_seed
 
 _LOG_EVERY = 10
@@ -75,7 +75,7 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict
         progress = _restore(run, resume)
         try:
             with (
-                saying_what_is_kept(folder),
+                naming_the_kept_checkpoint(folder),
                 folder.new_run(config) if run.first and not resume else nullcontext(),
                 run.embedder.backbone.holding(run.dtype),
             ):
@@ -91,25 +91,25 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict
             return {}
         if run.keep_best:
             assign_weights(run.embedder, progress.best_weights, folder.checkpoint)
-        with saying_what_is_kept(folder):
+        with naming_the_kept_checkpoint(folder):
             return write_results(run, progress)
 
 
 def _restore(run: Run, resume: bool) -> Progress:
     """Load the checkpoint, if there is one, and give all processes the same weights."""
     folder, progress = run.folder, Progress()
-    say_split(run.split)
+    log_split(run.split)
     if resume and folder.checkpoint.is_file():
         progress = load_checkpoint(folder.checkpoint, run.embedder, run.loss, run.optimiser, run.identity)
         check_skipped(folder.checkpoint, progress, len(run.split.train), len(run.split.validation))
         run.sampler.restore(progress.sampler)
-        say(f"Continuing {folder.path} after step {progress.step} of {run.total_steps}.")
+        log_status(f"Continuing {folder.path} after step {progress.step} of {run.total_steps}.")
     elif resume:
-        say(f"{folder.path} has no checkpoint yet; starting from the beginning.")
+        log_status(f"{folder.path} has no checkpoint yet; starting from the beginning.")
     run.processes.check_same((run.identity, progress.step), "train images or a checkpoint")
     run.processes.copy_from_first([*run.common_parameters, *run.loss.buffers()])
     for note in run.sampler.notes:
-        say(f"note: {note}", style="yellow")
+        log_status(f"note: {note}", style="yellow")
     if run.first:
         folder.remove_leftovers()
     if run.first and resume:
@@ -191,7 +191,7 @@ def train_steps(run: Run, progress: Progress) -> None:
             if log and not console.is_terminal:
                 spent, to_do = progress.seconds, total - progress.step
                 left = f", {duration(spent / progress.step * to_do)} left" if to_do else ""
-                say(f"epoch {epoch + 1}, step {progress.step} of {total}: {latest}, {spent:.0f} s{left}")
+                log_status(f"epoch {epoch + 1}, step {progress.step} of {total}: {latest}, {spent:.0f} s{left}")
             if not stopping:
                 _validate(run, progress, log)
             if log:

@@ -1,4 +1,4 @@
-"""A loss or a gradient that is not finite: noticed in every process, explained, kept, and stopped at or passed over."""
+"""A loss or a gradient that is not finite: detected in every process, diagnosed, dumped, then skipped or fatal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unimetric.errors import NonFiniteError, UserError
-from unimetric.progress import say
+from unimetric.progress import log_status
 from unimetric.training.checkpoint import Progress, saved_step
 from unimetric.training.diagnosis import Diagnosis, diagnose
 from unimetric.training.nonfinite_dump import FACTS, write_nonfinite_dump
@@ -18,13 +18,13 @@ from unimetric.training.resolve import Run
 from unimetric.training.step import StepInput
 
 MOST_IN_A_ROW = 10
-"""So many steps one after the other are not passed over: it is not the images."""
+"""Consecutive steps that fail end the run even when steps are skipped: the images are not the cause."""
 
 
 def read_numbers(loss: Tensor, total: Tensor, parameters: Sequence[nn.Parameter]) -> tuple[float, bool]:
-    """The loss, and whether it, the total that was differentiated, and every gradient are finite.
+    """Return the loss, and True if the loss, the differentiated total and every gradient are finite.
 
-    One value is waited for on a GPU. The largest absolute gradient stands for all, because it cannot overflow.
+    A single synchronisation on a GPU. The largest absolute gradient represents all, because it cannot overflow.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     largest = nn.utils.get_total_norm(gradients, norm_type=math.inf)
@@ -34,23 +34,23 @@ def read_numbers(loss: Tensor, total: Tensor, parameters: Sequence[nn.Parameter]
 
 @dataclass(frozen=True)
 class _Finding:
-    """What a process says to the others about its part."""
+    """Diagnosis of one process, for the others."""
 
     diagnosis: Diagnosis
     images: tuple[str, ...]
-    bundle: str
+    dump: str
 
 
 def handle_nonfinite_step(run: Run, given: StepInput, numbers: Sequence[int], value: float, progress: Progress) -> None:
-    """Explain a step and keep what is needed to compute it again; note that it is passed over, or stop.
+    """Diagnose a step and dump its input; record it as skipped, or end the run.
 
-    To be called in all processes, with moving averages as before the step and gradients as after it. Of the steps that
-    are passed over, the first of the run is kept.
+    To be called in all processes, with moving averages as before the step and gradients as after it. Of the skipped
+    steps, the first one is dumped.
 
     Args:
         run: The run.
         given: The step.
-        numbers: Which of the train images its images are.
+        numbers: Numbers of its train images.
         value: The loss.
         progress: Before the step.
 
@@ -84,7 +84,7 @@ def handle_nonfinite_step(run: Run, given: StepInput, numbers: Sequence[int], va
             write_nonfinite_dump(where, run.objective, given, items, own, run.config, dtype, facts)
             kept = f"the step is kept in {where}, its images are named in {FACTS}"
         except UserError as error:
-            # The other processes wait for this one, and what went wrong is more worth saying than a full disk.
+            # The other processes wait for this one, and the cause matters more than a full disk.
             kept = f"it could not be kept ({error})"
     suspects = [items[row] for row in own.rows] or list(items)
     finding = _Finding(own, tuple(str(item.path) for item in suspects), kept)
@@ -94,7 +94,7 @@ def handle_nonfinite_step(run: Run, given: StepInput, numbers: Sequence[int], va
     if stopping:
         raise NonFiniteError(message)
     progress.skipped_steps.append(step)
-    say(f"skipped: {message}", style="yellow")
+    log_status(f"skipped: {message}", style="yellow")
 
 
 def _message(step: int, value: float, findings: Sequence[_Finding]) -> str:
@@ -103,7 +103,7 @@ def _message(step: int, value: float, findings: Sequence[_Finding]) -> str:
     said = (
         f"the gradient is not finite at step {step}" if math.isfinite(value) else f"the loss is {value} at step {step}"
     )
-    return f"{said}: {worst.diagnosis.cause}; {images}; {worst.bundle}"
+    return f"{said}: {worst.diagnosis.cause}; {images}; {worst.dump}"
 
 
 def _some(paths: Sequence[str], suspected: bool) -> str:

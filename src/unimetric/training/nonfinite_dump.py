@@ -1,4 +1,4 @@
-"""A step whose numbers went wrong, as a folder of plain data from which it can be computed again."""
+"""Dump of a training step whose numbers are not finite, from which it can be computed again."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def write_nonfinite_dump(
     """Write pixels, labels, weights, the state of the random numbers, configuration and versions.
 
     Args:
-        folder: Made if it is missing. ``tensors.safetensors`` and ``step.json`` are written, the latter last.
-        objective: Model and loss before the step; what is frozen in the model is only named.
+        folder: Created if missing. ``tensors.safetensors`` and ``step.json`` are written, the latter last.
+        objective: Model and loss before the step; frozen weights are named by their fingerprint only.
         given: The step's input.
         items: The images, in the order of the batch.
-        diagnosis: What is the matter.
+        diagnosis: The likely cause.
         config: Of the run.
-        dtype: In which the step was computed.
+        dtype: Of the step's products.
         facts: Further numbers for the file; ``number_of_classes`` among them.
 
     Raises:
@@ -63,7 +63,7 @@ def write_nonfinite_dump(
     if extension is not None:
         tensors["old_classes"] = extension.old
     for use, name in enumerate(("random_state", "random_state_of_loss")):
-        # What torch.manual_seed makes of the seed, for a version that should make something else of it.
+        # The state behind the seed, in case another version of torch derives a different one.
         generator = torch.Generator().manual_seed(noise_seed(given.seed, given.step, use))
         tensors[name] = generator.get_state()
     copies = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
@@ -90,15 +90,15 @@ def write_nonfinite_dump(
 
 
 def replay_step(folder: str | Path, *, precision: str | None = None, device: str = "cpu") -> ComputedStep:
-    """Compute a kept step again: its embeddings, loss and gradients.
+    """Compute a dumped step again: its embeddings, loss and gradients.
 
     Args:
         folder: ``RUN/non-finite/step-N``, or ``…/rank-R`` in it where several processes trained.
-        precision: ``bf16`` or ``fp32``; None for what the run had.
+        precision: ``bf16`` or ``fp32``; None for that of the run.
         device: Where to compute; see `DeviceConfig.accelerator`.
 
     Raises:
-        UserError: the folder holds no such step, or is damaged, or the backbone's weights are other ones, or the step
+        UserError: the folder holds no dump, is damaged, the backbone's weights differ, or the step
             needs the proxies of several processes.
     """
     path = user_path(folder)

@@ -57,17 +57,16 @@ def rate_schedule(config: TrainingConfig, steps_per_epoch: int, total_steps: int
 
 @torch.no_grad()
 def step_rows(optimiser: torch.optim.AdamW, proxies: nn.Parameter, rows: Tensor) -> None:
-    """AdamW's step of some of the proxies; the others, and what is known of them, stay as they are.
+    """AdamW's step of some of the proxies; the others and their moments are unchanged.
 
-    A proxy that was not drawn has no gradient. AdamW itself would take that for a gradient of zero, and go on to move
-    it by its old average and the weight decay. Here each row has its own number of steps, so that it moves as AdamW
-    moves a parameter that is there only in the steps in which the row was drawn. Takes the gradient away, so that the
-    optimiser's own step leaves the proxies out.
+    A proxy that was not drawn has no gradient. AdamW would treat that as a gradient of zero, and move the proxy by its
+    old average and the weight decay. Here each row has its own number of steps, as if it were a parameter that exists
+    only in the steps that drew it. The gradient is removed, so that the optimiser's own step skips the proxies.
 
     Args:
         optimiser: Has the proxies in one of its groups, with AdamW's plain options.
         proxies: [C, E], with a gradient.
-        rows: Those that take part, int64, none twice.
+        rows: Drawn proxies, int64, each once.
     """
     gradient, proxies.grad = proxies.grad, None
     assert gradient is not None  # noqa: S101  # there was a backward

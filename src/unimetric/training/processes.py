@@ -1,4 +1,4 @@
-"""Several processes that train together: starting them, talking to each other, and coming to an end together."""
+"""Processes that train together: their start, communication and common end."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from unimetric.training.global_batch import GlobalBatch
 from unimetric.training.interrupt import Interrupted
 from unimetric.training.watch import Verdict, Watch, leave_now
 
-# The first process may measure for hours while the others wait. Deaths are noticed by the watch.
+# Rank 0 may measure for hours while the others wait. `Watch` notices processes that die.
 _PATIENCE = timedelta(days=30)
 _STORE_TIMEOUT = timedelta(seconds=15)
 
 
 def make_fabric(config: DeviceConfig) -> Fabric:
-    """Device, precision and strategy of this process; others are not started yet."""
+    """Return device, precision and strategy of this process; others are not started yet."""
     device = choose_device(config.accelerator)
     dtype = compute_dtype(config.precision, device)
     return Fabric(
@@ -44,13 +44,12 @@ def make_fabric(config: DeviceConfig) -> Fabric:
 
 
 class Processes:
-    """This process among those that train together; a single one has nobody to talk to.
+    """This process among those that train together; a single one does not communicate.
 
     Args:
         fabric: Launched here: the other processes of this machine start with the same command, unless a launcher such
-            as torchrun or Slurm's srun has started them. So everything that can be wrong with the command should
-            have been checked.
-        remedy: What to type to go on when one of them dies.
+            as torchrun or Slurm's srun has started them. Check the command's options before.
+        remedy: The command that continues the run when one of them dies.
     """
 
     def __init__(self, fabric: Fabric, remedy: str) -> None:
@@ -73,16 +72,16 @@ class Processes:
             return GlobalBatch.alone(batch)
         return GlobalBatch.exchange(batch, -(-global_size // self.count), self._control)
 
-    def any_of(self, wish: bool) -> bool:
-        """Whether one process at least has the wish."""
+    def any_of(self, value: bool) -> bool:
+        """True in all processes if it is in one."""
         if self.count == 1:
-            return wish
-        wishes = torch.tensor([int(wish)])
-        dist.all_reduce(wishes, group=self._control)
-        return bool(wishes.item())
+            return value
+        values = torch.tensor([int(value)])
+        dist.all_reduce(values, group=self._control)
+        return bool(values.item())
 
     def number_of_first(self, value: float | None) -> float | None:
-        """The first process's number, to the last bit; None must be None in all."""
+        """Return rank 0's number, to the last bit; None must be None in all."""
         if self.count == 1 or value is None:
             return value
         number = torch.tensor([value], dtype=torch.float64)
@@ -91,7 +90,7 @@ class Processes:
 
     @torch.no_grad()
     def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
-        """Overwrite tensors, of the same shapes in all processes, by those of the first process."""
+        """Overwrite tensors, of the same shapes in all processes, with those of rank 0."""
         if self.count == 1:
             return
         for dtype in sorted({tensor.dtype for tensor in tensors}, key=str):
@@ -104,17 +103,17 @@ class Processes:
                 start += tensor.numel()
 
     def gather_objects(self, value: Any) -> list[Any]:
-        """A small value of each process, by rank."""
+        """Return a small value of each process, by rank."""
         values: list[Any] = [value] * self.count
         if self.count > 1:
             dist.all_gather_object(values, value, group=self._control)
         return values
 
     def check_same(self, value: Any, what: str) -> None:
-        """Refuse to begin where processes, perhaps on other machines, see something else than the first one.
+        """Refuse to begin if a process, perhaps on another machine, has a different value from rank 0's.
 
         Raises:
-            UserError: naming the process and ``what`` differs.
+            UserError: a process differs; it and ``what`` are named.
         """
         values = self.gather_objects(value)
         for rank, other in enumerate(values):
@@ -126,12 +125,12 @@ class Processes:
 
     @contextmanager
     def ending_together(self) -> Iterator[None]:
-        """While active, an error in one process ends all, and is said once: by the first process, if it lives.
+        """While active, an error in one process ends all; rank 0 reports it once, if it is alive.
 
         Raises:
-            UserError: in the first process, also when another process met it.
-            ProcessLost: in the first process: another one died.
-            SystemExit: in the other processes, which leave without a word.
+            UserError: in rank 0, also if another process raised it.
+            ProcessLost: in rank 0: another process died.
+            SystemExit: in the other processes, without a message.
         """
         if self._watch is None:
             yield
@@ -152,7 +151,7 @@ class Processes:
         dist.destroy_process_group()
 
     def _end(self, watch: Watch, error: Exception) -> None:
-        # A broken connection is what the others' end looks like from here.
+        # The end of another process appears here as a broken connection.
         verdict = watch.verdict(60) if _is_of_a_connection(error) else None
         own = verdict is None
         if verdict is None:
@@ -169,26 +168,26 @@ class Processes:
                 raise error
             if verdict.bad_input:
                 raise UserError(verdict.text) from None
-            raise ProcessLost(self._words(verdict)) from None
+            raise ProcessLost(self._describe(verdict)) from None
         if own and not verdict.bad_input:
             raise error
-        if self._speaks(verdict):
-            print(f"unimetric: error: {self._words(verdict)}", file=sys.stderr, flush=True)  # noqa: T201
+        if self._reports(verdict):
+            print(f"unimetric: error: {self._describe(verdict)}", file=sys.stderr, flush=True)  # noqa: T201
         raise SystemExit(verdict.exit_code) from None
 
     def _leave(self, verdict: Verdict) -> None:
         if self._watch is not None and self.rank == 0:
             self._watch.kill_children()
-        leave_now(verdict, f"unimetric: error: {self._words(verdict)}" if self._speaks(verdict) else "")
+        leave_now(verdict, f"unimetric: error: {self._describe(verdict)}" if self._reports(verdict) else "")
 
-    def _speaks(self, verdict: Verdict) -> bool:
+    def _reports(self, verdict: Verdict) -> bool:
         return self.rank == (0 if verdict.from_first else 1)
 
-    def _words(self, verdict: Verdict) -> str:
+    def _describe(self, verdict: Verdict) -> str:
         return verdict.text if verdict.bad_input else f"{verdict.text}; the run has ended; {self._remedy}"
 
     def _make_store(self) -> TCPStore:
-        """A store of the watch's own, in the first process."""
+        """Return a store for `Watch` alone, in rank 0."""
         host = _environment(self.fabric).main_address
         first = self.rank == 0
         made = TCPStore(host, 0, None, True, _STORE_TIMEOUT, wait_for_workers=False) if first else None
@@ -206,9 +205,9 @@ def _is_of_a_connection(error: Exception) -> bool:
 
 @contextmanager
 def _environment_of_a_launched_process(fabric: Fabric, children: dict[int, Any]) -> Iterator[None]:
-    """Start the other processes of this machine, unless somebody else has, as Fabric would.
+    """Start the other processes of this machine, unless a launcher has done so.
 
-    Fabric's own launcher kills the first process without a word when another one dies.
+    Fabric's own launcher kills rank 0 without a message when another process dies.
     """
     environment = _environment(fabric)
     if environment.creates_processes_externally:
@@ -238,7 +237,7 @@ def _environment_of_a_launched_process(fabric: Fabric, children: dict[int, Any])
 
 
 def _own_command() -> list[str]:
-    """The command that started this process."""
+    """Return the command that started this process."""
     spec = sys.modules["__main__"].__spec__
     if spec is None:
         return [sys.executable, os.path.abspath(sys.argv[0]), *sys.argv[1:]]  # noqa: PTH100

@@ -1,4 +1,4 @@
-"""What a number was made with, and what it cost: code, weights, images, time and memory."""
+"""Provenance of measured numbers: code, weights, images; and their cost in time and memory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Clock:
         return cls(time.perf_counter(), _processor_seconds())
 
     def cost(self, device: torch.device) -> dict[str, Any]:
-        """What has been spent since the start; see `peak_memory` for the memory."""
+        """Return the time since the start, and `peak_memory`."""
         return {
             "wall_seconds": round(time.perf_counter() - self.wall, 2),
             "processor_seconds": round(_processor_seconds() - self.processor, 2),
@@ -46,16 +46,16 @@ class Clock:
 
 
 def _processor_seconds() -> float:
-    """Of this process, and of its children (the workers that decode images) that have ended."""
+    """Return the time of this process and of its ended children, the workers that decode images."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
 
 def peak_memory(device: torch.device) -> dict[str, Any]:
-    """The most memory that this process held since it started, in bytes, and which memory that is.
+    """Return the peak memory of this process in bytes, and the kind of memory.
 
     On a CUDA device, what torch had allocated there; elsewhere the resident memory of the process, without the
-    processes that decode images. None where the system does not tell.
+    processes that decode images. None if the system does not report it.
     """
     if device.type == "cuda":
         return {"peak_memory_bytes": torch.cuda.max_memory_allocated(device), "peak_memory_of": "GPU, allocated"}
@@ -106,7 +106,7 @@ def data_fingerprint(sides: Iterable[tuple[str, Iterable[Item]]]) -> str:
 
 
 def _size(path: Path) -> int:
-    """The file's size; -1 where it cannot be found out, which is for whoever reads the image to say."""
+    """Return the file's size; -1 if it is unknown, which is reported when the image is read."""
     try:
         return image_file(path).stat().st_size
     except OSError:
@@ -114,7 +114,7 @@ def _size(path: Path) -> int:
 
 
 def provenance(config: RunConfig, split: Split, weights_fingerprint: str, clock: Clock, device: torch.device) -> Any:
-    """The part of ``metrics.json`` that says what the numbers were made with, and what they cost.
+    """Return provenance and cost of the numbers, for ``metrics.json``.
 
     ``provenance``: version and SHA-256 of the code, fingerprints of the backbone's weights, of all images that were
     used, and of those measured on. ``cost``: wall and processor seconds of the process that finished the run, and
@@ -141,7 +141,7 @@ def measured_sides(config: RunConfig, split: Split) -> dict[str, tuple[Item, ...
 
 
 def describe_processor() -> str:
-    """The name of the processor, as far as the system tells it."""
+    """Return the processor's name, or its architecture."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():

@@ -127,7 +127,7 @@ class Run:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes and speaks for all."""
+        """True for rank 0, which writes and reports for all processes."""
         return bool(self.fabric.is_global_zero)
 
     @property

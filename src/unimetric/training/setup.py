@@ -1,4 +1,4 @@
-"""From a configuration to the parts of a run, and from measured numbers to what ``metrics.json`` says."""
+"""Split, model and image reader from a configuration, and the description of measured numbers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from unimetric.models.devices import choose_precision
 from unimetric.models.embedder import Embedder
 from unimetric.models.ensemble import Ensemble
 from unimetric.models.petl import METHODS, method_options
-from unimetric.progress import say
+from unimetric.progress import log_status
 from unimetric.training.extension import with_replay
 from unimetric.training.provenance import describe_processor
 
@@ -59,11 +59,11 @@ def check_options(config: RunConfig) -> None:
 
 
 def load_split(config: RunConfig, *, training: bool = True) -> Split:
-    """Read the configured sources and divide their classes; what is worth knowing about them is in its notes.
+    """Read the configured sources and divide their classes.
 
     Args:
-        config: Where the data is, and what of it takes part.
-        training: Whether the train side is used. If not, ``data.train_datasets`` and ``data.train_images`` may name
+        config: The data's sources and selection.
+        training: True if the train side is used. If not, ``data.train_datasets`` and ``data.train_images`` may name
             datasets that are in no source: those that a model, measured on other data now, was trained on.
 
     Raises:
@@ -100,8 +100,8 @@ def _check_datasets(data: DataConfig, datasets: Sequence[str], training: bool) -
         check_names("data.train_images", [name for name in data.train_images if name != OTHERS], datasets)
 
 
-def say_split(split: Split) -> None:
-    """Say how the datasets were understood, and what makes the numbers worth less than they seem."""
+def log_split(split: Split) -> None:
+    """Print the size of each dataset's sides, and the notes of the split."""
     parts = {
         "train on": split.train,
         "validate on": split.validation,
@@ -115,9 +115,9 @@ def say_split(split: Split) -> None:
                 classes, images = len(set(members.values())), len(members)
                 size = f"{classes} / {images}" if said else f"{classes} classes / {images} images"
                 said.append(f"{size} to {use}")
-        say(f"{dataset}: {', '.join(said)}")
+        log_status(f"{dataset}: {', '.join(said)}")
     for note in (*split.notes, *copy_notes(split)):
-        say(f"note: {note}", style="yellow")
+        log_status(f"note: {note}", style="yellow")
 
 
 def _left_out(datasets: Sequence[Dataset]) -> Iterator[str]:
@@ -136,7 +136,7 @@ def _left_out(datasets: Sequence[Dataset]) -> Iterator[str]:
 
 
 def left_out_of(split: Split) -> list[Skipped]:
-    """What could not be opened in the folders of a split, as ``metrics.json`` lists it."""
+    """Files in the folders of a split that could not be opened, as listed in ``metrics.json``."""
     return [Skipped(Item(entry.path, "", ""), entry.reason) for entry in split.unusable]
 
 
@@ -154,19 +154,19 @@ def build_embedder(config: RunConfig) -> Embedder:
 
 
 def configured_reader(config: RunConfig, image_size: int, items: Sequence[Item]) -> ImageReader:
-    """What reads the images of a run, for an input of ``image_size`` pixels; says how many ``items`` its cache lacks.
+    """Return the reader of a run's images; a note gives the number of ``items`` that its cache lacks.
 
     Raises:
         UserError: ``data.cache`` is no cache, or one of images that are too small.
     """
     read = image_reader(config.data.cache, config.data.reduced_decode, image_size, "data.cache")
     if note := read.note(item.path for item in items):
-        say(f"note: {note}", style="yellow")
+        log_status(f"note: {note}", style="yellow")
     return read
 
 
 def choose_geometry(config: RunConfig) -> Geometry:
-    """Where the embeddings lie: where the loss wants them, or, of a method that trains no head, on the sphere.
+    """Return the geometry of the loss, or the sphere for a method that trains no head.
 
     Raises:
         UserError: another geometry is asked for.
@@ -191,7 +191,7 @@ def choose_geometry(config: RunConfig) -> Geometry:
 
 
 def unmeasured() -> Measurement:
-    """What takes the place of a measurement where no class was held out: the shape of one, with null for numbers."""
+    """Return a measurement of nothing, with null for numbers, for a run without held-out classes."""
     counts = {"queries": 0, "gallery": 0, "queries_without_positive": 0, "datasets": {}}
     return Measurement(
         {"separate": {}, "harmonic": None, "unified": None, "counts": counts, "distance": None, "seconds": 0.0},
@@ -202,7 +202,7 @@ def unmeasured() -> Measurement:
 def describe(
     config: RunConfig, embedder: Embedder | Ensemble, metrics: dict[str, Any], skipped: list[Skipped]
 ) -> dict[str, Any]:
-    """Add to measured numbers what they were measured with, and which files were left out."""
+    """Add the model, the machine and the skipped files to measured numbers."""
     precision = choose_precision(config.device.precision, embedder.device)
     metrics["counts"]["skipped_files"] = len(skipped)
     return metrics | {

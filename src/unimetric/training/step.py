@@ -1,4 +1,4 @@
-"""A training step computed once more, aside from the training: to find out what went wrong with it."""
+"""A training step computed again, apart from the training, to find out why it failed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from unimetric.training.extension import Extension
 
 
 def noise_seed(seed: int, step: int, use: int) -> int:
-    """The seed of what is random in a step: ``use`` 0 for adapter dropping, 1 for what a loss draws."""
+    """Return the seed of a step's random numbers: ``use`` 0 for adapter dropping, 1 for the loss's draws."""
     return (seed * 2**40 + step * 2**12 + use) % 2**63
 
 
 class Buffers:
-    """What a forward pass changes in a model and its loss, such as moving averages; it can be put back.
+    """Buffers that a forward pass changes, such as moving averages, with a copy to restore them from.
 
     The frozen backbone is in evaluation mode and changes nothing.
     """
@@ -45,7 +45,7 @@ class Buffers:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is differentiated, and what it depends on."""
+    """Model, loss and extension, whose sum of loss and penalties is differentiated."""
 
     embedder: Embedder
     loss: nn.Module
@@ -53,7 +53,7 @@ class Objective:
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What is trained, from the input to the loss: ``model.*``, then ``loss.*``."""
+        """Trained parameters, from the input to the loss: ``model.*``, then ``loss.*``."""
         # The backbone's and the method's parameters come in the order of definition, the head after both.
         named = [(f"model.{name}", parameter) for name, parameter in self.embedder.named_parameters()]
         named += [(f"loss.{name}", parameter) for name, parameter in self.loss.named_parameters()]
@@ -61,16 +61,16 @@ class Objective:
 
     @property
     def can_be_computed_alone(self) -> bool:
-        """Whether the loss needs no other process; one whose proxies are divided among them does."""
+        """True unless the loss's proxies are divided among processes."""
         return proxy_slice(self.loss) is None
 
     def penalties(self, images: Tensor, embeddings: Tensor, labels: Tensor) -> list[Tensor]:
-        """What is added to the loss of a forward pass, scalars.
+        """Return the scalars that are added to the loss of a forward pass.
 
         Args:
             images: float32 [b, 3, S, S], normalised.
-            embeddings: [b, E], theirs.
-            labels: int64 [b], their classes; empty where the image only stands in for one that is missing.
+            embeddings: [b, E], of these images.
+            labels: int64 [b], their classes; empty for the dummy image of a rank without images.
         """
         found = [self.embedder.method.penalty()]
         if self.extension is not None:
@@ -80,13 +80,13 @@ class Objective:
 
 @dataclass(frozen=True)
 class StepInput:
-    """What a step of one process is computed from, beside the weights.
+    """Input of one process's training step, without the weights.
 
     Attributes:
-        images: float32 [b, 3, S, S], normalised: this process's part of the batch; none where it has none.
-        embeddings: float32 [B, E] that the loss was given, those of all processes; from the step itself.
+        images: float32 [b, 3, S, S], normalised: this process's part of the batch, perhaps none.
+        embeddings: float32 [B, E] of all processes, as the loss received them.
         labels: int64 [B], their classes.
-        own: int64 [b], which of them are this process's.
+        own: int64 [b], rows of this process.
         seed: Of the run.
         step: Steps before this one.
     """
@@ -106,7 +106,7 @@ class ComputedStep:
     Attributes:
         embeddings: [B, E], those of this process.
         loss: The loss of the batch of all processes, with what is added to it for this one's images.
-        gradients: By parameter, as in the model's and the loss's state dicts; what takes no part is left out.
+        gradients: By parameter, named as in the state dicts, without parameters that have none.
     """
 
     embeddings: Tensor
@@ -115,7 +115,7 @@ class ComputedStep:
 
     @property
     def finite(self) -> bool:
-        """Whether all of them are finite numbers."""
+        """True if all of them are finite numbers."""
         values = [self.embeddings, torch.tensor(self.loss), *self.gradients.values()]
         return all(bool(value.isfinite().all()) for value in values)
 
@@ -123,7 +123,7 @@ class ComputedStep:
 def compute_step(objective: Objective, given: StepInput, dtype: torch.dtype) -> ComputedStep:
     """Forward and backward pass in ``dtype``; gradients, weights and moving averages stay as they are.
 
-    Gradients are those that this process alone contributes: no other one is waited for.
+    Gradients are those of this process alone, without communication.
     """
     embedder, loss = objective.embedder, objective.loss
     buffers = Buffers(embedder, loss)

@@ -1,4 +1,4 @@
-"""Notices when one of several processes dies, so that the others do not wait for it for ever."""
+"""Detection of a dead process among several, so that the others do not wait for it for ever."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from unimetric.data.workers import describe_end
 
 _PERIOD = 1.0
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 _SILENCE = 45
-"""Looks without a sign of life after which a process counts as lost: a frozen one, or one whose machine is gone."""
+"""Checks without a heartbeat after which a process counts as lost."""
 _GRACE = 5.0
-"""Seconds that the main thread has to notice by itself. It cannot where it waits on a GPU for the lost process."""
+"""Seconds for the main thread to end by itself, which it cannot while it waits on a GPU for the lost process."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Why the run ends.
+    """Reason for the end of a run.
 
     Args:
         text: One line.
-        bad_input: Whether it is for the user to mend, rather than a death.
-        from_first: Whether the first process says it.
+        bad_input: True for bad input, False for a process that died.
+        from_first: True if rank 0 reports it, else rank 1.
     """
 
     text: str
@@ -44,13 +44,13 @@ class Verdict:
 
 
 class Watch:
-    """A thread in each process: all give signs of life, the first looks for all of them, the others for the first.
+    """A thread in each process that sends heartbeats; rank 0 checks all others, the others check rank 0.
 
     Args:
         rank: Number of this process.
         count: Number of processes.
-        children: Those that this process has started, by rank.
-        leave: Ends this process from the thread where the main thread cannot.
+        children: Processes that this one has started, by rank.
+        leave: Ends this process from the thread when the main thread cannot.
     """
 
     def __init__(
@@ -70,20 +70,20 @@ class Watch:
         self._thread.start()
 
     def connect(self, store: TCPStore) -> None:
-        """From now on, look for signs of life; before, only whether children end."""
+        """Check heartbeats from now on; before, only the exit of children is noticed."""
         self._store = store
 
     def verdict(self, seconds: float) -> Verdict | None:
-        """Why the run ends, as soon as that is known; None if it is not by then."""
+        """Return the reason for the end as soon as it is known; None after ``seconds``."""
         self._found.wait(seconds)
         return self._verdict
 
     def fail(self, verdict: Verdict) -> None:
-        """Tell the other processes that this one comes to its end."""
+        """Publish to the other processes that this one ends."""
         self._post(f"failed/{self.rank}" if self.rank else "verdict", verdict)
 
     def stop(self, *, wait_for_others: float = 0) -> None:
-        """End the thread; the first process, which holds the connections, may wait for the others to be done."""
+        """End the thread; rank 0, which holds the connections, may wait for the others to finish."""
         self._stopped.set()
         self._thread.join()
         if self._store is None:
@@ -94,11 +94,11 @@ class Watch:
             while time.monotonic() < deadline and not all(map(self._is_done, range(self.count))):
                 time.sleep(0.05)
         except RuntimeError:
-            # The first process has gone already, which is no news at the end.
+            # Rank 0 has ended already, which is expected at the end.
             return
 
     def kill_children(self) -> None:
-        """End what this process has started and has not ended by itself."""
+        """End the started processes that are still alive."""
         for process in self.children.values():
             if process.poll() is None:
                 process.kill()
@@ -126,10 +126,10 @@ class Watch:
             return Verdict(f"the first of {self.count} processes is gone ({_one_line(error)})", from_first=False)
 
     def _look_for_all(self) -> Verdict | None:
-        # What a process said before it ended tells more than how it ended.
+        # A published reason is more precise than an exit code.
         for rank in range(1, self.count):
-            if said := self._read(f"failed/{rank}"):
-                return said
+            if published := self._read(f"failed/{rank}"):
+                return published
         for rank, process in list(self.children.items()):
             if process.poll():
                 return self._read(f"failed/{rank}") or Verdict(f"{self._name(rank)} {describe_end(process.returncode)}")
@@ -143,7 +143,7 @@ class Watch:
             return False
         beat = self._store.add(f"beat/{rank}", 0)
         before, looks = self._beats[rank]
-        # Looks are counted, not seconds: a machine that was asleep must not find that the others were silent.
+        # Checks are counted, not seconds, so that the time in which a machine was suspended does not count.
         looks = looks + 1 if beat == before else 0
         self._beats[rank] = beat, looks
         return looks >= _SILENCE and not self._is_done(rank)
@@ -164,7 +164,7 @@ class Watch:
         try:
             self._store.set(key, json.dumps(asdict(verdict)))
         except RuntimeError as error:
-            print(f"unimetric: the other processes cannot be told: {_one_line(error)}", file=sys.stderr)  # noqa: T201
+            print(f"unimetric: cannot reach the other processes: {_one_line(error)}", file=sys.stderr)  # noqa: T201
 
     def _read(self, key: str) -> Verdict | None:
         if self._store is None or not self._store.check([key]):
@@ -173,7 +173,7 @@ class Watch:
 
 
 def leave_now(verdict: Verdict, line: str) -> None:
-    """Say a line, if any, and end this process at once, whatever its main thread waits for."""
+    """Print a line, if any, and end this process at once, whatever its main thread waits for."""
     if line:
         print(line, file=sys.stderr, flush=True)  # noqa: T201
     os._exit(verdict.exit_code)
