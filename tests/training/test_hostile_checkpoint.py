@@ -72,7 +72,7 @@ def parts() -> Parts:
 
 @pytest.fixture(scope="module")
 def content(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """Without the checksum, as those of earlier versions are: of the checks behind it, each has to do its part."""
+    """Without the checksum, so that the checks behind it are reached."""
     path = tmp_path_factory.mktemp("checkpoint") / "checkpoint.safetensors"
     parts.save(path)
     with safe_open(path, framework="pt") as file:
