@@ -7,7 +7,7 @@ SOAK_SEED ?= 1
 # One thread a process, and the tests and all commands that they start may keep their bytecode.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test soak docs bench audit clean
+.PHONY: demo test soak docs bench audit wheels clean
 
 demo: $(INSTALLED)  ## Build the demo data, train PUMA on it, print the table, write a page, index the images
 	$(BIN)/unimetric demo
@@ -35,6 +35,14 @@ audit: $(INSTALLED)  ## Licences and known weaknesses of all that is installed: 
 	@$(AUDIT)/bin/pip-licenses --python $(BIN)/python --from=mixed --order=license || echo "no list of licences"
 	@$(AUDIT)/bin/pip-audit --progress-spinner off --timeout 10 --path "$$($(BIN)/python -c \
 	  'import sysconfig; print(sysconfig.get_path("purelib"))')" || echo "see above: weaknesses, or no answer"
+
+wheels:  ## Build the wheel and the sdist into dist, and install the wheel in an empty environment
+	rm -rf dist build/wheel build/lib
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check build
+	build/wheel/bin/python -m build --quiet --outdir dist .
+	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check "$$(ls dist/*.whl)[demo,search]"
+	cd build && PYTHONPATH= wheel/bin/unimetric datasets list && PYTHONPATH= wheel/bin/unimetric demo --help
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "unimetric needs Python 3.10 or later, this is " + sys.version.split()[0])'

@@ -73,12 +73,12 @@ def exported(model, tmp_path, kind):
     ("case", "family", "kind"),
     [
         ("puma", "augreg", "onnx"),
-        ("vpt-deep", "eva02 with rope", "onnx"),
-        ("adaptformer", "dinov2 with LayerScale", "torch"),
         ("lora on all", "dinov2 with registers", "torch"),
-        ("puma", "siglip, map pooling, no class token", "torch"),
-        ("puma", "dinov3 with rope and registers", "torch"),
-        ("vpt-deep", "perception encoder", "torch"),
+        pytest.param("vpt-deep", "eva02 with rope", "onnx", marks=pytest.mark.soak),
+        pytest.param("adaptformer", "dinov2 with LayerScale", "torch", marks=pytest.mark.soak),
+        pytest.param("puma", "siglip, map pooling, no class token", "torch", marks=pytest.mark.soak),
+        pytest.param("puma", "dinov3 with rope and registers", "torch", marks=pytest.mark.soak),
+        pytest.param("vpt-deep", "perception encoder", "torch", marks=pytest.mark.soak),
     ],
 )
 def test_methods_and_families(case, family, kind, tmp_path):
