@@ -63,7 +63,7 @@ def _audit(sources: Sequence[str], folder: Path, source: ModelSource, size: int,
     from unimetric.curation.measurements import measure
     from unimetric.curation.page import review_page
     from unimetric.data.sources import read_sources
-    from unimetric.progress import say
+    from unimetric.progress import log_status
 
     check_writable(folder)
     datasets = read_sources(sources, classes=False)
@@ -82,23 +82,23 @@ def _audit(sources: Sequence[str], folder: Path, source: ModelSource, size: int,
     title = ", ".join(dataset.name for dataset in datasets[:5]) + (", ..." if len(datasets) > 5 else "")
     write_text(folder / PAGE, review_page(result.findings, title, summary + ".", notes, fingerprint))
     for note in notes:
-        say(f"note: {note}", style="yellow")
+        log_status(f"note: {note}", style="yellow")
     for kind, heading in KINDS.items():
         if counts[kind]:
             print(f"{counts[kind]:7,}  {heading.lower()}")  # noqa: T201
-    say(f"{summary}: {folder / TABLE}; review them in {folder / PAGE}")
+    log_status(f"{summary}: {folder / TABLE}; review them in {folder / PAGE}")
     return 0
 
 
 def _apply(folder: Path, sources: Sequence[str], decisions: Path, manifest: Path | None) -> int:
     from unimetric.curation.decisions import AUDIT_FILE, apply_decisions
-    from unimetric.progress import say
+    from unimetric.progress import log_status
 
     if sources:
         raise OptionError(f"--apply takes no sources, got {sources[0]}: the audit in --out knows its own")
     out = manifest if manifest is not None else folder / "clean.csv"
     outcome = apply_decisions(folder / AUDIT_FILE, decisions, out)
-    say(
+    log_status(
         f"{out} lists {outcome.kept:,} images; {outcome.dropped:,} are left out, {outcome.relabelled:,} have another "
         f"label. Train on it with: unimetric train {out}"
     )

@@ -32,25 +32,25 @@ def benchmark(matrix: str, sources: list[str] | None = None, *, out: Path, dry_r
         out: Folder for runs and tables.
         dry_run: List the runs and their states, and run nothing.
     """
-    from unimetric.progress import say
+    from unimetric.progress import log_status
     from unimetric.studies.tables import print_grid
 
     path = benchmark_path(matrix)
     if path.name != Path(matrix).name and Path(path.name).is_file():
-        say(f"note: {matrix} is the packaged benchmark; for the file in this folder, write ./{path.name}")
+        log_status(f"note: {matrix} is the packaged benchmark; for the file in this folder, write ./{path.name}")
     if dry_run:
         for name, state in list_benchmark(path, sources or [], out, check=typed_config):
             print(f"{state:8} {name}")  # noqa: T201
         return 0
     outcome = run_benchmark(path, sources or [], out, check=typed_config)
     print_grid(outcome.title, outcome.grid, outcome.notes)
-    say(f"The tables are in {out}: table.md, table.csv, table.tex, results.csv, results.json.")
+    log_status(f"The tables are in {out}: table.md, table.csv, table.tex, results.csv, results.json.")
     if outcome.stopped:
-        say("unimetric: stopped, nothing is lost; run the same command again to continue")
+        log_status("unimetric: stopped, nothing is lost; run the same command again to continue")
         return 130
     for failure in outcome.failures:
         log = "" if failure.log is None else f"; see {failure.log}"
-        say(f"failed: {failure.run}: {failure.reason}{log}")
+        log_status(f"failed: {failure.run}: {failure.reason}{log}")
     return 1 if outcome.failures else 0
 
 

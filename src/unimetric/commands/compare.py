@@ -19,7 +19,7 @@ def compare(
         runs: Run folders, or folders that unimetric evaluate wrote.
         out: HTML file to write as well.
     """
-    from unimetric.progress import say
+    from unimetric.progress import log_status
     from unimetric.report.compare import compare_runs, print_comparison, write_comparison
 
     if out is not None:
@@ -29,5 +29,5 @@ def compare(
     if out is not None:
         make_folder(out.parent)
         write_comparison(comparison, out)
-        say(f"The comparison is in {out}.")
+        log_status(f"The comparison is in {out}.")
     return 0

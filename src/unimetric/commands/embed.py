@@ -68,12 +68,12 @@ def embed(
         )
     if thumbnails or workers is not None:
         raise OptionError("--thumbnails and --workers are for shards: add --engine ray, or leave them out")
-    from unimetric.progress import say
+    from unimetric.progress import log_status
 
     embedded = embed_sources(source, sources, user_path(out), batch_size=batch_size, strict=strict, cache=cache)
     for entry in embedded.skipped:
-        say(f"skipped {escaped(entry.item.path)}: {entry.reason}")
-    say(f"{len(embedded.items)} vectors are in {out}; {len(embedded.skipped)} files were skipped.")
+        log_status(f"skipped {escaped(entry.item.path)}: {entry.reason}")
+    log_status(f"{len(embedded.items)} vectors are in {out}; {len(embedded.skipped)} files were skipped.")
     return 0
 
 
@@ -83,17 +83,17 @@ def _embed_shards(model: ModelSource, sources: Sequence[str], out: str, **option
     if options["workers"] is not None and options["engine"] != "ray":
         raise OptionError(f"--workers is {options['workers']}: add --engine ray, or start one command per --shard")
     from unimetric.bulk.run import SKIPPED_FILE, embed_shards
-    from unimetric.progress import say
+    from unimetric.progress import log_status
 
     try:
         embedded = embed_shards(model, sources, out, **options)
     except KeyboardInterrupt:
-        say("unimetric: stopped, finished shards are kept; run the same command again to continue")
+        log_status("unimetric: stopped, finished shards are kept; run the same command again to continue")
         return 130
     for entry in embedded.skipped[:20]:
-        say(f"skipped {escaped(entry.path)}: {entry.reason}")
+        log_status(f"skipped {escaped(entry.path)}: {entry.reason}")
     whole = embedded.finished == embedded.shards
-    say(
+    log_status(
         f"{embedded.rows} vectors are in {out}, {embedded.finished} of {embedded.shards} shards; "
         f"{len(embedded.skipped)} files were skipped" + (f", see {SKIPPED_FILE} there." if whole else ".")
     )
@@ -129,25 +129,25 @@ def embed_sources(
     from unimetric.data.reading import image_reader
     from unimetric.data.sources import read_sources
     from unimetric.measure import as_skipped, embed_items
-    from unimetric.progress import say
+    from unimetric.progress import log_status
 
     if out.suffix not in (".parquet", ".npz"):
         raise UserError(f"--out is {out}: name a .parquet or an .npz file")
     check_writable(out.parent)
     datasets = read_sources(sources, classes=False)
     for line in (note for dataset in datasets for note in dataset.notes):
-        say(f"note: {line}", style="yellow")
+        log_status(f"note: {line}", style="yellow")
     items = [item for dataset in datasets for item in dataset.items]
     unusable = as_skipped(datasets, strict)
     embedder = model.load()
     read = image_reader(cache, False, embedder.transform.image_size, "cache")
     if note := read.note(item.path for item in items):
-        say(f"note: {note}", style="yellow")
+        log_status(f"note: {note}", style="yellow")
     embedded = embed_items(
         embedder, items, batch_size=batch_size, precision=model.device.precision, strict=strict, read=read
     )
     embedded = replace(embedded, skipped=(*embedded.skipped, *unusable))
-    say(f"computed in the form: {embedder.encoded_in}")
+    log_status(f"computed in the form: {embedder.encoded_in}")
     make_folder(out.parent)
     write_atomically(out, lambda temporary: _write(temporary, out.suffix, embedded))
     return embedded

@@ -75,13 +75,13 @@ def evaluate(
     if out is None:
         of = "the ensemble's metrics.json" if ensemble else "metrics.json"
         raise MissingOptionError(f"--out is missing: name the folder for {of}")
-    from unimetric.progress import say
+    from unimetric.progress import log_status
     from unimetric.report.tables import print_results
 
     metrics = evaluate_ensemble(config, ensemble, out) if ensemble else evaluate_model(config, model_folder, out)
     print_results([(metrics["model"]["method"], metrics)])
-    say(f"The numbers are in {out / 'metrics.json'}.")
-    say(f"For a page with the mistakes: unimetric report {out}")
+    log_status(f"The numbers are in {out / 'metrics.json'}.")
+    log_status(f"For a page with the mistakes: unimetric report {out}")
     return 0
 
 

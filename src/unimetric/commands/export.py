@@ -43,12 +43,14 @@ def export(
         overwrite: Replace an existing file.
         weights: Weights of the backbone, for a model trained with --model.weights FILE.
     """
-    from unimetric.progress import say
+    from unimetric.progress import log_status
 
     exported = export_models(models, out, kind=format, precision=precision, overwrite=overwrite, weights=weights)
     if exported.reason:
-        say(f"note: {exported.images - exported.real} of the images it was checked on are noise: {exported.reason}")
-    say(
+        log_status(
+            f"note: {exported.images - exported.real} of the images it was checked on are noise: {exported.reason}"
+        )
+    log_status(
         f"The model is in {exported.path}: on {exported.images} images, its vectors are within "
         f"{exported.difference:.1e} of the original's, as a share of their length."
     )

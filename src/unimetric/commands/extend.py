@@ -41,7 +41,7 @@ def extend(
         raise MissingOptionError("--data is missing: name the new datasets, or write a replay set with --replay_only")
     options = replace(options, compatible=compatible)
     from unimetric.formats.run_folder import RunFolder
-    from unimetric.progress import say
+    from unimetric.progress import log_status
     from unimetric.training.extend import extend_run, keep_replay_set
     from unimetric.training.interrupt import Interrupted
 
@@ -55,5 +55,5 @@ def extend(
         return stopped(stop, folder)
     if metrics["counts"]["queries"]:
         print_trained(extended.model.method, metrics)
-    say(f"The model is in {folder.model}, the numbers in {folder.metrics}.")
+    log_status(f"The model is in {folder.model}, the numbers in {folder.metrics}.")
     return 0

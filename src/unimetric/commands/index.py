@@ -75,13 +75,13 @@ def index(
         raise MissingOptionError(f"nothing to index: name folders or manifests after the model {model}")
     if model is not None and (delete_dataset or delete_path):
         raise OptionError("--delete_dataset and --delete_path take no MODEL: delete first, then index")
-    from unimetric.progress import say
+    from unimetric.progress import log_status
 
     if model is not None and vectors:
         imported, count, refreshed = index_shards(
             model, vectors, db, metrics=metrics, false_match_rate=false_match_rate, weights=weights
         )
-        say(f"{imported.written} rows written, {imported.unchanged} unchanged. {count} rows are in {db}.")
+        log_status(f"{imported.written} rows written, {imported.unchanged} unchanged. {count} rows are in {db}.")
     elif model is not None:
         try:
             indexed, count, refreshed = index_sources(
@@ -99,29 +99,29 @@ def index(
                 device=device,
             )
         except KeyboardInterrupt:
-            say("unimetric: stopped, what was written is kept; run the same command again to continue")
+            log_status("unimetric: stopped, what was written is kept; run the same command again to continue")
             return 130
         _print_indexed(indexed, count, db, delete_missing)
     if model is not None and refreshed:
-        say("The approximate index is up to date.")
+        log_status("The approximate index is up to date.")
     if delete_dataset or delete_path or build_index or optimise:
         removed, kind = change_database(
             db, datasets=delete_dataset or [], paths=delete_path or [], build=build_index, optimise=optimise
         )
         if delete_dataset or delete_path:
-            say(f"{removed} rows were deleted.")
+            log_status(f"{removed} rows were deleted.")
         if kind is not None:
-            say("Every search is exact now." if kind == "none" else f"An index of kind {kind} was made.")
+            log_status("Every search is exact now." if kind == "none" else f"An index of kind {kind} was made.")
     return 0
 
 
 def _print_indexed(indexed: Indexed, count: int, db: str, delete_missing: bool) -> None:
-    from unimetric.progress import say
+    from unimetric.progress import log_status
 
     for entry in indexed.refused:
-        say(f"skipped {escaped(entry.path)}: {entry.reason}")
+        log_status(f"skipped {escaped(entry.path)}: {entry.reason}")
     deleted = f", {indexed.deleted} deleted" if delete_missing else ""
-    say(
+    log_status(
         f"{indexed.written} rows written, {indexed.unchanged} unchanged{deleted}; "
         f"{len(indexed.refused)} files were skipped. {count} rows are in {db}."
     )

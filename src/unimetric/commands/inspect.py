@@ -33,7 +33,7 @@ def inspect(
         weights: Weights of the backbone, for a model trained with --model.weights FILE.
         device: Where to compute.
     """
-    from unimetric.progress import say
+    from unimetric.progress import log_status
     from unimetric.report.collect import read_metrics
     from unimetric.report.inspect import inspect_image, print_inspection, write_inspection
 
@@ -43,5 +43,5 @@ def inspect(
     print_inspection(inspection)
     make_folder(out.parent)
     write_inspection(inspection, out)
-    say(f"The picture is in {out}.")
+    log_status(f"The picture is in {out}.")
     return 0

@@ -36,21 +36,21 @@ def prepare(
         workers: Threads; auto is one per core, at most 8.
         strict: Stop at an unreadable image instead of skipping it.
     """
-    from unimetric.progress import say
+    from unimetric.progress import log_status
 
     try:
         prepared = prepare_sources(sources, out, side=side, format=format, workers=workers, strict=strict)
     except KeyboardInterrupt:
-        say("unimetric: stopped, what was written is kept; run the same command again to continue")
+        log_status("unimetric: stopped, what was written is kept; run the same command again to continue")
         return 130
     for error in prepared.refused:
-        say(f"skipped {escaped(error)}")
-    say(
+        log_status(f"skipped {escaped(error)}")
+    log_status(
         f"{prepared.written} images written, {prepared.unchanged} unchanged; {len(prepared.refused)} files skipped."
         f" {prepared.images} images are in {out}: {prepared.bytes:,} bytes on the disk, for {prepared.source_bytes:,} "
         "bytes of image files."
     )
-    say(f"To use them: --data.cache {out} for train and evaluate, --cache {out} for embed.")
+    log_status(f"To use them: --data.cache {out} for train and evaluate, --cache {out} for embed.")
     return 0
 
 

@@ -35,7 +35,7 @@ def report(
         weights: Weights of the backbone, for a model trained with --model.weights FILE.
         device: Where to compute.
     """
-    from unimetric.progress import say
+    from unimetric.progress import log_status
     from unimetric.report.build import ReportOptions, write_report
     from unimetric.report.collect import read_metrics
 
@@ -44,8 +44,8 @@ def report(
     make_folder(out.parent)
     options = ReportOptions(mistakes, neighbours, points)
     for note in write_report(run, out, options, ModelSource(model, weights, device)):
-        say(f"note: {note}")
-    say(f"The report is in {out}.")
+        log_status(f"note: {note}")
+    log_status(f"The report is in {out}.")
     return 0
 
 

@@ -59,7 +59,7 @@ def serve_database(
         KeyboardInterrupt: after Ctrl-C.
         UserError: no database, another model, no token, or an address that is taken.
     """
-    from unimetric.progress import say
+    from unimetric.progress import log_status
 
     try:
         from unimetric.search import SearchIndex
@@ -78,7 +78,7 @@ def serve_database(
     device = device or DeviceConfig()
     with SearchIndex.open(db, model=model, weights=weights, device=device) as index, listen(config) as listening:
         if not is_loopback(config.host):
-            say(
+            log_status(
                 f"warning: with --host {config.host}, everybody who reaches this machine can search, and sees the "
                 "paths of its images",
                 style="yellow",
@@ -91,13 +91,15 @@ def serve_database(
             token=token or None,
             precision=device.precision,
             on_failure=runner.fail,
-            on_ready=lambda: say("The model is loaded; searches are answered now. Ctrl-C ends it."),
+            on_ready=lambda: log_status("The model is loaded; searches are answered now. Ctrl-C ends it."),
         )
-        say(f"{index.count()} images of {len(index.datasets())} datasets are served on {url}; the model is loading.")
+        log_status(
+            f"{index.count()} images of {len(index.datasets())} datasets are served on {url}; the model is loading."
+        )
         stopped_by = runner.run(app, listening, config)
         if app.state.service.workers.abandoned:
             # Python would wait for threads that the database never returns to. No write is left half done.
-            say("warning: the database has not answered all requests; ending without it", style="yellow")
+            log_status("warning: the database has not answered all requests; ending without it", style="yellow")
             sys.stderr.flush()
             os._exit(130 if stopped_by == signal.SIGINT else 0)
         if stopped_by == signal.SIGINT:

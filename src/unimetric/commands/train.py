@@ -57,7 +57,7 @@ def train(
         raise MissingOptionError("--out is missing: name the run folder to write, for example --out runs/first")
     # After the options are known to be good, because torch takes seconds to load.
     from unimetric.formats.run_folder import RunFolder
-    from unimetric.progress import say
+    from unimetric.progress import log_status
     from unimetric.training.interrupt import Interrupted
     from unimetric.training.loop import train
 
@@ -67,17 +67,17 @@ def train(
     except (Interrupted, KeyboardInterrupt) as stop:
         return stopped(stop, folder)
     if metrics and not metrics["counts"]["queries"]:
-        say(f"The model is in {folder.model}; no classes were held out to measure it on.")
+        log_status(f"The model is in {folder.model}; no classes were held out to measure it on.")
     elif metrics:
         print_trained(config.model.method, metrics)
-        say(f"The model is in {folder.model}, the numbers in {folder.metrics}.")
-        say(f"For a page with the mistakes: unimetric report {folder.path}")
+        log_status(f"The model is in {folder.model}, the numbers in {folder.metrics}.")
+        log_status(f"For a page with the mistakes: unimetric report {folder.path}")
     return 0
 
 
 def print_trained(method: str, metrics: dict[str, Any]) -> None:
     """Print the table of a trained model, below its frozen backbone where that was measured, and the difference."""
-    from unimetric.progress import say
+    from unimetric.progress import log_status
     from unimetric.report.tables import print_results
     from unimetric.training.baseline import comparison_lines
 
@@ -85,7 +85,7 @@ def print_trained(method: str, metrics: dict[str, Any]) -> None:
     frozen = [] if baseline is None else [("frozen backbone", baseline["frozen"])]
     print_results([*frozen, (method, metrics)])
     for line, warning in comparison_lines(baseline) if baseline else ():
-        say(line, style="yellow" if warning else "")
+        log_status(line, style="yellow" if warning else "")
 
 
 def stopped(stop: BaseException, folder: RunFolder) -> int:
