@@ -142,24 +142,21 @@ def index_sources(
     weights: str | None = None,
     device: DeviceConfig | None = None,
 ) -> tuple[Indexed, int, bool]:
-    """Embed what is new or changed in the sources, and write it.
+    """Embed and write the images of the sources that are new or changed.
 
     Args:
         model: A run folder or a model folder.
         sources: As for ``unimetric embed``.
         db: A folder or an object-storage URI; made if it is missing.
-        dataset: What to call the dataset of the one source, or the front part of the names where it holds several.
+        dataset: The name for the dataset of the one source, or the first part of the names if it holds several.
         batch_size: Images per forward pass.
-        commit_rows: Rows per commit, at most, but for the rest of a batch.
+        commit_rows: Rows per commit, rounded up to whole batches.
         strict: Stop at the first image that cannot be read.
         delete_missing: Delete rows of the sources' datasets that the sources no longer name.
-        metrics: As for `SearchIndex.create`.
-        false_match_rate: As for `SearchIndex.create`.
-        weights: The file of the backbone's weights.
-        device: Where to compute.
+        metrics, false_match_rate, weights, device: As for `SearchIndex.create`.
 
     Returns:
-        What was done, the number of rows there are now, and whether an index was made or refreshed.
+        The result, the number of rows in the database, and True if an index was made.
 
     Raises:
         UserError: the model, a source or the database cannot be used.
@@ -211,7 +208,7 @@ def index_shards(
         weights: The file of the backbone's weights.
 
     Returns:
-        What was done, the number of rows there are now, and whether an index was made or refreshed.
+        The result, the number of rows in the database, and True if an index was made.
 
     Raises:
         UserError: shards are missing, damaged or of another model, or the database cannot be written.
@@ -237,7 +234,7 @@ def change_database(
     """Delete rows by dataset and path, then make the index anew or bring it up to date.
 
     Returns:
-        How many rows were deleted, and the kind of an index that was made.
+        The number of deleted rows, and the kind of an index that was made.
 
     Raises:
         UserError: no database, a dataset that it does not have, or an index that cannot be made.
