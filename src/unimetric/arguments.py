@@ -138,7 +138,7 @@ class Command:
         elif hint is bool:
             self.parser.add_argument(f"--{name}", action="store_true")
         elif _is_list(hint):
-            self.parser.add_argument(f"--{name}", nargs="+", action="extend", type=str)
+            self.parser.add_argument(f"--{name}", nargs="+", action="extend")
         else:
             flags = ["-k", "--k"] if name == "k" else [f"--{name}"]
             self.parser.add_argument(*flags, type=hint, default=None if required else parameter.default)
@@ -229,13 +229,14 @@ def _within(mark: Without | Common, section: str) -> Without | Common:
 
 
 def _add_config_option(parser: ArgumentParser) -> list[Option]:
-    parser.add_argument("--config", action="append", type=str)
+    parser.add_argument("--config", action="append")
     packaged = ", ".join(config_names())
     text = f"YAML file with any options, or a packaged configuration. Packaged are {packaged}."
     return [Option("config", Path, text, None, "")]
 
 
 def _finish(parser: ArgumentParser) -> None:
+    getattr(parser, "required_args", set()).clear()  # where jsonargparse before 4.50 keeps them
     for action in parser._actions:
         action.required = False  # checked by `Command.call`, after --config
         if hasattr(action, "_check_type"):

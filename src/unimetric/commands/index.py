@@ -45,7 +45,7 @@ def index(
     approximate index is built anew.
 
     Args:
-        model: Run folder or model folder.
+        model: Run folder, model folder or name of a backbone.
         sources: Folders of images or of class folders, manifests.
         db: The database: a folder, or a URI such as s3://bucket/db.
         dataset: Name for the dataset of the one source, as in NAME=PATH.

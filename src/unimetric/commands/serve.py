@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
 
 from unimetric.arguments import Without
 from unimetric.config import DeviceConfig, ServiceConfig
 from unimetric.errors import UserError
+from unimetric.files import cache_folder, make_folder, user_path
+
+_BACKBONE = "dinov2-small"
+"""Backbone for a folder of images that is served without a trained model."""
 
 
 def serve(
@@ -23,16 +28,50 @@ def serve(
 ) -> int:
     """Serve a search database: a web page, and a REST API that /openapi.json describes.
 
-    Ctrl-C ends the service after the requests under way.
+    A folder of images is indexed first, into a database in the user's cache that later starts bring up to date. Ctrl-C
+    ends the service after the requests under way.
 
     Args:
-        db: Database that unimetric index wrote, a folder or a URI.
+        db: Database that unimetric index wrote, a folder or a URI; or a folder of images.
         options: The service.
-        model: Run folder or model folder, if it is not the one of the database.
+        model: Model, if it is not the one of the database; for a folder of images dinov2-small by default.
         weights: Weights of the backbone, for a model trained with --model.weights FILE.
         device: Where to compute.
     """
-    return serve_database(db, options, model=model, weights=weights, device=device)
+    database = database_of(db, model=model, weights=weights, device=device)
+    return serve_database(database, options, model=model, weights=weights, device=device)
+
+
+def database_of(place: str, *, model: Path | None, weights: str | None, device: DeviceConfig) -> str:
+    """The database at a place; for a folder of images, one in the user's cache that is brought up to date.
+
+    Raises:
+        UserError: there is neither a database nor a folder of images, or its images cannot be indexed.
+    """
+    try:
+        from unimetric.search import SearchIndex
+    except ModuleNotFoundError as error:
+        raise UserError(f"search needs {error.name}, which is missing; pip install 'unimetric[search]'") from error
+    from unimetric.commands.index import index_sources
+    from unimetric.progress import log_status
+    from unimetric.search.errors import DatabaseMissingError
+
+    try:
+        with SearchIndex.open(place):
+            return place
+    except DatabaseMissingError:
+        folder = Path(place) if "://" in place else user_path(place)
+        if not folder.is_dir() or not any(folder.iterdir()):
+            raise
+    model = model or Path(_BACKBONE)
+    name = f"{folder.resolve()}\n{model}\n{weights or ''}"
+    database = cache_folder() / "databases" / f"{folder.resolve().name}-{sha256(name.encode()).hexdigest()[:16]}"
+    log_status(f"Indexing the images in {folder} with {model}, into {database}")
+    make_folder(database.parent)
+    indexed, count, _ = index_sources(model, [place], str(database), weights=weights, device=device)
+    log_status(f"{indexed.written} new images, {count} in all; {len(indexed.refused)} files were skipped.")
+    log_status(f"For better answers, train on these images: unimetric train {place} --out runs/mine")
+    return str(database)
 
 
 def serve_database(

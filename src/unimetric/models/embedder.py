@@ -32,6 +32,7 @@ from unimetric.models.saving import (
     read_weights,
     write_model,
 )
+from unimetric.models.source import model_path
 
 
 class Embedder(Network, Encoder):
@@ -72,7 +73,8 @@ class Embedder(Network, Encoder):
         """Load a model folder that `save_pretrained` wrote. Nothing in it is executed.
 
         Args:
-            path: The folder, with ``config.json`` and ``adapter.safetensors``; or the run folder that contains it.
+            path: The folder, with ``config.json`` and ``adapter.safetensors``; or the run folder that contains it; or
+                the name of a backbone, such as ``dinov2-small``, for the backbone without training.
             image_size: Another input size than the model was trained at, in pixels.
             weights: Another source of the backbone's weights, as for `make_backbone`: the file that it was trained
                 with, or one fetched on another machine. They have to be the same weights.
@@ -80,7 +82,7 @@ class Embedder(Network, Encoder):
         Raises:
             UserError: the folder or a file is missing, damaged or does not fit, or the backbone is another one.
         """
-        folder, config = read_model_config(user_path(path))
+        folder, config = read_model_config(model_path(user_path(path)))
         source, method = config["backbone"], config["method"]
         geometry = read_geometry(folder / CONFIG, config)
         learned = read_weights(folder / WEIGHTS, config["weights_sha256"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from unimetric.config import DeviceConfig
 from unimetric.errors import MissingOptionError
-from unimetric.files import user_path
+from unimetric.files import cache_folder, make_folder, user_path
 
 if TYPE_CHECKING:
     from unimetric.models.embedder import Embedder
@@ -19,7 +19,7 @@ class ModelSource:
     """A trained model and the device that computes with it.
 
     Args:
-        path: Run folder or model folder; None for the one that a run or a database records.
+        path: Run folder, model folder or name of a backbone; None for the one that a run or a database records.
         weights: File of the backbone's weights, or one of the words of `ModelConfig.weights`; None for the one that
             the run folder's own configuration names.
         device: Device and precision.
@@ -35,14 +35,14 @@ class ModelSource:
 
     @property
     def folder(self) -> Path:
-        """The path.
+        """The folder, see `model_path`.
 
         Raises:
             MissingOptionError: there is none.
         """
         if self.path is None:
             raise MissingOptionError("--model is missing: name a run folder or a model folder")
-        return self.path
+        return model_path(self.path)
 
     @property
     def weights_file(self) -> str | None:
@@ -75,3 +75,28 @@ class ModelSource:
 
         device = choose_device(self.device.accelerator)
         return Embedder.from_pretrained(self.folder, weights=self.weights_file).to(device)
+
+
+def model_path(path: Path) -> Path:
+    """The folder of a model; for the name of a backbone, that of the frozen backbone as a model, in the user's cache.
+
+    Raises:
+        UserError: the backbone's weights cannot be read, or the cache cannot be written.
+    """
+    name = str(path)
+    if path.name != name or path.exists():
+        return path
+    import timm
+
+    from unimetric.models.packaged import PACKAGED
+
+    if name not in PACKAGED and not timm.is_model(name):
+        return path
+    folder = cache_folder() / "models" / name
+    if not (folder / "config.json").is_file():
+        from unimetric.models.backbone import make_backbone
+        from unimetric.models.embedder import Embedder
+
+        make_folder(folder)
+        Embedder(make_backbone(name), "frozen").save_pretrained(folder)
+    return folder
