@@ -172,14 +172,14 @@ class Search:
     """What `evaluate` does with vectors and labels before it sums up."""
 
     def __init__(self, images: Images, device: str) -> None:
-        from unimetric.evaluation.labels import number
+        from unimetric.evaluation.labels import factorize
         from unimetric.evaluation.neighbours import compared
-        from unimetric.evaluation.tiling import MEMORY, Tiling
+        from unimetric.evaluation.rows import MEMORY, Tiling
 
         began = time.perf_counter()
         self.sides = compared(images.vectors, None, ("vectors", ""), "cosine", 1.0, MEMORY)
-        (self.datasets,), _ = number(images.datasets)
-        (self.classes,), _ = number(zip(images.datasets, images.labels, strict=True))
+        (self.datasets,), _ = factorize(images.datasets)
+        (self.classes,), _ = factorize(zip(images.datasets, images.labels, strict=True))
         self.preparation_seconds = time.perf_counter() - began
         self.tiling = Tiling(device=device)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from machine import write_result
+from unimetric.evaluation.evaluate_split import measure
 from unimetric.formats.run_folder import RunFolder
-from unimetric.measure import measure
 from unimetric.models.embedder import Embedder
 from unimetric.models.source import ModelSource
 from unimetric.training.provenance import measured_sides

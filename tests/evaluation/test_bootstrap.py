@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unimetric.errors import UserError
-from unimetric.evaluation import bootstrap, paired_bootstrap
-from unimetric.evaluation.bootstrap import Difference, harmonic_mean, percentile_interval, resampled_means
+from unimetric.evaluation import paired_bootstrap, statistics
+from unimetric.evaluation.statistics import Difference, harmonic_mean, percentile_interval, resampled_means
 
 
 def drawn_one_by_one(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
@@ -23,7 +23,7 @@ def drawn_one_by_one(values: np.ndarray, resamples: int, seed: int) -> np.ndarra
 def test_resamples_are_those_of_a_loop(queries: int, metrics: int, seed: int, block: int) -> None:
     values = np.random.default_rng(seed + 1).random((queries, metrics))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bootstrap, "_BLOCK", block)
+        patch.setattr(statistics, "_BLOCK", block)
         means = resampled_means(values, 25, seed)
     np.testing.assert_allclose(means, drawn_one_by_one(values, 25, seed), rtol=0, atol=1e-7)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from retrieval_oracle import similarity
 
 from unimetric.errors import UserError
-from unimetric.evaluation.cosine import cosine_similarities, unit_vectors
+from unimetric.evaluation.distances import cosine_similarities, unit_vectors
 
 
 @settings(max_examples=30, deadline=None)

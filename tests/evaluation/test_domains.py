@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unimetric.evaluation.domains import domain_confusion, unified_gap
+from unimetric.evaluation.report import domain_confusion, unified_gap
 
 DOMAINS = 4
 PAIRS = st.lists(st.tuples(st.integers(0, DOMAINS - 1), st.integers(-1, DOMAINS - 1)), max_size=30)

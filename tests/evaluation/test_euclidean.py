@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from unimetric.errors import UserError
 from unimetric.evaluation import evaluate, nearest_neighbours
-from unimetric.evaluation.euclidean import common_exponent, euclidean_rows, minus_squared_distances
+from unimetric.evaluation.distances import common_exponent, euclidean_rows, minus_squared_distances
 
 COARSE = st.tuples(*[st.integers(-3, 3).map(float)] * 3)
 

@@ -13,7 +13,7 @@ import torch
 
 from unimetric.errors import UserError
 from unimetric.evaluation import LabelWarning, evaluate
-from unimetric.evaluation.labels import as_hashables, number
+from unimetric.evaluation.labels import as_hashables, factorize
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_values_keep_their_type(values: Any, expected: list[Any]) -> None:
 
 
 def test_equality_is_python_s() -> None:
-    columns, values = number([1, "1", (1,), None], [np.int64(1), 1.0, np.str_("1"), (1.0,), "None"])
+    columns, values = factorize([1, "1", (1,), None], [np.int64(1), 1.0, np.str_("1"), (1.0,), "None"])
     assert [column.tolist() for column in columns] == [[0, 1, 2, 3], [0, 0, 1, 2, 4]]
     assert values == [1, "1", (1,), None, "None"]
 

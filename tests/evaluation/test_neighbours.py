@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from retrieval_oracle import Image, ranking, similarity
 
 from unimetric.errors import UserError
-from unimetric.evaluation import distances, search
-from unimetric.evaluation.cosine import unit_vectors
+from unimetric.evaluation import distances, top_k
+from unimetric.evaluation.distances import unit_vectors
 from unimetric.evaluation.neighbours import nearest_neighbours
 
 # Few directions, so that most similarities occur more than once.
@@ -116,7 +116,7 @@ def test_long_lists_full_of_ties_merge_in_row_order(k: int) -> None:
 @pytest.mark.parametrize("k", [1, 3, 90])
 def test_no_tile_outgrows_its_bound(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     exact, screened = [], []
-    multiply, product = distances.cosine_similarities, search._product
+    multiply, product = distances.cosine_similarities, top_k._product
 
     def watched(queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
         tile = multiply(queries, gallery)
@@ -128,7 +128,7 @@ def test_no_tile_outgrows_its_bound(k: int, monkeypatch: pytest.MonkeyPatch) -> 
         return product(queries, gallery, buffer)
 
     monkeypatch.setattr(distances, "cosine_similarities", watched)
-    monkeypatch.setattr(search, "_product", watched_screen)
+    monkeypatch.setattr(top_k, "_product", watched_screen)
     vectors = torch.randn(300, 8, generator=torch.Generator().manual_seed(k))
     nearest_neighbours(vectors, vectors, k, query_tile=20, gallery_tile=30)
     assert max([*exact, *screened]) <= 20 * 30
@@ -140,14 +140,14 @@ def test_no_tile_outgrows_its_bound(k: int, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean", "poincare"])
 def test_few_pairs_are_compared_in_float64(distance: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs, undecided = [], []
-    compare = search.paired_similarities
+    compare = top_k.paired_similarities
 
     def watched(distance: object, queries: object, asked: torch.Tensor, *rest: object) -> torch.Tensor:
         pairs.append(len(asked))
         return compare(distance, queries, asked, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(search, "paired_similarities", watched)
-    monkeypatch.setattr(search, "_compare", lambda queries, some, *rest: undecided.append(len(some)))
+    monkeypatch.setattr(top_k, "paired_similarities", watched)
+    monkeypatch.setattr(top_k, "_compare", lambda queries, some, *rest: undecided.append(len(some)))
     vectors = torch.nn.functional.normalize(torch.randn(2000, 32, generator=torch.Generator().manual_seed(0)))
     nearest_neighbours(vectors, vectors, 10, distance=distance)
     # The ten nearest of each, and what float32 cannot tell from the tenth.
@@ -161,13 +161,13 @@ def test_what_float32_cannot_decide_is_compared_exactly(
     distance: str, twins: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    compare = search._compare
+    compare = top_k._compare
 
     def watched(queries: object, some: torch.Tensor, *rest: object) -> None:
         asked.append(len(some))
         compare(queries, some, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(search, "_compare", watched)
+    monkeypatch.setattr(top_k, "_compare", watched)
     generator = torch.Generator().manual_seed(1)
     distinct = torch.nn.functional.normalize(torch.randn(1500, 16, generator=generator))
     # One vector many times over; the queries are it and some others.

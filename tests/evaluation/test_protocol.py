@@ -16,7 +16,7 @@ from image_pools import columns, images
 from retrieval_oracle import Image, harmonic_mean, mean_scores, scores_of
 
 from unimetric.errors import UserError
-from unimetric.evaluation import Report, evaluate, search
+from unimetric.evaluation import Report, evaluate, top_k
 
 PERFECT = {"recall@1": 1.0, "map@r": 1.0, "r-precision": 1.0}
 NOTHING = dict.fromkeys(PERFECT, 0.0)
@@ -175,13 +175,13 @@ def test_strict_refuses_a_query_without_a_positive() -> None:
 def test_both_protocols_take_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """And no pair of a query and a gallery item is multiplied twice."""
     products = []
-    product = search._product
+    product = top_k._product
 
     def watched(left: torch.Tensor, right: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
         products.append(len(left) * len(right))
         return product(left, right, buffer)
 
-    monkeypatch.setattr(search, "_product", watched)
+    monkeypatch.setattr(top_k, "_product", watched)
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(3000, 8, generator=generator)
     labels = (torch.arange(3000) // 4).tolist()

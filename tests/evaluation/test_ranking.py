@@ -8,10 +8,9 @@ from pytorch_metric_learning.utils.inference import CustomKNN
 from sklearn.metrics import average_precision_score
 
 from unimetric.evaluation import evaluate
-from unimetric.evaluation.cosine import unit_vectors
-from unimetric.evaluation.metrics import Retrieval
+from unimetric.evaluation.distances import unit_vectors
+from unimetric.evaluation.metrics import Retrieval, average_precisions
 from unimetric.evaluation.neighbours import Tiling
-from unimetric.evaluation.ranking import average_precisions
 
 
 def clusters(seed: int, images: int = 80, classes: int = 7) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,7 +11,7 @@ from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
 
 from unimetric.evaluation import evaluate, metrics
-from unimetric.evaluation.cosine import unit_vectors
+from unimetric.evaluation.distances import unit_vectors
 from unimetric.evaluation.metrics import Retrieval, score_hits, score_queries
 from unimetric.evaluation.neighbours import Tiling
 
@@ -101,9 +101,11 @@ def test_a_large_class_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch)
     asked = []
     find = metrics.find
 
-    def watched(queries: torch.Tensor, own: object, datasets: object, shelf: object, k: int, tiling: object) -> object:
+    def watched(
+        queries: torch.Tensor, own: object, datasets: object, gallery: object, k: int, tiling: object
+    ) -> object:
         asked.append((len(queries), k))
-        return find(queries, own, datasets, shelf, k, tiling)  # type: ignore[arg-type]
+        return find(queries, own, datasets, gallery, k, tiling)  # type: ignore[arg-type]
 
     monkeypatch.setattr(metrics, "find", watched)
     score_queries(random_retrieval([1, 2, 2, 200]), [1], Tiling(queries=50, gallery=40, memory=400_000))
@@ -117,10 +119,10 @@ def test_a_large_class_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch)
 
 def test_restriction_renumbers_a_query_s_own_row() -> None:
     vectors = unit_vectors(torch.eye(5))
-    own_rows = torch.tensor([4, -1, 2, 0, 1])
-    whole = Retrieval(vectors, vectors, torch.arange(5), torch.arange(5), own_rows)
+    self_indices = torch.tensor([4, -1, 2, 0, 1])
+    whole = Retrieval(vectors, vectors, torch.arange(5), torch.arange(5), self_indices)
     part = whole.restrict(torch.tensor([0, 1, 3]), torch.tensor([1, 4]))
-    assert part.own_rows.tolist() == [1, -1, -1]
+    assert part.self_indices.tolist() == [1, -1, -1]
     assert part.gallery_classes.tolist() == [1, 4]
     assert part.query_classes.tolist() == [0, 1, 3]
     assert torch.equal(part.gallery[:], vectors[[1, 4]])

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from unimetric.errors import UserError
-from unimetric.evaluation import cosine, evaluate, nearest_neighbours
+from unimetric.evaluation import evaluate, nearest_neighbours
+from unimetric.evaluation import vectors as checks
 from unimetric.evaluation.distances import make_distance
 from unimetric.evaluation.rows import SelectedRows, StreamedRows, hold_or_stream
 
@@ -36,16 +37,16 @@ def on_disk(tmp_path: Path) -> npt.NDArray[np.floating]:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows are read at a time."""
     counts: list[int] = []
-    original = cosine.float64_rows
+    original = checks.float64_rows
 
     def watched(vectors: Any, rows: Any) -> torch.Tensor:
         block = original(vectors, rows)
         counts.append(len(block))
         return block
 
-    monkeypatch.setattr(cosine, "float64_rows", watched)
+    monkeypatch.setattr(checks, "float64_rows", watched)
     monkeypatch.setattr("unimetric.evaluation.rows.float64_rows", watched)
-    monkeypatch.setattr(cosine, "BLOCK_ROWS", 150)
+    monkeypatch.setattr(checks, "BLOCK_ROWS", 150)
     return counts
 
 
@@ -101,7 +102,7 @@ def test_what_fits_is_held_and_what_does_not_is_not(on_disk: npt.NDArray[np.floa
 
 def test_memory_beyond_the_vectors_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What numpy and torch take for tensors on the CPU does not grow with the file."""
-    monkeypatch.setattr(cosine, "BLOCK_NUMBERS", 2**14)
+    monkeypatch.setattr(checks, "BLOCK_NUMBERS", 2**14)
     peaks = []
     for rows in (4_000, 16_000):
         path = tmp_path / f"{rows}.npy"

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unimetric.evaluation import nearest_neighbours, search
+from unimetric.evaluation import nearest_neighbours, top_k
 from unimetric.evaluation.distances import make_distance
 from unimetric.evaluation.screen import Candidates, full_precision, product_error
 
@@ -77,14 +77,14 @@ def test_what_the_process_allows_changes_no_bit(monkeypatch: pytest.MonkeyPatch)
     vectors = torch.randn(500, 64, generator=torch.Generator().manual_seed(0))
     expected = nearest_neighbours(vectors, vectors, 5)
     seen = set()
-    product = search._product
+    product = top_k._product
 
     def watched(left: torch.Tensor, right: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
         seen.update(settings_now())
         seen.add(str((left[:1] @ right[:1].T).dtype))
         return product(left, right, buffer)
 
-    monkeypatch.setattr(search, "_product", watched)
+    monkeypatch.setattr(top_k, "_product", watched)
     torch.set_float32_matmul_precision("medium")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = nearest_neighbours(vectors, vectors, 5)

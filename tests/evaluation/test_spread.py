@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from unimetric.evaluation.distances import make_distance
 from unimetric.evaluation.metrics import Retrieval
-from unimetric.evaluation.spread import measure_spread
+from unimetric.evaluation.statistics import measure_spread
 from unimetric.geometry import PoincareBall
 
 BALL = PoincareBall(curvature=0.3)

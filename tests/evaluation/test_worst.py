@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unimetric.evaluation.worst import worst_classes
+from unimetric.evaluation.report import worst_classes
 
 QUERY = st.tuples(
     st.integers(0, 4), st.integers(-1, 4), st.sampled_from([0.0, 0.25, 1.0]), st.booleans()

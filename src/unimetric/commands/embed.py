@@ -14,7 +14,7 @@ from unimetric.files import check_writable, make_folder, user_path, write_atomic
 from unimetric.models.source import ModelSource
 
 if TYPE_CHECKING:
-    from unimetric.measure import EmbeddedItems
+    from unimetric.evaluation.evaluate_split import EmbeddedItems
 
 _MANY = Group("very many images")
 
@@ -128,7 +128,7 @@ def embed_sources(
     """
     from unimetric.data.reading import image_reader
     from unimetric.data.sources import read_sources
-    from unimetric.measure import as_skipped, embed_items
+    from unimetric.evaluation.evaluate_split import as_skipped, embed_items
     from unimetric.progress import log_status
 
     if out.suffix not in (".parquet", ".npz"):

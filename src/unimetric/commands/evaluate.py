@@ -171,8 +171,8 @@ def _split(config: RunConfig) -> Split:
 
 
 def _measure(config: RunConfig, split: Split, embedder: Embedder | Ensemble, out: Path, clock: Clock) -> dict[str, Any]:
+    from unimetric.evaluation.evaluate_split import measure
     from unimetric.formats.vectors import VECTORS_FILE, write_measured
-    from unimetric.measure import measure
     from unimetric.models.ensemble import Ensemble
     from unimetric.training.provenance import measured_sides, provenance
     from unimetric.training.setup import configured_reader, describe, left_out_of, log_split

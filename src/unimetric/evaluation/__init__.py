@@ -1,31 +1,30 @@
 """Score embeddings by retrieval: vectors and labels in, numbers out.
 
-Knows neither models nor datasets. `evaluate` is all that most callers need; the modules beneath it:
+Most callers need `evaluate` alone. The modules, each importing only those above it:
 
-- `cosine`: unit vectors whose cosines are exact, the same on every machine
-- `euclidean`, `poincare`: the same for Euclidean and hyperbolic distances
-- `distances`: all three by name
-- `rows`: vectors in memory, or read part by part
-- `labels`: any hashables to class numbers, and which query is which gallery row
-- `neighbours`: exact nearest neighbours, tile by tile; `search`: how; `screen`: what float32 decides; `tiling`: sizes
-- `metrics`: Recall@k, MAP@R and R-Precision of every query; `ranking`: its average precision
-- `per_query`: what each query found
-- `bootstrap`: intervals, and whether one run is better than another; `intervals`: those of a report
-- `domains`: domain confusion and unified gap
-- `spread`: alignment and uniformity
+- `labels`: hashables of any type to class numbers, and the gallery row of each query's own image
+- `vectors`: checks of embeddings, and their preparation block by block
+- `distances`, `poincare`: cosine, Euclidean and hyperbolic distances that are the same on every machine
+- `rows`: prepared rows in memory or read part by part, and the sizes of tiles
+- `screen`: float32 products that leave few candidates; `top_k`: the exact search, tile by tile
+- `neighbours`: exact nearest neighbours
+- `metrics`: Recall@k, MAP@R, R-Precision and average precision of every query
+- `per_query`: the results of each query
+- `statistics`: confidence intervals, comparisons of runs, alignment and uniformity
 - `thresholds`: match or no match
-- `worst`: the classes that are found worst
-- `protocol`: separate, harmonic and unified scores of several datasets; `report`: all of the above in one
+- `report`: all of the above in one report
+- `protocol`: separate, harmonic and unified scores of several datasets
+- `evaluate_split`: from a model and the items of a split to a report
 """
 
 from __future__ import annotations
 
-from unimetric.evaluation.bootstrap import PairedComparison, paired_bootstrap
 from unimetric.evaluation.labels import LabelWarning
 from unimetric.evaluation.neighbours import nearest_neighbours
 from unimetric.evaluation.per_query import PerQuery
 from unimetric.evaluation.protocol import evaluate
 from unimetric.evaluation.report import Report
+from unimetric.evaluation.statistics import PairedComparison, paired_bootstrap
 from unimetric.evaluation.thresholds import Calibration, calibrate
 
 __all__ = [

@@ -1,4 +1,24 @@
-"""What "near" means, by name: ``cosine`` and ``euclidean`` for any vectors, ``poincare`` for points of the ball."""
+"""Cosine, Euclidean and hyperbolic distance, by name, without rounding errors that depend on tiles, threads or devices.
+
+The last bits of a floating-point matrix product depend on the shapes of its operands, the number of
+threads and the device: twins in a gallery then differ in similarity when they fall into different tiles,
+and the order of a tie is chance. The remedy is fixed-point arithmetic. Every vector is divided by its norm
+and rounded to multiples of 2^-24. A product of two such entries is a multiple of 2^-48, and every partial
+sum of a dot product is below 2, so float64, with its 53 bits, holds all of them exactly: in whatever order
+they are added, the result is the same. A float64 matrix product takes twice as long as a float32 one, so only what a
+float32 product cannot decide is computed in float64: see `screen`.
+
+The rounding moves a cosine by about 2e-8, less than the rounding error of a float32 product.
+
+For Euclidean distances, both sides are multiplied by one power of two, so that no vector is longer than 1, and rounded
+to multiples of 2^-24. Products of two entries are multiples of 2^-48, and so is ``2 x.y - |x|^2 - |y|^2 = -|x - y|^2``,
+of which every partial sum is below 8: float64 holds all of them exactly. The nearest points have the highest values.
+The rounding moves a coordinate by at most 2^-24 (6e-8) times the length of the longest vector, and a distance by at
+most ``sqrt(E) 2^-23`` times that length. Points that are nearer to each other than that can tie: one vector that is a
+thousand times longer than all others costs these three of their seven digits.
+
+For hyperbolic distances see `poincare`.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +27,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from unimetric.errors import UserError, nearest_names
-from unimetric.evaluation import euclidean, poincare
-from unimetric.evaluation.cosine import (
-    Preparation,
-    Vectors,
-    cosine_similarities,
-    paired_cosines,
-    prepare_rows,
-    unit_rows,
-)
+from unimetric.evaluation import poincare
+from unimetric.evaluation.vectors import GRID, Preparation, Vectors, blocks, prepare_rows
 from unimetric.geometry import PoincareBall
 
 NAMES = ("cosine", "euclidean", "poincare")
@@ -84,13 +98,13 @@ def make_distance(name: str = "cosine", curvature: float = 0.1, sides: Mapping[s
         whole = Screen(_same, _same, lambda width: 0.0)
         return Distance(name, unit_rows, cosine_similarities, paired_cosines, whole, _same)
     if name == "euclidean":
-        exponent = euclidean.common_exponent(sides or {})
+        exponent = common_exponent(sides or {})
         return Distance(
             name,
-            partial(euclidean.euclidean_rows, exponent),
-            euclidean.minus_squared_distances,
-            euclidean.paired_minus_squared_distances,
-            Screen(euclidean.screened_queries, euclidean.screened_gallery, euclidean.cut_error),
+            partial(euclidean_rows, exponent),
+            minus_squared_distances,
+            paired_minus_squared_distances,
+            Screen(screened_queries, screened_gallery, cut_error),
             partial(_minus_root, exponent),
         )
     if name != "poincare":
@@ -115,8 +129,165 @@ def _same(values: Tensor) -> Tensor:
 
 def _minus_root(exponent: int, similarities: Tensor) -> Tensor:
     # From minus zero to zero.
-    return 0.0 - euclidean.scaled((-similarities).clamp_min(0).sqrt(), exponent)
+    return 0.0 - scaled((-similarities).clamp_min(0).sqrt(), exponent)
 
 
 def _minus_distance(ball: PoincareBall, similarities: Tensor) -> Tensor:
     return (-similarities).clamp_min(1).acosh() / -math.sqrt(ball.curvature)
+
+
+def unit_vectors(vectors: Vectors, name: str = "vectors") -> Tensor:
+    """Divide every row by its norm and round it to the grid.
+
+    Equal rows give equal unit vectors, and so do rows that differ by a factor that is a power of two.
+    The arithmetic is done on the CPU wherever the input lies, so that all devices start from the same bits.
+
+    Args:
+        vectors: Shape [N, E], floating point, N and E at least 1. The rows need not have unit length.
+        name: What error messages call the argument.
+
+    Returns:
+        Unit vectors, shape [N, E], float32 on the CPU, every entry a multiple of 2^-24 in [-1, 1].
+
+    Raises:
+        UserError: not a floating-point matrix, empty, or a row that is zero, infinite or NaN.
+
+    >>> unit_vectors(torch.tensor([[3.0, 0.0], [0.5, 0.5]]))
+    tensor([[1.0000, 0.0000],
+            [0.7071, 0.7071]])
+    """
+    return prepare_rows(vectors, unit_rows, name)
+
+
+def unit_rows(block: Tensor, first_row: int, name: str) -> Tensor:
+    """The same for some finite float64 rows; ``first_row`` is the number of the first, for errors."""
+    largest = block.abs().amax(dim=1, keepdim=True)
+    _check_directions(largest, first_row, name)
+    # Largest entry 1 first: no square can overflow or vanish in the norm.
+    block = block / largest
+    block /= torch.linalg.vector_norm(block, dim=1, keepdim=True)
+    return block.div_(GRID).round_().mul_(GRID).float()
+
+
+def cosine_similarities(queries: Tensor, gallery: Tensor) -> Tensor:
+    """The exact dot products of rows on the grid: cosines, up to the rounding of the rows.
+
+    Args:
+        queries: From `unit_vectors`, shape [Q, E], as float64 on any device.
+        gallery: From `unit_vectors`, shape [G, E], on the same device.
+
+    Returns:
+        Similarities, shape [Q, G], float64 on that device, in [-1, 1] up to 1e-6.
+    """
+    similarities = queries @ gallery.to(torch.float64).T  # (Q, G)
+    if similarities.is_cuda:
+        # CUDA selects by bit pattern, and so takes 0.0 and -0.0 for different numbers.
+        similarities += 0.0
+    return similarities
+
+
+def paired_cosines(queries: Tensor, gallery: Tensor) -> Tensor:
+    """`cosine_similarities` of query i and gallery item i only: from [P, E] and [P, E], as float64, to [P]."""
+    return (queries * gallery).sum(dim=1) + 0.0
+
+
+def _check_directions(largest: Tensor, first_row: int, name: str) -> None:
+    if not bool(largest.all()):
+        row = first_row + int((largest[:, 0] == 0).nonzero()[0])
+        raise UserError(f"{name}: row {row} is all zeros, which has no cosine; drop it or mend the model")
+
+
+def common_exponent(sides: Mapping[str, Vectors]) -> int:
+    """The least n with every norm below 2^n; 0 where all vectors are zero.
+
+    Args:
+        sides: Matrices of vectors, by what errors call them.
+
+    Raises:
+        UserError: not floating-point matrices, or a number is infinite or NaN.
+
+    >>> common_exponent({"vectors": torch.tensor([[3.0, 4.0]])})
+    3
+    """
+    found = [_exponent(block) for name, vectors in sides.items() for _, block in blocks(vectors, name)]
+    return max((exponent for exponent in found if exponent is not None), default=0)
+
+
+def _exponent(block: Tensor) -> int | None:
+    largest = block.abs().amax()
+    if largest == 0:
+        return None
+    # Largest entry below 1 first: no square can overflow or vanish in the norm.
+    first = int(torch.frexp(largest).exponent)
+    norms = torch.linalg.vector_norm(scaled(block, -first), dim=1)
+    return first + int(torch.frexp(norms.amax()).exponent)
+
+
+def scaled(values: Tensor, exponent: int) -> Tensor:
+    """The values times 2^exponent, in two steps, lest the factor overflow."""
+    half = exponent // 2
+    return values * 2.0**half * 2.0 ** (exponent - half)
+
+
+def euclidean_rows(exponent: int, block: Tensor, first_row: int, name: str) -> Tensor:
+    """Scale points, round them to the grid and append their squared norms.
+
+    Args:
+        exponent: From `common_exponent`.
+        block: Shape [N, E], float64, finite.
+        first_row: Plays no part: every finite row has a distance.
+        name: Likewise.
+
+    Returns:
+        Shape [N, E + 3], float32: the point, its squared norm, 1, and what float32 cuts off the squared norm.
+    """
+    points = scaled(block, -exponent).div_(GRID).round_().mul_(GRID)
+    squares = points.square().sum(dim=1, keepdim=True)
+    cut = squares.float().double()
+    return torch.cat([points, cut, torch.ones_like(cut), squares - cut], dim=1).float()
+
+
+def minus_squared_distances(queries: Tensor, gallery: Tensor) -> Tensor:
+    """``-|x - y|^2`` of scaled points, exactly: the higher, the nearer.
+
+    Args:
+        queries: From `euclidean_rows`, shape [Q, E + 3], as float64 on any device.
+        gallery: From `euclidean_rows`, shape [G, E + 3], on the same device.
+
+    Returns:
+        Shape [Q, G], float64 on that device, from -4 to 0 up to 1e-5.
+    """
+    gallery = gallery.to(torch.float64)
+    similarities = (2 * queries[:, :-3]) @ gallery[:, :-3].T  # (Q, G)
+    similarities -= _squares(queries)[:, None]
+    similarities -= _squares(gallery)
+    # CUDA selects by bit pattern, and so takes 0.0 and -0.0 for different numbers.
+    return similarities.add_(0.0)
+
+
+def paired_minus_squared_distances(queries: Tensor, gallery: Tensor) -> Tensor:
+    """The same of query i and gallery item i only: from [P, E + 3] and [P, E + 3], as float64, to [P]."""
+    products = 2 * (queries[:, :-3] * gallery[:, :-3]).sum(dim=1)
+    return products - _squares(queries) - _squares(gallery) + 0.0
+
+
+def screened_queries(rows: Tensor) -> Tensor:
+    """What to multiply `screened_gallery` with for ``-|x - y|^2`` up to what float32 cut off: shape [Q, E + 2]."""
+    return torch.cat([2 * rows[:, :-3], -rows[:, -2:-1], -rows[:, -3:-2]], dim=1)
+
+
+def screened_gallery(rows: Tensor) -> Tensor:
+    """Points, squared norms and ones: shape [G, E + 2]."""
+    return rows[:, :-1]
+
+
+def cut_error(width: int) -> float:
+    """How far leaving out what was cut moves a similarity, in multiples of 2^-24 times both rows' lengths.
+
+    Half a unit in the last place of both squared norms, each of which is at most the product of the lengths.
+    """
+    return 2.0
+
+
+def _squares(rows: Tensor) -> Tensor:
+    return rows[:, -3] + rows[:, -1]

@@ -132,7 +132,7 @@ def _check_comparable(value: Any, name: str, row: int) -> None:
         raise UserError(f"{name}: row {row} is {value!r}, a missing value; give it a value or drop the row")
 
 
-def number(*columns: Iterable[Hashable]) -> tuple[list[Tensor], list[Hashable]]:
+def factorize(*columns: Iterable[Hashable]) -> tuple[list[Tensor], list[Hashable]]:
     """Number the distinct values of some columns jointly, in order of first appearance.
 
     Equality is Python's: 1 and "1" differ, 1 and 1.0 do not.
@@ -140,7 +140,7 @@ def number(*columns: Iterable[Hashable]) -> tuple[list[Tensor], list[Hashable]]:
     Returns:
         For each column its numbers, shape [rows], int64; and the value that each number stands for.
 
-    >>> number(["b", "a", "b"], ["c", "a"])
+    >>> factorize(["b", "a", "b"], ["c", "a"])
     ([tensor([0, 1, 0]), tensor([2, 1])], ['b', 'a', 'c'])
     """
     numbers: dict[Hashable, int] = {}
@@ -167,7 +167,7 @@ def rows_by_id(ids: Sequence[Hashable], name: str) -> dict[Hashable, int]:
     return rows
 
 
-def own_gallery_rows(query_ids: Sequence[Hashable], gallery_ids: Sequence[Hashable], gallery_name: str) -> Tensor:
+def self_indices_of(query_ids: Sequence[Hashable], gallery_ids: Sequence[Hashable], gallery_name: str) -> Tensor:
     """The gallery row that is the same image as each query, by identity, whatever its similarity.
 
     Args:
@@ -181,7 +181,7 @@ def own_gallery_rows(query_ids: Sequence[Hashable], gallery_ids: Sequence[Hashab
     Raises:
         UserError: an id occurs twice in the gallery.
 
-    >>> own_gallery_rows(["a.jpg", "b.jpg", None], ["b.jpg", "c.jpg"], "gallery_ids")
+    >>> self_indices_of(["a.jpg", "b.jpg", None], ["b.jpg", "c.jpg"], "gallery_ids")
     tensor([-1,  0, -1])
     """
     rows = rows_by_id(gallery_ids, gallery_name)

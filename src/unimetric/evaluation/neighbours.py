@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 
 from unimetric.errors import UserError
-from unimetric.evaluation.cosine import Vectors, check_same_width
 from unimetric.evaluation.distances import Distance, make_distance
-from unimetric.evaluation.labels import Hashables, as_hashables, own_gallery_rows
-from unimetric.evaluation.rows import Rows, hold_or_stream
-from unimetric.evaluation.search import Shelf, find
-from unimetric.evaluation.tiling import GALLERY_TILE, MEMORY, QUERY_TILE, Tiling, check_count
+from unimetric.evaluation.labels import Hashables, as_hashables, self_indices_of
+from unimetric.evaluation.rows import GALLERY_TILE, MEMORY, QUERY_TILE, Rows, Tiling, check_count, hold_or_stream
+from unimetric.evaluation.top_k import Gallery, find
+from unimetric.evaluation.vectors import Vectors, check_same_width
 
 
 def nearest_neighbours(
@@ -83,14 +82,14 @@ def nearest_neighbours(
     check_count(k, "k")
     tiling = Tiling(query_tile, gallery_tile, device, memory)
     sides = compared(queries, gallery, ("queries", "gallery"), distance, curvature, memory)
-    own_rows = _own_rows(query_ids, gallery_ids, len(sides.queries), len(sides.gallery))
+    self_indices = _self_indices(query_ids, gallery_ids, len(sides.queries), len(sides.gallery))
     width = min(k, len(sides.gallery))
     similarities = torch.full((len(sides.queries), k), -torch.inf, dtype=torch.float64)
     rows = torch.full((len(sides.queries), k), -1, dtype=torch.int64)
-    shelf = Shelf.of(sides.gallery, sides.distance)
+    laid_out = Gallery.of(sides.gallery, sides.distance)
     everyone = torch.arange(len(sides.queries))
     for part in torch.split(everyone, tiling.block_rows(sides.queries, width)):
-        found = find(sides.queries[part], own_rows[part], None, shelf, width, tiling).unified
+        found = find(sides.queries[part], self_indices[part], None, laid_out, width, tiling).unified
         similarities[part, :width] = sides.distance.reported(found.values)
         rows[part, :width] = found.rows
     return similarities, rows
@@ -125,13 +124,13 @@ def compared(
     return Compared(query_rows, gallery_rows, comparison)
 
 
-def _own_rows(query_ids: Hashables | None, gallery_ids: Hashables | None, queries: int, gallery: int) -> Tensor:
+def _self_indices(query_ids: Hashables | None, gallery_ids: Hashables | None, queries: int, gallery: int) -> Tensor:
     if query_ids is None and gallery_ids is None:
         return torch.full((queries,), -1)
     if query_ids is None or gallery_ids is None:
         missing = "query_ids" if query_ids is None else "gallery_ids"
         raise UserError(f"{missing}: not given, but the other side has ids; give both, or neither")
-    return own_gallery_rows(
+    return self_indices_of(
         [None if i == -1 else i for i in as_hashables(query_ids, "query_ids", queries, "queries")],
         [None if i == -1 else i for i in as_hashables(gallery_ids, "gallery_ids", gallery, "gallery")],
         "gallery_ids",

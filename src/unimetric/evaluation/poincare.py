@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from unimetric.errors import UserError
-from unimetric.evaluation.cosine import Vectors, prepare_rows
+from unimetric.evaluation.vectors import Vectors, prepare_rows
 from unimetric.geometry import PoincareBall
 
 _COARSE = 2.0**-24

@@ -16,17 +16,15 @@ import torch
 from torch import Tensor
 
 from unimetric.errors import UserError
-from unimetric.evaluation.bootstrap import RESAMPLES
-from unimetric.evaluation.cosine import Vectors
 from unimetric.evaluation.distances import Distance
-from unimetric.evaluation.labels import Hashables, as_hashables, number, own_gallery_rows, rows_by_id, warn_of_twins
-from unimetric.evaluation.metrics import Datasets, Judgement, Retrieval, judge_both
+from unimetric.evaluation.labels import Hashables, as_hashables, factorize, rows_by_id, self_indices_of, warn_of_twins
+from unimetric.evaluation.metrics import Datasets, Judgement, Retrieval, average_precisions, judge_both
 from unimetric.evaluation.neighbours import compared
 from unimetric.evaluation.per_query import PerQuery, QueryResults
-from unimetric.evaluation.ranking import average_precisions
-from unimetric.evaluation.report import Chances, Counts, DatasetCounts, Report, summarise
-from unimetric.evaluation.rows import Rows
-from unimetric.evaluation.tiling import GALLERY_TILE, MEMORY, QUERY_TILE, Tiling, check_count
+from unimetric.evaluation.report import BootstrapOptions, Counts, DatasetCounts, Report, summarise
+from unimetric.evaluation.rows import GALLERY_TILE, MEMORY, QUERY_TILE, Rows, Tiling, check_count
+from unimetric.evaluation.statistics import RESAMPLES
+from unimetric.evaluation.vectors import Vectors
 
 Gallery = tuple[Vectors, Hashables, Hashables] | tuple[Vectors, Hashables, Hashables, Hashables | None]
 """Vectors, labels and datasets of the gallery, and its ids if it has any."""
@@ -112,13 +110,15 @@ def evaluate(
     sides = compared(vectors, gallery_vectors, ("vectors", "gallery vectors"), distance, curvature, memory)
     queries = searched = _side(sides.queries, labels, datasets, "")
     if gallery is None:
-        own_rows = _same_rows(queries, ids, gallery_ids)
+        self_indices = _same_rows(queries, ids, gallery_ids)
     else:
         searched = _side(sides.gallery, gallery_labels, gallery_datasets, "gallery ")
-        own_rows = _rows_of_ids(queries, searched, ids, gallery_ids)
+        self_indices = _rows_of_ids(queries, searched, ids, gallery_ids)
     warn_of_twins(queries.classes(), searched.classes())
     measures = _Measures(depths, mean_average_precision, tiling, strict)
-    return _report(queries, searched, own_rows, measures, sides.distance, Chances(int(resamples), int(seed)))
+    return _report(
+        queries, searched, self_indices, measures, sides.distance, BootstrapOptions(int(resamples), int(seed))
+    )
 
 
 @dataclass(frozen=True)
@@ -186,15 +186,15 @@ def _rows_of_ids(queries: _Side, gallery: _Side, ids: Hashables | None, gallery_
         raise UserError(f"{missing}: not given, but the other side has ids; give both, or neither")
     query_ids = as_hashables(ids, "ids", len(queries.rows), "vectors")
     listed_gallery_ids = as_hashables(gallery_ids, "gallery_ids", len(gallery.rows), "gallery vectors")
-    own_rows = own_gallery_rows(query_ids, listed_gallery_ids, "gallery_ids")
-    _check_same_classes(queries, gallery, query_ids, own_rows)
-    return own_rows
+    self_indices = self_indices_of(query_ids, listed_gallery_ids, "gallery_ids")
+    _check_same_classes(queries, gallery, query_ids, self_indices)
+    return self_indices
 
 
-def _check_same_classes(queries: _Side, gallery: _Side, ids: Sequence[Hashable], own_rows: Tensor) -> None:
+def _check_same_classes(queries: _Side, gallery: _Side, ids: Sequence[Hashable], self_indices: Tensor) -> None:
     """Refuse ids that count each side's rows: they would hide gallery items that are not the query."""
     gallery_classes = list(gallery.classes())
-    for row, (own, query_class) in enumerate(zip(own_rows.tolist(), queries.classes(), strict=True)):
+    for row, (own, query_class) in enumerate(zip(self_indices.tolist(), queries.classes(), strict=True)):
         if own >= 0 and gallery_classes[own] != query_class:
             raise UserError(
                 f"ids: {ids[row]!r} names query row {row}, (dataset, label) {query_class!r}, and gallery row "
@@ -228,12 +228,17 @@ class _Measures:
 
 
 def _report(
-    queries: _Side, gallery: _Side, own_rows: Tensor, measures: _Measures, distance: Distance, chances: Chances
+    queries: _Side,
+    gallery: _Side,
+    self_indices: Tensor,
+    measures: _Measures,
+    distance: Distance,
+    options: BootstrapOptions,
 ) -> Report:
-    (query_classes, gallery_classes), _ = number(queries.classes(), gallery.classes())
-    (query_datasets, gallery_datasets), datasets = number(queries.datasets, gallery.datasets)
+    (query_classes, gallery_classes), _ = factorize(queries.classes(), gallery.classes())
+    (query_datasets, gallery_datasets), datasets = factorize(queries.datasets, gallery.datasets)
     names = _dataset_names(datasets)
-    retrieval = Retrieval(queries.rows, gallery.rows, query_classes, gallery_classes, own_rows, distance)
+    retrieval = Retrieval(queries.rows, gallery.rows, query_classes, gallery_classes, self_indices, distance)
     has_positive = retrieval.positives() > 0
     _check_positives(has_positive, queries, measures.strict)
 
@@ -269,7 +274,7 @@ def _report(
         datasets=counts,
         datasets_left_out=tuple(name for name in names if name not in parts),
     )
-    return summarise(per_query, counted, measures.names, distance, chances, parts, retrieval)
+    return summarise(per_query, counted, measures.names, distance, options, parts, retrieval)
 
 
 def _check_positives(has_positive: Tensor, queries: _Side, strict: bool) -> None:

@@ -10,16 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unimetric.evaluation.bootstrap import harmonic_mean
 from unimetric.evaluation.distances import Distance
-from unimetric.evaluation.domains import DomainConfusion, domain_confusion, unified_gap
-from unimetric.evaluation.intervals import Intervals, bootstrap_intervals
 from unimetric.evaluation.metrics import Retrieval
 from unimetric.evaluation.per_query import PerQuery, QueryResults
-from unimetric.evaluation.spread import Spread, measure_spread
+from unimetric.evaluation.statistics import Intervals, Spread, bootstrap_intervals, harmonic_mean, measure_spread
 from unimetric.evaluation.thresholds import Calibration, calibrate
-from unimetric.evaluation.worst import ClassScore, worst_classes
 
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.bool_] | slice
 _ALL = slice(None)
 
@@ -139,7 +137,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Chances:
+class BootstrapOptions:
     """What the random parts are drawn with."""
 
     resamples: int
@@ -153,7 +151,7 @@ def summarise(
     counts: Counts,
     metrics: Sequence[str],
     distance: Distance,
-    chances: Chances,
+    options: BootstrapOptions,
     parts: Mapping[str, Retrieval],
     whole: Retrieval,
 ) -> Report:
@@ -164,7 +162,7 @@ def summarise(
         counts: What that covers.
         metrics: Names of the scores to report.
         distance: What was near.
-        chances: Resamples and seed.
+        options: Resamples and seed.
         parts: The retrieval within each dataset that has a separate value.
         whole: The retrieval in the union of all.
     """
@@ -172,18 +170,18 @@ def summarise(
     separate = {name: _means(per_query.separate, metrics, rows[name]) for name in parts}
     # With one dataset, the union is that dataset.
     alone = len(per_query.datasets) == 1
-    spreads = {name: measure_spread(part, seed=chances.seed) for name, part in parts.items()}
+    spreads = {name: measure_spread(part, seed=options.seed) for name, part in parts.items()}
     return Report(
         separate=separate,
         harmonic={metric: harmonic_mean([scores[metric] for scores in separate.values()]) for metric in metrics},
         unified=_means(per_query.unified, metrics),
         counts=counts,
         distance=distance.name,
-        intervals=bootstrap_intervals(per_query, metrics, chances.resamples, chances.seed),
+        intervals=bootstrap_intervals(per_query, metrics, options.resamples, options.seed),
         unified_gap=unified_gap(per_query.by_dataset("separate"), per_query.by_dataset("unified")),
         confusion=_confusion(per_query),
         separate_spread=spreads,
-        unified_spread=next(iter(spreads.values())) if alone else measure_spread(whole, seed=chances.seed),
+        unified_spread=next(iter(spreads.values())) if alone else measure_spread(whole, seed=options.seed),
         separate_thresholds={name: _calibrate(per_query.separate, rows[name]) for name in parts},
         unified_thresholds=_calibrate(per_query.unified),
         worst_classes={name: _worst(per_query, rows[name]) for name in parts},
@@ -229,3 +227,128 @@ def _means(results: QueryResults, metrics: Sequence[str], rows: Rows = _ALL) -> 
         scored = values[~np.isnan(values)].tolist()
         means[metric] = math.fsum(scored) / len(scored)
     return means
+
+
+@dataclass(frozen=True)
+class DomainConfusion:
+    """Where the nearest neighbours of each dataset's queries lie, in the union of all galleries."""
+
+    datasets: tuple[str, ...]
+    """K names: of the rows, and of the columns."""
+    matrix: tuple[tuple[float, ...] | None, ...]
+    """K rows of K shares, from 0 to 1: of the queries of the row's dataset, those whose nearest neighbour lies in the
+    column's. A row sums to 1; what is off the diagonal is the confusion. None for a dataset without such a query."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Names and rows, ready for `json.dumps`."""
+        return {"datasets": list(self.datasets), "matrix": [row if row is None else list(row) for row in self.matrix]}
+
+
+def domain_confusion(query_domains: Integers, neighbour_domains: Integers, domains: int) -> Floats:
+    """The share of each domain's queries whose nearest neighbour lies in each domain.
+
+    A neighbour of another dataset can never be of the query's class, so 1 minus the diagonal is a lower bound of what
+    Recall@1 misses. All queries count, also those without a positive, but for those with no neighbour at all.
+
+    Args:
+        query_domains: The domain of each query, shape [Q], from 0 to K - 1.
+        neighbour_domains: The domain of each query's nearest neighbour, shape [Q]; -1 where there is none.
+        domains: K.
+
+    Returns:
+        Shape [K, K], rows for queries and columns for neighbours, from 0 to 1; a row sums to 1, or is NaN where the
+        domain has no query with a neighbour.
+
+    >>> domain_confusion(np.array([0, 0, 1, 1]), np.array([0, 1, 1, -1]), domains=2)
+    array([[0.5, 0.5],
+           [0. , 1. ]])
+    """
+    found = neighbour_domains >= 0
+    cells = query_domains[found] * domains + neighbour_domains[found]
+    counts = np.bincount(cells, minlength=domains * domains).reshape(domains, domains).astype(np.float64)
+    totals = counts.sum(axis=1, keepdims=True)
+    shares: Floats = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
+    return shares
+
+
+def unified_gap(separate: Mapping[str, Floats], unified: Mapping[str, Floats]) -> dict[str, float]:
+    """What each dataset loses by sharing the space: its separate minus its unified Recall@1.
+
+    Between 0 and 1. Never negative: if the nearest of all galleries is right, it is also the nearest of its own.
+
+    Args:
+        separate: For each dataset, whether each query's nearest neighbour in its own gallery is right, shape [Q],
+            1 or 0; NaN for a query without a positive, which is left out.
+        unified: The same in the union of the galleries.
+
+    Returns:
+        For each dataset with a query that has a positive, the gap.
+    """
+    gaps = {}
+    for name, hits in separate.items():
+        lost = (hits - unified[name])[~np.isnan(hits)]
+        if len(lost):
+            gaps[name] = float(lost.mean())
+    return gaps
+
+
+COUNT = 10
+"""How many classes a report names for each dataset."""
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How one class is found."""
+
+    class_number: int
+    """Which class."""
+    queries: int
+    """Its queries with a positive."""
+    recall_at_1: float
+    """The share of them whose nearest neighbour is of this class, from 0 to 1."""
+    map_at_r: float
+    """The mean of their average precision at R, from 0 to 1."""
+    mistaken_for: int | None
+    """The class that their nearest neighbour is of most often where it is not of this one; None if it always is. Of
+    equally frequent ones, the lowest number."""
+
+
+def worst_classes(
+    hits: Floats, average_precisions: Floats, classes: Integers, nearest_classes: Integers, count: int = COUNT
+) -> list[ClassScore]:
+    """The classes with the lowest Recall@1; of equals, those with the lower MAP@R, more queries, the lower number.
+
+    Args:
+        hits: Whether each query's nearest neighbour is right, shape [Q], 1 or 0; NaN for a query without a positive,
+            which is left out.
+        average_precisions: Average precision at R of each query, shape [Q].
+        classes: The class of each query, shape [Q], numbers from 0.
+        nearest_classes: The class of each query's nearest neighbour, shape [Q]; -1 where there is none.
+        count: How many classes to name at most.
+
+    >>> hits, classes = np.array([1.0, 0.0, 1.0, 1.0]), np.array([7, 7, 5, 5])
+    >>> worst_classes(hits, hits, classes, np.array([7, 5, 5, 5]), count=1)
+    [ClassScore(class_number=7, queries=2, recall_at_1=0.5, map_at_r=0.5, mistaken_for=5)]
+    """
+    scored = ~np.isnan(hits)
+    numbers, places, queries = np.unique(classes[scored], return_inverse=True, return_counts=True)
+    recalls = np.bincount(places, weights=hits[scored], minlength=len(numbers)) / queries
+    precisions = np.bincount(places, weights=average_precisions[scored], minlength=len(numbers)) / queries
+    worst = np.lexsort((numbers, -queries, precisions, recalls))[:count]
+    return [
+        ClassScore(
+            int(numbers[i]),
+            int(queries[i]),
+            float(recalls[i]),
+            float(precisions[i]),
+            _most_frequent(nearest_classes[scored & (classes == numbers[i]) & (hits == 0) & (nearest_classes >= 0)]),
+        )
+        for i in worst
+    ]
+
+
+def _most_frequent(numbers: Integers) -> int | None:
+    if not len(numbers):
+        return None
+    values, counts = np.unique(numbers, return_counts=True)
+    return int(values[counts.argmax()])

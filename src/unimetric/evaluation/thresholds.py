@@ -169,7 +169,7 @@ class _Scores:
     def equal_error(self) -> tuple[float, float]:
         """The rate, and the threshold; of equally good thresholds the one with fewer errors, then the lowest."""
         thresholds = self.all()
-        # Both rates times both counts: whole numbers, which compare without rounding.
+        # SearchResults rates times both counts: whole numbers, which compare without rounding.
         matches = (len(self.impostors) - np.searchsorted(self.impostors, thresholds)) * len(self.genuine)
         non_matches = np.searchsorted(self.genuine, thresholds) * len(self.impostors)
         best = np.lexsort((thresholds, matches + non_matches, np.abs(matches - non_matches)))[0]

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError
 from unimetric.evaluation import Report, nearest_neighbours
-from unimetric.evaluation.bootstrap import Floats, percentile_interval, resampled_means
+from unimetric.evaluation.evaluate_split import distance_options, evaluate_vectors
+from unimetric.evaluation.statistics import Floats, percentile_interval, resampled_means
 from unimetric.formats.vectors import MeasuredVectors
-from unimetric.measure import distance_options, evaluate_vectors
 from unimetric.report.collect import Measured
 
 

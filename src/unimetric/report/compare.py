@@ -16,8 +16,8 @@ from rich.text import Text
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError
 from unimetric.evaluation import paired_bootstrap
-from unimetric.evaluation.bootstrap import Difference, Floats
 from unimetric.evaluation.per_query import Protocol
+from unimetric.evaluation.statistics import Difference, Floats
 from unimetric.files import write_text
 from unimetric.report.analysis import Analysis, Score, analyse
 from unimetric.report.collect import Measured, read_metrics, read_run

@@ -18,8 +18,8 @@ from unimetric.data.catalog import Item, identities
 from unimetric.data.thumbnails import square
 from unimetric.errors import UserError
 from unimetric.evaluation import nearest_neighbours
+from unimetric.evaluation.evaluate_split import distance_options
 from unimetric.files import write_atomically
-from unimetric.measure import distance_options
 from unimetric.models.source import ModelSource
 from unimetric.report.analysis import Neighbour
 from unimetric.report.collect import located, read_run

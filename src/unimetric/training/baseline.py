@@ -20,9 +20,9 @@ from unimetric.config import ModelConfig, RunConfig
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError
 from unimetric.evaluation import paired_bootstrap
+from unimetric.evaluation.evaluate_split import Measurement
 from unimetric.evaluation.per_query import PerQuery
 from unimetric.files import cache_folder, make_folder, write_bytes
-from unimetric.measure import Measurement
 from unimetric.models.devices import choose_precision
 from unimetric.progress import log_status
 from unimetric.training.resolve import Run

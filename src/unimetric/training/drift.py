@@ -16,8 +16,8 @@ from unimetric.data.replay import read_replay
 from unimetric.data.selection import select_train
 from unimetric.data.splits import Split
 from unimetric.evaluation import evaluate, nearest_neighbours
+from unimetric.evaluation.evaluate_split import distance_options, embed_items
 from unimetric.geometry import Geometry
-from unimetric.measure import distance_options, embed_items
 from unimetric.models.embedder import Embedder
 from unimetric.models.saving import model_fingerprint
 from unimetric.progress import log_status

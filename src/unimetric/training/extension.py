@@ -26,11 +26,11 @@ from unimetric.data.catalog import ClassIndex, Item
 from unimetric.data.replay import read_replay, write_replay
 from unimetric.data.splits import Split
 from unimetric.errors import UserError, cause
+from unimetric.evaluation.evaluate_split import embed_items
 from unimetric.files import user_path, write_atomically
 from unimetric.formats.run_folder import RunFolder, run_identity
 from unimetric.geometry import Geometry, PoincareBall
 from unimetric.losses import make_loss, place_proxies
-from unimetric.measure import embed_items
 from unimetric.models.devices import compute_dtype
 from unimetric.models.embedder import Embedder
 from unimetric.models.network import assign_weights, learned_weights

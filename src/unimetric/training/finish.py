@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from unimetric.data.catalog import ClassIndex
+from unimetric.evaluation.evaluate_split import Measurement, Skipped
 from unimetric.files import write_json
 from unimetric.formats.vectors import write_measured
-from unimetric.measure import Measurement, Skipped
 from unimetric.progress import log_status
 from unimetric.training.baseline import compare_with_frozen
 from unimetric.training.checkpoint import Progress

@@ -19,9 +19,9 @@ from unimetric.data.splits import Split
 from unimetric.data.transforms import TrainingTransform
 from unimetric.data.workers import WorkerLoader, check_handover
 from unimetric.errors import UserError
+from unimetric.evaluation.evaluate_split import Encoder, Measurement, check_positives, measure
 from unimetric.formats.run_folder import RunFolder, run_identity
 from unimetric.losses import LOSSES, CurricularFace, make_loss, proxy_slice
-from unimetric.measure import Encoder, Measurement, check_positives, measure
 from unimetric.models.devices import compute_dtype
 from unimetric.models.embedder import Embedder
 from unimetric.progress import console

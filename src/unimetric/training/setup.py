@@ -22,9 +22,9 @@ from unimetric.data.sources import read_sources
 from unimetric.data.sources.unusable import unusable_files
 from unimetric.data.splits import Split, split_datasets
 from unimetric.errors import UserError, escaped
+from unimetric.evaluation.evaluate_split import Measurement, Skipped
 from unimetric.geometry import Geometry, Sphere
 from unimetric.losses import LOSSES, loss_geometry, make_loss
-from unimetric.measure import Measurement, Skipped
 from unimetric.models.backbone import make_backbone
 from unimetric.models.devices import choose_precision
 from unimetric.models.embedder import Embedder

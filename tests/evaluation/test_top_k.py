@@ -10,18 +10,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unimetric.evaluation import screen, search
+from unimetric.evaluation import screen, top_k
 from unimetric.evaluation.distances import make_distance
-from unimetric.evaluation.search import Shelf, find
-from unimetric.evaluation.tiling import Tiling
+from unimetric.evaluation.rows import Tiling
+from unimetric.evaluation.top_k import Gallery, find
 
 
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Groups and lists so small that a few items are screened."""
-    for module in (screen, search):
+    for module in (screen, top_k):
         monkeypatch.setattr(module, "GROUP", 4)
-    monkeypatch.setattr(search, "SPARE", 1)
+    monkeypatch.setattr(top_k, "SPARE", 1)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -89,8 +89,8 @@ def test_both_results_of_one_pass_are_those_of_a_full_sort(
     query_datasets = torch.randint(datasets + 1, (sizes[0],), generator=generator).sort().values
     gallery_datasets = torch.randint(1, datasets + 1, (sizes[1],), generator=generator)
     own = torch.randint(-1, sizes[1], (sizes[0],), generator=generator)
-    shelf = Shelf.of(gallery, comparison, gallery_datasets)
-    both = find(queries, own, query_datasets, shelf, k, Tiling(*tiles, memory=memory))
+    gallery = Gallery.of(gallery, comparison, gallery_datasets)
+    both = find(queries, own, query_datasets, gallery, k, Tiling(*tiles, memory=memory))
 
     similarities = comparison.similarities(queries.double(), gallery)
     same = query_datasets[:, None] == gallery_datasets

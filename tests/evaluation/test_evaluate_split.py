@@ -9,8 +9,8 @@ import pytest
 from toy_runs import OPTIONS, make_images, one_thread
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError
+from unimetric.evaluation.evaluate_split import check_positives, evaluate_vectors, measure
 from unimetric.formats.vectors import read_measured, write_measured
-from unimetric.measure import check_positives, evaluate_vectors, measure
 from unimetric.models.backbone import make_backbone
 from unimetric.models.embedder import Embedder
 

@@ -1,15 +1,4 @@
-"""Cosine similarities without rounding error, so that ties are ties on every machine.
-
-The last bits of a floating-point matrix product depend on the shapes of its operands, the number of
-threads and the device: twins in a gallery then differ in similarity when they fall into different tiles,
-and the order of a tie is chance. The remedy is fixed-point arithmetic. Every vector is divided by its norm
-and rounded to multiples of 2^-24. A product of two such entries is a multiple of 2^-48, and every partial
-sum of a dot product is below 2, so float64, with its 53 bits, holds all of them exactly: in whatever order
-they are added, the result is the same. A float64 matrix product takes twice as long as a float32 one, so only what a
-float32 product cannot decide is computed in float64: see `screen`.
-
-The rounding moves a cosine by about 2e-8, less than the rounding error of a float32 product.
-"""
+"""Check matrices of embeddings and prepare their rows, block by block."""
 
 from __future__ import annotations
 
@@ -36,61 +25,6 @@ BLOCK_NUMBERS = 2**22
 
 Preparation = Callable[[Tensor, int, str], Tensor]
 """From finite float64 rows, the number of the first of them and the name of the argument to the rows to compare."""
-
-
-def unit_vectors(vectors: Vectors, name: str = "vectors") -> Tensor:
-    """Divide every row by its norm and round it to the grid.
-
-    Equal rows give equal unit vectors, and so do rows that differ by a factor that is a power of two.
-    The arithmetic is done on the CPU wherever the input lies, so that all devices start from the same bits.
-
-    Args:
-        vectors: Shape [N, E], floating point, N and E at least 1. The rows need not have unit length.
-        name: What error messages call the argument.
-
-    Returns:
-        Unit vectors, shape [N, E], float32 on the CPU, every entry a multiple of 2^-24 in [-1, 1].
-
-    Raises:
-        UserError: not a floating-point matrix, empty, or a row that is zero, infinite or NaN.
-
-    >>> unit_vectors(torch.tensor([[3.0, 0.0], [0.5, 0.5]]))
-    tensor([[1.0000, 0.0000],
-            [0.7071, 0.7071]])
-    """
-    return prepare_rows(vectors, unit_rows, name)
-
-
-def unit_rows(block: Tensor, first_row: int, name: str) -> Tensor:
-    """The same for some finite float64 rows; ``first_row`` is the number of the first, for errors."""
-    largest = block.abs().amax(dim=1, keepdim=True)
-    _check_directions(largest, first_row, name)
-    # Largest entry 1 first: no square can overflow or vanish in the norm.
-    block = block / largest
-    block /= torch.linalg.vector_norm(block, dim=1, keepdim=True)
-    return block.div_(GRID).round_().mul_(GRID).float()
-
-
-def cosine_similarities(queries: Tensor, gallery: Tensor) -> Tensor:
-    """The exact dot products of rows on the grid: cosines, up to the rounding of the rows.
-
-    Args:
-        queries: From `unit_vectors`, shape [Q, E], as float64 on any device.
-        gallery: From `unit_vectors`, shape [G, E], on the same device.
-
-    Returns:
-        Similarities, shape [Q, G], float64 on that device, in [-1, 1] up to 1e-6.
-    """
-    similarities = queries @ gallery.to(torch.float64).T  # (Q, G)
-    if similarities.is_cuda:
-        # CUDA selects by bit pattern, and so takes 0.0 and -0.0 for different numbers.
-        similarities += 0.0
-    return similarities
-
-
-def paired_cosines(queries: Tensor, gallery: Tensor) -> Tensor:
-    """`cosine_similarities` of query i and gallery item i only: from [P, E] and [P, E], as float64, to [P]."""
-    return (queries * gallery).sum(dim=1) + 0.0
 
 
 def prepare_rows(vectors: Vectors, preparation: Preparation, name: str) -> Tensor:
@@ -178,9 +112,3 @@ def float64_rows(vectors: Vectors, rows: slice | Tensor) -> Tensor:
     # A copy: torch takes neither read-only arrays nor foreign byte orders.
     part = vectors[rows if isinstance(rows, slice) else rows.numpy()]
     return torch.from_numpy(np.asarray(part).astype(np.float64, order="C"))
-
-
-def _check_directions(largest: Tensor, first_row: int, name: str) -> None:
-    if not bool(largest.all()):
-        row = first_row + int((largest[:, 0] == 0).nonzero()[0])
-        raise UserError(f"{name}: row {row} is all zeros, which has no cosine; drop it or mend the model")

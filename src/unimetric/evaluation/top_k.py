@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from unimetric.evaluation.distances import Distance
-from unimetric.evaluation.rows import Rows, SelectedRows
+from unimetric.evaluation.rows import Rows, SelectedRows, Tiling
 from unimetric.evaluation.screen import GROUP, Candidates, full_precision, product_error
-from unimetric.evaluation.tiling import Tiling
 
 PAIR_NUMBERS = 2**18
 """Numbers that are gathered at once where pairs are compared."""
@@ -27,7 +26,7 @@ SPARE = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Shelf:
+class Gallery:
     """A gallery whose datasets stand one after the other."""
 
     rows: Rows
@@ -41,7 +40,7 @@ class Shelf:
     """The place at which each dataset begins, and G."""
 
     @classmethod
-    def of(cls, gallery: Rows, distance: Distance, datasets: Tensor | None = None) -> Shelf:
+    def of(cls, gallery: Rows, distance: Distance, datasets: Tensor | None = None) -> Gallery:
         """Lay out a gallery.
 
         Args:
@@ -65,7 +64,7 @@ class Shelf:
 
 
 @dataclass(eq=False)
-class Found:
+class TopK:
     """The k nearest gallery rows of each query so far."""
 
     values: Tensor
@@ -74,14 +73,14 @@ class Found:
     """Gallery rows, shape [Q, k], int64; of equal similarities the lower first; -1 where there is none."""
 
     @classmethod
-    def none(cls, queries: int, k: int) -> Found:
+    def none(cls, queries: int, k: int) -> TopK:
         """Nothing yet."""
         values = torch.full((queries, k), -torch.inf, dtype=torch.float64)
         return cls(values, torch.full((queries, k), -1))
 
-    def copy(self) -> Found:
+    def copy(self) -> TopK:
         """The same, to be kept."""
-        return Found(self.values.clone(), self.rows.clone())
+        return TopK(self.values.clone(), self.rows.clone())
 
     def merge(self, queries: Tensor, values: Tensor, rows: Tensor) -> None:
         """Add items [n, any] of some queries [n], in any order, none of which is there already."""
@@ -96,40 +95,42 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Both:
+class SearchResults:
     """What queries found in their own datasets' parts of the gallery, and in all of it."""
 
-    separate: Found
-    unified: Found
+    separate: TopK
+    unified: TopK
 
 
-def find(queries: Tensor, own_rows: Tensor, datasets: Tensor | None, shelf: Shelf, k: int, tiling: Tiling) -> Both:
+def find(
+    queries: Tensor, self_indices: Tensor, datasets: Tensor | None, gallery: Gallery, k: int, tiling: Tiling
+) -> SearchResults:
     """Pass queries over the gallery.
 
     Args:
         queries: Prepared rows, shape [Q, W], float32.
-        own_rows: The gallery row each query must not find, shape [Q], int64, -1 for none.
+        self_indices: The gallery row each query must not find, shape [Q], int64, -1 for none.
         datasets: The number of each query's dataset, shape [Q], int64, ascending. Without it, what is found in the
             whole gallery stands for what is found in the dataset's.
-        shelf: The gallery.
+        gallery: The gallery.
         k: Neighbours per query, at least 1.
         tiling: Tile sizes, device and memory; no result depends on them.
     """
-    found = Found.none(len(queries), k)
-    asking = _Queries(queries, shelf.places[own_rows], found, ())
-    if datasets is None or len(shelf.bounds) == 2:
-        _search(asking, shelf, (0, len(shelf.order)), tiling)
-        return Both(found, found)
+    found = TopK.none(len(queries), k)
+    asking = _Queries(queries, gallery.places[self_indices], found, ())
+    if datasets is None or len(gallery.bounds) == 2:
+        _search(asking, gallery, (0, len(gallery.order)), tiling)
+        return SearchResults(found, found)
     sizes = datasets.bincount().tolist()
     ends = list(itertools.accumulate(sizes))
-    parts = [_Known(end - size, end, *shelf.bound(n)) for n, (size, end) in enumerate(zip(sizes, ends, strict=True))]
+    parts = [_Known(end - size, end, *gallery.bound(n)) for n, (size, end) in enumerate(zip(sizes, ends, strict=True))]
     known = [part for part in parts if part.first < part.last and part.start < part.stop]
     for part in known:
-        _search(asking.part(part.first, part.last), shelf, (part.start, part.stop), tiling)
+        _search(asking.part(part.first, part.last), gallery, (part.start, part.stop), tiling)
     separate = found.copy()
     asking = _Queries(asking.vectors, asking.own, found, tuple(known))
-    _search(asking, shelf, (0, len(shelf.order)), tiling)
-    return Both(separate, found)
+    _search(asking, gallery, (0, len(gallery.order)), tiling)
+    return SearchResults(separate, found)
 
 
 @dataclass(frozen=True)
@@ -156,12 +157,12 @@ class _Queries:
     vectors: Tensor
     own: Tensor
     """The place each must not find, -1 for none."""
-    found: Found
+    found: TopK
     known: tuple[_Known, ...]
 
     def part(self, first: int, last: int) -> _Queries:
         """Some of them. What they find, all of them find."""
-        found = Found(self.found.values[first:last], self.found.rows[first:last])
+        found = TopK(self.found.values[first:last], self.found.rows[first:last])
         known = (known.within(first, last, 0, 2**62) for known in self.known)
         return _Queries(self.vectors[first:last], self.own[first:last], found, tuple(k for k in known if k))
 
@@ -169,7 +170,7 @@ class _Queries:
         """Those of the numbers [n], ascending, with nothing found."""
         places = [torch.searchsorted(rows, torch.tensor([k.first, k.last])).tolist() for k in self.known]
         known = [_Known(first, last, k.start, k.stop) for (first, last), k in zip(places, self.known, strict=True)]
-        nothing = Found.none(len(rows), self.found.values.shape[1])
+        nothing = TopK.none(len(rows), self.found.values.shape[1])
         return _Queries(self.vectors[rows], self.own[rows], nothing, tuple(k for k in known if k.first < k.last))
 
 
@@ -181,15 +182,15 @@ class _Chunk:
     """Prepared, on the device to multiply on."""
     start: int
     """The place of the first."""
-    shelf: Shelf
+    gallery: Gallery
     longest: float
-    """The greatest length of a row of ``shelf.distance.screen.gallery``."""
+    """The greatest length of a row of ``gallery.distance.screen.gallery``."""
 
     @classmethod
-    def of(cls, shelf: Shelf, start: int, stop: int, device: str | torch.device) -> _Chunk:
-        rows = shelf.rows[start:stop].to(device)
-        lengths = torch.linalg.vector_norm(shelf.distance.screen.gallery(rows), dim=1)
-        return cls(rows, start, shelf, float(lengths.amax()))
+    def of(cls, gallery: Gallery, start: int, stop: int, device: str | torch.device) -> _Chunk:
+        rows = gallery.rows[start:stop].to(device)
+        lengths = torch.linalg.vector_norm(gallery.distance.screen.gallery(rows), dim=1)
+        return cls(rows, start, gallery, float(lengths.amax()))
 
     @property
     def stop(self) -> int:
@@ -197,16 +198,16 @@ class _Chunk:
 
     def datasets(self) -> Iterator[tuple[int, int]]:
         """Bounds of the datasets' parts, as places."""
-        for start, stop in zip(self.shelf.bounds[:-1], self.shelf.bounds[1:], strict=True):
+        for start, stop in zip(self.gallery.bounds[:-1], self.gallery.bounds[1:], strict=True):
             if max(start, self.start) < min(stop, self.stop):
                 yield max(start, self.start), min(stop, self.stop)
 
 
-def _search(queries: _Queries, shelf: Shelf, places: tuple[int, int], tiling: Tiling) -> None:
+def _search(queries: _Queries, gallery: Gallery, places: tuple[int, int], tiling: Tiling) -> None:
     """Add what queries find between two places of the gallery."""
     k = queries.found.values.shape[1]
     length = k + max(SPARE, k // 8)
-    step = tiling.chunk_rows(shelf.rows) if len(shelf.rows) else 1
+    step = tiling.chunk_rows(gallery.rows) if len(gallery.rows) else 1
     # Tiles that are no longer than the lists would spend more time on merging than on multiplying.
     tile_rows, tile_columns = tiling.query_rows(length), max(tiling.gallery, 4 * length)
     # Allocated once: a fresh tile costs as much as a third of its products.
@@ -215,7 +216,7 @@ def _search(queries: _Queries, shelf: Shelf, places: tuple[int, int], tiling: Ti
         stop = min(start + step, places[1])
         if not _visible(queries.known, len(queries.own), start, stop):
             continue
-        chunk = _Chunk.of(shelf, start, stop, tiling.device)
+        chunk = _Chunk.of(gallery, start, stop, tiling.device)
         for first, last in _query_tiles(queries, tile_rows):
             tile = queries.part(first, last)
             spans = _visible(tile.known, len(tile.own), start, stop)
@@ -255,7 +256,7 @@ def _visible(known: Sequence[_Known], queries: int, start: int, stop: int) -> li
 
 def _screen(queries: _Queries, chunk: _Chunk, tiles: Iterable[tuple[int, int]], length: int, buffer: Tensor) -> Tensor:
     """Add what queries find in a part of the gallery, but for some queries: their numbers."""
-    screen = chunk.shelf.distance.screen
+    screen = chunk.gallery.distance.screen
     rows, own = queries.vectors.to(chunk.rows.device), queries.own.to(chunk.rows.device)
     left, right = screen.queries(rows), screen.gallery(chunk.rows)
     relative = product_error(left.shape[1], screen.left_out(left.shape[1]))
@@ -313,13 +314,13 @@ def _decide(queries: _Queries, rows: Tensor, candidates: Candidates, chunk: _Chu
     asked, ranks = needed.nonzero(as_tuple=True)
     columns = candidates.columns[asked, ranks]
     values = torch.full(needed.shape, -torch.inf, dtype=torch.float64, device=rows.device)
-    values[asked, ranks] = paired_similarities(chunk.shelf.distance, rows, asked, chunk.rows, columns)
+    values[asked, ranks] = paired_similarities(chunk.gallery.distance, rows, asked, chunk.rows, columns)
     # Candidates come in order, so those that are needed stand in front.
     counts = needed.sum(dim=1)
     changed, width = counts.nonzero()[:, 0], int(counts.max())
     if len(changed):
         places = (candidates.columns[changed, :width] + chunk.start).cpu()
-        queries.found.merge(changed.cpu(), values[changed, :width], chunk.shelf.order[places])
+        queries.found.merge(changed.cpu(), values[changed, :width], chunk.gallery.order[places])
     return undecided.cpu()
 
 
@@ -338,7 +339,7 @@ def _compare(queries: _Queries, some: Tensor, chunk: _Chunk, gallery_tile: int) 
     if not len(some):
         return
     k = queries.found.values.shape[1]
-    distance, device = chunk.shelf.distance, chunk.rows.device
+    distance, device = chunk.gallery.distance, chunk.rows.device
     asking = queries.some(some)
     vectors, own = asking.vectors.to(device, torch.float64), asking.own.to(device)
     # Dataset by dataset: within one, the order of places is that of rows.
@@ -349,7 +350,7 @@ def _compare(queries: _Queries, some: Tensor, chunk: _Chunk, gallery_tile: int) 
             tile = distance.similarities(vectors, chunk.rows[start - chunk.start : stop - chunk.start])
             _hide(tile, own, asking.known, start, stop)
             _merge(best, places, tile, start)
-        queries.found.merge(some, best, chunk.shelf.order[places.cpu()])
+        queries.found.merge(some, best, chunk.gallery.order[places.cpu()])
 
 
 def _merge(best: Tensor, rows: Tensor, tile: Tensor, start: int) -> None:
