@@ -39,7 +39,8 @@ class Connection(H11Protocol):
         self.half_closed = False
         """True when the client has finished sending; it may still read."""
         self._waiting_since: float | None = None
-        self._sending_since: float | None = None
+        # Counted in checks, not in seconds: a client is not slow while the event loop is held up.
+        self._waited = self._sent = 0
         self._timer: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -50,7 +51,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock; make room, or refuse, when too many connections are open."""
         super().connection_made(transport)
-        self._waiting_since = self.loop.time()
+        self._wait()
         self._timer = self.loop.call_later(_CHECK_SECONDS, self._check)
         if len(self.connections) <= self.limit:
             return
@@ -74,7 +75,7 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Note when a request begins and when it is complete."""
         if not self._under_way and not self.conn.trailing_data[0]:
-            self._waiting_since = self.loop.time()
+            self._wait()
         super().data_received(data)
         self._note_complete_request()
 
@@ -85,7 +86,7 @@ class Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         """Wait for the next request, unless the client has finished sending."""
-        self._waiting_since = self.loop.time()
+        self._wait()
         super().on_response_complete()
         self._note_complete_request()
         if self.half_closed and not self._under_way:
@@ -106,22 +107,23 @@ class Connection(H11Protocol):
     def _under_way(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
+    def _wait(self) -> None:
+        self._waiting_since = self.loop.time()
+        self._waited = 0
+
     def _note_complete_request(self) -> None:
         if self._under_way and not self.cycle.more_body:
             self._waiting_since = None
 
     def _check(self) -> None:
-        now = self.loop.time()
         self._timer = self.loop.call_later(_CHECK_SECONDS, self._check)
-        if not self.transport.get_write_buffer_size():
-            self._sending_since = None
-        elif self._sending_since is None:
-            self._sending_since = now
-        elif now - self._sending_since > self.seconds:
+        self._sent = self._sent + 1 if self.transport.get_write_buffer_size() else 0
+        if self._sent * _CHECK_SECONDS > self.seconds:
             self.transport.abort()
             return
+        self._waited += 1
         allowed = min(self.seconds, _HEAD_SECONDS)
-        late = self._waiting_since is not None and now - self._waiting_since > allowed
+        late = self._waiting_since is not None and self._waited * _CHECK_SECONDS > allowed
         if late and not self._under_way and not self.transport.is_closing():
             if self.conn.trailing_data[0]:
                 message = f"the request's head took longer than {allowed:g} s; send it at once"
