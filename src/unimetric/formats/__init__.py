@@ -1,1 +1,1 @@
-"""What lies on disk between the parts: run folders, vectors, shards, object storage."""
+"""Formats on disk that several packages share: run folders, vectors, shards, object storage."""

@@ -1,4 +1,4 @@
-"""The run folder: what training writes where, and reading a run's configuration back."""
+"""The run folder: its paths, its configuration and its identity."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RunFolder:
 
     ``config.yaml`` (every option), ``log.jsonl`` (a row every few steps), ``checkpoint.safetensors`` (the latest),
     ``model/`` (what `Embedder.from_pretrained` loads), ``vectors.parquet`` (the vectors that were measured),
-    ``metrics.json`` (the measured numbers; written last); ``non-finite/`` where the numbers of a step went wrong.
+    ``metrics.json`` (the measured numbers; written last); ``non-finite/`` (steps with numbers that are not finite).
     """
 
     path: Path
@@ -61,12 +61,12 @@ class RunFolder:
 
     @property
     def how_to_resume(self) -> str:
-        """What to type to go on, for the end of a message."""
+        """The command that resumes the run, for the end of a message."""
         return f"continue with: unimetric train --resume {shlex.quote(str(self.path))}"
 
     @property
     def non_finite(self) -> Path:
-        """The folder of what is needed to compute steps again whose numbers were not finite."""
+        """The folder for reproducing steps whose numbers were not finite."""
         return self.path / "non-finite"
 
     def refuse_new_run(self) -> None:
@@ -91,9 +91,9 @@ class RunFolder:
 
     @contextmanager
     def new_run(self, config: RunConfig) -> Iterator[None]:
-        """`create`; an error before the first checkpoint takes back everything that the run made.
+        """Call `create`; an error before the first checkpoint removes everything that the run made.
 
-        An interruption does not, nor the death of another process: the run can go on.
+        Interruption and the death of another process keep them, so that the run can be resumed.
 
         Raises:
             UserError: a run is there already, or no permission.
@@ -113,7 +113,7 @@ class RunFolder:
                     path.unlink(missing_ok=True)
                 if not had_board:
                     shutil.rmtree(board, ignore_errors=True)
-                with suppress(OSError):  # something of somebody else is in it
+                with suppress(OSError):  # it holds other files
                     for path in folders:
                         path.rmdir()
             raise
@@ -127,7 +127,7 @@ class RunFolder:
         write_text(self.config, yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
 
     def read_config(self) -> RunConfig:
-        """The configuration that the run was started with.
+        """Read the configuration that the run was started with.
 
         Raises:
             UserError: it is not a run folder, or the file is damaged.
@@ -154,7 +154,7 @@ class RunFolder:
                     )
 
     def remove_leftovers(self) -> None:
-        """Remove the parts of files that were being written when the process was killed."""
+        """Remove temporary files of a process that was killed."""
         for name in ("log.jsonl", *(path.name for path in (self.checkpoint, self.config, self.metrics, self.vectors))):
             for path in self.path.glob(f".{name}.*"):
                 path.unlink(missing_ok=True)
@@ -163,10 +163,10 @@ class RunFolder:
 
 
 def run_identity(config: RunConfig, split: Split, classes: ClassIndex, fingerprint: str) -> str:
-    """A SHA-256 of what has to be the same for a checkpoint to be continued.
+    """Return a SHA-256 of everything that must be the same to continue a checkpoint.
 
     The train images with their classes, in order, the backbone's weights, and every option that decides the result.
-    Where the computation runs and what is measured afterwards may change.
+    Device and evaluation may change.
     """
     deciding = _deciding_options(config)
     images = [(item.dataset, item.label, item.path.name) for item in split.train]
@@ -176,21 +176,20 @@ def run_identity(config: RunConfig, split: Split, classes: ClassIndex, fingerpri
 
 def _deciding_options(config: RunConfig) -> dict[str, dict[str, Any]]:
     options = {name: asdict(config)[name] for name in ("model", "loss", "sampling", "training")}
-    # The weights are compared by what is in them, not by where they lie.
+    # The weights are compared by content, not by path.
     options["model"].pop("weights")
-    # Neither where the proxies lie nor what is kept for the backward pass changes what is learned.
+    # Neither changes the result.
     options["training"].pop("shard_proxies")
     options["training"].pop("recompute_blocks")
-    # Whoever was stopped by a bad batch may want to go on without it.
+    # A run that was stopped by a bad batch may continue without it.
     options["training"].pop("non_finite")
     return options
 
 
 def _selection(config: RunConfig) -> dict[str, dict[str, Any]]:
-    """What decides the train images and their pixels beside the sources; not part of the identity, which has the images
-    themselves.
+    """Return the options that decide the train images and their pixels; the identity has the images themselves.
 
-    Nor is the extension: its model is in the run folder.
+    The extension is no part of the identity either: its model is in the run folder.
     """
     values = asdict(config)
     names = ("train_datasets", "few_shot", "train_images", "cache", "reduced_decode")

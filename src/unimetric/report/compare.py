@@ -1,4 +1,4 @@
-"""Runs side by side, with the probability that a difference is real: on the terminal and as a page."""
+"""Comparison of runs, with the probability that a difference is real: terminal output and page."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SIGNIFICANT = 0.975
 
 @dataclass(frozen=True)
 class Cell:
-    """A run's Recall@1 in one respect; for all runs but the first, compared with the first.
+    """One Recall@1 of a run, with its difference from the first run for all other runs.
 
     Attributes:
         score: With its interval.
@@ -55,7 +55,7 @@ class Comparison:
 
     @property
     def runs(self) -> tuple[Measured, ...]:
-        """What was measured of each."""
+        """The compared runs."""
         return tuple(analysis.measured for analysis in self.analyses)
 
 
@@ -94,7 +94,7 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
 
 
 def _cells(scores: Sequence[Score], differences: Sequence[Difference]) -> tuple[Cell, ...]:
-    """The first run's cell, and those of the runs that are compared with it."""
+    """Return the first run's cell and those of the runs compared with it."""
     return tuple(Cell(score, difference) for score, difference in zip(scores, [None, *differences], strict=True))
 
 
@@ -109,7 +109,7 @@ def _check_same_fingerprint(folders: Sequence[Path], metrics: Sequence[dict[str,
 
 
 def _orders(folders: Sequence[Path], analyses: Sequence[Analysis]) -> list[NDArray[np.int64]]:
-    """Of each run, the rows of the first run's queries, [Q]."""
+    """Return for each run the rows of the first run's queries, [Q]."""
     keys = [_keys(analysis.vectors.query) for analysis in analyses]
     galleries = [set(_keys(analysis.vectors.gallery)) for analysis in analyses]
     orders = []
@@ -126,7 +126,7 @@ def _orders(folders: Sequence[Path], analyses: Sequence[Analysis]) -> list[NDArr
 
 
 def _hits(run: Analysis, protocol: Protocol, order: NDArray[np.int64], first: Analysis) -> dict[str, Floats]:
-    """For each dataset, whether its queries' nearest neighbours are right, the queries in the first run's order."""
+    """Return 1 for right and 0 for wrong nearest neighbours, by dataset and in the first run's order of queries."""
     per_query = run.report.per_query
     results = per_query.separate if protocol == "separate" else per_query.unified
     hits = results.scores["recall@1"][order]
@@ -147,7 +147,7 @@ def _keys(items: Sequence[Item]) -> list[tuple[str, str, str, int]]:
 
 
 def _distinct_names(runs: Sequence[Measured]) -> tuple[str, ...]:
-    """The last parts of the folders' paths, as many as it takes to tell them apart."""
+    """Return the shortest ends of the folders' paths that differ."""
     parts = [run.folder.absolute().parts for run in runs]
     for count in range(1, max(map(len, parts)) + 1):
         names = ["/".join(own[-count:]) for own in parts]
@@ -232,7 +232,7 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
 
 
 def _differences(runs: Sequence[Measured]) -> list[tuple[str, list[str]]]:
-    """What always matters, and the options and origins that are not the same for all runs."""
+    """Return method, backbone and images, and the options and origins that differ between runs."""
     parts = ("model", "configuration", "provenance", "machine", "cost")
     trees = [dict(flattened({name: run.metrics[name] for name in parts if name in run.metrics})) for run in runs]
     names = list(dict.fromkeys(name for tree in trees for name in tree))

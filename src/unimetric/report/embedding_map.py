@@ -11,7 +11,7 @@ from unimetric.formats.vectors import MeasuredVectors
 
 
 def choose_rows(datasets: Sequence[str], count: int) -> NDArray[np.int64]:
-    """At most ``count`` rows, evenly spaced within each dataset, each with the same share but at least one row."""
+    """Return at most ``count`` rows, evenly spaced in each dataset; the same share of each, but at least one row."""
     share = min(1.0, count / max(1, len(datasets)))
     names = np.array(datasets, dtype=object)
     chosen = []
@@ -23,7 +23,7 @@ def choose_rows(datasets: Sequence[str], count: int) -> NDArray[np.int64]:
 
 
 def map_positions(vectors: NDArray[np.float32], seed: int = 0) -> NDArray[np.float64]:
-    """Positions in the unit square, [N, 2], of vectors [N, E]; near means alike, far means nothing.
+    """Return positions in the unit square, [N, 2], of vectors [N, E]; near means alike, far means nothing.
 
     The first 50 principal components, then t-SNE (van der Maaten and Hinton, 2008) by scikit-learn. Few vectors are
     shown by their first two components instead.

@@ -1,4 +1,4 @@
-"""Pictures of what went wrong: the most confident mistakes, and the classes that are found worst."""
+"""Pictures of the most confident mistakes and of the worst classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CLASS_PICTURE = 64
 
 
 def mistakes(analysis: Analysis, name: str, count: int, neighbours: int) -> dict[str, Any]:
-    """What the page shows of a dataset's mistakes."""
+    """Return the page's values of a dataset's mistakes."""
     distance = analysis.measured.geometry.distance
     return {
         "name": name,
@@ -35,7 +35,7 @@ def _mistake(mistake: Mistake, distance: str) -> dict[str, Any]:
 
 
 def worst_classes(analysis: Analysis, name: str) -> dict[str, Any]:
-    """What the page shows of the classes of a dataset that are found worst, those that are always found apart."""
+    """Return the page's values of a dataset's worst classes, without those that are always found."""
     worst = analysis.numbers["worst_classes"].get(name, [])
     return {"name": name, "classes": [_worst(analysis, name, entry) for entry in worst if entry["recall@1"] < 1]}
 
@@ -56,7 +56,7 @@ def _worst(analysis: Analysis, name: str, entry: dict[str, Any]) -> dict[str, An
 
 
 def _picture(item: Item, role: str, side: int = 112) -> dict[str, Any]:
-    """An image as templates show it; ``picture`` is None where it cannot be read."""
+    """Return an image for templates; ``picture`` is None if it is unreadable."""
     return {
         "picture": thumbnail(item.path, side),
         "alt": f"{role}, {item.label} of {item.dataset}: {item.path.name}",

@@ -1,4 +1,4 @@
-"""One image: the weights of its prompts, and its nearest neighbours, on the terminal and as a picture."""
+"""Inspection of one image: its prompts' weights and nearest neighbours, as terminal output and picture."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from unimetric.report.words import similarity
 
 @dataclass(frozen=True)
 class Inspection:
-    """An image as a model sees it.
+    """Neighbours and prompt weights of one image.
 
     Attributes:
         image: Its path.
@@ -53,7 +53,7 @@ def inspect_image(
     k: int = 8,
     source: ModelSource | None = None,
 ) -> Inspection:
-    """Embed an image, and find its neighbours among the gallery that a run was measured on.
+    """Embed an image and find its neighbours in the gallery of a run.
 
     Args:
         folder: A run folder, or one that ``unimetric evaluate`` wrote.
@@ -138,7 +138,7 @@ def print_inspection(inspection: Inspection, console: Console | None = None) -> 
 
 
 def _common_folder(paths: Sequence[Path]) -> Path | None:
-    """The folder that all paths lie in; None if they have none, or nothing but the root, in common."""
+    """Return the common folder of all paths; None if it is the root or there is none."""
     try:
         folder = Path(os.path.commonpath([path.parent for path in paths]))
     except ValueError:  # relative paths beside absolute ones
@@ -204,7 +204,7 @@ def _draw(inspection: Inspection) -> Any:
 
 
 def _tile(axes: Any, path: Path, words: str, right: bool | None) -> None:
-    """A picture with its words; framed solid green where it is right, dashed red where it is wrong."""
+    """Draw a picture with its text: a solid green frame if right, a dashed red one if wrong."""
     image = square(path, 192)
     axes.imshow(np.full((192, 192, 3), 200, np.uint8) if image is None else np.asarray(image))
     if image is None:

@@ -1,4 +1,4 @@
-"""The numbers of a page: headline, all metrics, confusion, and how the embedding fills its space."""
+"""Numbers of a page: headline, all metrics, confusion, alignment and uniformity."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unimetric.report.words import cell, percent, spread, two_digits
 
 
 def tiles(analysis: Analysis) -> list[dict[str, str]]:
-    """The two numbers that a run is summed up by."""
+    """Return the two headline numbers of a run."""
     words = {"harmonic": "harmonic mean of the datasets, each among its own images", "unified": "in the union of all"}
     scores = {part: analysis.total(part) for part in words}
     return [
@@ -25,7 +25,7 @@ def tiles(analysis: Analysis) -> list[dict[str, str]]:
 
 
 def headline(analysis: Analysis) -> Iterator[dict[str, Any]]:
-    """Rows of Recall@1 in both galleries and what lies between."""
+    """Yield rows of Recall@1 in both galleries, and their gap."""
     for name in analysis.datasets:
         yield {
             "total": False,
@@ -41,7 +41,7 @@ def headline(analysis: Analysis) -> Iterator[dict[str, Any]]:
 
 
 def metric_rows(numbers: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Rows of all metrics, each with its interval."""
+    """Yield rows of all metrics, each with its interval."""
     names, intervals = list(numbers["unified"]), numbers["intervals"]
 
     def cells(values: Mapping[str, float], ends: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -57,7 +57,7 @@ def metric_rows(numbers: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def confusion(numbers: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The matrix of domain confusion, of the datasets that have queries; None for a single dataset."""
+    """Return the domain confusion of the datasets with queries; None for a single dataset."""
     names, matrix = numbers["domain_confusion"]["datasets"], numbers["domain_confusion"]["matrix"]
     if len(names) < 2:
         return None
@@ -82,7 +82,7 @@ def _share(share: float) -> str:
 
 
 def spread_rows(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """Alignment and uniformity of every dataset and of the union, and whether pairs were drawn for them."""
+    """Return alignment and uniformity of every dataset and the union; ``sampled`` if pairs were drawn."""
     parts = [*numbers["spread"]["separate"].items(), ("union of all", numbers["spread"]["unified"])]
     rows = [
         {

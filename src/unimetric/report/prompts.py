@@ -1,4 +1,4 @@
-"""How much each prompt of a model's pool takes part, dataset by dataset."""
+"""Similarities of images to the prompts of a model's pool, by dataset."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unimetric.models.encoding import decoded_batches
 
 
 def prompt_weights(embedder: Embedder, paths: Sequence[Path], batch_size: int = 32) -> NDArray[np.float32] | None:
-    """The weights of the prompts of every image that can be read, float32 [N, M]; None for a model without a pool."""
+    """Return the prompts' weights for every readable image, float32 [N, M]; None for a model without a pool."""
     rows = []
     for pixels, _ in decoded_batches(paths, embedder.transform, batch_size, skip_unreadable=True):
         if not pixels:
@@ -33,12 +33,12 @@ def prompt_weights(embedder: Embedder, paths: Sequence[Path], batch_size: int = 
 def average_prompt_weights(
     embedder: Embedder, images: Mapping[str, Sequence[Path]], per_dataset: int = 200
 ) -> dict[str, NDArray[np.float32]] | None:
-    """Each dataset's average weight of every prompt, float32 [M]; None for a model without a pool.
+    """Return each dataset's average weight of every prompt, float32 [M]; None for a model without a pool.
 
     Args:
         embedder: The model.
-        images: Of every dataset.
-        per_dataset: At most so many images of each, evenly spaced.
+        images: The images of every dataset.
+        per_dataset: The most images of each dataset, evenly spaced.
     """
     averages = {}
     for dataset, paths in images.items():

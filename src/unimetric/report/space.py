@@ -23,7 +23,7 @@ _SHAPES = (
 
 
 def map_values(analysis: Analysis, count: int) -> dict[str, Any]:
-    """What the page shows of the map of at most ``count`` queries."""
+    """Return the page's values of a map of at most ``count`` queries."""
     vectors = analysis.vectors
     rows = shown(vectors, count)
     positions = _MAP_MARGIN + (_MAP_SIDE - 2 * _MAP_MARGIN) * map_positions(vectors.query_vectors[rows])
@@ -66,7 +66,7 @@ def map_values(analysis: Analysis, count: int) -> dict[str, Any]:
 
 
 def _labels(middles: Mapping[str, NDArray[np.float64]]) -> list[dict[str, str]]:
-    """Names at the middles of their datasets, moved down where one would cover another, and in from the edge."""
+    """Place names at the middle of their datasets, apart from each other and from the edge."""
     placed: list[tuple[str, float, float]] = []
     for name, (x, y) in sorted(middles.items(), key=lambda entry: float(entry[1][1])):
         x = min(max(float(x), 45.0), _MAP_SIDE - 45.0)

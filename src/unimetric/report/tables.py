@@ -1,4 +1,4 @@
-"""Measured numbers as a table, on the terminal and in Markdown."""
+"""Tables of measured numbers for the terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Row = tuple[str, dict[str, Any]]
 
 
 def result_cells(rows: Sequence[Row], *, intervals: bool = False) -> tuple[list[str], list[list[str]]]:
-    """Header and cells: per row a name, each dataset's Recall@1, harmonic mean, unified, parameters, time.
+    """Return header and cells: per row a name, each dataset's Recall@1, harmonic mean, unified, parameters, time.
 
     Recall@1 is in percent, time in minutes:seconds; what has no value shows a dash.
 
@@ -51,12 +51,12 @@ def _recall(values: dict[str, float], ends: dict[str, Sequence[float]] | None) -
 
 
 def _with_interval(value: float, ends: Sequence[float] | None) -> str:
-    """A share in percent, and its interval if it is known."""
+    """Return a share in percent, with its interval if known."""
     return _percent(value) if ends is None else f"{_percent(value)} [{', '.join(map(_percent, ends))}]"
 
 
 def print_results(rows: Sequence[Row], console: Console | None = None) -> None:
-    """Print the table to standard output, in the way that says most in the width of the terminal.
+    """Print to standard output the fullest table that fits the terminal.
 
     A single model has a row for each dataset, with what the dataset loses in the union. Several models have a row each,
     or a column each where the terminal is too narrow. 95 % intervals are written where there is room for them.
@@ -70,7 +70,7 @@ def print_results(rows: Sequence[Row], console: Console | None = None) -> None:
 
 
 def _fitting(rows: Sequence[Row], console: Console) -> Table:
-    """The first table that fits, or else the last one."""
+    """Return the first table that fits, or the last one."""
     known = any("intervals" in metrics for _, metrics in rows)
     alone = len(rows) == 1 and bool(rows[0][1].get("unified_gap"))
     tables = []
@@ -103,7 +103,7 @@ def _single(name: str, metrics: dict[str, Any], *, intervals: bool) -> tuple[lis
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
-    """The table in Markdown."""
+    """Return the table in Markdown."""
     header, cells = result_cells(rows)
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *cells]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"

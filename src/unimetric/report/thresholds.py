@@ -1,4 +1,4 @@
-"""Match or no match: the page's part on thresholds."""
+"""The page's part on thresholds between match and no match."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unimetric.report.words import percent, similarity
 
 
 def threshold_values(analysis: Analysis) -> dict[str, Any]:
-    """What the page shows of thresholds: curves, and a table of every dataset and the union."""
+    """Return the page's values of thresholds: curves, and a table of every dataset and the union."""
     thresholds, distance = analysis.numbers["thresholds"], analysis.measured.geometry.distance
     parts: list[tuple[str, Mapping[str, Any]]] = [*thresholds["separate"].items()]
     # With one dataset, the union is that dataset.
@@ -56,7 +56,7 @@ def threshold_values(analysis: Analysis) -> dict[str, Any]:
 
 
 def _rates(parts: list[tuple[str, Mapping[str, Any]]]) -> list[float]:
-    """The wanted false-match rates that at least one part has a threshold for."""
+    """Return the false-match rates for which a dataset or the union has a threshold."""
     points = [point for _, values in parts for point in values["operating_points"]]
     reached = {point["wanted_false_match_rate"] for point in points if point["threshold"] is not None}
     return sorted(reached, reverse=True)

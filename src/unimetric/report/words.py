@@ -1,4 +1,4 @@
-"""Numbers as pages and terminals write them."""
+"""Formatting of numbers for pages and terminals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from unimetric.report.analysis import Score
 
 
 def percent(value: float) -> str:
-    """A share in percent, with one digit.
+    """Return a share in percent with one digit.
 
     >>> percent(0.1234)
     '12.3'
@@ -18,17 +18,17 @@ def percent(value: float) -> str:
 
 
 def spread(score: Score) -> str:
-    """The interval of a score, in percent."""
+    """Return the interval of a score in percent."""
     return f"{percent(score.low)}–{percent(score.high)}"
 
 
 def cell(score: Score) -> dict[str, str]:
-    """A score as templates show it."""
+    """Return a score for templates."""
     return {"text": percent(score.value), "interval": spread(score)}
 
 
 def two_digits(value: float) -> str:
-    """A number with two digits, never minus zero.
+    """Return a number with two digits, never minus zero.
 
     >>> two_digits(-0.001), two_digits(-2.5)
     ('0.00', '−2.50')
@@ -37,7 +37,7 @@ def two_digits(value: float) -> str:
 
 
 def similarity(value: float, distance: str) -> str:
-    """A similarity with three digits: a cosine as it is, minus a hyperbolic distance as the distance.
+    """Return a similarity with three digits: a cosine, or a hyperbolic distance without its minus.
 
     >>> similarity(0.5, "cosine"), similarity(-2.0, "poincare")
     ('0.500', '2.000')
@@ -48,7 +48,7 @@ def similarity(value: float, distance: str) -> str:
 
 
 def flattened(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    """Nested options as dotted names and words."""
+    """Yield nested options as dotted names and text."""
     for name, value in tree.items():
         if isinstance(value, Mapping) and value:
             yield from flattened(value, f"{before}{name}.")
