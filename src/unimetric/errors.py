@@ -1,4 +1,4 @@
-"""The error that a user can mend, and the words it is said in."""
+"""Errors that a user can fix, and values in the text of their messages."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ _SHORT.maxdict = _SHORT.maxlist = 10
 
 
 def shown(value: object) -> str:
-    """A value from a file, for the inside of an error message: as `repr` has it, but no longer than a line.
+    """Return the `repr` of a value for an error message, shortened to one line.
 
     >>> shown("a\\nb")
     "'a\\\\nb'"
@@ -106,7 +106,7 @@ def shown(value: object) -> str:
 
 
 def escaped(text: object) -> str:
-    """Text or a path from elsewhere in one line of a page or a terminal: what cannot be printed, as in Python's source.
+    """Return text or a path for one line of a page or a terminal, with unprintable characters as in Python's source.
 
     >>> print(escaped("new\\nline \\ud800 größe.jpg"))
     new\\nline \\ud800 größe.jpg
@@ -116,7 +116,7 @@ def escaped(text: object) -> str:
 
 
 def cause(error: BaseException) -> str:
-    """What a library's error says, for the inside of an error message: in one line of at most 200 characters.
+    """Return a library's error for an error message, in one line of at most 200 characters.
 
     >>> cause(ValueError("bad\\n  value"))
     'bad value'
@@ -125,7 +125,7 @@ def cause(error: BaseException) -> str:
 
 
 def nearest_names(name: str, valid: Iterable[str], count: int = 3) -> str:
-    """Say which of the valid names come nearest to a wrong one, for the end of an error message.
+    """Return the valid names nearest to a wrong one, for the end of an error message.
 
     >>> nearest_names("arcfase", ["arcface", "cosface", "triplet"])
     "did you mean 'arcface' or 'cosface'? valid: arcface, cosface, triplet"

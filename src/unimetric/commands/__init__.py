@@ -1,1 +1,1 @@
-"""What the commands of the command line do, one function each, for use from Python as well."""
+"""The commands: one module and one typed function each; its signature is the list of options."""

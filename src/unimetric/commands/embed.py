@@ -50,7 +50,7 @@ def embed(
         workers: Models at once, for ray; by default one per GPU, else per machine.
         shard_rows: Images per shard, at most.
         thumbnails: Keep a small JPEG of every image in the shards.
-        device: Where to compute.
+        device: Device and precision.
     """
     source = ModelSource(model, weights, device)
     if engine == "ray" or shard is not None:

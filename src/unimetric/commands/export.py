@@ -59,13 +59,13 @@ def export(
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and how it was checked.
+    """Exported file, and the result of its check.
 
     Args:
         path: The file.
         difference: The largest distance of one of its vectors from the model's own, as a share of its length.
-        images: How many images it was checked on.
-        real: How many of them are the run's; the others are noise.
+        images: Number of images it was checked on.
+        real: Number of the run's own images among them; the others are noise.
         reason: Why they are not all the run's; empty if they are.
     """
 
@@ -92,7 +92,7 @@ def export_models(
         out: The file; by default ``model.onnx``, ``model.int8.onnx`` or ``model.pt2`` in the folder of a single model.
         kind: ``onnx`` or ``torch``.
         precision: Of the products, ``fp32`` or, with ``onnx``, ``int8``.
-        overwrite: Whether to replace a file that is there.
+        overwrite: Replace an existing file.
         weights: The file of the backbone's weights, where a folder does not know it.
 
     Raises:

@@ -33,7 +33,7 @@ def extend(
         replay_only: Only write the replay set of RUN, from its images, for later.
         compatible: Keep new embeddings close enough to old ones to search in old indexes.
         options: The training.
-        device: Where to compute.
+        device: Device and precision.
     """
     if replay_only and data is not None:
         raise OptionError("--replay_only and --data are both given: --replay_only trains on nothing; leave one out")

@@ -61,7 +61,7 @@ def index(
         optimise: Merge small files and update the approximate index.
         metrics: The metrics.json with the thresholds; by default that of MODEL.
         false_match_rate: Rate that the threshold keeps: 0.1, 0.01, 0.001 or 0.0001.
-        device: Where to compute.
+        device: Device and precision.
     """
     if model is None and not (delete_dataset or delete_path or build_index or optimise):
         raise MissingOptionError(

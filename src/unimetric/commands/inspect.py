@@ -31,7 +31,7 @@ def inspect(
         out: The PNG file; by default RUN/inspect/NAME.png.
         model: Run folder or model folder, if RUN holds no model.
         weights: Weights of the backbone, for a model trained with --model.weights FILE.
-        device: Where to compute.
+        device: Device and precision.
     """
     from unimetric.progress import log_status
     from unimetric.report.collect import read_metrics

@@ -70,7 +70,7 @@ def prepare_sources(
         out: The cache's folder; made if it is missing.
         side: The shorter side in pixels that larger images are reduced to.
         format: ``jpeg`` or ``raw``.
-        workers: How many images to prepare at a time.
+        workers: Images to prepare at a time.
         strict: Stop at the first image that cannot be read.
 
     Raises:

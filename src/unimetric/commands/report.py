@@ -33,7 +33,7 @@ def report(
         points: Points on the map, at most.
         model: Run folder or model folder, if RUN holds no model.
         weights: Weights of the backbone, for a model trained with --model.weights FILE.
-        device: Where to compute.
+        device: Device and precision.
     """
     from unimetric.progress import log_status
     from unimetric.report.build import ReportOptions, write_report

@@ -51,7 +51,7 @@ def search(
         model: The model's folder, if it was moved, or an exported .onnx file.
         engine: onnx, an exported file, starts several times as fast as torch; auto prefers it.
         weights: Weights of the backbone, for a model trained with --model.weights FILE.
-        device: Where to compute.
+        device: Device and precision.
     """
     with _collector_paused():
         answers = search_images(

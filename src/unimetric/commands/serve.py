@@ -36,7 +36,7 @@ def serve(
         options: The service.
         model: Model, if it is not the one of the database; for a folder of images dinov2-small by default.
         weights: Weights of the backbone, for a model trained with --model.weights FILE.
-        device: Where to compute.
+        device: Device and precision.
     """
     database = database_of(db, model=model, weights=weights, device=device)
     return serve_database(database, options, model=model, weights=weights, device=device)
@@ -86,10 +86,10 @@ def serve_database(
 
     Args:
         db: The database, a folder or an object-storage URI.
-        config: Where to listen, and limits.
+        config: Address and limits.
         model: The model's folder, where it is not the recorded one.
         weights: The file of the backbone's weights, where neither the database nor the model folder knows it.
-        device: Where to compute.
+        device: Device and precision.
 
     Returns:
         The exit code: 0, after SIGTERM.

@@ -45,7 +45,7 @@ def extend_run(
         data: Sources of the new datasets.
         out: The new run's folder.
         options: How.
-        device: Where to compute.
+        device: Device and precision.
 
     Returns:
         The new run's configuration, and what its ``metrics.json`` holds.
