@@ -195,6 +195,10 @@ def _with_int8_products(model: Any, seven_bits: bool) -> Any:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    products = _products_of_tokens(model.graph)
+    # The quantiser of onnxruntime 1.23 transposes the head's weight for a product of another kind, and then refuses the
+    # shape that the exporter noted for it. Without notes it infers all shapes itself.
+    del model.graph.value_info[:]
     # Without this mark the quantiser warns, through the root logger, that shapes were not inferred; they were.
     onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
     with tempfile.TemporaryDirectory() as folder:
@@ -203,7 +207,7 @@ def _with_int8_products(model: Any, seven_bits: bool) -> Any:
             model,
             path,
             op_types_to_quantize=["MatMul"],
-            nodes_to_quantize=_products_of_tokens(model.graph),
+            nodes_to_quantize=products,
             weight_type=QuantType.QInt8,
             per_channel=True,
             reduce_range=seven_bits,
