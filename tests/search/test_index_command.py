@@ -16,7 +16,7 @@ from unimetric.commands.index import change_database, index_sources
 from unimetric.data.sources import read_sources
 from unimetric.errors import UserError
 from unimetric.models.embedder import Embedder
-from unimetric.models.inference import InferenceModel
+from unimetric.models.per_image import PerImageModel
 from unimetric.search import DatabaseError, ModelMismatchError, SearchIndex
 from unimetric.search import indexing as indexing_module
 
@@ -27,13 +27,13 @@ CPU = ["--device.precision", "fp32", "--device.accelerator", "cpu"]
 def embedded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """How many images went through the model, batch by batch."""
     sizes: list[int] = []
-    original = InferenceModel.embed_pixels
+    original = PerImageModel.embed_pixels
 
-    def counting(self: InferenceModel, images: list[object]) -> object:
+    def counting(self: PerImageModel, images: list[object]) -> object:
         sizes.append(len(images))
         return original(self, images)
 
-    monkeypatch.setattr(InferenceModel, "embed_pixels", counting)
+    monkeypatch.setattr(PerImageModel, "embed_pixels", counting)
     return sizes
 
 

@@ -9,18 +9,18 @@ from typing import Any
 from torch import Tensor
 
 from unimetric.cli import main
-from unimetric.models.inference import InferenceModel
+from unimetric.models.per_image import PerImageModel
 
 
 def slow_down() -> None:
-    """Make every forward pass of this process a second longer."""
-    forward = InferenceModel.forward
+    """Make every call of the model in this process a second longer."""
+    embed_pixels = PerImageModel.embed_pixels
 
-    def slow_forward(self: Any, images: Tensor) -> Tensor:
+    def slow_embed_pixels(self: PerImageModel, images: list[Tensor]) -> Any:
         time.sleep(1)
-        return forward(self, images)
+        return embed_pixels(self, images)
 
-    InferenceModel.forward = slow_forward  # type: ignore[method-assign]
+    PerImageModel.embed_pixels = slow_embed_pixels  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
