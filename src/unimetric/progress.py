@@ -27,9 +27,6 @@ def log_status(text: str, style: str | None = None) -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-say = log_status
-
-
 class Stages:
     """Status lines of a long command's stages, each with the time left.
 
