@@ -37,6 +37,7 @@ def main() -> None:
     """Measure every setting under every load, print the table, write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--loads", type=int, nargs="+", default=[0, 1, 2], help="numbers of busy loops")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--note", default="", help="what else the machine was doing, for the result")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
@@ -50,13 +51,13 @@ def main() -> None:
         prepare(folder)
         children = {name: stack.enter_context(child(folder, variables)) for name, variables in SETTINGS.items()}
         for process in children.values():
-            for task in TASKS:
+            for task in arguments.tasks:
                 ask(process, task)
         for load in arguments.loads:
             with busy(load):
                 seconds: dict[tuple[str, str], list[float]] = {}
                 for _ in range(arguments.repetitions):
-                    for task in TASKS:
+                    for task in arguments.tasks:
                         for name, process in children.items():
                             seconds.setdefault((task, name), []).append(ask(process, task))
             for (task, name), values in seconds.items():

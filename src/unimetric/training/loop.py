@@ -98,11 +98,13 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict
 def _restore(run: Run, resume: bool) -> Progress:
     """Load the checkpoint, if there is one, and give all processes the same weights."""
     folder, progress = run.folder, Progress()
-    log_split(run.split)
-    if resume and folder.checkpoint.is_file():
+    continues = resume and folder.checkpoint.is_file()
+    if continues:
         progress = load_checkpoint(folder.checkpoint, run.embedder, run.loss, run.optimiser, run.identity)
         check_skipped(folder.checkpoint, progress, len(run.split.train), len(run.split.validation))
         run.sampler.restore(progress.sampler)
+    log_split(run.split)
+    if continues:
         log_status(f"Continuing {folder.path} after step {progress.step} of {run.total_steps}.")
     elif resume:
         log_status(f"{folder.path} has no checkpoint yet; starting from the beginning.")
