@@ -236,6 +236,7 @@ def test_damaged_checkpoint(
             "flipped header": content[:10] + b"\xff" + content[11:],
         }[damage]
     )
+    capsys.readouterr()  # of the training before
     assert unimetric("train", "--resume", run) == 2
     error = capsys.readouterr().err
     assert f"{file} is damaged" in error
