@@ -2,7 +2,7 @@
 
     python benchmarks/method_figures.py RUN FOLDER_OF_DOMAINS
 
-RUN is one of configs/puma-short.yaml on the domains, as `uml8_mini.py` trains it.
+RUN is a run of PUMA on the domains, such as that of the benchmark ``claim``.
 """
 
 from __future__ import annotations
