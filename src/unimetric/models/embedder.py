@@ -190,7 +190,9 @@ class Embedder(Network, Encoder):
         See `fuse`, and `Int8Model` for ``int8``. It is kept until the model is changed or trained, or another precision
         is requested.
         """
-        return self._inference.get(self, precision)
+        form = self._inference.get(self, precision)
+        self._log_form(form)
+        return form
 
 
 def _preprocessing(backbone: Backbone) -> dict[str, Any]:

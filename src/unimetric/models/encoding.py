@@ -136,11 +136,14 @@ class Encoder:
             The vectors [n, E] of a batch's readable images, and for every image of the batch None or its error.
         """
         form = self.inference_form(precision)
+        self._log_form(form)
+        for pixels, errors in decoded_batches(images, self.transform, batch_size, skip_unreadable):
+            yield form.embed_pixels(pixels), errors
+
+    def _log_form(self, form: PixelEmbedder) -> None:
         if self.encoded_in != form.describe():
             self.encoded_in = form.describe()
             _log.info("encoding in the form: %s", self.encoded_in)
-        for pixels, errors in decoded_batches(images, self.transform, batch_size, skip_unreadable):
-            yield form.embed_pixels(pixels), errors
 
 
 def decoded_batches(
