@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
 from jsonargparse import ArgumentParser, Namespace
 
-from unimetric.config import RunConfig, from_options, run_config
+from unimetric.config import RunConfig, run_config
+from unimetric.config_values import from_options
 from unimetric.errors import (
     InvalidValueError,
     MissingOptionError,

@@ -8,17 +8,15 @@ The first sentence of a field's description is its line in ``--help``; the whole
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal
 
-from unimetric.errors import UnknownOptionError, UserError, nearest_names, shown
+from unimetric.config_values import check_names, from_options, require, require_finite
+from unimetric.errors import UserError
 from unimetric.yaml_files import read_yaml
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -67,15 +65,15 @@ class DataConfig:
     reduced_decode: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.workers == "auto" or self.workers >= 0, "data.workers", self.workers, "use auto, 0 or more")
-        _require(self.few_shot is None or self.few_shot >= 1, "data.few_shot", self.few_shot, "use 1 or more, or null")
-        _require(
+        require(self.workers == "auto" or self.workers >= 0, "data.workers", self.workers, "use auto, 0 or more")
+        require(self.few_shot is None or self.few_shot >= 1, "data.few_shot", self.few_shot, "use 1 or more, or null")
+        require(
             all(count >= 1 for count in self.train_images.values()),
             "data.train_images",
             self.train_images,
             "use 1 or more for each dataset",
         )
-        _require(self.replay_per_class >= 0, "data.replay_per_class", self.replay_per_class, "use 0 or more")
+        require(self.replay_per_class >= 0, "data.replay_per_class", self.replay_per_class, "use 0 or more")
 
 
 @dataclass(frozen=True)
@@ -106,9 +104,9 @@ class ModelConfig:
     geometry: Literal["auto", "sphere", "poincare"] = "auto"
 
     def __post_init__(self) -> None:
-        _require_finite("model.options", self.options)
-        _require(self.image_size >= 1, "model.image_size", self.image_size, "use a positive number of pixels")
-        _require(self.embedding_size >= 1, "model.embedding_size", self.embedding_size, "use a positive number")
+        require_finite("model.options", self.options)
+        require(self.image_size >= 1, "model.image_size", self.image_size, "use a positive number of pixels")
+        require(self.embedding_size >= 1, "model.embedding_size", self.embedding_size, "use a positive number")
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ class LossConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _require_finite("loss.options", self.options)
+        require_finite("loss.options", self.options)
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,7 @@ class SamplingConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _require_finite("sampling.options", self.options)
+        require_finite("sampling.options", self.options)
 
 
 @dataclass(frozen=True)
@@ -207,9 +205,9 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "decay_epochs", "validate_every"):
-            _require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "use 1 or more")
-        _require(self.steps is None or self.steps >= 1, "training.steps", self.steps, "use 1 or more, or null")
-        _require(
+            require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "use 1 or more")
+        require(self.steps is None or self.steps >= 1, "training.steps", self.steps, "use 1 or more, or null")
+        require(
             0 < self.learning_rate < math.inf,
             "training.learning_rate",
             self.learning_rate,
@@ -217,24 +215,15 @@ class TrainingConfig:
         )
         for name in ("method_multiplier", "backbone_multiplier", "head_multiplier", "proxy_multiplier"):
             value = getattr(self, name)
-            _require(0 <= value < math.inf, f"training.{name}", value, "use 0 or more")
+            require(0 <= value < math.inf, f"training.{name}", value, "use 0 or more")
         for name in ("weight_decay", "clip_value", "warmup_steps", "recompute_blocks"):
             value = getattr(self, name)
-            _require(0 <= value < math.inf, f"training.{name}", value, "use 0 or more")
-        _require(
-            0 < self.decay_factor <= 1,
-            "training.decay_factor",
-            self.decay_factor,
-            "use a number above 0, at most 1",
-        )
-        _require(0 <= self.cosine_floor <= 1, "training.cosine_floor", self.cosine_floor, "use a share from 0 to 1")
-        _require(
-            0 < self.crop_scale_min <= 1,
-            "training.crop_scale_min",
-            self.crop_scale_min,
-            "use a share above 0, at most 1",
-        )
-        _require(0 <= self.seed < 2**63, "training.seed", self.seed, "use 0 or more, below 2**63")
+            require(0 <= value < math.inf, f"training.{name}", value, "use 0 or more")
+        require(0 <= self.cosine_floor <= 1, "training.cosine_floor", self.cosine_floor, "use a share from 0 to 1")
+        for name in ("decay_factor", "crop_scale_min"):
+            value = getattr(self, name)
+            require(0 < value <= 1, f"training.{name}", value, "use a number above 0, at most 1")
+        require(0 <= self.seed < 2**63, "training.seed", self.seed, "use 0 or more, below 2**63")
 
 
 @dataclass(frozen=True)
@@ -253,7 +242,7 @@ class ExtensionConfig:
 
     def __post_init__(self) -> None:
         value = self.distillation
-        _require(0 <= value < math.inf, "extension.distillation", value, "use 0 or more")
+        require(0 <= value < math.inf, "extension.distillation", value, "use 0 or more")
 
 
 @dataclass(frozen=True)
@@ -282,16 +271,16 @@ class ExtendConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "replay_per_class"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "use 1 or more")
-        _require(self.batch_size is None or self.batch_size >= 2, "batch_size", self.batch_size, "use 2 or more")
-        _require(
+            require(getattr(self, name) >= 1, name, getattr(self, name), "use 1 or more")
+        require(self.batch_size is None or self.batch_size >= 2, "batch_size", self.batch_size, "use 2 or more")
+        require(
             0 < self.learning_rate_scale < math.inf,
             "learning_rate_scale",
             self.learning_rate_scale,
             "use a positive number",
         )
-        _require(0 <= self.distillation < math.inf, "distillation", self.distillation, "use 0 or more")
-        _require(self.workers == "auto" or self.workers >= 0, "workers", self.workers, "use auto, 0 or more")
+        require(0 <= self.distillation < math.inf, "distillation", self.distillation, "use 0 or more")
+        require(self.workers == "auto" or self.workers >= 0, "workers", self.workers, "use auto, 0 or more")
 
 
 @dataclass(frozen=True)
@@ -316,13 +305,13 @@ class EvaluationConfig:
     baseline: bool = True
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             bool(self.ks) and all(k >= 1 for k in self.ks),
             "evaluation.ks",
             self.ks,
             "use a list of numbers from 1",
         )
-        _require(self.batch_size >= 1, "evaluation.batch_size", self.batch_size, "use 1 or more")
+        require(self.batch_size >= 1, "evaluation.batch_size", self.batch_size, "use 1 or more")
 
 
 @dataclass(frozen=True)
@@ -344,52 +333,13 @@ class DeviceConfig:
     precision: Literal["auto", "bf16", "fp32", "int8"] = "auto"
 
     def __post_init__(self) -> None:
-        _require(self.processes >= 1, "device.processes", self.processes, "use 1 or more")
-        _require(self.machines >= 1, "device.machines", self.machines, "use 1 or more")
+        require(self.processes >= 1, "device.processes", self.processes, "use 1 or more")
+        require(self.machines >= 1, "device.machines", self.machines, "use 1 or more")
 
     @property
     def total_processes(self) -> int:
         """Number of processes on all machines together."""
         return self.processes * self.machines
-
-
-@dataclass(frozen=True)
-class ServiceConfig:
-    """The address and the limits of the search service.
-
-    Args:
-        host: Address to listen on. With the default only this machine reaches the service.
-        port: Port; 0 takes a free one.
-        allowed_hosts: Further names that the service answers to, such as a reverse proxy's. On a loopback
-            address it answers to ``localhost`` and loopback addresses, and refuses other names, so that no foreign
-            web page reaches it by a name of its own; on other addresses to every name, unless some are given here.
-        writable: Let clients with the token of UNIMETRIC_TOKEN add and delete items.
-        max_upload_bytes: Size of an image's file, at most.
-        max_pixels: Pixels of an image, at most; larger ones are refused before they are decoded.
-        request_seconds: Time for an upload to arrive, again for its answer, and again for the client to read it.
-        queue_size: Requests that are worked on at a time; further ones are asked to come again.
-        max_connections: Connections that are open at a time; beyond it, those that wait for their clients are closed.
-        batch_size: Images per forward pass, at most.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8765
-    allowed_hosts: list[str] = field(default_factory=list)
-    writable: bool = False
-    max_upload_bytes: int = 10_000_000
-    max_pixels: int = 50_000_000
-    request_seconds: float = 30.0
-    queue_size: int = 64
-    max_connections: int = 512
-    batch_size: int = 16
-
-    def __post_init__(self) -> None:
-        _require(0 <= self.port <= 65535, "port", self.port, "use 0 to 65535")
-        _require(self.host != "", "host", self.host, "use 127.0.0.1, or 0.0.0.0 for every address of this machine")
-        for option in ("max_upload_bytes", "max_pixels", "queue_size", "max_connections", "batch_size"):
-            _require(getattr(self, option) >= 1, option, getattr(self, option), "use 1 or more")
-        _require_finite("request_seconds", self.request_seconds)
-        _require(self.request_seconds > 0, "request_seconds", self.request_seconds, "use more than 0")
 
 
 @dataclass(frozen=True)
@@ -442,56 +392,3 @@ def read_options(path: Path, extra: Sequence[str] = ()) -> dict[str, Any]:
         raise UserError(f"{path} holds no options: write a section, for example data:, and its options below it")
     check_names(RunConfig, {name: value for name, value in values.items() if name not in extra}, str(path), extra)
     return dict(values)
-
-
-def check_names(kind: type[Any], values: Any, origin: str, extra: Sequence[str] = ()) -> None:
-    """Check that every option, nested ones included, is a field of a configuration dataclass.
-
-    Raises:
-        UnknownOptionError: one is not; ``origin`` and the nearest names are in the message.
-        UserError: a section is no mapping.
-    """
-    known = {entry.name: entry.default_factory for entry in dataclasses.fields(kind)}
-    if not isinstance(values, Mapping):
-        raise UserError(f"{origin} has {shown(values)} where options should stand: {', '.join(known)}")
-    for name, value in values.items():
-        if name not in known:
-            raise UnknownOptionError(
-                f"{origin} has an unknown option {shown(name)}; {nearest_names(str(name), [*known, *extra])}"
-            )
-        if dataclasses.is_dataclass(known[name]):
-            check_names(cast(type[Any], known[name]), value, f"{origin}, {name}:")
-
-
-def from_options(kind: type[T], values: Mapping[str, Any]) -> T:
-    """A configuration dataclass from its options by name, nested as its fields are; others keep their defaults.
-
-    Raises:
-        UserError: a value is out of range.
-    """
-    known = {entry.name: entry for entry in dataclasses.fields(cast(Any, kind))}
-    parts = {
-        name: from_options(cast(type[Any], entry.default_factory), values[name])
-        if dataclasses.is_dataclass(entry.default_factory)
-        else values[name]
-        for name, entry in known.items()
-        if name in values
-    }
-    return kind(**parts)
-
-
-def _require_finite(option: str, value: object) -> None:
-    """Refuse infinity and NaN wherever they stand: no JSON file could say what a number was made with."""
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            _require_finite(f"{option}.{name}", inner)
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            _require_finite(option, inner)
-    else:
-        _require(not isinstance(value, float) or math.isfinite(value), option, value, "use a finite number")
-
-
-def _require(condition: bool, option: str, value: object, remedy: str) -> None:
-    if not condition:
-        raise UserError(f"--{option} is {shown(value)}: {remedy}")

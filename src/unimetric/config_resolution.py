@@ -11,7 +11,8 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from unimetric.arguments import options_parser
-from unimetric.config import RunConfig, check_names, read_options, run_config
+from unimetric.config import RunConfig, read_options, run_config
+from unimetric.config_values import check_names
 from unimetric.errors import InvalidValueError, OptionError, UserError
 from unimetric.files import user_path
 from unimetric.packaged_configs import config_path

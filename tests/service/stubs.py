@@ -13,9 +13,9 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from unimetric.config import ServiceConfig
 from unimetric.search.items import Match, StoredItem
-from unimetric.service import create_app
+from unimetric.service.app import create_app
+from unimetric.service.options import ServiceConfig
 from unimetric.service.run import Runner, listen, url_of
 
 ID = "0123456789abcdef" * 2

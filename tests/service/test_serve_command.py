@@ -62,7 +62,7 @@ def test_a_port_that_is_taken(database: Path, server: Server, capsys: pytest.Cap
 
 
 def test_answers_do_not_wait_for_acknowledgements() -> None:
-    from unimetric.config import ServiceConfig
+    from unimetric.service.options import ServiceConfig
     from unimetric.service.run import listen
 
     with listen(ServiceConfig(port=0)) as listening:

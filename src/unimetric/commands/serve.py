@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Annotated
 
 from unimetric.arguments import Without
-from unimetric.config import DeviceConfig, ServiceConfig
+from unimetric.config import DeviceConfig
 from unimetric.errors import UserError
 from unimetric.files import cache_folder, make_folder, user_path
+from unimetric.service.options import ServiceConfig
 
 _BACKBONE = "dinov2-small"
 """Backbone for a folder of images that is served without a trained model."""

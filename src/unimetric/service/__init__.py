@@ -11,13 +11,8 @@
 - `work`: places, threads and deadlines
 - `state`: objects that the routes share
 - `telemetry`: metrics for Prometheus
+- `options`: `ServiceConfig`, without a heavy import
 - `connections`: limits of one client's connection
 - `run`: listening, and stopping in good order
 - `page`: the web page's files
 """
-
-from __future__ import annotations
-
-from unimetric.service.app import create_app
-
-__all__ = ["create_app"]

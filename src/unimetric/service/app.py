@@ -11,12 +11,12 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from unimetric import __version__
-from unimetric.config import ServiceConfig
 from unimetric.cpu import available_cores
 from unimetric.search.index import SearchIndex
 from unimetric.service.batching import Batcher
 from unimetric.service.failures import add_handlers
 from unimetric.service.guard import Guard, hosts_of
+from unimetric.service.options import ServiceConfig
 from unimetric.service.routes import routers
 from unimetric.service.routes.items import TOKEN_VARIABLE
 from unimetric.service.state import Service

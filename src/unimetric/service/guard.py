@@ -11,8 +11,8 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from unimetric.config import ServiceConfig
 from unimetric.service.failures import ANSWER_HEADERS, ServiceError, response_of
+from unimetric.service.options import ServiceConfig
 from unimetric.service.telemetry import Telemetry
 
 _LINGER_SECONDS = 2.0

@@ -13,9 +13,9 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from unimetric.config import ServiceConfig
 from unimetric.errors import UserError
 from unimetric.service.connections import Connection
+from unimetric.service.options import ServiceConfig
 
 _BACKLOG = 1024
 

@@ -13,12 +13,12 @@ from fastapi import Request
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from unimetric.config import ServiceConfig
 from unimetric.search.index import SearchIndex
 from unimetric.service import schemas
 from unimetric.service.batching import Batcher
 from unimetric.service.connections import is_half_closed
 from unimetric.service.failures import busy
+from unimetric.service.options import ServiceConfig
 from unimetric.service.pictures import decode
 from unimetric.service.telemetry import Telemetry
 from unimetric.service.uploads import Body, Uploads, parse

@@ -1,0 +1,74 @@
+"""Checks of configuration values, and dataclasses made of nested options."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+from unimetric.errors import UnknownOptionError, UserError, nearest_names, shown
+
+T = TypeVar("T")
+
+
+def check_names(kind: type[Any], values: Any, origin: str, extra: Sequence[str] = ()) -> None:
+    """Check that every option, nested ones included, is a field of a configuration dataclass.
+
+    Raises:
+        UnknownOptionError: one is not; ``origin`` and the nearest names are in the message.
+        UserError: a section is no mapping.
+    """
+    known = {entry.name: entry.default_factory for entry in dataclasses.fields(kind)}
+    if not isinstance(values, Mapping):
+        raise UserError(f"{origin} has {shown(values)} where options should stand: {', '.join(known)}")
+    for name, value in values.items():
+        if name not in known:
+            raise UnknownOptionError(
+                f"{origin} has an unknown option {shown(name)}; {nearest_names(str(name), [*known, *extra])}"
+            )
+        if dataclasses.is_dataclass(known[name]):
+            check_names(cast(type[Any], known[name]), value, f"{origin}, {name}:")
+
+
+def from_options(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A configuration dataclass from its options by name, nested as its fields are; others keep their defaults.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+    known = {entry.name: entry for entry in dataclasses.fields(cast(Any, kind))}
+    parts = {
+        name: from_options(cast(type[Any], entry.default_factory), values[name])
+        if dataclasses.is_dataclass(entry.default_factory)
+        else values[name]
+        for name, entry in known.items()
+        if name in values
+    }
+    return kind(**parts)
+
+
+def require_finite(option: str, value: object) -> None:
+    """Refuse infinity and NaN, nested ones included, since JSON cannot hold them.
+
+    Raises:
+        UserError: a number is not finite.
+    """
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            require_finite(f"{option}.{name}", inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            require_finite(option, inner)
+    else:
+        require(not isinstance(value, float) or math.isfinite(value), option, value, "use a finite number")
+
+
+def require(condition: bool, option: str, value: object, remedy: str) -> None:
+    """Refuse the value of an option.
+
+    Raises:
+        UserError: the condition does not hold.
+    """
+    if not condition:
+        raise UserError(f"--{option} is {shown(value)}: {remedy}")
