@@ -9,17 +9,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from unimetric.errors import UserError, shown
-from unimetric.files import user_path
+from unimetric.files import cache_folder, make_folder, user_path
 from unimetric.geometry import Geometry
 from unimetric.models.backbone import Backbone, make_backbone, outline_backbone
 from unimetric.models.card import model_card
 from unimetric.models.encoding import Encoder, InferenceCache, PixelEmbedder
 from unimetric.models.network import Network, assign_weights, check_weights, learned_weights
+from unimetric.models.packaged import PACKAGED
 from unimetric.models.petl import method_options
 from unimetric.models.saving import (
     CONFIG,
@@ -32,7 +34,6 @@ from unimetric.models.saving import (
     read_weights,
     write_model,
 )
-from unimetric.models.source import model_path
 
 
 class Embedder(Network, Encoder):
@@ -211,3 +212,21 @@ def _check_same_backbone(backbone: Backbone, config: dict[str, Any], folder: Pat
             f"{folder / CONFIG}: its preprocessing is {shown(config.get('preprocessing'))}, that of {source['name']} "
             f"here is {_preprocessing(backbone)}: use the version of timm that the model was trained with"
         )
+
+
+def model_path(path: Path) -> Path:
+    """Return the folder of a model; for the name of a backbone, that of the frozen backbone in the user's cache.
+
+    Raises:
+        UserError: the backbone's weights cannot be read, or the cache cannot be written.
+    """
+    name = str(path)
+    if path.name != name or path.exists():
+        return path
+    if name not in PACKAGED and not timm.is_model(name):
+        return path
+    folder = cache_folder() / "models" / name
+    if not (folder / "config.json").is_file():
+        make_folder(folder)
+        Embedder(make_backbone(name), "frozen").save_pretrained(folder)
+    return folder

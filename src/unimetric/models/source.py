@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from unimetric.config import DeviceConfig
 from unimetric.errors import MissingOptionError
-from unimetric.files import cache_folder, make_folder, user_path
+from unimetric.files import user_path
 
 if TYPE_CHECKING:
     from unimetric.models.embedder import Embedder
@@ -35,13 +35,17 @@ class ModelSource:
 
     @property
     def folder(self) -> Path:
-        """The folder, see `model_path`.
+        """The folder; for the name of a backbone, the one of its cached model.
 
         Raises:
             MissingOptionError: there is none.
         """
         if self.path is None:
             raise MissingOptionError("--model is missing: name a run folder or a model folder")
+        if self.path.exists():
+            return self.path
+        from unimetric.models.embedder import model_path
+
         return model_path(self.path)
 
     @property
@@ -75,28 +79,3 @@ class ModelSource:
 
         device = choose_device(self.device.accelerator)
         return Embedder.from_pretrained(self.folder, weights=self.weights_file).to(device)
-
-
-def model_path(path: Path) -> Path:
-    """The folder of a model; for the name of a backbone, that of the frozen backbone as a model, in the user's cache.
-
-    Raises:
-        UserError: the backbone's weights cannot be read, or the cache cannot be written.
-    """
-    name = str(path)
-    if path.name != name or path.exists():
-        return path
-    import timm
-
-    from unimetric.models.packaged import PACKAGED
-
-    if name not in PACKAGED and not timm.is_model(name):
-        return path
-    folder = cache_folder() / "models" / name
-    if not (folder / "config.json").is_file():
-        from unimetric.models.backbone import make_backbone
-        from unimetric.models.embedder import Embedder
-
-        make_folder(folder)
-        Embedder(make_backbone(name), "frozen").save_pretrained(folder)
-    return folder

@@ -26,11 +26,11 @@ def describe(
     """
     # Slow to import, and reading a database needs neither.
     from unimetric.models.saving import model_fingerprint, read_model_config
-    from unimetric.models.source import ModelSource, model_path
+    from unimetric.models.source import ModelSource
 
     if is_uri(model):
         raise UserError(f"the model is {model}: name a folder on this machine")
-    path = model_path(user_path(model))
+    path = ModelSource(user_path(model)).folder
     folder, config = read_model_config(path)
     file = ModelSource(path, None if weights is None else str(weights)).weights_file
     calibration = _find_calibration(path, folder, metrics)
