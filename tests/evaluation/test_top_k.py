@@ -89,8 +89,8 @@ def test_both_results_of_one_pass_are_those_of_a_full_sort(
     query_datasets = torch.randint(datasets + 1, (sizes[0],), generator=generator).sort().values
     gallery_datasets = torch.randint(1, datasets + 1, (sizes[1],), generator=generator)
     own = torch.randint(-1, sizes[1], (sizes[0],), generator=generator)
-    gallery = Gallery.of(gallery, comparison, gallery_datasets)
-    both = find(queries, own, query_datasets, gallery, k, Tiling(*tiles, memory=memory))
+    laid_out = Gallery.of(gallery, comparison, gallery_datasets)
+    both = find(queries, own, query_datasets, laid_out, k, Tiling(*tiles, memory=memory))
 
     similarities = comparison.similarities(queries.double(), gallery)
     same = query_datasets[:, None] == gallery_datasets
