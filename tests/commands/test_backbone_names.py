@@ -11,7 +11,7 @@ from toy_runs import make_images, one_thread, unimetric
 from unimetric import Embedder, UserError
 from unimetric.commands.serve import database_of
 from unimetric.config import DeviceConfig
-from unimetric.models.source import model_path
+from unimetric.models.embedder import model_path
 
 __all__ = ["one_thread"]
 
