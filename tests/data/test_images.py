@@ -491,6 +491,15 @@ OTHER_FORMATS = {
     "jxr": ("JPEG XR", b"II\xbc\1\x20"),
     "psd": ("PSD", b"8BPS\0\1"),
     "ico": ("ICO", b"\0\0\1\0\1\0"),
+    "pcx": ("PCX", b"\x0a\5\1\x08"),
+    "sgi": ("SGI", b"\1\xda\1\1\0\3"),
+    "icns": ("ICNS", b"icns\0\0"),
+    "xpm": ("XPM", b"/* XPM */"),
+    "wmf": ("WMF", b"\xd7\xcd\xc6\x9a"),
+    "emf": ("WMF", b"\1\0\0\0" + bytes(36) + b" EMF"),
+    "djvu": ("DjVu", b"AT&TFORM"),
+    "dcm": ("DICOM", bytes(128) + b"DICM"),
+    "fits": ("FITS", b"SIMPLE  =                    T"),
     "svg": ("SVG", b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>'),
     "cr3": ("camera raw (CR3)", b"\0\0\0\x18ftypcrx \0\0\0\1crx isom"),
     "raf": ("camera raw (RAF)", b"FUJIFILMCCD-RAW 0201"),
@@ -512,6 +521,27 @@ def test_a_format_that_is_not_supported_is_named_with_the_remedy(ending: str, tm
         decode_image(path)
     Image.fromarray(PICTURE).save(path, "PNG")  # misnamed only
     np.testing.assert_array_equal(pixels(decode_image(path)), PICTURE)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (
+            b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>",
+            "an XML text, not an image; download the file",
+        ),
+        (b'{"error": "not found"}', "a JSON text, not an image; download the file again"),
+        (b"PK\3\4" + bytes(50), "an archive, not an image; unpack it"),
+        (b"\x1f\x8b\x08" + bytes(50), "an archive, not an image; unpack it"),
+        (b"\x93NUMPY\1\0", "a NumPy array, not an image; save it as PNG"),
+        (b"RIFF\0\0\0\0AVI LIST", "a video, not an image"),
+        (b"\x1aE\xdf\xa3" + bytes(50), "a video, not an image"),
+    ],
+)
+def test_what_is_no_image_is_called_what_it_is(content: bytes, reason: str) -> None:
+    with pytest.raises(ImageError, match=reason) as caught:
+        decode_image(content, name="a.jpg")
+    assert caught.value.code == "not_an_image"
 
 
 HEIC_HEAD = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)

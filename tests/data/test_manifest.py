@@ -187,7 +187,9 @@ def test_parquet_pages_of_garbage(tmp_path: Path) -> None:
             b"path,label\na.jpg,x\nb.jpg,Zaunk\xf6nig\n",
             r"birds.csv is not UTF-8 \(line 3\); save it as UTF-8",
         ),
-        ("path,label\na.jpg,x".encode("utf-16-le"), "is UTF-16 or no text; save it as UTF-8"),
+        ("path,label\na.jpg,x".encode("utf-16-le"), "is UTF-16, UTF-32 or no text; save it as UTF-8"),
+        ("path,label\na.jpg,x".encode("utf-32"), "is UTF-16, UTF-32 or no text; save it as UTF-8"),
+        (b"PK\3\4" + bytes(range(256)), "is a spreadsheet or an archive, not CSV; save it as CSV"),
         ("path,label\na.jpg,x".encode("utf-16")[:-1], "is damaged UTF-16; save it as UTF-8"),
         (
             "path,label\nzzz.jpg,x\na.jpg,y\nsub,y\n",
@@ -256,6 +258,11 @@ ROWS = [("a.jpg", "x"), ("b.jpg", "y")]
         "path|label\na.jpg|x\nb.jpg|y\n",
         "sep=;\r\npath;label\r\na.jpg;x\r\nb.jpg;y\r\n",
         '"path";"label"\n"a.jpg";"x"\n"b.jpg";"y"\n',
+        'path, "label"\n"a.jpg", "x"\nb.jpg,  y\n',
+        "path,label\ra.jpg,x\rb.jpg,y\r",
+        "sep=;\rpath;label\ra.jpg;x\rb.jpg;y\r",
+        '"sep=|"\npath|label\na.jpg|x\nb.jpg|y\n',
+        " \n\u00a0,\npath,label\na.jpg,x\n  \nb.jpg,y\n\t\n",
         "\ufeffpath\tlabel\r\na.jpg\tx\r\nb.jpg\ty\r\n".encode("utf-16-le"),
         "\ufeffpath;label\r\na.jpg;x\r\nb.jpg;y\r\n".encode("utf-16-be"),
         "file_name,label\na.jpg,x\nb.jpg,y\n",
@@ -273,6 +280,20 @@ def test_tables_as_people_have_them(content: str | bytes, tmp_path: Path) -> Non
     assert {(dataset.name, str(item.path)) for item in dataset.items} >= metadata.cells.keys()
     parsed = parse_manifest("s3://bucket/birds.csv", (tmp_path / "birds.csv").read_bytes())
     assert (list(parsed.labels), set(parsed.datasets)) == (["x", "y"], {"birds"})
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_a_table_without_labels_may_have_any_separator(separator: str, tmp_path: Path) -> None:
+    file = tmp_path / "birds.csv"
+    file.write_text("\n".join(separator.join(row) for row in (("path", "price"), ("a.jpg", "1"), ("b.jpg", "2"))))
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "b.jpg").touch()
+    (dataset,) = read_manifest(file, classes=False)
+    assert [item.path.name for item in dataset.items] == ["a.jpg", "b.jpg"]
+    assert {tuple(cells.items()) for cells in read_metadata(file).cells.values()} == {
+        (("price", 1.0),),
+        (("price", 2.0),),
+    }
 
 
 def test_only_other_names_of_columns_are_noted(tmp_path: Path) -> None:
@@ -294,7 +315,7 @@ def test_only_other_names_of_columns_are_noted(tmp_path: Path) -> None:
     [
         (["train", "Training", "TRAIN ", "train_set", "training data", "trainval"], "train"),
         (["val", "VALID", "validation", "dev", "Development set"], "validation"),
-        (["test", "Testing", "test-set", "eval", "Evaluation", "holdout"], "test"),
+        (["test", "Testing", "test-set", "testset", "eval", "Evaluation", "holdout", "Hold-out set"], "test"),
         (["query", "Queries", "probe"], "query"),
         (["gallery", "Gallery images", "database"], "gallery"),
     ],
@@ -327,6 +348,10 @@ def test_labels_of_one_class_written_in_several_ways(tmp_path: Path) -> None:
         ("1", "01", "'01' and '1': classes with nearly the same name"),
         ("wren", "nan", "'nan': classes named as missing values are written; remove their rows if they are"),
         ("x", "None", "'None': classes named as missing values"),
+        ("x", "na", "'na': classes named as missing values"),
+        ("istanbul", "\u0130stanbul", "'istanbul' and .* classes with nearly the same name"),
+        ("x", "x\u200f", "'x' and .* classes with nearly the same name"),
+        ("so\u00adfa", "sofa", "'sofa' and .* classes with nearly the same name"),
         (
             "1.0",
             "2.0",
@@ -350,6 +375,9 @@ def test_doubtful_labels_are_noted_and_kept(first: str, second: str, message: st
             "missing images .*: https://example.org/a.jpg; download the images and write their",
         ),
         ("s3://bucket/a.jpg", "download the images"),
+        ("file:///data/a.jpg", "write paths without file://"),
+        ("sub", "this is a folder; write a row for each"),
+        ("B.JPG", "there is b.jpg: write capitals as"),
         ("C:\\\\data\\\\a.jpg", "write paths with / instead of"),
         ("no\\\\where.jpg", "write paths with / instead of"),
         ("~/nowhere.jpg", "paths are relative to"),

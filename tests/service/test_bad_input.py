@@ -219,7 +219,17 @@ def test_unknown_methods(client: httpx.Client) -> None:
     answer = client.put("/v1/search", content=b"")
     check_refusal(answer, 405, "method_not_allowed")
     assert answer.headers["allow"] == "POST"
-    assert client.put(f"/v1/items/{'0' * 32}").headers["allow"] == "DELETE, GET"
+    assert client.put(f"/v1/items/{'0' * 32}").headers["allow"] == "DELETE, GET, HEAD"
+
+
+def test_head_is_get_without_the_body(client: httpx.Client) -> None:
+    (item,) = client.get("/v1/items", params={"n": "1", "seed": "0"}).json()["items"]
+    for path in ("/", "/v1/datasets", f"/v1/items/{item['id']}/image"):
+        answer, whole = client.head(path), client.get(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert answer.headers["content-length"] == whole.headers["content-length"] == str(len(whole.content))
+    check = client.head("/v1/search")
+    assert (check.status_code, check.headers["allow"]) == (405, "POST")
 
 
 @pytest.mark.parametrize("params", [{"n": "0"}, {"n": "many"}, {"seed": "-1"}])

@@ -12,10 +12,11 @@ from unimetric.errors import shown
 
 _ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff"
 _OUTER = re.compile(rf"^[\s{_ZERO_WIDTH}]+|[\s{_ZERO_WIDTH}]+$")
-_GAPS = re.compile(rf"[\s_]+|[{_ZERO_WIDTH}]")
+# Also soft hyphens, the marks of writing directions, and variation selectors, none of which is seen.
+_GAPS = re.compile(rf"[\s_]+|[{_ZERO_WIDTH}\u00ad\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufe00-\ufe0f]")
 _NUMBER = re.compile(r"\+?(-?)0*(\d+?)(?:\.(\d*?)0*)?", re.ASCII)
 _FLOAT = re.compile(r"[+-]?\d+\.0*", re.ASCII)
-_MISSING = frozenset({"nan", "NaN", "NAN", "None", "null", "NULL", "N/A", "n/a", "NA", "#N/A", "<NA>", "NaT"})
+_MISSING = frozenset({"nan", "none", "null", "nil", "n/a", "na", "#n/a", "<na>", "nat"})
 _SHOWN = 3
 
 
@@ -67,7 +68,7 @@ def label_notes(owner: str, written: Iterable[str]) -> list[str]:
         notes.append(f"{_some(merged, ascii)}: one class each, since only outer white space or Unicode form differs")
     if twins := near_twins(labels):
         notes.append(f"{_some(twins, shown)}: classes with nearly the same name; write them alike if they are one")
-    if missing := sorted(labels & _MISSING):
+    if missing := sorted(label for label in labels if label.casefold() in _MISSING):
         notes.append(
             f"{_some([missing], shown)}: classes named as missing values are written; remove their rows if they are"
         )
@@ -88,12 +89,18 @@ def twin_notes(labels_of: Mapping[Hashable, Iterable[Hashable]]) -> list[str]:
 
 
 def _loose_form(text: str) -> str:
-    form = _GAPS.sub(lambda gap: " " if gap[0].strip(_ZERO_WIDTH) else "", unicodedata.normalize("NFKC", text))
-    form = form.strip().casefold()
+    form = _GAPS.sub(
+        lambda gap: " " if gap[0].isspace() or gap[0][0] == "_" else "", unicodedata.normalize("NFKC", text)
+    )
+    # The Turkish letters i with and without a dot are each other's capitals elsewhere.
+    form = form.strip().casefold().replace("i\u0307", "i").replace("\u0131", "i")
     number = _NUMBER.fullmatch(form)
     return f"{number[1]}{number[2]}.{number[3] or ''}" if number else form
 
 
 def _some(groups: Sequence[Sequence[Hashable]], show: Callable[[object], str]) -> str:
-    listed = "; ".join(" and ".join(show(label) for label in group[:_SHOWN]) for group in groups[:_SHOWN])
+    listed = "; ".join(
+        " and ".join([*(show(label) for label in group[:_SHOWN]), *(["others"] if len(group) > _SHOWN else [])])
+        for group in groups[:_SHOWN]
+    )
     return f"{listed}; ..." if len(groups) > _SHOWN else listed

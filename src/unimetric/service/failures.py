@@ -117,12 +117,13 @@ def _in_words(error: Mapping[str, object]) -> str:
 
 def _allowed(request: Request) -> str:
     """Return the methods of all routes of a path; the router names those of the first one only."""
-    candidates = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
-    return ", ".join(
+    candidates = ("DELETE", "GET", "PATCH", "POST", "PUT")
+    methods = [
         method
         for method in candidates
         if any(route.matches({**request.scope, "method": method})[0] == Match.FULL for route in request.app.routes)
-    )
+    ]
+    return ", ".join([*methods, "HEAD"] if "GET" in methods else methods)
 
 
 def add_handlers(app: FastAPI) -> None:

@@ -40,6 +40,9 @@ class Guard:
             return
         exchange = _Exchange(scope, receive, send)
         started = time.perf_counter()
+        method = _method(scope)
+        if method == "HEAD":
+            scope = {**scope, "method": "GET"}  # the server leaves the body out of the answer
         try:
             if (refusal := self._refusal(scope)) is not None:
                 await response_of(refusal)(scope, exchange.receive, exchange.send)
@@ -47,7 +50,7 @@ class Guard:
                 await self._app(scope, exchange.receive, exchange.send)
         finally:
             route = _route(scope)
-            self._telemetry.requests.labels(route, _method(scope), str(exchange.status)).inc()
+            self._telemetry.requests.labels(route, method, str(exchange.status)).inc()
             self._telemetry.seconds.labels(route).observe(time.perf_counter() - started)
 
     def _refusal(self, scope: Scope) -> ServiceError | None:

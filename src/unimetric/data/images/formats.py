@@ -34,8 +34,17 @@ _NOT_READ = {
     "JPEG XL": ".jxl",
     "JPEG XR": ".jxr .wdp .hdp",
     "TGA": ".tga",
+    "PCX": ".pcx",
+    "SGI": ".sgi",
     "PSD": ".psd .psb",
-    "ICO": ".ico",
+    "ICO": ".ico .cur",
+    "ICNS": ".icns",
+    "XBM": ".xbm",
+    "XPM": ".xpm",
+    "WMF": ".wmf .emf",
+    "DjVu": ".djvu .djv",
+    "DICOM": ".dcm",
+    "FITS": ".fits",
     "DDS": ".dds",
     "OpenEXR": ".exr",
     "QOI": ".qoi",
@@ -81,6 +90,17 @@ _MAGIC = (
     (0, b"8BPS", "PSD"),
     (0, b"\0\0\1\0", "ICO"),
     (0, b"DDS ", "DDS"),
+    (0, b"\x0a\5\1\x08", "PCX"),
+    (0, b"\1\xda\0\1", "SGI"),
+    (0, b"\1\xda\1\1", "SGI"),
+    (0, b"icns", "ICNS"),
+    (0, b"/* XPM", "XPM"),
+    (0, b"\xd7\xcd\xc6\x9a", "WMF"),
+    (40, b" EMF", "WMF"),
+    (0, b"AT&TFORM", "DjVu"),
+    (128, b"DICM", "DICOM"),
+    (0, b"SIMPLE  =", "FITS"),
+    (0, b"#?RADIANCE", "Radiance HDR"),
     (0, b"v/1\1", "OpenEXR"),
     (0, b"qoif", "QOI"),
     (0, b"gimp xcf", "XCF"),
@@ -100,6 +120,11 @@ _NOT_IMAGES = (
     ((b"<!doctype html", b"<html"), "a web page, not an image; download the file again"),
     ((b"version https://git-lfs",), "a Git LFS pointer, not an image; fetch the file with: git lfs pull"),
     ((b"%pdf",), "a PDF file, not an image; save its pages as PNG"),
+    ((b"<?xml",), "an XML text, not an image; download the file again"),
+    ((b'{"', b"{\n", b"[{"), "a JSON text, not an image; download the file again"),
+    ((b"pk\3\4", b"\x1f\x8b", b"rar!", b"7z\xbc\xaf"), "an archive, not an image; unpack it"),
+    ((b"\x93numpy",), "a NumPy array, not an image; save it as PNG"),
+    ((b"\x1aE\xdf\xa3".lower(), b"flv"), "a video, not an image"),
 )
 
 
@@ -147,6 +172,8 @@ def content_problem(head: bytes, path: Path | None) -> tuple[str, str]:
     if name:
         return f"damaged header, or a variant of {name} that is not supported", "unreadable_image"
     if head[4:8] == b"ftyp" and head[8:12].lower().startswith((b"3g", b"avc", b"iso", b"m4v", b"mp4", b"qt")):
+        return "a video, not an image", "not_an_image"
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         return "a video, not an image", "not_an_image"
     start = head.lstrip().lower()
     found = (reason for starts, reason in _NOT_IMAGES if start.startswith(starts))

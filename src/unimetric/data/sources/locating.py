@@ -110,13 +110,7 @@ def _images_by_name(folder: Path) -> dict[str, Path | None]:
 
 
 def _missing(manifest: Path, texts: Sequence[str], rows: list[int], row_place: Callable[[int], str]) -> UserError:
-    first = texts[rows[0]].strip()
-    if _URL.match(first):
-        remedy = "download the images and write their paths"
-    elif PureWindowsPath(first).drive or "\\" in first:
-        remedy = f"write paths with / instead of \\, relative to {manifest.parent}"
-    else:
-        remedy = f"paths are relative to {manifest.parent}"
+    remedy = _remedy(manifest.parent, texts[rows[0]].strip())
     names = list(
         dict.fromkeys(manifest.parent / texts[row] if not _URL.match(texts[row]) else texts[row] for row in rows)
     )
@@ -125,6 +119,26 @@ def _missing(manifest: Path, texts: Sequence[str], rows: list[int], row_place: C
         f"the manifest {manifest}, from {row_place(rows[0])} on, names {len(names)} missing images "
         f"({len(texts)} in all): {listed}; {remedy}"
     )
+
+
+def _remedy(folder: Path, text: str) -> str:
+    """Return what to do about a path that leads to no image, by the likely mistake."""
+    if text.lower().startswith("file://"):
+        return "write paths without file://"
+    if _URL.match(text):
+        return "download the images and write their paths"
+    if PureWindowsPath(text).drive or "\\" in text:
+        return f"write paths with / instead of \\, relative to {folder}"
+    path = folder / text
+    try:
+        if path.is_dir():
+            return "this is a folder; write a row for each of its images"
+        other = next((name for name in os.listdir(path.parent) if name.casefold() == path.name.casefold()), None)  # noqa: PTH208
+    except (OSError, ValueError):
+        other = None
+    if other is not None:
+        return f"there is {escaped(other)}: write capitals as the file's name has them"
+    return f"paths are relative to {folder}"
 
 
 def _is_file(path: Path) -> bool:

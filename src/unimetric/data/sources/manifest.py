@@ -132,7 +132,7 @@ def load_manifest(
 
 def parse_manifest(file: PurePath | str, content: bytes, name: str | None = None, *, classes: bool = True) -> Rows:
     """Read the rows of a manifest from its bytes; ``file`` is its path or address, otherwise as `read_manifest`."""
-    table = open_table(file, content, _is_header)
+    table = open_table(file, content, _columns_found)
     if not table.names:
         raise UserError(f"the manifest {file} is empty; give it one row per image")
     columns = find_columns(table, classes=classes)
@@ -227,8 +227,8 @@ def _find(names: Sequence[str], wanted: str) -> list[int]:
     return []
 
 
-def _is_header(names: list[str]) -> bool:
-    return bool(_find(names, "path") and _find(names, "label"))
+def _columns_found(names: list[str]) -> int:
+    return sum(bool(_find(names, wanted)) for wanted in ("path", "label"))
 
 
 def _key(name: str) -> str:

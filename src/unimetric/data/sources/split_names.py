@@ -17,6 +17,7 @@ SPLIT_NAMES: dict[str, tuple[str, ...]] = {
 
 _ROLES = {name: role for role, names in SPLIT_NAMES.items() for name in names}
 _FILLERS = frozenset({"set", "split", "data", "images", "image", "imgs", "img"})
+_HOLD_OUT = re.compile(r"(?<![^\W_])hold[\s_-]?out(?![^\W_])", re.IGNORECASE)
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_A-Za-z]+|\d+")
 
 
@@ -25,8 +26,11 @@ def split_parts(name: str) -> tuple[str, str] | None:
 
     >>> split_parts("Train"), split_parts("cars_test"), split_parts("val2017"), split_parts("trainers")
     (('', 'train'), ('cars', 'test'), ('2017', 'validation'), None)
+    >>> split_parts("trainset"), split_parts("Hold-Out")
+    (('', 'train'), ('', 'test'))
     """
-    words = [word.casefold() for word in _WORDS.findall(name)]
+    words = _WORDS.findall(_HOLD_OUT.sub("holdout", name))
+    words = [_without_filler(word.casefold()) for word in words]
     if not words:
         return None
     place = next((place for place in (0, -1) if words[place] in _ROLES), None)
@@ -34,6 +38,12 @@ def split_parts(name: str) -> tuple[str, str] | None:
         return None
     role = _ROLES[words.pop(place)]
     return "_".join(word for word in words if word not in _FILLERS), role
+
+
+def _without_filler(word: str) -> str:
+    """Return the split's name in a word such as ``testset`` or ``traindata``; any other word as it is."""
+    bare = next((word.removesuffix(filler) for filler in _FILLERS if word.endswith(filler)), word)
+    return bare if bare in _ROLES else word
 
 
 def split_role(text: str) -> str | None:

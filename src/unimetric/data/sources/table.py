@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
@@ -16,19 +17,23 @@ from unimetric.errors import UserError, cause
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
 _DELIMITERS = (",", ";", "\t", "|")
+_SEPARATOR_LINE = re.compile(r"[\r\n]*\"?sep=([^\r\n])\"?[\r\n]")
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_ARCHIVES = (b"PK\3\4", b"\x1f\x8b", b"\xd0\xcf\x11\xe0", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"(\xb5/\xfd")
+"""First bytes of ZIP (and so of Excel and LibreOffice), gzip, old Excel, bzip2, xz, 7-Zip and Zstandard."""
 
 
-def open_table(place: PurePath | str, content: bytes, is_header: Callable[[list[str]], bool]) -> Table:
+def open_table(place: PurePath | str, content: bytes, columns_found: Callable[[list[str]], int]) -> Table:
     """Read a CSV or Parquet table.
 
-    CSV is UTF-8, or UTF-16 with a byte order mark; quoted as in RFC 4180; separated by the first of comma, semicolon,
-    tab and ``|`` that makes a header; Excel's first line ``sep=;`` names another. Empty rows are skipped.
+    CSV is UTF-8, or UTF-16 with a byte order mark; quoted as in RFC 4180; separated by the one of comma, semicolon,
+    tab and ``|`` by which the most columns are found; Excel's first line ``sep=;`` names another. Empty rows are
+    skipped, and spaces between a separator and a quote.
 
     Args:
         place: the file's name, of which the ending decides the format, for error messages too.
         content: its bytes.
-        is_header: return true for a list of names that can be the table's.
+        columns_found: how many of the columns wanted are in a list of names.
 
     Raises:
         UserError: the ending is another, or the file is damaged.
@@ -37,14 +42,14 @@ def open_table(place: PurePath | str, content: bytes, is_header: Callable[[list[
     if suffix not in SUFFIXES:
         raise UserError(f"cannot read the manifest {place}: its name must end in {' or '.join(SUFFIXES)}")
     if suffix in (".csv", ".tsv"):
-        return CsvTable(str(place), content, is_header)
+        return CsvTable(str(place), content, columns_found)
     return ParquetTable(str(place), content)
 
 
 class CsvTable:
     """Text in rows; see `open_table`."""
 
-    def __init__(self, place: str, content: bytes, is_header: Callable[[list[str]], bool]) -> None:
+    def __init__(self, place: str, content: bytes, columns_found: Callable[[list[str]], int]) -> None:
         self.place = place
         self.names: list[str] = []
         self._rows: list[list[str]] = []
@@ -52,7 +57,7 @@ class CsvTable:
         text = self._decode(content)
         # The limit holds for the whole process, and is there to protect against memory that is taken already.
         csv.field_size_limit(max(csv.field_size_limit(), min(len(text) + 1, sys.maxsize)))
-        self._read(text, self._delimiter(text, is_header))
+        self._read(text, self._delimiter(text, columns_found))
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -96,45 +101,44 @@ class CsvTable:
 
     def _decode(self, content: bytes) -> str:
         try:
-            if content.startswith(_UTF16_MARKS):
+            if content.startswith(_UTF16_MARKS) and content[2:4] != b"\0\0":
                 return content.decode("utf-16")
         except UnicodeDecodeError as error:
             raise UserError(f"the manifest {self.place} is damaged UTF-16; save it as UTF-8") from error
         if b"\0" in content[:4]:
-            raise UserError(f"the manifest {self.place} is UTF-16 or no text; save it as UTF-8")
+            raise UserError(f"the manifest {self.place} is UTF-16, UTF-32 or no text; save it as UTF-8")
+        if content.startswith(_ARCHIVES):
+            raise UserError(
+                f"the manifest {self.place} is a spreadsheet or an archive, not CSV; save it as CSV (UTF-8)"
+            )
         # A column that is not read may hold anything.
         return content.decode("utf-8-sig", "surrogateescape")
 
-    def _delimiter(self, text: str, is_header: Callable[[list[str]], bool]) -> str:
-        first = text.lstrip("\r\n").split("\n", 1)[0].strip("\r")
-        if first.startswith("sep=") and len(first) == 5:
-            return first[-1]
-        for delimiter in _DELIMITERS:
-            try:
-                header = next(
-                    (row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row), []
-                )
-            except csv.Error:
-                continue  # reported when the rows are read
-            if is_header(_header(header)):
-                return delimiter
-        return ","
+    def _delimiter(self, text: str, columns_found: Callable[[list[str]], int]) -> str:
+        if match := _SEPARATOR_LINE.match(text):
+            return match[1]
+        return max(_DELIMITERS, key=lambda delimiter: columns_found(_first_row(text, delimiter)))
 
     def _read(self, text: str, delimiter: str) -> None:
         # Python's reader rather than pyarrow's: it counts lines, guesses no types, and keeps line breaks in quotes.
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        spaced = re.search(rf'{re.escape(delimiter)} +"', text) is not None
+        lines = io.StringIO(text, newline="")
+        reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=spaced)
         line = 1
         while True:
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                raise UserError(f"the manifest {self.place} is damaged at line {line}: {cause(error)}") from error
+                raise UserError(
+                    f"the manifest {self.place} is damaged at line {line}: {cause(error)}; check its double quotes"
+                ) from error
             if cells is None:
                 return
-            if self.names and any(cells):
+            filled = any(map(str.strip, cells))
+            if self.names and filled:
                 self._rows.append(cells)
                 self._lines.append(line)
-            elif any(cells) and cells != ["sep=", ""]:
+            elif filled and "".join(cells) not in ("sep=", f"sep={delimiter}"):
                 self.names = _header(cells)
             line = reader.line_num + 1
 
@@ -222,6 +226,15 @@ def replaced_cells(cells: Sequence[str]) -> list[str]:
 
 def _replaced(cell: str) -> str:
     return cell.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _first_row(text: str, delimiter: str) -> list[str]:
+    """Return the names in a CSV file's first row that is not empty; none where it cannot be read."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    try:
+        return _header(next((row for row in reader if any(map(str.strip, row))), []))
+    except csv.Error:
+        return []  # reported when the rows are read
 
 
 def _header(cells: Sequence[str]) -> list[str]:

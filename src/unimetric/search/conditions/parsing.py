@@ -309,6 +309,8 @@ class _Parser:
             return Always(cast("bool | None", node.value))
         if node.kind == "boolean":
             return Comparison("=", node, Constant(True, "boolean"))
+        if self._token.kind in ("name", "text", "number"):
+            raise self._unexpected("expected a comparison, LIKE, IN, BETWEEN or IS NULL")
         raise self._error(position, f"{_shown(node)} is no condition; compare it, such as: {EXAMPLE}")
 
     def _operator(self) -> Token:
@@ -374,4 +376,8 @@ def _remedy(left: Value, right: Value) -> str:
         return "; write the number in single quotes to compare it as text"
     if isinstance(right, Constant) and right.kind == "text" and left.kind == "number":
         return "; write the number without quotes"
+    if left.kind == "boolean" and isinstance(right, Constant):
+        return "; compare it with TRUE or FALSE, or write the column alone"
+    if left.kind == "text" and right.kind in ("date", "time"):
+        return "; to compare it as text, leave out the word before the quotes"
     return ""

@@ -35,7 +35,16 @@ _REASONS = {
     "'": "the text has no closing quote",
     '"': "the column name has no closing quote",
     "`": "the column name has no closing quote",
-    "[": "lists are written in parentheses",
+    "[": "lists are written in parentheses, names with spaces in backticks; a text has no parts",
+    ":": "there are no casts and no parameters",
+    "!": "write NOT, or <> for not equal",
+    "~": "write LIKE with % and _ for patterns",
+    "\u2264": "write <=",
+    "\u2265": "write >=",
+    "\u2260": "write <>",
+    "\u2212": "write - for minus",
+    "\u2013": "write - for minus",
+    **dict.fromkeys("\u2018\u2019\u201c\u201d\u00b4\u201e", "write texts in straight single quotes, '"),
 }
 
 

@@ -24,7 +24,7 @@ def router() -> APIRouter:
     for file in (resources.files("unimetric.service") / "page").iterdir():
         answer = _file(file.read_bytes(), _TYPES[Path(file.name).suffix])
         for path in (*_ALIASES.get(file.name, ()), f"/{file.name}"):
-            routes.add_api_route(path, answer, methods=["GET", "HEAD"])
+            routes.add_api_route(path, answer, methods=["GET"])
     return routes
 
 
