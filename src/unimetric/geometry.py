@@ -1,7 +1,7 @@
-"""Where embeddings lie, on the unit sphere or in the Poincaré ball: what losses, models and evaluation share.
+"""Geometries of embeddings, the unit sphere and the Poincaré ball, shared by losses, models and evaluation.
 
 The hyperbolic formulas are those of Ermolov et al., *Hyperbolic Vision Transformers: Combining Improvements in Metric
-Learning*, CVPR 2022, written so that neither a value nor a gradient leaves the range of float32.
+Learning*, CVPR 2022, rearranged so that values and gradients stay in the range of float32.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from unimetric.errors import UserError, nearest_names, shown
 
 _BORDER = 1e-5
-"""No point comes nearer to the border of the ball than this share of its radius: float32 keeps 2 digits of the gap."""
+"""Minimum distance of a point from the border of the ball, as a share of its radius; float32 keeps 2 digits of it."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Sphere:
     distance: ClassVar[Literal["cosine"]] = "cosine"
 
     def embed(self, features: Tensor) -> Tensor:
-        """Features [..., E] of any length to unit vectors; zero stays zero."""
+        """Map features [..., E] of any length to unit vectors; zero stays zero."""
         return F.normalize(features, dim=-1)
 
     def mean(self, points: Tensor) -> Tensor:
-        """The average direction [N, E] of M unit vectors each, [M, N, E]; zero where they cancel out."""
+        """Return the average direction [N, E] of M unit vectors each, [M, N, E]; zero where they cancel out."""
         return F.normalize(points.mean(dim=0), dim=-1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,43 +75,43 @@ class PoincareBall:
 
     @property
     def largest_norm(self) -> float:
-        """The norm of the image of a feature of length ``r``; no embedding has a larger one."""
+        """The norm of the image of a feature of length ``r``, which no embedding exceeds."""
         root = math.sqrt(self.curvature)
         return min(math.tanh(root * self.clip), 1 - _BORDER) / root
 
     def embed(self, features: Tensor) -> Tensor:
-        """The exponential map at 0, ``tanh(sqrt(c) |v|) v / (sqrt(c) |v|)``, of features [..., E] clipped to length r.
+        """Apply the exponential map at 0, ``tanh(sqrt(c) |v|) v / (sqrt(c) |v|)``, to features [..., E] clipped to r.
 
-        Zero maps to zero, with the identity for a gradient.
+        Zero maps to zero, where the gradient is the identity.
         """
         norms = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
         features = features * (self.clip / norms.clamp_min(self.clip))
-        # tanh(s) / s differs from its limit 1 by s^2 / 3: below the clamp by less than a rounding error.
+        # Below the clamp, tanh(s) / s differs from its limit 1 by s^2 / 3, less than a rounding error.
         smallest = torch.finfo(features.dtype).eps ** 0.5
         scaled = (math.sqrt(self.curvature) * norms.clamp_max(self.clip)).clamp_min(smallest)
         return self.project(features * (scaled.tanh() / scaled))
 
     def project(self, points: Tensor) -> Tensor:
-        """Points [..., E], those with a norm beyond `largest_norm` moved back to it along their radius."""
+        """Move points [..., E] whose norm exceeds `largest_norm` back to that norm."""
         norms = torch.linalg.vector_norm(points, dim=-1, keepdim=True)
         projected: Tensor = points * (self.largest_norm / norms.clamp_min(self.largest_norm))
         return projected
 
     def distances(self, points: Tensor, others: Tensor) -> Tensor:
-        """Hyperbolic distances [N, M] between points [N, E] and [M, E] inside the ball.
+        """Return the hyperbolic distances [N, M] between points [N, E] and [M, E] inside the ball.
 
         ``(2 / sqrt(c)) asinh( sqrt(c) |x - y| / sqrt((1 - c |x|^2) (1 - c |y|^2)) )``, which equals the
         ``(2 / sqrt(c)) artanh( sqrt(c) |-x (+) y| )`` of the paper. The gradient between identical
-        points, where the distance has none, is zero.
+        points, where the distance is not differentiable, is zero.
         """
-        # Through differences: a matrix product would lose the distances of near neighbours.
+        # Computed from differences, because a matrix product would lose the distances of near neighbours.
         gaps = torch.cdist(points, others, compute_mode="donot_use_mm_for_euclid_dist")  # (N, M)
         shrinkage = (self._to_border(points)[:, None] * self._to_border(others)).sqrt()
         root = math.sqrt(self.curvature)
         return 2 / root * torch.asinh(root * gaps / shrinkage)
 
     def to_hyperboloid(self, points: Tensor) -> Tensor:
-        """Points [..., E] inside the ball as [..., E + 1] on the hyperboloid ``X_0^2 - |X_1..|^2 = 1``.
+        """Map points [..., E] inside the ball to [..., E + 1] on the hyperboloid ``X_0^2 - |X_1..|^2 = 1``.
 
         ``X = (1 + c |x|^2, 2 sqrt(c) x) / (1 - c |x|^2)``. For two of them,
         ``X_0 Y_0 - X_1.. Y_1.. = cosh(sqrt(c) d(x, y))``.
@@ -120,10 +120,10 @@ class PoincareBall:
         return torch.cat([2 - to_border, 2 * math.sqrt(self.curvature) * points], dim=-1) / to_border
 
     def mean(self, points: Tensor) -> Tensor:
-        """The Poincaré mean [N, E] of M points each, [M, N, E].
+        """Return the Poincaré mean [N, E] of M points each, [M, N, E].
 
-        It is the Einstein midpoint, which Khrulkov et al. (*Hyperbolic Image Embeddings*, CVPR 2020) compute in
-        Klein's model; on the hyperboloid, that is the sum, scaled back to it.
+        This is the Einstein midpoint, which Khrulkov et al. (*Hyperbolic Image Embeddings*, CVPR 2020) compute in
+        Klein's model. On the hyperboloid it is the sum, scaled back to the surface.
         """
         total = self.to_hyperboloid(points).sum(dim=0)  # (N, E + 1)
         time, space = total[..., :1], total[..., 1:]
@@ -146,7 +146,7 @@ GEOMETRIES: dict[str, type[Sphere] | type[PoincareBall]] = {"poincare": Poincare
 
 
 def make_geometry(name: str, **constants: float) -> Geometry:
-    """A geometry by name.
+    """Return the geometry with this name.
 
     Raises:
         UserError: unknown name or constant, or a value out of range.

@@ -78,14 +78,14 @@ def test_numpy_and_torch_of_any_floating_type_agree() -> None:
         (torch.ones(1, 1).int(), "queries: type torch.int32 is not floating point; convert it to float32"),
         (
             torch.tensor([[1.0, 1.0], [1.0, float("nan")]]),
-            "queries: row 1, column 1 is nan; drop that row or mend the model that made it",
+            "queries: row 1, column 1 is nan; drop that row or fix the model that made it",
         ),
         (
             np.array([[-np.inf, np.nan]]),
-            "queries: row 0, column 0 is -inf; drop that row or mend the model that made it",
+            "queries: row 0, column 0 is -inf; drop that row or fix the model that made it",
         ),
         (torch.eye(3)[[0, 1]] * torch.tensor([[1.0], [0.0]]), "queries: row 1 is all zeros, which has no cosine; "
-         "drop it or mend the model"),
+         "drop it or fix the model"),
     ],
 )  # fmt: skip
 def test_vectors_without_a_cosine_are_refused(vectors: object, message: str) -> None:

@@ -157,12 +157,12 @@ def test_scores_are_those_of_brute_force(seed: int, count: int) -> None:
         ({"distance": "poincare", "curvature": "flat"}, "curvature: 'flat'; give a number from 1e-6 to 1e6"),
         (
             {"distance": "poincare", "curvature": 1.0},
-            "gallery: row 1 has length 1, outside of the Poincaré ball of radius 1 (curvature 1); give points of the "
+            "gallery: row 1 has length 1, outside the Poincaré ball of radius 1 (curvature 1); give points of the "
             "ball, or the curvature that they were made with",
         ),
         (
             {"distance": "poincare", "queries": torch.tensor([[0.1, math.nan]])},
-            "queries: row 0, column 1 is nan; drop that row or mend the model that made it",
+            "queries: row 0, column 1 is nan; drop that row or fix the model that made it",
         ),
         (
             {"distance": "poincare", "queries": torch.zeros(1, 3)},

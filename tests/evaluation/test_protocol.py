@@ -290,7 +290,7 @@ GALLERY = (torch.eye(2), ["a", "a"], ["one", "one"])
         ),
         (
             {"gallery": (torch.zeros(2, 2), *GALLERY[1:])},
-            "gallery vectors: row 0 is all zeros, which has no cosine; drop it or mend the model",
+            "gallery vectors: row 0 is all zeros, which has no cosine; drop it or fix the model",
         ),
         (
             {"gallery": (torch.eye(2), ["a"], ["one", "one"])},

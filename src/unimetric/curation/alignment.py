@@ -1,6 +1,6 @@
-"""Two pictures compared pixel by pixel, as if one were a part, a mirror image or a framed copy of the other.
+"""Pixel-by-pixel comparison of two pictures, one of which may be a part, a mirror image or a framed copy of the other.
 
-All comparisons are of band-passed grey values: brightness and colour drop out, and so do noise and compression.
+Band-passed grey values are compared, so that brightness, colour, noise and compression have little effect.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from PIL import Image
 from scipy import fft, ndimage, optimize
 
 _SCALES = (1.0, 0.92, 0.85, 0.78, 0.71)
-"""Shares of a picture's width and height that the other may show."""
+"""Shares of a picture's width and height that a part may have."""
 
 _FAINT = 4.0
 """Grey values of 255 that count as noise."""
 
 _TEXTURED = 0.3
-"""Spread of a part's scaled differences from which it shows something; 1 is strong texture."""
+"""Minimum spread of a block's scaled differences for the block to count as textured; 1 is strong texture."""
 
 Grey = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """The best way to lay a part over a whole.
+    """The best placement of one picture, as a part, over another, as the whole.
 
     Attributes:
         fit: Normalised cross-correlation, -1 to 1; about 0 for unrelated pictures.
@@ -44,7 +44,7 @@ class Overlay:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture as both sides of an overlay need it, so that each picture is prepared once for all its pairs.
+    """A picture prepared as both part and whole, once for all of its pairs.
 
     Attributes:
         spectrum: Fourier transform of the band-passed picture, as the whole.
@@ -73,7 +73,7 @@ class Prepared:
 
 
 def best_overlay(one: Prepared, other: Prepared) -> Overlay:
-    """Try both pictures as the part, straight and mirrored, at several sizes, at every place."""
+    """Return the best overlay: either picture as the part, straight or mirrored, at several sizes, at any place."""
     found = [
         Overlay(fit, swapped, mirrored, box)
         for whole, part, swapped in ((one, other, False), (other, one, True))
@@ -84,15 +84,15 @@ def best_overlay(one: Prepared, other: Prepared) -> Overlay:
 
 
 def refined(one: Grey, other: Grey, start: Overlay) -> Overlay:
-    """Return an overlay whose place, width and height have been adjusted.
+    """Return an overlay with refined place, width and height.
 
-    Its fit is the lower quartile, over all parts of the picture that show anything, of the part's correlation: a
-    watermark changes few of them, while two products on white ground share the outline and nothing else.
+    Its fit is the lower quartile of the correlation over all textured blocks: a watermark changes few of them, while
+    two products on a white background share nothing but the outline.
 
     Args:
         one: Grey values [S, S], where S may be larger than in `best_overlay`.
         other: Likewise.
-        start: The overlay to begin with.
+        start: The initial overlay.
     """
     whole, part = (other, one) if start.swapped else (one, other)
     part = part[:, ::-1] if start.mirrored else part
@@ -112,9 +112,9 @@ def _misfit(ground: Image.Image, pattern: NDArray[np.float32], box: NDArray[np.f
 
 
 def _overlap(ground: Image.Image, pattern: NDArray[np.float32], box: NDArray[np.float64]) -> float:
-    """Normalised cross-correlation of a part with the place in the whole where it lies."""
+    """Return the normalised cross-correlation of a part with its place in the whole."""
     window = _laid_over(ground, len(pattern), box)
-    # The outermost pixels have no neighbours to be band-passed with.
+    # Skip the border, where the band-pass lacks neighbours.
     inner = slice(len(pattern) // 16, -(len(pattern) // 16))
     return float(_correlation(window[inner, inner].ravel(), pattern[inner, inner].ravel()))
 
@@ -135,21 +135,21 @@ def _agreement(window: NDArray[np.float32], pattern: NDArray[np.float32]) -> flo
 
 
 def _blocks(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The inner 12 x 12 of 14 x 14 blocks, one after another, [144, pixels]."""
+    """Return the inner 12 x 12 of 14 x 14 blocks, [144, pixels]."""
     size = len(values) // 14
     inner = values[size : 13 * size, size : 13 * size]
     return inner.reshape(12, size, 12, size).swapaxes(1, 2).reshape(144, size * size)
 
 
 def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Correlation along the last axis; 0 where one side is flat."""
+    """Return the correlation along the last axis; 0 where one side is flat."""
     one, other = (values - values.mean(axis=-1, keepdims=True) for values in (one, other))
     norm = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
     return np.asarray((one * other).sum(axis=-1) / np.maximum(norm, 0.1), np.float32)
 
 
 def _part_of(whole: Prepared, part: Prepared, mirrored: bool) -> tuple[float, tuple[float, float, float, float]]:
-    """The best fit of ``part``, at each of `_SCALES`, anywhere within ``whole``, and its place there."""
+    """Return the best fit of ``part`` within ``whole``, over all `_SCALES` and places, and its place."""
     side = whole.side
     best, box = -1.0, (0.0, 0.0, 1.0, 1.0)
     for small, spread, pattern in zip(_sizes(side), whole.spreads, part.patterns, strict=True):
@@ -164,7 +164,7 @@ def _part_of(whole: Prepared, part: Prepared, mirrored: bool) -> tuple[float, tu
 
 
 def _pattern(grey: Grey, small: int) -> tuple[NDArray[np.complex64], NDArray[np.complex64]] | None:
-    """Conjugate spectra of the picture at a smaller size, of norm 1, straight and mirrored; None for a flat one."""
+    """Return conjugate spectra of norm 1 of the shrunk picture, straight and mirrored; None for a flat one."""
     side = len(grey)
     band = _band(np.asarray(Image.fromarray(grey).resize((small, small), Image.Resampling.BOX)), side / 90)
     band = band - band.mean()
@@ -183,7 +183,7 @@ def _sizes(side: int) -> list[int]:
 
 
 def _band(grey: Grey, blur: float) -> NDArray[np.float32]:
-    """Differences from the surroundings, divided by their usual size there, so that no strong edge counts for all."""
+    """Return differences from the surroundings over their local magnitude, so that strong edges do not dominate."""
     values = grey.astype(np.float32)
     around = 2 * round(8 * blur) + 1
     band = ndimage.gaussian_filter(values, blur) - ndimage.uniform_filter(values, around)
@@ -196,6 +196,6 @@ def _integral(values: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _window(sums: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """Sums over every window of ``size`` x ``size``."""
+    """Return the sums over every window of ``size`` x ``size``."""
     total: NDArray[np.float64] = sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size]
     return total

@@ -1,4 +1,4 @@
-"""One audit: from sources and a model to a table of findings and a page to review them on."""
+"""An audit: all checks of measured images, and their findings."""
 
 from __future__ import annotations
 

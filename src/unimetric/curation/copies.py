@@ -1,4 +1,4 @@
-"""Exact and near copies: proposed by a perceptual hash and by embeddings, decided by pixels."""
+"""Exact and near copies: a perceptual hash and embeddings propose pairs, a comparison of pixels decides."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from unimetric.evaluation.neighbours import nearest_neighbours
 from unimetric.progress import track
 
 _HASH_DISTANCE = 76
-"""Bits of 256 in which a proposed copy may differ; unrelated pictures differ in 128, give or take 8."""
+"""Maximum number of the 256 bits in which a proposed copy may differ; unrelated pictures differ in 128 ± 8."""
 
 _PROMISING = 0.45
-"""Least fit of two small pictures at which larger ones are decoded and compared."""
+"""Minimum fit of two small pictures for comparing them at a larger size."""
 
 _SIDE = 112
 """Side of the larger pictures."""
 
 AGREEMENT = 0.84
-"""Least correlation, in three quarters of two pictures' parts laid over each other, that makes them copies."""
+"""Minimum correlation, in three quarters of the blocks of two overlaid pictures, for them to be copies."""
 
 _AGREEMENT_IN_OTHER_COLOURS = 0.94
-"""The same where the colours differ: products on white ground share outlines with their variants."""
+"""The same where the colours differ, because products on a white background share outlines with their variants."""
 
 _EQUAL_COLOURS = 12.0
 _SAME_COLOURS = 30.0
-"""Most that the colours of a copy may differ by, 0 to 255 on average, for its removal to be suggested."""
+"""Maximum mean difference of the colours, 0 to 255, for a copy's removal to be suggested."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Copy:
 
     @property
     def same_colours(self) -> bool:
-        """Whether the colours agree, so that it is no other variant of a product."""
+        """True if the colours agree; if not, the images may show two variants of a product."""
         return self.colours <= _SAME_COLOURS
 
 
@@ -87,7 +87,7 @@ class Groups:
         self.parents.setdefault(roots[0], roots[0])
 
     def all(self) -> list[list[int]]:
-        """Return the groups of two images and more, rows rising."""
+        """Return the groups of at least two images, rows ascending."""
         members: dict[int, list[int]] = defaultdict(list)
         for row in sorted(self.parents):
             members[self.find(row)].append(row)
@@ -95,7 +95,7 @@ class Groups:
 
 
 def exact_copies(measured: Measurements) -> list[Copy]:
-    """Return a pair for every image whose decoded pixels an earlier image has."""
+    """Return a pair for every image whose decoded pixels equal those of an earlier image."""
     first: dict[bytes, int] = {}
     found = []
     for row in measured.shows_something.tolist():
@@ -109,7 +109,7 @@ def exact_copies(measured: Measurements) -> list[Copy]:
 def near_copies(measured: Measurements, exact: Sequence[Copy]) -> list[Copy]:
     """Find re-encoded, resized, cropped, mirrored, recoloured, framed and watermarked copies.
 
-    One image of each group of exact copies stands for the others.
+    Of each group of exact copies, only one image is compared.
     """
     repeated = {copy.other for copy in exact}
     rows = np.array([row for row in measured.shows_something.tolist() if row not in repeated], dtype=np.int64)
@@ -121,7 +121,7 @@ def near_copies(measured: Measurements, exact: Sequence[Copy]) -> list[Copy]:
 
 
 def _alike_by_hash(measured: Measurements, rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Pairs whose hashes are close, straight or mirrored: the three closest of each image."""
+    """Yield pairs with close hashes, straight or mirrored: up to three for each image."""
     least = 1 - 2 * _HASH_DISTANCE / HASH_BITS
     gallery = _signs(measured.hashes[rows, 0])
     for way in (0, 1):
@@ -133,7 +133,7 @@ def _signs(packed: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _alike_by_embedding(measured: Measurements, rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Pairs of each image with the four that are nearest to it."""
+    """Yield pairs of each image with its four nearest images."""
     vectors = measured.vectors[rows]
     yield from _nearest(vectors, vectors, rows, 4, 0.5)
 
@@ -156,7 +156,7 @@ def _decide(measured: Measurements, prepared: Callable[[int], Prepared], one: in
         return None
     try:
         pictures = [_square(decode_image(measured.items[row].path)) for row in (one, other)]
-    except ImageError:  # it could be read before, and was changed or removed since
+    except ImageError:  # changed or removed since it was measured
         return None
     greys = [np.asarray(picture.convert("L")) for picture in pictures]
     overlay = refined(greys[0], greys[1], overlay)
@@ -176,7 +176,7 @@ def _decide(measured: Measurements, prepared: Callable[[int], Prepared], one: in
 
 
 def _colour_difference(whole: Image.Image, part: Image.Image, box: tuple[float, float, float, float]) -> float:
-    """Mean difference of the colours, 0 to 255, where either picture differs from its ground."""
+    """Return the mean difference of the colours, 0 to 255, where either picture differs from its background."""
     left, top, width, height = box
     window = whole.crop((_SIDE * left, _SIDE * top, _SIDE * (left + width), _SIDE * (top + height)))
     one, other = (np.asarray(picture.resize((32, 32)), np.float32) for picture in (window, part))

@@ -1,4 +1,4 @@
-"""Decisions on findings, and the manifest that follows from them. Nothing is deleted or moved."""
+"""Decisions on findings, and the resulting manifest. No image is deleted or moved."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Outcome:
 
     Attributes:
         kept: Images in the manifest.
-        dropped: Images left out of it.
-        relabelled: Images with another label in it.
+        dropped: Images that it does not list.
+        relabelled: Images with a new label in it.
     """
 
     kept: int
@@ -35,7 +35,7 @@ class Outcome:
 
 
 def write_audit(path: Path, items: Sequence[Item], findings: Sequence[Finding]) -> None:
-    """Write everything that `apply_decisions` needs, as JSON."""
+    """Write the input of `apply_decisions` as JSON."""
     number = {item: place for place, item in enumerate(items)}
     write_json(
         path,
@@ -56,16 +56,16 @@ def write_audit(path: Path, items: Sequence[Item], findings: Sequence[Finding]) 
 
 
 def apply_decisions(audit: Path, decisions: Path, out: Path) -> Outcome:
-    """Write the manifest of an audit's images after the accepted findings.
+    """Write a manifest of an audit's images with the accepted findings applied.
 
     Args:
-        audit: ``audit.json``, as `write_audit` wrote it.
-        decisions: A JSON file ``{"accepted": [numbers of findings], "rejected": [...]}``, as the page saves it.
+        audit: ``audit.json`` from `write_audit`.
+        decisions: A JSON file ``{"accepted": [numbers of findings], "rejected": [...]}``, saved from the page.
         out: The manifest, ``.csv``: columns ``path``, ``label``, ``dataset`` and ``split``.
 
     Raises:
-        UserError: a file is missing or malformed, the findings are not those of this audit, two accepted findings give
-            one image different labels, or the manifest cannot be written.
+        UserError: a file is missing or malformed, the decisions are on another audit, two accepted findings give one
+            image different labels, or the manifest cannot be written.
     """
     if out.suffix != ".csv":
         raise UserError(f"--manifest is {out}: name a .csv file")

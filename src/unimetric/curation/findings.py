@@ -33,16 +33,16 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that an audit found.
+    """One finding of an audit.
 
     Attributes:
         kind: One of `KINDS`.
         confidence: From 0 to 1; findings of one kind are sorted by it. Measured precision is in ``docs/audit.md``.
-        images: The images that it is about. The first is the one to keep, where there is one.
-        reason: One sentence for a person.
+        images: The images concerned. The first is the one to keep, if any.
+        reason: One sentence for the reviewer.
         drop: The images that accepting the finding removes from the manifest.
         relabel: The label that accepting the finding gives to ``images[0]``, or None.
-        shown: Further images that help to judge, such as examples of the suggested class.
+        shown: Further images that help to decide, such as examples of the suggested class.
     """
 
     kind: str
@@ -66,7 +66,7 @@ def ordered(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def write_findings(path: Path, findings: Sequence[Finding]) -> None:
-    """Write ``audit.csv``, one row a finding; lists of images are JSON, since a path may hold any separator."""
+    """Write ``audit.csv``, one row per finding; lists of images are JSON, because a path may contain any separator."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("id", "kind", "confidence", "suggestion", "label", "images", "drop", "reason"))

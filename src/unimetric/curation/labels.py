@@ -1,10 +1,10 @@
-"""Labels that the pictures contradict: wrong ones, two for one class, one for two classes; and strangers.
+"""Checks of labels against the pictures: wrong labels, two labels for one class, one label for two classes, strangers.
 
-Every image is judged by a classifier that has not seen it, nor any copy of it: five folds of linear discriminant
-analysis with shrinkage (Ledoit and Wolf, 2004) on the embeddings of its dataset, with one temperature for all of them,
-at which the given labels are most likely. The thresholds are those of confident learning (Northcutt et al., *Confident
-Learning: Estimating Uncertainty in Dataset Labels*, JAIR 2021): an image counts for a class from the mean probability
-that the images of that class have for it.
+Every image is classified by a model that has seen neither it nor a copy of it: five folds of linear discriminant
+analysis with shrinkage (Ledoit and Wolf, 2004) on the embeddings of its dataset, with one temperature that maximises
+the likelihood of the given labels. The thresholds are those of confident learning (Northcutt et al., *Confident
+Learning: Estimating Uncertainty in Dataset Labels*, JAIR 2021): an image counts as a member of a class if its
+probability reaches the mean probability of the images with that label.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Judged:
         rows: Rows of the images, [N].
         classes: The labels, [C].
         given: Class number of each image's label, [N].
-        probabilities: [N, C]; rows of classes with one image only hold NaN.
+        probabilities: [N, C]; NaN in rows of classes with only one image.
     """
 
     rows: NDArray[np.int64]
@@ -42,17 +42,17 @@ class Judged:
 def judged(
     vectors: NDArray[np.float32], labels: list[str], rows: NDArray[np.int64], copies: Groups, seed: int = 0
 ) -> Judged | None:
-    """Estimate the class of every image of a dataset by images that are no copies of it.
+    """Estimate the class of every image of a dataset from images that are not copies of it.
 
     Args:
         vectors: The dataset's unit vectors, [N, E].
         labels: Their labels.
-        rows: Their rows, by which ``copies`` knows them.
-        copies: Groups of copies, which are kept in one fold.
-        seed: Of the folds.
+        rows: Their rows in ``copies``.
+        copies: Groups of copies, each of which stays in one fold.
+        seed: Seed of the folds.
 
     Returns:
-        The estimates, or None where there are fewer than two classes of two images.
+        The estimates, or None if there are fewer than two classes with at least two images.
     """
     classes = tuple(sorted(set(labels)))
     number = {label: index for index, label in enumerate(classes)}
@@ -81,7 +81,7 @@ def _discriminant(
     known: NDArray[np.int64],
     judged_vectors: NDArray[np.float32],
 ) -> NDArray[np.float64]:
-    """Linear scores [N, C'] of vectors for the known classes, which all have the same prior."""
+    """Return linear scores [N, C'] of vectors for the known classes, with equal priors."""
     centres = np.stack([vectors[given == label].mean(axis=0) for label in known]).astype(np.float64)
     residuals = vectors - centres[np.searchsorted(known, given)]
     covariance = ledoit_wolf(residuals, assume_centered=True)[0] + 1e-9 * np.eye(vectors.shape[1])
@@ -91,7 +91,7 @@ def _discriminant(
 
 
 def _temperature(scores: NDArray[np.float64], given: NDArray[np.int64]) -> float:
-    """The factor on the scores at which the given labels are most likely."""
+    """Return the factor on the scores that maximises the likelihood of the given labels."""
 
     def loss(logarithm: float) -> float:
         likely = log_softmax(np.exp(logarithm) * scores, axis=1)[np.arange(len(given)), given]
@@ -101,7 +101,7 @@ def _temperature(scores: NDArray[np.float64], given: NDArray[np.int64]) -> float
 
 
 def _folds(given: NDArray[np.int64], rows: NDArray[np.int64], copies: Groups, seed: int) -> NDArray[np.int64]:
-    """The fold of every image: classes spread evenly, copies together."""
+    """Return the fold of every image: classes spread evenly, copies together."""
     folds = np.empty(len(rows), dtype=np.int64)
     generator = np.random.default_rng(seed)
     for label in np.unique(given):
@@ -118,7 +118,7 @@ def wrong_labels(judgement: Judged, least: float = 0.5) -> list[tuple[int, str, 
 
     Args:
         judgement: Estimates of one dataset.
-        least: Least difference between the probabilities of the better and the given label.
+        least: Minimum difference between the probabilities of the better and the given label.
     """
     probabilities, given = judgement.probabilities, judgement.given
     places = np.flatnonzero(~np.isnan(probabilities[:, 0]))
@@ -141,7 +141,8 @@ def _mean(values: NDArray[np.float64]) -> float:
 def one_class(judgement: Judged, least: float = 0.6) -> list[tuple[str, str, float]]:
     """Return pairs of classes that cannot be told apart: (label, label, confidence).
 
-    Of both classes' images nearly all are estimated as one of the two, and no better than by tossing a coin.
+    Nearly all images of both classes are estimated as one of the two, but the choice between them is no better than
+    chance.
     """
     predicted = np.where(np.isnan(judgement.probabilities[:, 0]), -1, judgement.probabilities.argmax(axis=1))
     count = len(judgement.classes)
@@ -166,7 +167,7 @@ def one_class(judgement: Judged, least: float = 0.6) -> list[tuple[str, str, flo
 def two_classes(
     vectors: NDArray[np.float32], labels: list[str], neighbours: NDArray[np.int64]
 ) -> list[tuple[str, list[int], float]]:
-    """Return classes that fall into two parts, neither of which has neighbours in the other.
+    """Return classes that consist of two parts, neither of which has neighbours in the other.
 
     Args:
         vectors: A dataset's unit vectors, [N, E].
@@ -174,7 +175,7 @@ def two_classes(
         neighbours: Places of the nearest images of the whole dataset, [N, k].
 
     Returns:
-        The label, the places of the smaller part and a confidence.
+        For each such class its label, the places of the smaller part and a confidence.
     """
     found = []
     for label in sorted(set(labels)):
@@ -193,7 +194,7 @@ def two_classes(
 
 
 def _halves(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Two clusters by k-means, begun along the direction of largest spread."""
+    """Split into two clusters by k-means, initialised along the direction of largest spread."""
     centred = vectors - vectors.mean(axis=0)
     direction = np.linalg.svd(centred, full_matrices=False)[2][0]
     side: NDArray[np.bool_] = centred @ direction > 0
@@ -215,7 +216,7 @@ def strangers(nearest: NDArray[np.float64], own: NDArray[np.float64], least: flo
     Args:
         nearest: Similarity of each image to the most similar of its dataset, [N].
         own: Similarity to the most similar of its class, [N]; -inf where the class has no other image.
-        least: How many robust standard deviations both lie below what is usual.
+        least: Minimum number of robust standard deviations by which both lie below the median.
     """
     depth = np.minimum(_depth(nearest), _depth(np.where(np.isinf(own), nearest, own)))
     places = np.flatnonzero(depth >= least)
@@ -223,7 +224,7 @@ def strangers(nearest: NDArray[np.float64], own: NDArray[np.float64], least: flo
 
 
 def _depth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far below the median, in robust standard deviations."""
+    """Return the depth below the median, in robust standard deviations."""
     median = float(np.median(values))
     spread = 1.4826 * float(np.median(np.abs(values - median)))
     return (median - values) / max(spread, 1e-3)

@@ -1,6 +1,6 @@
-"""Everything that an audit measures of single images, in one pass that can be stopped and resumed.
+"""Measurements of single images for an audit, in one pass that can be stopped and resumed.
 
-The results lie in memory-mapped arrays, a row an image, so that a million images need no memory of their own.
+The results are memory-mapped arrays with one row per image, so that a million images do not have to fit in memory.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from unimetric.files import explain_os_error, make_folder, write_json
 from unimetric.progress import progress_bar
 
 SIDE = 64
-"""Side of the grey pictures that copies are compared by."""
+"""Side of the grey pictures for comparing copies."""
 
 HASH_BITS = 256
 
 BLANK = 3.0
-"""Spread of the grey values, of 0 to 255, below which a picture shows nothing."""
+"""Spread of the grey values, from 0 to 255, below which a picture is blank."""
 
 _CHUNK = 128
 
@@ -40,12 +40,12 @@ class Encoder(Protocol):
     embedding_size: int
 
     def encode(self, images: list[Image.Image], *, precision: str = "auto") -> NDArray[np.float32]:
-        """Return one vector a picture, float32 [N, E]."""
+        """Return one vector per picture, float32 [N, E]."""
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """What is known of N images, in the order of ``items``.
+    """Measurements of N images, in the order of ``items``.
 
     Attributes:
         items: The images.
@@ -69,25 +69,25 @@ class Measurements:
 
     @property
     def readable(self) -> NDArray[np.int64]:
-        """Rows of the images that can be read, rising."""
+        """Rows of the images that can be read, ascending."""
         return np.setdiff1d(np.arange(len(self.items)), np.array(list(self.reasons), dtype=np.int64))
 
     @property
     def shows_something(self) -> NDArray[np.int64]:
-        """Rows of the readable images that are not blank, rising."""
+        """Rows of the readable images that are not blank, ascending."""
         readable = self.readable
         shown: NDArray[np.int64] = readable[self.numbers[readable, 2] >= BLANK]
         return shown
 
 
 def measure(items: Sequence[Item], encoder: Encoder, model: str, folder: Path, precision: str) -> Measurements:
-    """Decode, hash and embed every image once; a call that was stopped goes on where it was.
+    """Decode, hash and embed every image once; a new call resumes one that was stopped.
 
     Args:
         items: The images.
         encoder: Turns pictures into vectors.
-        model: A name that changes with the model, so that vectors of another one are not taken over.
-        folder: Where the arrays are kept.
+        model: A name that changes with the model, so that vectors of another one are not reused.
+        folder: Folder of the arrays.
         precision: As in `Embedder.encode`.
 
     Raises:
@@ -169,7 +169,7 @@ def _arrays(folder: Path, count: int, width: int, *, resume: bool) -> dict[str, 
 
 
 def _read(path: Path) -> tuple[Image.Image, dict[str, Any]] | str:
-    """The decoded picture and its measurements, or the reason why there are none."""
+    """Return the decoded picture and its measurements, or the reason why it cannot be read."""
     try:
         file, box = split_box(path)
         content = file.read_bytes()
@@ -210,7 +210,7 @@ def _phash() -> Callable[..., Any]:
 
 
 def _sharpness(grey: Image.Image) -> float:
-    """Mean size of the Laplacian beside the spread of the grey values, at 256 pixels; 0 for a flat picture."""
+    """Return the mean absolute Laplacian over the spread of the grey values, at 256 pixels; 0 for a flat picture."""
     scaled = ImageOps.contain(grey, (256, 256))
     edges = np.asarray(scaled.filter(ImageFilter.FIND_EDGES), np.float32)[2:-2, 2:-2]
     spread = float(np.asarray(scaled, np.float32).std())

@@ -1,4 +1,4 @@
-"""The page on which findings are reviewed: one HTML file that loads nothing and sends nothing."""
+"""The page for reviewing findings: one HTML file that makes no network requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unimetric.data.thumbnails import thumbnail
 from unimetric.errors import escaped
 
 MOST_SHOWN = 300
-"""Findings of one kind with pictures; the others are in the table only, so that the page stays small."""
+"""Maximum number of findings per kind with pictures; the others are only in the table, to keep the page small."""
 
 _MOST_PICTURES = 8
 
@@ -27,11 +27,11 @@ def review_page(findings: Sequence[Finding], title: str, summary: str, notes: Se
     """Return the page as HTML.
 
     Args:
-        findings: In the order of the table, whose row numbers the decisions refer to.
+        findings: In the order of the table; decisions refer to its row numbers.
         title: The collections' names.
         summary: The numbers in one sentence.
         notes: Remarks on what could not be checked.
-        fingerprint: Of the audit; decisions on another one are not taken over.
+        fingerprint: Fingerprint of the audit, so that stored decisions on another one are ignored.
     """
     environment = Environment(
         loader=PackageLoader("unimetric.curation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True

@@ -13,7 +13,7 @@ TINY = 32
 """Shorter side in pixels below which a picture is tiny."""
 
 EXTREME = 4.0
-"""Ratio of the sides from which the central crop, which models see, misses most of a picture."""
+"""Ratio of the sides from which the central crop that models read misses most of a picture."""
 
 
 def unusable(measured: Measurements) -> Iterator[Finding]:
@@ -42,7 +42,7 @@ def unusable(measured: Measurements) -> Iterator[Finding]:
 
 
 def _blurred(measured: Measurements) -> dict[int, float]:
-    """Confidence by row, for pictures whose sharpness lies far below that of their dataset."""
+    """Return the confidence by row, for pictures far less sharp than the rest of their dataset."""
     found: dict[int, float] = {}
     names = np.array([item.dataset for item in measured.items])
     readable = measured.readable

@@ -43,31 +43,31 @@ class Screen:
     """Two float32 matrices whose product is nearly that of the similarities, for `screen`."""
 
     queries: Callable[[Tensor], Tensor]
-    """From Q prepared rows to [Q, W]."""
+    """Map Q prepared rows to [Q, W]."""
     gallery: Callable[[Tensor], Tensor]
-    """From G prepared rows to [G, W], without a copy."""
+    """Map G prepared rows to [G, W], without a copy."""
     left_out: Callable[[int], float]
-    """From W to how far the exact product of the two matrices may be from a similarity, in multiples of 2^-24 times the
-    length of both rows."""
+    """Map W to a bound on the difference between the exact product of the two matrices and the similarity, in multiples
+    of 2^-24 times the length of both rows."""
 
 
 @dataclass(frozen=True)
 class Distance:
-    """How embeddings are compared."""
+    """A distance: how it prepares rows, compares them and reports the result."""
 
     name: str
     """"cosine", "euclidean" or "poincare"."""
     preparation: Preparation
-    """Turns embeddings into the rows to compare, and refuses what it cannot."""
+    """Turns embeddings into the rows to compare; raises for rows that cannot be compared."""
     similarities: Callable[[Tensor, Tensor], Tensor]
     """Similarities [Q, G], float64, of Q prepared rows, as float64, and G prepared rows on the same device. They do
     not depend on what else is compared at the same time."""
     paired: Callable[[Tensor, Tensor], Tensor]
     """The same numbers [P] for P pairs of prepared rows, both as float64."""
     screen: Screen
-    """What nearly gives them in float32."""
+    """Approximates the similarities in float32."""
     reported: Callable[[Tensor], Tensor]
-    """From those similarities to the ones that people read, in the same order."""
+    """Maps those similarities to the reported ones, in the same order."""
 
     def prepare(self, vectors: Vectors, name: str) -> Tensor:
         """Check embeddings [N, E] and turn them into the N rows to compare; the name is for errors.
@@ -79,16 +79,16 @@ class Distance:
 
 
 def make_distance(name: str = "cosine", curvature: float = 0.1, sides: Mapping[str, Vectors] | None = None) -> Distance:
-    """A way to compare embeddings.
+    """Return the distance with this name.
 
     Args:
         name: "cosine", "euclidean" or "poincare".
         curvature: For "poincare", ``c`` of the ball of radius ``1 / sqrt(c)``.
-        sides: For "euclidean", all that will be compared, by what errors call it: it is scaled alike. Without it, no
-            vector may be longer than 1.
+        sides: For "euclidean", every matrix that will be compared, by its name in errors: all get the same scale.
+            Without it, no vector may be longer than 1.
 
     Raises:
-        UserError: unknown name, a curvature out of range, or infinity or NaN in what is to be scaled.
+        UserError: unknown name, a curvature out of range, or infinity or NaN in ``sides``.
 
     >>> make_distance("poincaré")
     Traceback (most recent call last):
@@ -128,7 +128,7 @@ def _same(values: Tensor) -> Tensor:
 
 
 def _minus_root(exponent: int, similarities: Tensor) -> Tensor:
-    # From minus zero to zero.
+    # `0.0 -` turns minus zero into zero.
     return 0.0 - scaled((-similarities).clamp_min(0).sqrt(), exponent)
 
 
@@ -140,11 +140,11 @@ def unit_vectors(vectors: Vectors, name: str = "vectors") -> Tensor:
     """Divide every row by its norm and round it to the grid.
 
     Equal rows give equal unit vectors, and so do rows that differ by a factor that is a power of two.
-    The arithmetic is done on the CPU wherever the input lies, so that all devices start from the same bits.
+    The arithmetic is done on the CPU, whatever the input's device, so that all devices start from the same bits.
 
     Args:
         vectors: Shape [N, E], floating point, N and E at least 1. The rows need not have unit length.
-        name: What error messages call the argument.
+        name: The argument's name in error messages.
 
     Returns:
         Unit vectors, shape [N, E], float32 on the CPU, every entry a multiple of 2^-24 in [-1, 1].
@@ -160,7 +160,7 @@ def unit_vectors(vectors: Vectors, name: str = "vectors") -> Tensor:
 
 
 def unit_rows(block: Tensor, first_row: int, name: str) -> Tensor:
-    """The same for some finite float64 rows; ``first_row`` is the number of the first, for errors."""
+    """Prepare a block of finite float64 rows for `unit_vectors`; ``first_row`` is its first row number, for errors."""
     largest = block.abs().amax(dim=1, keepdim=True)
     _check_directions(largest, first_row, name)
     # Largest entry 1 first: no square can overflow or vanish in the norm.
@@ -170,7 +170,7 @@ def unit_rows(block: Tensor, first_row: int, name: str) -> Tensor:
 
 
 def cosine_similarities(queries: Tensor, gallery: Tensor) -> Tensor:
-    """The exact dot products of rows on the grid: cosines, up to the rounding of the rows.
+    """Return the exact dot products of rows on the grid: cosines, up to the rounding of the rows.
 
     Args:
         queries: From `unit_vectors`, shape [Q, E], as float64 on any device.
@@ -181,27 +181,27 @@ def cosine_similarities(queries: Tensor, gallery: Tensor) -> Tensor:
     """
     similarities = queries @ gallery.to(torch.float64).T  # (Q, G)
     if similarities.is_cuda:
-        # CUDA selects by bit pattern, and so takes 0.0 and -0.0 for different numbers.
+        # CUDA's topk compares bit patterns and would order 0.0 and -0.0; adding 0.0 makes them equal.
         similarities += 0.0
     return similarities
 
 
 def paired_cosines(queries: Tensor, gallery: Tensor) -> Tensor:
-    """`cosine_similarities` of query i and gallery item i only: from [P, E] and [P, E], as float64, to [P]."""
+    """Return `cosine_similarities` of query i and gallery item i only: [P] from [P, E] and [P, E], as float64."""
     return (queries * gallery).sum(dim=1) + 0.0
 
 
 def _check_directions(largest: Tensor, first_row: int, name: str) -> None:
     if not bool(largest.all()):
         row = first_row + int((largest[:, 0] == 0).nonzero()[0])
-        raise UserError(f"{name}: row {row} is all zeros, which has no cosine; drop it or mend the model")
+        raise UserError(f"{name}: row {row} is all zeros, which has no cosine; drop it or fix the model")
 
 
 def common_exponent(sides: Mapping[str, Vectors]) -> int:
-    """The least n with every norm below 2^n; 0 where all vectors are zero.
+    """Return the least n with every norm below 2^n; 0 where all vectors are zero.
 
     Args:
-        sides: Matrices of vectors, by what errors call them.
+        sides: Matrices of vectors, by their names in errors.
 
     Raises:
         UserError: not floating-point matrices, or a number is infinite or NaN.
@@ -224,7 +224,7 @@ def _exponent(block: Tensor) -> int | None:
 
 
 def scaled(values: Tensor, exponent: int) -> Tensor:
-    """The values times 2^exponent, in two steps, lest the factor overflow."""
+    """Return the values times 2^exponent, in two steps so that the factor cannot overflow."""
     half = exponent // 2
     return values * 2.0**half * 2.0 ** (exponent - half)
 
@@ -235,11 +235,11 @@ def euclidean_rows(exponent: int, block: Tensor, first_row: int, name: str) -> T
     Args:
         exponent: From `common_exponent`.
         block: Shape [N, E], float64, finite.
-        first_row: Plays no part: every finite row has a distance.
-        name: Likewise.
+        first_row: Unused, since every finite row has a distance.
+        name: Unused, likewise.
 
     Returns:
-        Shape [N, E + 3], float32: the point, its squared norm, 1, and what float32 cuts off the squared norm.
+        Shape [N, E + 3], float32: the point, its squared norm, 1, and the rounding error of that squared norm.
     """
     points = scaled(block, -exponent).div_(GRID).round_().mul_(GRID)
     squares = points.square().sum(dim=1, keepdim=True)
@@ -248,7 +248,7 @@ def euclidean_rows(exponent: int, block: Tensor, first_row: int, name: str) -> T
 
 
 def minus_squared_distances(queries: Tensor, gallery: Tensor) -> Tensor:
-    """``-|x - y|^2`` of scaled points, exactly: the higher, the nearer.
+    """Return ``-|x - y|^2`` of scaled points, exactly: the higher, the nearer.
 
     Args:
         queries: From `euclidean_rows`, shape [Q, E + 3], as float64 on any device.
@@ -261,28 +261,28 @@ def minus_squared_distances(queries: Tensor, gallery: Tensor) -> Tensor:
     similarities = (2 * queries[:, :-3]) @ gallery[:, :-3].T  # (Q, G)
     similarities -= _squares(queries)[:, None]
     similarities -= _squares(gallery)
-    # CUDA selects by bit pattern, and so takes 0.0 and -0.0 for different numbers.
+    # CUDA's topk compares bit patterns and would order 0.0 and -0.0; adding 0.0 makes them equal.
     return similarities.add_(0.0)
 
 
 def paired_minus_squared_distances(queries: Tensor, gallery: Tensor) -> Tensor:
-    """The same of query i and gallery item i only: from [P, E + 3] and [P, E + 3], as float64, to [P]."""
+    """Return the same for query i and gallery item i only: [P] from [P, E + 3] and [P, E + 3], as float64."""
     products = 2 * (queries[:, :-3] * gallery[:, :-3]).sum(dim=1)
     return products - _squares(queries) - _squares(gallery) + 0.0
 
 
 def screened_queries(rows: Tensor) -> Tensor:
-    """What to multiply `screened_gallery` with for ``-|x - y|^2`` up to what float32 cut off: shape [Q, E + 2]."""
+    """Return the left factor, [Q, E + 2]: times `screened_gallery`, it is ``-|x - y|^2`` up to float32 rounding."""
     return torch.cat([2 * rows[:, :-3], -rows[:, -2:-1], -rows[:, -3:-2]], dim=1)
 
 
 def screened_gallery(rows: Tensor) -> Tensor:
-    """Points, squared norms and ones: shape [G, E + 2]."""
+    """Return points, squared norms and ones: shape [G, E + 2]."""
     return rows[:, :-1]
 
 
 def cut_error(width: int) -> float:
-    """How far leaving out what was cut moves a similarity, in multiples of 2^-24 times both rows' lengths.
+    """Return the error from dropping the last column, in multiples of 2^-24 times both rows' lengths.
 
     Half a unit in the last place of both squared norms, each of which is at most the product of the lengths.
     """

@@ -1,4 +1,4 @@
-"""From a model and the items of a split to numbers: embed, keep count of what could not be read, evaluate."""
+"""Evaluate a model on the items of a split: embed them, count unreadable images, compute the scores."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from unimetric.progress import progress_bar
 
 
 class Encoder(Protocol):
-    """What can be measured: an `Embedder`, or an `Ensemble` of them."""
+    """A model that can be evaluated: an `Embedder`, or an `Ensemble` of them."""
 
     @property
     def geometry(self) -> Geometry:
-        """Where the vectors lie."""
+        """The space of the vectors: unit sphere or Poincaré ball."""
 
     def encode_batches(
         self,
@@ -41,22 +41,22 @@ class Encoder(Protocol):
         precision: str = "auto",
         skip_unreadable: bool = False,
     ) -> Iterator[tuple[NDArray[np.float32], list[ImageError | None]]]:
-        """As `Embedder.encode_batches`."""
+        """Embed images batch by batch, as `Embedder.encode_batches` does."""
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """An image that could not be read, and why."""
+    """An image that could not be read, with the reason."""
 
     item: Item
     reason: str
 
 
 def as_skipped(datasets: Iterable[Dataset], strict: bool = False) -> list[Skipped]:
-    """What lies in the datasets' folders and cannot be opened at all.
+    """Return the entries of the datasets' folders that cannot be opened.
 
     Raises:
-        UserError: ``strict`` is set, and one of these has the name of an image.
+        UserError: ``strict`` is set, and one of them has an image's file extension.
     """
     return [
         Skipped(Item(entry.path, "", dataset.name), entry.reason)
@@ -67,7 +67,7 @@ def as_skipped(datasets: Iterable[Dataset], strict: bool = False) -> list[Skippe
 
 @dataclass(frozen=True)
 class EmbeddedItems:
-    """Items, their vectors float32 [N, E], and what could not be read."""
+    """Items, their vectors float32 [N, E], and the images that could not be read."""
 
     items: tuple[Item, ...]
     vectors: NDArray[np.float32]
@@ -86,7 +86,7 @@ def embed_items(
 ) -> EmbeddedItems:
     """Embed items under a progress bar; each unreadable image is named, counted and left out.
 
-    ``read`` makes an upright RGB image of a path, or raises `ImageError`: a cache's reader, for instance.
+    ``read`` returns the upright RGB image of a path, or raises `ImageError`; a cache's reader, for instance.
 
     Raises:
         UserError: an image cannot be read and ``strict`` is set, or none can be read.
@@ -119,14 +119,14 @@ def embed_items(
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured, in the shape of ``metrics.json``, the files skipped on the way, and the vectors."""
+    """Metrics as ``metrics.json`` holds them, the skipped files, and the vectors."""
 
     metrics: dict[str, Any]
     skipped: tuple[Skipped, ...]
     vectors: MeasuredVectors | None = None
     """None where nothing was measured."""
     per_query: PerQuery | None = None
-    """The result of every query; None where nothing was measured."""
+    """The results of every query; None where nothing was measured."""
 
 
 def measure(
@@ -195,9 +195,9 @@ def evaluate_vectors(
 
     Args:
         vectors: Queries and gallery; an image is excluded from its own neighbours.
-        geometry: Where the vectors lie, which says what is near.
+        geometry: The space of the vectors, which sets the distance.
         ks: The k of every Recall@k. Recall@1 is measured in any case.
-        mean_average_precision: Whether to measure mAP, too.
+        mean_average_precision: Also compute mAP.
 
     Raises:
         UserError: nothing can be measured.
@@ -224,16 +224,16 @@ def evaluate_vectors(
 
 
 def distance_options(geometry: Geometry) -> dict[str, Any]:
-    """What `evaluate` and `nearest_neighbours` have to know of a geometry."""
+    """Return the keyword arguments of `evaluate` and `nearest_neighbours` for a geometry."""
     curvature = geometry.curvature if isinstance(geometry, PoincareBall) else PoincareBall.curvature
     return {"distance": geometry.distance, "curvature": curvature}
 
 
 def check_positives(query: Sequence[Item], gallery: Sequence[Item]) -> None:
-    """Check that each query has another image of its class in the gallery: what ``--strict`` asks for.
+    """Check that each query has another image of its class in the gallery, as ``--strict`` requires.
 
     Raises:
-        UserError: one has not; the first one is named.
+        UserError: some query has none; the first one is named.
     """
     members = Counter((item.dataset, item.label) for item in gallery)
     searched = set(_identities(gallery))

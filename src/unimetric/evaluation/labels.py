@@ -1,4 +1,4 @@
-"""From labels, dataset names and image ids of any type to row numbers and class numbers."""
+"""Convert labels, dataset names and image ids of any type to row numbers and class numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Hashables = Sequence[Hashable] | npt.NDArray[Any] | Tensor
 
 
 class LabelWarning(UserWarning):
-    """Labels or dataset names that look like one and are counted as several."""
+    """Labels or dataset names that look the same but count as different."""
 
 
 _COMPARABLE = {bool, bytes, int, str, type(None)}
@@ -51,7 +51,7 @@ def as_hashables(
     elif isinstance(values, str | bytes | Mapping | Set) or not isinstance(values, Iterable):
         raise UserError(f"{name}: got {type(values).__name__}; give a list with one value per row")
     else:
-        # Arrow's scalars would compare as objects of their own.
+        # Arrow scalars do not equal the Python values they hold.
         listed = values.to_pylist() if hasattr(values, "to_pylist") else list(values)
     if len(listed) != rows:
         raise UserError(f"{name}: {len(listed)} values for {rows} rows of {rows_name}; give one per row")
@@ -70,7 +70,7 @@ def as_hashables(
 
 
 def is_missing(value: object) -> bool:
-    """Return true for None, blank text, and what does not equal itself: NaN, NaT, pandas' NA.
+    """Return true for None, blank text, and values that do not equal themselves: NaN, NaT, pandas' NA.
 
     >>> [is_missing(value) for value in (None, " ", float("nan"), 0, "nan")]
     [True, True, True, False, False]
@@ -106,7 +106,7 @@ def check_dense(values: object, name: str) -> None:
 
 
 def warn_of_twins(*sides: Iterable[tuple[Hashable, Hashable]]) -> None:
-    """Warn of labels of one dataset, or of datasets, that look like one and count as several: a `LabelWarning`.
+    """Warn of labels of one dataset, or of dataset names, that look the same but count as different: a `LabelWarning`.
 
     Args:
         sides: (dataset, label) of every query, and of every gallery item.
@@ -138,7 +138,7 @@ def factorize(*columns: Iterable[Hashable]) -> tuple[list[Tensor], list[Hashable
     Equality is Python's: 1 and "1" differ, 1 and 1.0 do not.
 
     Returns:
-        For each column its numbers, shape [rows], int64; and the value that each number stands for.
+        For each column its numbers, shape [rows], int64; and the value of each number.
 
     >>> factorize(["b", "a", "b"], ["c", "a"])
     ([tensor([0, 1, 0]), tensor([2, 1])], ['b', 'a', 'c'])
@@ -152,7 +152,7 @@ def factorize(*columns: Iterable[Hashable]) -> tuple[list[Tensor], list[Hashable
 
 
 def rows_by_id(ids: Sequence[Hashable], name: str) -> dict[Hashable, int]:
-    """The row that each id names; None names nothing.
+    """Return the row of each id; None is skipped.
 
     Raises:
         UserError: an id occurs twice.
@@ -168,12 +168,12 @@ def rows_by_id(ids: Sequence[Hashable], name: str) -> dict[Hashable, int]:
 
 
 def self_indices_of(query_ids: Sequence[Hashable], gallery_ids: Sequence[Hashable], gallery_name: str) -> Tensor:
-    """The gallery row that is the same image as each query, by identity, whatever its similarity.
+    """Return the gallery row that holds the same image as each query, by id.
 
     Args:
-        query_ids: Q ids, None for an image that is surely not in the gallery.
-        gallery_ids: G ids, each at most once, None for an image that is surely not a query.
-        gallery_name: What error messages call the gallery's ids.
+        query_ids: Q ids, None for an image that is not in the gallery.
+        gallery_ids: G ids, each at most once, None for an image that is not a query.
+        gallery_name: The name of the gallery's ids in error messages.
 
     Returns:
         Gallery rows, shape [Q], int64, -1 where there is none.

@@ -8,11 +8,10 @@ among its i nearest neighbours:
 - R-Precision: P(R)
 - MAP@R: 1/R times the sum of P(i) over those i from 1 to R whose i-th neighbour is a positive
 
-With R the number of a query's positives and P(i) the share of positives among its i nearest neighbours, the average
-precision is 1/R times the sum of P(i) over all ranks i at which a positive stands (Manning, Raghavan and Schütze,
+Average precision is 1/R times the sum of P(i) over all ranks i that hold a positive (Manning, Raghavan and Schütze,
 Introduction to Information Retrieval, 2008, section 8.4), from above 0 to 1. Unlike MAP@R it also rewards positives
-that come late, and needs the rank of each: the gallery is sorted for every query. That takes some ten times as long as
-the matrix products (about 20 ms for a query against 100,000 items on one core), so it is computed on request only.
+beyond rank R, so the whole gallery is sorted for every query. That takes about ten times as long as the matrix
+products (about 20 ms for a query against 100,000 items on one core), so it is computed on request only.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ from unimetric.evaluation.rows import Rows, SelectedRows, Tiling
 from unimetric.evaluation.top_k import Gallery, TopK, find, paired_similarities
 
 PAIRS_PER_QUERY = 32
-"""Of a tile of queries, how many pairs with gallery items are looked at one by one at a time."""
+"""Number of (query, gallery item) pairs that are compared one by one at a time."""
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Who searches among whom, and what counts as right."""
+    """Queries, gallery, and the classes and distance that define a right answer."""
 
     queries: Rows
     """From ``distance.prepare``, Q rows."""
@@ -44,23 +43,23 @@ class Retrieval:
     gallery_classes: Tensor
     """Shape [G], int64."""
     self_indices: Tensor
-    """The gallery row that is the query itself, shape [Q], int64, -1 for none. It is never found."""
+    """The gallery row that is the query itself, shape [Q], int64, -1 for none. It is excluded from the results."""
     distance: Distance = field(default_factory=make_distance)
-    """What is near."""
+    """The distance that ranks the gallery."""
 
     def positives(self) -> Tensor:
-        """How many positives every query has, itself apart: shape [Q], int64."""
+        """Return the number of positives of every query, itself excluded: shape [Q], int64."""
         if not len(self.queries) or not len(self.gallery):
             return torch.zeros(len(self.queries), dtype=torch.int64)
         classes = 1 + int(max(self.query_classes.max(), self.gallery_classes.max()))
         positives = self.gallery_classes.bincount(minlength=classes)[self.query_classes]
-        # Row -1 reads the last item's class, but counts for nothing.
+        # Row -1 reads the last item's class; the mask below ignores it.
         own_class = self.gallery_classes[self.self_indices] == self.query_classes
         return positives - ((self.self_indices >= 0) & own_class).long()
 
     def restrict(self, query_rows: Tensor, gallery_rows: Tensor) -> Retrieval:
-        """The same retrieval among some queries and some gallery items, both in ascending order; nothing is copied."""
-        # One more place, for -1 to stay -1.
+        """Return the retrieval of some queries in some gallery items, both in ascending order, without a copy."""
+        # One more entry, so that -1 maps to -1.
         new_row = torch.full((len(self.gallery) + 1,), -1)
         new_row[gallery_rows] = torch.arange(len(gallery_rows))
         return Retrieval(
@@ -74,11 +73,11 @@ class Retrieval:
 
 
 def score_hits(hits: Tensor, positives: Tensor, ks: Sequence[int]) -> dict[str, Tensor]:
-    """The metrics of queries whose neighbours have been judged.
+    """Return the metrics of queries, given which of their neighbours are positives.
 
     Args:
-        hits: Whether the i-th nearest neighbour is a positive, shape [Q, W], bool, on the CPU. W is at
-            least every query's R; beyond column W there are no more neighbours, or none that ``ks`` asks for.
+        hits: True where the i-th nearest neighbour is a positive, shape [Q, W], bool, on the CPU. W is at
+            least every query's R; beyond column W there are no more neighbours, or none that ``ks`` needs.
         positives: R, shape [Q], int64, at least 1.
         ks: The k of each Recall@k.
 
@@ -95,8 +94,8 @@ def score_hits(hits: Tensor, positives: Tensor, ks: Sequence[int]) -> dict[str, 
     found = relevant.cumsum(dim=1)
     precisions = torch.where(relevant, found.double() / ranks, 0.0)
     scores = {f"recall@{k}": hits[:, :k].any(dim=1).double() for k in ks}
-    # A running sum adds from left to right, so trailing zeros change nothing: a plain sum groups its terms
-    # by W, which depends on the tile.
+    # A running sum adds from left to right, so trailing zeros change nothing. `sum` groups its terms by W, which
+    # depends on the tile.
     scores["map@r"] = precisions.cumsum(dim=1)[:, -1] / positives
     scores["r-precision"] = found[:, -1].double() / positives
     return scores
@@ -104,21 +103,21 @@ def score_hits(hits: Tensor, positives: Tensor, ks: Sequence[int]) -> dict[str, 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What every query found: its scores, and the similarities that tell a right answer from a wrong one."""
+    """Scores of every query, its nearest neighbour, and its highest similarities to right and wrong items."""
 
     scores: dict[str, Tensor]
     """"recall@k" for each k, "map@r" and "r-precision": shape [Q], float64, from 0 to 1; NaN for a query without a
-    positive, which can never be right."""
+    positive."""
     nearest: Tensor
-    """The gallery row of the nearest neighbour, shape [Q], int64; -1 where there is none but the query itself."""
+    """The gallery row of the nearest neighbour, shape [Q], int64; -1 where the gallery holds only the query itself."""
     best_positive: Tensor
-    """The highest similarity to a positive, shape [Q], float64, as ``distance.similarities`` has it; NaN for none."""
+    """The highest similarity to a positive, shape [Q], float64, from ``distance.similarities``; NaN for none."""
     best_negative: Tensor
     """The highest similarity to an item of another class, likewise."""
 
     @classmethod
     def nothing(cls, queries: int, ks: Sequence[int]) -> Judgement:
-        """What queries found that did not search."""
+        """Return the result for queries that were not scored."""
         missing = torch.full((queries,), torch.nan, dtype=torch.float64)
         names = [*(f"recall@{k}" for k in ks), "map@r", "r-precision"]
         scores = {name: missing.clone() for name in names}
@@ -127,7 +126,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Datasets:
-    """Which dataset everything is of."""
+    """The dataset of each query and of each gallery item."""
 
     queries: Tensor
     """Shape [Q], int64, from 0."""
@@ -151,17 +150,18 @@ def judge_both(
 ) -> tuple[Judgement, Judgement]:
     """Find every query's neighbours in its dataset's part of the gallery and in all of it, and judge them, in one pass.
 
-    Each query gets as many neighbours as that needs: the largest k, or R + 1 if that is more. One of R + 1 is of
-    another class. Where none is a positive, the query is compared with all of its positives, wherever they come.
+    Each query gets as many neighbours as its scores need: the largest k, or R + 1 if that is more. One of R + 1 is of
+    another class. Where none is a positive, the query is compared with all of its positives directly.
 
     Args:
         retrieval: Q queries, G gallery items; either may be none. A positive is of the query's dataset.
-        datasets: What is whose part; without it, the whole gallery is everybody's, and both judgements are one.
+        datasets: The dataset of each query and gallery item; without it, every query searches the whole gallery and
+            both judgements are the same.
         ks: The k of each Recall@k, at least 1 each. One larger than the gallery takes all of it.
         tiling: Tile sizes, device and memory.
 
     Returns:
-        The judgement by the separate protocol, and by the unified one.
+        The judgements by the separate and the unified protocol.
     """
     positives = retrieval.positives()
     unified = Judgement.nothing(len(retrieval.queries), ks)
@@ -174,7 +174,7 @@ def judge_both(
         _judge(retrieval, rows, positives[rows], found.unified, ks, unified)
         if datasets is not None:
             _judge(retrieval, rows, positives[rows], found.separate, ks, separate)
-    # All positives are of the query's dataset, where fewer items stand before them.
+    # All positives are of the query's dataset, so the best positive is the same under both protocols.
     unified.best_positive[:] = separate.best_positive
     missed = ((positives > 0) & unified.best_positive.isnan()).nonzero()[:, 0]
     unified.best_positive[missed] = _best_of_class(retrieval, missed, tiling)
@@ -185,33 +185,33 @@ def judge_both(
 def _judge(
     retrieval: Retrieval, rows: Tensor, positives: Tensor, found: TopK, ks: Sequence[int], judgement: Judgement
 ) -> None:
-    """Write down what some queries found."""
+    """Record the results of some queries in ``judgement``."""
     there = found.rows >= 0
     right = (retrieval.gallery_classes[found.rows] == retrieval.query_classes[rows, None]) & there
     judgement.nearest[rows] = found.rows[:, 0]
     judgement.best_positive[rows] = _first(found.values, right)
     judgement.best_negative[rows] = _first(found.values, ~right & there)
-    # A query without a positive has no value: R of 1 only keeps the division whole.
+    # A query without a positive has no value; R = 1 only avoids a division by zero.
     for name, score in score_hits(right, positives.clamp(min=1), ks).items():
         judgement.scores[name][rows] = torch.where(positives > 0, score, torch.nan)
 
 
 def _first(similarities: Tensor, wanted: Tensor) -> Tensor:
-    """The first wanted entry of every row of [Q, W]; NaN for none."""
+    """Return the first wanted entry of every row of [Q, W]; NaN for none."""
     column = wanted.int().argmax(dim=1, keepdim=True)
     first = similarities.gather(1, column).squeeze(1)
     return torch.where(wanted.any(dim=1), first, torch.nan)
 
 
 def _best_of_class(retrieval: Retrieval, rows: Tensor, tiling: Tiling) -> Tensor:
-    """The highest similarity of some queries, each with a positive, to a positive: shape of ``rows``."""
+    """Return the highest similarity to a positive of some queries that have one: shape of ``rows``."""
     classes = 1 + int(retrieval.gallery_classes.max()) if len(retrieval.gallery) else 0
     by_class = retrieval.gallery_classes.argsort(stable=True)
     sizes = retrieval.gallery_classes.bincount(minlength=classes)
     starts = sizes.cumsum(0) - sizes
     best = torch.full((len(rows),), -torch.inf, dtype=torch.float64)
     numbers = retrieval.query_classes[rows]
-    # Class by class, so that what is read stays together; as many pairs at once as a tile has.
+    # Class by class, for local reads; at most as many pairs at once as a tile has.
     order = numbers.argsort(stable=True)
     ends = sizes[numbers[order]].cumsum(0)
     first = 0
@@ -227,7 +227,7 @@ def _best_of_class(retrieval: Retrieval, rows: Tensor, tiling: Tiling) -> Tensor
 def _best_of_pairs(
     retrieval: Retrieval, rows: Tensor, by_class: Tensor, starts: Tensor, sizes: Tensor, tiling: Tiling
 ) -> Tensor:
-    """The same for a few queries: all pairs with their classes' members at once."""
+    """Do as `_best_of_class` for a few queries, all pairs with the members of their classes at once."""
     numbers = retrieval.query_classes[rows]
     counts = sizes[numbers]
     asked = torch.arange(len(rows)).repeat_interleave(counts)
@@ -254,7 +254,7 @@ def score_queries(retrieval: Retrieval, ks: Sequence[int], tiling: Tiling) -> di
 
     Returns:
         "recall@k" for each k, "map@r" and "r-precision": shape [Q], float64, from 0 to 1; NaN for a query
-        without a positive, which can never be right.
+        without a positive.
     """
     return judge_queries(retrieval, ks, tiling).scores
 
@@ -262,10 +262,9 @@ def score_queries(retrieval: Retrieval, ks: Sequence[int], tiling: Tiling) -> di
 def _blocks(
     retrieval: Retrieval, positives: Tensor, datasets: Tensor, deepest: int, tiling: Tiling
 ) -> Iterator[tuple[Tensor, int]]:
-    """Rows of the queries, as many as memory holds at once, and how many neighbours those need.
+    """Yield blocks of query rows that fit in memory, and the number of neighbours that each block needs.
 
-    No query gets twice as many neighbours as it needs, or more, because of another query. Within a block, datasets
-    ascend.
+    A query gets less than twice as many neighbours as it needs. Within a block, datasets ascend.
     """
     if not len(retrieval.gallery) or not len(retrieval.queries):
         return
@@ -281,18 +280,18 @@ def _blocks(
 
 
 TILE_NUMBERS = 2**22
-"""Most similarities that are sorted at once."""
+"""Maximum number of similarities that are sorted at once."""
 
 
 def average_precisions(retrieval: Retrieval, tiling: Tiling) -> Tensor:
-    """The average precision of every query, over the ranking of all gallery items but itself.
+    """Return the average precision of every query, over the ranking of all gallery items but itself.
 
-    Of equally similar items the lower gallery row comes first.
+    Among equally similar items the lower gallery row comes first.
 
     Args:
         retrieval: Q queries, G gallery items; either may be none.
         tiling: Tile sizes and device. Memory is a few times that of a tile of ``queries * gallery``, or of one query
-            against the gallery, if that is more.
+            against the gallery, whichever is more.
 
     Returns:
         Shape [Q], float64; NaN for a query without a positive.
@@ -314,7 +313,7 @@ def average_precisions(retrieval: Retrieval, tiling: Tiling) -> Tensor:
 
 
 def _rankings(retrieval: Retrieval, rows: Tensor, gallery: Rows, tiling: Tiling) -> Tensor:
-    """Gallery rows from the most to the least similar, the query itself last: shape [rows, G]."""
+    """Return gallery rows from the most to the least similar, the query itself last: shape [rows, G]."""
     queries = retrieval.queries[rows].to(tiling.device, torch.float64)
     tiles = range(0, len(gallery), tiling.gallery)
     similarities = torch.cat(

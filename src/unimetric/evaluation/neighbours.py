@@ -1,13 +1,13 @@
 """Exact nearest neighbours, tile by tile.
 
-No matrix of all queries by all gallery items is ever whole in memory: a tile of queries passes over the gallery tile by
-tile and keeps a running list of its k best. Float32 products screen the gallery for what may be among them, exact
-float64 arithmetic decides (see `screen`, and `cosine`, `euclidean` and `poincare` for what makes it exact). Queries for
-which float32 leaves too much open, because of many copies for instance, are compared with all items in float64. So the
-result depends on neither the tile sizes nor the number of threads nor the device.
+The full matrix of all queries by all gallery items is never in memory: a tile of queries passes over the gallery tile
+by tile and keeps a running list of its k best. Float32 products select candidates, and exact float64 arithmetic ranks
+them (see `screen`; `distances` and `poincare` explain why the arithmetic is exact). Queries that float32 cannot decide,
+because of many copies for instance, are compared with all items in float64. The result therefore does not depend on
+the tile sizes, the number of threads or the device.
 
-Order: the more similar first; of equally similar ones, the lower gallery row first. `torch.topk` promises
-nothing about ties, so it only finds the similarities here; ties are settled by row number.
+The more similar item comes first; among equally similar ones, the lower gallery row. `torch.topk` promises nothing
+about ties, so it is only used to find the similarities; ties are broken by row number.
 """
 
 from __future__ import annotations
@@ -39,33 +39,33 @@ def nearest_neighbours(
     curvature: float = 0.1,
     memory: int = MEMORY,
 ) -> tuple[Tensor, Tensor]:
-    """The k gallery rows nearest to each query, by cosine, Euclidean or hyperbolic distance.
+    """Find the k gallery rows nearest to each query, by cosine, Euclidean or hyperbolic distance.
 
     Args:
-        queries: Shape [Q, E], floating point; for cosines, the rows need not have unit length, for "poincare" they
-            have to lie in the ball of radius ``1 / sqrt(curvature)``. A memory-mapped array is never read whole.
+        queries: Shape [Q, E], floating point. For cosines, the rows need not have unit length; for "poincare", they
+            must lie in the ball of radius ``1 / sqrt(curvature)``. A memory-mapped array is never read whole.
         gallery: Shape [G, E], floating point, likewise.
-        k: How many neighbours, at least 1; may exceed G.
-        query_ids: Q integers that name the queries' images; -1 or None for an unnamed one. A query never
-            finds the gallery row with its own id. Without ids nothing is excluded.
-        gallery_ids: G integers likewise, each at most once (-1 and None apart).
-        query_tile: Most queries per tile.
-        gallery_tile: Gallery rows per tile; 4k, if that is more. Memory beyond input and output is a few
-            times ``query_tile * gallery_tile * 8`` bytes whatever Q and G, if k is below that product, and ``memory``.
-        device: Where to multiply: "cpu", "cuda" or one CUDA device.
+        k: Number of neighbours, at least 1; may exceed G.
+        query_ids: Q integer ids of the queries' images; -1 or None for no id. A query's results exclude the
+            gallery row with its own id. Without ids nothing is excluded.
+        gallery_ids: G integer ids likewise, each at most once (except -1 and None).
+        query_tile: Maximum number of queries per tile.
+        gallery_tile: Gallery rows per tile; 4k, if that is more. Memory beyond input, output and ``memory`` is a few
+            times ``query_tile * gallery_tile * 8`` bytes, whatever Q and G, as long as k is below that product.
+        device: Device of the matrix products: "cpu", "cuda" or one CUDA device.
         distance: "cosine", "euclidean", or "poincare" for the hyperbolic distance between points of the Poincaré ball.
         curvature: For "poincare", ``c`` of the space of curvature ``-c``.
-        memory: Bytes for vectors in the form in which they are compared, which is float32, and for the lists of
-            neighbours at work. Vectors that do not fit are read again, part by part, for every part of the queries.
+        memory: Bytes for prepared float32 vectors and lists of neighbours. Vectors that do not fit are read again,
+            part by part, for every part of the queries.
 
     Returns:
         Similarities, shape [Q, k], float64, highest first: cosines, from 1 (same direction) to -1 (opposite)
-        within 1e-6; else, minus the distance (see `euclidean` and `poincare` for the error). And gallery rows, shape
-        [Q, k], int64; both on the CPU. Of equal similarities the lower row comes first. Where a query has
+        within 1e-6, or minus the distance (see `distances` and `poincare` for the error). Gallery rows, shape
+        [Q, k], int64. Both are on the CPU. Among equal similarities the lower row comes first. Where a query has
         fewer than k candidates, the rest is (-inf, -1).
 
     Raises:
-        UserError: vectors that have no cosine or lie outside of the ball, an unknown distance, unequal widths,
+        UserError: vectors that have no cosine or lie outside the ball, an unknown distance, unequal widths,
             ids for one side only or of the wrong length, a gallery id that occurs twice, or an option out of range.
 
     >>> vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
@@ -97,7 +97,7 @@ def nearest_neighbours(
 
 @dataclass(frozen=True)
 class Compared:
-    """Prepared queries and gallery, and how to compare them."""
+    """Prepared queries and gallery, and their distance."""
 
     queries: Rows
     gallery: Rows
@@ -107,14 +107,14 @@ class Compared:
 def compared(
     queries: Vectors, gallery: Vectors | None, names: tuple[str, str], distance: str, curvature: float, memory: int
 ) -> Compared:
-    """Check both sides and prepare them; without a gallery, the queries are the gallery, too.
+    """Check both sides and prepare them; without a gallery, the queries are also the gallery.
 
     Raises:
-        UserError: vectors that the distance is not made for, unequal widths, or an unknown distance.
+        UserError: vectors that the distance does not accept, unequal widths, or an unknown distance.
     """
     sides = {names[0]: queries} | ({} if gallery is None else {names[1]: gallery})
     comparison = make_distance(distance, curvature, sides)
-    # Half of it for rows that are kept, a quarter each for the parts of gallery and queries at work.
+    # Half of the memory holds prepared rows; the parts of gallery and queries being compared get a quarter each.
     room = memory // (2 * len(sides))
     query_rows = hold_or_stream(queries, names[0], comparison, room)
     if gallery is None:

@@ -1,4 +1,4 @@
-"""What each single query found: what intervals, confusion, thresholds and comparisons of runs are computed from."""
+"""Results of each query: the input of intervals, confusion, thresholds and comparisons of runs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Protocol = Literal["separate", "unified"]
 
 @dataclass(frozen=True, eq=False)
 class QueryResults:
-    """What Q queries found, in the order of the queries, under one protocol."""
+    """Results of Q queries under one protocol, in the order of the queries."""
 
     scores: Mapping[str, Floats]
-    """"recall@1" and what else was asked for, "map@r" (average precision at R), "r-precision", and "map" (average
-    precision) if it was asked for: each of shape [Q], from 0 to 1; NaN for a query without a positive."""
+    """"recall@1" and the other requested k, "map@r" (average precision at R), "r-precision", and "map" (average
+    precision) if requested: each of shape [Q], from 0 to 1; NaN for a query without a positive."""
     nearest: Integers
-    """The gallery row of the nearest neighbour, shape [Q]; -1 where none was looked for or found."""
+    """The gallery row of the nearest neighbour, shape [Q]; -1 where there is none, or the query was not scored."""
     best_positive: Floats
     """The highest similarity (cosine, or minus the distance) to an item of the query's class, shape [Q]; NaN
     for none."""
@@ -33,7 +33,7 @@ class QueryResults:
 
 @dataclass(frozen=True, eq=False)
 class PerQuery:
-    """All of what was measured, query by query. Two of them do not compare."""
+    """Everything that was measured, query by query. Instances compare by identity."""
 
     datasets: tuple[str, ...]
     """Names of K datasets."""
@@ -48,12 +48,12 @@ class PerQuery:
     gallery_classes: Integers
     """The number of each gallery item's class, shape [G]."""
     separate: QueryResults
-    """In the gallery of the query's dataset. Nothing for the queries of a dataset of which none has a positive."""
+    """Results in the gallery of the query's dataset. Queries of a dataset without any positive are not scored."""
     unified: QueryResults
-    """In the union of all galleries."""
+    """Results in the union of all galleries."""
 
     def by_dataset(self, protocol: Protocol, metric: str = "recall@1") -> dict[str, Floats]:
-        """One metric of each dataset's queries, in their order: what `paired_bootstrap` compares.
+        """Return one metric of each dataset's queries, in their order, for `paired_bootstrap`.
 
         Args:
             protocol: "separate" or "unified".
@@ -71,7 +71,7 @@ class PerQuery:
         return {name: part for name, part in parts.items() if len(part)}
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """All of it as named arrays, without pickled objects, ready for `numpy.savez_compressed`.
+        """Return everything as named arrays without pickled objects, for `numpy.savez_compressed`.
 
         Datasets and labels become their `str`. A score of the separate protocol is called, for instance,
         ``separate/recall@1``.
@@ -92,7 +92,7 @@ class PerQuery:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> PerQuery:
-        """From what `to_arrays` gave, such as an opened ``.npz`` file.
+        """Build from the arrays of `to_arrays`, such as an opened ``.npz`` file.
 
         Raises:
             KeyError: an array is missing.

@@ -1,16 +1,16 @@
-"""Hyperbolic nearness without rounding error that depends on tiles, threads or devices, as `cosine` has it for cosines.
+"""Hyperbolic distance without rounding errors that depend on tiles, threads or devices, as `distances` has for cosines.
 
-The hyperbolic distance d of two points of the ball is a rising function of a product: with both points lifted to the
-hyperboloid, ``X_0 Y_0 - X_1.. Y_1.. = cosh(sqrt(c) d)``. So the search for the nearest points is one for the largest
+The hyperbolic distance d of two points of the ball increases with a product: with both points lifted to the
+hyperboloid, ``X_0 Y_0 - X_1.. Y_1.. = cosh(sqrt(c) d)``. So searching for the nearest points means finding the largest
 ``X_1.. Y_1.. - X_0 Y_0``, by the same tiled matrix products as for cosines.
 
-Again the entries are rounded so that float64 adds up their products exactly, whatever the order. The products of long
+The entries are rounded so that float64 adds up their products exactly, whatever the order. The products of long
 vectors leave room for fewer digits than those of unit vectors, and cosh is flat at 0, where the nearest neighbours are.
 Therefore every row is kept as the sum of two: a coarse one, whose entries are multiples of g, 24 bits below the next
 power of two above the row's largest entry ``X_0``; and what is left, in multiples of ``2^-20 g``. With ``q`` and ``h``
 the two grids of a pair of rows, partial sums of coarse by coarse stay below ``2^49 q h``, and those of coarse by fine,
 in up to 131,071 dimensions, below ``2^53 2^-20 q h``: all of them are exact. The sum of the two is rounded once. (Fine
-by fine is less than the rounding of the rows, and left out.)
+by fine is smaller than the rounding of the rows and is omitted.)
 
 That leaves an error in ``cosh(sqrt(c) d)`` of about ``2^-44 X_0 Y_0``. For points that a model with the paper's
 constants can give (c = 0.1, clipped at 2.3), it is 1e-5 in d for points nearer than that, and far less for any others.
@@ -35,29 +35,29 @@ _FINE = 2.0**-20
 def hyperboloid_rows(ball: PoincareBall, points: Vectors, name: str = "vectors") -> Tensor:
     """Lift points to the hyperboloid, as coarse and fine parts side by side.
 
-    Equal points give equal rows, wherever they stand. The arithmetic is done on the CPU wherever the input lies, so
+    Equal points give equal rows. The arithmetic is done on the CPU, whatever the input's device, so
     that all devices start from the same bits.
 
     Args:
-        ball: The ball; its clipping plays no part.
+        ball: The ball; its clipping is not used.
         points: Shape [N, E], floating point, N and E at least 1, every norm below the ball's radius.
-        name: What error messages call the argument.
+        name: The argument's name in error messages.
 
     Returns:
         Shape [N, 2 (E + 1)], float32 on the CPU: the coarse part of ``X_0, X_1, ...``, then the fine part.
 
     Raises:
-        UserError: not a floating-point matrix, empty, or a row that is infinite, NaN or outside of the ball.
+        UserError: not a floating-point matrix, empty, or a row that is infinite, NaN or outside the ball.
     """
     return prepare_rows(points, partial(lifted_rows, ball), name)
 
 
 def lifted_rows(ball: PoincareBall, block: Tensor, first_row: int, name: str) -> Tensor:
-    """The same for some finite float64 rows; ``first_row`` is the number of the first, for errors."""
+    """Lift a block of finite float64 rows; ``first_row`` is the number of its first row, for errors."""
     _check_inside(ball, block, first_row, name)
     lifted = ball.to_hyperboloid(block)  # (n, E + 1)
     largest = lifted[:, :1]
-    # Largest entry over its mantissa, in [0.5, 1): the next power of two above it, exactly.
+    # Dividing by the mantissa, in [0.5, 1), gives exactly the next power of two above the largest entry.
     grid = largest / torch.frexp(largest).mantissa * _COARSE
     coarse = (lifted / grid).round_() * grid
     fine = ((lifted - coarse) / (grid * _FINE)).round_() * (grid * _FINE)
@@ -65,28 +65,28 @@ def lifted_rows(ball: PoincareBall, block: Tensor, first_row: int, name: str) ->
 
 
 def lorentz_similarities(queries: Tensor, gallery: Tensor) -> Tensor:
-    """``X_1.. Y_1.. - X_0 Y_0``, which is ``-cosh(sqrt(c) d)``: the higher, the nearer.
+    """Return ``X_1.. Y_1.. - X_0 Y_0``, which is ``-cosh(sqrt(c) d)``: the higher, the nearer.
 
     Args:
         queries: From `hyperboloid_rows`, shape [Q, 2 (E + 1)], as float64 on any device.
         gallery: From `hyperboloid_rows`, shape [G, 2 (E + 1)], on the same device.
 
     Returns:
-        Shape [Q, G], float64 on that device, at most -1 but for the rounding of the rows.
+        Shape [Q, G], float64 on that device, at most -1 up to the rounding of the rows.
     """
     width = queries.shape[1] // 2
     signed = queries.clone()
     signed[:, [0, width]] *= -1
     gallery = gallery.to(torch.float64)
     swapped = torch.cat([gallery[:, width:], gallery[:, :width]], dim=1)
-    # Two products: in one, coarse by coarse beside coarse by fine, the sums would no longer be exact.
+    # Two products: a single one that mixes coarse by coarse with coarse by fine would not be exact.
     similarities = signed[:, :width] @ gallery[:, :width].T  # (Q, G)
     similarities += signed @ swapped.T
     return similarities
 
 
 def paired_lorentz(queries: Tensor, gallery: Tensor) -> Tensor:
-    """`lorentz_similarities` of query i and gallery item i only: from [P, 2 (E + 1)] twice, as float64, to [P]."""
+    """Return `lorentz_similarities` of query i and gallery item i only: [P] from [P, 2 (E + 1)] twice, as float64."""
     width = queries.shape[1] // 2
     signed = queries.clone()
     signed[:, [0, width]] *= -1
@@ -96,19 +96,19 @@ def paired_lorentz(queries: Tensor, gallery: Tensor) -> Tensor:
 
 
 def coarse_queries(rows: Tensor) -> Tensor:
-    """What to multiply `coarse_gallery` with for similarities that leave out the fine parts."""
+    """Return the left factor: times `coarse_gallery`, it is the similarity without the fine parts."""
     coarse = coarse_gallery(rows).clone()
     coarse[:, 0] *= -1
     return coarse
 
 
 def coarse_gallery(rows: Tensor) -> Tensor:
-    """The coarse parts."""
+    """Return the coarse parts."""
     return rows[:, : rows.shape[1] // 2]
 
 
 def fine_error(width: int) -> float:
-    """How far leaving out the fine parts moves a similarity, in multiples of 2^-24 times both rows' lengths.
+    """Return the error from omitting the fine parts, in multiples of 2^-24 times both rows' lengths.
 
     No fine entry exceeds half of its row's grid, which is at most ``2^-23 X_0``: so the fine part is no longer than
     ``sqrt(width) 2^-24`` times the coarse one, and there are two products of coarse by fine.
@@ -121,7 +121,7 @@ def _check_inside(ball: PoincareBall, block: Tensor, first_row: int, name: str) 
     if len(outside):
         row = int(outside[0])
         raise UserError(
-            f"{name}: row {first_row + row} has length {math.hypot(*block[row].tolist()):.6g}, outside of the Poincaré "
+            f"{name}: row {first_row + row} has length {math.hypot(*block[row].tolist()):.6g}, outside the Poincaré "
             f"ball of radius {1 / math.sqrt(ball.curvature):.6g} (curvature {ball.curvature:g}); give points of the "
             "ball, or the curvature that they were made with"
         )

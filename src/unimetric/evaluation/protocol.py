@@ -27,7 +27,7 @@ from unimetric.evaluation.statistics import RESAMPLES
 from unimetric.evaluation.vectors import Vectors
 
 Gallery = tuple[Vectors, Hashables, Hashables] | tuple[Vectors, Hashables, Hashables, Hashables | None]
-"""Vectors, labels and datasets of the gallery, and its ids if it has any."""
+"""Vectors, labels, datasets and optionally ids of the gallery."""
 
 
 def evaluate(
@@ -52,46 +52,46 @@ def evaluate(
 ) -> Report:
     """Score embeddings by retrieval, in each dataset and in the union of all.
 
-    Similarity is the cosine: the length of a vector plays no part; or nearness in Euclidean distance; or, for points of
-    the Poincaré ball, nearness in hyperbolic distance. Of equally similar gallery items, the one in the lower row comes
-    first. The result depends on neither tile sizes nor memory nor device.
+    Vectors are compared by cosine, whatever their length; by Euclidean distance; or, for points of the Poincaré ball,
+    by hyperbolic distance. Among equally similar gallery items, the one in the lower row comes first. Tile sizes,
+    memory and device do not change the result.
 
     Args:
         vectors: The queries' embeddings, shape [N, E], floating point: for cosines, no row zero; for "poincare", every
             row within the ball of radius ``1 / sqrt(curvature)``. A memory-mapped array is never read whole.
-        labels: The queries' labels, N hashables, none missing (None, NaN, NaT, pandas' NA or blank text). Labels
-            mean something within their dataset only, and are equal where Python's ``==`` holds: a `LabelWarning` names
-            those that differ only in case, white space, Unicode form, or as 0 and "0.0".
+        labels: The queries' labels, N hashables, none missing (None, NaN, NaT, pandas' NA or blank text). Labels are
+            compared within their dataset by Python's ``==``; a `LabelWarning` names those that differ only in case,
+            white space, Unicode form, or as 0 and "0.0".
         datasets: The queries' datasets, N hashables; their `str` names them in the report.
-        gallery: Where to search: vectors [G, E], labels, datasets and, optionally, ids. Without it, every
-            query searches among all the others.
+        gallery: The items to search: vectors [G, E], labels, datasets and, optionally, ids. Without it, every
+            query searches all the others.
         ks: The k of each Recall@k, at least 1 each. One larger than the gallery takes all of it.
-        ids: Which image each query is, N hashables, such as paths; None for an image that surely is not in
-            the gallery. A query never finds the gallery item with its own id. With a gallery but no ids,
-            nothing is excluded. Without a gallery, row i is excluded for query i, with or without ids.
-        gallery_ids: Which image each gallery item is, likewise, each at most once; the same as a fourth
+        ids: The image id of each query, N hashables, such as paths; None for an image that is not in the
+            gallery. The gallery item with a query's own id is excluded from its results. With a gallery but no
+            ids, nothing is excluded. Without a gallery, row i is excluded for query i, with or without ids.
+        gallery_ids: The image id of each gallery item, each at most once; an alternative to the fourth
             member of ``gallery``.
-        query_tile: Most queries compared at once.
-        gallery_tile: Gallery items they are compared with at once. See `nearest_neighbours`.
-        device: Where to multiply: "cpu", "cuda" or one CUDA device.
+        query_tile: Maximum number of queries compared at once.
+        gallery_tile: Gallery items compared at once. See `nearest_neighbours`.
+        device: Device of the matrix products: "cpu", "cuda" or one CUDA device.
         distance: "cosine", "euclidean" or "poincare".
         curvature: For "poincare", ``c`` of the space of curvature ``-c``.
-        mean_average_precision: Whether to measure "map", too, which needs the whole ranking of every query and takes
-            about ten times as long as all the rest.
-        resamples: Bootstrap resamples behind the intervals, at least 1.
-        seed: What resamples, and the pairs behind alignment and uniformity, are drawn with: at least 0.
-        memory: Bytes for vectors at work and lists of neighbours, see `nearest_neighbours`.
-        strict: Whether a query whose (dataset, label) no other image of the gallery has is an error, in place of being
-            left out and counted.
+        mean_average_precision: Also compute "map", which ranks the whole gallery for every query and takes about ten
+            times as long as all the rest.
+        resamples: Bootstrap resamples of the intervals, at least 1.
+        seed: Seed of the resamples and of the pairs for alignment and uniformity, at least 0.
+        memory: Bytes for prepared vectors and lists of neighbours, see `nearest_neighbours`.
+        strict: Raise for a query whose (dataset, label) no other gallery image has, instead of skipping and counting
+            it.
 
     Returns:
-        The scores, what they cover, how sure they are, and what each query found.
+        The scores, their counts and confidence intervals, and the results of each query.
 
     Raises:
-        UserError: an argument of the wrong type, shape or length; an infinite or NaN vector, a zero one where the
-            cosine is asked for, or one outside of the ball; an unknown distance; queries and gallery of different
-            width; an id twice in the gallery, or for two different classes; two datasets with the same `str`; no query
-            with a positive; or, if ``strict``, one without.
+        UserError: an argument of the wrong type, shape or length; a vector that is infinite or NaN, zero with the
+            cosine, or outside the ball; an unknown distance; queries and gallery of different width; an id twice in
+            the gallery, or for two different classes; two datasets with the same `str`; no query with a positive; or,
+            if ``strict``, one without.
 
     >>> vectors = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.5, 0.5], [0.0, 1.0]])
     >>> report = evaluate(vectors, ["cat", "cat", "dog", "dog"], ["pets"] * 4)
@@ -173,7 +173,7 @@ def _same_rows(queries: _Side, ids: Hashables | None, gallery_ids: Hashables | N
     if gallery_ids is not None:
         raise UserError("gallery_ids: given without a gallery; give ids only, or a gallery too")
     if ids is not None:
-        # Without a gallery they say nothing new, but a copy would be found in place of the query itself.
+        # Without a gallery, ids add nothing, but one that occurs twice marks a copy that the query would find.
         rows_by_id(as_hashables(ids, "ids", len(queries.rows), "vectors"), "ids")
     return torch.arange(len(queries.rows))
 
@@ -192,7 +192,7 @@ def _rows_of_ids(queries: _Side, gallery: _Side, ids: Hashables | None, gallery_
 
 
 def _check_same_classes(queries: _Side, gallery: _Side, ids: Sequence[Hashable], self_indices: Tensor) -> None:
-    """Refuse ids that count each side's rows: they would hide gallery items that are not the query."""
+    """Refuse ids that are mere row numbers of each side: they would exclude gallery items that are not the query."""
     gallery_classes = list(gallery.classes())
     for row, (own, query_class) in enumerate(zip(self_indices.tolist(), queries.classes(), strict=True)):
         if own >= 0 and gallery_classes[own] != query_class:
@@ -204,7 +204,7 @@ def _check_same_classes(queries: _Side, gallery: _Side, ids: Sequence[Hashable],
 
 @dataclass(frozen=True)
 class _Measures:
-    """What is measured of every query."""
+    """The metrics to compute for every query."""
 
     ks: Sequence[int]
     mean_average_precision: bool
@@ -217,11 +217,11 @@ class _Measures:
         return [*(f"recall@{k}" for k in self.ks), "map@r", "r-precision", *last]
 
     def judge(self, retrieval: Retrieval, datasets: Datasets | None) -> tuple[Judgement, Judgement]:
-        # Much is derived from Recall@1, whether it is asked for or not.
+        # Intervals, gaps and thresholds need Recall@1 even when it is not requested.
         return judge_both(retrieval, datasets, list(dict.fromkeys([*self.ks, 1])), self.tiling)
 
     def rank(self, judgement: Judgement, rows: Tensor, retrieval: Retrieval) -> None:
-        """Add "map" of some queries, if it is wanted."""
+        """Add "map" of some queries, if requested."""
         if self.mean_average_precision:
             missing = torch.full((len(judgement.nearest),), torch.nan, dtype=torch.float64)
             judgement.scores.setdefault("map", missing)[rows] = average_precisions(retrieval, self.tiling)
@@ -242,7 +242,7 @@ def _report(
     has_positive = retrieval.positives() > 0
     _check_positives(has_positive, queries, measures.strict)
 
-    # With one dataset, the union is that dataset.
+    # The union of one dataset is that dataset.
     alone = len(names) == 1
     separate, unified = measures.judge(retrieval, None if alone else Datasets(query_datasets, gallery_datasets))
     parts, counts = {}, {}
@@ -294,7 +294,7 @@ def _check_positives(has_positive: Tensor, queries: _Side, strict: bool) -> None
 
 
 def _forget(judgement: Judgement, rows: Tensor) -> None:
-    """Make queries ones that did not search."""
+    """Reset the results of some queries to those of queries that were not scored."""
     for values in (*judgement.scores.values(), judgement.best_positive, judgement.best_negative):
         values[rows] = torch.nan
     judgement.nearest[rows] = -1

@@ -1,4 +1,4 @@
-"""What `evaluate` returns, and how it is computed from what each query found."""
+"""The report that `evaluate` returns, and its computation from the results of each query."""
 
 from __future__ import annotations
 
@@ -24,50 +24,50 @@ _ALL = slice(None)
 
 @dataclass(frozen=True)
 class DatasetCounts:
-    """What one dataset's scores cover."""
+    """Numbers of queries and gallery items behind one dataset's scores."""
 
     queries: int
-    """Its queries."""
+    """Number of queries."""
     gallery: int
-    """Its gallery items; without a separate gallery, its queries over again."""
+    """Number of gallery items; without a separate gallery, the number of queries."""
     queries_without_positive: int
-    """Those of its queries that have no other image of their class in the gallery: left out of every mean."""
+    """Queries that have no other image of their class in the gallery; every mean excludes them."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What all scores cover.
+    """Numbers of queries and gallery items behind all scores.
 
-    A positive is of the query's own dataset, so the separate and the unified scores leave out the same
-    queries: those without a positive.
+    A positive is always of the query's own dataset, so the separate and the unified scores exclude the same queries:
+    those without a positive.
     """
 
     queries: int
     """All queries. The unified scores are means over these less ``queries_without_positive``."""
     gallery: int
-    """All gallery items, which is what a query of the unified scores is compared with, itself apart."""
+    """All gallery items; for the unified scores, a query is compared with all of them but itself."""
     queries_without_positive: int
-    """Queries that have no other image of their class in the gallery: left out of every mean."""
+    """Queries that have no other image of their class in the gallery; every mean excludes them."""
     datasets: Mapping[str, DatasetCounts]
     """The same for each dataset that occurs among the queries or in the gallery."""
     datasets_left_out: tuple[str, ...]
-    """Datasets that have no separate value, since no query of theirs has a positive (or they have none):
-    the harmonic mean is over the others. Their gallery items still take part in the unified scores."""
+    """Datasets without a separate value, because none of their queries has a positive or they have no queries. The
+    harmonic mean is over the others. Their gallery items still take part in the unified scores."""
 
 
 @dataclass(frozen=True)
 class WorstClass:
-    """A class that is found badly, by the separate protocol."""
+    """A class with a low score under the separate protocol."""
 
     label: Hashable
     """Its label in its dataset."""
     score: ClassScore
-    """How it is found; class numbers are those of `PerQuery.classes`."""
+    """Its scores; class numbers are those of `PerQuery.classes`."""
     mistaken_for: Hashable | None
-    """The label that its wrong nearest neighbours have most often; None if there are none."""
+    """The most frequent label of its wrong nearest neighbours; None if there are none."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Labels as text, and numbers, ready for `json.dumps`."""
+        """Return labels as text, and numbers, ready for `json.dumps`."""
         return {
             "label": str(self.label),
             "queries": self.score.queries,
@@ -79,7 +79,7 @@ class WorstClass:
 
 @dataclass(frozen=True)
 class Report:
-    """The scores of an embedding: "recall@k" for each k, "map@r", "r-precision", and "map" if asked for: 0 to 1."""
+    """Scores of an embedding, from 0 to 1: "recall@k" for each k, "map@r", "r-precision", and "map" if requested."""
 
     separate: Mapping[str, Mapping[str, float]]
     """Each dataset's metrics, its queries against its own gallery: means over its queries with a positive.
@@ -89,17 +89,17 @@ class Report:
     unified: Mapping[str, float]
     """Metrics of all queries against all galleries at once: means over all queries with a positive."""
     counts: Counts
-    """How many queries and gallery items that covers, and what was left out."""
+    """Numbers of queries and gallery items, and of those that were excluded."""
     distance: str
-    """What was near: "cosine", "euclidean" or "poincare"."""
+    """The distance: "cosine", "euclidean" or "poincare"."""
     intervals: Intervals
-    """95 % bootstrap intervals of all of these, see `bootstrap`."""
+    """95 % bootstrap intervals of all of these, see `bootstrap_intervals`."""
     unified_gap: Mapping[str, float]
-    """For each dataset with a separate value, what it loses by sharing the space, see `unified_gap`."""
+    """For each dataset with a separate value, its loss of Recall@1 from sharing the space, see `unified_gap`."""
     confusion: DomainConfusion
-    """Where the queries' nearest neighbours lie in the union of all galleries, see `domain_confusion`."""
+    """Datasets of the queries' nearest neighbours in the union of all galleries, see `domain_confusion`."""
     separate_spread: Mapping[str, Spread]
-    """Alignment and uniformity of each dataset with a separate value, see `spread`."""
+    """Alignment and uniformity of each dataset with a separate value, see `measure_spread`."""
     unified_spread: Spread
     """Those of all datasets at once."""
     separate_thresholds: Mapping[str, Calibration]
@@ -107,12 +107,12 @@ class Report:
     unified_thresholds: Calibration
     """Match or no match in the union of all galleries."""
     worst_classes: Mapping[str, tuple[WorstClass, ...]]
-    """The classes of each dataset with a separate value that are found worst there, at most 10, worst first."""
+    """The classes with the lowest scores of each dataset with a separate value, at most 10, worst first."""
     per_query: PerQuery = field(compare=False, repr=False)
-    """What each query found. Not in `to_dict`: it grows with the queries."""
+    """Results of each query. Not in `to_dict`, because their size grows with the queries."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain dicts, lists, floats and ints, ready for `json.dumps`, without what each query found."""
+        """Return the report without `per_query` as plain dicts, lists, floats and ints, ready for `json.dumps`."""
         counts = asdict(self.counts)
         counts["datasets_left_out"] = list(self.counts.datasets_left_out)
         return {
@@ -138,12 +138,12 @@ class Report:
 
 @dataclass(frozen=True)
 class BootstrapOptions:
-    """What the random parts are drawn with."""
+    """Number of resamples and seed."""
 
     resamples: int
-    """Bootstrap resamples behind each interval."""
+    """Bootstrap resamples of each interval."""
     seed: int
-    """The seed of those, and of the pairs behind alignment and uniformity."""
+    """Seed of the resamples and of the pairs for alignment and uniformity."""
 
 
 def summarise(
@@ -155,20 +155,20 @@ def summarise(
     parts: Mapping[str, Retrieval],
     whole: Retrieval,
 ) -> Report:
-    """All numbers of a report.
+    """Compute all numbers of a report.
 
     Args:
-        per_query: What each query found.
-        counts: What that covers.
+        per_query: Results of each query.
+        counts: Numbers of queries and gallery items.
         metrics: Names of the scores to report.
-        distance: What was near.
+        distance: The distance that the queries were compared by.
         options: Resamples and seed.
         parts: The retrieval within each dataset that has a separate value.
         whole: The retrieval in the union of all.
     """
     rows = {name: per_query.query_datasets == per_query.datasets.index(name) for name in parts}
     separate = {name: _means(per_query.separate, metrics, rows[name]) for name in parts}
-    # With one dataset, the union is that dataset.
+    # The union of one dataset is that dataset.
     alone = len(per_query.datasets) == 1
     spreads = {name: measure_spread(part, seed=options.seed) for name, part in parts.items()}
     return Report(
@@ -220,7 +220,7 @@ def _worst(per_query: PerQuery, rows: npt.NDArray[np.bool_]) -> tuple[WorstClass
 
 
 def _means(results: QueryResults, metrics: Sequence[str], rows: Rows = _ALL) -> dict[str, float]:
-    """The mean of each metric over the queries that have a value, exactly rounded."""
+    """Return the mean of each metric over the queries that have a value, exactly rounded."""
     means = {}
     for metric in metrics:
         values = results.scores[metric][rows]
@@ -231,24 +231,24 @@ def _means(results: QueryResults, metrics: Sequence[str], rows: Rows = _ALL) -> 
 
 @dataclass(frozen=True)
 class DomainConfusion:
-    """Where the nearest neighbours of each dataset's queries lie, in the union of all galleries."""
+    """Datasets of the nearest neighbours of each dataset's queries, in the union of all galleries."""
 
     datasets: tuple[str, ...]
-    """K names: of the rows, and of the columns."""
+    """K names, of the rows and of the columns."""
     matrix: tuple[tuple[float, ...] | None, ...]
-    """K rows of K shares, from 0 to 1: of the queries of the row's dataset, those whose nearest neighbour lies in the
-    column's. A row sums to 1; what is off the diagonal is the confusion. None for a dataset without such a query."""
+    """K rows of K shares, from 0 to 1: of the queries of the row's dataset, those whose nearest neighbour is of the
+    column's. A row sums to 1; entries off the diagonal are the confusion. None for a dataset without such a query."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Names and rows, ready for `json.dumps`."""
+        """Return names and rows, ready for `json.dumps`."""
         return {"datasets": list(self.datasets), "matrix": [row if row is None else list(row) for row in self.matrix]}
 
 
 def domain_confusion(query_domains: Integers, neighbour_domains: Integers, domains: int) -> Floats:
-    """The share of each domain's queries whose nearest neighbour lies in each domain.
+    """Return the share of each domain's queries whose nearest neighbour is of each domain.
 
-    A neighbour of another dataset can never be of the query's class, so 1 minus the diagonal is a lower bound of what
-    Recall@1 misses. All queries count, also those without a positive, but for those with no neighbour at all.
+    A neighbour of another dataset is never of the query's class, so 1 minus the diagonal is a lower bound of 1 minus
+    Recall@1. All queries with a neighbour count, including those without a positive.
 
     Args:
         query_domains: The domain of each query, shape [Q], from 0 to K - 1.
@@ -272,13 +272,13 @@ def domain_confusion(query_domains: Integers, neighbour_domains: Integers, domai
 
 
 def unified_gap(separate: Mapping[str, Floats], unified: Mapping[str, Floats]) -> dict[str, float]:
-    """What each dataset loses by sharing the space: its separate minus its unified Recall@1.
+    """Return the separate minus the unified Recall@1 of each dataset, its loss from sharing the space.
 
-    Between 0 and 1. Never negative: if the nearest of all galleries is right, it is also the nearest of its own.
+    From 0 to 1, never negative: a right nearest neighbour in the union is also nearest in the dataset's own gallery.
 
     Args:
-        separate: For each dataset, whether each query's nearest neighbour in its own gallery is right, shape [Q],
-            1 or 0; NaN for a query without a positive, which is left out.
+        separate: For each dataset, 1 where a query's nearest neighbour in its own gallery is right, else 0, shape [Q];
+            NaN for a query without a positive, which is skipped.
         unified: The same in the union of the galleries.
 
     Returns:
@@ -293,38 +293,38 @@ def unified_gap(separate: Mapping[str, Floats], unified: Mapping[str, Floats]) -
 
 
 COUNT = 10
-"""How many classes a report names for each dataset."""
+"""Maximum number of worst classes that a report names for each dataset."""
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How one class is found."""
+    """Scores of one class."""
 
     class_number: int
-    """Which class."""
+    """Number of the class."""
     queries: int
-    """Its queries with a positive."""
+    """Number of its queries with a positive."""
     recall_at_1: float
     """The share of them whose nearest neighbour is of this class, from 0 to 1."""
     map_at_r: float
     """The mean of their average precision at R, from 0 to 1."""
     mistaken_for: int | None
-    """The class that their nearest neighbour is of most often where it is not of this one; None if it always is. Of
-    equally frequent ones, the lowest number."""
+    """The most frequent class of their wrong nearest neighbours; of equally frequent ones, the lowest number. None if
+    there are none."""
 
 
 def worst_classes(
     hits: Floats, average_precisions: Floats, classes: Integers, nearest_classes: Integers, count: int = COUNT
 ) -> list[ClassScore]:
-    """The classes with the lowest Recall@1; of equals, those with the lower MAP@R, more queries, the lower number.
+    """Return the classes with the lowest Recall@1; ties go to the lower MAP@R, more queries, the lower number.
 
     Args:
-        hits: Whether each query's nearest neighbour is right, shape [Q], 1 or 0; NaN for a query without a positive,
-            which is left out.
+        hits: 1 where a query's nearest neighbour is right, else 0, shape [Q]; NaN for a query without a positive,
+            which is skipped.
         average_precisions: Average precision at R of each query, shape [Q].
         classes: The class of each query, shape [Q], numbers from 0.
         nearest_classes: The class of each query's nearest neighbour, shape [Q]; -1 where there is none.
-        count: How many classes to name at most.
+        count: Maximum number of classes.
 
     >>> hits, classes = np.array([1.0, 0.0, 1.0, 1.0]), np.array([7, 7, 5, 5])
     >>> worst_classes(hits, hits, classes, np.array([7, 5, 5, 5]), count=1)

@@ -1,7 +1,6 @@
-"""Prepared rows, in memory or read anew, block by block, from vectors that are too large for it.
+"""Prepared rows: held in memory, or streamed block by block from vectors that do not fit.
 
-Whoever searches takes rows by a slice or by row numbers, and gets float32 on the CPU; where they come from is decided
-once, by `hold_or_stream`.
+Rows are taken by a slice or by row numbers, as float32 on the CPU. `hold_or_stream` decides once where they come from.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ NUMBER_BYTES = 4
 
 
 class Rows(Protocol):
-    """What a float32 matrix on the CPU is, too."""
+    """Protocol of prepared rows; a float32 matrix on the CPU satisfies it, too."""
 
     def __len__(self) -> int:
-        """How many rows."""
+        """Return the number of rows."""
 
     def __getitem__(self, rows: slice | Tensor, /) -> Tensor:
-        """Some rows, by a slice without a step or by row numbers [n]: shape [n, W], float32 on the CPU."""
+        """Return some rows, by a slice without a step or by row numbers [n]: shape [n, W], float32 on the CPU."""
 
 
 @dataclass(frozen=True, eq=False)
 class StreamedRows:
-    """Rows that are read and prepared whenever they are asked for."""
+    """Rows that are read and prepared on each access."""
 
     vectors: Vectors
-    """Such as a memory-mapped array; all of it has been checked."""
+    """The vectors, such as a memory-mapped array, already checked."""
     distance: Distance
     name: str
 
@@ -48,7 +47,7 @@ class StreamedRows:
 
     def __getitem__(self, rows: slice | Tensor, /) -> Tensor:
         numbers = torch.arange(len(self))[rows] if isinstance(rows, slice) else rows
-        # In float64, rows take a few times as much as they do prepared.
+        # Rows in float64 take a few times the memory of prepared ones, so they are read in smaller parts.
         parts = torch.split(numbers, max(1, checks.BLOCK_NUMBERS // 4 // self.vectors.shape[1]))
         first = self._read(rows, parts[0])
         prepared = torch.empty(len(numbers), first.shape[1])
@@ -71,14 +70,14 @@ class SelectedRows:
 
     rows: Rows
     numbers: Tensor
-    """Which ones, shape [n]."""
+    """Their row numbers, shape [n]."""
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def __getitem__(self, rows: slice | Tensor, /) -> Tensor:
         numbers = self.numbers[rows]
-        # As a slice, rows of a matrix are no copy, and a file is read from front to back.
+        # A slice avoids a copy of a matrix and reads a file sequentially.
         first = int(numbers[0]) if len(numbers) else 0
         if torch.equal(numbers, torch.arange(first, first + len(numbers))):
             return self.rows[first : first + len(numbers)]
@@ -86,16 +85,16 @@ class SelectedRows:
 
 
 def hold_or_stream(vectors: Vectors, name: str, distance: Distance, memory: int) -> Rows:
-    """Prepared rows, held if they fit, else read anew whenever they are asked for.
+    """Return prepared rows, held in memory if they fit, else read again on each access.
 
     Args:
         vectors: Shape [N, E], floating point.
-        name: What errors call them.
-        distance: What prepares them.
-        memory: Bytes that they may take.
+        name: Their name in errors.
+        distance: The distance that prepares them.
+        memory: Maximum number of bytes to hold.
 
     Raises:
-        UserError: not a floating-point matrix, empty, or a row that cannot be compared: whichever is first.
+        UserError: not a floating-point matrix, empty, or a row that cannot be compared.
     """
     for rows, block in blocks(vectors, name):
         width = distance.preparation(block, rows.start, name).shape[1]
@@ -106,7 +105,7 @@ def hold_or_stream(vectors: Vectors, name: str, distance: Distance, memory: int)
 
 @dataclass(frozen=True)
 class Tiling:
-    """How much is multiplied at once, and where. Changes speed and memory, never a result.
+    """Tile sizes, memory and device of the matrix products. They change speed and memory, never a result.
 
     Raises:
         UserError: a tile below 1, or a device that cannot be used.
@@ -137,7 +136,7 @@ class Tiling:
     def block_rows(self, rows: Rows, k: int) -> int:
         """Queries that pass over the gallery before it is read again: as many as fit in memory with their lists."""
         width = rows[:1].shape[1]
-        # Two lists of similarities and rows, and what merging takes.
+        # Two lists of similarities and row numbers, and the buffers of merging.
         return max(1, self.memory // 4 // (NUMBER_BYTES * width + 64 * k))
 
     def chunk_rows(self, rows: Rows) -> int:
@@ -146,10 +145,10 @@ class Tiling:
 
 
 def check_count(value: Any, name: str) -> None:
-    """Refuse what is not an integer of at least 1.
+    """Check that a value is an integer of at least 1.
 
     Raises:
-        UserError: so it is.
+        UserError: it is not.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise UserError(f"{name}: {value!r}; give a whole number, at least 1")

@@ -1,12 +1,12 @@
-"""Float32 for what float32 can decide: which gallery items can be among the nearest at all.
+"""Selection in float32 of the gallery items that can be among the nearest.
 
-The rows to compare are on a grid that float32 holds exactly, so a float32 matrix product errs by its rounding only: in
-whatever order it adds W products, by at most ``W u / (1 - W u)`` times the lengths of both rows, with ``u = 2^-24``
-(Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1, with Cauchy and Schwarz). What is farther
-below a query's k-th best than twice that is out. The few others are computed in float64, which decides: the result is
-exact, and the same whatever the tiles.
+The rows to compare are on a grid that float32 holds exactly, so the only error of a float32 matrix product is its own
+rounding: whatever the order of its W products, at most ``W u / (1 - W u)`` times the lengths of both rows, with
+``u = 2^-24`` (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1, with Cauchy and Schwarz). An
+item more than twice that below a query's k-th best is ruled out. The few others are compared in float64, so the result
+is exact and the same for all tile sizes.
 
-A product of float32 is that only if nobody allowed less. `full_precision` sees to it.
+The bound needs full float32 products: `full_precision` disables TensorFloat-32, bfloat16 and autocast.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 GROUP = 64
-"""Gallery items whose maximum is looked at before they are: one cheap pass over a tile, and 64 times fewer numbers."""
+"""Gallery items per group: comparing the maximum of a group first leaves 64 times fewer numbers to look at."""
 
 
 @contextmanager
 def full_precision(device: str | torch.device) -> Iterator[None]:
-    """Within, float32 matrix products are computed in float32: no TensorFloat-32, no bfloat16, no autocast."""
+    """Compute float32 matrix products in float32 within the context: no TensorFloat-32, no bfloat16, no autocast."""
     with torch.autocast(torch.device(device).type, enabled=False):
         backends: Any = torch.backends
         if not hasattr(backends.cuda.matmul, "fp32_precision"):  # before PyTorch 2.9
@@ -48,59 +48,59 @@ def full_precision(device: str | torch.device) -> Iterator[None]:
 
 
 def product_error(width: int, left_out: float = 0.0) -> float:
-    """The most that a float32 product of rows of this width errs, relative to both rows' lengths.
+    """Return the largest error of a float32 product of rows of this width, relative to both rows' lengths.
 
     Args:
         width: W, numbers in a row.
-        left_out: What the product leaves out of a similarity, in multiples of 2^-24.
+        left_out: The part of a similarity that the product omits, in multiples of 2^-24.
 
     >>> product_error(128) < 8e-6
     True
     """
     unit = 2.0**-24
-    # A per cent more, since the lengths themselves are rounded.
+    # 1 % more, because the lengths themselves are rounded.
     return 1.01 * (width * unit / (1 - width * unit) + left_out * unit)
 
 
 @dataclass(eq=False)
 class Candidates:
-    """Per query, the most similar gallery items so far, by float32."""
+    """The most similar gallery items of each query so far, by float32."""
 
     values: Tensor
     """Shape [Q, L], float32, highest first; -inf where there is none yet."""
     columns: Tensor
-    """Which items those are, shape [Q, L], int64."""
+    """The numbers of those items, shape [Q, L], int64."""
     floor: Tensor
-    """Shape [Q], float64: what is below it is out."""
+    """Shape [Q], float64; items below it are ruled out."""
     errors: Tensor
-    """Shape [Q], float64: how far a value may be from the similarity."""
+    """Shape [Q], float64: bound on the difference between a value and the similarity."""
     k: int
-    """How many are wanted, less than L."""
+    """Number of neighbours to find, less than L."""
 
     @classmethod
     def none(cls, floor: Tensor, errors: Tensor, k: int, length: int) -> Candidates:
-        """Lists of a length with nothing in them."""
+        """Return empty lists of a length."""
         values = torch.full((len(floor), length), -torch.inf, device=floor.device)
         return cls(values, torch.zeros_like(values, dtype=torch.int64), floor, errors, k)
 
     def needed(self) -> Tensor:
-        """Shape [Q], float64: an item whose value is below cannot be among the k nearest."""
+        """Return the values, shape [Q], float64, below which an item cannot be among the k nearest."""
         return torch.maximum(self.floor, self.values[:, self.k - 1].double() - 2 * self.errors)
 
     def add(self, tile: Tensor, start: int) -> None:
-        """Take in a tile of products.
+        """Add a tile of products.
 
         Args:
-            tile: Shape [Q, multiple of GROUP], float32; -inf for what must not be found.
+            tile: Shape [Q, multiple of GROUP], float32; -inf for excluded items.
             start: The number of the first column's item.
         """
         groups = tile.view(len(tile), -1, GROUP)
         highest = groups.amax(dim=2)  # (Q, groups)
-        # Above the float32 below what is needed, and above the last of the list: an equal one improves nothing.
+        # A candidate must exceed both the float32 just below the needed value and the last of the list.
         barrier = torch.maximum(_below(self.needed()), self.values[:, -1])
         rows, hits = (highest > barrier[:, None]).nonzero(as_tuple=True)
         length = self.values.shape[1]
-        # Selecting from whole rows is slow for long lists: only where most would be candidates.
+        # Selecting from whole rows is slow for long lists, so it is done only where most items would be candidates.
         unfilled = bool((barrier == -torch.inf).any())
         if (unfilled and 4 * len(rows) > highest.numel()) or len(rows) > 4 * length * len(tile):
             return self._add_best(tile, groups, highest, start)
@@ -113,7 +113,7 @@ class Candidates:
         if most > 8 * length + GROUP:
             return self._add_best(tile, groups, highest, start)
         values = tile[rows, columns]
-        # Rows come in order: what is before a row's first entry gives each its place.
+        # Rows come in order, so an entry's place is its index minus the number of entries of earlier rows.
         places = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
         changed = counts.nonzero()[:, 0]
         lines = torch.empty_like(counts)
@@ -126,7 +126,7 @@ class Candidates:
         return self._merge(changed, new_values, new_columns)
 
     def _add_best(self, tile: Tensor, groups: Tensor, highest: Tensor, start: int) -> None:
-        """Take in the highest values of every row; as many as a list is long, which leaves out none that is needed."""
+        """Add the highest values of every row, as many as a list holds, so that no needed one is missed."""
         length = self.values.shape[1]
         everyone = torch.arange(len(tile), device=tile.device)
         if highest.shape[1] <= length:
@@ -149,12 +149,12 @@ class Candidates:
             self.values[rows], self.columns[rows] = merged, found
 
     def undecided(self) -> Tensor:
-        """Queries, shape [n], of which too many items are too near to each other: some may be missing."""
+        """Return the queries, shape [n], with so many nearly equal items that some may be missing from the list."""
         last = self.values[:, -1].double()
         return ((last >= self.needed()) & (last > -torch.inf)).nonzero()[:, 0]
 
 
 def _below(values: Tensor) -> Tensor:
-    """A float32 below every one of the float64 values, however those are rounded."""
+    """Return float32 values below the float64 values, however those are rounded."""
     rounded = values.float()
     return torch.nextafter(rounded, torch.full_like(rounded, -torch.inf))

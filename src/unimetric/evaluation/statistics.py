@@ -2,11 +2,11 @@
 
 A bootstrap resample draws as many queries as there are, with replacement, and computes the statistic again; the middle
 95 % of many such values are the interval (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13).
-Queries are drawn within their dataset: which datasets there are, and how large, is given and not left to chance.
+Queries are drawn within their dataset, so that the datasets and their sizes stay fixed.
 
-What it covers is the choice of queries. It says nothing about another gallery or another training seed, and takes
-queries for independent: where few classes have many queries each, the truth is wider. A value that is the same for all
-queries, such as a Recall@1 of 1, has an interval of no width, however few the queries.
+The interval covers the choice of queries only, not another gallery or another training seed. It treats queries as
+independent: where few classes have many queries each, the true interval is wider. A value that is the same for all
+queries, such as a Recall@1 of 1, has an interval of zero width, however few the queries.
 
 Alignment and uniformity are those of Wang and Isola, Understanding Contrastive Representation Learning through
 Alignment and Uniformity on the Hypersphere, ICML 2020, with alpha = 2 and t = 2. With d the distance of two embeddings:
@@ -14,10 +14,11 @@ Alignment and Uniformity on the Hypersphere, ICML 2020, with alpha = 2 and t = 2
 - alignment: the mean of d^2 over all pairs of a query and a gallery item of its class;
 - uniformity: the logarithm of the mean of exp(-2 d^2) over all pairs of a query and a gallery item.
 
-A query and itself are no pair. On the unit sphere, d is the length of the difference: alignment is from 0 to 4,
+A query is not paired with itself. On the unit sphere, d is the length of the difference: alignment is from 0 to 4,
 uniformity from -8 to 0, and lower is better for both (points spread evenly over a sphere of many dimensions have -4).
 For vectors of any length and in the Poincaré ball the paper defines neither; here d is the Euclidean or the hyperbolic
-distance, alignment is at least 0 and uniformity at most 0, and only models of the same scale or curvature compare.
+distance, alignment is at least 0 and uniformity at most 0, and only models of the same scale or curvature can be
+compared.
 """
 
 from __future__ import annotations
@@ -42,20 +43,20 @@ Floats = npt.NDArray[np.float64]
 LEVEL = 0.95
 """The share of resamples within an interval."""
 RESAMPLES = 1000
-"""Enough for the ends of a 95 % interval: 25 resamples lie beyond each."""
+"""Default number of resamples; 25 of them lie beyond each end of a 95 % interval."""
 
 _GRID = 2.0**-24
-"""Values are rounded to multiples of this: sums of them are exact, so that no bit depends on the number of threads."""
+"""Values are rounded to multiples of this, so that their sums are exact and do not depend on the number of threads."""
 _BLOCK = 2**20
-"""Drawn queries that are kept at once."""
+"""Maximum number of drawn queries in memory."""
 
 
 def resampled_means(values: Floats, resamples: int = RESAMPLES, seed: int | Sequence[int] = 0) -> Floats:
-    """The means of bootstrap resamples, several metrics of the same queries at once.
+    """Return the means of bootstrap resamples, for several metrics of the same queries at once.
 
     Args:
-        values: Shape [Q, M], finite, at least one row: M metrics of Q queries, each of size 1 or so.
-        resamples: B, how many resamples.
+        values: Shape [Q, M], finite, at least one row: M metrics of Q queries, each of magnitude about 1.
+        resamples: B, the number of resamples.
         seed: The same seed and Q draw the same queries.
 
     Returns:
@@ -74,18 +75,18 @@ def resampled_means(values: Floats, resamples: int = RESAMPLES, seed: int | Sequ
         times = np.bincount(drawn.ravel(), minlength=rows * queries).reshape(rows, queries)
         means[start : start + rows] = times.astype(np.float64) @ rounded
     means *= _GRID / queries
-    # An interval of no width has to lie on the value, not next to it by the rounding.
+    # Rounding must not move an interval of zero width off the value.
     for column in (values == values[0]).all(axis=0).nonzero()[0]:
         means[:, column] = math.fsum(values[:, column].tolist()) / queries
     return means
 
 
 def percentile_interval(samples: Floats, level: float = LEVEL) -> tuple[float, float]:
-    """The middle of bootstrap values: from the (1 - level) / 2 quantile to the (1 + level) / 2 quantile.
+    """Return the (1 - level) / 2 and the (1 + level) / 2 quantile of bootstrap values.
 
     Args:
         samples: Shape [B], one value per resample.
-        level: The share of them within the interval, from 0 to 1.
+        level: The share of values within the interval, from 0 to 1.
 
     >>> percentile_interval(np.arange(101.0), level=0.5)
     (25.0, 75.0)
@@ -96,35 +97,35 @@ def percentile_interval(samples: Floats, level: float = LEVEL) -> tuple[float, f
 
 
 def harmonic_mean(values: Sequence[float]) -> float:
-    """The harmonic mean of values of at least 0: 0 if one of them is 0."""
+    """Return the harmonic mean of non-negative values; 0 if one of them is 0."""
     if min(values) == 0:
         return 0.0
     return len(values) / math.fsum(1 / value for value in values)
 
 
 def harmonic_means(values: Floats) -> Floats:
-    """The harmonic mean of every row of a matrix [B, K]."""
+    """Return the harmonic mean of every row of a matrix [B, K]."""
     return np.array([harmonic_mean(row) for row in values.tolist()])
 
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much the first of two runs is better."""
+    """Difference between two runs, positive where the first is better."""
 
     difference: float
-    """First minus second, on the queries as they are."""
+    """First minus second, on the original queries."""
     low: float
     """Lower end of its 95 % interval."""
     high: float
     """Upper end."""
     probability: float
-    """The share of resamples in which the first is better, those in which they are equal counted half: 0.5 where
-    nothing tells them apart, near 1 where the first is surely better, near 0 where the second is."""
+    """The share of resamples in which the first is better, with ties counted half: about 0.5 where the runs cannot be
+    distinguished, near 1 where the first is better, near 0 where the second is."""
 
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """Two runs, on the same queries."""
+    """Comparison of two runs on the same queries."""
 
     datasets: Mapping[str, Difference]
     """The mean over each dataset's queries."""
@@ -137,15 +138,15 @@ class PairedComparison:
 def paired_bootstrap(
     first: Mapping[str, Floats], second: Mapping[str, Floats], resamples: int = RESAMPLES, seed: int = 0
 ) -> PairedComparison:
-    """Whether one run is better than another: resample the queries, the same ones for both.
+    """Compare two runs by resampling their queries, the same ones for both.
 
     The paired bootstrap of Koehn, Statistical Significance Tests for Machine Translation Evaluation, EMNLP 2004.
 
     Args:
         first: For each dataset, one metric of each of its queries, shape [Q], such as from `PerQuery.by_dataset`;
-            NaN for a query without a positive, which is left out.
-        second: The same of another run, the same queries in the same order.
-        resamples: How many resamples.
+            NaN for a query without a positive, which is skipped.
+        second: The same for another run, with the same queries in the same order.
+        resamples: Number of resamples.
         seed: The same seed draws the same queries.
 
     Raises:
@@ -168,7 +169,7 @@ def paired_bootstrap(
 
 
 def _pairs(first: Mapping[str, Floats], second: Mapping[str, Floats]) -> dict[str, Floats]:
-    """For each dataset, both runs' values side by side, [Q, 2], without those that neither has."""
+    """Return both runs' values side by side, [Q, 2], for each dataset, without queries that have a value in neither."""
     if first.keys() != second.keys():
         only = sorted(first.keys() ^ second.keys())
         raise UserError(f"dataset {only[0]!r} was measured in one run only; measure both on the same datasets")
@@ -194,7 +195,7 @@ def _pairs(first: Mapping[str, Floats], second: Mapping[str, Floats]) -> dict[st
 
 
 def _difference(actual: Floats, drawn: Floats) -> Difference:
-    """From values [2] and resampled values [B, 2]."""
+    """Return the difference of two values [2], with its interval from resampled values [B, 2]."""
     differences = drawn[:, 0] - drawn[:, 1]
     low, high = percentile_interval(differences)
     better = (differences > 0).mean() + (differences == 0).mean() / 2
@@ -206,14 +207,14 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Intervals:
-    """Lower and upper ends of bootstrap intervals, see `bootstrap`; the keys are those of the `Report`."""
+    """Lower and upper ends of bootstrap intervals; the keys are those of the `Report`."""
 
     level: float
     """The share of resamples within an interval."""
     resamples: int
-    """How many there were."""
+    """Number of resamples."""
     seed: int
-    """What they were drawn with."""
+    """Seed of the resamples."""
     separate: Mapping[str, Mapping[str, Interval]]
     """For each dataset and metric."""
     harmonic: Mapping[str, Interval]
@@ -224,7 +225,7 @@ class Intervals:
     """For each dataset, of its separate minus its unified Recall@1, each resample holding both."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain dicts, lists, floats and ints, ready for `json.dumps`."""
+        """Return plain dicts, lists, floats and ints, ready for `json.dumps`."""
         return {
             "level": self.level,
             "resamples": self.resamples,
@@ -240,9 +241,9 @@ def bootstrap_intervals(per_query: PerQuery, metrics: Sequence[str], resamples: 
     """Resample the queries with a positive within each dataset, the same ones for all metrics and protocols.
 
     Args:
-        per_query: What each query found.
+        per_query: Results of each query.
         metrics: M names of scores.
-        resamples: How many resamples, at least 1.
+        resamples: Number of resamples, at least 1.
         seed: The same seed draws the same queries.
     """
     separate, unified, gaps, sizes = {}, {}, {}, {}
@@ -276,7 +277,7 @@ def bootstrap_intervals(per_query: PerQuery, metrics: Sequence[str], resamples: 
 
 
 def _intervals(metrics: Sequence[str], drawn: Floats) -> dict[str, Interval]:
-    """For resampled values [B, M]."""
+    """Return the interval of each metric from resampled values [B, M]."""
     return {metric: percentile_interval(drawn[:, i]) for i, metric in enumerate(metrics)}
 
 
@@ -285,34 +286,34 @@ def _lists(intervals: Mapping[str, Interval]) -> dict[str, list[float]]:
 
 
 PAIRS = 100_000
-"""Most pairs that are looked at: of more, a random sample of this size. On the sphere, the standard error of alignment
-is then at most 0.007, that of a uniformity u at most sqrt(exp(-u) / 100,000): 0.03 at -4."""
+"""Maximum number of pairs; of more, a random sample of this size is used. On the sphere, the standard error of
+alignment is then at most 0.007, that of a uniformity u at most sqrt(exp(-u) / 100,000): 0.03 at -4."""
 _PAIR_BLOCK = 2048
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Alignment and uniformity, and what they were computed from."""
+    """Alignment and uniformity, and the number of pairs behind them."""
 
     alignment: float | None
-    """None without a pair of one class."""
+    """None without a pair of the same class."""
     uniformity: float | None
     """None without any pair."""
     positive_pairs: int
-    """Pairs behind the alignment."""
+    """Number of pairs behind the alignment."""
     pairs: int
-    """Pairs behind the uniformity."""
+    """Number of pairs behind the uniformity."""
     sampled: bool
-    """Whether those are a sample, for either."""
+    """True if either was computed from a sample of the pairs."""
 
 
 def measure_spread(retrieval: Retrieval, limit: int = PAIRS, seed: int = 0) -> Spread:
-    """Alignment and uniformity of queries and gallery.
+    """Compute alignment and uniformity of queries and gallery.
 
     Args:
         retrieval: Queries, gallery, classes and distance; positives are those of `Retrieval`.
-        limit: Most pairs of each kind; of more, as many are drawn with replacement (pairs of a query and itself among
-            them are dropped).
+        limit: Maximum number of pairs of each kind; of more, as many are drawn with replacement, and pairs of a query
+            with itself are dropped.
         seed: The same seed draws the same pairs.
     """
     everyone = torch.zeros(len(retrieval.queries), dtype=torch.int64)
@@ -334,7 +335,7 @@ def measure_spread(retrieval: Retrieval, limit: int = PAIRS, seed: int = 0) -> S
 def _pairs_of_one_class(
     query_classes: Tensor, gallery_classes: Tensor, self_indices: Tensor, limit: int, seed: int
 ) -> tuple[Tensor, bool]:
-    """Query and gallery rows [P, 2] of one class, without queries with themselves; and whether they are a sample."""
+    """Return query and gallery rows [P, 2] of one class, excluding a query with itself; true if they are a sample."""
     classes = 1 + int(max(query_classes.max(), gallery_classes.max()))
     order = gallery_classes.argsort(stable=True)
     sizes = gallery_classes.bincount(minlength=classes)
@@ -354,7 +355,7 @@ def _pairs_of_one_class(
 
 
 def _squared_distances(retrieval: Retrieval, pairs: Tensor) -> npt.NDArray[np.float64]:
-    """Of each pair, shape [P]."""
+    """Return the squared distance of each pair, shape [P]."""
     similarities = torch.empty(len(pairs), dtype=torch.float64)
     for start in range(0, len(pairs), _PAIR_BLOCK):
         queries, gallery = pairs[start : start + _PAIR_BLOCK].T

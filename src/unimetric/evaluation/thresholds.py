@@ -1,12 +1,12 @@
-"""Match or no match: the similarity from which a search may say that a query is in the catalogue.
+"""Match or no match: the similarity from which a search reports that a query is in the catalogue.
 
 A search answers with the nearest gallery item, if its similarity is at least a threshold t, and else with "not in the
 catalogue". That is open-set identification, and its errors are those of ISO/IEC 19795-1 and of Grother, Ngan and
 Hanaoka, Face Recognition Vendor Test Part 2: Identification, NISTIR 8271. Every query gives up to two scores:
 
 - genuine: its highest similarity to a gallery item of its own class (a mated search);
-- impostor: its highest similarity to an item of another class. It is what the search would find, were the query's class
-  not in the catalogue (a non-mated search).
+- impostor: its highest similarity to an item of another class. The search would return this item if the query's class
+  were not in the catalogue (a non-mated search).
 
 The rates at a threshold t:
 
@@ -33,37 +33,37 @@ from unimetric.errors import UserError
 Floats = npt.NDArray[np.float64]
 
 FALSE_MATCH_RATES = (1e-1, 1e-2, 1e-3, 1e-4)
-"""The rates that a report gives thresholds for."""
+"""The false-match rates for which a report gives thresholds."""
 ROC_POINTS = 33
-"""Points of the curve that a report keeps at most."""
+"""Maximum number of points of the curve in a report."""
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """The lowest threshold that keeps a wanted false-match rate, and what happens there."""
+    """The lowest threshold that keeps a wanted false-match rate, and the rates at that threshold."""
 
     wanted_false_match_rate: float
-    """What was asked for, between 0 and 1."""
+    """The wanted rate, between 0 and 1."""
     impostors_needed: int
-    """Impostor scores that such a rate takes: 3 / rate. By the rule of three (ISO/IEC 19795-1), no false match among
-    fewer would not show the rate with 95 % confidence. Where there are fewer, all that follows is None."""
+    """Impostor scores needed for such a rate: 3 / rate. By the rule of three (ISO/IEC 19795-1), even no false match
+    among fewer would not prove the rate with 95 % confidence. With fewer scores, all following fields are None."""
     threshold: float | None
-    """Match if the similarity is at least this. It lies half way between two scores that occurred, so that the last
-    bits of a similarity play no part."""
+    """Match if the similarity is at least this. It lies half way between two observed scores, so that the last bits of
+    a similarity do not matter."""
     false_match_rate: float | None
-    """Its rate of false matches, from 0 to the wanted one: of the impostor scores at hand."""
+    """The rate of false matches among the impostor scores at this threshold, from 0 to the wanted rate."""
     false_non_match_rate: float | None
-    """Its rate of false non-matches, from 0 to 1. None without genuine scores."""
+    """The rate of false non-matches, from 0 to 1. None without genuine scores."""
     identified: float | None
-    """The share of queries with a positive that are answered, and rightly, from 0 to 1. None without genuine scores."""
+    """The share of queries with a positive that get a right answer, from 0 to 1. None without genuine scores."""
 
 
 @dataclass(frozen=True)
 class RocCurve:
-    """Receiver operating characteristic: what any threshold gives, from the lowest to the highest."""
+    """Receiver operating characteristic: both error rates for thresholds from the lowest to the highest."""
 
     thresholds: tuple[float, ...]
-    """Scores that occurred, ascending."""
+    """Observed scores, ascending."""
     false_match_rates: tuple[float, ...]
     """Descending, from 0 to 1."""
     false_non_match_rates: tuple[float, ...]
@@ -79,17 +79,17 @@ class Calibration:
     impostors: int
     """Impostor scores: queries with a gallery item of another class."""
     equal_error_rate: float | None
-    """The rate at which as many impostors match as genuine queries do not, from 0 to 1: the mean of the two where they
-    come closest. None without scores of both kinds."""
+    """The equal error rate, from 0 to 1: the mean of both error rates at the threshold where they are closest. None
+    without scores of both kinds."""
     equal_error_threshold: float | None
-    """The score at which that is."""
+    """The threshold of the equal error rate."""
     operating_points: tuple[OperatingPoint, ...]
     """One for each wanted rate."""
     roc: RocCurve | None
     """Some points of the curve, its first and its last among them. None without scores of both kinds."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain dicts, lists, floats and ints, ready for `json.dumps`."""
+        """Return plain dicts, lists, floats and ints, ready for `json.dumps`."""
         plain = asdict(self)
         plain["operating_points"] = list(plain["operating_points"])
         if plain["roc"] is not None:
@@ -109,9 +109,9 @@ def calibrate(
     Args:
         genuine: Each query's highest similarity to a gallery item of its class, shape [Q]; NaN where there is none.
         impostors: Its highest similarity to an item of another class, shape [Q]; NaN where there is none.
-        hits: Whether its nearest neighbour is of its class, shape [Q], 1 or 0, whatever where ``genuine`` is NaN.
+        hits: 1 where its nearest neighbour is of its class, else 0, shape [Q]; ignored where ``genuine`` is NaN.
         rates: The wanted false-match rates, each between 0 and 1.
-        points: Points of the curve to keep at most, at least 2.
+        points: Maximum number of points of the curve, at least 2.
 
     Raises:
         UserError: a rate out of range.
@@ -150,7 +150,7 @@ class _Scores:
     genuine: Floats
     impostors: Floats
     right: Floats
-    """Those of the genuine ones that are the similarity of the query's nearest neighbour."""
+    """The genuine scores of queries whose nearest neighbour is right."""
 
     def all(self) -> Floats:
         return np.unique(np.concatenate([self.genuine, self.impostors]))
@@ -167,9 +167,9 @@ class _Scores:
         return float(len(self.right) - np.searchsorted(self.right, threshold)) / len(self.genuine)
 
     def equal_error(self) -> tuple[float, float]:
-        """The rate, and the threshold; of equally good thresholds the one with fewer errors, then the lowest."""
+        """Return the rate and the threshold; of equally good thresholds the one with fewer errors, then the lowest."""
         thresholds = self.all()
-        # SearchResults rates times both counts: whole numbers, which compare without rounding.
+        # Both rates times both counts are whole numbers, which compare without rounding.
         matches = (len(self.impostors) - np.searchsorted(self.impostors, thresholds)) * len(self.genuine)
         non_matches = np.searchsorted(self.genuine, thresholds) * len(self.impostors)
         best = np.lexsort((thresholds, matches + non_matches, np.abs(matches - non_matches)))[0]
@@ -177,7 +177,7 @@ class _Scores:
         return rate, float(thresholds[best])
 
     def roc(self, points: int) -> RocCurve:
-        """Thresholds spread evenly over both rates, that of false matches on a logarithmic scale."""
+        """Return points spread evenly over both rates, with false matches on a logarithmic scale."""
         thresholds = self.all()
         matches, non_matches = self.false_matches(thresholds), self.false_non_matches(thresholds)
         kept = np.arange(len(thresholds))
@@ -210,9 +210,9 @@ def _operating_point(scores: _Scores, wanted: float) -> OperatingPoint:
 
 
 def _lowest_threshold(scores: _Scores, wanted: float) -> float:
-    """A threshold with the rates of the lowest one that keeps the wanted rate of false matches."""
+    """Return a threshold with the rates of the lowest one that keeps the wanted rate of false matches."""
     count = len(scores.impostors)
-    # One too few, and then as many as the rate that they give allows: 0.29 * 100 is below 29.
+    # Start one too low and count up by comparing rates, because 0.29 * 100 rounds below 29.
     allowed = max(0, math.floor(wanted * count) - 1)
     while (allowed + 1) / count <= wanted:
         allowed += 1

@@ -1,9 +1,10 @@
-"""The search itself: some queries pass over the gallery, first over their own dataset's part of it, then over the rest.
+"""Exact top-k search: queries pass over their own dataset's part of the gallery first, then over the rest.
 
-What the first part leaves is the separate result, what the second makes of it the unified one: one pass for both.
+The best k after the first part are the separate result, those after both parts the unified one, so that one pass gives
+both.
 
-The gallery is laid out dataset by dataset and taken in parts that fit in memory. In each, tiles of queries meet tiles
-of gallery items: products in float32 choose candidates (see `screen`), float64 puts them in order.
+The gallery is laid out dataset by dataset and read in parts that fit in memory. In each part, tiles of queries are
+multiplied with tiles of gallery items: products in float32 select candidates (see `screen`), float64 ranks them.
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from unimetric.evaluation.rows import Rows, SelectedRows, Tiling
 from unimetric.evaluation.screen import GROUP, Candidates, full_precision, product_error
 
 PAIR_NUMBERS = 2**18
-"""Numbers that are gathered at once where pairs are compared."""
+"""Maximum number of values that are gathered at once when pairs are compared."""
 SPARE = 8
-"""Candidates beyond k, at least, that float32 may leave open before float64 has to look at everything."""
+"""Minimum number of candidates beyond k in a list; a query with more undecided ones is compared with all items."""
 
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """A gallery whose datasets stand one after the other."""
+    """A gallery laid out dataset by dataset."""
 
     rows: Rows
-    """In the order of the datasets."""
+    """The prepared rows, dataset by dataset."""
     distance: Distance
     order: Tensor
-    """The gallery row at each place, shape [G]. Within a dataset, rows ascend."""
+    """The gallery row at each place, shape [G], ascending within a dataset."""
     places: Tensor
-    """The place of each gallery row, shape [G + 1]; the last, which is that of row -1, is -1."""
+    """The place of each gallery row, shape [G + 1]; the last entry, -1, is that of row -1."""
     bounds: tuple[int, ...]
-    """The place at which each dataset begins, and G."""
+    """The first place of each dataset, followed by G."""
 
     @classmethod
     def of(cls, gallery: Rows, distance: Distance, datasets: Tensor | None = None) -> Gallery:
@@ -45,8 +46,8 @@ class Gallery:
 
         Args:
             gallery: G prepared rows.
-            distance: That prepared them.
-            datasets: The number of each item's dataset, shape [G], int64, from 0; without it, all are of one.
+            distance: The distance that prepared them.
+            datasets: The number of each item's dataset, shape [G], int64, from 0; without it, there is one dataset.
         """
         if datasets is None:
             datasets = torch.zeros(len(gallery), dtype=torch.int64)
@@ -57,7 +58,7 @@ class Gallery:
         return cls(SelectedRows(gallery, order), distance, order, places, bounds)
 
     def bound(self, dataset: int) -> tuple[int, int]:
-        """Where a dataset begins and ends; both are G for one without items."""
+        """Return the first place of a dataset and the place after its last; both are G for one without items."""
         if dataset + 1 < len(self.bounds):
             return self.bounds[dataset], self.bounds[dataset + 1]
         return len(self.order), len(self.order)
@@ -74,16 +75,16 @@ class TopK:
 
     @classmethod
     def none(cls, queries: int, k: int) -> TopK:
-        """Nothing yet."""
+        """Return empty lists."""
         values = torch.full((queries, k), -torch.inf, dtype=torch.float64)
         return cls(values, torch.full((queries, k), -1))
 
     def copy(self) -> TopK:
-        """The same, to be kept."""
+        """Return an independent copy."""
         return TopK(self.values.clone(), self.rows.clone())
 
     def merge(self, queries: Tensor, values: Tensor, rows: Tensor) -> None:
-        """Add items [n, any] of some queries [n], in any order, none of which is there already."""
+        """Add new items [n, any], in any order, to the lists of some queries [n]."""
         k = self.values.shape[1]
         values = torch.cat([self.values[queries], values.cpu()], dim=1)
         rows = torch.cat([self.rows[queries], rows.cpu()], dim=1)
@@ -96,7 +97,7 @@ class TopK:
 
 @dataclass(frozen=True)
 class SearchResults:
-    """What queries found in their own datasets' parts of the gallery, and in all of it."""
+    """Nearest neighbours of queries in their own datasets' parts of the gallery, and in all of it."""
 
     separate: TopK
     unified: TopK
@@ -105,13 +106,13 @@ class SearchResults:
 def find(
     queries: Tensor, self_indices: Tensor, datasets: Tensor | None, gallery: Gallery, k: int, tiling: Tiling
 ) -> SearchResults:
-    """Pass queries over the gallery.
+    """Find the nearest neighbours of queries.
 
     Args:
         queries: Prepared rows, shape [Q, W], float32.
-        self_indices: The gallery row each query must not find, shape [Q], int64, -1 for none.
-        datasets: The number of each query's dataset, shape [Q], int64, ascending. Without it, what is found in the
-            whole gallery stands for what is found in the dataset's.
+        self_indices: The gallery row to exclude for each query, shape [Q], int64, -1 for none.
+        datasets: The number of each query's dataset, shape [Q], int64, ascending. Without it, both results are those of
+            the whole gallery.
         gallery: The gallery.
         k: Neighbours per query, at least 1.
         tiling: Tile sizes, device and memory; no result depends on them.
@@ -135,7 +136,7 @@ def find(
 
 @dataclass(frozen=True)
 class _Known:
-    """Some queries have met some places of the gallery already."""
+    """A block of queries and places of the gallery that have already been compared."""
 
     first: int
     last: int
@@ -143,7 +144,7 @@ class _Known:
     stop: int
 
     def within(self, first: int, last: int, start: int, stop: int) -> _Known | None:
-        """What it says of some queries and some places, counted from the first of both."""
+        """Return the part within some queries and places, relative to the first of both; None if they are disjoint."""
         inside = _Known(max(self.first, first), min(self.last, last), max(self.start, start), min(self.stop, stop))
         if inside.first >= inside.last or inside.start >= inside.stop:
             return None
@@ -152,22 +153,22 @@ class _Known:
 
 @dataclass(frozen=True, eq=False)
 class _Queries:
-    """Some queries and what they have found."""
+    """Some queries and their results so far."""
 
     vectors: Tensor
     own: Tensor
-    """The place each must not find, -1 for none."""
+    """The place to exclude for each query, -1 for none."""
     found: TopK
     known: tuple[_Known, ...]
 
     def part(self, first: int, last: int) -> _Queries:
-        """Some of them. What they find, all of them find."""
+        """Return a range of the queries, which shares their results."""
         found = TopK(self.found.values[first:last], self.found.rows[first:last])
         known = (known.within(first, last, 0, 2**62) for known in self.known)
         return _Queries(self.vectors[first:last], self.own[first:last], found, tuple(k for k in known if k))
 
     def some(self, rows: Tensor) -> _Queries:
-        """Those of the numbers [n], ascending, with nothing found."""
+        """Return the queries with the numbers [n], ascending, with empty results."""
         places = [torch.searchsorted(rows, torch.tensor([k.first, k.last])).tolist() for k in self.known]
         known = [_Known(first, last, k.start, k.stop) for (first, last), k in zip(places, self.known, strict=True)]
         nothing = TopK.none(len(rows), self.found.values.shape[1])
@@ -176,12 +177,12 @@ class _Queries:
 
 @dataclass(frozen=True, eq=False)
 class _Chunk:
-    """A part of the gallery that is in memory."""
+    """A part of the gallery in memory."""
 
     rows: Tensor
-    """Prepared, on the device to multiply on."""
+    """Prepared rows, on the device of the matrix products."""
     start: int
-    """The place of the first."""
+    """The place of the first row."""
     gallery: Gallery
     longest: float
     """The greatest length of a row of ``gallery.distance.screen.gallery``."""
@@ -197,20 +198,20 @@ class _Chunk:
         return self.start + len(self.rows)
 
     def datasets(self) -> Iterator[tuple[int, int]]:
-        """Bounds of the datasets' parts, as places."""
+        """Yield the bounds of the datasets' parts, as places."""
         for start, stop in zip(self.gallery.bounds[:-1], self.gallery.bounds[1:], strict=True):
             if max(start, self.start) < min(stop, self.stop):
                 yield max(start, self.start), min(stop, self.stop)
 
 
 def _search(queries: _Queries, gallery: Gallery, places: tuple[int, int], tiling: Tiling) -> None:
-    """Add what queries find between two places of the gallery."""
+    """Search the gallery between two places and add the results."""
     k = queries.found.values.shape[1]
     length = k + max(SPARE, k // 8)
     step = tiling.chunk_rows(gallery.rows) if len(gallery.rows) else 1
-    # Tiles that are no longer than the lists would spend more time on merging than on multiplying.
+    # With tiles no longer than the lists, merging would take more time than multiplying.
     tile_rows, tile_columns = tiling.query_rows(length), max(tiling.gallery, 4 * length)
-    # Allocated once: a fresh tile costs as much as a third of its products.
+    # Allocated once, because allocating a tile takes a third of the time of its products.
     buffer = torch.empty(0, device=tiling.device)
     for start in range(*places, step):
         stop = min(start + step, places[1])
@@ -230,18 +231,18 @@ def _search(queries: _Queries, gallery: Gallery, places: tuple[int, int], tiling
 
 
 def _query_tiles(queries: _Queries, rows: int) -> Iterator[tuple[int, int]]:
-    """Bounds of tiles, each with queries that have met the same places as far as that leaves no small tiles."""
+    """Yield bounds of tiles whose queries have seen the same places, unless that would make tiles small."""
     first = 0
     ends = {part.last for part in queries.known} | {len(queries.own)}
     for end in sorted(ends):
-        # What part of a tile has met is multiplied in vain, what makes tiles small slows down all of it.
+        # Products for places that some queries of a tile have seen are wasted, but small tiles slow everything down.
         if end - first >= rows // 4 or end == len(queries.own):
             yield from _tiles([(first, end)], rows)
             first = end
 
 
 def _visible(known: Sequence[_Known], queries: int, start: int, stop: int) -> list[tuple[int, int]]:
-    """Between two places, what some query has not met yet."""
+    """Return the spans between two places that some query has not seen yet."""
     spans = [(start, stop)]
     for part in known:
         if part.first <= 0 and part.last >= queries:
@@ -255,7 +256,7 @@ def _visible(known: Sequence[_Known], queries: int, start: int, stop: int) -> li
 
 
 def _screen(queries: _Queries, chunk: _Chunk, tiles: Iterable[tuple[int, int]], length: int, buffer: Tensor) -> Tensor:
-    """Add what queries find in a part of the gallery, but for some queries: their numbers."""
+    """Search a part of the gallery by screening; return the numbers of the queries that it leaves undecided."""
     screen = chunk.gallery.distance.screen
     rows, own = queries.vectors.to(chunk.rows.device), queries.own.to(chunk.rows.device)
     left, right = screen.queries(rows), screen.gallery(chunk.rows)
@@ -279,7 +280,7 @@ def _tiles(spans: Sequence[tuple[int, int]], step: int) -> Iterator[tuple[int, i
 
 
 def _product(left: Tensor, right: Tensor, buffer: Tensor) -> Tensor:
-    """All products of rows, with as many columns of -inf as make whole groups: shape [Q, G or some more]."""
+    """Return all products of rows, padded with columns of -inf to whole groups: shape [Q, at least G]."""
     missing = -len(right) % GROUP
     tile = buffer[: len(left) * (len(right) + missing)].view(len(left), -1)
     torch.mm(left, right.T, out=tile[:, : len(right)])
@@ -288,12 +289,12 @@ def _product(left: Tensor, right: Tensor, buffer: Tensor) -> Tensor:
 
 
 def _hide(tile: Tensor, own: Tensor, known: Sequence[_Known], start: int, stop: int) -> None:
-    """Make nobody find itself, nor what it has met, among the places from ``start`` to ``stop``.
+    """Exclude each query itself, and places that it has already seen, from those between ``start`` and ``stop``.
 
     Args:
         tile: Similarities, shape [Q, stop - start or more].
-        own: The place that each query must not find, shape [Q].
-        known: What has been met.
+        own: The place to exclude for each query, shape [Q].
+        known: The places that queries have already seen.
         start: The place of the first column.
         stop: The place after the last.
     """
@@ -306,7 +307,7 @@ def _hide(tile: Tensor, own: Tensor, known: Sequence[_Known], start: int, stop: 
 
 
 def _decide(queries: _Queries, rows: Tensor, candidates: Candidates, chunk: _Chunk) -> Tensor:
-    """Add the candidates' exact similarities to what was found; the queries that this is not enough for."""
+    """Add the candidates' exact similarities to the results; return the queries that they do not decide."""
     needed = candidates.values.double() >= candidates.needed()[:, None]
     needed &= candidates.values > -torch.inf
     undecided = candidates.undecided()
@@ -315,7 +316,7 @@ def _decide(queries: _Queries, rows: Tensor, candidates: Candidates, chunk: _Chu
     columns = candidates.columns[asked, ranks]
     values = torch.full(needed.shape, -torch.inf, dtype=torch.float64, device=rows.device)
     values[asked, ranks] = paired_similarities(chunk.gallery.distance, rows, asked, chunk.rows, columns)
-    # Candidates come in order, so those that are needed stand in front.
+    # Candidates are sorted, so the needed ones come first.
     counts = needed.sum(dim=1)
     changed, width = counts.nonzero()[:, 0], int(counts.max())
     if len(changed):
@@ -325,7 +326,7 @@ def _decide(queries: _Queries, rows: Tensor, candidates: Candidates, chunk: _Chu
 
 
 def paired_similarities(distance: Distance, queries: Tensor, asked: Tensor, gallery: Tensor, items: Tensor) -> Tensor:
-    """The similarity of query ``asked[i]`` and gallery item ``items[i]``, shape [P], float64."""
+    """Return the similarity of query ``asked[i]`` and gallery item ``items[i]``, shape [P], float64."""
     values = torch.empty(len(asked), dtype=torch.float64, device=gallery.device)
     step = max(1, PAIR_NUMBERS // gallery.shape[1])
     for start in range(0, len(asked), step):
@@ -335,14 +336,14 @@ def paired_similarities(distance: Distance, queries: Tensor, asked: Tensor, gall
 
 
 def _compare(queries: _Queries, some: Tensor, chunk: _Chunk, gallery_tile: int) -> None:
-    """Add what some queries [n] find in a part of the gallery, by exact similarities to all of it."""
+    """Search a part of the gallery for some queries [n] by exact similarities to all of its items."""
     if not len(some):
         return
     k = queries.found.values.shape[1]
     distance, device = chunk.gallery.distance, chunk.rows.device
     asking = queries.some(some)
     vectors, own = asking.vectors.to(device, torch.float64), asking.own.to(device)
-    # Dataset by dataset: within one, the order of places is that of rows.
+    # Dataset by dataset, because places and rows have the same order only within a dataset.
     for first, last in chunk.datasets():
         best = torch.full((len(some), k), -torch.inf, dtype=torch.float64, device=device)
         places = torch.zeros_like(best, dtype=torch.int64)
@@ -356,26 +357,26 @@ def _compare(queries: _Queries, some: Tensor, chunk: _Chunk, gallery_tile: int) 
 def _merge(best: Tensor, rows: Tensor, tile: Tensor, start: int) -> None:
     """Update the running lists [Q, k] in place with the tile of the gallery that begins at row ``start``."""
     k = best.shape[1]
-    # Late tiles improve few queries, and the maximum costs a fraction of a selection. An equal similarity
-    # improves nothing: tiles come in gallery order, so its row is higher than all rows seen.
+    # Late tiles improve few queries, and a maximum costs a fraction of a selection. An equal similarity improves
+    # nothing: tiles come in gallery order, so its row is higher than all previous rows.
     improved = (tile.amax(dim=1) > best[:, -1]).nonzero()[:, 0]
     if not len(improved):
         return
     values, columns = _first_k(tile[improved], min(k, tile.shape[1]))
-    # Seen rows stand before new ones, so a stable sort keeps the lower row first.
+    # Previous rows precede new ones, so a stable sort keeps the lower row first.
     merged, order = torch.cat([best[improved], values], dim=1).sort(dim=1, descending=True, stable=True)
     best[improved] = merged[:, :k]
     rows[improved] = torch.cat([rows[improved], columns + start], dim=1).gather(1, order[:, :k])
 
 
 def _first_k(tile: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of every row and their columns, largest first, of equals the lower column first."""
-    # One more than k, to see whether equals lie on both sides of the border.
+    """Return the k largest of every row and their columns, largest first; among equals, the lower column first."""
+    # One more than k, to detect ties across the border.
     values, columns = tile.topk(min(k + 1, tile.shape[1]), dim=1)
     tied = (values[:, 1:] == values[:, :-1]).any(dim=1).nonzero()[:, 0]
     values, columns = values[:, :k], columns[:, :k]
     if len(tied):
-        # Among equals topk's choice and order are arbitrary.
+        # topk's choice and order among equals is arbitrary.
         lowest = _lowest_columns(tile[tied], values[tied, -1:], k)
         order = tile[tied].gather(1, lowest).sort(dim=1, descending=True, stable=True).indices
         columns[tied] = lowest.gather(1, order)
@@ -383,7 +384,7 @@ def _first_k(tile: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _lowest_columns(tile: Tensor, border: Tensor, k: int) -> Tensor:
-    """Columns [Q, k] of all entries above the border [Q, 1] and of the lowest columns that equal it."""
+    """Return the columns [Q, k] of all entries above the border [Q, 1] and of the first entries that equal it."""
     above = tile > border
     equal = tile == border
     room = k - above.sum(dim=1, keepdim=True)

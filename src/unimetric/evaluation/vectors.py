@@ -19,16 +19,16 @@ GRID = 2.0**-24
 """Entries of unit vectors are multiples of this. Times 2^24 they are integers that float32 holds exactly."""
 
 BLOCK_ROWS = 65_536
-"""Most rows that are prepared at once, in float64."""
+"""Maximum number of rows that are prepared at once, in float64."""
 BLOCK_NUMBERS = 2**22
-"""Most numbers in them: 32 MiB."""
+"""Maximum number of numbers in those rows: 32 MiB."""
 
 Preparation = Callable[[Tensor, int, str], Tensor]
-"""From finite float64 rows, the number of the first of them and the name of the argument to the rows to compare."""
+"""Maps finite float64 rows to the rows to compare, given the number of their first row and the argument's name."""
 
 
 def prepare_rows(vectors: Vectors, preparation: Preparation, name: str) -> Tensor:
-    """All rows, checked and prepared block by block, as float32 on the CPU.
+    """Check and prepare all rows, block by block; return them as float32 on the CPU.
 
     Raises:
         UserError: not a floating-point matrix, empty, or a row that the preparation refuses.
@@ -44,7 +44,7 @@ def prepare_rows(vectors: Vectors, preparation: Preparation, name: str) -> Tenso
 
 
 def blocks(vectors: Vectors, name: str) -> Iterator[tuple[slice, Tensor]]:
-    """Which rows, and those rows as finite float64 on the CPU, block by block.
+    """Yield slices of rows, each with its rows as finite float64 on the CPU, block by block.
 
     Raises:
         UserError: not a floating-point matrix, empty, or a number is infinite or NaN.
@@ -57,7 +57,7 @@ def blocks(vectors: Vectors, name: str) -> Iterator[tuple[slice, Tensor]]:
 
 
 def check_same_width(queries: Vectors, gallery: Vectors, query_name: str, gallery_name: str) -> None:
-    """Refuse matrices of vectors from different spaces.
+    """Check that two matrices have the same number of columns.
 
     Raises:
         UserError: the numbers of columns differ.
@@ -70,10 +70,10 @@ def check_same_width(queries: Vectors, gallery: Vectors, query_name: str, galler
 
 
 def check_matrix(vectors: Vectors, name: str) -> None:
-    """Refuse what is not a matrix of floating-point numbers with at least one row and one column.
+    """Check that the vectors are a floating-point matrix with at least one row and one column.
 
     Raises:
-        UserError: so it is.
+        UserError: they are not.
     """
     if not isinstance(vectors, np.ndarray | Tensor):
         raise UserError(f"{name}: got {type(vectors).__name__}; give a numpy array or a torch tensor")
@@ -89,26 +89,26 @@ def check_matrix(vectors: Vectors, name: str) -> None:
 
 
 def finite_rows(vectors: Vectors, rows: slice, name: str) -> Tensor:
-    """Some rows as float64 on the CPU.
+    """Return some rows as float64 on the CPU.
 
     Raises:
         UserError: a number is infinite or NaN.
     """
     block = float64_rows(vectors, rows)
-    # A sum is faster than a look at every number, but may overflow where no number is infinite.
+    # A sum is faster than checking every number, but may overflow where no number is infinite.
     if not bool(block.sum().isfinite()) and not bool((finite := block.isfinite()).all()):
         row, column = (int(i) for i in (~finite).nonzero()[0])
         raise UserError(
             f"{name}: row {rows.start + row}, column {column} is {float(block[row, column])}; "
-            "drop that row or mend the model that made it"
+            "drop that row or fix the model that made it"
         )
     return block
 
 
 def float64_rows(vectors: Vectors, rows: slice | Tensor) -> Tensor:
-    """Some rows, by a slice or by row numbers, as float64 on the CPU."""
+    """Return some rows, by a slice or by row numbers, as float64 on the CPU."""
     if isinstance(vectors, Tensor):
         return vectors.detach()[rows if isinstance(rows, slice) else rows.to(vectors.device)].to("cpu", torch.float64)
-    # A copy: torch takes neither read-only arrays nor foreign byte orders.
+    # Copy, because torch accepts neither read-only arrays nor foreign byte orders.
     part = vectors[rows if isinstance(rows, slice) else rows.numpy()]
     return torch.from_numpy(np.asarray(part).astype(np.float64, order="C"))

@@ -1,7 +1,7 @@
 """Training losses by name: ``make_loss("curricularface", num_classes, embedding_size)``.
 
-To add one: write a function (or module) taking ``num_classes``, ``embedding_size`` and constants with
-defaults, raising ``ValueError`` for constants out of range, and name it in ``LOSSES``.
+To add one, write a function (or module) that takes ``num_classes``, ``embedding_size`` and constants with
+defaults, raises ``ValueError`` for constants out of range, and add it to ``LOSSES``.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ __all__ = ["LOSSES", "CurricularFace", "Hyperbolic", "LossSpec", "loss_geometry"
 
 @dataclass(frozen=True)
 class LossSpec:
-    """How to make a loss, and the batches it wants.
+    """Constructor of a loss, the batches it needs and the geometry it compares in.
 
     Args:
         make: called as ``make(num_classes, embedding_size, **options)``.
         images_per_class: the batch sampler draws this many images of each class it picks; None for random
             batches (losses with class proxies need no pairs within the batch).
-        geometry: where the embeddings lie that it compares; its constants are among the loss's, by the same names.
+        geometry: the space of the embeddings; its constants are also the loss's, with the same names.
     """
 
     make: Callable[..., nn.Module]
@@ -40,7 +40,7 @@ class LossSpec:
 
     @property
     def options(self) -> dict[str, float | int | bool]:
-        """The loss's constants by name, with their default values, read off ``make``'s signature.
+        """The loss's constants by name, with their default values, from ``make``'s signature.
 
         >>> LOSSES["cosface"].options
         {'margin': 0.35, 'scale': 64.0}
@@ -71,8 +71,8 @@ def make_loss(
 ) -> nn.Module:
     """Make a loss module, called as ``loss(embeddings [B, E], labels [B]) -> float32 scalar``.
 
-    Its parameters are its class proxies, all of them (none for a pair loss); like any buffers, they are part
-    of its state dict and belong in a checkpoint.
+    Its parameters are its class proxies (none for a pair loss). Parameters and buffers are part of its state dict and
+    belong in a checkpoint.
 
     Args:
         name: a key of ``LOSSES``.
@@ -105,7 +105,7 @@ def make_loss(
 
 
 def loss_geometry(name: str, options: Mapping[str, float | int | bool] | None = None) -> Geometry:
-    """Where the embeddings have to lie that a loss compares, with the constants that its options say.
+    """Return the geometry of the embeddings that a loss compares, with the constants from its options.
 
     Raises:
         UserError: as `make_loss`.
@@ -120,18 +120,18 @@ def loss_geometry(name: str, options: Mapping[str, float | int | bool] | None = 
 
 
 def proxy_slice(loss: nn.Module) -> ProxySlice | None:
-    """Which classes' proxies a loss holds, where processes divide them; None where it holds all it has."""
+    """Return the classes whose proxies this process holds; None if the loss does not divide them among processes."""
     return loss.slice if isinstance(loss, CurricularFace) else None
 
 
 def place_proxies(loss: nn.Module, directions: Tensor) -> None:
-    """Put the class proxies of a loss at unit vectors [C, E]; a loss without proxies stays as it is."""
+    """Set the class proxies of a loss to unit vectors [C, E]; a loss without proxies is unchanged."""
     if isinstance(loss, CurricularFace | pml.MinedLoss):
         loss.place_proxies(directions)
 
 
 def _of_type(value: float | int | bool, wanted: type, what: str) -> float | int | bool:
-    """The value as a finite number of the wanted type, or a UserError; a bool is never taken for a number."""
+    """Return the value as a finite number of the wanted type, else raise a UserError; a bool is not a number."""
     if wanted is float and type(value) is int:
         return float(value)
     if type(value) is wanted and math.isfinite(value):

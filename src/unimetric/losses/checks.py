@@ -1,4 +1,4 @@
-"""What every loss asks of its constants and its batch, and the precision it computes in."""
+"""Checks of a loss's constants and batch, and its precision."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def check_constant(ok: bool, requirement: str, value: object) -> None:
-    """Raise a ``ValueError`` that says what a constant must be and what it was, unless ``ok``.
+    """Raise a ``ValueError`` with the requirement on a constant and its value, unless ``ok``.
 
     >>> check_constant(-1.0 > 0, "scale must be positive", -1.0)
     Traceback (most recent call last):
@@ -18,10 +18,10 @@ def check_constant(ok: bool, requirement: str, value: object) -> None:
 
 
 def check_batch(embeddings: Tensor, labels: Tensor, embedding_size: int, num_classes: int | None) -> None:
-    """Refuse a batch on which a loss would fail obscurely, or (on a GPU) kill the process.
+    """Check the shapes, types and labels of a batch.
 
-    The range check reads two numbers back to the host, one short wait per step on an accelerator. Without
-    it a label out of range is a device-side assertion that names neither the label nor the cause.
+    The range check reads two numbers back to the host, one short synchronisation per step on an accelerator.
+    Without it, a label out of range would end the process with a device-side assertion that names no label.
 
     Args:
         embeddings: floating point, shape ``[B, E]``, ``B >= 1``.
@@ -31,7 +31,7 @@ def check_batch(embeddings: Tensor, labels: Tensor, embedding_size: int, num_cla
             only compare labels with each other.
 
     Raises:
-        ValueError: naming what is wrong with shape, type or range.
+        ValueError: a wrong shape or type, or a label out of range.
     """
     if embeddings.ndim != 2 or embeddings.shape[1] != embedding_size or len(embeddings) == 0:
         raise ValueError(f"embeddings must have shape [B >= 1, {embedding_size}], got {list(embeddings.shape)}")
@@ -48,9 +48,9 @@ def check_batch(embeddings: Tensor, labels: Tensor, embedding_size: int, num_cla
 
 
 def no_autocast(embeddings: Tensor) -> torch.autocast:
-    """Context in which operations keep their operands' precision, whatever autocast surrounds it.
+    """Disable autocast, so that operations keep their operands' precision.
 
-    Losses multiply cosines by up to 64 before an exponential: bfloat16's steps of 1/256 near cosine 1 would
-    become steps of 1/4 in the logits.
+    Losses multiply cosines by up to 64 before an exponential, so bfloat16's steps of 1/256 near cosine 1 would become
+    steps of 1/4 in the logits.
     """
     return torch.autocast(device_type=embeddings.device.type, enabled=False)

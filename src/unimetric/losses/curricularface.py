@@ -1,4 +1,4 @@
-"""CurricularFace, the loss PUMA trains with: hard negatives weigh more as training advances."""
+"""CurricularFace, PUMA's training loss: hard negatives get more weight as training advances."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class CurricularFace(nn.Module):
     ``cos(pi - m)``. Here both are the one ``phi``; the two differ only when target and negative both lie nearly
     opposite to the sample.) ``t`` is an exponential moving average of the target cosine. It starts at 0 and damps the
     hard negatives (``c_j * t + c_j^2``) until the model is good enough to learn from them. The original keeps
-    one scalar over everything; PUMA keeps one per class, updated for the classes in the batch, so that a
-    data set on which the model is still poor is not pushed by the progress on an easy one. A sample's
-    negatives are modulated by the ``t`` of the sample's **own** class: ``t`` says how well that class is
-    learnt already, which is what decides whether its samples are ready for hard negatives.
+    one scalar for all classes; PUMA keeps one per class, updated for the classes in the batch, so that progress on an
+    easy dataset does not affect one on which the model is still poor. A sample's negatives are modulated by the ``t``
+    of the sample's **own** class, which measures how well that class has been learnt and therefore whether its samples
+    are ready for hard negatives.
 
     PUMA's public code uses ``t`` first and updates it after (the default); Huang et al. update it first
     (``update_first``). ``t`` carries no gradient and does not change in evaluation mode.
@@ -46,16 +46,16 @@ class CurricularFace(nn.Module):
         momentum: of the moving average, in [0, 1).
         per_class: one ``t`` per class (PUMA) or one for all (Huang et al.).
         update_first: update ``t`` from a training batch before its loss is computed (Huang et al.), not after (PUMA).
-        sampled_classes: how many of the classes outside of the batch take part in a training step: a whole number, or
-            below 1 a share of them; 0 for all.
+        sampled_classes: number of classes outside the batch that take part in a training step; below 1, a share of
+            them; 0 for all.
 
     Attributes:
         proxies: learnable, float32, shape ``[C, E]`` (this process's part where they are divided), drawn with standard
             deviation 0.01 as the original does. Only directions matter to the loss; the norm sets how fast an optimiser
             turns them.
         t: buffer, float32, shape ``[C]`` or ``[]``; part of the state dict.
-        slice: which proxies these are, or None for all.
-        drawn: rows of ``proxies`` that took part in the latest training step, rising, int64; None for all.
+        slice: the classes of these proxies, or None for all.
+        drawn: rows of ``proxies`` that took part in the latest training step, ascending, int64; None for all.
 
     Raises:
         ValueError: for a constant outside its range.
@@ -99,7 +99,7 @@ class CurricularFace(nn.Module):
         self.register_buffer("t", torch.zeros(num_classes) if per_class else torch.zeros(()))
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of a batch, computed in float32 even under autocast.
+        """Return the mean loss of a batch, computed in float32 even under autocast.
 
         Args:
             embeddings: shape ``[B, E]``, any floating type, any norm (normalised here).
@@ -119,7 +119,7 @@ class CurricularFace(nn.Module):
                 targets = own_cosines(units, proxies, places)  # [B]
                 if self.slice:
                     targets = self.slice.parts(targets).sum(dim=0)
-                # Copies, since the update below is in place and the backward pass of this batch comes later.
+                # Copy t, because it is updated in place below, before the backward pass of this batch.
                 t = self.t[labels] if self.per_class else self.t.clone()
                 if self.training:
                     self._update_t(targets, labels)
@@ -136,7 +136,7 @@ class CurricularFace(nn.Module):
             return F.softplus(negatives - self.scale * add_angular_margin(cosines, self.margin), threshold=80).mean()
 
     def _of_step(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """This process's proxies that take part, where each label's is among them (or -1), and logarithmic weights."""
+        """Return this process's proxies for a step, each label's row among them (or -1), and logarithmic weights."""
         if self.slice:
             places = labels - self.slice.classes.start
             places = torch.where((places >= 0) & (places < len(self.proxies)), places, -1)
@@ -153,7 +153,7 @@ class CurricularFace(nn.Module):
         return self.proxies[self.drawn].float(), places, log_weights.to(labels.device)
 
     def _draw(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Classes of a step, rising, and the logarithm of how often each counts: the same ones in every process."""
+        """Return the classes of a step, ascending, and their logarithmic weights, the same in every process."""
         weights = torch.full((self.num_classes,), -torch.inf)
         weights[labels] = 0.0
         others = weights.isneginf().nonzero().flatten()
@@ -166,7 +166,7 @@ class CurricularFace(nn.Module):
     @torch.no_grad()
     def _update_t(self, targets: Tensor, labels: Tensor) -> None:
         if self.per_class:
-            # A class absent from the batch gets its own t as its "mean", so it does not move.
+            # A class absent from the batch gets its own t as its "mean", so it does not change.
             means = self.t.scatter_reduce(0, labels, targets, "mean", include_self=False)  # [C]
         else:
             means = targets.mean()
@@ -174,16 +174,16 @@ class CurricularFace(nn.Module):
 
     @torch.no_grad()
     def keep_slice(self, rank: int, count: int) -> None:
-        """Hold the proxies of this process's classes only; to be called before an optimiser is made."""
+        """Keep only the proxies of this process's classes; call it before an optimiser is made."""
         self.slice = ProxySlice(rank, count, self.num_classes)
         self.proxies = nn.Parameter(self.proxies[self.slice.classes].clone())
 
     @torch.no_grad()
     def place_proxies(self, directions: Tensor) -> None:
-        """Put the proxies at unit vectors [C, E], with entries about as large as 1.
+        """Set the proxies to unit vectors [C, E], scaled so that entries have magnitude about 1.
 
-        The fresh proxies' entries are 0.01: an optimiser that moves each entry by its rate would turn those about in
-        one step, whatever they mean.
+        With entries of 0.01, as random proxies have, an optimiser that moves each entry by its learning rate would
+        replace the given directions within one step.
         """
         self.proxies.copy_(directions * math.sqrt(self.embedding_size))
 

@@ -12,13 +12,13 @@ from unimetric.losses.checks import check_batch, check_constant, no_autocast
 
 
 def supervised_contrast(distances: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Mean over all ordered pairs (i, p) of one class of ``-log( exp(-d_ip / T) / sum_{a != i} exp(-d_ia / T) )``.
+    """Return the mean of ``-log( exp(-d_ip / T) / sum_{a != i} exp(-d_ia / T) )`` over ordered pairs (i, p) of a class.
 
-    SupCon (Khosla et al., *Supervised Contrastive Learning*, NeurIPS 2020) with distances for
-    similarities. Every pair weighs the same; with equally many images of each class, so does every anchor.
+    SupCon (Khosla et al., *Supervised Contrastive Learning*, NeurIPS 2020) with distances instead of
+    similarities. Every pair has the same weight; with equally many images of each class, so does every anchor.
 
     Args:
-        distances: shape ``[B, B]``, at least 0; the diagonal plays no part.
+        distances: shape ``[B, B]``, at least 0; the diagonal is ignored.
         labels: int64, shape ``[B]``.
         temperature: ``T``, positive.
 
@@ -27,7 +27,7 @@ def supervised_contrast(distances: Tensor, labels: Tensor, temperature: float) -
     """
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     positive = (labels[:, None] == labels) & ~itself
-    # Finite rather than infinite: the one row of a batch of one keeps a gradient of zero instead of NaN.
+    # A finite minimum instead of -inf, so that a batch of one has a gradient of zero instead of NaN.
     logits = (-distances / temperature).masked_fill(itself, torch.finfo(distances.dtype).min)  # (B, B)
     surprise = logits.logsumexp(dim=1, keepdim=True) - logits
     return torch.where(positive, surprise, 0.0).sum() / positive.sum().clamp_min(1)
@@ -41,12 +41,12 @@ class Hyperbolic(nn.Module):
     draws one positive at a time and leaves the class's other images out of that pair's denominator.)
 
     Args:
-        num_classes: not used: there are no proxies.
+        num_classes: not used, because there are no proxies.
         embedding_size: ``E``, at least 1.
         temperature: positive.
         curvature: ``c`` of the ball, see `PoincareBall`.
-        clip: ``r``, the length to which the embedder clips features before it maps them into the ball. Points farther
-            out than that allows are moved back, so that no border is met whatever the caller gives.
+        clip: ``r``, the length to which the embedder clips features before it maps them into the ball. Points beyond
+            that are moved back, so that none lies on the border.
 
     Raises:
         ValueError: for a constant outside its range.
@@ -68,7 +68,7 @@ class Hyperbolic(nn.Module):
         self.ball = PoincareBall(curvature, clip)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Loss of a batch, computed in float32 even under autocast; 0, with a graph, if no two labels are equal.
+        """Return the loss of a batch, in float32 even under autocast; 0, with a graph, if no two labels are equal.
 
         Args:
             embeddings: points of the ball, shape ``[B, E]``, any floating type.

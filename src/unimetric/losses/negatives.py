@@ -1,4 +1,4 @@
-"""The right class and all wrong ones of a softmax over class proxies, in memory that does not grow with B · C."""
+"""Target cosine and sum over negatives of a softmax over class proxies, in memory that does not grow with B · C."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 _CHUNK_CLASSES = 16384
-"""Classes at a time: with fewer, threads wait for each other; with more, every buffer is new memory from the system."""
+"""Classes per chunk; with fewer, threads wait for each other, and with more, each buffer is newly allocated memory."""
 
 
 def targets_and_negatives(
@@ -23,23 +23,24 @@ def targets_and_negatives(
     scale: float,
     log_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The cosine to each row's own class, and ``log(sum over j != y of exp(s N(c_j)))`` over all others.
+    """Return the cosine to each row's own class, and ``log(sum over j != y of exp(s N(c_j)))`` over all others.
 
     ``c_j`` is the cosine to the proxy of class j; ``N(c) = c`` where ``c`` is at most the target's logit (easy), else
-    ``c (t + c)`` (hard): CurricularFace's negatives (Huang et al., CVPR 2020, section 3). Classes are taken in chunks,
-    forward and backward, and their cosines computed again for the gradient: of [B, C] nothing is ever held, where
-    cosines, logits, softmax and their gradients would each be B · C numbers.
+    ``c (t + c)`` (hard): CurricularFace's negatives (Huang et al., CVPR 2020, section 3). Classes are processed in
+    chunks, forward and backward, and their cosines are computed again for the gradient. No [B, C] matrix is ever in
+    memory; otherwise cosines, logits, softmax and their gradients would each take B · C numbers.
 
-    The proxies may be a part of all, or a sample: the cosines of the parts add up, and so do, as logsumexp, the sums.
+    The proxies may be a part or a sample of all. Results of several parts combine by adding the cosines and taking the
+    logsumexp of the sums.
 
     Args:
         units: unit vectors, float32 or float64 [B, E].
         proxies: class proxies of any norm, of the same type, [C, E].
         labels: int64 [B], values in [0, C), or -1 where the class is not among the proxies.
-        targets: the target's logit before scaling, [B]; decides what is hard, and gets no gradient.
+        targets: the target's logit before scaling, [B], which separates easy from hard; it gets no gradient.
         t: the modulation of the hard negatives of each row, [B] or []; gets no gradient.
         scale: s.
-        log_weights: the logarithm of how often each class counts, [C]; None: once.
+        log_weights: the logarithm of each class's weight, [C]; None for weights of 1.
 
     Returns:
         Both [B]; the first is 0 for label -1, the second minus infinity where there is no other class.
@@ -51,7 +52,7 @@ def targets_and_negatives(
 
 
 def own_cosines(units: Tensor, proxies: Tensor, labels: Tensor) -> Tensor:
-    """Cosine of unit vectors [B, E] to the proxy of each one's label, [B]; 0 for label -1."""
+    """Return the cosine of each unit vector [B, E] to the proxy of its label, [B]; 0 for label -1."""
     if len(proxies) == 0:
         return units.new_zeros(len(units))
     cosines = (units * F.normalize(proxies[labels.clamp_min(0)])).sum(dim=1)
@@ -85,7 +86,7 @@ class _TargetsAndNegatives(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, of_own: Tensor, of_total: Tensor) -> tuple[Tensor | None, ...]:
         units, proxies, labels, targets, t, own, total = ctx.saved_tensors
-        # Where there is no other class, minus infinity less itself would be no number.
+        # Without any other class, the total is -inf, and -inf minus -inf would be NaN.
         total = total.clamp_min(torch.finfo(total.dtype).min)
         of_units, of_proxies = torch.zeros_like(units), torch.empty_like(proxies)
         for chunk, start in _chunks(proxies):
@@ -102,7 +103,7 @@ class _TargetsAndNegatives(torch.autograd.Function):
             of_units.addmm_(weights, directions)
             part = of_proxies[start : start + len(chunk)]
             torch.mm(weights.T, units, out=part)
-            # Of the direction's gradient, only what turns the proxy counts.
+            # Project out the gradient's component along the proxy, because only the direction matters.
             part.sub_(directions * (directions * part).sum(dim=1, keepdim=True)).div_(norms)
         if len(proxies) == 0:
             return of_units, of_proxies, None, None, None, None, None
@@ -117,13 +118,13 @@ class _TargetsAndNegatives(torch.autograd.Function):
 
 
 def _norms(proxies: Tensor) -> Tensor:
-    # As torch.nn.functional.normalize has it.
+    # Same clamp as torch.nn.functional.normalize.
     norms: Tensor = torch.linalg.vector_norm(proxies, dim=1, keepdim=True)
     return norms.clamp_min(1e-12)
 
 
 def _chunks(proxies: Tensor) -> Iterator[tuple[Tensor, int]]:
-    """Parts of the proxies and the number of each part's first class."""
+    """Yield parts of the proxies and the number of each part's first class."""
     for start in range(0, len(proxies), _CHUNK_CLASSES):
         yield proxies[start : start + _CHUNK_CLASSES], start
 
@@ -137,15 +138,15 @@ def _part(log_weights: Tensor | None, start: int) -> Tensor | None:
 
 
 def _logits(cosines: Tensor, targets: Tensor, t: Tensor, scale: float, log_weights: Tensor | None) -> Tensor:
-    """Cosines [B, c] to scaled logits, all taken for negatives, plus the classes' logarithmic weights [c]."""
+    """Return scaled logits for cosines [B, c], all as negatives, plus the classes' logarithmic weights [c]."""
     hard = cosines > targets.unsqueeze(1)
     logits = torch.where(hard, cosines * (_column(t) + cosines), cosines).mul_(scale)
     return logits if log_weights is None else logits.add_(log_weights)
 
 
 def _leave_out(values: Tensor, columns: Tensor, filler: float) -> None:
-    """Fill each row's own column [B], where the chunk [B, c] has it."""
+    """Fill each row's own column [B], where it is in the chunk [B, c]."""
     here = ((columns >= 0) & (columns < values.shape[1])).unsqueeze(1)
     column = columns.clamp(0, values.shape[1] - 1).unsqueeze(1)
-    # Rows whose class is elsewhere keep what they have: no wait for an accelerator to count them.
+    # Rows whose class is in another chunk keep their value; selecting rows would synchronise an accelerator.
     values.scatter_(1, column, torch.where(here, filler, values.gather(1, column)))

@@ -1,4 +1,4 @@
-"""The baselines' losses, from pytorch-metric-learning, with the constants and miners of the paper.
+"""Losses of the baselines, from pytorch-metric-learning, with the paper's constants and miners.
 
 Each function takes ``num_classes`` and ``embedding_size`` (``C``, ``E``; the pair losses ignore ``C``) and
 the loss's constants by name, and returns a module called as ``loss(embeddings, labels) -> scalar``. Each
@@ -18,10 +18,10 @@ from unimetric.losses.checks import check_batch, check_constant, no_autocast
 
 
 class MinedLoss(nn.Module):
-    """A pytorch-metric-learning loss with its miner, computed in float32 whatever autocast is active.
+    """A pytorch-metric-learning loss with its miner, computed in float32 even under autocast.
 
-    The library computes in the type of the embeddings and converts the proxies to it for good: one bfloat16
-    batch would leave bfloat16 proxies. Hence the cast here.
+    The library computes in the type of the embeddings and permanently converts the proxies to it, so one bfloat16
+    batch would leave bfloat16 proxies. This class casts the embeddings to float32 instead.
 
     Args:
         loss: the library's loss.
@@ -44,7 +44,7 @@ class MinedLoss(nn.Module):
         self.num_classes = num_classes
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Loss of a batch; 0, with a graph to go backward through, if no pair is worth a loss.
+        """Return the loss of a batch; 0, with a graph for the backward pass, if no pair has a loss.
 
         Args:
             embeddings: shape ``[B, E]``, any floating type, any norm (the losses normalise).
@@ -65,9 +65,9 @@ class MinedLoss(nn.Module):
 
     @torch.no_grad()
     def place_proxies(self, directions: Tensor) -> None:
-        """Put the proxies at unit vectors [C, E], with entries about as large as 1; of pair losses, nothing.
+        """Set the proxies to unit vectors [C, E], scaled so that entries have magnitude about 1; no-op for pair losses.
 
-        Several centres of a class are put side by side, apart by a tenth of their length.
+        Several centres of a class are placed side by side, apart by a tenth of their length.
         """
         scaled = directions * math.sqrt(self.embedding_size)
         for name, parameter in self.loss.named_parameters():
@@ -84,8 +84,8 @@ def triplet(num_classes: int, embedding_size: int, margin: float = 0.05) -> nn.M
     """Triplet loss on cosines over each anchor's hardest positive and negative of the batch.
 
     Mean over the triplets that violate ``c_ap >= c_an + margin`` (Hermans et al., 2017, equation 5, with
-    cosines for distances). The miner ranks by cosine as well: the order of its default, the Euclidean
-    distance of normalised vectors, without that one's rounding noise between near duplicates.
+    cosines instead of distances). The miner ranks by cosine as well. Its default, the Euclidean distance of normalised
+    vectors, has the same order, but rounding noise between near duplicates.
     """
     check_constant(0 <= margin < math.inf, "margin must be at least 0", margin)
     loss = losses.TripletMarginLoss(margin=margin, distance=distances.CosineSimilarity())
@@ -150,8 +150,8 @@ def proxynca_pp(num_classes: int, embedding_size: int, temperature: float = 1 / 
 
     For unit vectors the squared distance is ``2 - 2 cosine``, and softmax ignores the constant: the loss is a
     normalised softmax over ``cosine / (temperature / 2)``. This form is used because the library's
-    ``ProxyNCALoss(softmax_scale=1/temperature)``, equal on paper, takes the logarithm after the softmax and
-    leaves out the samples whose probability underflows, which are the hardest.
+    ``ProxyNCALoss(softmax_scale=1/temperature)``, mathematically equal, takes the logarithm after the softmax and
+    drops the samples whose probability underflows, which are the hardest.
     """
     check_constant(0 < temperature < math.inf, "temperature must be positive", temperature)
     loss = losses.NormalizedSoftmaxLoss(num_classes, embedding_size, temperature=temperature / 2)
@@ -182,7 +182,7 @@ def softtriple(
 
 
 def cosface(num_classes: int, embedding_size: int, margin: float = 0.35, scale: float = 64.0) -> nn.Module:
-    """CosFace (Wang et al., CVPR 2018, equation 4): ``margin`` taken off the target cosine."""
+    """CosFace (Wang et al., CVPR 2018, equation 4): ``margin`` is subtracted from the target cosine."""
     check_constant(0 <= margin < math.inf, "margin must be at least 0", margin)
     check_constant(0 < scale < math.inf, "scale must be positive", scale)
     loss = losses.CosFaceLoss(num_classes, embedding_size, margin=margin, scale=scale)
@@ -192,8 +192,7 @@ def cosface(num_classes: int, embedding_size: int, margin: float = 0.35, scale: 
 class _FiniteArcFaceLoss(losses.ArcFaceLoss):  # type: ignore[misc]  # the library is untyped
     """ArcFace without the arc cosine, whose gradient is infinite at cosine 1.
 
-    Whether the library's clamp before it hides that depends on the release of torch: newer ones pass no
-    gradient at the clamp's bounds, older ones pass all of it.
+    The library clamps the cosine first, but older releases of torch pass the gradient at the clamp's bounds.
     """
 
     def modify_cosine_of_target_classes(self, cosine_of_target_classes: Tensor) -> Tensor:
@@ -201,7 +200,7 @@ class _FiniteArcFaceLoss(losses.ArcFaceLoss):  # type: ignore[misc]  # the libra
 
 
 def arcface(num_classes: int, embedding_size: int, margin: float = 0.5, scale: float = 64.0) -> nn.Module:
-    """ArcFace (Deng et al., CVPR 2019, equation 3); ``margin`` in radians (the library wants degrees)."""
+    """ArcFace (Deng et al., CVPR 2019, equation 3); ``margin`` in radians (the library takes degrees)."""
     check_constant(0 <= margin < math.pi, "margin must be in [0, pi) radians", margin)
     check_constant(0 < scale < math.inf, "scale must be positive", scale)
     loss = _FiniteArcFaceLoss(num_classes, embedding_size, margin=math.degrees(margin), scale=scale)

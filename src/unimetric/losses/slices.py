@@ -1,4 +1,4 @@
-"""Class proxies divided among processes: who holds which classes, and sums over all of them."""
+"""Class proxies divided among processes: the classes of each process, and sums over all processes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch.autograd import Function
 
 @dataclass(frozen=True)
 class ProxySlice:
-    """The classes, one after another, whose proxies a process holds.
+    """The consecutive classes whose proxies a process holds.
 
-    Every process computes the same loss of the same global batch, so it knows the gradient of a sum over processes
-    without asking the others. What it cannot know is what the others' proxies do to the embeddings: that is added up.
+    Every process computes the same loss of the same global batch, so the gradient of a sum over processes needs no
+    communication. Only the gradients of the embeddings depend on all proxies and are summed over processes.
 
     Attributes:
         rank: Number of this process.
-        count: Number of processes, those of the default group.
-        num_classes: C, of all processes together.
+        count: Number of processes in the default group.
+        num_classes: C, the total over all processes.
     """
 
     rank: int
@@ -37,7 +37,7 @@ class ProxySlice:
         return slice(self.num_classes * rank // self.count, self.num_classes * (rank + 1) // self.count)
 
     def parts(self, values: Tensor) -> Tensor:
-        """The values [...] of each process, by rank, [W, ...]; of the same shape in all."""
+        """Return the values [...] of all processes, by rank, [W, ...]; they must have the same shape in all."""
         return cast(Tensor, _Parts.apply(values, self))
 
     def entrust(self, units: Tensor) -> Tensor:
@@ -46,9 +46,9 @@ class ProxySlice:
 
     @torch.no_grad()
     def collect(self, rows: Tensor) -> Tensor | None:
-        """All classes' rows [C, ...] on the CPU of the first process, from each process's own; None in the others.
+        """Gather the rows of all classes [C, ...] on the CPU of rank 0; return None in the other processes.
 
-        All have to call it. On a device there is never more than one further slice.
+        All processes must call it. A device never holds more than one additional slice.
         """
         found = []
         for rank in range(self.count):

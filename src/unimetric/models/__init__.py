@@ -1,1 +1,1 @@
-"""What turns an image into an embedding."""
+"""Models that turn images into embeddings."""

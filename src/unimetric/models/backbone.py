@@ -1,4 +1,4 @@
-"""The frozen vision transformer, opened up where methods attach: patch tokens, blocks, pooling."""
+"""The frozen vision transformer, split into the parts that methods attach to: patch tokens, blocks, pooling."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from unimetric.models.packaged import PACKAGED, fingerprint, packaged_state_dict
 from unimetric.progress import console
 
 POOLS = ("auto", "token", "avg", "token+avg")
-"""What ``pool`` may be."""
+"""Valid values of ``pool``."""
 
 _FAMILIES = ("vision_transformer", "eva", "deit")
 """timm modules whose models are `VisionTransformer` or `Eva`."""
@@ -35,8 +35,8 @@ _FAMILIES = ("vision_transformer", "eva", "deit")
 _EXPLICIT_ATTENTION_PATCHES = 512
 """Up to this many patches, a CPU computes attention as two matrix products and a softmax.
 
-torch's fused attention, made for long sequences, takes four times as long there in bf16, forward and backward
-together (73 tokens: 59 against 13 ms a layer; 265 tokens: 249 against 150 ms).
+torch's fused attention is made for long sequences and is slower here in bf16, forward and backward together: 59 against
+13 ms per layer for 73 tokens, 249 against 150 ms for 265 tokens.
 """
 
 
@@ -44,7 +44,7 @@ class FrozenBlock:
     """One pre-norm transformer block, split at the layer-normed inputs of its two sub-layers.
 
     ``x + attention(attention_input(x))``, then ``y + mlp(mlp_input(y))``, is the block. LayerScale belongs to the
-    sub-layers, so that what a method adds beside them is not scaled by it.
+    sub-layers, so it does not scale the additions of a method.
     """
 
     def __init__(self, block: nn.Module) -> None:
@@ -52,26 +52,26 @@ class FrozenBlock:
         self._is_eva = isinstance(block, EvaBlock)
 
     def __call__(self, tokens: Tensor, rope: Tensor | None) -> Tensor:
-        """The block as it is: tokens [B, T, D] to tokens [B, T, D]."""
+        """Apply the unchanged block: tokens [B, T, D] to tokens [B, T, D]."""
         return self._block(tokens, rope=rope) if self._is_eva else self._block(tokens)  # type: ignore[no-any-return]
 
     def attention_input(self, tokens: Tensor) -> Tensor:
-        """The layer-normed tokens [B, T, D] that self-attention reads."""
+        """Return the layer-normed tokens [B, T, D] that self-attention reads."""
         return self._block.norm1(tokens)  # type: ignore[no-any-return]
 
     def attention(self, normed: Tensor, rope: Tensor | None) -> Tensor:
-        """Self-attention with its LayerScale, without the residual, [B, T, D]."""
+        """Return self-attention with its LayerScale, without the residual, [B, T, D]."""
         if not self._is_eva:
             return self._block.ls1(self._block.attn(normed))  # type: ignore[no-any-return]
         out: Tensor = self._block.attn(normed, rope=rope)
         return out if self._block.gamma_1 is None else self._block.gamma_1 * out
 
     def mlp_input(self, tokens: Tensor) -> Tensor:
-        """The layer-normed tokens [B, T, D] that the MLP reads."""
+        """Return the layer-normed tokens [B, T, D] that the MLP reads."""
         return self._block.norm2(tokens)  # type: ignore[no-any-return]
 
     def mlp(self, normed: Tensor) -> Tensor:
-        """The MLP with its LayerScale, without the residual, [B, T, D]."""
+        """Return the MLP's output with its LayerScale, without the residual, [B, T, D]."""
         if not self._is_eva:
             return self._block.ls2(self._block.mlp(normed))  # type: ignore[no-any-return]
         out: Tensor = self._block.mlp(normed)
@@ -81,10 +81,10 @@ class FrozenBlock:
 class Backbone(nn.Module):
     """A frozen ViT of timm's `VisionTransformer` or `Eva` family at one input size.
 
-    It stays in eval mode, and no parameter wants a gradient unless a method asks for it.
+    It stays in eval mode, and no parameter requires a gradient unless a method sets it.
 
     Attributes:
-        name: The name it was made by.
+        name: The name given to `make_backbone`.
         weights: ``pretrained``, ``random`` or the weights' path, as given.
         fingerprint: SHA-256 of its weights at their own input size; empty for an outline.
         image_size: Side of the square input in pixels.
@@ -101,7 +101,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.name, self.weights = name, weights
         self.pool_type = pool
-        # An outline has shapes, but no values.
+        # The outline of a backbone has no values to hash.
         self.fingerprint = "" if vit.patch_embed.proj.weight.is_meta else fingerprint(vit.state_dict())
         self.vit: Any = vit
         self.width: int = vit.embed_dim
@@ -118,16 +118,16 @@ class Backbone(nn.Module):
         self.resize(image_size)
 
     def resize(self, image_size: int) -> None:
-        """Take images of another size from now on: the position embeddings are resampled.
+        """Change the input size, in pixels, by resampling the position embeddings.
 
         Raises:
-            UserError: the patch size does not divide it.
+            UserError: the patch size does not divide the input size.
         """
         _check_size(self.name, image_size, self.patch_size)
         position = self.vit.pos_embed
         self.vit.set_input_size(img_size=(image_size, image_size))
         if position is not None:
-            # Resampling makes a new parameter, which wants a gradient whether the old one did or not.
+            # Resampling makes a new parameter with requires_grad set; keep the old one's value.
             self.vit.pos_embed.requires_grad_(position.requires_grad)
         self.image_size = image_size
         self._choose_attention()
@@ -139,7 +139,7 @@ class Backbone(nn.Module):
 
     @property
     def transform(self) -> EvaluationTransform:
-        """From an RGB image to its input."""
+        """The transform from an RGB image to the input."""
         return EvaluationTransform(self.image_size, self.mean, self.std)
 
     @property
@@ -152,11 +152,11 @@ class Backbone(nn.Module):
         return position
 
     def train(self, mode: bool = True) -> Backbone:
-        """Stay in eval mode: dropout and stochastic depth are no part of a frozen network."""
+        """Stay in eval mode, because a frozen network uses neither dropout nor stochastic depth."""
         return super().train(False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Backbone:
-        # Every move to another device comes through here.
+        # `to`, `cuda` and `cpu` all call this method.
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._choose_attention()
         return self
@@ -169,7 +169,7 @@ class Backbone(nn.Module):
             block.attn.fused_attn = use_fused_attn() and not explicit
 
     def __getstate__(self) -> dict[str, Any]:
-        # A lock can be neither copied nor sent to another process, and belongs to who holds weights here.
+        # A lock can be neither copied nor sent to another process.
         return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_exact")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -181,12 +181,12 @@ class Backbone(nn.Module):
     def holding(self, dtype: torch.dtype, *, trained_too: bool = False) -> Iterator[None]:
         """Hold the frozen linear and convolution weights in ``dtype``, instead of casting them at every autocast call.
 
-        Under autocast to the same type the result is the same to the bit. The float32 values come back at the end.
-        Other threads that ask for the same wait until then. Within another holding, float32 gives the exact values.
+        Under autocast to the same type the result is the same to the bit. The float32 values are restored at the end;
+        other threads wait until then. A nested call with float32 restores the exact values meanwhile.
 
         Args:
             dtype: The type that autocast computes in.
-            trained_too: Those of the backbone's weights that a method trains as well; not while it is training them.
+            trained_too: Also cast the backbone's weights that a method trains. Do not use during training.
         """
         with self._lock, self._swapped(dtype, trained_too):
             yield
@@ -207,14 +207,14 @@ class Backbone(nn.Module):
                 parameter.data = values.to(parameter.device)
 
     def patch_tokens(self, images: Tensor) -> Tensor:
-        """Output [B, N, D] of the patch embedding, before position embeddings, of images [B, 3, H, W]."""
+        """Return the output [B, N, D] of the patch embedding, before position embeddings, for images [B, 3, H, W]."""
         return self.vit.patch_embed(images)  # type: ignore[no-any-return]
 
     def embed_tokens(self, patches: Tensor, prompts: Tensor | None = None) -> tuple[Tensor, list[Tensor | None]]:
-        """What the first block reads, [B, T, D], and every block's rotary embedding (None for most families).
+        """Return the input of the first block, [B, T, D], and every block's rotary embedding (None for most families).
 
-        ``prompts`` [B, l, D] go between the class and register tokens and the patches. They have no place in the
-        image, so rotary attention does not turn them.
+        ``prompts`` [B, l, D] go between the class and register tokens and the patches. They have no position in the
+        image, so rotary attention does not rotate them.
         """
         vit = self.vit
         ropes: list[Tensor | None] = [None] * self.depth
@@ -230,7 +230,7 @@ class Backbone(nn.Module):
         return vit.norm_pre(tokens), ropes
 
     def pool(self, tokens: Tensor, prompt_count: int = 0) -> Tensor:
-        """Final norm and pooling of the last block's output [B, T, D] without its prompt tokens: [B, D] or [B, 2 D]."""
+        """Apply the final norm and pool the tokens [B, T, D] of the last block except prompts: [B, D] or [B, 2 D]."""
         vit = self.vit
         if prompt_count:
             prefix = self.prefix_tokens
@@ -245,7 +245,7 @@ class Backbone(nn.Module):
         return torch.cat(parts, dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The backbone's own output, [B, D] or [B, 2 D], for normalised images [B, 3, H, W]."""
+        """Return the output of the plain backbone, [B, D] or [B, 2 D], for normalised images [B, 3, H, W]."""
         tokens, ropes = self.embed_tokens(self.patch_tokens(images))
         for block, rope in zip(self.blocks, ropes, strict=True):
             tokens = block(tokens, rope)
@@ -253,7 +253,7 @@ class Backbone(nn.Module):
 
 
 def _rope_with_prompts(rope: Tensor, count: int) -> Tensor:
-    """Rotary embedding [..., N, 2d], sines then cosines, with ``count`` tokens before the N that are not turned."""
+    """Prepend ``count`` tokens without rotation to a rotary embedding [..., N, 2d], sines then cosines."""
     still = rope.new_zeros(*rope.shape[:-2], count, rope.shape[-1])
     still[..., rope.shape[-1] // 2 :] = 1
     return torch.cat([still, rope], dim=-2)
@@ -271,7 +271,7 @@ def make_backbone(name: str, *, weights: str = "pretrained", image_size: int = 2
     Raises:
         UserError: unknown or unsupported name, weights out of reach, or a size that the patch does not divide.
     """
-    # Before any weights are fetched: what cannot work is refused at once.
+    # Check before any weights are downloaded.
     _refuse_unsupported(name, _outline(name), image_size, pool)
     if weights == "random":
         with torch.random.fork_rng(devices=[]):
@@ -288,7 +288,7 @@ def make_backbone(name: str, *, weights: str = "pretrained", image_size: int = 2
 
 
 def outline_backbone(name: str, *, image_size: int, pool: str = "auto") -> Backbone:
-    """A backbone without values, on the device ``meta``: what it is and its shapes can be seen, and it takes no memory.
+    """Make a backbone on the device ``meta``: it has names and shapes, but no values, and takes no memory.
 
     Args:
         name: As for `make_backbone`.
@@ -313,7 +313,7 @@ def _outline(name: str) -> Any:
 
 
 def _create(name: str, **options: Any) -> Any:
-    # A fixed input size keeps the patch tokens in one row, [B, N, D], for every family.
+    # With a fixed input size, the patch tokens of every family are [B, N, D].
     return timm.create_model(name, num_classes=0, dynamic_img_size=False, **options)
 
 
@@ -339,11 +339,11 @@ def _check_name(name: str) -> None:
 
 def _download(name: str) -> Any:
     console.print(f"Loading the weights of {name}, from the hub if they are not in its cache.")
-    # Its client logs every one of its many retries.
+    # The client logs every retry.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         return _create(name, pretrained=True)
-    # The hub's client, its transport and timm each raise errors of their own; every one means the same here.
+    # The hub's client, its transport and timm raise many error types; all of them mean the same here.
     except Exception as error:
         raise UserError(
             f"--model.backbone {name}: its weights could not be fetched ({type(error).__name__}: {cause(error)}); "
@@ -362,10 +362,10 @@ def _load_file(name: str, path: Path) -> Any:
         classifiers = (classifier,) if isinstance(classifier, str) else classifier or ()
         for key in [f"{layer}.{kind}" for layer in classifiers for kind in ("weight", "bias")]:
             weights.pop(key, None)
-        # With as many classes in the file as in the model, none, timm demands every weight and no other.
+        # num_classes 0 on both sides makes timm load strictly: every weight and no other.
         overlay = {"state_dict": weights, "num_classes": 0, "label_offset": 0}
         vit = _create(PACKAGED.get(name, name), pretrained=True, pretrained_cfg_overlay=overlay)
-    # timm raises an error of its own for each way in which weights do not fit.
+    # timm raises many error types for weights that do not fit.
     except Exception as error:
         raise UserError(f"--model.weights {path} does not fit the backbone {name}: {cause(error)}") from error
     vit.pretrained_cfg.pop("state_dict")

@@ -1,4 +1,4 @@
-"""The model card: what a model is, what was measured, and how to use it, as a README.md in its folder."""
+"""The model card, README.md of a model folder: description, measured scores, and usage of the model."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from typing import Any
 
 
 def model_card(config: dict[str, Any], trainable_parameters: int, metrics: dict[str, Any] | None) -> str:
-    """The card's Markdown text for a model's ``config.json`` and, if there are any, its measured numbers.
+    """Return the card as Markdown, from a model's ``config.json`` and, if given, its measured numbers.
 
     ``metrics`` has the shape of ``metrics.json``.
     """
     backbone, method = config["backbone"], config["method"]
-    # Models from before there was anything else do not say it.
     geometry = config.get("geometry", {"name": "sphere"})
     options = ", ".join(f"{name} {value}" for name, value in method["options"].items()) or "none"
     lines = [

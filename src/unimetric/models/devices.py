@@ -1,4 +1,4 @@
-"""Which device and which precision to compute in."""
+"""Choice of device and precision."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from unimetric.errors import UserError, nearest_names
 
 PRECISIONS = ("auto", "bf16", "fp32", "int8")
-"""What a precision may be called; ``int8`` is for embedding on a CPU."""
+"""Valid precisions; ``int8`` is for embedding on a CPU."""
 
 
 def choose_device(accelerator: str = "auto") -> torch.device:
-    """The device for ``auto``, ``cpu``, ``cuda`` or ``mps``.
+    """Return the device for ``auto``, ``cpu``, ``cuda`` or ``mps``.
 
     Raises:
-        UserError: the accelerator is not there.
+        UserError: the accelerator is not available.
     """
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if accelerator == "auto":
@@ -28,12 +28,12 @@ def choose_device(accelerator: str = "auto") -> torch.device:
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
-    """``bf16``, ``fp32`` or ``int8`` for ``auto``, ``bf16``, ``fp32`` or ``int8``.
+    """Resolve ``auto`` and check a precision; return ``bf16``, ``fp32`` or ``int8``.
 
-    ``auto`` is ``bf16`` on a processor with instructions for it; elsewhere bf16 would be emulated, and slower.
+    ``auto`` is ``bf16`` on a processor with instructions for it, else ``fp32``, because emulated bf16 is slower.
 
     Raises:
-        UserError: another word, or ``int8`` on another device than a CPU.
+        UserError: an unknown precision, or ``int8`` on a device other than a CPU.
     """
     if precision not in PRECISIONS:
         raise UserError(f"precision is {precision!r}; {nearest_names(precision, PRECISIONS)}")
@@ -48,10 +48,10 @@ def choose_precision(precision: str, device: torch.device) -> str:
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type of matrix products for ``auto``, ``bf16`` or ``fp32``.
+    """Return the type of matrix products for ``auto``, ``bf16`` or ``fp32``.
 
     Raises:
-        UserError: as `choose_precision`, or ``int8``, in which no gradient can be had.
+        UserError: as `choose_precision`, or ``int8``, which has no gradients.
     """
     chosen = choose_precision(precision, device)
     if chosen == "int8":
@@ -60,7 +60,7 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def overflows_in_int8() -> bool:
-    """Return True if the processor adds products of 8 bits in 16 bits, as those of x86 without VNNI do."""
+    """Return True if the processor adds 8-bit products in 16 bits, as x86 processors without VNNI do."""
     if platform.machine().lower() not in ("x86_64", "amd64", "i686", "x86"):
         return False
     if not hasattr(torch.cpu, "get_capabilities"):  # torch before 2.10

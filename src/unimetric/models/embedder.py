@@ -1,4 +1,4 @@
-"""The model that users load, use and save."""
+"""The model that users load, run and save."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ from unimetric.models.saving import (
 
 
 class Embedder(Network, Encoder):
-    """An embedding model: a `Network` that can be loaded, used and saved.
+    """An embedding model: a `Network` that can be loaded, saved and applied to images.
 
     Args:
-        backbone: The frozen backbone. It belongs to this embedder from now on.
+        backbone: The frozen backbone. The embedder takes it over.
         method: Name of the parameter-efficient method, see `METHODS`.
-        options: Its options; unnamed ones keep their defaults.
+        options: Its options; others keep their defaults.
         embedding_size: E. A method without a head returns vectors of the backbone's own width instead.
         geometry: The space of the vectors: ``sphere``, ``poincare`` (with the paper's constants), or a `PoincareBall`
             with others. A method without a head supports the sphere only.
 
     Attributes:
         encoded_in: The form that `encode` last used, in a few words; None before.
-        compatible_with: Fingerprints of other models in whose vectors this one's queries may search.
+        compatible_with: Fingerprints of other models whose vectors this model's queries may search.
 
     Raises:
         UserError: unknown method, option or geometry.
@@ -76,12 +76,12 @@ class Embedder(Network, Encoder):
         Args:
             path: The folder, with ``config.json`` and ``adapter.safetensors``; or the run folder that contains it; or
                 the name of a backbone, such as ``dinov2-small``, for the backbone without training.
-            image_size: Another input size than the model was trained at, in pixels.
-            weights: Another source of the backbone's weights, as for `make_backbone`: the file that it was trained
-                with, or one fetched on another machine. They have to be the same weights.
+            image_size: Input size in pixels, if different from that of training.
+            weights: Another source of the same backbone weights, as for `make_backbone`; a file that was downloaded
+                on another machine, for instance.
 
         Raises:
-            UserError: the folder or a file is missing, damaged or does not fit, or the backbone is another one.
+            UserError: the folder or a file is missing, damaged or does not fit, or the backbone is a different one.
         """
         folder, config = read_model_config(model_path(user_path(path)))
         source, method = config["backbone"], config["method"]
@@ -106,7 +106,7 @@ class Embedder(Network, Encoder):
 
     @classmethod
     def _check_sizes(cls, config: dict[str, Any], geometry: Geometry, learned: dict[str, Tensor], folder: Path) -> None:
-        """Refuse a configuration whose sizes are not those of the weights, before memory is taken for them."""
+        """Check that the configuration's sizes are those of the weights, before memory is allocated."""
         source, method = config["backbone"], config["method"]
         try:
             method_options(method["name"], method["options"])
@@ -121,7 +121,7 @@ class Embedder(Network, Encoder):
     def _at_trained_size(self, trained_size: int) -> Iterator[None]:
         """Load trained position embeddings at the size of their training, and resample them afterwards.
 
-        Frozen ones are made in the wanted size from the start: each resampling costs precision.
+        Frozen ones are resampled once to the wanted size, because each resampling costs precision.
         """
         backbone = self.backbone
         wanted = backbone.image_size
@@ -133,14 +133,14 @@ class Embedder(Network, Encoder):
         backbone.resize(wanted)
 
     def save_pretrained(self, path: str | Path, *, metrics: dict[str, Any] | None = None) -> None:
-        """Write ``adapter.safetensors``, ``config.json`` and a model card, a few MB; the backbone is only named.
+        """Write ``adapter.safetensors``, ``config.json`` and a model card, a few MB; the backbone is not copied.
 
         Args:
-            path: The folder; made if it is missing.
+            path: The folder; created if it is missing.
             metrics: Measured numbers for the model card, in the shape of ``metrics.json``.
 
         Raises:
-            UserError: no permission, or a full disk. No half-written file is left.
+            UserError: no permission, or a full disk. No partial file remains.
         """
         content = save(self._learned_on_cpu())
         config = self._config(content)
@@ -161,7 +161,7 @@ class Embedder(Network, Encoder):
             "format": FORMAT,
             "backbone": {
                 "name": backbone.name,
-                # The file's name alone: the folders of this machine mean nothing elsewhere.
+                # Only the file's name, because this machine's folders do not exist elsewhere.
                 "weights": backbone.weights if backbone.weights in NAMED_WEIGHTS else Path(backbone.weights).name,
                 "fingerprint": backbone.fingerprint,
                 "image_size": backbone.image_size,
@@ -176,20 +176,20 @@ class Embedder(Network, Encoder):
         }
 
     def train(self, mode: bool = True) -> Embedder:
-        """Set the training mode, as for every module; training releases the inference form and its memory."""
+        """Set the training mode, as for every module; training mode frees the inference form."""
         if mode:
             self._inference = InferenceCache()
         return super().train(mode)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy makes its own inference form when it needs one.
+        # A copy builds its own inference form.
         return {**self.__dict__, "_inference": InferenceCache()}
 
     def inference_form(self, precision: str = "auto") -> PixelEmbedder:
         """Return the fastest equivalent of this model in its present state.
 
-        See `fuse`, and `Int8Model` for ``int8``. It is kept until the model is changed or trained, or another precision
-        is requested.
+        See `fuse`, and `Int8Model` for ``int8``. The result is cached until the model is changed or trained, or another
+        precision is requested.
         """
         form = self._inference.get(self, precision)
         self._log_form(form)
@@ -215,7 +215,7 @@ def _check_same_backbone(backbone: Backbone, config: dict[str, Any], folder: Pat
 
 
 def model_path(path: Path) -> Path:
-    """Return the folder of a model; for the name of a backbone, that of the frozen backbone in the user's cache.
+    """Return the folder of a model; for the name of a backbone, the folder of its frozen model in the user's cache.
 
     Raises:
         UserError: the backbone's weights cannot be read, or the cache cannot be written.

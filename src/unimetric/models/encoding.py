@@ -1,4 +1,4 @@
-"""From images in any form to vectors: the encoding that a single model and an ensemble share."""
+"""Encoding of images in any form to vectors, shared by a single model and an ensemble."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PixelEmbedder(Protocol):
 
 
 class InferenceCache:
-    """The inference form of a network, made again when the network has changed."""
+    """Cache of a network's inference form, which is rebuilt after the network has changed."""
 
     def __init__(self) -> None:
         self._made: tuple[tuple[object, ...], PixelEmbedder] | None = None
@@ -58,11 +58,11 @@ def _inference_form(network: Network, precision: str) -> PixelEmbedder:
 
 
 def _state_of(network: Network) -> tuple[object, ...]:
-    """Return values that differ as soon as a weight does: addresses, counts of writes, and sums of learned bits."""
+    """Return values that change with any weight: addresses, version counters, and sums of the learned weights' bits."""
     parameters = dict(network.named_parameters())
     tensors = [*parameters.values(), *network.buffers()]
     places = tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
-    # Torch does not count writes through .data.
+    # Version counters miss writes through .data, hence the sums of learned weights.
     learned = learned_names(network, parameters)
     bits = [parameters[name].detach().view(torch.int32).sum() for name in learned]
     return network.backbone.image_size, places, tuple(torch.stack(bits).tolist()) if bits else ()
@@ -82,7 +82,7 @@ class Encoder:
 
     @property
     def transform(self) -> EvaluationTransform:
-        """From an RGB image to the input of the model."""
+        """The transform from an RGB image to the model's input."""
         raise NotImplementedError
 
     def inference_form(self, precision: str = "auto") -> PixelEmbedder:
@@ -95,20 +95,20 @@ class Encoder:
         """Embed images, each given as a path, a PIL image or an array.
 
         On a CPU, the vector of an image is the same to the bit whatever the other images, the batch size and the
-        number of threads. On an accelerator it is for one device and one version of torch.
+        number of threads. On an accelerator this has not been tested.
 
         Args:
             images: The images, or a single one. Arrays are [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], as uint8,
                 uint16, bool, or float in [0, 1]. One array of four axes, [N, H, W, C], is N images.
-            batch_size: Images that are decoded and embedded at a time.
+            batch_size: Images that are decoded and embedded at once.
             precision: ``bf16``, ``fp32``, or ``auto``: bf16 where the processor has instructions for it. ``int8``
-                is faster on a CPU, and a little less exact; see `Int8Model`.
+                is faster on a CPU and slightly less exact; see `Int8Model`.
 
         Returns:
             Unit vectors, or points of the ball, float32 [N, E], in the order of ``images``.
 
         Raises:
-            UserError: a file that cannot be read, or an array that is no image.
+            UserError: a file that cannot be read, or an array that is not an image.
         """
         batches = self.encode_batches(listed_images(images), batch_size=batch_size, precision=precision)
         vectors = [batch for batch, _ in batches]
@@ -124,10 +124,10 @@ class Encoder:
     ) -> Iterator[tuple[NDArray[np.float32], list[ImageError | None]]]:
         """Embed images batch by batch while the next batch is being decoded; see `encode`.
 
-        All batches are of the model in its state when the first is requested.
+        All batches use the model's state at the time of the first request.
 
         Args:
-            images: The images, taken as they are needed.
+            images: The images; the iterable is read as needed.
             batch_size: Images per batch.
             precision: As in `encode`.
             skip_unreadable: Skip images that cannot be read instead of raising.
@@ -150,6 +150,6 @@ def decoded_batches(
     images: Iterable[ImageLike], transform: EvaluationTransform, batch_size: int, skip_unreadable: bool = False
 ) -> Iterator[tuple[list[Tensor], list[ImageError | None]]]:
     """Decode images to pixels, uint8 [3, S, S] each, batch by batch; see `prepared_batches`."""
-    # Pixels only: torch's arithmetic would start threads of its own in each decoding thread.
+    # Only crop here: normalising in torch would start further threads in each decoding thread.
     threads = max(1, torch.get_num_threads())
     return prepared_batches(images, transform.crop, batch_size, threads, skip_unreadable)

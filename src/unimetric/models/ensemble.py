@@ -1,4 +1,4 @@
-"""Several embedders as one: an image's vector is the mean of theirs."""
+"""Ensemble of embedders: an image's vector is the mean of its members' vectors."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from unimetric.models.encoding import Encoder, PixelEmbedder
 class Ensemble(nn.Module, Encoder):
     """Embed with every member and average: the mean direction of unit vectors, or the Poincaré mean of points.
 
-    The ensemble of dataset-specific models is a baseline of Kim, Kim and Kwak, WACV 2025. Each image is decoded once;
-    all members have to read the same pixels and to embed into the same space, where dimension i of one is averaged with
+    The ensemble of dataset-specific models is a baseline of Kim, Kim and Kwak, WACV 2025. Each image is decoded once,
+    so all members must read the same pixels. They must embed into the same space: dimension i of one is averaged with
     dimension i of the others.
 
     Args:
-        members: The embedders, at least one. They belong to this ensemble from now on.
+        members: The embedders, at least one. The ensemble takes them over.
         names: Their names in error messages and `description`; as many as members.
 
     Raises:
@@ -71,12 +71,12 @@ class Ensemble(nn.Module, Encoder):
 
     @property
     def geometry(self) -> Geometry:
-        """The space of the vectors, that of the members."""
+        """The space of the members' vectors."""
         return self.members[0].geometry
 
     @property
     def transform(self) -> EvaluationTransform:
-        """From an RGB image to the members' input."""
+        """The transform from an RGB image to the members' input."""
         return self.members[0].transform
 
     @property
@@ -86,18 +86,18 @@ class Ensemble(nn.Module, Encoder):
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of the members' backbone; of several, the SHA-256 of their fingerprints in order."""
+        """Fingerprint of the members' backbone; for several backbones, the SHA-256 of their fingerprints in order."""
         fingerprints = [member.backbone.fingerprint for member in self.members]
         if len(set(fingerprints)) == 1:
             return fingerprints[0]
         return hashlib.sha256("\n".join(fingerprints).encode()).hexdigest()
 
     def trainable_parameter_count(self) -> int:
-        """Return the number of learned values in all members together."""
+        """Return the total number of learned values of all members."""
         return sum(member.trainable_parameter_count() for member in self.members)
 
     def description(self) -> dict[str, Any]:
-        """Return what ``metrics.json`` records of a model, with a list of the members."""
+        """Return the entries of ``metrics.json`` that describe a model, with a list of the members."""
         return {
             "backbone": ", ".join(dict.fromkeys(member.backbone.name for member in self.members)),
             "fingerprint": self.fingerprint,
@@ -123,7 +123,7 @@ class Ensemble(nn.Module, Encoder):
         return self.geometry.mean(torch.stack([member(images) for member in self.members]))
 
     def inference_form(self, precision: str = "auto") -> PixelEmbedder:
-        """Return the members' inference forms, see `Embedder.inference_form`, and the mean of their vectors."""
+        """Return the mean of the members' inference forms, see `Embedder.inference_form`."""
         return _MeanForm([member.inference_form(precision) for member in self.members], self.geometry)
 
 
@@ -139,7 +139,7 @@ class _MeanForm:
 
     def embed_pixels(self, images: list[Tensor]) -> NDArray[np.float32]:
         vectors = torch.from_numpy(np.stack([form.embed_pixels(images) for form in self.forms])).double()  # (M, n, E)
-        # Image by image, so that no sum depends on their number.
+        # Image by image, so that a sum does not depend on the number of images.
         means = [self.geometry.mean(of_image) for of_image in torch.split(vectors, 1, dim=1)]
         return torch.cat([*means, vectors.new_empty(0, vectors.shape[2])]).float().numpy()
 

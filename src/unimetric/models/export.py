@@ -1,4 +1,4 @@
-"""A trained model as one file of its inference form, which needs neither this package nor the backbone's weights."""
+"""Export of a trained model to one file, which needs neither this package nor the backbone's weights."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ from unimetric.models.onnx_runtime import OnnxNetwork, open_session
 from unimetric.models.saving import model_fingerprint
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
-"""The formats, and the endings of their file names."""
+"""The formats and their file extensions."""
 
 LARGEST_DIFFERENCE = {"fp32": 1e-4, "int8": 0.25}
-"""Between a vector of the file and the model's own, as a share of its length; float32 gives about 1e-6, int8 0.1."""
+"""Largest accepted distance between a vector of the file and the model's own, as a share of its length; float32 gives
+about 1e-6, int8 about 0.1."""
 
 _BATCH = 16
 
@@ -42,10 +43,10 @@ def export_model(model: Embedder | Ensemble, path: Path, kind: str, pixels: Tens
     contains `metadata`.
 
     Args:
-        model: On the CPU.
+        model: The model, on the CPU.
         path: The file; an existing one is replaced at the end.
-        kind: ``onnx``, or ``torch`` for what `torch.export.load` reads.
-        pixels: Images to compare vectors on, uint8 [N, 3, S, S].
+        kind: ``onnx``, or ``torch`` for a file for `torch.export.load`.
+        pixels: Images for the comparison, uint8 [N, 3, S, S].
         precision: Type of the products, ``fp32`` or, with ``onnx``, ``int8``.
 
     Returns:
@@ -53,7 +54,7 @@ def export_model(model: Embedder | Ensemble, path: Path, kind: str, pixels: Tens
 
     Raises:
         UserError: unknown kind or precision, a package is missing, the model is too large for the format, the file
-            cannot be written, or its vectors are others. Nothing is written then.
+            cannot be written, or its vectors differ. In that case no file is written.
     """
     check_kind(kind, precision)
     images = model.transform.normalise(pixels)
@@ -69,7 +70,7 @@ def export_model(model: Embedder | Ensemble, path: Path, kind: str, pixels: Tens
         found = _vectors(_run_onnx(temporary, precision) if kind == "onnx" else _run_torch(temporary), images)
         lengths = np.linalg.norm(expected, axis=1).clip(min=1e-12)
         difference = float((np.linalg.norm(found - expected, axis=1) / lengths).max())
-        # In this form the condition refuses NaN.
+        # Written so that NaN fails, too.
         largest = LARGEST_DIFFERENCE[precision]
         if not difference <= largest:
             raise UserError(
@@ -87,7 +88,7 @@ def onnx_model(model: Embedder | Ensemble, precision: str) -> Any:
     Raises:
         UserError: the weights exceed a single ONNX file, which holds at most 2 GiB.
     """
-    # Slow to import, and part of an extra.
+    # Imported here because it is slow and optional.
     import onnx
 
     proto = onnx_graph(_members(model))
@@ -124,7 +125,7 @@ def metadata(model: Embedder | Ensemble) -> dict[str, Any]:
 
 
 def check_kind(kind: str, precision: str = "fp32") -> None:
-    """Check a format and a precision, and that their packages are installed, before any work.
+    """Check a format and a precision, and that the packages they need are installed.
 
     Raises:
         UserError: unknown, a package is missing, or the format does not support the precision.
@@ -140,7 +141,7 @@ def check_kind(kind: str, precision: str = "fp32") -> None:
 
 
 def _write_torch(program: torch.export.ExportedProgram, path: Path, about: dict[str, Any]) -> None:
-    # Through memory: given a path, torch wants one that ends in .pt2.
+    # Write to memory first, because torch only accepts paths that end in .pt2.
     content = io.BytesIO()
     torch.export.save(program, content, extra_files={"metadata.json": json.dumps(about)})
     path.write_bytes(content.getbuffer())
@@ -158,6 +159,6 @@ def _run_torch(path: Path) -> Runner:
 
 @torch.no_grad()
 def _vectors(run: Runner, images: Tensor) -> NDArray[np.float32]:
-    # The last batch has one image, to check that B is free.
+    # The last batch has one image, to check that B is dynamic.
     bounds = [*range(0, len(images) - 1, _BATCH), len(images) - 1, len(images)]
     return np.concatenate([run(images[start:end]) for start, end in pairwise(bounds)])

@@ -1,4 +1,4 @@
-"""The inference form of a network: the fastest equivalent that only embeds."""
+"""The inference form of a network: an equivalent that embeds faster and cannot be trained."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ _ENDS_IN_PROJ = (Attention, AttentionRope, DiffAttention, EvaAttention)
 _ENDS_IN_FC2 = (Mlp, GluMlp, SwiGLU)
 
 BATCH = 16
-"""Images per forward pass of `InferenceModel.embed_pixels`. A shorter batch is padded: shapes decide on the bits."""
+"""Images per forward pass of `InferenceModel.embed_pixels`. Shorter batches are padded, because the last bits of a
+product depend on its shape."""
 
 
 def fuse(network: Network, precision: str = "auto") -> InferenceModel:
     """Make the inference form of a network on its device.
 
-    LayerScale is folded into the products before it, LoRA's updates into the weights that they update, an adapter's
+    LayerScale is folded into the preceding products, LoRA's updates into the weights that they update, and an adapter's
     factor into its second product. The weights of matrix products are held in the type of the computation, while
     residual connections, norms, prompts and the head stay float32; no autocast is needed. Where only the class token is
-    pooled, the last block computes no other token. Measurements, also of rejected ideas: ``docs/performance.md``.
+    pooled, the last block computes no other token. ``docs/performance.md`` has the measurements, including those of
+    rejected ideas.
 
     Args:
-        network: It is copied and stays as it is; later training does not reach the copy. Frozen weights that need no
-            change are shared.
+        network: The network, which is copied; later training does not affect the copy. Unchanged frozen weights are
+            shared.
         precision: ``bf16``, ``fp32``, or ``auto``: bf16 where the device has instructions for it.
 
     Raises:
@@ -45,7 +47,7 @@ def fuse(network: Network, precision: str = "auto") -> InferenceModel:
     # Fuse from the float32 weights, even while another thread holds a cast copy.
     with network.backbone.holding(torch.float32, trained_too=True), torch.no_grad():
         originals = [*network.parameters(), *network.buffers()]
-        # Copy the structure alone: most weights are about to be replaced by smaller ones.
+        # Copy the structure only, because most weights are about to be replaced by smaller ones.
         twin = copy.deepcopy(network, {id(tensor): _same_values(tensor) for tensor in originals})
         model = InferenceModel(twin.eval(), dtype)
         _own_what_is_learned(model, {tensor.data_ptr() for tensor in learned_weights(network).values()})
@@ -64,18 +66,18 @@ def _own_what_is_learned(model: nn.Module, learned: set[int]) -> None:
 
 
 class InferenceModel(nn.Module):
-    """Maps images to the vectors of the network it was made from; it cannot be trained or saved.
+    """Inference form that computes the vectors of a network; it cannot be trained or saved.
 
     Made by `fuse`.
 
     Args:
-        network: Belongs to the inference form from now on, and is changed.
+        network: The network, which is taken over and changed.
         dtype: The type of matrix products.
 
     Attributes:
-        dtype: As given.
-        backbone: With weights in ``dtype``, and nothing left to scale.
-        method: What the training method adds beside the backbone's own products.
+        dtype: The type of matrix products.
+        backbone: The backbone, with weights in ``dtype`` and LayerScale folded in.
+        method: The training method's additions to the backbone.
         blocks: The blocks of the backbone.
         last_for_class_token: True if the last block computes its class token only.
     """
@@ -120,7 +122,7 @@ class InferenceModel(nn.Module):
         return backbone.embed_tokens(patches.float(), self.method.prompts(patches, backbone))
 
     def run_blocks(self, tokens: Tensor, ropes: list[Tensor | None]) -> Tensor:
-        """Return the output of the last block, [B, T, D] or, of its class token alone, [B, 1, D]."""
+        """Return the output of the last block, [B, T, D], or [B, 1, D] if only its class token is computed."""
         method = self.method
         for index, (block, rope) in enumerate(zip(self.blocks, ropes, strict=True)):
             tokens = method.enter_block(index, tokens)
@@ -138,7 +140,7 @@ class InferenceModel(nn.Module):
         return self.backbone.pool(tokens, 0 if self.last_for_class_token else self.method.prompt_count)
 
     def embed_pixels(self, images: list[Tensor]) -> NDArray[np.float32]:
-        """Return the vectors [n, E] of n images, uint8 [3, S, S] each, as ``EvaluationTransform.crop`` gives them."""
+        """Return the vectors [n, E] of n images from ``EvaluationTransform.crop``, uint8 [3, S, S] each."""
         if not images:
             return np.empty((0, self.embedding_size), np.float32)
         parts = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
@@ -149,13 +151,13 @@ class InferenceModel(nn.Module):
         device = self._device
         pixels = torch.stack([*images, *[images[-1]] * (BATCH - len(images))]).to(device)
         normalised = self.backbone.transform.normalise(pixels)
-        # A caller's autocast would compute the head and the prompts in another type.
+        # Disable a caller's autocast, which would change the type of the head and the prompts.
         with torch.autocast(device.type, enabled=False):
             return self(normalised)[: len(images)].cpu().numpy()  # type: ignore[no-any-return]
 
 
 def each(function: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
-    """Apply a function to every image of [B, ...] on its own, and join the results."""
+    """Apply a function to every image of [B, ...] separately, and concatenate the results."""
     if len(tokens) == 1:
         return function(tokens)
     return torch.cat([function(of_image) for of_image in torch.split(tokens, 1)])
@@ -165,7 +167,7 @@ class InferenceBlock(FrozenBlock):
     """A block with LayerScale folded in, whose sub-layers compute in one type between float32 tokens.
 
     Attributes:
-        divided: Compute image by image whatever might depend on the number of images.
+        divided: Compute operations that may depend on the number of images image by image.
     """
 
     def __init__(self, block: nn.Module, dtype: torch.dtype) -> None:
@@ -198,7 +200,7 @@ class InferenceBlock(FrozenBlock):
         if not self.has_plain_attention:
             return each(lambda of_image: super(InferenceBlock, self).attention(of_image, rope), normed)
         attention = self._block.attn
-        # Its linear layers divide the images themselves, which reads their weights once for all images.
+        # The linear layers divide the images themselves, so that they read their weights once for all images.
         mixed = each(self._mix, attention.qkv(normed))
         return self._block.ls1(attention.proj(attention.norm(mixed)))  # type: ignore[no-any-return]
 
@@ -226,7 +228,7 @@ class InferenceBlock(FrozenBlock):
 
     @property
     def has_fused_mlp(self) -> bool:
-        """True if its MLP is two linear layers with the activation in the first, which divide the images themselves."""
+        """True if its MLP is two linear layers that divide the images themselves, with the activation in the first."""
         mlp = self._block.mlp
         return type(mlp) is Mlp and isinstance(mlp.act, nn.Identity)
 
@@ -268,7 +270,7 @@ def _pools_class_token(backbone: Backbone) -> bool:
 
 
 def _fold_layer_scale(block: Any) -> None:
-    """Multiply each LayerScale into the product whose output it scales; one behind anything else stays."""
+    """Fold each LayerScale into the product before it; one that follows another operation is kept."""
     eva = isinstance(block, EvaBlock)
     for layer, ends, last, eva_scale, scale in (
         (block.attn, _ENDS_IN_PROJ, "proj", "gamma_1", "ls1"),

@@ -1,4 +1,4 @@
-"""int8 products: an ONNX network in which they replace those of float32, and the inference form that computes it."""
+"""int8 inference: quantisation of an ONNX network's products, and the inference form that runs it."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from unimetric.models.onnx_export import missing_package, onnx_graph
 from unimetric.models.onnx_runtime import OnnxNetwork, open_session
 
 _STRENGTH = 0.7
-"""The share of a channel's size that moves from activations to weights: alpha of SmoothQuant, equation 4."""
+"""The share of a channel's magnitude that moves from activations to weights: alpha of SmoothQuant, equation 4."""
 
 _IMAGES = 12
 _SIDES = (2, 4, 8, 16, 32, 64)
 
 
 class Int8Model:
-    """Maps images to nearly the vectors of the network it was made from, faster on a CPU.
+    """Inference form that approximates the vectors of a network with 8-bit products, faster on a CPU.
 
-    Weights and what they are multiplied with are rounded to 8 bits, see `quantise`; attention, norms and the first
-    layer stay float32. Making one takes seconds. A vector does not depend on other images in the batch. The loss of
-    accuracy: ``docs/performance.md``.
+    Weights and the activations they multiply are rounded to 8 bits, see `quantise`; attention, norms and the first
+    layer stay float32. Building takes seconds. A vector does not depend on other images in the batch.
+    ``docs/performance.md`` has the loss of accuracy.
 
     Args:
-        network: On the CPU. Later training does not reach this model.
+        network: The network, on the CPU. Later training does not affect this model.
 
     Raises:
         UserError: a package is missing, or the model is too large.
@@ -59,7 +59,7 @@ class Int8Model:
         return torch.from_numpy(self._network(images.numpy()))
 
     def embed_pixels(self, images: list[Tensor]) -> NDArray[np.float32]:
-        """Return the vectors [n, E] of n images, uint8 [3, S, S] each, as ``EvaluationTransform.crop`` gives them."""
+        """Return the vectors [n, E] of n images from ``EvaluationTransform.crop``, uint8 [3, S, S] each."""
         if not images:
             return np.empty((0, self._embedding_size), np.float32)
         return self._network(self._transform.normalise(torch.stack(images)).numpy())
@@ -68,19 +68,20 @@ class Int8Model:
 def quantise(model: Any, transform: EvaluationTransform, seven_bits: bool | None = None) -> Any:
     """Return the same network with int8 weights, int8 activations and int32 sums in products with constant matrices.
 
-    Weights have a scale for each output, activations one for everything in a call: for vectors that do not depend on
-    other images, pass one image at a time. Before that, channels that are far larger than others in the output of a
-    layer norm are scaled down, and the weights that read them up, which changes only the rounding error (Xiao et al.,
-    SmoothQuant, ICML 2023). Channel sizes are measured on noise images, so that the result depends on the model alone.
+    Weights have a scale for each output; activations have one scale per call, so pass one image at a time for vectors
+    that do not depend on other images. Before quantisation, channels that are far larger than others in the output of
+    a layer norm are scaled down, and the weights that read them are scaled up, which changes only the rounding error
+    (Xiao et al., SmoothQuant, ICML 2023). Channel sizes are measured on noise images, so that the result depends only
+    on the model.
 
     Args:
         model: An `onnx.ModelProto` with input ``images``, float32 [B, 3, S, S]; it is changed.
         transform: The preprocessing of the images.
-        seven_bits: Give weights 7 bits, as x86 processors without VNNI need: they add products of 8 bits in 16 bits,
-            which overflow. None for what this processor needs.
+        seven_bits: Use 7 bits for weights, as x86 processors without VNNI need: they add 8-bit products in 16 bits,
+            which overflow. None chooses for this processor.
 
     Returns:
-        An `onnx.ModelProto`, about a quarter as large.
+        An `onnx.ModelProto` of about a quarter of the size.
     """
     if seven_bits is None:
         seven_bits = overflows_in_int8()
@@ -93,7 +94,7 @@ def quantise(model: Any, transform: EvaluationTransform, seven_bits: bool | None
 
 @dataclass(frozen=True)
 class _Norm:
-    """A layer norm whose output is read by products with constant matrices only.
+    """A layer norm whose output is only read by products with constant matrices.
 
     Args:
         output: Name of its output.
@@ -107,7 +108,7 @@ class _Norm:
 
 
 def _smoothable(graph: Any) -> list[_Norm]:
-    """Return the norms whose channels can be scaled without any other effect."""
+    """Return the norms whose channels can be scaled without side effects."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     readers: dict[str, list[tuple[Any, int]]] = defaultdict(list)
     for node in graph.node:
@@ -140,7 +141,7 @@ def _channel_sizes(model: Any, norms: list[_Norm], images: NDArray[np.float32]) 
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     probe.graph.output.extend(onnx.helper.make_empty_tensor_value_info(norm.output) for norm in norms)
-    # One thread, for the same sums, and so the same vectors, on any number of processors.
+    # One thread, so that the sums, and with them the vectors, are the same on any number of processors.
     session = open_session(probe.SerializeToString(), 1)
     names = [norm.output for norm in norms]
     sizes = [
@@ -179,8 +180,8 @@ def _noise(image_size: int, mean: Sequence[float], std: Sequence[float]) -> NDAr
 def _products_of_tokens(graph: Any) -> list[str]:
     """Return the names of the products of tokens [B, T, D] with a constant matrix [D, N].
 
-    Nearly all of the time goes into these. The patches' embedding, a convolution, is slower in int8; prompts and the
-    head have one row an image.
+    Nearly all of the time is spent in these. The patch embedding, a convolution, is slower in int8; prompts and the
+    head have one row per image.
     """
     constants = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
     tokens = {value.name for value in graph.value_info if len(value.type.tensor_type.shape.dim) == 3}
@@ -196,10 +197,10 @@ def _with_int8_products(model: Any, seven_bits: bool) -> Any:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     products = _products_of_tokens(model.graph)
-    # The quantiser of onnxruntime 1.23 transposes the head's weight for a product of another kind, and then refuses the
-    # shape that the exporter noted for it. Without notes it infers all shapes itself.
+    # The quantiser of onnxruntime 1.23 transposes the head's weight and then rejects the shape that the exporter
+    # recorded for it. Without recorded shapes it infers all of them.
     del model.graph.value_info[:]
-    # Without this mark the quantiser warns, through the root logger, that shapes were not inferred; they were.
+    # Without this property the quantiser wrongly warns, through the root logger, that shapes were not inferred.
     onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

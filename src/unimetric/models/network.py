@@ -1,4 +1,4 @@
-"""The network: a frozen backbone, the additions of a method, and a linear head."""
+"""The network: a frozen backbone, a method's additions, and a linear head."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class Network(nn.Module):
     head have gradients.
 
     Args:
-        backbone: The frozen backbone. It belongs to this network from now on.
+        backbone: The frozen backbone. The network takes it over.
         method: Name of the parameter-efficient method, see `METHODS`.
-        options: Its options; unnamed ones keep their defaults.
+        options: Its options; others keep their defaults.
         embedding_size: E. A method without a head returns vectors of the backbone's own width instead.
         geometry: The space of the vectors: ``sphere``, ``poincare`` (with the paper's constants), or a `PoincareBall`
             with others. A method without a head supports the sphere only.
 
     Attributes:
-        recompute_blocks: During training, the first so many blocks keep only their input for the backward pass, which
-            computes the rest again: the same gradients from less memory, in more time.
+        recompute_blocks: Number of first blocks that, during training, keep only their input and are computed again in
+            the backward pass: the same gradients with less memory, in more time.
 
     Raises:
         UserError: unknown method, option or geometry.
@@ -69,7 +69,7 @@ class Network(nn.Module):
 
     @property
     def transform(self) -> EvaluationTransform:
-        """From an RGB image to the backbone's input."""
+        """The transform from an RGB image to the backbone's input."""
         return self.backbone.transform
 
     @property
@@ -108,7 +108,7 @@ class Network(nn.Module):
         return self.method.prompt_weights(self.backbone.patch_tokens(images))
 
     def pixel_features(self, images: list[Tensor], dtype: torch.dtype) -> Tensor:
-        """Return the head's input, float32 [n, D] or [n, 2 D], for n images as ``transform.crop`` gives them."""
+        """Return the head's input, float32 [n, D] or [n, 2 D], for n images from ``transform.crop``."""
         with self._evaluating(dtype):
             normalised = self.transform.normalise(torch.stack(images).to(self.device))
             return self.features(normalised).float()
@@ -139,19 +139,19 @@ def _keeping_only_the_input(run: Callable[[Tensor], Tensor], tokens: Tensor) -> 
 
 
 def learned_weights(network: Network) -> dict[str, Tensor]:
-    """Return all learned state by name: everything except the frozen part of the backbone."""
+    """Return all learned state by name, that is, everything except the frozen part of the backbone."""
     state = network.state_dict()
     return {name: state[name] for name in learned_names(network, state)}
 
 
 def learned_names(network: Network, names: Iterable[str]) -> list[str]:
-    """Select the learned ones of a network's parameter or state names."""
+    """Return those of a network's parameter or state names that are learned."""
     trained = {f"backbone.{name}" for name in network.method.trained_in_backbone}
     return [name for name in names if not name.startswith("backbone.") or name in trained]
 
 
 def assign_weights(network: Network, weights: dict[str, Tensor], origin: Path) -> None:
-    """Load learned weights, as `learned_weights` gives them, into a network.
+    """Load the weights of `learned_weights` into a network.
 
     Raises:
         UserError: a weight is missing, unknown, of another shape or type, or not finite; ``origin`` is named.
@@ -161,7 +161,7 @@ def assign_weights(network: Network, weights: dict[str, Tensor], origin: Path) -
 
 
 def check_weights(wanted: dict[str, Tensor], weights: dict[str, Tensor], origin: Path) -> None:
-    """Refuse weights that do not match the ``wanted`` ones in names, shapes and types, or are not finite.
+    """Check that weights are finite and match the ``wanted`` ones in names, shapes and types.
 
     Raises:
         UserError: as `assign_weights`.

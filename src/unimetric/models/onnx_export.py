@@ -1,4 +1,4 @@
-"""The inference form of a network, or of the mean of several, as a `torch.export` program and as an ONNX graph."""
+"""Export of a network's inference form, or of the mean of several, as a `torch.export` program or an ONNX graph."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unimetric.models.inference import InferenceModel, fuse
 from unimetric.models.network import Network
 
 LARGEST_ONNX = 2**31 - 2**20
-"""Bytes of weights in a single ONNX file: a protocol buffer ends at 2 GiB, and the graph takes some of it."""
+"""Maximum bytes of weights in one ONNX file: a protocol buffer is limited to 2 GiB, part of which is the graph."""
 
 
 def onnx_graph(networks: Sequence[Network], largest: float = LARGEST_ONNX) -> Any:
@@ -26,8 +26,8 @@ def onnx_graph(networks: Sequence[Network], largest: float = LARGEST_ONNX) -> An
     networks' vectors.
 
     Args:
-        networks: On the CPU, at least one.
-        largest: Bytes of weights at most.
+        networks: At least one, on the CPU.
+        largest: Maximum bytes of weights.
 
     Raises:
         UserError: the weights exceed ``largest``.
@@ -44,13 +44,13 @@ def onnx_graph(networks: Sequence[Network], largest: float = LARGEST_ONNX) -> An
     assert exported is not None  # noqa: S101 - only the older exporter returns nothing
     proto: Any = exported.model_proto
     for node in proto.graph.node:
-        # Lines of source files, by their paths on this machine.
+        # The metadata holds source lines with paths of this machine.
         del node.metadata_props[:]
     return proto
 
 
 def torch_program(networks: Sequence[Network], largest: float = math.inf) -> torch.export.ExportedProgram:
-    """Export networks of one geometry as a program of the same inputs and outputs; see `onnx_graph`."""
+    """Export networks of one geometry as a program with the inputs and outputs of `onnx_graph`."""
     models = [fuse(network, "fp32") for network in networks]
     module = models[0] if len(models) == 1 else _Mean(models)
     size = sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))

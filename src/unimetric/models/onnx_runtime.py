@@ -1,4 +1,4 @@
-"""Run what `unimetric export` wrote as ONNX: images to vectors by onnxruntime, without torch."""
+"""Embed images with an ONNX file of `unimetric export`, by onnxruntime and without torch."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _FORMAT = 1
 
 
 class OnnxNetwork:
-    """Runs a network of `unimetric.models.export` by onnxruntime.
+    """A network of `unimetric.models.export`, run by onnxruntime.
 
-    A network of int8 products gets its images one by one, in several threads: it rounds to a scale that it finds in
-    what it is given, and a vector should not depend on what else is in the batch.
+    A network with int8 products gets its images one by one, in several threads: its rounding scale depends on the whole
+    input of a call, and a vector must not depend on other images in the batch.
 
     Args:
-        session: An `onnxruntime.InferenceSession`, as `open_session` makes it.
-        images_at_once: How many threads give it an image each; 0 for all images in one call.
+        session: An `onnxruntime.InferenceSession` from `open_session`.
+        images_at_once: Number of threads, with one image each; 0 for all images in one call.
     """
 
     def __init__(self, session: Any, images_at_once: int = 0) -> None:
         self._session, self._images_at_once = session, images_at_once
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Vectors, float32 [B, E], for normalised images, float32 [B, 3, S, S] with B at least 1."""
+        """Return vectors, float32 [B, E], for normalised images, float32 [B, 3, S, S] with B at least 1."""
         if self._images_at_once == 0 or len(images) == 1:
             return self._run(images)
         with ThreadPoolExecutor(self._images_at_once) as pool:
@@ -48,35 +48,35 @@ class OnnxNetwork:
 
 
 def open_session(source: str | bytes, threads: int) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU of a file, by its name, or of its content."""
+    """Open an `onnxruntime.InferenceSession` on the CPU, from a file's name or its content."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # By default it counts cores that a container may not use.
+    # The default would count cores that a container may not use.
     options.intra_op_num_threads = threads
-    # A thread that spins between two operators keeps a core from other processes.
+    # Threads that spin between two operators would take cores from other processes.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 class ExportedEmbedder:
-    """A model exported as one ONNX file: the vectors of `Embedder.encode` in float32 or int8, on the CPU.
+    """A model exported as one ONNX file, with the vectors of `Embedder.encode` in float32 or int8, on the CPU.
 
     Args:
-        path: What ``unimetric export`` wrote.
+        path: The file that ``unimetric export`` wrote.
 
     Attributes:
         path: The file.
         fingerprint: SHA-256 of the model that was exported, see `model_fingerprint`.
-        compatible_with: Fingerprints of other models in whose vectors this one's queries may search.
+        compatible_with: Fingerprints of other models whose vectors this model's queries may search.
         embedding_size: E.
         image_size: S.
-        precision: Of its products, ``fp32`` or ``int8``.
-        encoded_in: What computes, in a few words.
+        precision: Precision of its products, ``fp32`` or ``int8``.
+        encoded_in: Runtime, precision and device in a few words.
 
     Raises:
-        UserError: onnxruntime is missing, or the file cannot be read or is none of ``unimetric export``.
+        UserError: onnxruntime is missing, the file cannot be read, or it was not written by ``unimetric export``.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -108,7 +108,7 @@ class ExportedEmbedder:
             Unit vectors, or points of the ball, float32 [N, E], in the order of ``images``.
 
         Raises:
-            UserError: a file that cannot be read, or an array that is no image.
+            UserError: a file that cannot be read, or an array that is not an image.
         """
         vectors = [np.empty((0, self.embedding_size), np.float32)]
         for pixels, _ in prepared_batches(listed_images(images), self.crop, batch_size, self._threads):
@@ -116,22 +116,22 @@ class ExportedEmbedder:
         return np.concatenate(vectors)
 
     def crop(self, image: Image.Image) -> NDArray[np.uint8]:
-        """An RGB image to its pixels, uint8 [3, S, S]."""
+        """Return the pixels of an RGB image, uint8 [3, S, S]."""
         return np.asarray(evaluation_crop(image, self.image_size, self._shorter_side)).transpose(2, 0, 1)
 
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Pixels, uint8 [..., 3, S, S], to what the network reads, float32 of the same shape."""
-        # To the bit as torchvision does it: int8 makes a difference in the fourth digit of one in the last.
+        """Return the network's input, float32, for pixels, uint8 [..., 3, S, S], in the same shape."""
+        # Equal to torchvision's to the bit, because int8 turns a difference in the last digit into one in the fourth.
         return (pixels.astype(np.float32) * np.float32(1 / 255) - self._mean) / self._std
 
 
 def _session(path: Path, threads: int) -> Any:
     try:
-        import onnxruntime  # noqa: F401 - a missing package is told before a missing file
+        import onnxruntime  # noqa: F401 - report a missing package before a missing file
     except ModuleNotFoundError as error:
         raise UserError(f"{path} needs the package {error.name}, which is missing: pip install onnxruntime") from error
     with explain_os_error(path, "read"):
-        # Of what is no file onnxruntime speaks in its own words.
+        # Open the file first, for an ordinary OSError instead of onnxruntime's own error.
         path.open("rb").close()
     try:
         return open_session(str(path), threads)
@@ -140,10 +140,10 @@ def _session(path: Path, threads: int) -> Any:
 
 
 def _metadata(path: Path, session: Any) -> dict[str, Any]:
-    """What the file says of itself, see `unimetric.models.export.metadata`.
+    """Return the metadata of the file, see `unimetric.models.export.metadata`.
 
     Raises:
-        UserError: it is not what ``unimetric export`` writes.
+        UserError: the file was not written by ``unimetric export``.
     """
     try:
         about = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
@@ -159,10 +159,10 @@ def _metadata(path: Path, session: Any) -> dict[str, Any]:
 
 
 def _check(about: dict[str, Any], session: Any) -> None:
-    """Make sure that the network takes and gives what the metadata says.
+    """Check that the network's inputs and outputs match the metadata.
 
     Raises:
-        ValueError, TypeError, KeyError, IndexError: it does not.
+        ValueError, TypeError, KeyError, IndexError: they do not.
     """
     size, side = about["image_size"], about["resize_shorter_side"]
     scales = [float(value) for name in ("mean", "std") for value in about[name]]

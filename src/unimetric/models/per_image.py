@@ -1,4 +1,4 @@
-"""The inference form on a CPU: the vector of an image does not depend on other images, to the bit."""
+"""The inference form on a CPU, in which no bit of an image's vector depends on other images."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from unimetric.models.threads import OneThreadCalls
 
 
 class PerImageModel:
-    """Maps images to the vectors of an inference form, each computed from its image alone.
+    """Wrapper of an inference form that computes each vector from its image alone.
 
-    A matrix product may add its terms in another order when it has another number of rows. Here every product is
-    computed image by image; only layer norms, sums and conversions, which treat all rows alike, are computed for
-    several images at once. Where torch has oneDNN, weights are laid out once as the processor reads them: short
-    products would otherwise spend a quarter of their time on it.
+    A matrix product may add its terms in another order when its number of rows changes. Here every product is
+    computed image by image; only layer norms, sums and conversions, which treat rows independently, are computed for
+    several images at once. Where torch has oneDNN, weights are packed once into the processor's layout: short products
+    would otherwise spend a quarter of their time on packing.
 
     Args:
-        model: On the CPU. It belongs to this form from now on, and is changed.
+        model: The inference form on the CPU, which is taken over and changed.
     """
 
     def __init__(self, model: InferenceModel) -> None:
@@ -41,14 +41,15 @@ class PerImageModel:
         rows = tokens if _has_packed_products(model.dtype) else None
         with torch.no_grad():
             for index, (block, layers) in enumerate(zip(model.blocks, blocks, strict=True)):
-                # The last block may compute one token, from parts of its weights.
+                # The last block may compute one token only, from parts of its weights.
                 one_token = model.last_for_class_token and index == len(blocks) - 1
                 _divide_linear_layers(layers.attn, None if one_token else rows)
                 _divide_linear_layers(layers.mlp, None if one_token else rows)
                 block.divided = True
             _divide_linear_layers(method, rows)
-        # Only matrix products might depend on the number of threads, which test images show. With other attentions and
-        # activations a thread's share decides which numbers are computed as vectors, and few images differ by it.
+        # With plain attention and fused MLPs, only matrix products can depend on the number of threads, which test
+        # images reveal. Other attentions and activations split work among threads such that only few images differ, so
+        # test images would not be reliable.
         plain = all(block.has_plain_attention and block.has_fused_mlp for block in model.blocks)
         uses_fused_attention = backbone.vit.attn_pool is not None or any(layers.attn.fused_attn for layers in blocks)
         self._test_images = _Noise(backbone.image_size) if plain and not uses_fused_attention else None
@@ -62,7 +63,7 @@ class PerImageModel:
         return torch.from_numpy(self._embed(list(images)))
 
     def embed_pixels(self, images: list[Tensor]) -> NDArray[np.float32]:
-        """Return the vectors [n, E] of n images, uint8 [3, S, S] each, as ``EvaluationTransform.crop`` gives them."""
+        """Return the vectors [n, E] of n images from ``EvaluationTransform.crop``, uint8 [3, S, S] each."""
         if not images:
             return np.empty((0, self.embedding_size), np.float32)
         return np.concatenate(self._calls(self._embed_pixels, images, self._test_images))
@@ -73,7 +74,7 @@ class PerImageModel:
     @torch.inference_mode()
     def _embed(self, images: Sequence[Tensor]) -> NDArray[np.float32]:
         model = self._model
-        # A caller's autocast would compute the head and the prompts in another type.
+        # Disable a caller's autocast, which would change the type of the head and the prompts.
         with torch.autocast("cpu", enabled=False):
             starts = [model.start(image[None]) for image in images]
             tokens = model.run_blocks(torch.cat([tokens for tokens, _ in starts]), starts[0][1])
@@ -82,7 +83,7 @@ class PerImageModel:
 
 @dataclass(frozen=True)
 class _Noise:
-    """Images of noise, uint8 [3, S, S], the same in every process."""
+    """Noise images, uint8 [3, S, S], the same in every process."""
 
     side: int
 
@@ -92,12 +93,12 @@ class _Noise:
 
 
 class _DividedLinear(nn.Module):
-    """A linear layer of inference that multiplies image by image, and its activation if that is GELU.
+    """A linear layer for inference that multiplies image by image, optionally followed by GELU.
 
     Args:
         layer: The layer.
-        rows: Tokens per image, to lay out the weights for; None to leave them as they are.
-        gelu: Apply GELU, which needs weights that are laid out.
+        rows: Tokens per image, for packing the weights; None to leave them unpacked.
+        gelu: Apply GELU, which needs packed weights.
     """
 
     def __init__(self, layer: nn.Linear, rows: int | None, gelu: bool = False) -> None:
@@ -121,7 +122,7 @@ class _DividedLinear(nn.Module):
 
 
 def _has_packed_products(dtype: torch.dtype) -> bool:
-    # Elsewhere oneDNN is built on other libraries, or not at all.
+    # On other platforms torch builds oneDNN on other libraries, or not at all.
     if platform.machine().lower() not in ("x86_64", "amd64") or not torch._C._has_mkldnn:
         return False
     return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -133,7 +134,7 @@ def _divide_linear_layers(module: nn.Module, rows: int | None) -> None:
         module.act = nn.Identity()
     for name, child in module.named_children():
         if type(child) is nn.Linear:
-            # With a bias for queries and values alone, EVA's attention reads the weights past the layer.
+            # With a bias for queries and values only, EVA's attention reads the weight directly, without the layer.
             past = isinstance(module, EvaAttention) and name == "qkv" and module.q_bias is not None
             setattr(module, name, _DividedLinear(child, None if past else rows))
         else:

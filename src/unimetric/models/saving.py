@@ -1,4 +1,4 @@
-"""Model folders: ``config.json``, ``adapter.safetensors`` and a model card. Only data is read, nothing is executed."""
+"""Model folders: ``config.json``, ``adapter.safetensors`` and a model card. Loading reads data and runs no code."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ WEIGHTS, CONFIG, CARD = "adapter.safetensors", "config.json", "README.md"
 NAMED_WEIGHTS = ("pretrained", "random")
 
 _LARGEST_CONFIG = 2**20
-"""Bytes of a ``config.json``, at most; one has about a thousand."""
+"""Maximum size of a ``config.json`` in bytes; typical ones have about a thousand."""
 _LARGEST_IMAGE = 4096
-"""Pixels of a side, at most: position embeddings take memory for every patch."""
+"""Maximum input size in pixels, because position embeddings take memory for every patch."""
 _DEEPEST = 16
-"""How far the values of a ``config.json`` may be nested."""
+"""Maximum nesting depth of a ``config.json``."""
 
 T = TypeVar("T")
 
@@ -46,26 +46,26 @@ def write_model(folder: Path, config: dict[str, Any], weights: bytes, card: str)
     """Write a model folder: ``weights`` are the content of its safetensors file, ``card`` the text of its README.
 
     Raises:
-        UserError: no permission, or a full disk. No half-written file is left.
+        UserError: no permission, or a full disk. No partial file remains.
     """
     make_folder(folder)
-    # All files are written before the first is renamed: a full disk leaves an older model as it was.
+    # Write all files before renaming the first, so that a full disk leaves an older model intact.
     with explain_os_error(folder, "write to"), tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
         staged = Path(staging)
         write_bytes(staged / WEIGHTS, weights)
         write_text(staged / CARD, card)
         write_json(staged / CONFIG, config)
-        # The configuration last, because it holds the weights' checksum: a partly replaced folder does not load.
+        # Rename the configuration last: it holds the weights' checksum, so a partly replaced folder does not load.
         for name in (WEIGHTS, CARD, CONFIG):
             (staged / name).replace(folder / name)
         flush_folder(folder)
 
 
 def read_model_config(path: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the folder of a model, which may be in a run folder, and its ``config.json``; no weights are read.
+    """Return the folder of a model, which may be inside a run folder, and its ``config.json``, without reading weights.
 
     Raises:
-        UserError: the folder holds no model, or its configuration is damaged.
+        UserError: the folder contains no model, or its configuration is damaged.
     """
     folder = _model_folder(path)
     return folder, _read_config(folder)
@@ -104,7 +104,7 @@ def backbone_weights(folder: Path, recorded: str, given: str | Path | None) -> s
         return str(given)
     if recorded in NAMED_WEIGHTS:
         return recorded
-    # The name alone, so that a configuration from elsewhere cannot choose which file is read.
+    # Only the name, so that a downloaded configuration cannot choose which file is read.
     file = folder / Path(recorded).name
     # `Path.is_file` raises for names that no file can have.
     if not os.path.isfile(file):  # noqa: PTH113

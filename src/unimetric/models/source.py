@@ -1,4 +1,4 @@
-"""A trained model that is named but not loaded: its folder, the weights of its backbone, the device."""
+"""The source of a trained model: its folder, the weights of its backbone, and the device to load it on."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A trained model and the device that computes with it.
+    """A trained model that is not loaded yet, and its device.
 
     Args:
-        path: Run folder, model folder or name of a backbone; None for the one that a run or a database records.
-        weights: File of the backbone's weights, or one of the words of `ModelConfig.weights`; None for the one that
-            the run folder's own configuration names.
+        path: Run folder, model folder or name of a backbone; None for the model that a run or a database records.
+        weights: File of the backbone's weights, or one of the words of `ModelConfig.weights`; None for the one in the
+            run folder's own configuration.
         device: Device and precision.
     """
 
@@ -30,15 +30,15 @@ class ModelSource:
     device: DeviceConfig = field(default_factory=DeviceConfig)
 
     def at(self, path: Path) -> ModelSource:
-        """The source of another model, on the same device and with the same weights."""
+        """Return the source of another model, with the same device and weights."""
         return replace(self, path=path)
 
     @property
     def folder(self) -> Path:
-        """The folder; for the name of a backbone, the one of its cached model.
+        """The model's folder; for the name of a backbone, the folder of its cached model.
 
         Raises:
-            MissingOptionError: there is none.
+            MissingOptionError: the path is None.
         """
         if self.path is None:
             raise MissingOptionError("--model is missing: name a run folder or a model folder")
@@ -64,7 +64,7 @@ class ModelSource:
         if weights in (None, "pretrained", "random"):
             return None
         file = user_path(weights)
-        # A run that came from another machine may hold the file beside the model.
+        # A run copied from another machine may contain the file beside the model.
         beside = any((place / file.name).is_file() for place in (run.path, run.model))
         return None if beside and not file.is_file() else str(file)
 
@@ -72,7 +72,7 @@ class ModelSource:
         """Load the model onto its device.
 
         Raises:
-            UserError: the folder or the weights cannot be read, do not belong together, or the device is not there.
+            UserError: the folder or the weights cannot be read or do not match, or the device is not available.
         """
         from unimetric.models.devices import choose_device
         from unimetric.models.embedder import Embedder

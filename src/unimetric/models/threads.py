@@ -1,4 +1,4 @@
-"""Compute with one thread per call, in as many calls at once as torch has threads."""
+"""Parallel calls of one thread each, as many as torch has threads."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Run = Callable[[Sequence[Tensor]], NDArray[np.float32]]
-"""A function from n images to vectors [n, E]."""
+"""Function from n images to vectors [n, E]."""
 
 _restoring = threading.Lock()
 
 
 class OneThreadCalls:
-    """Divide images among calls that have one thread each, as many calls at once as torch has threads.
+    """Divide images among parallel calls of one thread each, as many as torch has threads.
 
-    A matrix product divided among another number of threads may add its terms in another order. With one thread per
-    call the bits of the result do not depend on the number of threads.
+    A matrix product may add its terms in another order when the number of threads changes. With one thread per call,
+    no bit of the result depends on the number of threads.
 
-    A few images alone would leave threads idle. They are computed in one call with all threads where the caller allows
-    it and test images give the same bits.
+    One or a few images would leave threads idle. They are computed in a single call with all threads, if the caller
+    allows it and the result for test images is the same to the bit.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class OneThreadCalls:
         Args:
             run: The function; thread-safe. Its result for an image must not depend on the other images.
             images: At least one.
-            test_images: Makes images to compare numbers of threads on. None to use one thread for each call.
+            test_images: Makes the images that numbers of threads are compared on. None to use one thread per call.
         """
         threads = torch.get_num_threads()
         if threads == 1:
@@ -71,13 +71,13 @@ class OneThreadCalls:
 
 
 def _use_one_thread(threads_elsewhere: int) -> None:
-    """Let torch use one thread for what this thread computes, and leave other threads as they are."""
+    """Make torch use one thread in the current thread, without changing other threads."""
     with _restoring:
-        # Torch sets a thread's number at its first use, over any number that was set before.
+        # Torch initialises a thread's number at its first use, which would overwrite a number set earlier.
         torch.get_num_threads()
         torch.set_num_threads(1)
-        # The call above also set the number for threads that are yet to start. Set it back, in a thread of its own
-        # because the call applies to its own thread, too.
+        # The call above also set the number for future threads. Restore that, in a separate thread because the call
+        # applies to its own thread, too.
         restoring = threading.Thread(target=torch.set_num_threads, args=(threads_elsewhere,))
         restoring.start()
         restoring.join()

@@ -20,17 +20,17 @@ __all__ = ["METHODS", "Method", "MethodSpec", "make_method", "method_options"]
 
 @dataclass(frozen=True)
 class NoOptions:
-    """A method without anything to set."""
+    """The options of a method that has none."""
 
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """How a method is made.
+    """Constructor, options and head of a method.
 
     Args:
-        make: From the backbone and the options.
+        make: Function of the backbone and the options that returns the method.
         options: The dataclass of its options.
-        has_head: Whether a trained linear head maps the backbone's output to the embedding.
+        has_head: True if a trained linear head maps the backbone's output to the embedding.
     """
 
     make: Callable[[Backbone, Any], Method]
@@ -51,7 +51,7 @@ METHODS: dict[str, MethodSpec] = {
 
 
 def method_options(name: str, options: Mapping[str, Any]) -> Any:
-    """The complete options of a method, defaults filled in.
+    """Return the complete options of a method, with defaults filled in.
 
     Raises:
         UserError: unknown method or option, or a value of the wrong type or range.
@@ -71,7 +71,7 @@ def method_options(name: str, options: Mapping[str, Any]) -> Any:
 
 def _check_type(method: str, option: str, value: Any, default: Any) -> None:
     wanted = (int, float) if isinstance(default, float) else (type(default),)
-    # A bool is an int to Python, not to a user.
+    # In Python a bool is an int; reject it where a number is expected.
     if isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, wanted):
         raise UserError(f"option {option} of {method} is {shown(value)}: use a {type(default).__name__}")
 

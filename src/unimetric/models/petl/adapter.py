@@ -12,8 +12,8 @@ from unimetric.models.petl.noise import uniform
 class StochasticAdapter(nn.Module):
     """A bottleneck beside a frozen sub-layer, dropped per sample during training.
 
-    ``scale · b · relu(h W_down) W_up`` with ``b = Bernoulli(1 - drop) / (1 - drop)`` for each sample during
-    training, which keeps the expectation, and ``b = 1`` at evaluation. ``W_up`` starts at zero, so a fresh adapter
+    ``scale · b · relu(h W_down) W_up``, where ``b = Bernoulli(1 - drop) / (1 - drop)`` for each sample during
+    training, which keeps the expectation, and ``b = 1`` at evaluation. ``W_up`` starts at zero, so a new adapter
     changes nothing.
 
     Weights, gradients and optimiser state are float32, while under autocast the matrix products run in the autocast
@@ -35,25 +35,25 @@ class StochasticAdapter(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, tokens: Tensor, total: Tensor | None = None) -> Tensor:
-        """What to add to the sub-layer's output, [B, T, D], for its layer-normed input [B, T, D].
+        """Return the addition to the sub-layer's output, [B, T, D], for its layer-normed input [B, T, D].
 
-        With ``total`` [B, T, D], that and the output. It may be changed in place: it has to be a sum that was just
-        made and that nobody else reads.
+        With ``total`` [B, T, D], return the sum of both. ``total`` may be changed in place, so it must be a temporary
+        tensor.
         """
         if total is None:
             total = torch.zeros_like(tokens)
         if not self.training or self.drop == 0:
             return total + self._bottleneck(tokens, self.scale)
-        # Drawn on the CPU: the same samples on every device, and no waiting for an accelerator to count them.
+        # Drawn on the CPU, for the same samples on every device and no synchronisation to count them.
         kept = (uniform(len(tokens)) >= self.drop).nonzero().squeeze(1).to(tokens.device, non_blocking=True)  # (K,)
-        # Samples whose adapter is off cost nothing, forward or backward. A whole batch without one is no special
-        # case: products of no rows cost nothing either, and their gradients of zero are what other processes wait for.
+        # Samples whose adapter is off cost nothing. If all are off, the products have no rows, and their zero gradients
+        # still take part in the reduction among processes.
         out = self._bottleneck(tokens.index_select(0, kept), self.scale / (1 - self.drop))  # (K, T, D)
         return total.index_add_(0, kept, out.to(total.dtype))
 
     def _bottleneck(self, tokens: Tensor, factor: float) -> Tensor:
         hidden = F.relu(self.down(tokens))
-        # Scale the small weight instead of the tokens: one pass over [B, T, D] less.
+        # Scale the small weight instead of the tokens, which saves one pass over [B, T, D].
         out: Tensor = self.up(hidden) if factor == 1 else F.linear(hidden, self.up.weight * factor)
         return out
 

@@ -15,7 +15,7 @@ from unimetric.models.petl.base import Method, in_autocast_dtype
 
 @dataclass(frozen=True)
 class AdaptFormerOptions:
-    """What can be set about AdaptFormer; the defaults are its paper's.
+    """Options of AdaptFormer; the defaults are its paper's.
 
     Args:
         bottleneck: r, the adapter's hidden size.
@@ -55,7 +55,7 @@ class AdaptFormer(Method):
             nn.init.zeros_(up.bias)  # type: ignore[arg-type]
 
     def run_block(self, index: int, block: FrozenBlock, tokens: Tensor, rope: Tensor | None) -> Tensor:
-        """The block with the adapter's output added to the MLP's."""
+        """Run the block with the adapter's output added to the MLP's."""
         tokens = tokens + block.attention(block.attention_input(tokens), rope)
         normed = in_autocast_dtype(block.mlp_input(tokens))
         adapted = self.up[index](F.relu(self.down[index](normed)))

@@ -9,11 +9,11 @@ from unimetric.models.petl.base import Method
 
 
 class BackboneTuning(Method):
-    """Trains those of the backbone's parameters that are chosen by name, starting from their pre-trained values.
+    """Training of selected backbone parameters from their pre-trained values.
 
     Args:
-        backbone: The backbone; the chosen parameters get gradients.
-        chosen: Whether the parameter of this name is trained.
+        backbone: The backbone; the selected parameters get gradients.
+        chosen: Returns true for the names of parameters to train.
     """
 
     def __init__(self, backbone: Backbone, chosen: Callable[[str], bool]) -> None:
@@ -25,10 +25,10 @@ class BackboneTuning(Method):
 
 
 def full_fine_tuning(backbone: Backbone, options: object) -> Method:
-    """Every parameter of the backbone."""
+    """Train every parameter of the backbone."""
     return BackboneTuning(backbone, lambda name: True)
 
 
 def bitfit(backbone: Backbone, options: object) -> Method:
-    """Every bias of the backbone: of linear layers, norms and the patch embedding."""
+    """Train every bias of the backbone: of linear layers, norms and the patch embedding."""
     return BackboneTuning(backbone, lambda name: name.endswith("bias"))

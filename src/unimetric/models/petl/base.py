@@ -1,4 +1,4 @@
-"""What every method has in common."""
+"""The base class of all methods."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from unimetric.models.backbone import Backbone, FrozenBlock
 
 
 class Method(nn.Module):
-    """What is learned beside a frozen backbone; as it stands, nothing.
+    """A parameter-efficient method; the base class learns nothing and changes nothing.
 
-    A method overrides what it changes: `prompts` puts tokens before the first block, `enter_block` changes what a
-    block reads, `run_block` replaces its computation, `penalty` adds to the loss, `fuse` prepares for inference. Its
-    parameters are what the optimiser gets, and those of the backbone's that it names in `trained_in_backbone`.
+    A method overrides the hooks that it needs: `prompts` adds tokens before the first block, `enter_block` changes a
+    block's input, `run_block` replaces its computation, `penalty` adds to the loss, `fuse` prepares for inference. The
+    optimiser gets its parameters and the backbone's parameters named in `trained_in_backbone`.
 
     Attributes:
         prompt_count: Number l of prompt tokens that `prompts` returns.
@@ -24,37 +24,37 @@ class Method(nn.Module):
     trained_in_backbone: tuple[str, ...] = ()
 
     def prompts(self, patches: Tensor, backbone: Backbone) -> Tensor | None:
-        """Tokens [B, l, D] to put beside the patch tokens [B, N, D], or None."""
+        """Return tokens [B, l, D] to add to the patch tokens [B, N, D], or None."""
         return None
 
     def prompt_weights(self, patches: Tensor) -> Tensor | None:
-        """How much each of the M prompts takes part, [B, M] in [-1, 1], or None for a method without a pool."""
+        """Return the weight of each of the M prompts, [B, M] in [-1, 1], or None for a method without a pool."""
         return None
 
     def enter_block(self, index: int, tokens: Tensor) -> Tensor:
-        """What block ``index`` reads instead of the tokens [B, T, D] that the one before gave."""
+        """Return the input of block ``index``, given the output [B, T, D] of the block before."""
         return tokens
 
     def run_block(self, index: int, block: FrozenBlock, tokens: Tensor, rope: Tensor | None) -> Tensor:
-        """Block ``index`` of the backbone: tokens [B, T, D] to tokens [B, T, D].
+        """Run block ``index`` of the backbone: tokens [B, T, D] to tokens [B, T, D].
 
-        Tokens meet each other in ``block.attention`` alone, so that the inference form may ask for some of them.
+        Only ``block.attention`` may mix tokens, because the inference form may compute just some of them.
         """
         return block(tokens, rope)
 
     def fuse(self, backbone: Backbone) -> None:
-        """Become the inference form: fold what can be folded into the method's own weights and the backbone's.
+        """Fold factors and updates into the weights of the method and the backbone, for inference.
 
-        Called once, on copies that only embed from then on. Values may still be shared with the originals: put new
-        ones into ``parameter.data``, and change none in place.
+        Called once, on copies that are only used for inference. Their values may be shared with the originals: assign
+        new ones to ``parameter.data`` instead of changing them in place.
         """
 
     def penalty(self) -> Tensor | None:
-        """A scalar to add to the training loss, or None."""
+        """Return a scalar to add to the training loss, or None."""
         return None
 
 
 def in_autocast_dtype(tokens: Tensor) -> Tensor:
-    """Cast once what several matrix products are going to read; autocast would cast it for each of them."""
+    """Cast the input of several matrix products once; autocast would cast it for each of them."""
     device = tokens.device.type
     return tokens.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tokens

@@ -21,7 +21,7 @@ _TARGETS = {
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """What can be set about LoRA.
+    """Options of LoRA.
 
     Args:
         rank: r, the inner size of the update ``B A``.
@@ -46,7 +46,7 @@ class LoraOptions:
 class LowRankUpdate(nn.Module):
     """``W x + s · B A x + b`` in place of a frozen layer's ``W x + b``.
 
-    A is uniform as a fresh linear layer's (Kaiming with a = √5), B zero: it starts as the frozen layer.
+    A starts uniform like a new linear layer (Kaiming with a = √5) and B zero, so the module starts as the frozen layer.
 
     Args:
         frozen: W [O, D] and b [O].
@@ -63,21 +63,20 @@ class LowRankUpdate(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[..., D] to [..., O]."""
+        """Map [..., D] to [..., O]."""
         out: Tensor = self.frozen(tokens)
-        # The factor goes to r numbers a token, the sum into what was just made and nobody else reads: two passes over
-        # [..., O] less.
+        # Scaling the r inner numbers and adding in place saves two passes over [..., O].
         return out.add_(self.up(self.down(tokens) * self.factor))
 
     def merged(self) -> nn.Linear:
-        """The frozen layer with ``W + s · B A``; the one that was given stays as it is if its values are shared."""
+        """Return the frozen layer with ``W + s · B A``, without changing values that it shares with other layers."""
         update = self.up.weight.data @ self.down.weight.data
         self.frozen.weight.data = self.frozen.weight.data + self.factor * update
         return self.frozen
 
 
 class Lora(Method):
-    """``W x + (alpha / r) · B A x`` in place of ``W x``, in the layers that are chosen; see `LowRankUpdate`.
+    """``W x + (alpha / r) · B A x`` in place of ``W x`` in the target layers; see `LowRankUpdate`.
 
     Trainable parameters: ``L · r · (D + 3 D)`` with one product for queries, keys and values, and ``L · r · 2 D``
     more with the output projection, and ``L · r · 2 (D + 4 D)`` more with an MLP of the usual size.
@@ -87,7 +86,7 @@ class Lora(Method):
         options: See `LoraOptions`.
 
     Raises:
-        UserError: the backbone has none of the layers.
+        UserError: the backbone has none of the target layers.
     """
 
     def __init__(self, backbone: Backbone, options: LoraOptions) -> None:
@@ -103,17 +102,17 @@ class Lora(Method):
                 "use another backbone or method"
             )
         for module in backbone.vit.modules():
-            # EVA's attention would read the weight past the layer; with its bias added separately it calls the layer.
+            # EVA's attention reads the weight directly unless its bias is added separately; then it calls the layer.
             if getattr(module, "q_bias", None) is not None:
                 module.qkv_bias_separate = True
         for name, layer in layers.items():
             backbone.vit.set_submodule(name, layer)
-        # Shared with the replaced layers, so that what is learned is found where it is with every method.
+        # Registered here as well, so that learned parameters belong to the method, as with every other method.
         self.down = nn.ModuleList(layer.down for layer in layers.values())
         self.up = nn.ModuleList(layer.up for layer in layers.values())
 
     def fuse(self, backbone: Backbone) -> None:
-        """Put ``W + (alpha / r) · B A`` in the place of every W, and the plain layer in that of the updated one."""
+        """Replace every updated layer by a plain one with the weight ``W + (alpha / r) · B A``."""
         for name, layer in [(n, m) for n, m in backbone.vit.named_modules() if isinstance(m, LowRankUpdate)]:
             backbone.vit.set_submodule(name, layer.merged())
         for module in backbone.vit.modules():
@@ -122,6 +121,6 @@ class Lora(Method):
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
 
     def run_block(self, index: int, block: FrozenBlock, tokens: Tensor, rope: Tensor | None) -> Tensor:
-        """The block as it is, its layer-normed inputs cast once for the frozen and the low-rank product."""
+        """Run the block, casting its layer-normed inputs once for both the frozen and the low-rank product."""
         tokens = tokens + block.attention(in_autocast_dtype(block.attention_input(tokens)), rope)
         return tokens + block.mlp(in_autocast_dtype(block.mlp_input(tokens)))

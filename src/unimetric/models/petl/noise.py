@@ -1,4 +1,4 @@
-"""Random numbers for the images of a batch, which do not depend on how many processes share it."""
+"""Random numbers for the images of a batch, independent of the number of processes that share it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _part: ContextVar[tuple[Tensor, int] | None] = ContextVar("part", default=None)
 
 @contextmanager
 def drawing_for(rows: Tensor, total: int) -> Iterator[None]:
-    """While active, `uniform` draws for a global batch of ``total`` images, of which ``rows``, int64 [B], are here."""
+    """Make `uniform` draw for a global batch of ``total`` images and return ``rows``, int64 [B], of this process."""
     token = _part.set((rows, total))
     try:
         yield
@@ -23,16 +23,16 @@ def drawing_for(rows: Tensor, total: int) -> Iterator[None]:
 
 
 def drawing_as_here() -> AbstractContextManager[None]:
-    """`drawing_for` what is active here and now, to be entered later and perhaps in another thread."""
+    """Return `drawing_for` with the current settings, for use later or in another thread."""
     part = _part.get()
     return nullcontext() if part is None else drawing_for(*part)
 
 
 def uniform(count: int) -> Tensor:
-    """A number in [0, 1) for each of the ``count`` images of a forward pass, float32 [count], drawn on the CPU.
+    """Draw a number in [0, 1) on the CPU for each of the ``count`` images of a forward pass, float32 [count].
 
-    Every process draws for the whole global batch and keeps its own part: all generators stay in step, and an image
-    gets the number that it would get in a single process.
+    Every process draws for the whole global batch and keeps its own part. All generators stay in step, and an image
+    gets the same number as in a single process.
 
     >>> torch.manual_seed(0).initial_seed()
     0

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class PromptPool(nn.Module):
-    """A pool of M prompts, mixed for each image by how well its patches match each prompt's key.
+    """A pool of M prompts, mixed for each image by the similarity of its patches to each prompt's key.
 
     With the query ``q`` of an image, ``α_m = cos(q ⊙ softmax_D(A_m), K_m)`` and the conditional prompt is
     ``Σ_m α_m P_m``. Keys and attentions start orthogonal; all prompts start as the same orthogonal l×D matrix,
@@ -27,7 +27,7 @@ class PromptPool(nn.Module):
         self.prompts = nn.Parameter(nn.init.orthogonal_(torch.empty(length, width)).expand(size, -1, -1).clone())
 
     def weights(self, patches: Tensor) -> Tensor:
-        """The weights α [B, M], in [-1, 1], for patch tokens [B, N, D]; no gradient reaches the patch tokens.
+        """Return the weights α [B, M], in [-1, 1], for patch tokens [B, N, D], which get no gradient.
 
         The query is the mean of the mean and the maximum over patches. Computed in float32 under autocast.
         """
@@ -42,13 +42,13 @@ class PromptPool(nn.Module):
             return weights
 
     def forward(self, patches: Tensor) -> Tensor:
-        """The conditional prompt [B, l, D] for patch tokens [B, N, D]."""
+        """Return the conditional prompt [B, l, D] for patch tokens [B, N, D]."""
         weights = self.weights(patches)
         with torch.autocast(patches.device.type, enabled=False):
             return torch.einsum("bm,mld->bld", weights, self.prompts)
 
     def penalty(self) -> Tensor:
-        """Mean squared distance from orthogonality of keys, attentions and flattened prompts, a scalar."""
+        """Return the mean squared distance from orthogonality of keys, attentions and flattened prompts, a scalar."""
         with torch.autocast(self.keys.device.type, enabled=False):
             return sum(
                 (_gram(rows) - torch.eye(len(rows), device=rows.device)).square().mean()

@@ -15,13 +15,13 @@ from unimetric.models.petl.prompt_pool import PromptPool
 
 @dataclass(frozen=True)
 class PumaOptions:
-    """What can be set about PUMA; the defaults are the paper's.
+    """Options of PUMA; the defaults are the paper's.
 
     Args:
-        adapter_bottleneck: r, the adapters' hidden size; 0 leaves the adapters out.
+        adapter_bottleneck: r, the adapters' hidden size; 0 for no adapters.
         adapter_scale: s, the adapters' fixed factor.
         adapter_drop: p, the probability in [0, 1) that an adapter is switched off for a sample during training.
-        prompts: M, the number of prompts in the pool; 0 leaves the pool out.
+        prompts: M, the number of prompts in the pool; 0 for no pool.
         prompt_length: l, the tokens of a prompt.
         orthogonality: Weight of the pool's orthogonality penalty.
     """
@@ -75,15 +75,15 @@ class Puma(Method):
         self.prompt_count = options.prompt_length if options.prompts else 0
 
     def prompts(self, patches: Tensor, backbone: Backbone) -> Tensor | None:
-        """The conditional prompt [B, l, D], with the class token's position embedding added."""
+        """Return the conditional prompt [B, l, D], with the class token's position embedding added."""
         return None if self.pool is None else self.pool(patches) + backbone.class_position
 
     def prompt_weights(self, patches: Tensor) -> Tensor | None:
-        """The weights α [B, M] of the prompts, in [-1, 1], for patch tokens [B, N, D]."""
+        """Return the weights α [B, M] of the prompts, in [-1, 1], for patch tokens [B, N, D]."""
         return None if self.pool is None else self.pool.weights(patches)
 
     def run_block(self, index: int, block: FrozenBlock, tokens: Tensor, rope: Tensor | None) -> Tensor:
-        """``y = x + attn(h) + adapter(h)`` and ``y + mlp(u) + adapter(u)``, with h and u layer-normed."""
+        """Compute ``y = x + attn(h) + adapter(h)`` and ``y + mlp(u) + adapter(u)``, with h and u layer-normed."""
         if not self.attention_adapters:
             return block(tokens, rope)
         normed = in_autocast_dtype(block.attention_input(tokens))
@@ -98,5 +98,5 @@ class Puma(Method):
             adapter.fold_scale()
 
     def penalty(self) -> Tensor | None:
-        """The weighted orthogonality penalty of the pool, or None without one."""
+        """Return the weighted orthogonality penalty of the pool, or None without a pool."""
         return None if self.pool is None else self.options.orthogonality * self.pool.penalty()

@@ -1,4 +1,4 @@
-"""VPT-deep: prompt tokens of its own for every block (Jia et al., *Visual Prompt Tuning*, ECCV 2022)."""
+"""VPT-deep: separate prompt tokens for every block (Jia et al., *Visual Prompt Tuning*, ECCV 2022)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from unimetric.models.petl.base import Method
 
 @dataclass(frozen=True)
 class VptOptions:
-    """What can be set about VPT-deep.
+    """Options of VPT-deep.
 
     Args:
-        prompt_length: l, the prompt tokens of every block.
+        prompt_length: l, the number of prompt tokens of every block.
     """
 
     prompt_length: int = 8
@@ -29,9 +29,9 @@ class VptOptions:
 
 
 class VptDeep(Method):
-    """Every block reads l learned tokens in the place where the block before it left its own.
+    """Learned prompt tokens, l in every block, which replace the prompt tokens of the block before.
 
-    Drawn uniformly from ± √(6 / (3 · patch² + D)), as the authors do. Trainable parameters: ``L · l · D``.
+    They start uniform in ± √(6 / (3 · patch² + D)), as in the authors' code. Trainable parameters: ``L · l · D``.
 
     Args:
         backbone: The frozen backbone to attach to.
@@ -47,11 +47,11 @@ class VptDeep(Method):
         nn.init.uniform_(self.tokens, -limit, limit)
 
     def prompts(self, patches: Tensor, backbone: Backbone) -> Tensor | None:
-        """The first block's tokens [B, l, D]."""
+        """Return the first block's tokens [B, l, D]."""
         return self.tokens[0].expand(patches.shape[0], -1, -1)
 
     def enter_block(self, index: int, tokens: Tensor) -> Tensor:
-        """The tokens [B, T, D] with this block's own in place of those of the one before."""
+        """Return the tokens [B, T, D] with this block's prompts in place of the previous block's."""
         if not index:
             return tokens
         own = self.tokens[index].to(tokens.dtype).expand(tokens.shape[0], -1, -1)
