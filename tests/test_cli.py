@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -221,6 +222,34 @@ def test_out_on_an_existing_run(data: Path, options: Path, tmp_path: Path, fails
 def test_a_line_break_in_a_name_stays_one_line(options: Path, out: Path, tmp_path: Path, fails: Failure) -> None:
     error = fails("train", tmp_path / "two\nlines", "--out", out, "--config", options)
     assert "two lines" in error
+
+
+def test_a_deleted_folder_is_named(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from unimetric.cli import main; os.rmdir(os.getcwd()); sys.exit(main(['search', 'db', 'x']))"
+    )
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    run = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == "unimetric: error: the current folder was deleted; change to another one\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_may_lack_the_characters_of_a_name(encoding: str) -> None:
+    script = (
+        "import sys; from unittest.mock import patch; from unimetric import cli\n"
+        "with patch.object(cli, '_run', lambda argv: print(argv[0]) or 0): sys.exit(cli.main(['\u65e5\\udcff']))"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, timeout=60)
+    assert (run.returncode, run.stderr) == (0, b"")
+    expected = "\u65e5".encode(encoding, "backslashreplace") + b"\\udcff"
+    assert run.stdout.strip() == expected
+
+
+def test_a_folder_is_no_configuration(tmp_path: Path, fails: Failure) -> None:
+    assert "it is no regular file; name a YAML file" in fails("train", "--config", tmp_path)
 
 
 def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,6 +171,9 @@ def test_odd_configurations(values: dict[Any, Any]) -> None:
     [
         (["--data.train_images", "{2024: 2, no: 3}"], "2024 is read as a number; write it in quotes, as in '2024'"),
         (["--data.train_images", "{no: 3}"], "False is read as a truth value; write it in quotes, as in 'no'"),
+        (["--data.train_images", "{null: 2}"], "None is read as nothing; write it in quotes, as in 'null'"),
+        (["--data.train_images", "{2024-01-02: 2}"], "2024-01-02 is read as a date; write it in quotes, as in '2024-"),
+        (["--data.train_datasets", "[a, ~]"], "None is read as nothing; write it in quotes"),
         (["--data.train_datasets", "[a, 2024]"], "2024 is read as a number; write it in quotes"),
         (["--data.train_datasets", "[a, 2024-01-02]"], "is read as a date; write it in quotes"),
     ],
@@ -194,3 +197,9 @@ def test_names_that_yaml_reads_as_something_else(
 def test_quotes_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert unimetric("train", "--data.train_images", "{'2024': 2, 'no': 3}", "--print_config") == 0
     assert yaml.safe_load(capsys.readouterr().out)["data"]["train_images"] == {"2024": 2, "no": 3}
+
+
+def test_no_other_spelling_is_advised_than_the_one_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    for typed in ("[12:30]", "[010]", "[1_000]"):
+        assert unimetric("train", "--data.train_datasets", typed, "--print_config") == 2
+        assert "is read as a number; write it in quotes\n" in capsys.readouterr().err

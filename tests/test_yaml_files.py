@@ -50,6 +50,8 @@ REFUSED = {
     "python name": ("data: !!python/name:os.system", "not YAML"),
     "python call": ("data: !!python/object/apply:os.system ['echo x > /tmp/x']", "not YAML"),
     "python tuple": ("data: {sources: !!python/tuple [a]}", "not YAML"),
+    "repeated": ("training:\n  seed: 1\n  seed: 2\n", "line 3 is not YAML: 'seed' is there twice"),
+    "repeated section": ("data: {}\n'data': {}\n", "line 2 is not YAML: 'data' is there twice"),
     "own tag": ("data: !anything {}", "not YAML"),
     "list for a name": ("? [a]\n: b", "not YAML"),
     "two documents": ("data: {}\n---\ndata: {}", "not YAML"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import os
 import sys
 import textwrap
@@ -68,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         that are not finite, 2 for bad input, 130 after Ctrl-C, 141 if the reader of the output has gone.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Labels and paths may hold what the terminal's encoding lacks, or bytes that are no text.
+        sys.stdout.reconfigure(errors="backslashreplace")
     debug = "--debug" in argv
     try:
         return _run([text for text in argv if text != "--debug"])
@@ -102,6 +106,10 @@ def _run(argv: list[str]) -> int:
         kind, known = ("option", [*_OPTIONS]) if name.startswith("-") else ("command", [*COMMANDS])
         quoted = name if name.startswith("-") else repr(name)
         raise UnknownOptionError(f"unknown {kind} {quoted}; {nearest_names(name, known)}")
+    try:
+        os.getcwd()  # noqa: PTH109
+    except FileNotFoundError as error:
+        raise UserError("the current folder was deleted; change to another one") from error
     command = Command(name, COMMANDS[name])
     typed = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
     if {"-h", "--help", "--help-all"} & set(typed):

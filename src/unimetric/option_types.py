@@ -29,6 +29,7 @@ _READ_AS = {
     float: "a number",
     datetime.date: "a date",
     datetime.datetime: "a date",
+    types.NoneType: "nothing",
 }
 
 
@@ -91,6 +92,7 @@ def misread(value: Any, hint: object) -> str | None:
     if origin in (typing.Union, types.UnionType):
         alternatives = [part for part in typing.get_args(hint) if part is not types.NoneType]
         return misread(value, alternatives[0]) if len(alternatives) == 1 else None
+    typed = value if isinstance(value, str) else None
     if isinstance(value, str):
         if hint is str or origin not in (list, dict):
             return None
@@ -99,18 +101,21 @@ def misread(value: Any, hint: object) -> str | None:
         except (yaml.YAMLError, ValueError, OverflowError, RecursionError, TypeError, LookupError, AttributeError):
             return None  # reported by the parser
     texts: list[Any] = []
-    if hint is str:
+    if hint is str and value is not None:
         texts = [value]
     elif origin is list and isinstance(value, list) and typing.get_args(hint) == (str,):
         texts = value
     elif origin is dict and isinstance(value, Mapping):
         texts = list(value)
-    return next((remedy for text in texts if (remedy := _quoted(text))), None)
+    return next((remedy for text in texts if (remedy := _quoted(text, typed))), None)
 
 
-def _quoted(value: object) -> str:
+def _quoted(value: object, typed: str | None) -> str:
     kind = _READ_AS.get(type(value))
     if kind is None:
         return ""
-    text = ("yes" if value else "no") if isinstance(value, bool) else str(value)
-    return f"{shown(value)} is read as {kind}; write it in quotes, as in {text!r}"
+    text = ("yes" if value else "no") if isinstance(value, bool) else "null" if value is None else str(value)
+    # A number or a date has other spellings as well: 010, 12:30, 1_000.
+    example = f", as in {text!r}" if typed is None or text in typed else ""
+    form = str(value) if isinstance(value, datetime.date) else shown(value)
+    return f"{form} is read as {kind}; write it in quotes{example}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from unimetric.errors import UserError, cause
+from unimetric.errors import UserError, cause, shown
 from unimetric.files import explain_os_error
 
 _LARGEST_FILE = 2**20
@@ -61,6 +61,7 @@ def _check(path: Path, root: yaml.Node) -> None:
 
     Raises:
         UserError: a number is too long, values are nested too deeply or are too many, or one holds itself.
+        yaml.YAMLError: a name is there twice.
     """
     known: dict[int, tuple[int, int]] = {}
 
@@ -71,6 +72,7 @@ def _check(path: Path, root: yaml.Node) -> None:
                 raise _refused(path, node, f"has a number or date of {len(node.value)} characters")
             return 1, 0
         if id(node) not in known and depth < _DEEPEST:
+            _refuse_repeated_names(node)
             parts = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
             measured = [measure(part, depth + 1) for part in parts]
             known[id(node)] = (
@@ -86,6 +88,17 @@ def _check(path: Path, root: yaml.Node) -> None:
         return size, height
 
     measure(root, 0)
+
+
+def _refuse_repeated_names(node: yaml.Node) -> None:
+    # PyYAML would take the last one in silence.
+    names: set[tuple[str, str]] = set()
+    for key in (pair[0] for pair in node.value if isinstance(pair, tuple)):
+        if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
+            if (key.tag, key.value) in names:
+                problem = f"{shown(key.value)} is there twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            names.add((key.tag, key.value))
 
 
 def _refused(path: Path, node: yaml.Node, what: str) -> UserError:

@@ -62,6 +62,8 @@ def check_handover(batch_bytes: int, workers: int, processes: int = 1) -> None:
     if sys.platform != "linux":
         return
     try:
+        if not os.access(SHARED_MEMORY, os.W_OK):
+            raise PermissionError("it cannot be written")
         free = shutil.disk_usage(SHARED_MEMORY).free
     except OSError as error:
         raise WorkerError(
@@ -71,8 +73,8 @@ def check_handover(batch_bytes: int, workers: int, processes: int = 1) -> None:
     under_way = processes * (PREFETCH * workers + 1)
     if free < under_way * batch_bytes:
         raise WorkerError(
-            f"--data.workers is {workers}, but {SHARED_MEMORY} has {free / 1e6:.1f} MB free for {under_way} batches of "
-            f"{batch_bytes / 1e6:.1f} MB: use --data.workers 0 or fewer, a smaller --training.batch_size, or give the "
+            f"--data.workers is {workers}, but {SHARED_MEMORY} has {free / 1e6:.3g} MB free for {under_way} batches of "
+            f"{batch_bytes / 1e6:.3g} MB: use --data.workers 0 or fewer, a smaller --training.batch_size, or give the "
             "container more shared memory (docker run --shm-size)"
         )
 

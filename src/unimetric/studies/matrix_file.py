@@ -189,7 +189,7 @@ _WORDS = {
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which ``on`` is a word, ``1e-5`` a number, and a name given twice an error."""
+    """YAML in which ``on`` is a word, ``1e-5`` a number, and names are text."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own way
         first: [(tag, _WORDS.get(tag, pattern)) for tag, pattern in resolvers]
@@ -197,14 +197,10 @@ class _Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, (str, int, float, bool)):
                 raise yaml.constructor.ConstructorError(None, None, "a name is not text", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is there twice", key_node.start_mark)
-            seen.add(key)
         return super().construct_mapping(node, deep)
