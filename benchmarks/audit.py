@@ -1,8 +1,8 @@
 """Precision and recall of `unimetric audit` on planted faults, beside imagehash alone.
 
 A copy of the folder of domains gets wrong labels (5 %, to a random class, or to the most similar one), re-encoded,
-cropped and mirrored copies (2 %), leaks to the other side of the split, and blank pictures. Precision of copies counts the
-findings whose removal is suggested; copies that the photographs themselves hold count as wrong.
+cropped and mirrored copies (2 %), leaks to the other side of the split, and blank pictures. Precision of copies counts
+the findings whose removal is suggested; copies that the photographs themselves hold count as wrong.
 
     python benchmarks/audit.py FOLDER_OF_DOMAINS [--model RUN] [--labels random|similar] [--domains NAME ...]
 """
