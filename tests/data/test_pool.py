@@ -57,7 +57,7 @@ def test_whoever_stops_early_leaves_no_work_behind() -> None:
 
 
 HANGING = """
-import os, threading
+import os, signal, threading
 from unimetric.data.batches import prepared_batches
 from unimetric.training.interrupt import sigterm_as_keyboard_interrupt
 
@@ -65,6 +65,7 @@ def hang():
     os.write(1, b"hangs\\n")
     threading.Event().wait()
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell in the background has it ignored
 with sigterm_as_keyboard_interrupt():
     for batch in prepared_batches([hang, hang, hang], lambda image: image, batch_size=2, threads=2):
         raise AssertionError

@@ -245,7 +245,7 @@ def test_loss_is_right_and_gradients_finite_at_cosine_one(per_class, target, neg
     value = loss(embeddings, torch.zeros(4, dtype=torch.int64))
     value.backward()
     arrays = embeddings.detach().double().numpy(), [0] * 4, loss.proxies.detach().double().numpy()
-    expected, _ = oracle_step(*arrays, np.zeros(2) if per_class else 0.0, 0.3, 32.0, 0.99)
+    expected, _ = oracle_step(*arrays, np.zeros(2) if per_class else 0.0, 0.3, 32.0, 0.99, False)
     assert value.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
     assert torch.isfinite(embeddings.grad).all()
     assert torch.isfinite(loss.proxies.grad).all()

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from toys import pixels, toy_backbone, toy_embedder
 
-from unimetric.data import decoding
+from unimetric.data import batches as decoding_batches
 from unimetric.errors import UserError
 from unimetric.geometry import Geometry, PoincareBall
 from unimetric.models.backbone import make_backbone
@@ -63,13 +63,13 @@ def test_each_image_is_decoded_once(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         paths.append(tmp_path / f"{number}.png")
         image.save(paths[-1])
     opened: list[Path] = []
-    decode = decoding.decode_image
+    decode = decoding_batches.decode_image
 
     def watched(path: Path) -> Image.Image:
         opened.append(path)
         return decode(path)
 
-    monkeypatch.setattr(decoding, "decode_image", watched)
+    monkeypatch.setattr(decoding_batches, "decode_image", watched)
     (tmp_path / "2.png").write_bytes(b"no image")
     batches = list(Ensemble([member(0), member(1)]).encode_batches(paths, batch_size=3, skip_unreadable=True))
     assert sorted(opened) == paths

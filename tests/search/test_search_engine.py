@@ -160,7 +160,7 @@ def test_a_file_of_int8_products(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--engine", "onxn"], "--engine is 'onxn'; did you mean 'onnx'"),
+        (["--engine", "onxn"], "--engine is 'onxn': did you mean 'onnx'"),
         (["--engine", "onnx", "--model", "RUN"], "model.onnx does not exist: write it with unimetric export"),
         (["--engine", "torch", "--model", "RUN/model.onnx"], "--engine is torch, which does not run"),
         (["--model", "RUN/model.onnx"], "model.onnx: No such file"),

@@ -15,7 +15,7 @@ from toy_runs import make_images, options_file, read_json, tensors
 from unimetric.losses import LOSSES
 
 WORLDS = (1, 2, 3)
-GRADIENTS, WEIGHTS = 1e-4, 5e-3
+GRADIENTS, WEIGHTS = 1e-4, 1e-2
 """Relative differences of a tensor's norm. Adam divides a gradient by itself: where it is nothing but rounding, single
 weights go another way. Its averages after one step are the gradients, and their squares."""
 BATCH = 8  # 3, 3 and 2 images for three processes

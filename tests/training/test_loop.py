@@ -304,7 +304,7 @@ def test_a_run_without_test_classes_saves_its_model(
     options = options_file(tmp_path / "options.yaml", training={"steps": 2}, data={"split": "train-only"})
     assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 0
     captured = capsys.readouterr()
-    assert "nothing was held out to measure it on" in captured.err
+    assert "no classes were held out to measure it on" in captured.err
     assert captured.out == ""
     metrics = read_json(tmp_path / "run/metrics.json")
     assert (metrics["separate"], metrics["harmonic"], metrics["unified"]) == ({}, None, None)
