@@ -19,7 +19,7 @@ __all__ = ["Embedder", "UserError", "__version__", "evaluation"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load `Embedder` and `evaluation`, and torch with them, only when somebody asks for them."""
+    """Load `Embedder` and `evaluation`, and torch with them, on first access."""
     if name == "Embedder":
         from unimetric.models.embedder import Embedder
 

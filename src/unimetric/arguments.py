@@ -98,7 +98,7 @@ def _as_typed(value: Any) -> str:
 
 
 class Command:
-    """One command: builds the parser of a function, and calls the function with what was typed."""
+    """One command: builds the parser of a function, and calls the function with the parsed options."""
 
     def __init__(self, name: str, function: Callable[..., int]) -> None:
         self.name = name
@@ -161,7 +161,7 @@ class Command:
 
         Raises:
             MissingOptionError: a required option is missing.
-            UserError: what the function raises.
+            UserError: raised by the function.
         """
         for option in self.options:
             if option.required and values.get(option.name) in (None, []):

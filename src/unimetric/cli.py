@@ -137,7 +137,7 @@ def _shell(argv: Sequence[str]) -> str:
 
 
 def _overview() -> str:
-    """The page of ``unimetric --help``."""
+    """Return the page of ``unimetric --help``."""
     entries = {name: (inspect.getdoc(function) or "").partition("\n")[0] for name, function in COMMANDS.items()}
     lines = ["usage: unimetric COMMAND [arguments and options]", "", "One embedding model for all image collections."]
     for title, listed in (("commands", entries), ("options", _OPTIONS)):

@@ -344,7 +344,7 @@ class DeviceConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides what a run computes.
+    """All options that determine a run's results.
 
     Args:
         data: Sources of images and labels.
@@ -368,7 +368,7 @@ class RunConfig:
 
 
 def run_config(values: Mapping[str, Any], origin: str) -> RunConfig:
-    """A `RunConfig` from nested mappings, as YAML or the command line give them; what is left out keeps its default.
+    """Return a `RunConfig` from nested mappings of YAML or the command line; missing options keep their defaults.
 
     Raises:
         UserError: an unknown option, or a value out of range; ``origin`` is named.
@@ -382,7 +382,7 @@ def read_options(path: Path, extra: Sequence[str] = ()) -> dict[str, Any]:
 
     Args:
         path: The file.
-        extra: More names that it may have, beside the sections.
+        extra: Further valid names in addition to the sections.
 
     Raises:
         UserError: the file cannot be read, is no YAML, or has an unknown option.

@@ -1,4 +1,4 @@
-"""The configuration of a run, from the files that are named on the command line and from what is typed there."""
+"""The configuration of a run, from the files named on the command line and the options typed there."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def base_options(given: Mapping[str, Any]) -> dict[str, Any]:
         given: The values that were typed, with ``resume``, ``ensemble``, ``model_folder`` and ``config`` among them.
 
     Raises:
-        OptionError: options of the model are typed beside a trained model.
+        OptionError: options of the model are given together with a trained model.
         UserError: a file is missing or bad.
     """
     ensemble = given.get("ensemble")
@@ -92,7 +92,7 @@ def base_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_shorthands(config: RunConfig, sources: list[str] | None, strict: bool) -> RunConfig:
-    """The configuration with the positional SOURCE arguments and ``--strict`` in place of its own values."""
+    """Return the configuration with its values replaced by the positional SOURCE arguments and ``--strict``."""
     data = config.data
     return replace(config, data=replace(data, sources=sources or data.sources, strict=strict or data.strict))
 

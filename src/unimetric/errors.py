@@ -61,7 +61,7 @@ class InvalidValueError(OptionError, TypeError):
 
 
 class WriteError(UserError):
-    """A file could not be written: a full disk, no permission. What was there before is still there."""
+    """A file could not be written: a full disk, no permission. Existing content is unchanged."""
 
     code: ClassVar[str] = "cannot_write"
 

@@ -156,7 +156,7 @@ def sha256_of_file(path: Path) -> str:
 
 
 def user_path(path: str | Path) -> Path:
-    """The path with a leading ``~`` or ``~name`` resolved; a ``~`` elsewhere is part of a name.
+    """Return the path with a leading ``~`` or ``~name`` resolved; a ``~`` elsewhere is part of a name.
 
     Raises:
         UserError: the user has no home folder.

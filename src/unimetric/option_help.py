@@ -45,7 +45,7 @@ class Option:
 
     @property
     def title(self) -> str:
-        """The name as it is typed."""
+        """The name as typed."""
         if not self.positional:
             return f"--{self.name}"
         return (self.name.rstrip("s") if self.is_list else self.name).upper()

@@ -84,7 +84,7 @@ def _write(index: SearchIndex, file: str, columns: dict[str, Any]) -> int:
 
 
 def _known(index: SearchIndex, ids: list[str]) -> dict[str, dict[str, Any]]:
-    """The rows of these ids that there are."""
+    """Return the existing rows with these ids."""
     return {
         row["id"]: row
         for start in range(0, len(ids), _IDS_AT_ONCE)
@@ -97,7 +97,7 @@ def _is_same(row: dict[str, Any] | None, content_hash: str, label: str) -> bool:
 
 
 def _with_metadata(item: NamedItem, known: dict[str, dict[str, Any]], kinds: dict[str, str]) -> NamedItem:
-    """The item with the metadata that its row has already, which no shard knows."""
+    """Return the item with the metadata of its existing row, which shards do not contain."""
     row = known.get(item.id, {})
     return replace(item, item=replace(item.item, metadata={name: row.get(name) for name in kinds}))
 

@@ -44,7 +44,7 @@ class Source:
 
 
 def sources(unit: WorkUnit) -> Iterator[Source]:
-    """Yield the images of a unit in a defined order; a truncated archive ends with an entry of its own name."""
+    """Yield the images of a unit in a defined order; a truncated archive ends with an entry that names it."""
     if unit.kind == "files":
         yield from (Source(*image) for image in unit.images)
         return

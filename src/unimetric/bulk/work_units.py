@@ -27,7 +27,7 @@ class WorkUnit:
     Attributes:
         number: Its position in the plan.
         kind: ``files``: the images listed; ``tar``: a WebDataset archive; ``table``: a Parquet file that holds images.
-        dataset: The name of a archive's dataset.
+        dataset: The name of an archive's dataset.
         place: The archive.
         images: Path or URI, label and dataset of every listed image.
     """
@@ -55,7 +55,7 @@ class WorkUnit:
 
 
 def plan(sources: Sequence[str], rows: int) -> list[WorkUnit]:
-    """Cut sources into units: listed images by ``rows``, and every archive as a unit of its own.
+    """Divide sources into units: listed images by ``rows``, and every archive as one unit.
 
     Args:
         sources: As for ``unimetric embed``; besides, ``.tar`` files (WebDataset), Parquet files with a column

@@ -25,7 +25,7 @@ def datasets(
     """List the benchmark datasets, or check which of them a folder holds.
 
     Args:
-        action: list prints what they are; check, what ROOT holds of them and what to download.
+        action: list prints the datasets; check, those that ROOT contains and those to download.
         root: For check, the folder that holds the datasets.
         decode: For check, decode every image to find unreadable ones; takes minutes.
         json: Print JSON instead of tables.

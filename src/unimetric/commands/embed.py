@@ -121,7 +121,7 @@ def embed_sources(
         cache: A folder that ``unimetric prepare`` wrote.
 
     Returns:
-        The embedded items, and what was skipped.
+        The embedded items, and the skipped images.
 
     Raises:
         UserError: the model or a source cannot be read, or the file cannot be written.

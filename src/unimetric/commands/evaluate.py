@@ -1,4 +1,4 @@
-"""Measure a trained model, several as an ensemble, or a backbone as it is."""
+"""Measure a trained model, several as an ensemble, or an untrained backbone."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def evaluate(
         ),
     ],
 ) -> int:
-    """Measure a trained model, several as an ensemble, or a backbone as it is.
+    """Measure a trained model, several as an ensemble, or an untrained backbone.
 
     A backbone without a trained model is measured with --model.method frozen.
 
@@ -92,7 +92,7 @@ def evaluate_model(config: RunConfig, model: Path | None, out: Path) -> dict[str
     Args:
         config: The data, how to measure, and where to compute; without ``model``, the backbone too. Where
             ``model.weights`` is a file, a model's backbone is read from it.
-        model: A model folder, or None for the configured backbone as it is.
+        model: A model folder, or None for the configured backbone without training.
         out: Folder for ``metrics.json``.
 
     Returns:
@@ -193,7 +193,7 @@ def _measure(config: RunConfig, split: Split, embedder: Embedder | Ensemble, out
         read=read,
     )
     metrics = describe(config, embedder, measurement.metrics, [*left_out_of(split), *measurement.skipped])
-    # Train images play no part here.
+    # Train images are not used here.
     used = replace(split, train=())
     fingerprint = embedder.fingerprint if isinstance(embedder, Ensemble) else embedder.backbone.fingerprint
     metrics |= provenance(config, used, fingerprint, clock, embedder.device)

@@ -93,7 +93,7 @@ def export_models(
         kind: ``onnx`` or ``torch``.
         precision: Of the products, ``fp32`` or, with ``onnx``, ``int8``.
         overwrite: Replace an existing file.
-        weights: The file of the backbone's weights, where a folder does not know it.
+        weights: The file of the backbone's weights, if a folder does not record it.
 
     Raises:
         UserError: a model cannot be read, the file exists or cannot be written, a package is missing, or the check

@@ -42,7 +42,7 @@ def index(
     """Embed images into a search database.
 
     Unchanged images are skipped, and a command that was stopped continues. Without MODEL, rows are deleted or the
-    approximate index is built anew.
+    approximate index is rebuilt.
 
     Args:
         model: Run folder, model folder or name of a backbone.
@@ -57,7 +57,7 @@ def index(
         delete_missing: Delete rows of the same datasets that the sources do not name.
         delete_dataset: Delete datasets.
         delete_path: Delete the rows of files, or of all files below folders.
-        build_index: Build the approximate index anew; none removes it.
+        build_index: Rebuild the approximate index; none removes it.
         optimise: Merge small files and update the approximate index.
         metrics: The metrics.json with the thresholds; by default that of MODEL.
         false_match_rate: Rate that the threshold keeps: 0.1, 0.01, 0.001 or 0.0001.
@@ -201,7 +201,7 @@ def index_shards(
 
     Args:
         model: The run folder or model folder that they were embedded with.
-        folders: Folders or URIs that ``unimetric embed --engine ray`` or ``--shard`` wrote.
+        folders: Folders or URIs written by ``unimetric embed --engine ray`` or ``--shard``.
         db: A folder or an object-storage URI; made if it is missing.
         metrics: As for `SearchIndex.create`.
         false_match_rate: As for `SearchIndex.create`.
@@ -231,7 +231,7 @@ def change_database(
     build: str | None = None,
     optimise: bool = False,
 ) -> tuple[int, str | None]:
-    """Delete rows by dataset and path, then make the index anew or bring it up to date.
+    """Delete rows by dataset and path, then rebuild or update the index.
 
     Returns:
         The number of deleted rows, and the kind of an index that was made.

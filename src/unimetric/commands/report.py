@@ -29,7 +29,7 @@ def report(
         run: Run folder, or folder that unimetric evaluate wrote.
         out: The file; by default RUN/report.html.
         mistakes: Mistakes of each dataset.
-        neighbours: Neighbours beside each mistake.
+        neighbours: Neighbours shown with each mistake.
         points: Points on the map, at most.
         model: Run folder or model folder, if RUN holds no model.
         weights: Weights of the backbone, for a model trained with --model.weights FILE.

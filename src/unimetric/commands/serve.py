@@ -83,13 +83,13 @@ def serve_database(
     weights: str | None = None,
     device: DeviceConfig | None = None,
 ) -> int:
-    """Serve a search database until Ctrl-C or SIGTERM; then what was taken is finished.
+    """Serve a search database until Ctrl-C or SIGTERM, then finish the accepted requests.
 
     Args:
         db: The database, a folder or an object-storage URI.
         config: Address and limits.
         model: The model's folder, where it is not the recorded one.
-        weights: The file of the backbone's weights, where neither the database nor the model folder knows it.
+        weights: The file of the backbone's weights, if neither the database nor the model folder records it.
         device: Device and precision.
 
     Returns:

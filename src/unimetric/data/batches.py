@@ -47,7 +47,7 @@ def prepared_batches(
         prepare: Turns an upright RGB image into its pixels; called in the threads.
         batch_size: Images per batch.
         threads: Number of images that are decoded at once.
-        skip_unreadable: Leave out images that cannot be read instead of raising.
+        skip_unreadable: Skip images that cannot be read instead of raising.
 
     Yields:
         The results of ``prepare`` for a batch's readable images; and for every image of the batch None or its error.

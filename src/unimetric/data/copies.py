@@ -17,7 +17,7 @@ from unimetric.files import sha256_of_file
 from unimetric.progress import console, track
 
 _TAIL = 4096
-"""Bytes at the end of a file, where images differ first: many begin alike."""
+"""Bytes at the end of a file that are compared first, because many images have the same beginning."""
 _MANY = 1000
 """For more files than these, progress is shown."""
 
@@ -84,7 +84,7 @@ def _some(pairs: Sequence[tuple[Path, Path]], kind: str) -> str:
 def _split_by(
     key: Callable[[Path], Hashable], groups: Sequence[Sequence[Path]], unreadable: dict[Path, str]
 ) -> list[list[Path]]:
-    """Divide groups of paths by a key of their files, and leave out those that cannot be read."""
+    """Divide groups of paths by a key of their files, skipping files that cannot be read."""
     paths = [path for group in groups for path in group]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results: Iterable[tuple[Hashable, str]] = pool.map(partial(_try, key), paths)

@@ -26,14 +26,14 @@ from unimetric.data.workers import PREFETCH, WorkerLoader, share, start_worker
 
 @dataclass(frozen=True)
 class Batch:
-    """Images and class numbers of one step, and what could not be read.
+    """Images and class numbers of one step, and the images that could not be read.
 
     Attributes:
-        images: uint8 [B, 3, S, S], to be normalised where the model is: a quarter of the bytes between processes.
+        images: uint8 [B, 3, S, S]; normalised on the model's device, which saves three quarters of the bytes sent.
         class_numbers: int64 [B].
-        numbers: Which of the train images each row is, [B].
-        skipped: The image number and what is wrong with it, for each image that is not in ``images``.
-        places: int64 [B], where each image stands among all that were drawn, those that could not be read included.
+        numbers: The number of each row's train image, [B].
+        skipped: The number and the error of each image that is not in ``images``.
+        places: int64 [B], the position of each image among all drawn ones, including those that could not be read.
     """
 
     images: Tensor
@@ -58,7 +58,7 @@ class _TrainingImages(TorchDataset[Any]):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | str, int, int]:
         augmentation_epoch, number = key
-        # Seeded by what it is, not by who makes it: the same augmentation with any number of workers.
+        # Seeded by the image and not by the worker, for the same augmentation with any number of workers.
         seed = int(np.random.SeedSequence((self.seed, augmentation_epoch, number)).generate_state(1, np.uint64)[0] >> 1)
         try:
             image: Tensor | str = self.transform(self.read(self.paths[number]), seed)

@@ -15,7 +15,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _GRACE = 3.0
-"""Seconds that work which has begun may take to end when its result is no longer needed."""
+"""Seconds to wait for running work whose result is no longer needed."""
 _PAUSE = 1.0
 """Seconds between two looks at signals."""
 

@@ -66,7 +66,7 @@ def write_replay(
 ) -> tuple[ReplaySet, list[str]]:
     """Choose images, reduce them and write them; an existing replay set is replaced.
 
-    Images are resized to what evaluation resizes them to (the shorter side 256/224 of the input size), never enlarged,
+    Images are resized as for evaluation (the shorter side is 256/224 of the input size), but never enlarged,
     and written as JPEG; images of another replay set are copied as they are.
 
     Args:
@@ -77,7 +77,7 @@ def write_replay(
         seed: Of the choice.
 
     Returns:
-        The replay set, and a remark for each image that could not be read and was left out.
+        The replay set, and a remark for each image that could not be read and was skipped.
 
     Raises:
         UserError: No image can be read, a full disk, or no permission.
@@ -89,7 +89,7 @@ def write_replay(
         explain_os_error(folder, "write"),
         tempfile.TemporaryDirectory(prefix=".replay-", dir=folder.parent) as staging,
     ):
-        # A folder within: the staging folder is for its owner only, and what is moved from here keeps its mode.
+        # A subfolder, because moving keeps the mode, and the staging folder is readable by its owner only.
         staged = make_folder(Path(staging) / "replay")
         (staged / IMAGES).mkdir()
         rows: list[tuple[str, str, str, str]] = []

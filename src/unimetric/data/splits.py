@@ -139,7 +139,7 @@ def _resolve(dataset: Dataset, strategy: str, wanted: Collection[str]) -> str:
 
 
 def _roles(dataset: Dataset, strategy: str, seed: int) -> list[str]:
-    """Return the role of every item, empty for one that is left out."""
+    """Return the role of every item, empty for an unused one."""
     if strategy == "given":
         return [item.role or "" for item in dataset.items]
     if strategy == "test-only":

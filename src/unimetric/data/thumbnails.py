@@ -17,7 +17,7 @@ from unimetric.data.images import ImageError, decode_image
 def thumbnail(path: Path, side: int = 112) -> str | None:
     """A ``data:`` address of the image on a square of ``side`` pixels; None if it cannot be read.
 
-    Neither the file's name nor anything else that it says of itself (place, camera, colour profile) is in it.
+    It contains neither the file's name nor other metadata (place, camera, colour profile).
     """
     image = square(path, side)
     if image is None:
@@ -35,7 +35,7 @@ def square(path: Path, side: int) -> Image.Image | None:
     except ImageError:
         return None
     image = contain(image, side)
-    # White, as transparent parts are: what the model reads has the same ground.
+    # White, the background that transparent parts also get in the model's input.
     canvas = Image.new("RGB", (side, side), "white")
     canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return canvas

@@ -82,7 +82,7 @@ def check_handover(batch_bytes: int, workers: int, processes: int = 1) -> None:
 def share(tensors: tuple[Tensor, ...]) -> str | None:
     """Move tensors of a batch to shared memory, in a worker; nothing to do elsewhere.
 
-    Torch would do it in a thread of its own, whose errors nobody receives.
+    Torch would do it in a separate thread, whose errors are lost.
 
     Returns:
         None, or what went wrong.

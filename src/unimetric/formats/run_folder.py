@@ -189,7 +189,7 @@ def _deciding_options(config: RunConfig) -> dict[str, dict[str, Any]]:
 def _selection(config: RunConfig) -> dict[str, dict[str, Any]]:
     """Return the options that decide the train images and their pixels; the identity has the images themselves.
 
-    The extension is no part of the identity either: its model is in the run folder.
+    The extension is not part of the identity either, because its model is in the run folder.
     """
     values = asdict(config)
     names = ("train_datasets", "few_shot", "train_images", "cache", "reduced_decode")

@@ -109,7 +109,7 @@ def _system(place: str) -> tuple[Any, str]:
 
 
 def _fsspec_system(place: str) -> tuple[Any, str]:
-    # Comes with torch; slow to import, and only for storage that pyarrow does not know.
+    # Installed with torch; slow to import, and only needed for storage that pyarrow does not support.
     import fsspec
 
     try:

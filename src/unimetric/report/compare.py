@@ -66,7 +66,7 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
         folders: Run folders, or such as ``unimetric evaluate`` wrote; the first is what the others are compared with.
 
     Raises:
-        UserError: fewer than two runs, one twice, one that lacks what is needed, or runs measured on different images.
+        UserError: fewer than two runs, one given twice, an incomplete one, or runs measured on different images.
     """
     if len(folders) < 2:
         raise UserError(f"compare needs two runs or more, got {len(folders)}: name them one after the other")

@@ -23,7 +23,7 @@ def choose_rows(datasets: Sequence[str], count: int) -> NDArray[np.int64]:
 
 
 def map_positions(vectors: NDArray[np.float32], seed: int = 0) -> NDArray[np.float64]:
-    """Return positions in the unit square, [N, 2], of vectors [N, E]; near means alike, far means nothing.
+    """Return positions in the unit square, [N, 2], of vectors [N, E]; only short distances are meaningful.
 
     The first 50 principal components, then t-SNE (van der Maaten and Hinton, 2008) by scikit-learn. Few vectors are
     shown by their first two components instead.
@@ -52,5 +52,5 @@ def map_positions(vectors: NDArray[np.float32], seed: int = 0) -> NDArray[np.flo
 
 
 def shown(vectors: MeasuredVectors, count: int) -> NDArray[np.int64]:
-    """Which queries the map shows."""
+    """The queries that the map shows."""
     return choose_rows([item.dataset for item in vectors.query], count)

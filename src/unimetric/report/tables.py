@@ -24,8 +24,8 @@ def result_cells(rows: Sequence[Row], *, intervals: bool = False) -> tuple[list[
     Recall@1 is in percent, time in minutes:seconds; what has no value shows a dash.
 
     Args:
-        rows: What was measured.
-        intervals: Whether to write 95 % intervals behind the numbers, as ``42.4 [40.1, 44.6]``, where they are known.
+        rows: The measurements.
+        intervals: Write known 95 % intervals behind the numbers, as ``42.4 [40.1, 44.6]``.
     """
     datasets = list(dict.fromkeys(name for _, metrics in rows for name in metrics["separate"]))
     header = ["Recall@1, %", *datasets, "harmonic", "unified", "trained", "time"]

@@ -43,7 +43,7 @@ def similarity(value: float, distance: str) -> str:
     ('0.500', '2.000')
     """
     shown = value if distance == "cosine" else -value
-    # No minus before what is shown as zero.
+    # Avoid "-0.0".
     return f"{round(shown, 3) + 0.0:.3f}".replace("-", "−")
 
 

@@ -6,7 +6,7 @@
 - `maintenance`: the approximate index, searched with an `effort` that is measured
 - `conditions`: conditions on the rows, as people write them
 - `stores`: the engines that hold the rows
-- `items`, `rows`: what goes in and out, and its form in a table
+- `items`, `rows`: the items of a database, and their form in a table
 - `preparation`: from a file's bytes to its hash, pixels and thumbnail
 - `model`, `engine`: the model of a database, and how queries are embedded
 - `calibration`: match or no match, and how sure

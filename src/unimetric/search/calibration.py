@@ -36,7 +36,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        """Read what `to_dict` gives.
+        """Build from the output of `to_dict`.
 
         Raises:
             UserError: it is no calibration.
@@ -88,7 +88,7 @@ class Calibration:
 
 
 def read_calibration(path: Path) -> Calibration | None:
-    """The calibration in a ``metrics.json``; None where it was written without one.
+    """Return the calibration in a ``metrics.json``; None if it has none.
 
     Raises:
         UserError: the file cannot be read, or is damaged.

@@ -1,4 +1,4 @@
-"""The effort that an approximate index is searched with, found by measuring its recall on the rows at hand."""
+"""Search effort of an approximate index, chosen by measuring its recall on the database's own rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MOST_CANDIDATES = 8_000
 
 _SEED = 0
 _SAME = 1e-5
-"""Cosines that differ by less are a tie: the rows may stand in for each other."""
+"""Cosines that differ by less are a tie, and either row counts as found."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def nearest_hyperbolic(
         geometry: From ``PoincareBall.to_dict``.
         vectors: The queries.
         k: Rows per query, at most.
-        columns: What to return of a row.
+        columns: The columns to return.
         where: The condition on rows.
     """
     # torch takes seconds to load.

@@ -342,7 +342,7 @@ class SearchIndex:
         self._maintenance.optimise()
 
     def build_index(self, kind: str = "auto") -> str:
-        """Make the approximate index anew, and return its kind.
+        """Rebuild the approximate index, and return its kind.
 
         Args:
             kind: ``ivf-pq``, ``hnsw``, ``none`` to drop it, or ``auto`` to choose by the number of rows.

@@ -38,7 +38,7 @@ class Indexed:
 def source_items(sources: Sequence[str], strict: bool = False) -> tuple[list[NewItem], list[Refused]]:
     """Return the images of sources, with the metadata columns of manifests, in a defined order; and unusable files.
 
-    Columns that a database cannot hold are left out; a note is printed for each, and for each remark on the datasets.
+    Columns that a database cannot store are skipped; a note is printed for each, and for each remark on the datasets.
 
     Raises:
         UserError: a source cannot be read; or, with ``strict``, something with an image's name cannot be opened.
@@ -94,7 +94,7 @@ def index_items(
         rule: When to commit; what is reported as written is on the disk.
         strict: Stop at the first image that cannot be read.
         delete_missing: Delete rows of the same datasets that are not among the items.
-        origin: What error messages call the source of the metadata.
+        origin: The name of the metadata's source in error messages.
 
     Raises:
         UserError: none of the images can be read, one cannot and ``strict`` is set, metadata does not fit the columns

@@ -1,4 +1,4 @@
-"""The approximate index of a database: which kind its size calls for, when it is due, how it is made."""
+"""Maintenance of a database's approximate index: its kind, the time to rebuild it, and the rebuild itself."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Maintenance:
     Args:
         store: The database.
         writing: Held by all that this process writes.
-        exact_only: A hyperbolic model, whose distance no index knows.
+        exact_only: The model is hyperbolic, so no approximate index supports its distance.
     """
 
     def __init__(self, store: Store, writing: AbstractContextManager[Any], exact_only: bool) -> None:
@@ -45,7 +45,7 @@ class Maintenance:
         self._thread: threading.Thread | None = None
 
     def build(self, kind: str = "auto") -> str:
-        """Make the index anew, measure its effort, and return its kind; see `SearchIndex.build_index`."""
+        """Rebuild the index, measure its effort, and return its kind; see `SearchIndex.build_index`."""
         with self._writing:
             rows = self._store.count()
             chosen = self._checked(kind, rows)
@@ -83,7 +83,7 @@ class Maintenance:
         return True
 
     def start_if_due(self) -> None:
-        """`run_if_due` in a thread of its own, so that adding an image does not wait for an index."""
+        """`run_if_due` in a separate thread, so that adding an image does not wait for an index."""
         running = self._thread is not None and self._thread.is_alive()
         if not running and self._is_due():
             self._thread = threading.Thread(target=self.run_if_due, name="search-index")

@@ -34,7 +34,7 @@ class Scope:
 
     Attributes:
         datasets: The only datasets to search in; empty for all.
-        condition: What rows have to meet; None for nothing.
+        condition: The condition on rows; None for all rows.
     """
 
     datasets: tuple[str, ...]

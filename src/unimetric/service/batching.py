@@ -84,7 +84,7 @@ class Batcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Embed what is waiting, then end."""
+        """Embed all waiting images, then end."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()

@@ -67,7 +67,7 @@ class Connection(H11Protocol):
         return [other for other in self.connections if other is not self and isinstance(other, Connection)]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
+        """Cancel the time limit."""
         if self._timer is not None:
             self._timer.cancel()
         super().connection_lost(exc)
@@ -93,7 +93,7 @@ class Connection(H11Protocol):
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP in the service's shape, with the status that h11 suggests for it."""
+        """Answer invalid HTTP with an error in the service's format and the status that h11 suggests."""
         error = sys.exc_info()[1]
         status, reason = 400, msg
         if isinstance(error, h11.RemoteProtocolError):

@@ -1,4 +1,4 @@
-"""Listening, and stopping in good order."""
+"""Start of the server, and its graceful shutdown."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class SearchRequest(_Filters):
 
     @model_validator(mode="after")
     def one_of_the_two(self) -> SearchRequest:
-        """Refuse both and neither."""
+        """Check that exactly one of the two is given."""
         given = self.model_fields_set & {"image", "id"}
         if len(given) != 1:
             raise ValueError("send either image or id" + (", not both" if given else ""))

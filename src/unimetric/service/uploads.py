@@ -25,7 +25,7 @@ from unimetric.service.work import client_left, stopping
 M = TypeVar("M", bound=BaseModel)
 
 _BESIDES = 100_000
-"""Bytes of a body beside the image."""
+"""Maximum bytes of a body in addition to the image."""
 
 _MAX_PARTS = 1_200
 """Parts of a form."""

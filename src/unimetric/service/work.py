@@ -196,7 +196,7 @@ class Workers:
 
 
 def client_left() -> ServiceError:
-    """The client closed the connection; nobody receives this."""
+    """The client has closed the connection, so no answer is sent."""
     return ServiceError(499, "client_left", "the client closed the connection")
 
 

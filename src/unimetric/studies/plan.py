@@ -214,7 +214,7 @@ def read_dataset_names(sources: Sequence[str]) -> list[str]:
 
 
 def _memoized(check: Check) -> Check:
-    """Return the same check, made once for the same options: a plan's runs are asked for again and again."""
+    """Return the check with its results cached, because a plan's runs are requested repeatedly."""
     known: dict[str, RunConfig] = {}
 
     def memoized(values: Mapping[str, Any], origin: str) -> RunConfig:

@@ -116,7 +116,7 @@ def _tied_to_this_process() -> dict[str, Any]:
 
 
 def _request_death_signal(parent: int) -> Callable[[], None]:
-    """Return what the child calls before it becomes the command: Linux sends it SIGTERM when its parent dies."""
+    """Return the child's setup function, which makes Linux send it SIGTERM when its parent dies."""
     libc = ctypes.CDLL(None, use_errno=True)
 
     def prepare() -> None:

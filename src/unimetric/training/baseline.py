@@ -1,4 +1,4 @@
-"""Comparison of a trained model with its own backbone, frozen: whether training helped, on the same queries.
+"""Comparison of a trained model with its own frozen backbone on the same queries.
 
 The backbone is measured once for the same weights, images and size; its numbers are kept in the user's cache.
 """
@@ -91,7 +91,7 @@ def _points(values: Mapping[str, float]) -> str:
 
 
 def _key(run: Run) -> str:
-    """A SHA-256 of what the frozen backbone's numbers depend on."""
+    """Return a SHA-256 of everything that determines the frozen backbone's numbers."""
     backbone, evaluate = run.embedder.backbone, run.evaluate
     content = [
         backbone.fingerprint,

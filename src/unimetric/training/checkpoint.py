@@ -68,7 +68,7 @@ def save_checkpoint(
     It does not depend on how many processes there are. Where they divide the proxies, all have to call this, and the
     first one writes.
 
-    ``identity`` names what the checkpoint belongs to (classes, images and configuration).
+    ``identity`` identifies the run of the checkpoint (classes, images and configuration).
 
     Raises:
         WriteError: full disk, or no permission.

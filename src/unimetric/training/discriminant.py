@@ -122,7 +122,7 @@ def start_from_discriminant(
 ) -> None:
     """Set the head to the discriminant of the train images' features, and the proxies to the mapped class means.
 
-    Images that cannot be read are left out; training names them.
+    Images that cannot be read are skipped; training names them.
 
     Args:
         embedder: With a head, on the sphere.

@@ -1,4 +1,4 @@
-"""Add domains to a trained model: prepare a run that starts from it, with a replay set of what it knows, and train."""
+"""Addition of domains to a trained model: prepare a run that starts from it, with a replay set, and train."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def extend_run(
         run: The run that is extended; only a replay set is written to it, where it has none.
         data: Sources of the new datasets.
         out: The new run's folder.
-        options: How.
+        options: Options of the extension.
         device: Device and precision.
 
     Returns:
-        The new run's configuration, and what its ``metrics.json`` holds.
+        The new run's configuration, and the content of its ``metrics.json``.
 
     Raises:
         UserError: the run lacks its model, its checkpoint or a replay set and the images to make one; a new dataset
@@ -77,7 +77,7 @@ def extend_run(
         _copy_base(base, model, replay_folder(run), state, kept)
         return extended, train(extended, new)
     finally:
-        # A step that went wrong is kept there, and can be computed again with what it was held to.
+        # Keep the base model so that a failed step can be reproduced.
         if not new.config.exists() and not new.non_finite.exists():
             _remove_base(base)
             with suppress(OSError):  # something of somebody else is in it
@@ -107,7 +107,7 @@ def _remove_base(base: Path) -> None:
 
 
 def keep_replay_set(run: Path, options: ExtendConfig) -> ReplaySet:
-    """Write, or write anew, the replay set of a run from the images that it was trained on.
+    """Write or replace the replay set of a run, from the images that it was trained on.
 
     Raises:
         UserError: the images are gone, or are not those that it was trained on.
@@ -195,7 +195,7 @@ def _configuration(
             replay_per_class=kept.images_per_class,
             workers=options.workers,
         ),
-        # Half of each batch are old images, half new ones; a loss that wants pairs has its own way.
+        # Half of each batch are old images, half new ones, unless the loss needs pairs.
         sampling=SamplingConfig("dataset-balanced")
         if LOSSES[config.loss.name].images_per_class is None
         else SamplingConfig(),

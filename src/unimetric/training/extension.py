@@ -80,9 +80,9 @@ class Extension:
 
     Args:
         teacher: The old model.
-        old: Whether a class is an old one, bool [C].
+        old: True for the old classes, bool [C].
         weight: Of the penalty; 0 for none.
-        compatible: Whether new embeddings are compared with old ones.
+        compatible: Compare new embeddings with old ones.
         dtype: To compute the old embeddings in.
     """
 
@@ -134,7 +134,7 @@ class Extension:
         if self.weight == 0 or not bool(replayed.any()):
             return embeddings.sum() * 0.0
         half = torch.autocast(images.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
-        # No inference mode: what comes out of it cannot take part in a backward pass.
+        # Not inference mode, because its tensors cannot be used in a backward pass.
         with torch.no_grad(), half, self.teacher.backbone.holding(self.dtype, trained_too=True):
             before = self.teacher(images[replayed])
         return self.weight * distillation(embeddings[replayed], before, self.teacher.geometry, self.compatible)
@@ -172,11 +172,11 @@ def distillation(new: Tensor, old: Tensor, geometry: Geometry, compatible: bool)
     Args:
         new: [B, E], with gradients.
         old: [B, E].
-        geometry: Where they lie.
-        compatible: Whether a new embedding's similarities are those with old ones.
+        geometry: The space of the embeddings.
+        compatible: Use a new embedding's similarities to old ones.
 
     Returns:
-        Float32 scalar, 0 where nothing moved.
+        Float32 scalar, 0 if no embedding moved.
     """
     new, old = new.float(), old.float()
     others = old if compatible else new
@@ -267,9 +267,9 @@ def carry_over_check(
 
 
 def class_axes(config: RunConfig) -> dict[str, int | None]:
-    """The axis along which each tensor of a loss's state has its classes, or None.
+    """Return the class axis of each tensor of a loss's state, or None.
 
-    Several proxies of a class lie side by side.
+    Several proxies of a class are adjacent.
     """
     shapes = [
         {

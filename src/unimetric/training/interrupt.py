@@ -53,7 +53,7 @@ class StopRequest:
     """While active, the first SIGINT or SIGTERM only sets `requested`; the second one interrupts at once.
 
     Args:
-        alone: Whether this process decides by itself; else the others have to agree between two steps.
+        alone: True if this process decides by itself; else all processes agree between two steps.
     """
 
     def __init__(self, alone: bool = True) -> None:

@@ -115,7 +115,7 @@ def _restore(run: Run, resume: bool) -> Progress:
     if run.first:
         folder.remove_leftovers()
     if run.first and resume:
-        # Where it computes and what it measures may have changed.
+        # The device and the evaluation options may have changed.
         folder.write_config(run.config)
     return progress
 

@@ -13,7 +13,7 @@ from unimetric.models.embedder import Embedder
 
 
 def make_optimiser(embedder: Embedder, loss: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW with a group each for method, backbone, head and proxies; empty groups are left out.
+    """AdamW with a group each for method, backbone, head and proxies; empty groups are omitted.
 
     Each group keeps its ``base_lr``, the rate at factor 1. The parameters have to be on their device already.
     """

@@ -92,7 +92,7 @@ def code_version() -> dict[str, str]:
 def data_fingerprint(sides: Iterable[tuple[str, Iterable[Item]]]) -> str:
     """A SHA-256 over the images of named sides: each one's side, dataset, label, file name and size in bytes.
 
-    The order of the images and the folders that they lie in play no part; pixels are not read.
+    It does not depend on the order of the images or their folders; pixels are not read.
     """
     lines = sorted(
         json.dumps([side, item.dataset, item.label, item.path.name, _size(item.path)])

@@ -1,4 +1,4 @@
-"""The objects of a run. The configuration is read here, once; the loop does not ask it again."""
+"""The objects of a run, made from its configuration, which the training loop does not read again."""
 
 from __future__ import annotations
 
@@ -87,11 +87,11 @@ class Run:
         begin_extension: Puts the old model's weights and proxies in place.
         whole_loss: Makes the loss with the proxies of all classes, also where processes divide them.
         rate: Factor on every learning rate, by step.
-        discriminant_start: Whether head and proxies start from linear discriminant analysis.
+        discriminant_start: Initialise head and proxies by linear discriminant analysis.
         validate_every: Epochs between two validations; 0 for none.
-        validate_at_end: Whether the last step is followed by a validation.
-        keep_best: Whether the weights with the best validation are kept.
-        skip_nonfinite: Whether a step whose numbers are not finite is skipped instead of ending the run.
+        validate_at_end: Validate after the last step.
+        keep_best: Keep the weights with the best validation.
+        skip_nonfinite: Skip a step whose numbers are not finite instead of ending the run.
         identity: Has to be that of the checkpoint that the run continues.
     """
 
@@ -132,7 +132,7 @@ class Run:
 
     @property
     def objective(self) -> Objective:
-        """Model, loss and extension, of which a step is the gradient."""
+        """Model, loss and extension, the inputs of a training step."""
         return Objective(self.embedder, self.loss, self.extension)
 
     @property

@@ -169,7 +169,7 @@ def choose_geometry(config: RunConfig) -> Geometry:
     """Return the geometry of the loss, or the sphere for a method that trains no head.
 
     Raises:
-        UserError: another geometry is asked for.
+        UserError: another geometry is requested.
     """
     wanted = config.model.geometry
     method, loss = config.model.method, config.loss.name

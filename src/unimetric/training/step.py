@@ -105,7 +105,7 @@ class ComputedStep:
 
     Attributes:
         embeddings: [B, E], those of this process.
-        loss: The loss of the batch of all processes, with what is added to it for this one's images.
+        loss: The loss of the batch of all processes, plus the penalties for this process's images.
         gradients: By parameter, named as in the state dicts, without parameters that have none.
     """
 

@@ -138,7 +138,7 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _reduce(image: Image.Image, at_least: int) -> None:
-    """Let libjpeg leave out the high frequencies; the decoded size, rounded up, becomes ``image.size``."""
+    """Make libjpeg decode at a reduced size, which, rounded up, becomes ``image.size``."""
     scale = next((scale for scale in (8, 4, 2) if min(image.size) // scale >= at_least), 1)
     if scale > 1:
         # None keeps the colours' mode.

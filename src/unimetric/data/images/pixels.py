@@ -122,7 +122,7 @@ def array_to_rgb(array: NDArray[Any]) -> Image.Image:
 
 
 def decoding_problem(error: Exception) -> tuple[str, str]:
-    """Return words and a code for an error that came out of Pillow, which has no types of its own for bad data."""
+    """Return words and a code for an error of Pillow, which has no specific types for bad data."""
     if isinstance(error, ImageError):
         return error.reason, error.code
     if isinstance(error, MemoryError):
@@ -149,7 +149,7 @@ def file_reason(error: OSError | ValueError) -> str:
 
 
 def _correct_samples(image: Image.Image) -> None:
-    """Correct what Pillow read from the header; nothing once the pixels are there."""
+    """Correct the header that Pillow has read; does nothing once the pixels are loaded."""
     tile = getattr(image, "tile", None)
     transparent = image.info.get("transparency")
     if tile and image.format == "PNG" and isinstance(transparent, int):

@@ -85,7 +85,7 @@ class _Pieces(io.RawIOBase):
 
 
 def _merged(pieces: Iterable[Piece]) -> list[Piece]:
-    """Join parts that follow each other; leave out empty ones."""
+    """Join adjacent parts; drop empty ones."""
     merged: list[Piece] = []
     for piece in pieces:
         last = merged[-1] if merged else b""
@@ -115,7 +115,7 @@ _MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
 
 
 def _jpeg(file: IO[bytes], size: int) -> Iterator[Piece]:
-    """Keep what comes before the first scan, of APPn segments only JFIF, the first Exif and Adobe, and all after it."""
+    """Keep everything except APPn segments before the first scan, of which only JFIF, the first Exif and Adobe stay."""
     place, exif = 2, False
     yield 0, place
     while True:

@@ -1,4 +1,4 @@
-"""TIFF: the tags that decide the pixels, and what Pillow reads wrongly."""
+"""TIFF: the tags that determine the pixels, and corrections of Pillow's mistakes."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def is_inverted(image: Image.Image) -> bool:
 
 
 def has_no_polarity(image: Image.Image) -> bool:
-    """Return True if no tag tells which end of grey is white; Pillow takes 0, but only faxes mean it so."""
+    """Return True if no tag defines which end of grey is white; Pillow assumes 0, which is right only for faxes."""
     tags = _tags(image)
     return bool(tags and _PHOTOMETRIC not in tags and tags.get(_COMPRESSION) not in (2, 3, 4))
 
 
 def is_signed(image: Image.Image) -> bool:
-    """Return True if values above 127 of a grey image of 8 bits stand for negative ones."""
+    """Return True if values above 127 of an 8-bit grey image are negative numbers."""
     return bool(image.mode == "L" and _tags(image).get(_SAMPLE_FORMAT) == (2,))
 
 

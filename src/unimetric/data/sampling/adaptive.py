@@ -19,7 +19,7 @@ class AdaptiveOptions:
     """Options of adaptive sampling.
 
     Args:
-        round_steps: Steps after which the shares of the datasets are set anew; at most an epoch's are used.
+        round_steps: Steps after which the shares of the datasets are recomputed; at most an epoch's are used.
         smoothing: Share of a dataset's loss that is carried over from the rounds before, in [0, 1).
         sharpness: Shares are proportional to the loss to this power; 0 gives every dataset the same share.
         floor: Share of all batches, in [0, 1], that is divided equally, so that no dataset is forgotten.
@@ -61,7 +61,7 @@ class AdaptiveSampler(BatchSampler):
     round takes a new random order of each dataset. A dataset smaller than the batch makes smaller batches.
 
     Raises:
-        UserError: a dataset has no pairs where the loss wants them.
+        UserError: a dataset has no pairs, but the loss needs them.
     """
 
     observes = True

@@ -39,7 +39,7 @@ class TrainLabels:
 
     @cached_property
     def images_by_dataset(self) -> list[Numbers]:
-        """Numbers of the images of each dataset, rising."""
+        """Return the numbers of the images of each dataset, ascending."""
         datasets = self._dataset_of_class[self.classes]
         order = np.argsort(datasets, kind="stable").astype(np.int32)
         return np.split(order, np.cumsum(self.sizes())[:-1])
@@ -116,7 +116,7 @@ class BatchSampler(ABC):
         return len(self.labels) // self.batch_size
 
     def start(self, epoch: int, first_batch: int = 0) -> None:
-        """Set the epoch of the next iteration, and the number of its batches to leave out."""
+        """Set the epoch of the next iteration, and the number of its batches to skip."""
         self.epoch, self.first_batch = epoch, first_batch
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:

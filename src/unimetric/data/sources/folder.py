@@ -8,7 +8,7 @@ The layout follows from where the images lie and from the names of splits (`SPLI
   are kept as `Item.role`. Names may share another part, as in ``cars_train`` and ``cars_test``, or ``train2017`` and
   ``val2017``; where there are several such parts, each is a dataset.
 
-What may be meant in two ways is refused, or noted where one way is far more likely.
+Ambiguous layouts are refused, or noted where one reading is far more likely.
 """
 
 from __future__ import annotations
@@ -275,7 +275,7 @@ def _dataset(layout: _Layout, *, linked: bool) -> Dataset:
 
 
 def _outside(folder: Folder, classes: set[int]) -> Iterator[Path]:
-    """Return the images of a folder that lie in none of the classes."""
+    """Return the images of a folder that are in none of the classes."""
     if id(folder) in classes:
         return
     yield from folder.image_paths()

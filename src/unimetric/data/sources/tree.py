@@ -36,7 +36,7 @@ class Folder:
     """A link lies here or below; without one, no image is reached twice."""
 
     def image_paths(self) -> Iterator[Path]:
-        """Return the images that lie here."""
+        """Return the images directly in this folder."""
         return _below(self.path, self.images)
 
     def all_images(self) -> Iterator[Path]:
@@ -52,7 +52,7 @@ class Folder:
             yield from child.all_others()
 
     def all_unusable(self) -> Iterator[Unusable]:
-        """Return what is unusable here and below."""
+        """Return the unusable entries in this folder and below."""
         yield from self.unusable
         for child in self.children:
             yield from child.all_unusable()

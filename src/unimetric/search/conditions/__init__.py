@@ -1,4 +1,4 @@
-"""Conditions on the rows of a search database: a small grammar, parsed here and printed anew for the engine.
+"""Conditions on the rows of a search database: a small grammar, parsed here and rendered for the engine.
 
 - `tree`: the conditions as data, and how they are negated and combined
 - `tokens`: from characters to words, numbers, texts and operators

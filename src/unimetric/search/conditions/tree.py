@@ -158,7 +158,7 @@ def is_one_of(column: str, values: Sequence[str]) -> Condition:
 
 
 def at_or_below(path: str) -> Condition:
-    """Return the condition that a row's path is this one, or lies in the folder of that name."""
+    """Return the condition that a row's path is this one, or in the folder of that name."""
     path = path.rstrip("/") or "/"
     folder = path if path == "/" else f"{path}/"
     # Compared as text: LIKE would take % and _ in names for wildcards.

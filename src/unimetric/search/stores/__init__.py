@@ -1,6 +1,6 @@
 """The engines that hold a search database, one each: so far LanceDB alone.
 
-- `base`: the `Store` that an engine implements, and what all have in common
+- `base`: the `Store` that an engine implements, and the code that all share
 - `lancedb`: a `Store` in LanceDB tables; `lancedb_tables` opens them, `lancedb_sql` prints conditions, `lancedb_errors`
   explains failures
 """

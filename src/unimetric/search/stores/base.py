@@ -137,7 +137,7 @@ class Store(Protocol):
         """The approximate index, or None if there is none."""
 
     def make_index(self, kind: str, partitions: int) -> str:
-        """Make the approximate index anew, ``ivf-pq`` or ``hnsw``, and return its name."""
+        """Rebuild the approximate index, ``ivf-pq`` or ``hnsw``, and return its name."""
 
     def drop_index(self) -> None:
         """Drop the approximate index, if there is one."""

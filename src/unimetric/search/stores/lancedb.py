@@ -192,7 +192,7 @@ class LanceStore:
         async def answer_all() -> list[pa.Table]:
             table = await self._reading_table()
             found: list[pa.Table] = []
-            # Several at once share what a query costs before it is answered.
+            # Several queries at once share the fixed cost of a call.
             for start in range(0, len(vectors), _QUERIES_AT_ONCE):
                 found += await answer(table, vectors[start : start + _QUERIES_AT_ONCE])
             return found
@@ -263,7 +263,7 @@ class LanceStore:
         return self._index[1]
 
     def make_index(self, kind: str, partitions: int) -> str:
-        """Make the approximate index anew, and with it those of ids and datasets; return its name."""
+        """Rebuild the approximate index and those of ids and datasets; return its name."""
         from lancedb.index import Bitmap, BTree, HnswSq, IvfPq
 
         config: Any
@@ -345,7 +345,7 @@ def _portions(ids: Sequence[str]) -> Iterator[Sequence[str]]:
 
 @cache
 def _loop() -> asyncio.AbstractEventLoop:
-    """Return the event loop of all queries, which runs in a thread of its own."""
+    """Return the event loop of all queries, which runs in a separate thread."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="search", daemon=True).start()
     return loop

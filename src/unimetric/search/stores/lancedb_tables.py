@@ -64,7 +64,7 @@ async def connect_reader(place: str) -> Any:
 
 
 def check_place(folder: Path) -> None:
-    """Refuse a folder of other things, among which the tables would be scattered."""
+    """Refuse a folder that contains other files, so that they are not mixed with the tables."""
     check_writable(folder)
     make_folder(folder)
     tables = {f"{name}.lance" for name in (ABOUT, ITEMS)}

@@ -13,7 +13,7 @@ from unimetric.service.telemetry import CONTENT_TYPE
 
 
 def router(service: Service) -> APIRouter:
-    """Return the routes for whoever runs the service."""
+    """Return the routes for the operator of the service."""
     routes = APIRouter(tags=["health"])
 
     @routes.get("/healthz", response_model=schemas.State, responses=errors(), summary="Check that the process runs")

@@ -150,7 +150,7 @@ def _by_key(file: Path, rows: Iterable[Row]) -> dict[str, Row]:
 
 
 def _read_lines(file: Path) -> list[tuple[int, str]]:
-    """Return lines with their numbers, from 1, without outer blanks; empty ones are left out."""
+    """Return stripped lines with their numbers, from 1; empty ones are skipped."""
     try:
         content = file.read_bytes()
     except FileNotFoundError as error:

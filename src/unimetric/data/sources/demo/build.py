@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from unimetric.data.sources.demo.drawing import Drawing
 
 FORMAT = 3
-"""Raise it with every change to what is drawn: data of another format is built anew."""
+"""Version of the demo data; increase it with every change to the drawings, so that old data is rebuilt."""
 
 DOMAINS = ("digits", "glyphs", "icons", "photographs")
 """The domains, each of which becomes one dataset."""
@@ -42,7 +42,7 @@ _ATTEMPTS = 5
 
 
 def build_demo(folder: Path | None = None, *, rebuild: bool = False) -> Path:
-    """Build the demo data, unless it is there already.
+    """Build the demo data, unless it exists.
 
     It is built beside its place and then renamed, so that it is there wholly or not at all; of two processes
     that build at once, one wins and the other takes the winner's.
@@ -151,7 +151,7 @@ def _fill(root: Path, versions: dict[str, str]) -> None:
         }
         for domain, counts in drawn.items()
     }
-    # Last, because its presence says that the rest is there.
+    # Written last, because its presence marks the data as complete.
     write_json(root / FINGERPRINT, {"format": FORMAT, "covers": _COVERS, "packages": versions, "domains": domains})
 
 
@@ -174,7 +174,7 @@ def _move(built: Path, root: Path, replace: bool) -> None:
                 _remove(root)
             built.rename(root)
         except OSError:
-            # Another process came between. What it has built is the same as this.
+            # Another process was faster and has built the same data.
             if is_complete(root):
                 return
             if attempt == 0:
@@ -184,7 +184,7 @@ def _move(built: Path, root: Path, replace: bool) -> None:
 
 
 def _remove(root: Path) -> None:
-    # Renamed first, so that nobody takes the rest for the whole.
+    # Renamed first, so that no process takes partly deleted data for complete data.
     shelf = Path(tempfile.mkdtemp(prefix=".demo-data-", dir=root.parent))
     try:
         root.rename(shelf / "old")

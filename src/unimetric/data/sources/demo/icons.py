@@ -24,7 +24,7 @@ microphone moon newspaper palette paperclip pencil phone printer receipt rocket 
 snowflake star tag thermometer ticket train trash trophy truck umbrella wallet wrench
 """
 CLASSES = tuple(_NAMES.split())
-"""What is shown: names that four packs or more use for the same thing."""
+"""Names that at least four packs use for the same thing."""
 
 _OTHER_NAMES = {
     "envelope": ("email", "mail"),
@@ -51,7 +51,7 @@ _FEWEST = 6
 
 
 def icon_drawings() -> Iterator[Drawing]:
-    """Yield every icon, class by class; a style that repeats another one's picture is left out.
+    """Yield every icon, class by class; a style that repeats another one's picture is skipped.
 
     Raises:
         UserError: a pack's file is missing, or holds too few drawings of a class.
@@ -99,7 +99,7 @@ def _render(svg: str) -> Image.Image:
 
 
 def _distinct(masks: Iterator[tuple[str, Image.Image]]) -> Iterator[tuple[str, Image.Image]]:
-    """Leave out a drawing that hardly differs from an earlier one: less than 1 % of ink in a coarse picture."""
+    """Skip a drawing that hardly differs from an earlier one: by less than 1 % of ink in a coarse picture."""
     seen: list[np.ndarray] = []
     for origin, mask in masks:
         box = mask.getbbox()
