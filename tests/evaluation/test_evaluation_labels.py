@@ -71,7 +71,8 @@ VECTORS = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
 
 
 @pytest.mark.parametrize(
-    "missing", [None, "", " \u00a0", math.nan, np.float32("nan"), pd.NA, pd.NaT, np.datetime64("NaT"), Decimal("nan")]
+    "missing",
+    [None, "", " \u00a0", "\u200b", math.nan, np.float32("nan"), pd.NA, pd.NaT, np.datetime64("NaT"), Decimal("nan")],
 )
 @pytest.mark.parametrize("argument", ["labels", "datasets", "gallery labels", "gallery datasets"])
 def test_missing_values_are_refused_alike(missing: Any, argument: str) -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unimetric.data.labels import twin_notes
+from unimetric.data.labels import clean_label, twin_notes
 from unimetric.errors import UserError
 
 Hashables = Sequence[Hashable] | npt.NDArray[Any] | Tensor
@@ -76,7 +76,7 @@ def is_missing(value: object) -> bool:
     [True, True, True, False, False]
     """
     if value is None or isinstance(value, str):
-        return not (value and value.strip())
+        return not (value and clean_label(value))  # zero-width characters are blank too
     same = value == value
     return not (isinstance(same, bool | np.bool_) and same)
 
