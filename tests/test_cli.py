@@ -249,7 +249,7 @@ def test_a_terminal_may_lack_the_characters_of_a_name(encoding: str) -> None:
 
 
 def test_a_folder_is_no_configuration(tmp_path: Path, fails: Failure) -> None:
-    assert "it is no regular file; name a YAML file" in fails("train", "--config", tmp_path)
+    assert "it is not a regular file; name a YAML file" in fails("train", "--config", tmp_path)
 
 
 def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:

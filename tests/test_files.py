@@ -158,7 +158,7 @@ JSON = st.recursive(
 @given(value=JSON)
 def test_json_round_trip(value: object, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "value.json"
-    if "\\ud" not in json.dumps(value):  # a lone surrogate is no text
+    if "\\ud" not in json.dumps(value):  # a lone surrogate is not text
         write_json(path, value)
         assert json.loads(path.read_text(encoding="utf-8")) == value
 

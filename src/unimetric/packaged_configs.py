@@ -41,7 +41,7 @@ def benchmark_path(text: str) -> Path:
 def _find(text: str, folder: Path, problem: str, names: list[str]) -> Path:
     found = next((path for path in (user_path(text), folder / f"{text}.yaml") if path.is_file()), None)
     if found is None and user_path(text).exists():
-        raise UserError(f"{problem.partition(':')[0]}: it is no regular file; name a YAML file")
+        raise UserError(f"{problem.partition(':')[0]}: it is not a regular file; name a YAML file")
     if found is None:
         raise UserError(f"{problem}; {nearest_names(text, names)}")
     return found

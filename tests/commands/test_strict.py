@@ -35,6 +35,6 @@ def test_measuring_stops_or_counts(alone: Path, run: Path, tmp_path: Path, capsy
     assert not (tmp_path / "out").exists()
     assert unimetric(*command) == 0
     assert read_json(tmp_path / "out/metrics.json")["counts"]["queries_without_positive"] == 1
-    assert "1 of them without a positive, left out" in capsys.readouterr().out
+    assert "1 of them without a positive, skipped" in capsys.readouterr().out
     assert unimetric("report", tmp_path / "out") == 0
     assert "Queries without another image of their class" in (tmp_path / "out/report.html").read_text()

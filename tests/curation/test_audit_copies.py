@@ -19,7 +19,7 @@ def watermarked(image: Image.Image) -> Image.Image:
 
 
 EDITS = {
-    "encoded anew": compressed,
+    "re-encoded": compressed,
     "smaller": lambda image: image.resize((100, 75)),
     "cropped to 80 %": lambda image: image.crop((9, 12, 152, 119)),
     "mirrored": ImageOps.mirror,
@@ -27,7 +27,7 @@ EDITS = {
     "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.2),
     "framed": lambda image: ImageOps.expand(image, 10, "white"),
     "watermarked": watermarked,
-    "mirrored and encoded anew": lambda image: compressed(ImageOps.mirror(image)),
+    "mirrored and re-encoded": lambda image: compressed(ImageOps.mirror(image)),
 }
 
 

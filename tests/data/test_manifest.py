@@ -146,7 +146,7 @@ def test_damaged_parquet(kept: int, tmp_path: Path) -> None:
     read_parquet(tmp_path, {"path": ["a.jpg"], "label": ["x"]})
     content = (tmp_path / "birds.parquet").read_bytes()
     (tmp_path / "cut.parquet").write_bytes(content[:kept])
-    with pytest.raises(UserError, match=r"cut.parquet is no readable Parquet file") as caught:
+    with pytest.raises(UserError, match=r"cut.parquet is not a readable Parquet file") as caught:
         read_manifest(tmp_path / "cut.parquet")
     assert "\n" not in str(caught.value)
 
@@ -156,7 +156,7 @@ def test_parquet_pages_of_garbage(tmp_path: Path) -> None:
     content = bytearray((tmp_path / "birds.parquet").read_bytes())
     content[4:60] = b"\xff" * 56
     (tmp_path / "birds.parquet").write_bytes(content)
-    with pytest.raises(UserError, match=r"birds.parquet is no readable Parquet file"):
+    with pytest.raises(UserError, match=r"birds.parquet is not a readable Parquet file"):
         read_manifest(tmp_path / "birds.parquet")
 
 

@@ -91,12 +91,12 @@ def test_columns_that_cannot_be_used_are_left_out(folder: Path) -> None:
     (folder / "m.csv").write_text("path,label,,x,x,y\na.png,l,0,1,2,3\n")
     found = read_source_metadata(str(folder / "m.csv"))
     assert list(found.cells.values()) == [{"y": 3}]
-    assert found.notes == (f"the manifest {folder / 'm.csv'}: the column 'x' is left out: its name is there twice",)
+    assert found.notes == (f"the manifest {folder / 'm.csv'}: the column 'x' is skipped: its name is there twice",)
     columns = {"path": ["a.png"], "label": ["l"], "x": [[1, 2]], "y": [2**60], "__index_level_0__": [7]}
     pq.write_table(pa.table(columns), folder / "m.parquet")
     found = read_source_metadata(str(folder / "m.parquet"))
     assert list(found.cells.values()) == [{"y": str(2**60)}]
     (note,) = found.notes
-    assert "the column 'x' is left out: its values are of type list<" in note
+    assert "the column 'x' is skipped: its values are of type list<" in note
     (folder / "m.csv").write_bytes(b"path,label,y\na.png,l,Zaunk\xf6nig\n")
     assert list(read_source_metadata(str(folder / "m.csv")).cells.values()) == [{"y": "Zaunk\ufffdnig"}]

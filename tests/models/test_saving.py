@@ -415,7 +415,7 @@ def test_numbers_in_the_card(tmp_path):
     card = (tmp_path / CARD).read_text()
     assert "| birds\\|eggs | 51.2% |" in card
     assert "40.0%" in card and "25.0%" in card
-    assert "10 queries, 12 gallery images, 1 queries without a positive left out, 2 files skipped" in card
+    assert "10 queries, 12 gallery images, 1 queries without a positive skipped, 2 files skipped" in card
 
 
 @pytest.mark.parametrize("weights", ["pretrained", "random"])

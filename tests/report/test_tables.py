@@ -79,7 +79,7 @@ def test_what_was_not_measured_is_said() -> None:
     counts = {"queries": 40, "gallery": 50, "queries_without_positive": 3, "skipped_files": 2}
     text = rendered([("puma", metrics({"a": 0.5}, 0.5, 0.5, counts=counts))], 60)[-1]
     assert text == (
-        "puma: 40 queries against 50 images, 3 of them without a positive, left out, 2 files skipped, "
+        "puma: 40 queries against 50 images, 3 of them without a positive, skipped, 2 files skipped, "
         "named in metrics.json"
     )
 

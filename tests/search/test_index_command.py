@@ -113,7 +113,7 @@ def test_columns_that_no_database_holds_are_left_out(
         "twice": "its name is there twice",
         "price": "its name differs from 'Price' in case only; rename one of the two",
     }.items():
-        assert f"the column {name!r} is left out: {reason}" in notes
+        assert f"the column {name!r} is skipped: {reason}" in notes
 
 
 def test_interrupted_between_commits_it_goes_on(
@@ -211,7 +211,7 @@ def remove_about(db: Path) -> None:
         (remove_data, "is damaged"),
         (remove_items, "has no rows yet"),
         (damage_about, "is damaged"),
-        (remove_about, "is no search database"),
+        (remove_about, "is not a search database"),
     ],
 )
 def test_damaged_databases(damage, words: str, catalogue: Path, embedder: Embedder, tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_the_commands(
         (["index", "MODEL", "IMAGES/none", "--db", "OUT"], "no file or folder"),
         (["index", "MODEL", "BAD", "--db", "OUT"], "none of 1 images can be read"),
         (["index", "MODEL", "BAD", "--strict", "--db", "OUT"], "bad.png: damaged header"),
-        (["index", "MODEL", "IMAGES", "--db", "IMAGES"], "is no search database: it holds hats"),
+        (["index", "MODEL", "IMAGES", "--db", "IMAGES"], "is not a search database: it holds hats"),
         (["index", "MODEL", "IMAGES", "--db", "BAD/bad.png"], "is a file"),
         (["index", "MODEL", "IMAGES", "--db", "OUT", "--commit_rows", "0"], "--commit_rows is 0"),
         (["index", "MODEL", "IMAGES", "--db", "OUT", "--batch_size", "0"], "--batch_size is 0"),
@@ -285,7 +285,7 @@ def test_the_commands(
         (["index", "--db", "OUT", "--delete_dataset", "x"], "there is no search database"),
         (["index", "--db", "foo://x/db", "--optimise"], "foo://x/db has no scheme that is known"),
         (["search", "OUT", "IMAGES/hats/c0/0.png"], "there is no search database"),
-        (["search", "IMAGES", "IMAGES/hats/c0/0.png"], "is no search database"),
+        (["search", "IMAGES", "IMAGES/hats/c0/0.png"], "is not a search database"),
         (["search", "DB", "BAD/bad.png"], "bad.png: damaged header"),
         (["search", "DB", "IMAGES"], "a folder, not a file"),
         (["search", "DB", "IMAGES/hats/c0/0.png", "-k", "0"], "k is 0"),

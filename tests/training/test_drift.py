@@ -58,7 +58,7 @@ def test_a_turn_keeps_all_neighbours_and_makes_an_old_index_useless() -> None:
     assert drift["neighbours_kept"] == 1 and drift["recall_at_1"]["old"] == drift["recall_at_1"]["new"]
     assert drift["reindex"]
     text = " ".join(describe_drift({"measured_on": "here", "images": 48, **drift}))
-    assert "100.0% of the 10 nearest neighbours" in text and "Make old indexes anew" in text
+    assert "100.0% of the 10 nearest neighbours" in text and "Rebuild old indexes" in text
 
 
 def test_without_two_images_of_a_class_reindexing_is_advised() -> None:

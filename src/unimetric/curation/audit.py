@@ -92,7 +92,7 @@ def _group_findings(items: tuple[Item, ...], copies: Sequence[Copy], sides: Side
     classes = sorted({(item.dataset, item.label) for item in items if item.label})
     within = len({dataset for dataset, _ in classes}) == 1
     if len(classes) >= _PLACEHOLDER_CLASSES and exact:
-        reason = f"One picture stands for {len(classes)} classes, as placeholders do."
+        reason = f"One picture has {len(classes)} classes, as placeholders do."
         yield Finding("placeholder", confidence, items, reason, drop=items)
         return
     if len(classes) > 1 and within:
@@ -139,7 +139,7 @@ def _wrong_labels(
         item = measured.items[int(judgement.rows[place])]
         examples = _nearest_of(vectors, labels, place, better), _nearest_of(vectors, labels, place, item.label)
         shown = tuple(measured.items[int(judgement.rows[p])] for part in examples for p in part)
-        reason = f"Labelled {item.label}; a classifier that has not seen this image takes it for {better}."
+        reason = f"Labelled {item.label}; a classifier that has not seen this image predicts {better}."
         yield Finding("wrong-label", confidence, (item,), reason, relabel=better, shown=shown)
 
 
@@ -160,7 +160,7 @@ def _classes(
     for one, other, confidence in label_checks.one_class(judgement):
         shown = [rows[labels.index(label)] for label in (one, other)]
         items = tuple(measured.items[int(row)] for row in shown)
-        yield Finding("one-class", confidence, items, f"{one} and {other} cannot be told apart by their pictures.")
+        yield Finding("one-class", confidence, items, f"{one} and {other} cannot be distinguished by their pictures.")
     for label, part, confidence in label_checks.two_classes(vectors, labels, nearest):
         items = tuple(measured.items[int(rows[place])] for place in part)
         rest = [place for place, own in enumerate(labels) if own == label and place not in part]

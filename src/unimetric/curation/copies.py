@@ -172,7 +172,7 @@ def _decide(measured: Measurements, prepared: Callable[[int], Prepared], one: in
         "cropped or framed" if width * height < 0.97 else "",
         "other colours" if colours > _SAME_COLOURS else "",
     ]
-    return Copy(one, other, overlay.fit, colours=colours, how=", ".join(filter(None, edits)) or "encoded anew")
+    return Copy(one, other, overlay.fit, colours=colours, how=", ".join(filter(None, edits)) or "re-encoded")
 
 
 def _colour_difference(whole: Image.Image, part: Image.Image, box: tuple[float, float, float, float]) -> float:

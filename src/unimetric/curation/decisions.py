@@ -109,7 +109,7 @@ def _read_audit(path: Path) -> tuple[list[Item], list[dict[str, Any]]]:
             for finding in content["findings"]
         ]
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise UserError(f"{path} is no file of an audit: run unimetric audit again") from error
+        raise UserError(f"{path} is not a file of an audit: run unimetric audit again") from error
     return items, findings
 
 
@@ -139,4 +139,4 @@ def _read_json(path: Path, remedy: str) -> Any:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; {remedy}") from error
     except ValueError as error:
-        raise UserError(f"{path} is no JSON file; {remedy}") from error
+        raise UserError(f"{path} is not a JSON file; {remedy}") from error

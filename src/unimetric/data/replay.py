@@ -98,7 +98,7 @@ def write_replay(
             try:
                 _keep(item.path, staged / name, image_size)
             except ImageError as error:
-                notes.append(f"replay: {item.path} is left out: {error.reason}")
+                notes.append(f"replay: {item.path} is skipped: {error.reason}")
                 continue
             rows.append((name, item.label, item.dataset, "train"))
         if not rows:

@@ -98,7 +98,7 @@ def _measured(metrics: dict[str, Any], geometry: dict[str, Any]) -> list[str]:
         "",
         f"Recall@1 on classes that were not trained on, by {nearness}: each query's nearest neighbour, itself",
         f"excluded, is of its class. {counts['queries']} queries, {counts['gallery']} gallery images, "
-        f"{counts['queries_without_positive']} queries without a positive left out, "
+        f"{counts['queries_without_positive']} queries without a positive skipped, "
         f"{counts.get('skipped_files', 0)} files skipped.",
         "",
         "| dataset | Recall@1 |",

@@ -175,7 +175,7 @@ def check_weights(wanted: dict[str, Tensor], weights: dict[str, Tensor], origin:
     for name, value in weights.items():
         if value.shape != wanted[name].shape or value.dtype != wanted[name].dtype:
             raise UserError(
-                f"{origin}: {name} is {value.dtype} {list(value.shape)}, but the configuration wants "
+                f"{origin}: {name} is {value.dtype} {list(value.shape)}, but the configuration needs "
                 f"{wanted[name].dtype} {list(wanted[name].shape)}: the files are of different models"
             )
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):

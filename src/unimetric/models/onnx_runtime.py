@@ -177,4 +177,4 @@ def _check(about: dict[str, Any], session: Any) -> None:
         or not isinstance(about["fingerprint"], str)
         or about.get("precision", "fp32") not in ("fp32", "int8")
     ):
-        raise ValueError("metadata and network do not belong together")
+        raise ValueError("metadata and network do not match")

@@ -208,7 +208,7 @@ def _check_same_measurement(measured: Measured, report: Report) -> None:
     if (written is not None and abs(written - found) > 1e-9) or set(measured.metrics["separate"]) != set(
         report.separate
     ):
-        what = "" if written is None else f" give a Recall@1 of {found:.4f}, its metrics.json says {written:.4f}"
+        what = "" if written is None else f" give a Recall@1 of {found:.4f}, its metrics.json has {written:.4f}"
         raise UserError(
             f"{measured.folder}: its vectors{what or ' are of other datasets than its metrics.json'}; they are of "
             f"different measurements: write both again with: unimetric evaluate {measured.folder}"

@@ -137,7 +137,7 @@ def _coverage(name: str, metrics: dict[str, Any]) -> str:
     counts = metrics["counts"]
     parts = [f"{name}: {counts['queries']} queries against {counts['gallery']} images"]
     if counts["queries_without_positive"]:
-        parts.append(f"{counts['queries_without_positive']} of them without a positive, left out")
+        parts.append(f"{counts['queries_without_positive']} of them without a positive, skipped")
     if counts["skipped_files"]:
         parts.append(f"{counts['skipped_files']} files skipped, named in metrics.json")
     return ", ".join(parts)

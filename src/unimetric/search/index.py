@@ -206,7 +206,7 @@ class SearchIndex:
         Raises:
             UserError: an image cannot be read.
             ArgumentError: k is out of range, or there is no such dataset.
-            FilterError: ``where`` is no condition on the columns.
+            FilterError: ``where`` is not a condition on the columns.
         """
         # Before the model is loaded, which takes seconds.
         self.check(k, datasets, where)
@@ -218,7 +218,7 @@ class SearchIndex:
 
         Raises:
             ArgumentError: k is out of range, or there is no such dataset.
-            FilterError: ``where`` is no condition on the columns.
+            FilterError: ``where`` is not a condition on the columns.
         """
         self._searcher.scope(k, datasets, where)
 

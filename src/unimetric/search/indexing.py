@@ -50,7 +50,7 @@ def source_items(sources: Sequence[str], strict: bool = False) -> tuple[list[New
         found = read_source_metadata(source)
         columns = list(next(iter(found.cells.values()), {}))
         problems = _column_problems(columns)
-        notes += [*found.notes, *(f"{source}: the column {name!r} is left out: {problems[name]}" for name in problems)]
+        notes += [*found.notes, *(f"{source}: the column {name!r} is skipped: {problems[name]}" for name in problems)]
         kept = [name for name in columns if name not in problems]
         metadata |= {key: {name: cells[name] for name in kept} for key, cells in found.cells.items()}
     for note in dict.fromkeys(notes):

@@ -95,7 +95,7 @@ class Searcher:
 
         Raises:
             ArgumentError: k is out of range, or there is no such dataset.
-            FilterError: ``where`` is no condition on the columns.
+            FilterError: ``where`` is not a condition on the columns.
         """
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= MAX_K:
             raise ArgumentError(f"k is {k!r}: use 1 to {MAX_K}")

@@ -158,7 +158,7 @@ def read_tensors(path: Path, prefix: str = "") -> tuple[dict[str, Any], dict[str
             header = file.metadata() or {}
             metadata = json.loads(header["progress"])
             if not isinstance(metadata, dict):
-                raise ValueError("its progress is no table")  # noqa: TRY301, TRY004
+                raise ValueError("its progress is not a table")  # noqa: TRY301, TRY004
             # Copies, because the tensors would otherwise be the file's own pages, which a new checkpoint replaces.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - it is no dict
         _check_whole(header, tensors)

@@ -156,7 +156,7 @@ def describe_drift(drift: dict[str, Any]) -> list[str]:
             f"Harmonic Recall@1: {recall['old']:.1%} by the old model, {recall['new']:.1%} by this one, "
             f"{recall['new_in_old']:.1%} for this one's queries in an index of the old one's vectors."
         )
-    advice = "Make old indexes anew." if drift["reindex"] else "Searches in old indexes lose at most one point."
+    advice = "Rebuild old indexes." if drift["reindex"] else "Searches in old indexes lose at most one point."
     return [*lines, advice]
 
 

@@ -223,7 +223,7 @@ def _sources_left(sources: Sequence[str]) -> list[str]:
         try:
             read_sources([source])
         except UserError as error:  # noqa: PERF203 - each source is looked at by itself
-            log_status(f"note: an old source is left out of the measurement: {error}", style="yellow")
+            log_status(f"note: an old source is skipped in the measurement: {error}", style="yellow")
         else:
             left.append(source)
     return left

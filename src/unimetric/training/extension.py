@@ -308,7 +308,7 @@ def loss_state(run: RunFolder) -> dict[str, Tensor]:
     path = run.checkpoint
     if not path.is_file():
         raise UserError(
-            f"{path} is missing: it holds the proxies, which extend goes on with; copy it back into the run folder"
+            f"{path} is missing: it holds the proxies, which extend needs; copy it back into the run folder"
         )
     _, tensors = read_tensors(path, "loss.")
     return {name.removeprefix("loss."): value for name, value in tensors.items()}

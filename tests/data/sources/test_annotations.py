@@ -75,7 +75,7 @@ def test_a_mat_file_without_its_last_bytes_is_refused(tmp_path: Path) -> None:
     made = make_flowers102(tmp_path)
     file = made.folder / "imagelabels.mat"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r"imagelabels.mat is no readable .mat file .*ends 1 bytes too early"):
+    with pytest.raises(UserError, match=r"imagelabels.mat is not a readable .mat file .*ends 1 bytes too early"):
         read_source(str(made.folder))
 
 

@@ -255,7 +255,7 @@ def test_damaged_text(form: str, file: str, tmp_path: Path) -> None:
     path.write_bytes(b"")
     assert str(path) in refusal(text)
     path.write_bytes(content + b"\n\0\n")
-    assert f"{path} is no text (line {content.count(10) + 2})" in refusal(text)
+    assert f"{path} is not text (line {content.count(10) + 2})" in refusal(text)
     path.write_bytes(content + b"\xff\xfe\n")
     assert f"{path} is not UTF-8 (line {content.count(10) + 1})" in refusal(text)
     path.unlink()
@@ -304,7 +304,7 @@ def test_damaged_mat(form: str, file: str, tmp_path: Path) -> None:
         path.write_bytes(content[:length])
         assert str(path) in refusal(text), length
     path.write_bytes(b"not a MATLAB file" * 20)
-    assert f"{path} is no readable .mat file" in refusal(text)
+    assert f"{path} is not a readable .mat file" in refusal(text)
     path.write_bytes(content[:124] + b"\x00\x02" + content[126:])
     assert "its version is 0x0200, not that of MATLAB 5" in refusal(text)
     if "meta" not in file:

@@ -171,11 +171,11 @@ def test_dogs_faults(tmp_path: Path) -> None:
         assert f"{file}, entry 1: the label {number} is out of range 1 to 120" in refusal(str(folder))
     for wrong in (1.5, float("nan")):
         write_dogs(file, ["a-b/1.jpg"], [wrong])  # type: ignore[list-item]
-        assert f"{file}, entry 1: the label is no whole number" in refusal(str(folder))
+        assert f"{file}, entry 1: the label is not a whole number" in refusal(str(folder))
     write_dogs(file, ["a-b/1.jpg"], [1, 2])
     assert f"{file} holds 1 file_list, 2 labels" in refusal(str(folder))
     savemat(file, {"file_list": np.array([[1.0]]), "labels": [[1]]})
-    assert f"{file}, entry 1: the file name is no text" in refusal(str(folder))
+    assert f"{file}, entry 1: the file name is not text" in refusal(str(folder))
 
 
 def test_breeds_of_one_name_stay_apart(tmp_path: Path) -> None:

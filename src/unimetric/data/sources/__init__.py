@@ -170,7 +170,7 @@ def _format_of(path: Path) -> str:
     if path.suffix.lower() in (".xlsx", ".xls", ".ods", ".json", ".jsonl"):
         raise UserError(f"cannot read {path}: save it as a table {' or '.join(SUFFIXES)}")
     raise UserError(
-        f"cannot tell the format of {path}: it is no folder, and does not end in "
+        f"cannot tell the format of {path}: it is not a folder, and does not end in "
         f"{' or '.join(SUFFIXES)}; write FORMAT:PATH with one of {', '.join(SOURCES)}"
     )
 

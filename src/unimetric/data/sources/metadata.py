@@ -58,7 +58,7 @@ def read_metadata(file: Path, name: str | None = None) -> Metadata:
             continue
         values, problem = ([], "its name is there twice") if table.names.count(column) > 1 else _values(table, place)
         if problem:
-            notes.append(f"the manifest {file}: the column {shown(column)} is left out: {problem}")
+            notes.append(f"the manifest {file}: the column {shown(column)} is skipped: {problem}")
         else:
             columns[column] = values
     cells: dict[tuple[str, str], dict[str, Value]] = {}

@@ -180,7 +180,7 @@ class ParquetTable:
         try:
             return ["" if value is None else str(value) for value in self.arrow(column).to_pylist()]
         except UnicodeDecodeError as error:
-            raise UserError(f"the manifest {self.place}: the column {name!r} is not UTF-8; write it anew") from error
+            raise UserError(f"the manifest {self.place}: the column {name!r} is not UTF-8; write it again") from error
 
     def arrow(self, column: int) -> Any:
         """Return a column, of which the name is unique, as pyarrow has it."""
@@ -198,7 +198,7 @@ class ParquetTable:
 
     def _unreadable(self, error: Exception) -> UserError:
         reason = cause(error) or type(error).__name__
-        return UserError(f"the manifest {self.place} is no readable Parquet file: {reason}")
+        return UserError(f"the manifest {self.place} is not a readable Parquet file: {reason}")
 
 
 Table: TypeAlias = CsvTable | ParquetTable

@@ -311,7 +311,7 @@ class _Parser:
             return Comparison("=", node, Constant(True, "boolean"))
         if self._token.kind in ("name", "text", "number"):
             raise self._unexpected("expected a comparison, LIKE, IN, BETWEEN or IS NULL")
-        raise self._error(position, f"{_shown(node)} is no condition; compare it, such as: {EXAMPLE}")
+        raise self._error(position, f"{_shown(node)} is not a condition; compare it, such as: {EXAMPLE}")
 
     def _operator(self) -> Token:
         self._operators += 1

@@ -92,7 +92,7 @@ def _token(where: str, match: re.Match[str]) -> Token:
         raise FilterError(where, start, _REASONS[text])
     if match["number"] is not None:
         if match["tail"]:
-            raise FilterError(where, start, f"{text[:40]!r} is no number")
+            raise FilterError(where, start, f"{text[:40]!r} is not a number")
         return Token("number", text, start)
     if match["text"] is not None:
         return Token("text", _unicode(where, text[1:-1].replace("''", "'"), start), start)

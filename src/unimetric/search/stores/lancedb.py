@@ -78,7 +78,7 @@ class LanceStore:
         connection = connect(place)
         about = read_about(place, connection)
         if about is None:
-            raise DatabaseMissingError(f"{place} is no search database; {make}")
+            raise DatabaseMissingError(f"{place} is not a search database; {make}")
         items = open_table(place, connection, ITEMS)
         if items is None:
             raise DatabaseMissingError(f"the search database {place} has no rows yet; run unimetric index again")

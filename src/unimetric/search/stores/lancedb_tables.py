@@ -71,7 +71,7 @@ def check_place(folder: Path) -> None:
     strangers = sorted(path.name for path in folder.iterdir() if path.name not in tables and path.name[0] != ".")
     if strangers:
         raise UserError(
-            f"{folder} is no search database: it holds {strangers[0]}; name a new or an empty folder with --db"
+            f"{folder} is not a search database: it holds {strangers[0]}; name a new or an empty folder with --db"
         )
 
 

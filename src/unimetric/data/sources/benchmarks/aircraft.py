@@ -40,7 +40,7 @@ def read_aircraft(folder: Path, name: str | None = None, *, require_images: bool
             if named and variant not in named:
                 raise UserError(
                     f"{file}, line {line}: the variant {variant!r} is not in {data / 'variants.txt'}; "
-                    "download both anew"
+                    "download both again"
                 )
             pairs.append((image, variant))
     train = set(sorted(named or {variant for _, variant in pairs})[:TRAIN_CLASSES])

@@ -62,7 +62,7 @@ def read_cars196(folder: Path, name: str | None = None, *, require_images: bool 
     for part in parts:
         for path, number in zip(part.paths, part.numbers, strict=True):
             if number not in labels:
-                raise UserError(f"{part.file}: the class {number} has no name in {names_file}; download both anew")
+                raise UserError(f"{part.file}: the class {number} has no name in {names_file}; download both again")
             listed.append(Listed(path, labels[number], "train" if number <= TRAIN_CLASSES else "test"))
     lists = parts[0].file if len(parts) == 1 else folder / "cars_*_annos*.mat"
     return make_dataset("cars196", name, folder, lists, listed, require_images=require_images, notes=notes)

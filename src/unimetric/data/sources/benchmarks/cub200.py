@@ -39,7 +39,7 @@ def read_cub200(folder: Path, name: str | None = None, *, require_images: bool =
         place = f"{classes_file}, line {row.line}"
         number = whole_number(row.values[1], place, "class id", 1, CLASSES)
         if number not in labels:
-            raise UserError(f"{place}: the class id {number} is not in {folder / 'classes.txt'}; download both anew")
+            raise UserError(f"{place}: the class id {number} is not in {folder / 'classes.txt'}; download both again")
         listed.append(Listed(path, labels[number], "train" if number <= TRAIN_CLASSES else "test"))
     return make_dataset("cub200", name, images, images_file, listed, require_images=require_images)
 

@@ -62,7 +62,7 @@ def find_optional(folder: Path, names: Sequence[str]) -> Path | None:
 
 
 def check_folder(folder: Path, source: str) -> None:
-    """Refuse a path that is no readable folder.
+    """Refuse a path that is not a readable folder.
 
     Raises:
         UserError: there is none, or it cannot be read.

@@ -47,5 +47,5 @@ def _images(file: Path, count: int) -> list[int]:
     images = [image for part in _SETS for image in mat_numbers(file, sets[part].reshape(-1), part, 1, count)]
     image, times = Counter(images).most_common(1)[0] if images else (0, 1)
     if times > 1:
-        raise UserError(f"{file} lists the image {image} {times} times; download it anew")
+        raise UserError(f"{file} lists the image {image} {times} times; download it again")
     return sorted(images)

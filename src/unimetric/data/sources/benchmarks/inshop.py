@@ -39,12 +39,12 @@ def read_inshop(folder: Path, name: str | None = None, *, require_images: bool =
         if role not in ROLES:
             raise UserError(
                 f"{file}, line {line}: unknown evaluation_status {role!r}; valid: {', '.join(ROLES)}; "
-                "download the file anew"
+                "download the file again"
             )
         if not path.startswith(_IMAGES):
             raise UserError(
                 f"{file}, line {line}: the image_name {image_name!r} does not start with {_IMAGES}; "
-                "download the file anew"
+                "download the file again"
             )
         listed.append(Listed(path, label, role))
     return make_dataset("inshop", name, images.parent, file, listed, require_images=require_images)

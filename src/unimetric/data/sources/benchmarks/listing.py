@@ -60,7 +60,7 @@ def make_dataset(
         else:
             raise UserError(
                 f"{file} lists {entry.path} twice, as {other.label!r} ({other.role}) and {entry.label!r} "
-                f"({entry.role}); download it anew"
+                f"({entry.role}); download it again"
             )
     items = tuple(Item(images / entry.path, entry.label, called, entry.role) for entry in kept.values())
     if require_images and (absent := absent_images(items)):
@@ -122,7 +122,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 def _check_inside(file: Path, images: Path, path: str) -> None:
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or Path(path).is_absolute():
-        raise UserError(f"{file} lists {path!r}, which leads out of {images}; download it anew")
+        raise UserError(f"{file} lists {path!r}, which leads out of {images}; download it again")
 
 
 def _absent(source: str, images: Path, file: Path, absent: Sequence[Path], count: int) -> UserError:

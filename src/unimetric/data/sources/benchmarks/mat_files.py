@@ -43,15 +43,15 @@ def read_mat(file: Path, names: Sequence[str], optional: Sequence[str] = ()) -> 
     except PermissionError as error:
         raise UserError(f"cannot read {file}: no permission; make it readable") from error
     except IsADirectoryError as error:
-        raise UserError(f"cannot read {file}: it is a folder; download the file anew") from error
+        raise UserError(f"cannot read {file}: it is a folder; download the file again") from error
     except Exception as error:  # a damaged file raises errors of any type: TypeError, zlib.error, OverflowError, ...
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{file} is no readable .mat file (truncated or damaged: {reason}); download it anew"
+            f"{file} is not a readable .mat file (truncated or damaged: {reason}); download it again"
         ) from error
     for name in names:
         if name not in content:
-            raise UserError(f"{file} has no variable {name!r}; download it anew")
+            raise UserError(f"{file} has no variable {name!r}; download it again")
     return {name: np.asarray(content[name]) for name in (*names, *optional) if name in content}
 
 
@@ -64,7 +64,7 @@ def mat_column(file: Path, table: NDArray[Any], column: str) -> list[Any]:
     names = table.dtype.names or ()
     if column not in names:
         listed = ", ".join(repr(name) for name in names) or "no named columns at all"
-        raise UserError(f"{file} has no column {column!r}, only {listed}; download it anew")
+        raise UserError(f"{file} has no column {column!r}, only {listed}; download it again")
     return list(table.reshape(-1)[column])
 
 
@@ -72,7 +72,7 @@ def mat_numbers(file: Path, values: Iterable[Any], what: str, low: int, high: in
     """Return values of a MATLAB array as whole numbers.
 
     Raises:
-        UserError: one is no whole number, or out of range.
+        UserError: one is not a whole number, or out of range.
     """
     numbers = []
     for position, wrapped in enumerate(values, start=1):
@@ -80,11 +80,11 @@ def mat_numbers(file: Path, values: Iterable[Any], what: str, low: int, high: in
         # MATLAB writes whole numbers as floating point by default.
         whole = isinstance(value, np.integer) or (isinstance(value, np.floating) and value.is_integer())
         if not whole:
-            raise UserError(f"{file}, entry {position}: the {what} is no whole number; download the file anew")
+            raise UserError(f"{file}, entry {position}: the {what} is not a whole number; download the file again")
         if not low <= value <= high:
             raise UserError(
                 f"{file}, entry {position}: the {what} {int(value)} is out of range {low} to {high}; "
-                "download the file anew"
+                "download the file again"
             )
         numbers.append(int(value))
     return numbers
@@ -94,13 +94,13 @@ def mat_texts(file: Path, values: Iterable[Any], what: str) -> list[str]:
     """Return values of a MATLAB array as text.
 
     Raises:
-        UserError: one is no text, or empty.
+        UserError: one is not text, or empty.
     """
     texts = []
     for position, wrapped in enumerate(values, start=1):
         value = _unwrap(wrapped)
         if not isinstance(value, str) or not value.strip():
-            raise UserError(f"{file}, entry {position}: the {what} is no text; download the file anew")
+            raise UserError(f"{file}, entry {position}: the {what} is not text; download the file again")
         texts.append(str(value).strip())
     return texts
 
@@ -113,7 +113,7 @@ def check_same_length(file: Path, columns: Mapping[str, Sequence[Any]]) -> None:
     """
     if len({len(values) for values in columns.values()}) > 1:
         lengths = ", ".join(f"{len(values)} {name}" for name, values in columns.items())
-        raise UserError(f"{file} holds {lengths}, which have to be as many; download it anew")
+        raise UserError(f"{file} holds {lengths}, which have to be as many; download it again")
 
 
 def _check_mat(content: bytes) -> None:

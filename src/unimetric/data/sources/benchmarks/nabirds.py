@@ -41,7 +41,7 @@ def read_nabirds(folder: Path, name: str | None = None, *, require_images: bool 
         if number not in names:
             raise UserError(
                 f"{place}: the class id {number} is out of range: {folder / 'classes.txt'} does not name it; "
-                "download both anew"
+                "download both again"
             )
         pairs.append((path, number))
     used = sorted({number for _, number in pairs})

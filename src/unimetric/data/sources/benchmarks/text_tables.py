@@ -35,7 +35,7 @@ def read_table(file: Path, columns: Sequence[str], *, rest: bool = False) -> lis
             raise _ragged(file, line, len(values), columns)
         rows.append(Row(line, tuple(values)))
     if not rows:
-        raise UserError(f"{file} is empty; download it anew")
+        raise UserError(f"{file} is empty; download it again")
     return rows
 
 
@@ -54,12 +54,12 @@ def read_table_with_header(file: Path, columns: Sequence[str], *, count_first: b
     if count_first and lines and lines[0][1].isdigit():
         lines = lines[1:]
     if len(lines) < 2:
-        raise UserError(f"{file} lists no images; download it anew")
+        raise UserError(f"{file} lists no images; download it again")
     header = lines[0][1].split()
     for column in columns:
         if column not in header:
             listed = ", ".join(repr(name) for name in header[:6])
-            raise UserError(f"{file} has no column {column!r}, only {listed}; download it anew")
+            raise UserError(f"{file} has no column {column!r}, only {listed}; download it again")
     places = [header.index(column) for column in columns]
     rows = []
     for line, text in lines[1:]:
@@ -87,7 +87,7 @@ def read_image_classes(images_file: Path, classes_file: Path) -> list[tuple[str,
         alone = next((key for key in own if key not in others), None)
         if alone is not None:
             raise UserError(
-                f"{other_file} has no image {alone!r}, which {file} has on line {own[alone].line}; download both anew"
+                f"{other_file} has no image {alone!r}, which {file} has on line {own[alone].line}; download both again"
             )
     return [(forward_slashes(row.values[1]), classes[key]) for key, row in images.items()]
 
@@ -102,7 +102,7 @@ def read_class_names(file: Path, low: int, high: int) -> dict[int, str]:
     for line, (text, name) in read_table(file, ("class_id", "class_name"), rest=True):
         number = whole_number(text, f"{file}, line {line}", "class id", low, high)
         if number in names:
-            raise UserError(f"{file}, line {line}: the class id {number} is there twice; download the file anew")
+            raise UserError(f"{file}, line {line}: the class id {number} is there twice; download the file again")
         names[number] = name
     return names
 
@@ -118,14 +118,14 @@ def whole_number(text: str, place: str, what: str, low: int, high: int) -> int:
         high: the largest that is valid.
 
     Raises:
-        UserError: it is no whole number, or out of range.
+        UserError: it is not a whole number, or out of range.
     """
     # int() would take "1_000", "+1" and digits of other scripts as well.
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise UserError(f"{place}: the {what} {text!r} is no whole number of {low} to {high}; download the file anew")
+        raise UserError(f"{place}: the {what} {text!r} is not a whole number from {low} to {high}; download it again")
     number = int(text)
     if not low <= number <= high:
-        raise UserError(f"{place}: the {what} {number} is out of range {low} to {high}; download the file anew")
+        raise UserError(f"{place}: the {what} {number} is out of range {low} to {high}; download the file again")
     return number
 
 
@@ -144,7 +144,7 @@ def _by_key(file: Path, rows: Iterable[Row]) -> dict[str, Row]:
     for row in rows:
         key = row.values[0]
         if key in found:
-            raise UserError(f"{file}, line {row.line}: {key!r} is on line {found[key].line} too; download it anew")
+            raise UserError(f"{file}, line {row.line}: {key!r} is on line {found[key].line} too; download it again")
         found[key] = row
     return found
 
@@ -156,16 +156,16 @@ def _read_lines(file: Path) -> list[tuple[int, str]]:
     except FileNotFoundError as error:
         raise UserError(f"there is no file {file}; download it") from error
     except IsADirectoryError as error:
-        raise UserError(f"cannot read {file}: it is a folder; download the file anew") from error
+        raise UserError(f"cannot read {file}: it is a folder; download the file again") from error
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}; make it readable") from error
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{file} is not UTF-8 (line {line}); download it anew") from error
+        raise UserError(f"{file} is not UTF-8 (line {line}); download it again") from error
     if "\0" in text:
-        raise UserError(f"{file} is no text (line {text[: text.index(chr(0))].count(chr(10)) + 1}); download it anew")
+        raise UserError(f"{file} is not text (line {text[: text.index(chr(0))].count(chr(10)) + 1}); download it again")
     # Not splitlines(), which breaks lines at signs that may stand in a name.
     plain = text.replace("\r\n", "\n").replace("\r", "\n")
     lines = ((number, line.strip()) for number, line in enumerate(plain.split("\n"), start=1))
@@ -174,4 +174,4 @@ def _read_lines(file: Path) -> list[tuple[int, str]]:
 
 def _ragged(file: Path, line: int, count: int, columns: Sequence[str]) -> UserError:
     values = "1 value" if count == 1 else f"{count} values"
-    return UserError(f"{file}, line {line}: {values} for the columns {', '.join(columns)}; download it anew")
+    return UserError(f"{file}, line {line}: {values} for the columns {', '.join(columns)}; download it again")
