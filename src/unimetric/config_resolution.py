@@ -50,7 +50,7 @@ def checked_options(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
 
 
 def load_config(name: str) -> RunConfig:
-    """The configuration of a YAML file, given by path or packaged name.
+    """Read the configuration in a YAML file, given by path or packaged name.
 
     Raises:
         UserError: there is no such file, or as for `typed_config`.

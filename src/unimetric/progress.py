@@ -32,7 +32,7 @@ class Stages:
 
     Args:
         shares: The stages in order, each with its share of the whole time.
-        clock: Seconds since any moment.
+        clock: Returns seconds since an arbitrary moment.
     """
 
     def __init__(self, shares: Mapping[str, float], clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,1 +1,1 @@
-"""Embedding beyond one machine: sources cut into units, each embedded on its own into a shard of the result."""
+"""Embedding on many machines: sources are divided into units, each embedded into a shard of the result."""

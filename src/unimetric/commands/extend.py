@@ -24,7 +24,7 @@ def extend(
 ) -> int:
     """Add datasets to a trained model, without its old images.
 
-    A few small images of each old class are replayed, and the embeddings are held to their old places.
+    A few small images of each old class are replayed, with a penalty for moving their embeddings.
 
     Args:
         run: Run folder of the model.

@@ -48,7 +48,7 @@ class ImageCache:
 
     Args:
         folder: Its folder.
-        kind: How its images were made.
+        kind: Storage of its images, ``jpeg`` or ``raw``.
     """
 
     folder: Path

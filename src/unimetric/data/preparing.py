@@ -57,7 +57,7 @@ def prepare_cache(
     Args:
         paths: The images. One file that is reached by several paths is prepared once.
         folder: The cache's folder, new or old.
-        kind: How to make the images. ``jpeg``: those that have to be reduced are stored with quality 95, the others as
+        kind: Storage of the images. ``jpeg``: those that have to be reduced are stored with quality 95, the others as
             their files are. ``raw``: pixels, exactly as resized.
         threads: Number of images to prepare at a time.
         strict: Stop at the first image that cannot be read; finished images are kept.

@@ -58,7 +58,7 @@ def inspect_image(
     Args:
         folder: A run folder, or one that ``unimetric evaluate`` wrote.
         image: Any image; one of the measured ones is not its own neighbour.
-        k: How many neighbours.
+        k: Number of neighbours.
         source: The model; without a path, the one in the folder or above it.
 
     Raises:

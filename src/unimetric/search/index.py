@@ -73,7 +73,7 @@ class SearchIndex:
             embedder: The model, if it is loaded already.
             model: The model's folder, if it is not the recorded one.
             weights: The file of the backbone's weights.
-            device: Where to compute.
+            device: Device to compute on.
             false_match_rate: The rate that the threshold keeps; by default the one recorded when indexing.
 
         Raises:
@@ -101,7 +101,7 @@ class SearchIndex:
             model: A run folder or a model folder; recorded with its fingerprint.
             embedder: The same model, if it is loaded already.
             weights: The file of the backbone's weights.
-            device: Where to compute.
+            device: Device to compute on.
             metrics: A ``metrics.json``, or the folder that holds it, with calibrated thresholds; by default that of
                 the run folder.
             false_match_rate: The rate that the threshold keeps, one of `FALSE_MATCH_RATES`; by default 0.01.

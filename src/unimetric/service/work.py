@@ -136,7 +136,7 @@ class Workers:
         When all are taken, the oldest request whose client has finished sending, and has perhaps left, loses its place.
 
         Raises:
-            ServiceError: every place is taken by a client that is there.
+            ServiceError: every place is taken by a connected client.
         """
         if len(self._held) >= self._places:
             given_up = next((place for place in self._held if is_half_closed(place.connection)), None)

@@ -49,7 +49,7 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict
 
     Args:
         config: Every option.
-        folder: Where to write.
+        folder: Folder to write to.
         resume: Continue the run in ``folder`` from its latest checkpoint, to the same weights as if it had never
             stopped (bit for bit on a CPU).
 

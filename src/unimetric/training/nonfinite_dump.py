@@ -95,7 +95,7 @@ def replay_step(folder: str | Path, *, precision: str | None = None, device: str
     Args:
         folder: ``RUN/non-finite/step-N``, or ``…/rank-R`` in it where several processes trained.
         precision: ``bf16`` or ``fp32``; None for that of the run.
-        device: Where to compute; see `DeviceConfig.accelerator`.
+        device: Device to compute on; see `DeviceConfig.accelerator`.
 
     Raises:
         UserError: the folder holds no dump, is damaged, the backbone's weights differ, or the step
