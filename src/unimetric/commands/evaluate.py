@@ -86,17 +86,17 @@ def evaluate(
 
 
 def evaluate_model(config: RunConfig, model: Path | None, out: Path) -> dict[str, Any]:
-    """Measure on the classes that `EvaluationConfig.classes` says, test or validation, and write ``metrics.json`` and
+    """Measure on the classes of `EvaluationConfig.classes`, test or validation, and write ``metrics.json`` and
     ``vectors.parquet``.
 
     Args:
-        config: The data, how to measure, and where to compute; without ``model``, the backbone too. Where
-            ``model.weights`` is a file, a model's backbone is read from it.
+        config: Options of data, evaluation and device; without ``model``, also the backbone. If ``model.weights`` is a
+            file, a model's backbone is read from it.
         model: A model folder, or None for the configured backbone without training.
         out: Folder for ``metrics.json``.
 
     Returns:
-        What ``metrics.json`` holds.
+        The content of ``metrics.json``.
 
     Raises:
         UserError: the model or the data cannot be read, or nothing can be measured.
@@ -126,13 +126,13 @@ def evaluate_ensemble(config: RunConfig, models: Sequence[Path], out: Path) -> d
     """Measure the mean embedding of several models as `evaluate_model` does one's, and write ``metrics.json``.
 
     Args:
-        config: The data, how to measure, and where to compute. Where ``model.weights`` is not what the first model's
-            own configuration says, the backbones of all are read from it.
+        config: Options of data, evaluation and device. If ``model.weights`` differs from the first model's own
+            configuration, the backbones of all models are read from it.
         models: Run folders or model folders, at least one, each once.
         out: Folder for ``metrics.json``.
 
     Returns:
-        What ``metrics.json`` holds; under ``model``, the sum of the members' trained parameters, and the members.
+        The content of ``metrics.json``; under ``model``, the sum of the members' trained parameters, and the members.
 
     Raises:
         UserError: a model or the data cannot be read, two models do not fit together, or nothing can be measured.

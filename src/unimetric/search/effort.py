@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from unimetric.search.stores.base import Effort, Store
 
 RECALL = 0.98
-"""The share of the exact nearest rows that a search finds, at least."""
+"""Minimum share of the exact nearest rows that a search finds."""
 
 _AIM = 0.985
 """The recall to reach in the measurement: rows of the database are easier queries than new vectors."""
@@ -23,7 +23,7 @@ _DEPTHS = {10: 256, 100: 64, 1000: 16}
 
 _REFINE = (2, 4, 8, 16, 32, 64)
 _MOST_CANDIDATES = 8_000
-"""Rows that are compared by their full vectors, for one query, at most."""
+"""Maximum number of rows per query that are compared by their full vectors."""
 
 _SEED = 0
 _SAME = 1e-5
@@ -32,11 +32,11 @@ _SAME = 1e-5
 
 @dataclass(frozen=True)
 class MeasuredEffort:
-    """The least effort that surely reaches `RECALL` for the k nearest rows.
+    """The smallest effort that reaches `RECALL` for the k nearest rows, with a safety margin.
 
     Attributes:
         k: Neighbours per query.
-        effort: None if none reached it, so that the search is exact.
+        effort: The effort; None if none reached the recall, so that the search is exact.
         recall: The mean of the measurement; 1 if the search is exact.
     """
 
@@ -63,7 +63,7 @@ def partitions(kind: str, rows: int) -> int:
 
 
 def chosen_effort(measured: Sequence[MeasuredEffort], k: int) -> Effort | None:
-    """Return the effort for the k nearest rows, by efforts of rising k; None for an exact search."""
+    """Return the effort for the k nearest rows, from efforts sorted by k; None for an exact search."""
     own = next((entry for entry in measured if entry.k >= k), None)
     if own is None or own.effort is None:
         return None
@@ -72,10 +72,10 @@ def chosen_effort(measured: Sequence[MeasuredEffort], k: int) -> Effort | None:
 
 
 def effort_under_condition(effort: Effort, k: int, parts: int) -> Effort:
-    """Return the effort for a search of which a condition keeps a share of the rows.
+    """Return the effort for a search under a condition that selects a share of the rows.
 
-    They may be far from the query, so every partition is looked into. Among far rows the compressed vectors are less
-    exact, so more rows are compared by their full vectors: 640 found 0.998 of the 10 nearest where the usual effort
+    The selected rows may be far from the query, so every partition is searched. Compressed vectors are less exact for
+    far rows, so more rows are compared by their full vectors: 640 found 0.998 of the 10 nearest where the usual effort
     found 0.87 (``benchmarks/search.py``, half of 100,000 rows, on one side of the space).
     """
     refine = max(math.ceil(640 / k), 4 * effort.refine)
@@ -100,7 +100,7 @@ def measure_efforts(store: Store, kind: str, parts: int) -> list[MeasuredEffort]
 
 
 class _Meter:
-    """Measures the recall of efforts; a query's own row in the answer is not counted."""
+    """Measurement of the recall of efforts; a query's own row in the answer is not counted."""
 
     def __init__(self, store: Store, queries: NDArray[np.float32], best: NDArray[np.float32], k: int) -> None:
         self._store = store
@@ -120,13 +120,13 @@ class _Meter:
 
 
 def _least_effort(meter: _Meter, kind: str, parts: int, k: int) -> MeasuredEffort:
-    """Find the least reach (partitions, or nodes of a graph), then the least refinement that still finds enough."""
+    """Find the smallest reach (partitions, or nodes of a graph), then the smallest refinement that finds enough."""
     finest = [refine for refine in _REFINE if refine * k <= _MOST_CANDIDATES]
     if kind == "hnsw":
         wide = [Effort(parts, finest[-1], nodes) for nodes in (32, 64, 96, 128, 192, 256, 512, 1024, 2048)]
     else:
         wide = [Effort(probes, finest[-1]) for probes in _probes(parts)]
-    # A little more than needed, so that refinement may give some of it up.
+    # Slightly more than needed, because a smaller refinement reduces the recall again.
     reach = _first(meter, wide, _AIM + 0.25 * (1 - _AIM)) or _first(meter, wide[-1:], _AIM)
     if reach is None:
         return MeasuredEffort(k, None, 1.0)
@@ -135,7 +135,7 @@ def _least_effort(meter: _Meter, kind: str, parts: int, k: int) -> MeasuredEffor
 
 
 def _first(meter: _Meter, efforts: Sequence[Effort], wanted: float) -> tuple[Effort, float] | None:
-    """Bisect efforts, of which recall rises, for the first that surely finds enough; with its recall."""
+    """Bisect efforts with increasing recall for the first that finds enough; return it with its recall."""
     low, high = 0, len(efforts)
     found = None
     while low < high:
@@ -149,7 +149,7 @@ def _first(meter: _Meter, efforts: Sequence[Effort], wanted: float) -> tuple[Eff
 
 
 def _probes(parts: int) -> list[int]:
-    """Return numbers of partitions to look into, rising by half, up to all."""
+    """Return numbers of partitions to search, each larger by half, up to all."""
     probes = [min(4, parts)]
     while probes[-1] < parts:
         probes.append(min(parts, math.ceil(probes[-1] * 1.5)))
@@ -167,7 +167,7 @@ def _sample(store: Store, count: int) -> NDArray[np.float32]:
 
 
 def _nearest_cosines(store: Store, queries: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    """Return the largest cosines of each query with all rows, [Q, count] or fewer, falling."""
+    """Return the largest cosines of each query with all rows, [Q, count] or fewer, descending."""
     best = np.empty((len(queries), 0), np.float32)
     for block in store.blocks(["vector"]):
         cosines = queries @ _unit(_matrix(block["vector"])).T

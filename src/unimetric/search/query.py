@@ -1,4 +1,4 @@
-"""Answer queries: check them, find the nearest rows, and judge how sure an answer is."""
+"""Answers to queries: checks of the arguments, the nearest rows, and the confidence of an answer."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from unimetric.search.rows import shown_metadata
 from unimetric.search.stores.base import COLUMNS, KINDS, Effort, Store
 
 MAX_K = 1000
-"""Answers to one query, at most."""
+"""Maximum number of answers to one query."""
 
 _TEXT_COLUMNS = ("id", "dataset", "label", "path", "content_hash")
 
 
 @dataclass(frozen=True)
 class Scope:
-    """The rows that a query is answered from.
+    """The rows that a query searches.
 
     Attributes:
         datasets: The only datasets to search in; empty for all.
@@ -175,7 +175,7 @@ class Searcher:
         self, vectors: NDArray[np.float32], k: int, condition: Condition | None, exact: bool
     ) -> list[list[tuple[dict[str, Any], float]]]:
         """Return for every vector the nearest rows and their scores."""
-        # Without the content's hash: each further column takes time.
+        # Without the content's hash, because each column takes time.
         columns = [name for name in self.row_columns if name != "content_hash"]
         if self.is_hyperbolic:
             geometry = self._store.about["model"]["geometry"]
@@ -192,7 +192,7 @@ class Searcher:
         found = self._store.nearest(vectors, k, columns, condition, effort)
         if condition is None or effort is None:
             return found
-        # The rows that a condition keeps may be far from a query. Then the search of a graph widens until that brings
+        # The rows that a condition selects may be far from a query, so the search of a graph widens until it finds
         # nothing new.
         pending = list(range(len(vectors)))
         while pending and (effort := self._wider(effort)) is not None:

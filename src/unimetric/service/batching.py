@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _GATHERING_SECONDS = 0.002
-"""Time that a batch waits for images that are being decoded; it does not wait where there are none."""
+"""Maximum time that a batch waits for images that are being decoded."""
 
 Vector = NDArray[np.float32]
 
@@ -35,7 +35,7 @@ class _Job:
 
 
 class Batcher:
-    """Embeds images from many threads in common batches.
+    """Batching of images from many threads, which are embedded together.
 
     It makes the embedder's inference form once; other threads may use the embedder at the same time.
 
@@ -92,9 +92,9 @@ class Batcher:
             self._thread.join()
 
     def submit(self, pixels: Tensor, can_wait: Callable[[], bool] = lambda: False) -> Future[Vector]:
-        """Queue an image, as ``transform.crop`` gives it, and return the future of its vector [E].
+        """Queue an image from ``transform.crop``, and return the future of its vector [E].
 
-        A future that is cancelled in time is not computed. Images that can wait come after all that cannot.
+        A future that is cancelled in time is not computed. Images that can wait are embedded after all others.
         """
         future: Future[Vector] = Future()
         with self._changed:
@@ -123,7 +123,7 @@ class Batcher:
         try:
             embedder = self._load()
             form = embedder.inference_form(self._precision)
-            # The first pass takes longer than all others, and fails here where memory is short.
+            # The first pass is the slowest, and fails here if memory is short.
             form.embed_pixels([_blank(embedder)])
         except BaseException as error:
             self._on_failure(error)
@@ -140,7 +140,7 @@ class Batcher:
         started = time.perf_counter()
         try:
             vectors = embed([job.pixels for job in batch])
-        # Every waiting request has to get the error, and the next batch may work.
+        # Every waiting request gets the error; the next batch may succeed.
         except Exception as error:
             log.exception("the model failed on a batch of %d images", len(batch))
             for job in batch:

@@ -1,7 +1,7 @@
 """Extension of a trained model without forgetting: replayed images, distillation, and the old proxies.
 
-A model that is trained further on new classes alone forgets the old ones. Here every batch has as many replayed
-images of old classes as images of new ones, and a penalty keeps the replayed ones in place: on the
+A model that is trained further only on new classes forgets the old ones. Here every batch has as many replayed
+images of old classes as images of new ones, with a penalty on the replayed ones that keeps them in place: on the
 distance between old and new embedding (Hinton et al., *Distilling the Knowledge in a Neural Network*, 2015; Li and
 Hoiem, *Learning without Forgetting*, ECCV 2016) and one on changed similarities (Park et al., *Relational Knowledge
 Distillation*, CVPR 2019). With ``compatible`` the similarities are those of new embeddings with old ones, which is what
@@ -41,7 +41,7 @@ from unimetric.training.checkpoint import read_tensors
 
 PROXIES = "proxies.safetensors"
 MEAN_IMAGES = 32
-"""Images of a new class whose mean its proxy starts at, at most."""
+"""Maximum number of images whose mean initialises a new class's proxy."""
 
 
 def old_new_groups(config: RunConfig, classes: ClassIndex) -> list[str]:
@@ -63,7 +63,7 @@ def replay_folder(base: str | Path) -> Path:
 
 
 def with_replay(split: Split, base: str) -> Split:
-    """The split with the replayed images on its train side, before the new ones."""
+    """Return the split with the replayed images on its train side, before the new ones."""
     return Split(
         (*read_replay(replay_folder(base)).items, *split.train),
         split.validation,
@@ -76,14 +76,14 @@ def with_replay(split: Split, base: str) -> Split:
 
 @dataclass
 class Extension:
-    """The old model, from which the new one may not move far.
+    """The old model, and the penalty on differences from it.
 
     Args:
         teacher: The old model.
         old: True for the old classes, bool [C].
-        weight: Of the penalty; 0 for none.
+        weight: Weight of the penalty; 0 for none.
         compatible: Compare new embeddings with old ones.
-        dtype: To compute the old embeddings in.
+        dtype: Type for computing the old embeddings.
     """
 
     teacher: Embedder
@@ -110,7 +110,7 @@ class Extension:
         return cls(teacher, old.to(device), options.distillation, options.compatible, dtype)
 
     def begin(self, config: RunConfig, embedder: Embedder, loss: nn.Module, train: Sequence[Item]) -> None:
-        """Put the old weights into a fresh embedder, the old proxies into a fresh loss, new ones at class means.
+        """Copy the old weights into a new embedder and the old proxies into a new loss; set new proxies to class means.
 
         Raises:
             UserError: the old proxies are missing, damaged or of another loss, or a new image cannot be read at all.
@@ -126,8 +126,8 @@ class Extension:
         """Return the penalty of a batch's replayed images, a float32 scalar; 0 if there are none.
 
         Args:
-            images: As trained on, [B, 3, S, S].
-            embeddings: Of the model in training, [B, E].
+            images: The training images, [B, 3, S, S].
+            embeddings: Embeddings by the model in training, [B, E].
             labels: Class numbers, [B].
         """
         replayed = self.old[labels]
@@ -140,7 +140,7 @@ class Extension:
         return self.weight * distillation(embeddings[replayed], before, self.teacher.geometry, self.compatible)
 
     def _class_means(self, train: Sequence[Item], classes: ClassIndex, config: RunConfig) -> Tensor:
-        """Old embeddings' mean directions, [C, E], of the new classes; any direction for the others."""
+        """Return the mean direction of the old embeddings, [C, E], of the new classes; any direction for the others."""
         numbers = classes.numbers(train)
         taken: dict[int, list[Item]] = {}
         for item, number in zip(train, numbers, strict=True):
@@ -156,7 +156,7 @@ class Extension:
         sums = torch.zeros(len(classes), self.teacher.embedding_size)
         rows = torch.tensor(classes.numbers(embedded.items))
         sums.index_add_(0, rows, torch.from_numpy(embedded.vectors))
-        # A class whose images cannot be read, and the old ones, get a direction of their own.
+        # Old classes, and classes whose images cannot be read, get a placeholder direction.
         empty = sums.norm(dim=1) == 0
         sums[empty] = torch.randn(int(empty.sum()), sums.shape[1])
         return F.normalize(sums, dim=1)
@@ -225,7 +225,7 @@ def carry_over(
     classes: ClassIndex,
     origin: Path,
 ) -> None:
-    """Put the old classes' part of a loss's old state into a loss of more classes, each at its class's new number.
+    """Copy the old classes' part of a loss's state into a loss with more classes, at the classes' new numbers.
 
     Raises:
         UserError: the old state is not of such a loss; ``origin`` is named.
@@ -253,7 +253,7 @@ def _by_class(value: Tensor, axis: int, classes: int) -> Tensor:
 def carry_over_check(
     config: RunConfig, before: dict[str, Tensor], pairs: Sequence[tuple[str, str]], origin: Path
 ) -> None:
-    """See that a loss's state is of the configured loss, and of as many classes as there are pairs.
+    """Check that a loss's state is of the configured loss, with as many classes as there are pairs.
 
     Raises:
         UserError: it is not; ``origin`` is named.
@@ -285,7 +285,7 @@ def class_axes(config: RunConfig) -> dict[str, int | None]:
 
 
 def keep_replay(config: RunConfig, split: Split, run: RunFolder, image_size: int) -> None:
-    """Write the replay set of a run that is to have one.
+    """Write the replay set of a run, if one is configured.
 
     Raises:
         UserError: full disk, or no permission.
@@ -300,7 +300,7 @@ def keep_replay(config: RunConfig, split: Split, run: RunFolder, image_size: int
 
 
 def loss_state(run: RunFolder) -> dict[str, Tensor]:
-    """The loss's part of a run's checkpoint.
+    """Return the loss's part of a run's checkpoint.
 
     Raises:
         UserError: there is no checkpoint, or it is damaged.
@@ -315,7 +315,7 @@ def loss_state(run: RunFolder) -> dict[str, Tensor]:
 
 
 def same_images(config: RunConfig, split: Split, run: RunFolder) -> bool:
-    """True if a run's checkpoint was made with these train images, in this order, and these options."""
+    """Return True if a run's checkpoint was made with these train images, in this order, and these options."""
     _, about = read_model_config(run.path)
     expected = run_identity(config, split, ClassIndex.of(split.train), about["backbone"]["fingerprint"])
     progress, _ = read_tensors(run.checkpoint, "loss.")
