@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Labels and paths may hold what the terminal's encoding lacks, or bytes that are no text.
+        # Labels and paths may contain bytes that are not text, or characters that the terminal's encoding lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
     debug = "--debug" in argv
     try:

@@ -85,7 +85,7 @@ def share(tensors: tuple[Tensor, ...]) -> str | None:
     Torch would do it in a separate thread, whose errors are lost.
 
     Returns:
-        None, or what went wrong.
+        None, or the error.
     """
     if get_worker_info() is None:
         return None

@@ -28,7 +28,7 @@ class RunFolder:
     """Paths in a run folder.
 
     ``config.yaml`` (every option), ``log.jsonl`` (a row every few steps), ``checkpoint.safetensors`` (the latest),
-    ``model/`` (what `Embedder.from_pretrained` loads), ``vectors.parquet`` (the vectors that were measured),
+    ``model/`` (for `Embedder.from_pretrained`), ``vectors.parquet`` (the measured vectors),
     ``metrics.json`` (the measured numbers; written last); ``non-finite/`` (steps with numbers that are not finite).
     """
 

@@ -28,7 +28,7 @@ from unimetric.report.words import flattened, percent, spread
 PROTOCOLS: tuple[Protocol, ...] = ("separate", "unified")
 
 SIGNIFICANT = 0.975
-"""A probability of this, or of 1 less it, is what a two-sided test at 5 % calls significant."""
+"""Probabilities from this, or up to 1 minus this, are significant in a two-sided test at 5 %."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
     """Compare two or more runs, query by query.
 
     Args:
-        folders: Run folders, or such as ``unimetric evaluate`` wrote; the first is what the others are compared with.
+        folders: Run folders or folders written by ``unimetric evaluate``; the others are compared with the first.
 
     Raises:
         UserError: fewer than two runs, one given twice, an incomplete one, or runs measured on different images.

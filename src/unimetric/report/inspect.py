@@ -34,8 +34,8 @@ class Inspection:
     Attributes:
         image: Its path.
         known: The item that it is, where it is one of the measured images.
-        neighbours: The nearest gallery items, nearest first; the image itself is not among them. ``right`` says whether
-            they are of its class, and is False where that is not known.
+        neighbours: The nearest gallery items except the image itself, nearest first. ``right`` is True if they are of
+            its class, and False if its class is unknown.
         prompt_weights: Of each of the M prompts, from -1 to 1; None for a model without a pool.
         distance: "cosine" or "poincare".
     """

@@ -15,13 +15,13 @@ _PACKAGED_NOTE = (
 )
 
 Row = tuple[str, dict[str, Any]]
-"""A name and what its ``metrics.json`` holds."""
+"""A name and the content of its ``metrics.json``."""
 
 
 def result_cells(rows: Sequence[Row], *, intervals: bool = False) -> tuple[list[str], list[list[str]]]:
     """Return header and cells: per row a name, each dataset's Recall@1, harmonic mean, unified, parameters, time.
 
-    Recall@1 is in percent, time in minutes:seconds; what has no value shows a dash.
+    Recall@1 is in percent, time in minutes:seconds; missing values are shown as a dash.
 
     Args:
         rows: The measurements.
@@ -58,8 +58,8 @@ def _with_interval(value: float, ends: Sequence[float] | None) -> str:
 def print_results(rows: Sequence[Row], console: Console | None = None) -> None:
     """Print to standard output the fullest table that fits the terminal.
 
-    A single model has a row for each dataset, with what the dataset loses in the union. Several models have a row each,
-    or a column each where the terminal is too narrow. 95 % intervals are written where there is room for them.
+    A single model has a row for each dataset, with the dataset's loss in the union. Several models have a row each, or
+    a column each if the terminal is too narrow. 95 % intervals are printed if there is room for them.
     """
     console = console or Console()
     console.print(_fitting(rows, console))

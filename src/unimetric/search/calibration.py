@@ -58,10 +58,10 @@ class Calibration:
         return {"unified": dict(self.unified), "separate": {name: dict(part) for name, part in self.separate.items()}}
 
     def threshold(self, rate: float, datasets: Sequence[str] | None = None) -> float | None:
-        """The score from which an answer is a match, at a rate of false matches; None where too few were measured.
+        """Return the score from which an answer is a match, at a rate of false matches; None without enough queries.
 
-        Of a dataset that had too few queries for a threshold of its own, it is that of all datasets together: in a part
-        of a gallery, wrong answers are no more similar than in all of it.
+        A dataset with too few queries for its own threshold uses that of all datasets together, because wrong answers
+        in a part of a gallery are no more similar than in the whole gallery.
 
         Raises:
             UserError: a rate that was not measured.
@@ -73,11 +73,11 @@ class Calibration:
         return None
 
     def confidence(self, score: float, datasets: Sequence[str] | None = None) -> float | None:
-        """The share, from 0 to below 1, of searches for something absent whose best answer was less similar.
+        """Return the share, from 0 to below 1, of searches for something absent whose best answer was less similar.
 
         1 minus the false-match rate of a threshold at this score. Between the points of the curve, the logarithm of
-        the rate is interpolated. Of n such searches, no more than ``n / (n + 1)`` is claimed. As for `threshold`, all
-        datasets stand for one that was not calibrated.
+        the rate is interpolated. With n such searches, the share is at most ``n / (n + 1)``. As for `threshold`, an
+        uncalibrated dataset uses the calibration of all datasets.
         """
         own = _confidence(self._gallery(datasets), score)
         return _confidence(self.unified, score) if own is None else own

@@ -89,9 +89,9 @@ def index_items(
 
     Args:
         index: The database.
-        items: Everything that the datasets hold.
+        items: All items of the datasets.
         batch_size: Images per forward pass.
-        rule: When to commit; what is reported as written is on the disk.
+        rule: The time of commits; rows reported as written are on the disk.
         strict: Stop at the first image that cannot be read.
         delete_missing: Delete rows of the same datasets that are not among the items.
         origin: The name of the metadata's source in error messages.

@@ -67,12 +67,12 @@ class Maintenance:
             rows, record = self._store.count(), self._store.about["index"]
             grown = rows >= 4 * record["rows"]
             few = self._exact_only or rows < EXACT_BELOW
-            # A graph takes too long to be made anew each time, and "none" may have been somebody's choice.
+            # Rebuilding a graph each time takes too long, and "none" may be the user's choice.
             if few or (record["kind"] in ("none", "hnsw") and not grown):
                 self._store.compact()
             else:
-                # Made anew: after LanceDB's own refresh an IVF-PQ index takes nearly twice the time for every search
-                # (measured with a million rows), and making one takes seconds.
+                # Rebuild, because after LanceDB's own refresh an IVF-PQ index takes nearly twice the time for every
+                # search (measured with a million rows), and rebuilding takes seconds.
                 self.build("auto" if grown else record["kind"])
 
     def run_if_due(self) -> bool:

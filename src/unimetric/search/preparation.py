@@ -1,4 +1,4 @@
-"""From a file's bytes to its hash, the model's pixels and a thumbnail."""
+"""Preparation of a file for indexing: its hash, the model's pixels and a thumbnail."""
 
 from __future__ import annotations
 
@@ -105,5 +105,5 @@ def prepare_all(
         except ImageError as error:
             return Outcome(task, error)
 
-    # A batch under way beside the one that is asked for.
+    # Prepare one further batch ahead of the requested one.
     return in_order(attempt, tasks, threads=threads, ahead=2 * ahead)

@@ -72,8 +72,8 @@ class GlobalBatch:
 def gather(embeddings: Tensor, whole: GlobalBatch) -> Tensor:
     """Return the embeddings [B, E] of the global batch, from this process's [b, E]; further rows are ignored.
 
-    Every process computes the same loss of the global batch, and so has the whole gradient of its own embeddings
-    without communication. The gradient is multiplied by W, because DDP takes the mean over W processes.
+    Every process computes the same loss of the global batch, so the full gradient of its own embeddings needs no
+    communication. The gradient is multiplied by W, because DDP takes the mean over W processes.
     """
     return cast(Tensor, _Gather.apply(embeddings, whole))
 

@@ -54,7 +54,7 @@ def _processor_seconds() -> float:
 def peak_memory(device: torch.device) -> dict[str, Any]:
     """Return the peak memory of this process in bytes, and the kind of memory.
 
-    On a CUDA device, what torch had allocated there; elsewhere the resident memory of the process, without the
+    On a CUDA device, torch's allocated memory; elsewhere the resident memory of the process, without the
     processes that decode images. None if the system does not report it.
     """
     if device.type == "cuda":

@@ -1,7 +1,7 @@
 """Image files without their metadata.
 
-Decoders read more of a file than its pixels need, and refuse it for a comment that is too long or a checksum that is
-wrong in a text. What reaches the decoder here is only what decides the pixels and their orientation.
+Decoders refuse files for defects that do not affect the pixels, such as a comment that is too long or a text with a
+wrong checksum. Here a decoder gets only the parts of a file that determine the pixels and their orientation.
 """
 
 from __future__ import annotations

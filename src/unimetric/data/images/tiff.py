@@ -22,9 +22,9 @@ _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 def needed_tags(file: IO[bytes], size: int) -> tuple[list[Piece], bool]:
     """Return the file in pieces, with a first directory that Pillow can read.
 
-    Where a tag's value lies outside of the file, Pillow drops all tags after it: tags that do not decide the pixels are
-    left out of such a directory. Pillow reads grey of more than 8 bits where 0 is white as if 0 were black, or not at
-    all: it is presented as if 0 were black.
+    If a tag's value is outside the file, Pillow drops all tags after it, so tags that do not affect the pixels are
+    removed from such a directory. Pillow misreads grey of more than 8 bits in which 0 is white, or refuses it, so the
+    tag is changed as if 0 were black.
 
     Returns:
         The pieces, and True if 0 is white and was presented as black.

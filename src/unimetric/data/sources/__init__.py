@@ -9,7 +9,7 @@ A source string is ``[NAME=][FORMAT:]PATH``:
 - ``NAME``: the dataset's name, or the front part of the names where the source holds several;
 - the bare word ``demo``: the demo collections, built on first use (a folder of that name is ``./demo``).
 
-A path that holds ``=`` or ``:`` and exists as it stands is taken as a path.
+An existing path that contains ``=`` or ``:`` is read as a path.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def _constant(constant: Constant) -> str:
 
 
 def _text(value: str) -> str:
-    # Stored texts went through the same, since the database cannot hold what is not Unicode.
+    # Same escaping as for stored texts, because the database can only store Unicode.
     value = value.encode("utf-8", "backslashreplace").decode("utf-8")
     return "'" + value.replace("'", "''") + "'"
 

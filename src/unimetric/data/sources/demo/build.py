@@ -36,7 +36,7 @@ _COVERS = (
 )
 # For the progress bar only.
 _ABOUT = 1800
-# A build takes seconds: what is this old was left by a process that was killed.
+# A build takes seconds, so older temporary folders are left over from a killed process.
 _STALE_SECONDS = 3600
 _ATTEMPTS = 5
 
@@ -44,16 +44,16 @@ _ATTEMPTS = 5
 def build_demo(folder: Path | None = None, *, rebuild: bool = False) -> Path:
     """Build the demo data, unless it exists.
 
-    It is built beside its place and then renamed, so that it is there wholly or not at all; of two processes
-    that build at once, one wins and the other takes the winner's.
+    It is built in a temporary folder and then renamed, so that it is never incomplete. If two processes build at
+    once, both use the result of the faster one.
 
     Args:
-        folder: where to keep it; by default the user's cache folder.
-        rebuild: build it even if it is there.
+        folder: its parent folder; by default the user's cache folder.
+        rebuild: build it even if it exists.
 
     Returns:
-        The folder ``demo-data-<key>``, where the key stands for the data's format and the packages' versions. It
-        holds one folder per domain (`DOMAINS`) with class folders of images, ``fingerprint.json`` and
+        The folder ``demo-data-<key>``, where the key depends on the data's format and the packages' versions. It
+        contains one folder per domain (`DOMAINS`) with class folders of images, ``fingerprint.json`` and
         ``LICENSES.md``.
 
     Raises:

@@ -35,8 +35,8 @@ _OTHER_NAMES = {
 }
 # Where a pack means something else by the name: a shutter, a hash sign.
 _NAME_IN_PACK = {("material-icons", "camera"): "photo-camera", ("material-icons", "tag"): "sell"}
-# The styles of a pack that differ to the eye: Phosphor's thin, light and regular, say, are near-duplicates, and
-# with them a query would find its own pack's drawing instead of another's.
+# The visibly different styles of each pack. With near-duplicates, such as Phosphor's thin, light and regular, a query
+# would find its own pack's drawing instead of another's.
 _STYLES = {
     "phosphor": {"bold": "bold/{}-bold", "fill": "fill/{}-fill", "thin": "thin/{}-thin"},
     "material-icons": {"filled": "filled/{}", "outlined": "outlined/{}", "sharp": "sharp/{}"},

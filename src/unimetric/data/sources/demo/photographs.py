@@ -56,8 +56,8 @@ def _sklearn(name: str, file: str, grid: tuple[int, int], cells: tuple[int, ...]
     return Photograph(name, "scikit-learn", f"sklearn/datasets/images/{file}", grid, cells, credit)
 
 
-# Sorted by name, the first six and the rest hold 22 regions each, so that a split by sorted classes into halves
-# tears no photograph apart. Credits are what the packages' own documentation says.
+# Sorted by name, the first six and the rest have 22 regions each, so that no photograph has regions in both halves of
+# the sorted classes. Credits are taken from the packages' own documentation.
 PHOTOGRAPHS = (
     _skimage("astronaut", "astronaut.png", (3, 3), (1, 2, 4, 7, 8), "Eileen Collins, by NASA; public domain"),
     _skimage("brick", "brick.png", (2, 2), (0, 3), "CC0Textures, Bricks25; CC0"),
