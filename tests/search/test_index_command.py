@@ -239,6 +239,7 @@ def test_the_commands(
     assert f"skipped {own / 'hats/c0/0.png'}: empty file" in said
     assert "23 rows written, 0 unchanged; 1 files were skipped. 23 rows are in" in said
     assert "images/s" in said
+    assert " 0.0 images/s" not in said  # the rate counts from the command's start
 
     assert unimetric("search", db, query, "-k", 3, "--where", "label = 'c1'", *CPU) == 0
     out = capsys.readouterr().out

@@ -109,8 +109,8 @@ def index_items(
     kinds = metadata_kinds((task.item for task in distinct), index.metadata_columns, origin)
     datasets = sorted({task.item.dataset for task in distinct})
     present: dict[str, tuple[str, bytes]] = {}
-    for start in range(0, len(datasets), _DATASETS_AT_ONCE):
-        some = is_one_of("dataset", datasets[start : start + _DATASETS_AT_ONCE])
+    for first in range(0, len(datasets), _DATASETS_AT_ONCE):
+        some = is_one_of("dataset", datasets[first : first + _DATASETS_AT_ONCE])
         present |= signatures(index.signature_rows(some))
     with progress_bar() as bar:
         shown = bar.add_task("Indexing", total=len(distinct), note="")
@@ -126,8 +126,8 @@ def index_items(
             on_read=reporter.read,
         )
     if distinct and len(progress.refused) == len(distinct):
-        first = progress.refused[0]
-        raise UserError(f"none of {len(distinct)} images can be read; the first is {first.path}: {first.reason}")
+        refused = progress.refused[0]
+        raise UserError(f"none of {len(distinct)} images can be read; the first is {refused.path}: {refused.reason}")
     deleted = index.delete(ids=sorted(present.keys() - tasks.keys())) if delete_missing else 0
     return Indexed(progress.written, progress.unchanged, tuple(progress.refused), deleted, time.monotonic() - start)
 
