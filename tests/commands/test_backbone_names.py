@@ -67,5 +67,5 @@ def test_a_folder_of_images_has_a_database_in_the_cache(
     assert database_of(database, model=None, weights=None, device=CPU) == database
     (tmp_path / "empty").mkdir()
     for place in (tmp_path / "none", tmp_path / "empty"):
-        with pytest.raises(UserError, match="is not a search database"):
+        with pytest.raises(UserError, match="search database"):
             database_of(str(place), model=Path(NAME), weights=None, device=CPU)
