@@ -101,7 +101,7 @@ def rows_of(benchmark: Benchmark, folder: Path, out: Path, deadline: float) -> t
 
 
 def run(benchmark: Benchmark, folder: Path, out: Path, deadline: float) -> dict[str, Any]:
-    """What a benchmark writes.
+    """Result file of a benchmark.
 
     Raises:
         FailedError: it is missing, stopped with an error, or took the time that was left.
@@ -212,7 +212,7 @@ def of_search(result: dict[str, Any]) -> Iterator[Row]:
 
 
 def of_serve(result: dict[str, Any]) -> Iterator[Row]:
-    """What HTTP adds."""
+    """Time that HTTP adds."""
     limit = result["target_added_ms"]
     yield Row("serve, added by the service", 1.0, f"{limit:g} ms", result["one_client"]["added_ms"] / limit)
 
@@ -242,7 +242,7 @@ def as_table(rows: list[Row], failures: dict[str, str]) -> str:
 
 
 def heading(result: dict[str, Any]) -> str:
-    """What was run, where and when."""
+    """Commands, machine and date."""
     machine = result["machine"]
     where = f"{machine['gpu'] or machine['processor']}, {machine['cores']} cores"
     return f"`{result['command']}`, {where}, torch {machine['torch']}, {result['date']}.\n\n"

@@ -1,4 +1,4 @@
-"""What embedding costs beside the bare backbone, at 112 and 224 px, from tensors and from files.
+"""Cost of embedding beside the bare backbone, at 112 and 224 px, from tensors and from files.
 
 In turns, on the same batch: timm's untouched model in eager float32; the bare backbone in the inference form; PUMA and
 LoRA in the inference form; on a CPU the three with int8 products; PUMA as it is trained, under autocast with the frozen

@@ -119,7 +119,7 @@ def multiply(queries: Tensor, gallery: Tensor, tile: tuple[int, int], buffer: Te
 
 
 def seconds_of(function: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """Time of a call."""
     began = time.perf_counter()
     function()
     return time.perf_counter() - began
@@ -169,7 +169,7 @@ def measure_speed(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 class Search:
-    """What `evaluate` does with vectors and labels before it sums up."""
+    """Preparation of vectors and labels in `evaluate`."""
 
     def __init__(self, images: Images, device: str) -> None:
         from unimetric.evaluation.labels import factorize

@@ -1,4 +1,4 @@
-"""What int8 products cost in Recall@1: trained models measured in float32, bf16 and int8 on their own data.
+"""Cost of int8 products in Recall@1: trained models measured in float32, bf16 and int8 on their own data.
 
     python benchmarks/int8.py RUN [RUN ...]
 

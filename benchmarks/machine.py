@@ -1,4 +1,4 @@
-"""What a benchmark has to say about where it ran, and how it takes times."""
+"""Description of the machine, timing, and result files of benchmarks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much too low CurricularFace's loss is where a step draws some of the classes.
+"""Bias of CurricularFace's loss if a step draws some of the classes.
 
     python benchmarks/sampled_classes.py
 

@@ -1,4 +1,4 @@
-"""How long each sampler takes to start an epoch over millions of images, and how much memory it holds.
+"""Time and memory that each sampler takes to start an epoch over millions of images.
 
 Synthetic labels with a long tail: the size of a class falls with its rank, and so does the number of classes of a
 dataset. The reference of the same run is a plain ``numpy`` permutation of as many images. Each sampler is measured in

@@ -14,7 +14,7 @@ OPTIONS = {"shell", "trust_remote_code", "allow_pickle"}
 
 
 def dangers(tree: ast.AST) -> list[str]:
-    """What of the above a module imports, calls or switches on, by line."""
+    """Those of the above that a module imports, calls or switches on, by line."""
     found = []
     for node in ast.walk(tree):
         names: list[str] = []

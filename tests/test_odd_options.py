@@ -77,7 +77,7 @@ def idle(function: Callable[..., int]) -> Callable[..., int]:
 
 
 def check_types(function: Callable[..., int], values: dict[str, Any]) -> None:
-    """What a command gets is of the type in its signature."""
+    """A command's values have the types of its signature."""
     hints = typing.get_type_hints(function)
     for name, value in values.items():
         hint = hints[name]

@@ -53,7 +53,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(model: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
-    """What the plain command writes."""
+    """Output of the plain command."""
     out = tmp_path_factory.mktemp("plain") / "all.parquet"
     torch.set_num_threads(1)
     assert unimetric("embed", model, photos, "--out", out, *OPTIONS) == 0

@@ -84,7 +84,7 @@ def accounted(datasets: list[Dataset]) -> int:
 
 
 def is_image(folder: Path, path: str) -> bool:
-    """Whether a path leads to a file, as written or as `locate_images` reads it besides."""
+    """Return true if a path leads to a file, as written or as `locate_images` reads it besides."""
     try:
         spellings = [path, path.strip(), path.strip().replace("\\", "/")]
         return bool(path.strip()) and any((folder / spelling).is_file() for spelling in spellings)

@@ -1,4 +1,4 @@
-"""What single queries found, against plain Python."""
+"""Results of single queries, against plain Python."""
 
 from __future__ import annotations
 
@@ -125,6 +125,6 @@ def test_by_dataset_keeps_the_order_of_the_queries() -> None:
 
 
 def test_equal_scores_make_equal_reports() -> None:
-    """What each query found takes no part in the comparison."""
+    """The comparison ignores the results of each query."""
     assert random_report() == random_report(query_tile=7, gallery_tile=11)
     assert random_report() != random_report(seed=1)

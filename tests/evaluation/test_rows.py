@@ -35,7 +35,7 @@ def on_disk(tmp_path: Path) -> npt.NDArray[np.floating]:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many rows are read at a time."""
+    """Number of rows read at a time."""
     counts: list[int] = []
     original = checks.float64_rows
 
@@ -101,7 +101,7 @@ def test_what_fits_is_held_and_what_does_not_is_not(on_disk: npt.NDArray[np.floa
 
 
 def test_memory_beyond_the_vectors_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What numpy and torch take for tensors on the CPU does not grow with the file."""
+    """Memory for tensors on the CPU does not grow with the file."""
     monkeypatch.setattr(checks, "BLOCK_NUMBERS", 2**14)
     peaks = []
     for rows in (4_000, 16_000):

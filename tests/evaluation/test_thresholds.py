@@ -150,7 +150,7 @@ def test_a_rate_is_not_lost_to_rounding() -> None:
 
 
 def test_all_impostors_at_the_top() -> None:
-    """Where even the highest score lets in too many, the threshold lies just above it."""
+    """If even the highest score lets in too many, the threshold lies just above it."""
     ones = np.ones(40)
     (point,) = calibrate(ones, ones, ones, rates=[0.1]).operating_points
     assert point.threshold == math.nextafter(1, 2)

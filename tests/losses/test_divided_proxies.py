@@ -73,7 +73,7 @@ def one_of_several(rank: int, folder: str, count: int) -> None:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """What two and three processes found, by their number."""
+    """Results of two and three processes, by their number."""
     found = {count: tmp_path_factory.mktemp(f"of-{count}") for count in (2, 3)}
     started = [spawn(one_of_several, (str(path), count), count, join=False) for count, path in found.items()]
     for processes in started:

@@ -1,4 +1,4 @@
-"""What every loss in the table owes its caller, whatever its formula."""
+"""Checks of every loss in the table, whatever its formula."""
 
 import math
 

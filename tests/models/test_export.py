@@ -1,4 +1,4 @@
-"""What is exported computes what the model computes, for any batch; what does not is never written."""
+"""An exported file computes what the model computes, for any batch; one that does not is never written."""
 
 import io
 import json

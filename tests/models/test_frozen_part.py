@@ -1,4 +1,4 @@
-"""What is frozen stays frozen, what is learned stays float32, and holding weights in bf16 leaves no trace."""
+"""Frozen weights stay frozen, learned ones stay float32, and holding weights in bf16 leaves no trace."""
 
 import copy
 import threading

@@ -1,4 +1,4 @@
-"""What every training method has to do, each in turn: start, learn, count, save, refuse, and take two image sizes."""
+"""Checks of every training method, each in turn: start, learn, count, save, refuse, and take two image sizes."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What `import unimetric` offers, and that it offers it without loading torch."""
+"""Names that `import unimetric` offers without loading torch."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What a training step keeps for backward: nothing that only a frozen weight's gradient would read."""
+"""Tensors that a training step keeps for backward: nothing that only a frozen weight's gradient would read."""
 
 import pytest
 import torch

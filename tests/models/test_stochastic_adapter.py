@@ -21,7 +21,7 @@ def make(drop, seed=0):
 
 
 def factors(adapter, tokens, seed):
-    """What each sample's adapter was multiplied by: [B]. Fails if the tokens of a sample differ in it."""
+    """Factor on each sample's adapter: [B]. Fails if the tokens of a sample differ in it."""
     with torch.no_grad():
         full = adapter.eval()(tokens)
         torch.manual_seed(seed)

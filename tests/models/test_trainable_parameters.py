@@ -1,4 +1,4 @@
-"""How many numbers each method learns, against the paper's count and the formulas."""
+"""Number of parameters that each method learns, against the paper's count and the formulas."""
 
 import pytest
 from toys import toy_embedder

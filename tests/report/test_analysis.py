@@ -1,4 +1,4 @@
-"""What a page shows against `evaluate`, ``metrics.json``, and neighbours found by hand."""
+"""Contents of a page against `evaluate`, ``metrics.json``, and neighbours found by hand."""
 
 from __future__ import annotations
 

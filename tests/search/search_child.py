@@ -1,4 +1,4 @@
-"""What a process that is to be killed runs; it is forked from one that has the slow imports behind it."""
+"""Work of a process that is to be killed; it is forked from one that has the slow imports behind it."""
 
 from __future__ import annotations
 

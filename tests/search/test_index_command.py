@@ -25,7 +25,7 @@ CPU = ["--device.precision", "fp32", "--device.accelerator", "cpu"]
 
 @pytest.fixture
 def embedded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """How many images went through the model, batch by batch."""
+    """Number of images that went through the model, batch by batch."""
     sizes: list[int] = []
     original = PerImageModel.embed_pixels
 
@@ -99,7 +99,7 @@ def test_new_prices_need_no_embedding(model: Path, own: Path, tmp_path: Path, em
 def test_columns_that_no_database_holds_are_left_out(
     model: Path, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What can be trained on can be indexed."""
+    """Every source of training can be indexed."""
     manifest = tmp_path / "m.csv"
     lines = [f"{number},{path},x,1,2,3,4,5," for number, path in enumerate(sorted(own.glob("shoes/*/*.png")))]
     manifest.write_text("\n".join([",path,label,id,sale.price,twice,twice,Price,price", *lines]))

@@ -1,4 +1,4 @@
-"""How far embeddings moved: against a plain computation, and for moves whose effect is known."""
+"""Distances that embeddings moved: against a plain computation, and for moves whose effect is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an extension adds to training: its penalty against plain loops, and where the old proxies go."""
+"""Additions of an extension to training: its penalty against plain loops, and where the old proxies go."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Parts:
         save_checkpoint(path, self.embedder, self.loss, self.optimiser, progress, "it")
 
     def load(self, path: Path) -> Progress | None:
-        """What a checkpoint says, or None where it was refused."""
+        """Content of a checkpoint, or None where it was refused."""
         try:
             return load_checkpoint(path, self.embedder, self.loss, self.optimiser, "it")
         except UserError as error:
@@ -82,7 +82,7 @@ def content(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def check(parts: Parts, path: Path, content: bytes) -> bool:
-    """Whether a checkpoint was taken; then everything is as in the file, else as it was."""
+    """Return true if a checkpoint was taken; then everything is as in the file, else as it was."""
     path.write_bytes(content)
     before = parts.tensors()
     progress = parts.load(path)

@@ -1,4 +1,4 @@
-"""What one run does: which weights move, what is clipped, refused, skipped, selected, and that it learns."""
+"""Behaviour of one run: which weights move, what is clipped, refused, skipped, selected, and that it learns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for every benchmark dataset in every form."""
+"""Checks of every benchmark dataset in every form."""
 
 from __future__ import annotations
 

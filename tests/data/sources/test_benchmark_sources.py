@@ -1,4 +1,4 @@
-"""What is particular to one benchmark dataset: its variants, its class ids, its faults."""
+"""Particulars of single benchmark datasets: its variants, its class ids, its faults."""
 
 from __future__ import annotations
 

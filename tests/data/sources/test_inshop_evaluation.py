@@ -64,7 +64,7 @@ def test_roles_are_kept_by_the_split(sources: list[str]) -> None:
 
 
 def test_perfect_retrieval_scores_one(sources: list[str]) -> None:
-    """Where items are numbered by position on each side, unrelated gallery items are hidden from a query."""
+    """If items are numbered by position on each side, unrelated gallery items are hidden from a query."""
     split = split_datasets(read_sources(sources))
     report = score(split, [unit(item.label) for item in split.query], [unit(item.label) for item in split.gallery])
     assert report.separate["inshop"]["recall@1"] == 1
