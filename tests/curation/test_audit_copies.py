@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from unimetric.curation.copies import AGREEMENT, best_of, exact_copies, grouped, near_copies
 from unimetric.curation.measurements import measure
 from unimetric.data.catalog import Item
+from unimetric.errors import UserError
 
 
 def watermarked(image: Image.Image) -> Image.Image:
@@ -47,6 +48,13 @@ def test_an_edited_copy_is_found(edit: str, tmp_path: Path) -> None:
     assert [(copy.one, copy.other) for copy in found] == [(6, 7)]
     assert AGREEMENT <= found[0].agreement <= 1
     assert ("mirrored" in found[0].how) == ("mirrored" in edit)
+
+
+def test_an_image_that_is_gone_meanwhile_stops_the_audit(tmp_path: Path) -> None:
+    found = measured(tmp_path, {"one": picture(0), "two": compressed(picture(0))})
+    (tmp_path / "two.png").unlink()
+    with pytest.raises(UserError, match=r"two\.png: file not found.*run the audit again"):
+        near_copies(found, [])
 
 
 def test_unrelated_pictures_are_no_copies(tmp_path: Path) -> None:

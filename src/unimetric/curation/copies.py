@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from unimetric.curation.alignment import Prepared, best_overlay, refined
 from unimetric.curation.measurements import HASH_BITS, Measurements
 from unimetric.data.images import ImageError, decode_image, image_file
+from unimetric.errors import UserError
 from unimetric.evaluation.neighbours import nearest_neighbours
 from unimetric.progress import track
 
@@ -156,8 +157,8 @@ def _decide(measured: Measurements, prepared: Callable[[int], Prepared], one: in
         return None
     try:
         pictures = [_square(decode_image(measured.items[row].path)) for row in (one, other)]
-    except ImageError:  # changed or removed since it was measured
-        return None
+    except ImageError as error:
+        raise UserError(f"{error}, but could be read before: it was changed meanwhile; run the audit again") from error
     greys = [np.asarray(picture.convert("L")) for picture in pictures]
     overlay = refined(greys[0], greys[1], overlay)
     if overlay.fit < AGREEMENT:
