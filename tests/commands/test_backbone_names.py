@@ -9,7 +9,7 @@ import pytest
 
 from toy_runs import make_images, one_thread, unimetric
 from unimetric import Embedder, UserError
-from unimetric.commands.serve import database_of
+from unimetric.commands.serve import Place, place_of
 from unimetric.config import DeviceConfig
 from unimetric.models.embedder import model_path
 
@@ -53,19 +53,15 @@ def test_a_folder_of_that_name_comes_first(cache: Path, tmp_path: Path) -> None:
     assert model_path(Path("no-such-model")) == Path("no-such-model")
 
 
-def test_a_folder_of_images_has_a_database_in_the_cache(
-    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_of_images_has_a_database_in_the_cache(cache: Path, tmp_path: Path) -> None:
     images = make_images(tmp_path / "photos", classes=2, images=2)
-    database = database_of(str(images), model=Path(NAME), weights=None, device=CPU)
-    assert Path(database).is_relative_to(cache)
-    said = capsys.readouterr().err.replace("\n", "")
-    assert "4 new images, 4 in all" in said
-    assert f"unimetric train {images} --out runs/mine" in said
+    place = place_of(str(images), model=Path(NAME), weights=None, device=CPU)
+    assert Path(place.database).is_relative_to(cache)
+    assert (place.images, place.trained) == (str(images), False)
     make_images(images / "more", classes=1, images=1)
-    assert database_of(str(images), model=Path(NAME), weights=None, device=CPU) == database
-    assert database_of(database, model=None, weights=None, device=CPU) == database
+    assert place_of(str(images), model=Path(NAME), weights=None, device=CPU) == place
+    assert place_of(place.database, model=None, weights=None, device=CPU) == Place(place.database)
     (tmp_path / "empty").mkdir()
-    for place in (tmp_path / "none", tmp_path / "empty"):
+    for nothing in (tmp_path / "none", tmp_path / "empty"):
         with pytest.raises(UserError, match="search database"):
-            database_of(str(place), model=Path(NAME), weights=None, device=CPU)
+            place_of(str(nothing), model=Path(NAME), weights=None, device=CPU)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from unimetric.search.items import Match, StoredItem
 from unimetric.service.app import create_app
+from unimetric.service.folder import FolderIndexer
 from unimetric.service.options import ServiceConfig
 from unimetric.service.run import Runner, listen, url_of
 
@@ -42,6 +43,9 @@ class StubIndex:
 
     def datasets(self) -> dict[str, int]:
         return {"hats": 1}
+
+    def count(self) -> int:
+        return sum(self.datasets().values())
 
     def search_vectors(self, vectors: Any, k: int, **filters: Any) -> list[list[Match]]:
         return [[Match(ID, 0.5, "hats", "bowler", "/hats/1.jpg", {}, None, None)]]
@@ -106,11 +110,13 @@ class Served:
 
 
 @contextmanager
-def served(index: StubIndex | None = None, token: str | None = None, **options: Any) -> Iterator[Served]:
+def served(
+    index: Any = None, token: str | None = None, folder: FolderIndexer | None = None, **options: Any
+) -> Iterator[Served]:
     """Run the service in a thread, on a free port of this machine."""
     config = ServiceConfig(port=0, writable=token is not None, **options)
     ready = threading.Event()
-    app = create_app(index or StubIndex(), config, token=token, on_ready=ready.set)  # type: ignore[arg-type]
+    app = create_app(index or StubIndex(), config, token=token, folder=folder, on_ready=ready.set)
     runner = Runner()
     with listen(config) as listening:
         thread = threading.Thread(target=runner.run, args=(app, listening, config), daemon=True)

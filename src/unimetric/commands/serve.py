@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
@@ -29,8 +30,8 @@ def serve(
 ) -> int:
     """Serve a search database: a web page, and a REST API that /openapi.json describes.
 
-    A folder of images is indexed first, into a database in the user's cache that later starts bring up to date. Ctrl-C
-    ends the service after the requests under way.
+    A folder of images is indexed into a database in the user's cache while the service runs, and brought up to date at
+    later starts. Ctrl-C ends the service after the requests under way.
 
     Args:
         db: Database that unimetric index wrote, a folder or a URI; or a folder of images.
@@ -39,54 +40,70 @@ def serve(
         weights: Weights of the backbone, for a model trained with --model.weights FILE.
         device: Device and precision.
     """
-    database = database_of(db, model=model, weights=weights, device=device)
-    return serve_database(database, options, model=model, weights=weights, device=device)
+    served = place_of(db, model=model, weights=weights, device=device)
+    return serve_place(served, options, model=model, weights=weights, device=device)
 
 
-def database_of(place: str, *, model: Path | None, weights: str | None, device: DeviceConfig) -> str:
-    """The database at a place; for a folder of images, one in the user's cache that is brought up to date.
+@dataclass(frozen=True)
+class Place:
+    """A database to serve.
+
+    Attributes:
+        database: A folder or an object-storage URI.
+        images: The folder of images that it is brought up to date with; None to serve it as it is.
+        trained: Its model was trained.
+    """
+
+    database: str
+    images: str | None = None
+    trained: bool = True
+
+
+def place_of(db: str, *, model: Path | None, weights: str | None, device: DeviceConfig) -> Place:
+    """Return the database at a place; for a folder of images, one in the user's cache, made where there is none.
+
+    Each model has a database of its own, so that a model trained anew does not meet the vectors of the old one.
 
     Raises:
-        UserError: there is neither a database nor a folder of images, or its images cannot be indexed.
+        UserError: there is neither a database nor a folder of images, or the model cannot be used.
     """
     try:
         from unimetric.search import SearchIndex
     except ModuleNotFoundError as error:
         raise UserError(f"search needs {error.name}, which is missing; pip install 'unimetric[search]'") from error
-    from unimetric.commands.index import index_sources
-    from unimetric.progress import log_status
+    from unimetric.models.saving import model_fingerprint, read_model_config
+    from unimetric.models.source import ModelSource
     from unimetric.search.errors import DatabaseMissingError
 
     try:
-        with SearchIndex.open(place):
-            return place
+        with SearchIndex.open(db):
+            return Place(db)
     except DatabaseMissingError:
-        folder = Path(place) if "://" in place else user_path(place)
+        folder = (Path(db) if "://" in db else user_path(db)).absolute()
         if not folder.is_dir() or not any(folder.iterdir()):
             raise
-    model = model or Path(_BACKBONE)
-    name = f"{folder.resolve()}\n{model}\n{weights or ''}"
-    database = cache_folder() / "databases" / f"{folder.resolve().name}-{sha256(name.encode()).hexdigest()[:16]}"
-    log_status(f"Indexing the images in {folder} with {model}, into {database}")
+    images = str(folder.resolve())
+    model = ModelSource(model or Path(_BACKBONE)).folder
+    _, config = read_model_config(model)
+    name = sha256(f"{images}\n{model_fingerprint(config)}".encode()).hexdigest()[:16]
+    database = cache_folder() / "databases" / f"{folder.name}-{name}"
     make_folder(database.parent)
-    indexed, count, _ = index_sources(model, [place], str(database), weights=weights, device=device)
-    log_status(f"{indexed.written} new images, {count} in all; {len(indexed.refused)} files were skipped.")
-    log_status(f"For better answers, train on these images: unimetric train {place} --out runs/mine")
-    return str(database)
+    with SearchIndex.create(str(database), model, weights=weights, device=device):
+        return Place(str(database), images, trained=config["method"]["name"] != "frozen")
 
 
-def serve_database(
-    db: str,
+def serve_place(
+    place: Place,
     config: ServiceConfig,
     *,
     model: Path | None = None,
     weights: str | None = None,
     device: DeviceConfig | None = None,
 ) -> int:
-    """Serve a search database until Ctrl-C or SIGTERM, then finish the accepted requests.
+    """Serve a database until Ctrl-C or SIGTERM, then finish the accepted requests.
 
     Args:
-        db: The database, a folder or an object-storage URI.
+        place: The database.
         config: Address and limits.
         model: The model's folder, where it is not the recorded one.
         weights: The file of the backbone's weights, if neither the database nor the model folder records it.
@@ -104,6 +121,7 @@ def serve_database(
     try:
         from unimetric.search import SearchIndex
         from unimetric.service.app import TOKEN_VARIABLE, create_app
+        from unimetric.service.folder import FolderIndexer
         from unimetric.service.guard import is_loopback
         from unimetric.service.run import Runner, listen, url_of
     except ModuleNotFoundError as error:
@@ -116,7 +134,12 @@ def serve_database(
             "for instance with: export UNIMETRIC_TOKEN=$(openssl rand -hex 32)"
         )
     device = device or DeviceConfig()
-    with SearchIndex.open(db, model=model, weights=weights, device=device) as index, listen(config) as listening:
+    if place.images is not None:
+        model = None  # recorded in the database, where a backbone's name has become a folder
+    with (
+        SearchIndex.open(place.database, model=model, weights=weights, device=device) as index,
+        listen(config) as listening,
+    ):
         if not is_loopback(config.host):
             log_status(
                 f"warning: with --host {config.host}, everybody who reaches this machine can search, and sees the "
@@ -125,17 +148,24 @@ def serve_database(
             )
         runner = Runner()
         url = url_of(listening)
+        folder = None
+        if place.images is not None:
+            folder = FolderIndexer(index, place.images, trained=place.trained, on_failure=runner.fail)
         app = create_app(
             index,
             config,
             token=token or None,
+            folder=folder,
             precision=device.precision,
             on_failure=runner.fail,
             on_ready=lambda: log_status("The model is loaded; searches are answered now. Ctrl-C ends it."),
         )
-        log_status(
-            f"{index.count()} images of {len(index.datasets())} datasets are served on {url}; the model is loading."
+        catalogue = (
+            f"{index.count()} images of {len(index.datasets())} datasets are"
+            if folder is None
+            else f"{place.images} is"
         )
+        log_status(f"{catalogue} served on {url}; the model is loading.")
         stopped_by = runner.run(app, listening, config)
         if app.state.service.workers.abandoned:
             # Python would wait for threads that the database never returns to. No write is left half done.

@@ -84,6 +84,7 @@ def index_items(
     strict: bool = False,
     delete_missing: bool = False,
     origin: str = "the manifest",
+    on_read: Callable[[Progress, int], None] = lambda progress, total: None,
 ) -> Indexed:
     """Bring a database up to date with items, under a progress bar, or without a terminal with a line per commit.
 
@@ -95,6 +96,8 @@ def index_items(
         strict: Stop at the first image that cannot be read.
         delete_missing: Delete rows of the same datasets that are not among the items.
         origin: The name of the metadata's source in error messages.
+        on_read: Called after every item with the number of all; an error that it raises ends the indexing, and the
+            commits so far stay.
 
     Raises:
         UserError: none of the images can be read, one cannot and ``strict`` is set, metadata does not fit the columns
@@ -115,6 +118,11 @@ def index_items(
     with progress_bar() as bar:
         shown = bar.add_task("Indexing", total=len(distinct), note="")
         reporter = _Reporter(len(distinct), start, lambda done, note: bar.update(shown, completed=done, note=note))
+
+        def read(progress: Progress) -> None:
+            reporter.read(progress)
+            on_read(progress, len(distinct))
+
         progress = index.write(
             distinct,
             kinds,
@@ -123,7 +131,7 @@ def index_items(
             rule=rule or CommitRule(),
             strict=strict,
             on_commit=reporter.committed,
-            on_read=reporter.read,
+            on_read=read,
         )
     if distinct and len(progress.refused) == len(distinct):
         refused = progress.refused[0]

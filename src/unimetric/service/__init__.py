@@ -9,6 +9,7 @@
 - `pictures`: an upload's bytes decoded to an image
 - `batching`: the thread that runs the model
 - `work`: places, threads and deadlines
+- `folder`: a served folder of images, indexed in the background
 - `state`: objects that the routes share
 - `telemetry`: metrics for Prometheus
 - `options`: `ServiceConfig`, without a heavy import

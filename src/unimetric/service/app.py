@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
@@ -15,6 +16,7 @@ from unimetric.cpu import available_cores
 from unimetric.search.index import SearchIndex
 from unimetric.service.batching import Batcher
 from unimetric.service.failures import add_handlers
+from unimetric.service.folder import FolderIndexer
 from unimetric.service.guard import Guard, hosts_of
 from unimetric.service.options import ServiceConfig
 from unimetric.service.routes import routers
@@ -35,6 +37,7 @@ def create_app(
     config: ServiceConfig | None = None,
     *,
     token: str | None = None,
+    folder: FolderIndexer | None = None,
     precision: str = "auto",
     on_failure: Callable[[BaseException], None] = lambda error: None,
     on_ready: Callable[[], None] = lambda: None,
@@ -48,6 +51,7 @@ def create_app(
         config: Limits, and whether items may be changed; ``host`` and ``allowed_hosts`` decide which names it answers
             to.
         token: The bearer token for changes, where ``config.writable`` is set.
+        folder: Brings the database up to date with a folder as soon as the model is loaded.
         precision: Precision of the model's arithmetic, as in `Embedder.encode`.
         on_failure: Called in another thread when the model cannot be loaded.
         on_ready: Called in another thread when searches are answered.
@@ -58,7 +62,7 @@ def create_app(
     config = config or ServiceConfig()
     if config.writable and not token:
         raise ValueError("token is empty: without one, everybody could write")
-    service = _service(index, config, token, precision, on_failure, on_ready)
+    service = _service(index, config, token, folder, precision, on_failure, on_ready)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -66,6 +70,8 @@ def create_app(
         yield
         service.stop()
         service.telemetry.ready.set(0)
+        if folder is not None:
+            await to_thread.run_sync(folder.stop)
         service.batcher.stop()
 
     app = FastAPI(
@@ -91,6 +97,7 @@ def _service(
     index: SearchIndex,
     config: ServiceConfig,
     token: str | None,
+    folder: FolderIndexer | None,
     precision: str,
     on_failure: Callable[[BaseException], None],
     on_ready: Callable[[], None],
@@ -100,6 +107,8 @@ def _service(
     def ready() -> None:
         telemetry.ready.set(1)
         on_ready()
+        if folder is not None:
+            folder.start()
 
     batcher = Batcher(
         lambda: index.embedder,
@@ -113,7 +122,7 @@ def _service(
     uploads = Uploads(config.max_upload_bytes, total_bytes, config.request_seconds, telemetry)
     decoders = available_cores()
     workers = Workers(config.queue_size, config.request_seconds, decoders, _SEARCHERS, telemetry)
-    return Service(index, config, token, batcher, uploads, workers, telemetry)
+    return Service(index, config, token, batcher, uploads, workers, telemetry, folder)
 
 
 def _described(app: FastAPI) -> dict[str, Any]:

@@ -242,6 +242,41 @@ class Datasets(BaseModel):
     writable: bool
 
 
+class SkippedFile(BaseModel):
+    """A file that cannot be indexed."""
+
+    path: str
+    reason: str
+
+
+class Indexing(BaseModel):
+    """Progress of the indexing of the served folder."""
+
+    folder: str
+    phase: str = Field(description="waiting (for the model), reading (the folder), indexing, done, failed or stopped.")
+    done: int = Field(description="Images that were looked at.")
+    total: int | None = Field(description="All images; null until the folder was read.")
+    written: int = Field(description="New or changed images that can be found by now.")
+    seconds_left: float | None = Field(description="Estimated time left; null where there is no estimate.")
+    skipped: list[SkippedFile] = Field(description="Files that cannot be read, at most 100.")
+    skipped_total: int = Field(description="Number of files that cannot be read.")
+    problem: str | None = Field(description="Reason of a failure.")
+    train_command: str | None = Field(
+        description="The command that trains a model on the folder, for better answers; null where its images have "
+        "fewer than two classes, or the model is trained."
+    )
+
+
+class Status(BaseModel):
+    """State of the service, and of the indexing where a folder of images is served."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"ready": True, "items": 1200, "indexing": None}]})
+
+    ready: bool = Field(description="Images are embedded now.")
+    items: int = Field(description="Images that can be found.")
+    indexing: Indexing | None = Field(description="Null where a database is served.")
+
+
 class Item(BaseModel):
     """A row of the database without its vector."""
 

@@ -18,6 +18,7 @@ from unimetric.service import schemas
 from unimetric.service.batching import Batcher
 from unimetric.service.connections import is_half_closed
 from unimetric.service.failures import busy
+from unimetric.service.folder import FolderIndexer
 from unimetric.service.options import ServiceConfig
 from unimetric.service.pictures import decode
 from unimetric.service.telemetry import Telemetry
@@ -68,6 +69,7 @@ class Service:
     uploads: Uploads
     workers: Workers
     telemetry: Telemetry
+    folder: FolderIndexer | None = None
     stopping: bool = False
 
     def stop(self) -> None:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from unimetric.search.index import MAX_K
 from unimetric.search.items import Match
 from unimetric.service import schemas
+from unimetric.service.folder import FolderIndexer
 from unimetric.service.routes.responses import READ_ERRORS, UPLOAD_ERRORS, checked_id, errors, match_of
 from unimetric.service.state import EMBED, SEARCH, ParsedRequest, Service
 
@@ -49,6 +50,17 @@ def router(service: Service) -> APIRouter:
     )
     async def datasets(request: Request) -> Any:
         return await service.workers.look_up(request, lambda: _describe(service))
+
+    @routes.get(
+        "/status",
+        response_model=schemas.Status,
+        responses=errors(*READ_ERRORS),
+        summary="Get the number of images, and the progress of indexing",
+    )
+    async def status(request: Request) -> Any:
+        items = await service.workers.look_up(request, service.index.count)
+        indexing = None if service.folder is None else _indexing(service.folder)
+        return schemas.Status(ready=service.batcher.ready, items=items, indexing=indexing)
 
     return routes
 
@@ -92,4 +104,20 @@ def _describe(service: Service) -> schemas.Datasets:
         max_upload_bytes=config.max_upload_bytes,
         max_pixels=config.max_pixels,
         writable=config.writable,
+    )
+
+
+def _indexing(folder: FolderIndexer) -> schemas.Indexing:
+    state = folder.state
+    return schemas.Indexing(
+        folder=folder.folder,
+        phase=state.phase,
+        done=state.done,
+        total=state.total,
+        written=state.written,
+        seconds_left=state.seconds_left,
+        skipped=[schemas.SkippedFile(path=file.path, reason=file.reason) for file in state.skipped],
+        skipped_total=state.skipped_total,
+        problem=state.problem,
+        train_command=folder.train_command,
     )

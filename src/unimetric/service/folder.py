@@ -1,0 +1,203 @@
+"""Indexing of a served folder of images in the background, while searches are answered from what is indexed so far."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from unimetric.errors import UserError
+from unimetric.progress import log_status
+from unimetric.search.index import SearchIndex
+from unimetric.search.indexing import index_items, source_items
+from unimetric.search.items import Refused
+from unimetric.search.writing import CommitRule, Progress
+
+log = logging.getLogger(__name__)
+
+SKIPPED_SHOWN = 100
+"""Skipped files that a state names, at most."""
+
+RULE = CommitRule(rows=1024, seconds=5.0)
+"""More often than for a command, since searches wait for the images."""
+
+_BATCH = 8
+"""Images per forward pass: a search waits for the arithmetic of at most one of them."""
+
+_WINDOW_SECONDS = 30.0
+"""Length of time that the rate is measured over. Unchanged images come first and fast, new ones are slow."""
+
+_WORKING = ("waiting", "reading", "indexing")
+
+
+@dataclass(frozen=True)
+class IndexingState:
+    """Progress of the indexing of a folder.
+
+    Attributes:
+        phase: ``waiting`` for the model, ``reading`` the folder, ``indexing``, ``done``, ``failed`` or ``stopped``.
+        done: Images that were looked at.
+        total: All images; None until the folder is read.
+        written: Rows that are new or were replaced, and can be found.
+        seconds_left: Estimated time left; None where there is no estimate.
+        skipped: Files that cannot be read, at most `SKIPPED_SHOWN`.
+        skipped_total: Number of files that cannot be read.
+        classes: Number of class names among the images.
+        problem: Reason of a failure.
+    """
+
+    phase: Literal["waiting", "reading", "indexing", "done", "failed", "stopped"] = "waiting"
+    done: int = 0
+    total: int | None = None
+    written: int = 0
+    seconds_left: float | None = None
+    skipped: tuple[Refused, ...] = ()
+    skipped_total: int = 0
+    classes: int = 0
+    problem: str | None = None
+
+    @property
+    def is_working(self) -> bool:
+        """True until the indexing has ended."""
+        return self.phase in _WORKING
+
+
+class FolderIndexer:
+    """Brings a database up to date with a folder, in a thread that shares the model with the searches.
+
+    What was committed survives a stop, and the next start goes on from there.
+
+    Args:
+        index: The database.
+        folder: Folder of images, or another source.
+        trained: The model was trained, so no advice to train is given.
+        rule: When images that are done can be found.
+        on_failure: Called in the thread with an error that leaves the database empty.
+        on_state: Called in the thread whenever the state has changed.
+    """
+
+    def __init__(
+        self,
+        index: SearchIndex,
+        folder: str,
+        *,
+        trained: bool = False,
+        rule: CommitRule = RULE,
+        on_failure: Callable[[BaseException], None] = lambda error: None,
+        on_state: Callable[[IndexingState], None] = lambda state: None,
+    ) -> None:
+        self.folder = folder
+        self.state = IndexingState()
+        self._index, self._trained, self._rule = index, trained, rule
+        self._on_failure, self._on_state = on_failure, on_state
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="folder", daemon=True)
+        self._rate = _Rate()
+        self._unusable: list[Refused] = []
+        self._skipped: list[Refused] = []
+
+    @property
+    def train_command(self) -> str | None:
+        """The command that trains a model on the folder; None if it has no two classes, or the model is trained."""
+        if self._trained or self.state.classes < 2:
+            return None
+        return shlex.join(["unimetric", "train", self.folder, "--out", "runs/mine"])
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after the batch that it works on. Images since the last commit are embedded again later."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._bring_up_to_date()
+        except _StoppingError:
+            self._change(phase="stopped", seconds_left=None)
+        except UserError as error:
+            self._fail(error, str(error))
+        # The service goes on answering from what is there; the log has the rest.
+        except Exception as error:
+            log.exception("the folder %s could not be indexed", self.folder)
+            self._fail(error, "an internal error, which the service's log describes")
+
+    def _bring_up_to_date(self) -> None:
+        self._change(phase="reading")
+        log_status(f"Indexing the images in {self.folder}; those that are done can be searched already.")
+        items, self._unusable = source_items([self.folder])
+        self._skipped = self._unusable
+        self._raise_if_stopping()
+        self._change(phase="indexing", total=len(items), classes=len({item.label for item in items if item.label}))
+        indexed = index_items(
+            self._index,
+            items,
+            batch_size=_BATCH,
+            rule=self._rule,
+            delete_missing=True,
+            origin=self.folder,
+            on_read=self._on_read,
+        )
+        self._index.optimise()
+        self._change(phase="done", seconds_left=None, written=indexed.written)
+        log_status(
+            f"{self.folder} is indexed: {indexed.written} new or changed images, {indexed.unchanged} unchanged, "
+            f"{indexed.deleted} gone; {self.state.skipped_total} files were skipped."
+        )
+        if self.train_command is not None:
+            log_status(f"For better answers, train on these images: {self.train_command}")
+
+    def _on_read(self, progress: Progress, total: int) -> None:
+        self._raise_if_stopping()
+        now = time.monotonic()
+        left = self._rate.seconds_left(now, progress.read, total)
+        self._skipped = [*self._unusable, *progress.refused]
+        self._change(done=progress.read, total=total, written=progress.written, seconds_left=left)
+
+    def _raise_if_stopping(self) -> None:
+        if self._stopping.is_set():
+            raise _StoppingError
+
+    def _fail(self, error: BaseException, problem: str) -> None:
+        self._change(phase="failed", seconds_left=None, problem=problem)
+        if not self._index.count():
+            self._on_failure(error)
+            return
+        log_status(f"{self.folder} could not be indexed: {problem}; start again to go on", style="yellow")
+
+    def _change(self, **changes: Any) -> None:
+        skipped = self._skipped
+        self.state = replace(self.state, skipped=tuple(skipped[:SKIPPED_SHOWN]), skipped_total=len(skipped), **changes)
+        self._on_state(self.state)
+
+
+class _StoppingError(Exception):
+    """Raised to unwind the indexing of a service that is being stopped."""
+
+
+class _Rate:
+    """Rate of the last seconds; unchanged images, which come first, are far faster than new ones."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, int]] = deque()
+
+    def seconds_left(self, now: float, done: int, total: int) -> float | None:
+        """Return the estimated time left after an image; None before there are two seconds to measure."""
+        marks = self._marks
+        # A mark every half second is enough.
+        if not marks or now - marks[-1][0] >= 0.5:
+            marks.append((now, done))
+        while now - marks[0][0] > _WINDOW_SECONDS:
+            marks.popleft()
+        begun, before = marks[0]
+        if now - begun < 2.0 or done == before:
+            return None
+        return (total - done) * (now - begun) / (done - before)
