@@ -38,6 +38,21 @@ _ITEM: JsonDict = {
     "image": f"v1/items/{ID}/image",
 }
 
+_SKIPPED: JsonDict = {"path": "/data/photos/roses/7.jpg", "reason": "cut off before its end"}
+
+_INDEXING: JsonDict = {
+    "folder": "/data/photos",
+    "phase": "indexing",
+    "done": 1100,
+    "total": 5000,
+    "written": 1024,
+    "seconds_left": 210.0,
+    "skipped": [_SKIPPED],
+    "skipped_total": 1,
+    "problem": None,
+    "train_command": "unimetric train /data/photos --out runs/mine",
+}
+
 Value = str | int | float | bool | date | datetime | None
 Name = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$")]
 
@@ -245,12 +260,16 @@ class Datasets(BaseModel):
 class SkippedFile(BaseModel):
     """A file that cannot be indexed."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [_SKIPPED]})
+
     path: str
     reason: str
 
 
 class Indexing(BaseModel):
     """Progress of the indexing of the served folder."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_INDEXING]})
 
     folder: str
     phase: str = Field(description="waiting (for the model), reading (the folder), indexing, done, failed or stopped.")
@@ -270,7 +289,7 @@ class Indexing(BaseModel):
 class Status(BaseModel):
     """State of the service, and of the indexing where a folder of images is served."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"ready": True, "items": 1200, "indexing": None}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"ready": True, "items": 1024, "indexing": _INDEXING}]})
 
     ready: bool = Field(description="Images are embedded now.")
     items: int = Field(description="Images that can be found.")
