@@ -182,4 +182,5 @@ def test_a_calibration_is_plain_json() -> None:
         "equal_error_threshold",
         "operating_points",
         "roc",
+        "sets",
     ]

@@ -82,7 +82,7 @@ class Gallery(StubIndex):
         names = [item.dataset for item, _, _ in self._rows.values()]
         return {name: names.count(name) for name in sorted(set(names))}
 
-    def search_vectors(self, vectors: Any, k: int, **filters: Any) -> list[list[Match]]:
+    def search_vectors(self, vectors: Any, k: int, guarantee: Any = None, **filters: Any) -> list[list[Match]]:
         return [self._nearest(vectors[0], k, None, **filters)]
 
     def search_item(self, id: str, k: int, **filters: Any) -> list[Match]:

@@ -27,6 +27,7 @@ EXPECTED = {
     "ArgumentError": (422, "invalid_request"),
     "ItemNotFoundError": (404, "item_not_found"),
     "FilterError": (422, "invalid_where"),
+    "NotCalibratedError": (422, "not_calibrated"),
     "DatabaseError": (409, "database_unusable"),
     "DatabaseMissingError": (409, "database_missing"),
     "ModelMismatchError": (409, "model_mismatch"),

@@ -162,3 +162,18 @@ def test_numbers_for_prometheus(client: httpx.Client) -> None:
 def test_health(client: httpx.Client) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {"status": "ready"}
+
+
+def test_a_guarantee_is_a_set_or_is_refused_in_one_line(client: httpx.Client, images: dict[str, list[Path]]) -> None:
+    image = images["hats"][0].read_bytes()
+    answer = client.post("/v1/search", files={"image": image}, data={"guarantee": "0.95", "where": "price < 3"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
+    for fields, word in (({"guarantee": 1}, "guarantee is 1"), ({"guarantee_delta": 0.1}, "give guarantee as well")):
+        answer = client.post("/v1/search", json={"image": base64.b64encode(image).decode(), **fields})
+        assert answer.status_code == 422
+        assert word in answer.json()["error"]["message"]
+    item = search(client, image)["matches"][0]["id"]
+    answer = client.post("/v1/search", json={"id": item, "guarantee": 0.95})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
+    answer = client.post("/v1/search", files={"image": image}, data={"guarantee": "0.99999"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "not_calibrated")

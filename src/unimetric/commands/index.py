@@ -37,6 +37,7 @@ def index(
     optimise: Annotated[bool, _CHANGE] = False,
     metrics: Annotated[str | None, _THRESHOLD] = None,
     false_match_rate: Annotated[float | None, _THRESHOLD] = None,
+    calibrate: Annotated[list[str] | None, _THRESHOLD] = None,
     device: Annotated[DeviceConfig, Without({"processes", "machines"})],
 ) -> int:
     """Embed images into a search database.
@@ -61,9 +62,11 @@ def index(
         optimise: Merge small files and update the approximate index.
         metrics: The metrics.json with the thresholds; by default that of MODEL.
         false_match_rate: Rate that the threshold keeps: 0.1, 0.01, 0.001 or 0.0001.
+        calibrate: Folders of class folders or manifests of labelled images that are not in the database, to calibrate
+            its thresholds and the sets of unimetric search --guarantee on.
         device: Device and precision.
     """
-    if model is None and not (delete_dataset or delete_path or build_index or optimise):
+    if model is None and not (delete_dataset or delete_path or build_index or optimise or calibrate):
         raise MissingOptionError(
             "MODEL is missing: write unimetric index MODEL FOLDER --db PATH, or an option that changes the database"
         )
@@ -112,7 +115,30 @@ def index(
             log_status(f"{removed} rows were deleted.")
         if kind is not None:
             log_status("Every search is exact now." if kind == "none" else f"An index of kind {kind} was made.")
+    if calibrate:
+        _calibrate(db, calibrate, batch_size, model, weights, device)
     return 0
+
+
+def _calibrate(
+    db: str, sources: Sequence[str], batch_size: int, model: Path | None, weights: str | None, device: DeviceConfig
+) -> None:
+    """Calibrate a database on the images of some sources, and print the result."""
+    from unimetric.data.sources import read_sources
+    from unimetric.progress import log_status
+    from unimetric.search.calibrating import calibrate_database
+
+    datasets = read_sources(sources)
+    for note in dict.fromkeys(note for dataset in datasets for note in dataset.notes):
+        log_status(f"note: {note}", style="yellow")
+    queries = [item for dataset in datasets for item in dataset.items]
+    result = calibrate_database(db, queries, batch_size=batch_size, model=model, weights=weights, device=device)
+    for entry in result.refused:
+        log_status(f"skipped {escaped(entry.path)}: {entry.reason}")
+    log_status(
+        f"Calibrated on {result.queries} images; {result.absent} more are of classes that the database does not have, "
+        f"and {len(result.refused)} were skipped."
+    )
 
 
 def _print_indexed(indexed: Indexed, count: int, db: str, delete_missing: bool) -> None:

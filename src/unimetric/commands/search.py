@@ -19,6 +19,7 @@ from unimetric.files import user_path
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from unimetric.search.guarantee import Guarantee
     from unimetric.search.items import Match
 
 
@@ -30,6 +31,8 @@ def search(
     dataset: list[str] | None = None,
     where: str | None = None,
     exact: bool = False,
+    guarantee: float | None = None,
+    guarantee_delta: float | None = None,
     json: bool = False,
     false_match_rate: float | None = None,
     model: Path | None = None,
@@ -46,6 +49,9 @@ def search(
         dataset: Search in these datasets only.
         where: Condition on the columns, such as 'price < 20'.
         exact: Compare with every row and bypass the approximate index.
+        guarantee: Instead of K answers, print one of each class that the image may be of, so that the right class is
+            among them with this probability, such as 0.95.
+        guarantee_delta: Accepted probability that the images of the calibration were too untypical for the guarantee.
         json: Print JSON instead of tables.
         false_match_rate: Rate that the threshold keeps; by default as recorded.
         model: The model's folder, if it was moved, or an exported .onnx file.
@@ -61,6 +67,8 @@ def search(
             datasets=dataset,
             where=where,
             exact=exact,
+            guarantee=guarantee,
+            guarantee_delta=guarantee_delta,
             false_match_rate=false_match_rate,
             engine=engine,
             model=model,
@@ -96,10 +104,14 @@ class Answer:
     false_match_rate: float
     """The rate that the threshold keeps."""
     matches: tuple[Match, ...]
+    guarantee: Guarantee | None = None
+    """The promise that the matches are a set for; None for the most similar ones."""
 
     @property
     def is_match(self) -> bool | None:
         """True if the image shows something that is in the database; None without a calibration."""
+        if self.guarantee is not None:
+            return bool(self.matches)
         if self.threshold is None:
             return None
         return any(match.is_match for match in self.matches)
@@ -111,6 +123,7 @@ class Answer:
             "is_match": self.is_match,
             "threshold": self.threshold,
             "false_match_rate": None if self.threshold is None else self.false_match_rate,
+            "guarantee": None if self.guarantee is None else asdict(self.guarantee),
             "matches": [_plain(asdict(match)) for match in self.matches],
         }
 
@@ -123,6 +136,8 @@ def search_images(
     datasets: Sequence[str] | None = None,
     where: str | None = None,
     exact: bool = False,
+    guarantee: float | None = None,
+    guarantee_delta: float | None = None,
     false_match_rate: float | None = None,
     model: str | Path | None = None,
     weights: str | None = None,
@@ -139,25 +154,30 @@ def search_images(
     """
     from unimetric.progress import log_status
     from unimetric.search.engine import find_exported, is_exported
+    from unimetric.search.guarantee import Guarantee
     from unimetric.search.index import SearchIndex
 
+    promised = Guarantee.of(guarantee, guarantee_delta)
     device = device or DeviceConfig()
     folder = None if is_exported(model) else model
     with SearchIndex.open(db, model=folder, weights=weights, device=device, false_match_rate=false_match_rate) as index:
         # Before the model is loaded, which takes seconds.
-        index.check(k, datasets, where)
+        index.check(k, datasets, where, promised)
         decoded = [_decoded(image) for image in images]
         exported = find_exported(index, model, engine, device, note=lambda text: log_status(f"note: {text}"))
         if exported is not None:
             vectors = exported.encode(decoded)
-            found = index.search_vectors(vectors, k, datasets=datasets, where=where, exact=exact)
+            found = index.search_vectors(vectors, k, datasets=datasets, where=where, exact=exact, guarantee=promised)
             log_status(f"Embedded by {exported.path} ({exported.encoded_in}).")
         else:
-            found = index.search(decoded, k, datasets=datasets, where=where, exact=exact)
+            found = index.search(decoded, k, datasets=datasets, where=where, exact=exact, guarantee=promised)
             log_status(f"Embedded by {folder or index.model} ({index.embedder.encoded_in}).")
         threshold = index.threshold_of(datasets)
         rate = index.false_match_rate
-        return [Answer(image, threshold, rate, tuple(matches)) for image, matches in zip(images, found, strict=True)]
+        return [
+            Answer(image, threshold, rate, tuple(matches), promised)
+            for image, matches in zip(images, found, strict=True)
+        ]
 
 
 def print_json(answers: Sequence[Answer]) -> None:
@@ -201,6 +221,11 @@ def _table(answer: Answer) -> Table:
 
 
 def _title(answer: Answer) -> str:
+    if answer.guarantee is not None:
+        if not answer.matches:
+            return f"{answer.image}: nothing fits; it is not in the database"
+        classes = "the right class" if len(answer.matches) == 1 else f"one of {len(answer.matches)} classes"
+        return f"{answer.image}: {classes}, with a probability of {answer.guarantee.level:g} or more"
     if not answer.matches:
         return f"{answer.image}: no rows to compare with"
     if answer.threshold is None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from unimetric.evaluation.conformal import calibrate_sets
 from unimetric.evaluation.distances import Distance
 from unimetric.evaluation.metrics import Retrieval
 from unimetric.evaluation.per_query import PerQuery, QueryResults
@@ -182,8 +183,10 @@ def summarise(
         confusion=_confusion(per_query),
         separate_spread=spreads,
         unified_spread=next(iter(spreads.values())) if alone else measure_spread(whole, seed=options.seed),
-        separate_thresholds={name: _calibrate(per_query.separate, rows[name]) for name in parts},
-        unified_thresholds=_calibrate(per_query.unified),
+        separate_thresholds={
+            name: _calibrate(per_query.separate, counts.datasets[name].gallery, distance, rows[name]) for name in parts
+        },
+        unified_thresholds=_calibrate(per_query.unified, counts.gallery, distance),
         worst_classes={name: _worst(per_query, rows[name]) for name in parts},
         per_query=per_query,
     )
@@ -197,8 +200,10 @@ def _confusion(per_query: PerQuery) -> DomainConfusion:
     return DomainConfusion(per_query.datasets, rows)
 
 
-def _calibrate(results: QueryResults, rows: Rows = _ALL) -> Calibration:
-    return calibrate(results.best_positive[rows], results.best_negative[rows], results.scores["recall@1"][rows])
+def _calibrate(results: QueryResults, gallery: int, distance: Distance, rows: Rows = _ALL) -> Calibration:
+    genuine, impostors = results.best_positive[rows], results.best_negative[rows]
+    sets = calibrate_sets(genuine, impostors, gallery, perfect=1.0 if distance.name == "cosine" else 0.0)
+    return replace(calibrate(genuine, impostors, results.scores["recall@1"][rows]), sets=sets)
 
 
 def _worst(per_query: PerQuery, rows: npt.NDArray[np.bool_]) -> tuple[WorstClass, ...]:

@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unimetric.errors import UserError
+from unimetric.evaluation.conformal import SetCalibration
 
 Floats = npt.NDArray[np.float64]
 
@@ -87,6 +88,8 @@ class Calibration:
     """One for each wanted rate."""
     roc: RocCurve | None
     """Some points of the curve, its first and its last among them. None without scores of both kinds."""
+    sets: SetCalibration | None = None
+    """Calibration of sets that hold a right answer with a promised probability; None without one."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists, floats and ints, ready for `json.dumps`."""
@@ -94,6 +97,8 @@ class Calibration:
         plain["operating_points"] = list(plain["operating_points"])
         if plain["roc"] is not None:
             plain["roc"] = {name: list(values) for name, values in plain["roc"].items()}
+        if plain["sets"] is not None:
+            plain["sets"] |= {name: list(plain["sets"][name]) for name in ("ranks", "shortfalls")}
         return plain
 
 

@@ -9,13 +9,21 @@
 - `items`, `rows`: the items of a database, and their form in a table
 - `preparation`: from a file's bytes to its hash, pixels and thumbnail
 - `model`, `engine`: the model of a database, and how queries are embedded
-- `calibration`: match or no match, and how sure
+- `calibration`: match or no match, and how sure; `calibrating` measures it on a database
+- `guarantee`: sets of answers that hold a right one with a promised probability
 - `errors`: typed errors
 """
 
 from __future__ import annotations
 
-from unimetric.search.errors import DatabaseError, DatabaseMissingError, FilterError, ModelMismatchError
+from unimetric.search.errors import (
+    DatabaseError,
+    DatabaseMissingError,
+    FilterError,
+    ModelMismatchError,
+    NotCalibratedError,
+)
+from unimetric.search.guarantee import Guarantee
 from unimetric.search.index import SearchIndex
 from unimetric.search.items import Added, ItemNotFoundError, Match, NewItem, Refused, StoredItem
 
@@ -24,10 +32,12 @@ __all__ = [
     "DatabaseError",
     "DatabaseMissingError",
     "FilterError",
+    "Guarantee",
     "ItemNotFoundError",
     "Match",
     "ModelMismatchError",
     "NewItem",
+    "NotCalibratedError",
     "Refused",
     "SearchIndex",
     "StoredItem",

@@ -46,6 +46,7 @@ class Calibration:
             for gallery in (calibration.unified, *calibration.separate.values()):
                 _points(gallery)
                 _confidence(gallery, 0.5)
+                _check_sets(gallery.get("sets"))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"the thresholds are damaged ({type(error).__name__}: {error}); measure the model again with: "
@@ -114,6 +115,18 @@ def _points(gallery: Mapping[str, Any]) -> dict[float, float | None]:
         float(point["wanted_false_match_rate"]): None if point["threshold"] is None else float(point["threshold"])
         for point in gallery["operating_points"]
     }
+
+
+def _check_sets(sets: Mapping[str, Any] | None) -> None:
+    if sets is not None:
+        numbers = [
+            int(sets["queries"]),
+            int(sets["gallery"]),
+            *map(int, sets["ranks"]),
+            *map(float, sets["shortfalls"]),
+        ]
+        if len(sets["ranks"]) != len(sets["shortfalls"]) or not np.isfinite(numbers).all():
+            raise ValueError("sets: as many finite shortfalls as ranks")
 
 
 def _threshold(gallery: Mapping[str, Any], rate: float) -> float | None:

@@ -24,6 +24,12 @@ class FilterError(ArgumentError):
         super().__init__(f"the condition (where) {shown(where)} cannot be read{place}: {escaped(reason)}")
 
 
+class NotCalibratedError(ArgumentError):
+    """The promised probability was not calibrated for this search, or with too few queries."""
+
+    code: ClassVar[str] = "not_calibrated"
+
+
 class DatabaseError(UserError):
     """A search database that cannot be read or written: damaged, locked up by permissions, or on a full disk."""
 

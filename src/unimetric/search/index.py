@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from unimetric.errors import ArgumentError
 from unimetric.search.conditions import Condition, all_of, at_or_below, equals
+from unimetric.search.guarantee import Guarantee
 from unimetric.search.items import Added, ItemNotFoundError, Match, NewItem, StoredItem
 from unimetric.search.maintenance import Maintenance
-from unimetric.search.model import check_embedder, check_same_model, describe, load_embedder
+from unimetric.search.model import check_embedder, check_same_model, describe, load_embedder, renew
 from unimetric.search.query import MAX_K, Searcher
 from unimetric.search.rows import NamedItem, metadata_kinds, named, signatures, stored_path
 from unimetric.search.stores import create_store, open_store
@@ -113,14 +114,7 @@ class SearchIndex:
         about = describe(model, weights, metrics, false_match_rate)
         store = create_store(db, about, about["model"]["embedding_size"])
         check_same_model(store, about, str(model))
-        # The model may have moved or been measured again; the rest of the record is kept.
-        renewed = {**store.about, "model": about["model"]}
-        if about["calibration"] is not None:
-            renewed["calibration"] = about["calibration"]
-        if false_match_rate is not None:
-            renewed["false_match_rate"] = false_match_rate
-        if renewed != store.about:
-            store.write_about(renewed)
+        renew(store, about, metrics is not None, false_match_rate)
         return cls(store, embedder, None, None, device, None)
 
     def close(self) -> None:
@@ -189,8 +183,9 @@ class SearchIndex:
         datasets: Sequence[str] | None = None,
         where: str | None = None,
         exact: bool = False,
+        guarantee: float | Guarantee | None = None,
     ) -> list[list[Match]]:
-        """Return the k most similar items to each image.
+        """Return the k most similar items to each image, or a set with a right one.
 
         Args:
             images: Paths, PIL images or arrays, or a single one.
@@ -199,6 +194,8 @@ class SearchIndex:
             where: A condition on the columns such as ``price < 20 AND label != 'hat'``; ``docs/search.md`` has the
                 grammar.
             exact: Compare with every row and bypass the approximate index.
+            guarantee: Return, instead of k items, one item of each class that the image may be of, so that the right
+                class is among them with this probability; see ``docs/guarantee.md``.
 
         Returns:
             For every image its matches, the most similar first; equally similar ones by id.
@@ -207,20 +204,22 @@ class SearchIndex:
             UserError: an image cannot be read.
             ArgumentError: k is out of range, or there is no such dataset.
             FilterError: ``where`` is not a condition on the columns.
+            NotCalibratedError: the guarantee was not calibrated for these datasets.
         """
         # Before the model is loaded, which takes seconds.
-        self.check(k, datasets, where)
+        self.check(k, datasets, where, guarantee)
         vectors = self.embedder.encode(images, precision=self._precision)
-        return self.search_vectors(vectors, k, datasets=datasets, where=where, exact=exact)
+        return self.search_vectors(vectors, k, datasets=datasets, where=where, exact=exact, guarantee=guarantee)
 
-    def check(self, k: int = 10, datasets: Sequence[str] | None = None, where: str | None = None) -> None:
-        """Check the arguments of `search` without searching.
-
-        Raises:
-            ArgumentError: k is out of range, or there is no such dataset.
-            FilterError: ``where`` is not a condition on the columns.
-        """
-        self._searcher.scope(k, datasets, where)
+    def check(
+        self,
+        k: int = 10,
+        datasets: Sequence[str] | None = None,
+        where: str | None = None,
+        guarantee: float | Guarantee | None = None,
+    ) -> None:
+        """Check the arguments of `search` as it does, without searching."""
+        self._searcher.scope(k, datasets, where, guarantee)
 
     def search_vectors(
         self,
@@ -230,10 +229,11 @@ class SearchIndex:
         datasets: Sequence[str] | None = None,
         where: str | None = None,
         exact: bool = False,
+        guarantee: float | Guarantee | None = None,
     ) -> list[list[Match]]:
         """Search as `search` does, by vectors [N, E] or [E] of `embedder`."""
         vectors = self._searcher.checked_vectors(vectors)
-        return self._searcher.matches(vectors, k, self._searcher.scope(k, datasets, where), exact)
+        return self._searcher.matches(vectors, k, self._searcher.scope(k, datasets, where, guarantee), exact)
 
     def search_item(
         self,

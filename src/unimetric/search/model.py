@@ -59,6 +59,25 @@ def describe(
     }
 
 
+def renew(store: Store, about: dict[str, Any], measured: bool, false_match_rate: float | None) -> None:
+    """Record that the model has moved or was measured again, and keep the rest of a database's record.
+
+    Args:
+        store: The database.
+        about: What `describe` returned.
+        measured: True if the user named the measurement; another one does not replace a calibration on the database.
+        false_match_rate: The rate to record; None to keep it.
+    """
+    renewed = {**store.about, "model": about["model"]}
+    own = (store.about["calibration"] or {}).get("database", False)
+    if about["calibration"] is not None and (measured or not own):
+        renewed["calibration"] = about["calibration"]
+    if false_match_rate is not None:
+        renewed["false_match_rate"] = false_match_rate
+    if renewed != store.about:
+        store.write_about(renewed)
+
+
 def check_same_model(store: Store, about: dict[str, Any], name: str) -> None:
     """Refuse to write vectors of another model, called ``name``, into a database.
 

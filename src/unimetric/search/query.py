@@ -16,6 +16,7 @@ from unimetric.errors import ArgumentError, UserError, nearest_names, shown
 from unimetric.search.calibration import Calibration
 from unimetric.search.conditions import Condition, all_of, equals, is_one_of, parse_condition
 from unimetric.search.effort import MeasuredEffort, chosen_effort, effort_under_condition, partitions
+from unimetric.search.guarantee import Guarantee, SetLimit, find_sets, limit_of
 from unimetric.search.hyperbolic import nearest_hyperbolic
 from unimetric.search.items import ItemNotFoundError, Match, StoredItem
 from unimetric.search.maintenance import EXACT_BELOW
@@ -35,10 +36,12 @@ class Scope:
     Attributes:
         datasets: The only datasets to search in; empty for all.
         condition: The condition on rows; None for all rows.
+        limit: The limit of sets with a guarantee; None for the nearest rows.
     """
 
     datasets: tuple[str, ...]
     condition: Condition | None
+    limit: SetLimit | None = None
 
 
 class Searcher:
@@ -90,12 +93,19 @@ class Searcher:
             self._counts = cached
         return dict(sorted(cached[1].items()))
 
-    def scope(self, k: int, datasets: Sequence[str] | None, where: str | None) -> Scope:
+    def scope(
+        self,
+        k: int,
+        datasets: Sequence[str] | None,
+        where: str | None,
+        guarantee: float | Guarantee | None = None,
+    ) -> Scope:
         """Check the arguments of a search.
 
         Raises:
-            ArgumentError: k is out of range, or there is no such dataset.
+            ArgumentError: k is out of range, there is no such dataset, or ``where`` is combined with a guarantee.
             FilterError: ``where`` is not a condition on the columns.
+            NotCalibratedError: the guarantee was not calibrated for these datasets.
         """
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= MAX_K:
             raise ArgumentError(f"k is {k!r}: use 1 to {MAX_K}")
@@ -108,7 +118,13 @@ class Searcher:
                     raise ArgumentError(f"unknown dataset {name!r}; {nearest_names(name, present)}")
             within = is_one_of("dataset", names) if len(names) < len(present) else None
         condition = None if where is None else parse_condition(where, self._named_columns)
-        return Scope(names, all_of([within, condition]))
+        promised = Guarantee.of(guarantee)
+        if promised is None:
+            return Scope(names, all_of([within, condition]))
+        if where is not None:
+            raise ArgumentError("guarantee and where exclude each other: the right items may not meet the condition")
+        perfect = 0.0 if self.is_hyperbolic else 1.0
+        return Scope(names, within, limit_of(self._calibration, promised, names, self.datasets(), perfect))
 
     def checked_vectors(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return queries as float32 [N, E].
@@ -129,7 +145,11 @@ class Searcher:
         return array
 
     def matches(self, vectors: NDArray[np.float32], k: int, scope: Scope, exact: bool) -> list[list[Match]]:
-        """Return the k most similar rows to each vector [N, E], the most similar first, equal ones by id."""
+        """Return the k most similar rows to each vector [N, E], or the set of each; the most similar first, equal ones
+        by id."""
+        if scope.limit is not None:
+            everything = replace(scope, limit=None)
+            return find_sets(lambda some, k: self.matches(some, k, everything, exact=True), vectors, scope.limit)
         threshold = self.threshold(scope.datasets)
         return [
             sorted(

@@ -73,6 +73,20 @@ class _Filters(_In):
         examples=["price < 20"],
     )
     exact: bool = Field(False, description="Compare with every item, without the approximate index.")
+    guarantee: float | None = Field(
+        None,
+        ge=0.5,
+        lt=1,
+        description="Instead of k matches, return one item of each class that the image may be of, so that its class "
+        "is among them with this probability. It excludes where and id.",
+        examples=[0.95],
+    )
+    guarantee_delta: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Accepted probability that the images of the calibration were too untypical for the guarantee.",
+    )
 
 
 class SearchRequest(_Filters):
@@ -96,6 +110,8 @@ class SearchRequest(_Filters):
         given = self.model_fields_set & {"image", "id"}
         if len(given) != 1:
             raise ValueError("send either image or id" + (", not both" if given else ""))
+        if self.guarantee is not None and "id" in given:
+            raise ValueError("guarantee needs an image: it is calibrated for images that are not in the database")
         return self
 
 
@@ -198,8 +214,8 @@ class SearchAnswer(BaseModel):
     )
 
     no_match: bool | None = Field(
-        description="True where nothing in the database looks like this: no score reaches the threshold. Null without "
-        "a calibration."
+        description="True where nothing in the database looks like this: no score reaches the threshold, or the set "
+        "with a guarantee is empty. Null without a calibration."
     )
     threshold: float | None = Field(description="The score from which an item is a match; null without a calibration.")
     matches: list[Match]

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from unimetric.search.guarantee import Guarantee
 from unimetric.search.index import MAX_K
 from unimetric.search.items import Match
 from unimetric.service import schemas
@@ -69,14 +70,17 @@ async def _search(service: Service, parsed: ParsedRequest) -> schemas.SearchAnsw
     fields = parsed.fields
     filters = {"datasets": fields.datasets, "where": fields.where, "exact": fields.exact}
 
+    guarantee = Guarantee.of(fields.guarantee, fields.guarantee_delta)
+
     def find() -> schemas.SearchAnswer:
         if parsed.vector is None:
             found = service.index.search_item(checked_id(fields.id), fields.k, **filters)
         else:
-            found = service.index.search_vectors(parsed.vector[None], fields.k, **filters)[0]
+            found = service.index.search_vectors(parsed.vector[None], fields.k, guarantee=guarantee, **filters)[0]
         threshold = service.index.threshold_of(fields.datasets)
+        no_match = _no_match(found, threshold) if guarantee is None else not found
         return schemas.SearchAnswer(
-            no_match=_no_match(found, threshold), threshold=threshold, matches=[match_of(match) for match in found]
+            no_match=no_match, threshold=threshold, matches=[match_of(match) for match in found]
         )
 
     return await service.workers.searching.run(find)

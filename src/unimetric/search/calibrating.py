@@ -1,0 +1,122 @@
+"""Calibrate a database on labelled queries: thresholds and sets for its own rows, instead of those of a test split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unimetric.data.catalog import Item
+from unimetric.errors import UserError
+from unimetric.search.items import Refused
+from unimetric.search.rows import item_id, stored_path
+from unimetric.search.stores import open_store
+from unimetric.search.stores.base import Store
+
+if TYPE_CHECKING:
+    from unimetric.config import DeviceConfig
+    from unimetric.models.embedder import Embedder
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The result of calibrating a database."""
+
+    queries: int
+    """Queries whose class has another image in the database."""
+    absent: int
+    """Queries whose class has none; they give a score for absent things only."""
+    refused: tuple[Refused, ...]
+    """Images that cannot be read."""
+
+
+def calibrate_database(
+    db: str | Path,
+    queries: Sequence[Item],
+    *,
+    batch_size: int = 32,
+    model: str | Path | None = None,
+    weights: str | None = None,
+    device: DeviceConfig | None = None,
+) -> Calibrated:
+    """Compare labelled queries with every row, and record the thresholds and sets that follow from their scores.
+
+    A query that is in the database itself, by dataset and path, is not compared with its own row.
+
+    Args:
+        db: A folder, or an object-storage URI.
+        queries: Images with the labels and datasets of the database's rows.
+        batch_size: Images per forward pass.
+        model: The model's folder, if it was moved.
+        weights: The file of the backbone's weights.
+        device: Device and precision of the queries.
+
+    Raises:
+        UserError: no database or model, no query can be read, or none is of a class of the database.
+    """
+    from unimetric.evaluation.evaluate_split import embed_items
+    from unimetric.search.model import load_embedder
+
+    store = open_store(db)
+    try:
+        _check_datasets(store, queries)
+        embedder = load_embedder(store, model, weights, device)
+        precision = "auto" if device is None else device.precision
+        embedded = embed_items(embedder, queries, batch_size=batch_size, precision=precision)
+        kept = [replace(item, label=_storable(item.label), dataset=_storable(item.dataset)) for item in embedded.items]
+        thresholds, counts = _measure(store, embedder, kept, embedded.vectors)
+        store.write_about({**store.about, "calibration": {**thresholds, "database": True}})
+    finally:
+        store.close()
+    refused = tuple(Refused(str(entry.item.path), entry.reason) for entry in embedded.skipped)
+    absent = counts["queries_without_positive"]
+    return Calibrated(counts["queries"] - absent, absent, refused)
+
+
+def _check_datasets(store: Store, queries: Sequence[Item]) -> None:
+    """Refuse queries of datasets that the database does not have, before they are embedded."""
+    present = set(store.rows(["dataset"])["dataset"].to_pylist())
+    for name in dict.fromkeys(_storable(item.dataset) for item in queries):
+        if name not in present:
+            listed = ", ".join(sorted(present)) if len(present) <= 20 else f"{len(present)} others"
+            raise UserError(
+                f"the dataset {name!r} of the calibration is not in {store.place}, which has {listed or 'no rows'}; "
+                "name it as the database does, as in NAME=PATH"
+            )
+
+
+def _measure(
+    store: Store, embedder: Embedder, queries: Sequence[Item], vectors: NDArray[np.float32]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the thresholds, as in ``metrics.json``, and the counts."""
+    from unimetric.evaluation import evaluate
+    from unimetric.evaluation.evaluate_split import distance_options
+
+    columns = ("id", "dataset", "label")
+    rows: dict[str, list[str]] = {name: [] for name in columns}
+    parts = [np.empty((0, store.vector_size), np.float32)]
+    for block in store.blocks([*columns, "vector"]):
+        for name in columns:
+            rows[name] += block[name].to_pylist()
+        flat = block["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        parts.append(flat.reshape(len(block), -1).astype(np.float32, copy=False))
+    # A row without a label is no query's class.
+    labels = [label or f"\0{id}" for label, id in zip(rows["label"], rows["id"], strict=True)]
+    report = evaluate(
+        vectors,
+        [item.label for item in queries],
+        [item.dataset for item in queries],
+        gallery=(np.concatenate(parts), labels, rows["dataset"], rows["id"]),
+        ids=[item_id(item.dataset, stored_path(item.path)) for item in queries],
+        **distance_options(embedder.geometry),
+    ).to_dict()
+    return report["thresholds"], report["counts"]
+
+
+def _storable(text: str) -> str:
+    """Escape bytes of file names that are not UTF-8, as the database's rows do."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
