@@ -18,7 +18,7 @@ from search_toys import FP32, dump, make_model, new_picture, store
 from unimetric.errors import UserError
 from unimetric.geometry import PoincareBall
 from unimetric.models.embedder import Embedder
-from unimetric.search import ItemNotFoundError, NewItem, SearchIndex, maintenance, query
+from unimetric.search import ItemNotFoundError, NewItem, SearchIndex, database_search, maintenance
 from unimetric.search.stores import lancedb_tables
 
 FillIndex = Callable[..., SearchIndex]
@@ -281,7 +281,7 @@ def test_conditions_keep_their_recall(
     kind: str, share: int, fill: FillIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where all rows that qualify are far from the query, in parts of the index that hold no near rows."""
-    monkeypatch.setattr(query, "EXACT_BELOW", 0)
+    monkeypatch.setattr(database_search, "EXACT_BELOW", 0)
     random = np.random.default_rng(4)
     count = 4000
     centres = random.normal(size=(40, 16))

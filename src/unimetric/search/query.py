@@ -15,13 +15,13 @@ from unimetric.data.sources.metadata import Value
 from unimetric.errors import ArgumentError, UserError, nearest_names, shown
 from unimetric.search.calibration import Calibration
 from unimetric.search.conditions import Condition, all_of, equals, is_one_of, parse_condition
-from unimetric.search.effort import MeasuredEffort, chosen_effort, effort_under_condition, partitions
+from unimetric.search.database_search import DatabaseSearch
 from unimetric.search.guarantee import Guarantee, SetLimit, find_sets, limit_of
 from unimetric.search.hyperbolic import nearest_hyperbolic
 from unimetric.search.items import ItemNotFoundError, Match, StoredItem
-from unimetric.search.maintenance import EXACT_BELOW
+from unimetric.search.memory.base import VectorSearch
 from unimetric.search.rows import shown_metadata
-from unimetric.search.stores.base import COLUMNS, KINDS, Effort, Store
+from unimetric.search.stores.base import COLUMNS, KINDS, Store
 
 MAX_K = 1000
 """Maximum number of answers to one query."""
@@ -59,9 +59,8 @@ class Searcher:
         self._wanted_rate = false_match_rate
         if false_match_rate is not None and self._calibration is None:
             raise UserError(f"false_match_rate is {false_match_rate:g}: {store.place} has no calibrated thresholds")
+        self._vectors: VectorSearch = DatabaseSearch(store)
         self._counts: tuple[int, dict[str, int]] | None = None
-        self._matching: tuple[int, dict[Condition, int]] = (-1, {})
-        self._efforts: tuple[str, list[MeasuredEffort]] | None = None
         self.threshold()
 
     @property
@@ -200,69 +199,7 @@ class Searcher:
         if self.is_hyperbolic:
             geometry = self._store.about["model"]["geometry"]
             return nearest_hyperbolic(self._store, geometry, vectors, k, columns, condition)
-        tables = self._nearest(vectors, k, columns, condition, exact)
-        return [
-            [(row, min(1.0, max(-1.0, 1.0 - row.pop("_distance")))) for row in table.to_pylist()] for table in tables
-        ]
-
-    def _nearest(
-        self, vectors: NDArray[np.float32], k: int, columns: Sequence[str], condition: Condition | None, exact: bool
-    ) -> list[pa.Table]:
-        effort = None if exact else self._effort(k, condition)
-        found = self._store.nearest(vectors, k, columns, condition, effort)
-        if condition is None or effort is None:
-            return found
-        # The rows that a condition selects may be far from a query, so the search of a graph widens until it finds
-        # nothing new.
-        pending = list(range(len(vectors)))
-        while pending and (effort := self._wider(effort)) is not None:
-            again = self._store.nearest(vectors[pending], k, columns, condition, effort)
-            changed = []
-            for place, table in zip(pending, again, strict=True):
-                if not _same_distances(found[place], table) or len(table) < k:
-                    changed.append(place)
-                found[place] = table
-            pending = changed
-        return found
-
-    def _effort(self, k: int, condition: Condition | None) -> Effort | None:
-        """Return the effort for the index there is; None where the search is exact."""
-        index = self._store.index
-        if index is None:
-            return None
-        if self._efforts is None or self._efforts[0] != index.name:
-            record = self._store.about["index"]
-            if record["name"] != index.name:
-                record = self._store.read_about()["index"]
-            if record["name"] != index.name:
-                # Another process is still measuring it.
-                return None
-            self._efforts = index.name, [MeasuredEffort.from_dict(entry) for entry in record["efforts"]]
-        effort = chosen_effort(self._efforts[1], k)
-        if condition is None or effort is None:
-            return effort
-        return None if self._count(condition) < EXACT_BELOW else effort_under_condition(effort, k, self._partitions)
-
-    def _wider(self, effort: Effort) -> Effort | None:
-        """Return twice the effort for a graph; None if all its nodes may be kept, or for another index."""
-        if not 0 < effort.candidates < self._store.about["index"]["rows"]:
-            return None
-        return replace(effort, candidates=2 * effort.candidates)
-
-    @property
-    def _partitions(self) -> int:
-        record = self._store.about["index"]
-        return partitions(record["kind"], record["rows"])
-
-    def _count(self, condition: Condition) -> int:
-        """Return the number of rows that meet a condition, counted once per version of the database."""
-        version = self._store.version
-        if self._matching[0] != version or len(self._matching[1]) > 1000:
-            self._matching = version, {}
-        counts = self._matching[1]
-        if condition not in counts:
-            counts[condition] = self._store.count(condition)
-        return counts[condition]
+        return self._vectors.nearest(vectors, k, columns, condition, exact)
 
     def _match(self, row: dict[str, Any], score: float, threshold: float | None, names: tuple[str, ...]) -> Match:
         return Match(
@@ -283,9 +220,3 @@ def _stored(row: Mapping[str, Any]) -> StoredItem:
 
 def _metadata(row: Mapping[str, Any]) -> dict[str, Value]:
     return shown_metadata({name: value for name, value in row.items() if name not in COLUMNS})
-
-
-def _same_distances(one: pa.Table, other: pa.Table) -> bool:
-    if len(one) != len(other):
-        return False
-    return bool(np.allclose(np.sort(one["_distance"]), np.sort(other["_distance"]), rtol=0, atol=1e-6))

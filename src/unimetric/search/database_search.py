@@ -1,0 +1,144 @@
+"""Search in the database itself: exact, or by its approximate index with the effort that was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from unimetric.search.conditions import Condition
+from unimetric.search.effort import MeasuredEffort, chosen_effort, effort_under_condition, partitions
+from unimetric.search.maintenance import EXACT_BELOW
+from unimetric.search.memory.base import ScoredRow
+from unimetric.search.scoring import SPARE, best_first, cosines, rounding, vectors_of
+from unimetric.search.stores.base import Effort, Store
+
+
+class DatabaseSearch:
+    """A `VectorSearch` that asks the database for every query.
+
+    Args:
+        store: The database.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._matching: tuple[int, dict[Condition, int]] = (-1, {})
+        self._efforts: tuple[str, list[MeasuredEffort]] | None = None
+
+    def close(self) -> None:
+        """Do nothing: the database belongs to the caller."""
+
+    def nearest(
+        self,
+        vectors: NDArray[np.float32],
+        k: int,
+        columns: Sequence[str],
+        condition: Condition | None = None,
+        exact: bool = False,
+    ) -> list[list[ScoredRow]]:
+        """Return the k nearest rows to each vector [N, E]; see `VectorSearch.nearest`."""
+        answers: list[list[ScoredRow]] = [[] for _ in vectors]
+        effort = None if exact else self._effort(k, condition)
+        pending, wanted = list(range(len(vectors))), k + max(SPARE, k // 8)
+        while pending:
+            part = None if effort is None else replace(effort, refine=max(1, math.ceil(effort.refine * k / wanted)))
+            tables = self._tables(vectors[pending], wanted, [*columns, "vector"], condition, part)
+            undecided = []
+            for place, table in zip(pending, tables, strict=True):
+                answer = _rescored(vectors[place], table, k)
+                # Rows beyond the border may have the same score: look further.
+                if len(table) == wanted and _may_be_tied(answer, table):
+                    undecided.append(place)
+                answers[place] = answer
+            pending, wanted = undecided, 4 * wanted
+        return answers
+
+    def _tables(
+        self,
+        vectors: NDArray[np.float32],
+        k: int,
+        columns: Sequence[str],
+        condition: Condition | None,
+        effort: Effort | None,
+    ) -> list[pa.Table]:
+        found = self._store.nearest(vectors, k, columns, condition, effort)
+        if condition is None or effort is None:
+            return found
+        # The rows that a condition selects may be far from a query, so the search of a graph widens until it finds
+        # nothing new.
+        pending = list(range(len(vectors)))
+        while pending and (effort := self._wider(effort)) is not None:
+            again = self._store.nearest(vectors[pending], k, columns, condition, effort)
+            changed = []
+            for place, table in zip(pending, again, strict=True):
+                if not _same_distances(found[place], table) or len(table) < k:
+                    changed.append(place)
+                found[place] = table
+            pending = changed
+        return found
+
+    def _effort(self, k: int, condition: Condition | None) -> Effort | None:
+        """Return the effort for the index there is; None where the search is exact."""
+        index = self._store.index
+        if index is None:
+            return None
+        if self._efforts is None or self._efforts[0] != index.name:
+            record = self._store.about["index"]
+            if record["name"] != index.name:
+                record = self._store.read_about()["index"]
+            if record["name"] != index.name:
+                # Another process is still measuring it.
+                return None
+            self._efforts = index.name, [MeasuredEffort.from_dict(entry) for entry in record["efforts"]]
+        effort = chosen_effort(self._efforts[1], k)
+        if condition is None or effort is None:
+            return effort
+        return None if self._count(condition) < EXACT_BELOW else effort_under_condition(effort, k, self._partitions)
+
+    def _wider(self, effort: Effort) -> Effort | None:
+        """Return twice the effort for a graph; None if all its nodes may be kept, or for another index."""
+        if not 0 < effort.candidates < self._store.about["index"]["rows"]:
+            return None
+        return replace(effort, candidates=2 * effort.candidates)
+
+    @property
+    def _partitions(self) -> int:
+        record = self._store.about["index"]
+        return partitions(record["kind"], record["rows"])
+
+    def _count(self, condition: Condition) -> int:
+        """Return the number of rows that meet a condition, counted once per version of the database."""
+        version = self._store.version
+        if self._matching[0] != version or len(self._matching[1]) > 1000:
+            self._matching = version, {}
+        counts = self._matching[1]
+        if condition not in counts:
+            counts[condition] = self._store.count(condition)
+        return counts[condition]
+
+
+def _rescored(query: NDArray[np.float32], table: pa.Table, k: int) -> list[ScoredRow]:
+    if not len(table):
+        return []
+    scores = cosines(query, vectors_of(table["vector"]))
+    order = best_first(scores, table["id"].to_pylist(), k)
+    rows = table.drop_columns(["vector", "_distance"]).take(pa.array(order)).to_pylist()
+    return list(zip(rows, scores[order].tolist(), strict=True))
+
+
+def _may_be_tied(answer: list[ScoredRow], table: pa.Table) -> bool:
+    """Return True if a row that was not returned could have the score of the last row of the answer, or more."""
+    size = table["vector"].type.list_size
+    farthest = 1 - float(np.max(table["_distance"].to_numpy()))
+    return answer[-1][1] <= farthest + 2 * rounding(size)
+
+
+def _same_distances(one: pa.Table, other: pa.Table) -> bool:
+    if len(one) != len(other):
+        return False
+    return bool(np.allclose(np.sort(one["_distance"]), np.sort(other["_distance"]), rtol=0, atol=1e-6))

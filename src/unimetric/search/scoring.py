@@ -1,0 +1,54 @@
+"""Scores and order of answers: the cosine in float64, equal scores by id.
+
+Every way of searching ends here, so that an item has the same score, to the bit, whichever way found it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SPARE = 8
+"""Minimum number of candidates beyond k, so that ties and rounding at the border are seen."""
+
+
+def cosines(query: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the cosine of a query [E] with each row [N, E], float64, from -1 to 1.
+
+    The value depends on the two vectors alone, not on the other rows; it is exactly 1 for equal ones. A row of zeros
+    has the cosine 0, one that is not finite -1.
+    """
+    wide = rows.astype(np.float64)
+    asked = query.astype(np.float64)[None]
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        # The square root of a rounded square is the number itself, hence the exact 1.
+        lengths = np.sqrt((wide * wide).sum(axis=1) * (asked * asked).sum(axis=1))
+        found = (wide * asked).sum(axis=1) / lengths
+    found[lengths == 0] = 0.0
+    found[np.isnan(found)] = -1.0
+    return np.asarray(np.clip(found, -1.0, 1.0))
+
+
+def rounding(size: int) -> float:
+    """Return a bound for the error of a cosine of two vectors [size] that is computed in float32."""
+    return (size + 16) * 2.0**-23
+
+
+def best_first(scores: NDArray[np.float64], ids: Sequence[str], k: int) -> NDArray[np.intp]:
+    """Return the places of the k highest scores, the highest first; of equal ones the lowest id first."""
+    kept = np.arange(len(scores))
+    if len(scores) > 4 * k + 64:
+        # What is left beside the k highest are ties at the border.
+        kept = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[len(scores) - k])
+    values = scores[kept].tolist()
+    ranked = sorted(zip(values, kept.tolist(), strict=True), key=lambda entry: (-entry[0], ids[entry[1]]))
+    return np.array([place for _, place in ranked[:k]], np.intp)
+
+
+def vectors_of(column: Any) -> NDArray[np.float32]:
+    """Return a column of stored vectors, an Arrow array of lists, as float32 [N, E]."""
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(flat, np.float32).reshape(len(column), -1)
