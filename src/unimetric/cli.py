@@ -24,6 +24,7 @@ from unimetric.commands.extend import extend
 from unimetric.commands.index import index
 from unimetric.commands.inspect import inspect as inspect_image
 from unimetric.commands.prepare import prepare
+from unimetric.commands.push import push
 from unimetric.commands.report import report
 from unimetric.commands.search import search
 from unimetric.commands.serve import serve
@@ -47,6 +48,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "serve": serve,
     "embed": embed,
     "export": export,
+    "push": push,
     "prepare": prepare,
     "datasets": datasets,
 }

@@ -47,6 +47,7 @@ def test_a_name_is_a_model(cache: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_a_folder_of_that_name_comes_first(cache: Path, tmp_path: Path) -> None:
     (tmp_path / NAME).mkdir()
+    (tmp_path / "runs").mkdir()
     with pytest.raises(UserError, match=r"config\.json"):
         Embedder.from_pretrained(NAME)
     assert model_path(Path("runs") / NAME) == Path("runs") / NAME

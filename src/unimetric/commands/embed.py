@@ -38,7 +38,7 @@ def embed(
     """Turn images into vectors with a trained model.
 
     Args:
-        model: Run folder, model folder or name of a backbone.
+        model: Run folder, model folder, or name of a backbone or of a model on the hub.
         sources: Folders of images or of class folders, manifests; for shards also .tar archives, Parquet files, URIs.
         out: A .parquet or .npz file; for shards a folder or URI.
         batch_size: Images per forward pass.

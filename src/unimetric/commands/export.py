@@ -123,6 +123,8 @@ def _path(models: Sequence[Path], out: Path | None, kind: str, precision: str, o
     suffix = FORMATS[kind]
     if out is None and len(models) > 1:
         raise UserError(f"--out is missing: name the {suffix} file for the ensemble")
+    if out is None and not models[0].exists() and ModelSource(models[0]).folder.exists():
+        raise UserError(f"--out is missing: name the {suffix} file, {models[0]} is a name and not a folder")
     name = f"model{suffix}" if precision == "fp32" else f"model.{precision}{suffix}"
     path = models[0] / name if out is None else out
     if path.suffix != suffix:

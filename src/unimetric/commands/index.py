@@ -46,7 +46,7 @@ def index(
     approximate index is rebuilt.
 
     Args:
-        model: Run folder, model folder or name of a backbone.
+        model: Run folder, model folder, or name of a backbone or of a model on the hub.
         sources: Folders of images or of class folders, manifests.
         db: The database: a folder, or a URI such as s3://bucket/db.
         dataset: Name for the dataset of the one source, as in NAME=PATH.

@@ -4,16 +4,38 @@ from __future__ import annotations
 
 from typing import Any
 
+import timm
+from huggingface_hub import EvalResult, ModelCardData
 
-def model_card(config: dict[str, Any], trainable_parameters: int, metrics: dict[str, Any] | None) -> str:
-    """Return the card as Markdown, from a model's ``config.json`` and, if given, its measured numbers.
+from unimetric.models.packaged import PACKAGED
 
-    ``metrics`` has the shape of ``metrics.json``.
+
+def model_card(
+    config: dict[str, Any],
+    trainable_parameters: int,
+    metrics: dict[str, Any] | None,
+    *,
+    place: str = "path/to/this/folder",
+    license: str | None = None,
+) -> str:
+    """Return the card as Markdown with the hub's metadata in front.
+
+    Args:
+        config: Content of the model's ``config.json``.
+        trainable_parameters: Number of learned values.
+        metrics: Measured numbers, in the shape of ``metrics.json``.
+        place: Name or folder to load the model from.
+        license: Identifier of the model's licence.
     """
     backbone, method = config["backbone"], config["method"]
     geometry = config.get("geometry", {"name": "sphere"})
     options = ", ".join(f"{name} {value}" for name, value in method["options"].items()) or "none"
+    measured = metrics if metrics and metrics["counts"]["queries"] else None
     lines = [
+        "---",
+        _metadata(config, measured, place, license),
+        "---",
+        "",
         "# An embedding model for several image collections",
         "",
         f"Trained with unimetric: method `{method['name']}` on the frozen "
@@ -34,14 +56,50 @@ def model_card(config: dict[str, Any], trainable_parameters: int, metrics: dict[
         *(["import torch", ""] if geometry["name"] == "poincare" else []),
         "from unimetric import Embedder",
         "",
-        'embedder = Embedder.from_pretrained("path/to/this/folder")',
+        f'embedder = Embedder.from_pretrained("{place}")',
         *_use(geometry),
         "```",
         "",
         *(_extended(metrics["extension"]) if metrics and "extension" in metrics else []),
-        *(_measured(metrics, geometry) if metrics and metrics["counts"]["queries"] else []),
+        *(_measured(measured, geometry) if measured else []),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _metadata(config: dict[str, Any], measured: dict[str, Any] | None, place: str, license: str | None) -> str:
+    """Return the card's metadata as YAML, in the hub's vocabulary."""
+    recalls = {} if measured is None else {**measured["separate"], "all datasets in one gallery": measured["unified"]}
+    results = [
+        EvalResult(
+            task_type="image-feature-extraction",
+            task_name="Image retrieval",
+            dataset_type=name,
+            dataset_name=name,
+            metric_type="recall@1",
+            metric_name="Recall@1",
+            metric_value=round(values["recall@1"], 4),
+        )
+        for name, values in recalls.items()
+    ]
+    data = ModelCardData(
+        library_name="unimetric",
+        pipeline_tag="image-feature-extraction",
+        tags=["metric-learning", "image-retrieval", "embeddings", config["method"]["name"]],
+        base_model=_base_model(config["backbone"]),
+        license=license,
+        model_name=place.rpartition("/")[2] if results else None,
+        eval_results=results or None,
+    )
+    return str(data.to_yaml())
+
+
+def _base_model(backbone: dict[str, Any]) -> str | None:
+    """Return the hub's name of a backbone whose weights come from there."""
+    if backbone["weights"] != "pretrained" or backbone["name"] in PACKAGED or not timm.is_model(backbone["name"]):
+        return None
+    pretrained = timm.get_pretrained_cfg(backbone["name"])
+    place = pretrained.hf_hub_id if pretrained else None
+    return f"{place}{pretrained.architecture}.{pretrained.tag}" if place and place.endswith("/") else place
 
 
 def _about_backbone(backbone: dict[str, Any]) -> list[str]:

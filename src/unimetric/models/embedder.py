@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,7 +16,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from unimetric.errors import UserError, shown
-from unimetric.files import cache_folder, make_folder, user_path
+from unimetric.files import cache_folder, make_folder, user_path, write_json
+from unimetric.formats.hub import HubName, fetch_model
 from unimetric.geometry import Geometry
 from unimetric.models.backbone import Backbone, make_backbone, outline_backbone
 from unimetric.models.card import model_card
@@ -23,6 +25,7 @@ from unimetric.models.encoding import Encoder, InferenceCache, PixelEmbedder
 from unimetric.models.network import Network, assign_weights, check_weights, learned_weights
 from unimetric.models.packaged import PACKAGED
 from unimetric.models.petl import method_options
+from unimetric.models.publishing import push_model
 from unimetric.models.saving import (
     CONFIG,
     FORMAT,
@@ -69,13 +72,20 @@ class Embedder(Network, Encoder):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, *, image_size: int | None = None, weights: str | Path | None = None
+        cls,
+        path: str | Path,
+        *,
+        revision: str | None = None,
+        image_size: int | None = None,
+        weights: str | Path | None = None,
     ) -> Embedder:
         """Load a model folder that `save_pretrained` wrote. Nothing in it is executed.
 
         Args:
             path: The folder, with ``config.json`` and ``adapter.safetensors``; or the run folder that contains it; or
-                the name of a backbone, such as ``dinov2-small``, for the backbone without training.
+                the name of a backbone, such as ``dinov2-small``, for the backbone without training; or that of a model
+                on the hub, ``owner/name``. What exists here comes first; see `model_path`.
+            revision: Branch, tag or commit of a model on the hub, as in ``owner/name@revision``.
             image_size: Input size in pixels, if different from that of training.
             weights: Another source of the same backbone weights, as for `make_backbone`; a file that was downloaded
                 on another machine, for instance.
@@ -83,7 +93,7 @@ class Embedder(Network, Encoder):
         Raises:
             UserError: the folder or a file is missing, damaged or does not fit, or the backbone is a different one.
         """
-        folder, config = read_model_config(model_path(user_path(path)))
+        folder, config = read_model_config(model_path(user_path(path), revision))
         source, method = config["backbone"], config["method"]
         geometry = read_geometry(folder / CONFIG, config)
         learned = read_weights(folder / WEIGHTS, config["weights_sha256"])
@@ -146,6 +156,39 @@ class Embedder(Network, Encoder):
         config = self._config(content)
         card = model_card(config, self.trainable_parameter_count(), metrics)
         write_model(user_path(path), config, content, card)
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        metrics: dict[str, Any] | None = None,
+        private: bool = False,
+        license: str | None = None,
+        message: str = "",
+        token: str | None = None,
+    ) -> str:
+        """Write what `save_pretrained` writes into a model on the hub, and ``metrics.json`` beside it.
+
+        Args:
+            name: ``owner/name``, or ``owner/name@branch``; made if it does not exist.
+            metrics: Measured numbers, in the shape of ``metrics.json``; paths and the machine in them are not pushed.
+            private: Make a new model private.
+            license: Identifier of the licence for the card, such as ``apache-2.0``.
+            message: The commit's first line.
+            token: Access token; by default that of HF_TOKEN or of ``hf auth login``.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            UserError: the hub refused or cannot be reached.
+        """
+        target = HubName.parse(name)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, metrics=metrics)
+            if metrics is not None:
+                write_json(Path(folder) / "metrics.json", metrics)
+            return push_model(Path(folder), target, private=private, license=license, message=message, token=token)
 
     def config(self) -> dict[str, Any]:
         """Return the ``config.json`` that `save_pretrained` would write."""
@@ -214,16 +257,33 @@ def _check_same_backbone(backbone: Backbone, config: dict[str, Any], folder: Pat
         )
 
 
-def model_path(path: Path) -> Path:
-    """Return the folder of a model; for the name of a backbone, the folder of its frozen model in the user's cache.
+def model_path(path: Path, revision: str | None = None) -> Path:
+    """Return the folder of a model that is given by path or by name.
+
+    In this order: what exists here; the name of a backbone, whose frozen model is kept in the user's cache;
+    ``owner/name`` or ``owner/name@revision`` of a model on the hub, unless something called ``owner`` exists here;
+    ``hf:owner/name`` in any case. Anything else is returned as it is.
+
+    Args:
+        path: The folder or the name.
+        revision: Branch, tag or commit, for a model on the hub only.
 
     Raises:
-        UserError: the backbone's weights cannot be read, or the cache cannot be written.
+        UserError: the backbone's weights cannot be read, the hub has no such model or cannot be reached, or the cache
+            cannot be written.
     """
+    if path.exists() or (name := HubName.of_path(path)) is None:
+        if revision is not None:
+            raise UserError(f"the revision is {revision!r}, but {path} is not a model on the hub: leave it out")
+        return path if path.exists() else _frozen_model(path)
+    if revision is not None and name.revision is not None:
+        raise UserError(f"{path} has a revision already: leave out revision={revision!r}")
+    return fetch_model(HubName(name.repo, revision or name.revision))
+
+
+def _frozen_model(path: Path) -> Path:
     name = str(path)
-    if path.name != name or path.exists():
-        return path
-    if name not in PACKAGED and not timm.is_model(name):
+    if path.name != name or (name not in PACKAGED and not timm.is_model(name)):
         return path
     folder = cache_folder() / "models" / name
     if not (folder / "config.json").is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ class ModelSource:
     """A trained model that is not loaded yet, and its device.
 
     Args:
-        path: Run folder, model folder or name of a backbone; None for the model that a run or a database records.
+        path: Run folder, model folder, or name of a backbone or of a model on the hub; None for the model that a run
+            or a database records.
         weights: File of the backbone's weights, or one of the words of `ModelConfig.weights`; None for the one in the
             run folder's own configuration.
         device: Device and precision.
@@ -33,12 +35,13 @@ class ModelSource:
         """Return the source of another model, with the same device and weights."""
         return replace(self, path=path)
 
-    @property
+    @cached_property
     def folder(self) -> Path:
-        """The model's folder; for the name of a backbone, the folder of its cached model.
+        """The model's folder; for the name of a backbone or of a model on the hub, its folder in the cache.
 
         Raises:
             MissingOptionError: the path is None.
+            UserError: as `model_path`.
         """
         if self.path is None:
             raise MissingOptionError("--model is missing: name a run folder or a model folder")

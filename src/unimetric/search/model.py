@@ -110,9 +110,10 @@ def load_embedder(
     from unimetric.models.devices import choose_device
     from unimetric.models.embedder import Embedder
     from unimetric.models.saving import model_fingerprint, read_model_config
+    from unimetric.models.source import ModelSource
 
     recorded = store.about["model"]
-    place = user_path(model or recorded["folder"])
+    place = ModelSource(user_path(model)).folder if model else Path(recorded["folder"])
     try:
         folder, config = read_model_config(place)
     except UserError as error:

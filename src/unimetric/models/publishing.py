@@ -1,0 +1,75 @@
+"""Push a trained model to a model hub: its learned weights, its configuration, its numbers and a model card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from unimetric.errors import UserError, cause
+from unimetric.files import explain_os_error
+from unimetric.formats.hub import HubName, push_files
+from unimetric.models.card import model_card
+from unimetric.models.saving import CARD, CONFIG, WEIGHTS, read_model_config, read_weights
+
+_PUSHED = (
+    "separate", "harmonic", "unified", "counts", "distance", "intervals", "unified_gap", "thresholds", "model",
+    "extension",
+)  # fmt: skip
+"""Parts of ``metrics.json`` that are pushed: measured numbers, but neither paths of images nor the machine."""
+
+
+def push_model(
+    path: Path,
+    name: HubName,
+    *,
+    private: bool = False,
+    license: str | None = None,
+    message: str = "",
+    token: str | None = None,
+) -> str:
+    """Push the model of a run folder or a model folder.
+
+    Args:
+        path: The folder.
+        name: The model on the hub, with a branch as its revision.
+        private: Make a new model private.
+        license: Identifier of the licence for the card, such as ``apache-2.0``.
+        message: The commit's first line.
+        token: Access token; by default that of HF_TOKEN or of ``hf auth login``.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        UserError: the folder contains no model or a damaged one, or the hub refused or cannot be reached.
+    """
+    folder, config = read_model_config(path)
+    weights = read_weights(folder / WEIGHTS, config["weights_sha256"])
+    metrics = _metrics(path, folder)
+    card = model_card(
+        config, sum(value.numel() for value in weights.values()), metrics, place=name.repo, license=license
+    )
+    files = {CONFIG: _bytes(folder / CONFIG), WEIGHTS: _bytes(folder / WEIGHTS), CARD: card.encode()}
+    if metrics is not None:
+        files["metrics.json"] = json.dumps(metrics, indent=2, ensure_ascii=False).encode()
+    text = message or f"{config['method']['name']} on {config['backbone']['name']}"
+    return push_files(name, files, message=text, private=private, token=token)
+
+
+def _metrics(path: Path, folder: Path) -> dict[str, Any] | None:
+    """The numbers of a run or of a fetched model, without what describes this machine."""
+    for place in (path, folder, *([folder.parent] if (folder.parent / "config.yaml").is_file() else [])):
+        file = place / "metrics.json"
+        if file.is_file():
+            try:
+                values = json.loads(_bytes(file))
+                return {name: values[name] for name in _PUSHED if name in values}
+            except (ValueError, TypeError) as error:
+                raise UserError(f"{file} is damaged ({cause(error)}): measure again with unimetric evaluate") from error
+    return None
+
+
+def _bytes(path: Path) -> bytes:
+    with explain_os_error(path, "read"):
+        return path.read_bytes()
