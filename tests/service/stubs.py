@@ -111,12 +111,17 @@ class Served:
 
 @contextmanager
 def served(
-    index: Any = None, token: str | None = None, folder: FolderIndexer | None = None, **options: Any
+    index: Any = None,
+    token: str | None = None,
+    read_token: str | None = None,
+    folder: FolderIndexer | None = None,
+    **options: Any,
 ) -> Iterator[Served]:
     """Run the service in a thread, on a free port of this machine."""
-    config = ServiceConfig(port=0, writable=token is not None, **options)
+    config = ServiceConfig(port=0, writable=token is not None, read_token=read_token is not None, **options)
     ready = threading.Event()
-    app = create_app(index or StubIndex(), config, token=token, folder=folder, on_ready=ready.set)
+    tokens = {"token": token, "read_token": read_token}
+    app = create_app(index or StubIndex(), config, **tokens, folder=folder, on_ready=ready.set)  # type: ignore[arg-type]
     runner = Runner()
     with listen(config) as listening:
         thread = threading.Thread(target=runner.run, args=(app, listening, config), daemon=True)

@@ -120,19 +120,15 @@ def serve_place(
 
     try:
         from unimetric.search import SearchIndex
-        from unimetric.service.app import TOKEN_VARIABLE, create_app
+        from unimetric.service.access import tokens_from_environment
+        from unimetric.service.app import create_app
         from unimetric.service.folder import FolderIndexer
         from unimetric.service.guard import is_loopback
         from unimetric.service.run import Runner, listen, url_of
     except ModuleNotFoundError as error:
         raise UserError(f"search needs {error.name}, which is missing; pip install 'unimetric[search]'") from error
 
-    token = os.environ.get(TOKEN_VARIABLE, "").strip()
-    if config.writable and not token:
-        raise UserError(
-            f"--writable: the environment variable {TOKEN_VARIABLE} is empty; set it to the token that writing takes, "
-            "for instance with: export UNIMETRIC_TOKEN=$(openssl rand -hex 32)"
-        )
+    token, read_token = tokens_from_environment(config)
     device = device or DeviceConfig()
     if place.images is not None:
         model = None  # recorded in the database, where a backbone's name has become a folder
@@ -141,11 +137,7 @@ def serve_place(
         listen(config) as listening,
     ):
         if not is_loopback(config.host):
-            log_status(
-                f"warning: with --host {config.host}, everybody who reaches this machine can search, and sees the "
-                "paths of its images",
-                style="yellow",
-            )
+            log_status(f"warning: with --host {config.host}, {_exposure(config)}", style="yellow")
         runner = Runner()
         url = url_of(listening)
         folder = None
@@ -154,7 +146,8 @@ def serve_place(
         app = create_app(
             index,
             config,
-            token=token or None,
+            token=token,
+            read_token=read_token,
             folder=folder,
             precision=device.precision,
             on_failure=runner.fail,
@@ -175,3 +168,9 @@ def serve_place(
         if stopped_by == signal.SIGINT:
             raise KeyboardInterrupt
     return 0
+
+
+def _exposure(config: ServiceConfig) -> str:
+    if config.read_token:
+        return "the token and the pictures travel readable by others; put a reverse proxy with TLS before it"
+    return "everybody who reaches this machine can search, and sees the paths of its images; see --read_token"

@@ -14,19 +14,19 @@ from fastapi.openapi.utils import get_openapi
 from unimetric import __version__
 from unimetric.cpu import available_cores
 from unimetric.search.index import SearchIndex
+from unimetric.service.access import READ_TOKEN_VARIABLE, TOKEN_VARIABLE, Access, access_of
 from unimetric.service.batching import Batcher
 from unimetric.service.failures import add_handlers
 from unimetric.service.folder import FolderIndexer
 from unimetric.service.guard import Guard, hosts_of
 from unimetric.service.options import ServiceConfig
 from unimetric.service.routes import routers
-from unimetric.service.routes.items import TOKEN_VARIABLE
 from unimetric.service.state import Service
 from unimetric.service.telemetry import Telemetry
 from unimetric.service.uploads import Uploads
 from unimetric.service.work import Workers
 
-__all__ = ["TOKEN_VARIABLE", "create_app"]
+__all__ = ["READ_TOKEN_VARIABLE", "TOKEN_VARIABLE", "create_app"]
 
 _SEARCHERS = 4
 """Threads that search the database, which has threads of its own for each query."""
@@ -37,6 +37,7 @@ def create_app(
     config: ServiceConfig | None = None,
     *,
     token: str | None = None,
+    read_token: str | None = None,
     folder: FolderIndexer | None = None,
     precision: str = "auto",
     on_failure: Callable[[BaseException], None] = lambda error: None,
@@ -51,18 +52,18 @@ def create_app(
         config: Limits, and whether items may be changed; ``host`` and ``allowed_hosts`` decide which names it answers
             to.
         token: The bearer token for changes, where ``config.writable`` is set.
+        read_token: The bearer token for reading, where ``config.read_token`` is set.
         folder: Brings the database up to date with a folder as soon as the model is loaded.
         precision: Precision of the model's arithmetic, as in `Embedder.encode`.
         on_failure: Called in another thread when the model cannot be loaded.
         on_ready: Called in another thread when searches are answered.
 
     Raises:
-        ValueError: ``writable`` without a token.
+        ValueError: ``writable`` or ``read_token`` without a token, or the same token for both.
     """
     config = config or ServiceConfig()
-    if config.writable and not token:
-        raise ValueError("token is empty: without one, everybody could write")
-    service = _service(index, config, token, folder, precision, on_failure, on_ready)
+    access = access_of(config, token, read_token)
+    service = _service(index, config, access, folder, precision, on_failure, on_ready)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -96,7 +97,7 @@ def create_app(
 def _service(
     index: SearchIndex,
     config: ServiceConfig,
-    token: str | None,
+    access: Access,
     folder: FolderIndexer | None,
     precision: str,
     on_failure: Callable[[BaseException], None],
@@ -122,7 +123,7 @@ def _service(
     uploads = Uploads(config.max_upload_bytes, total_bytes, config.request_seconds, telemetry)
     decoders = available_cores()
     workers = Workers(config.queue_size, config.request_seconds, decoders, _SEARCHERS, telemetry)
-    return Service(index, config, token, batcher, uploads, workers, telemetry, folder)
+    return Service(index, config, access, batcher, uploads, workers, telemetry, folder)
 
 
 def _described(app: FastAPI) -> dict[str, Any]:

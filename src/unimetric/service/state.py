@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from unimetric.search.index import SearchIndex
 from unimetric.service import schemas
+from unimetric.service.access import Access
 from unimetric.service.batching import Batcher
 from unimetric.service.connections import is_half_closed
 from unimetric.service.failures import busy
@@ -64,7 +65,7 @@ class Service:
 
     index: SearchIndex
     config: ServiceConfig
-    token: str | None
+    access: Access
     batcher: Batcher
     uploads: Uploads
     workers: Workers

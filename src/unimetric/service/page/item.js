@@ -1,5 +1,6 @@
 // One item, opened: its whole picture, what is known of it, and what can be done with it.
 
+import { pictureUrl, setPicture } from "./access.js";
 import { button, element, explained, make, named, similarity, strength } from "./dom.js";
 
 const box = () => element("item");
@@ -11,7 +12,7 @@ export function isOpen() {
 export function showItem(item, { moreLike }) {
   const dialog = box();
   const picture = make("img", "whole");
-  picture.src = item.image;
+  setPicture(picture, item.image);
   picture.alt = named(item);
   const facts = make("div", "facts");
   const title = make("h2", "", named(item));
@@ -47,7 +48,7 @@ function actions(item, moreLike) {
   const copied = make("span", "soft");
   copied.setAttribute("role", "status");
   const open = make("a", "button", "Open picture");
-  open.href = item.image;
+  pictureUrl(item.image).then((url) => { open.href = url; }, () => { open.href = item.image; });
   open.target = "_blank";
   open.rel = "noopener";
   row.append(

@@ -1,5 +1,6 @@
 // The picture that is searched for: made fit to be sent, shown, and cropped.
 
+import { setPicture } from "./access.js";
 import { between, element, make, named } from "./dom.js";
 import { Problem } from "./service.js";
 
@@ -91,9 +92,10 @@ function showPicture(query, item) {
   const picture = element("picture");
   if (!item && !query?.shown) {
     picture.removeAttribute("src");
+    delete picture.dataset.path;
     return;
   }
-  picture.src = item ? item.image : query.url;
+  setPicture(picture, item ? item.image : query.url, !item);
   if (query.shown) stage.style.setProperty("--ratio", query.shown.naturalWidth / query.shown.naturalHeight);
   picture.alt = item ? `${named(item)}, ${item.dataset}` : `Your picture${query.name ? `, ${query.name}` : ""}`;
 }

@@ -1,5 +1,6 @@
 // Cards of items, and the answer to a search.
 
+import { setPicture } from "./access.js";
 import { button, counted, element, head, make, named, number, say, similarity, strength } from "./dom.js";
 
 export const STEP = 24; // cards that are shown at a time
@@ -14,7 +15,7 @@ function card(item, open) {
   image.alt = "";
   image.loading = "lazy";
   image.decoding = "async";
-  image.src = item.image;
+  setPicture(image, item.image);
   view.append(image);
   const words = make("span", "words");
   words.append(make("span", "label", named(item)), " ", make("span", "dataset", item.dataset));

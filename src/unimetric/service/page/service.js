@@ -1,5 +1,6 @@
 // Requests to the service, and its errors in words for people.
 
+import { authorized } from "./access.js";
 import { megabytes, say } from "./dom.js";
 
 export class Problem extends Error {
@@ -18,7 +19,7 @@ export async function ask(path, options = {}) {
   for (let attempt = 0; ; attempt += 1) {
     let response;
     try {
-      response = await fetch(path, { credentials: "same-origin", ...options });
+      response = await authorized(path, options);
     } catch (error) {
       if (options.signal?.aborted) throw error;
       throw new Problem("offline");
@@ -37,6 +38,7 @@ const TROUBLE = {
   busy: () => "The service has too much to do just now. Try again in a moment.",
   starting: () => "The model is still not loaded. Try again in a moment.",
   stopping: () => "The service is being stopped. Try again when it is back.",
+  unauthorized: () => "This search is private. Try again to enter its token.",
   timeout: () => "The search took too long. Try again, or use a smaller picture.",
   slow_upload: () => "The upload took too long. Use a smaller picture, or crop it.",
   too_large: (name, limits) => `${name} is larger than the ${megabytes(limits.max_upload_bytes)} that the service accepts. Make it smaller.`,
@@ -49,7 +51,7 @@ const TROUBLE = {
   item_not_found: () => "This item is no longer in the catalogue.",
   page: () => "Something went wrong in this page. Load it again.",
 };
-const AGAIN = new Set(["offline", "busy", "starting", "stopping", "timeout", "slow_upload", "internal", "unknown", "database_unusable"]);
+const AGAIN = new Set(["offline", "busy", "starting", "stopping", "timeout", "slow_upload", "unauthorized", "internal", "unknown", "database_unusable"]);
 
 export const canTryAgain = (problem) => AGAIN.has(problem.code);
 

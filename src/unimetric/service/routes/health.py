@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from unimetric.service import schemas
+from unimetric.service.access import read_access
 from unimetric.service.routes.responses import errors
 from unimetric.service.state import Service
 from unimetric.service.telemetry import CONTENT_TYPE
@@ -28,7 +29,8 @@ def router(service: Service) -> APIRouter:
     @routes.get(
         "/metrics",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **errors()},
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **errors(401)},
+        dependencies=read_access(service.access),
         summary="Get metrics for Prometheus",
     )
     async def metrics() -> Response:

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
-from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from unimetric.search.items import NewItem
 from unimetric.service import schemas
+from unimetric.service.access import Check, read_access, write_access
 from unimetric.service.failures import ServiceError
 from unimetric.service.routes.responses import READ_ERRORS, UPLOAD_ERRORS, checked_id, errors, item_of, not_found
 from unimetric.service.state import ADD, ParsedRequest, Service
 
-TOKEN_VARIABLE = "UNIMETRIC_TOKEN"  # noqa: S105 - the variable's name
-"""The environment variable with the token for changes."""
-
-_bearer = HTTPBearer(auto_error=False, description=f"The token in the service's {TOKEN_VARIABLE}.")
-
 
 def router(service: Service) -> APIRouter:
     """Return the routes under ``/v1/items``."""
-    routes = APIRouter(prefix="/v1/items", tags=["items"])
+    routes = APIRouter(prefix="/v1/items", tags=["items"], dependencies=read_access(service.access))
     _add_reading(routes, service)
-    _add_writing(routes, service, _write_access(service))
+    _add_writing(routes, service, write_access(service.access))
     return routes
 
 
@@ -68,14 +61,14 @@ def _add_reading(routes: APIRouter, service: Service) -> None:
         return Response(picture, media_type="image/jpeg", headers=headers)
 
 
-def _add_writing(routes: APIRouter, service: Service, access: Callable[..., Coroutine[Any, Any, None]]) -> None:
+def _add_writing(routes: APIRouter, service: Service, access: Check) -> None:
     @routes.post(
         "",
         response_model=schemas.AddedItem,
         status_code=201,
         responses={
             200: {"model": schemas.AddedItem, "description": "The database held exactly this item already."},
-            **errors(401, 507, *UPLOAD_ERRORS),
+            **errors(507, *UPLOAD_ERRORS),
         },
         openapi_extra=schemas.body_of(schemas.AddRequest, schemas.AddForm),
         dependencies=[Depends(access)],
@@ -90,7 +83,7 @@ def _add_writing(routes: APIRouter, service: Service, access: Callable[..., Coro
         "/{id}",
         status_code=204,
         response_class=Response,
-        responses=errors(401, 403, 404, 507, *READ_ERRORS),
+        responses=errors(403, 404, 507, *READ_ERRORS),
         dependencies=[Depends(access)],
         summary="Delete an item",
     )
@@ -99,23 +92,6 @@ def _add_writing(routes: APIRouter, service: Service, access: Callable[..., Coro
         if not await service.workers.write(request, lambda: service.index.delete(ids=[checked])):
             raise not_found(checked)
         return Response(status_code=204)
-
-
-def _write_access(service: Service) -> Callable[..., Coroutine[Any, Any, None]]:
-    """Return the dependency of routes that change the database."""
-
-    async def check(
-        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None,
-    ) -> None:
-        writable = service.config.writable and service.token is not None
-        if not writable and credentials is not None:
-            raise ServiceError(403, "read_only", "this service accepts no changes; start it with --writable")
-        given = "" if credentials is None else credentials.credentials
-        if not writable or not hmac.compare_digest(given.encode(), str(service.token).encode()):
-            message = "the bearer token is missing or wrong; send the header Authorization: Bearer TOKEN"
-            raise ServiceError(401, "unauthorized", message, {"WWW-Authenticate": "Bearer"})
-
-    return check
 
 
 async def _add(service: Service, parsed: ParsedRequest) -> schemas.AddedItem:

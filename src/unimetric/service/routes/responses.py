@@ -26,8 +26,8 @@ _DESCRIPTIONS = {
     507: "The database cannot be written: the disk is full, or read-only.",
 }
 
-UPLOAD_ERRORS = (400, 403, 408, 409, 413, 415, 422, 503, 504)
-READ_ERRORS = (409, 503, 504)
+UPLOAD_ERRORS = (400, 401, 403, 408, 409, 413, 415, 422, 503, 504)
+READ_ERRORS = (401, 409, 503, 504)
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -10,6 +10,7 @@ from unimetric.search.guarantee import Guarantee
 from unimetric.search.index import MAX_K
 from unimetric.search.items import Match
 from unimetric.service import schemas
+from unimetric.service.access import read_access
 from unimetric.service.folder import FolderIndexer
 from unimetric.service.routes.responses import READ_ERRORS, UPLOAD_ERRORS, checked_id, errors, match_of
 from unimetric.service.state import EMBED, SEARCH, ParsedRequest, Service
@@ -17,7 +18,7 @@ from unimetric.service.state import EMBED, SEARCH, ParsedRequest, Service
 
 def router(service: Service) -> APIRouter:
     """Return the routes under ``/v1`` that search."""
-    routes = APIRouter(prefix="/v1", tags=["search"])
+    routes = APIRouter(prefix="/v1", tags=["search"], dependencies=read_access(service.access))
 
     @routes.post(
         "/search",
