@@ -165,6 +165,7 @@ class TrainingConfig:
         decay_epochs: Epochs between decays of the step schedule.
         decay_factor: Factor of each decay of the step schedule.
         warmup_steps: Steps over which the rate rises linearly from 0.
+        average_over: Share of the run, 0 to 1, over which the saved weights are averaged; 0 saves the last step's.
         crop_scale_min: Smallest share of the image's area that a training crop takes.
         horizontal_flip: Mirror half of the training images.
         seed: Seed of weights, data order, augmentation and adapter dropping.
@@ -194,6 +195,7 @@ class TrainingConfig:
     decay_epochs: int = 20
     decay_factor: float = 0.5
     warmup_steps: int = 0
+    average_over: float = 0.0
     crop_scale_min: float = 0.2
     horizontal_flip: bool = True
     seed: int = 0
@@ -219,7 +221,8 @@ class TrainingConfig:
         for name in ("weight_decay", "clip_value", "warmup_steps", "recompute_blocks"):
             value = getattr(self, name)
             require(0 <= value < math.inf, f"training.{name}", value, "use 0 or more")
-        require(0 <= self.cosine_floor <= 1, "training.cosine_floor", self.cosine_floor, "use a share from 0 to 1")
+        for name in ("cosine_floor", "average_over"):
+            require(0 <= getattr(self, name) <= 1, f"training.{name}", getattr(self, name), "use a share from 0 to 1")
         for name in ("decay_factor", "crop_scale_min"):
             value = getattr(self, name)
             require(0 < value <= 1, f"training.{name}", value, "use a number above 0, at most 1")

@@ -30,6 +30,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "data": {"validation_fraction": 0.3},
         "training": {"selection": "best", "epochs": 4, "schedule": "cosine", "warmup_steps": 3},
     },
+    "average": {"data": {"validation_fraction": 0.3}, "training": {"average_over": 0.5}},
 }
 
 
@@ -74,7 +75,16 @@ def power_cut() -> None:
     # Within an epoch, at its end, at the last step but one, and at the last.
     [
         *[("plain", 1), ("plain", 4), ("plain", 6), ("plain", 11), ("plain", 12)],
-        *[("best", 3), ("best", 5), ("best", 12), ("pairs", 6), ("margin", 6), ("classes", 6), ("shares", 6)],
+        *[
+            ("best", 3),
+            ("best", 5),
+            ("best", 12),
+            ("average", 5),
+            ("pairs", 6),
+            ("margin", 6),
+            ("classes", 6),
+            ("shares", 6),
+        ],
         *[("adaptive", 2), ("adaptive", 3), ("adaptive", 4), ("adaptive", 7), ("adaptive", 9)],
     ],
 )

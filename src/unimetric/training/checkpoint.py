@@ -40,6 +40,7 @@ class Progress:
         skipped_validation: The same of the validation images.
         best_score: Best harmonic Recall@1 on the validation classes so far, or None.
         best_weights: The learned weights of that moment.
+        average: The running average of the learned weights, where one is kept.
         sampler: The sampler's state.
         skipped_steps: The steps, from 1, that were skipped because their loss or gradient was not finite.
     """
@@ -51,6 +52,7 @@ class Progress:
     skipped_validation: dict[int, str] = field(default_factory=dict)
     best_score: float | None = None
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    average: dict[str, Tensor] = field(default_factory=dict)
     sampler: dict[str, Any] = field(default_factory=dict)
     skipped_steps: list[int] = field(default_factory=list)
 
@@ -76,6 +78,7 @@ def save_checkpoint(
     tensors = {f"model.{name}": value for name, value in learned_weights(embedder).items()}
     tensors |= {f"loss.{name}": value for name, value in loss.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in progress.best_weights.items()}
+    tensors |= {f"average.{name}": value for name, value in progress.average.items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
     if own := proxy_slice(loss):
@@ -118,9 +121,9 @@ def load_checkpoint(
         )
     # Everything is checked before the first weight is changed.
     progress = _read_progress(path, metadata)
-    if best := _part(tensors, "best"):
-        check_weights(learned_weights(embedder), best, path)
-    progress.best_weights = best
+    progress.best_weights, progress.average = _part(tensors, "best"), _part(tensors, "average")
+    for weights in filter(None, (progress.best_weights, progress.average)):
+        check_weights(learned_weights(embedder), weights, path)
     if own := proxy_slice(loss):
         tensors |= {
             name: tensors[name][own.classes]

@@ -19,6 +19,7 @@ from unimetric.losses import CurricularFace, proxy_slice
 from unimetric.models.network import assign_weights, learned_weights
 from unimetric.models.petl.noise import drawing_for
 from unimetric.progress import console, duration, log_status, progress_bar
+from unimetric.training.average import averaged_weights, update_average
 from unimetric.training.checkpoint import (
     Progress,
     check_skipped,
@@ -89,8 +90,8 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict
             return {}
         if not run.first:
             return {}
-        if run.keep_best:
-            assign_weights(run.embedder, progress.best_weights, folder.checkpoint)
+        if kept := progress.best_weights or progress.average:
+            assign_weights(run.embedder, kept, folder.checkpoint)
         with naming_the_kept_checkpoint(folder):
             return write_results(run, progress)
 
@@ -176,6 +177,8 @@ def train_steps(run: Run, progress: Progress) -> None:
                     run.sampler.observe(progress.step, run.processes.number_of_first(value))
                     progress.sampler = run.sampler.state()
                 progress.step += 1
+                if run.first and run.average_horizon:
+                    update_average(progress.average, run.embedder, progress.step, max(run.average_horizon, 1.0))
                 done = time.perf_counter()
                 progress.seconds += done - started
                 started = done
@@ -299,6 +302,11 @@ def _validate(run: Run, progress: Progress, log: TrainingLog | None) -> None:
     at_end = run.validate_at_end and progress.step == run.total_steps
     if not at_end and (within or epoch % run.validate_every):
         return
+    with averaged_weights(run.embedder, progress.average, run.folder.checkpoint):
+        _measure_validation(run, progress, log)
+
+
+def _measure_validation(run: Run, progress: Progress, log: TrainingLog) -> None:
     images = run.split.validation
     measurement = run.evaluate(run.embedder, images, images, "Validating", brief=True)
     number = {item: index for index, item in enumerate(images)}

@@ -87,6 +87,7 @@ class Run:
         begin_extension: Puts the old model's weights and proxies in place.
         whole_loss: Makes the loss with the proxies of all classes, also where processes divide them.
         rate: Factor on every learning rate, by step.
+        average_horizon: Steps over which the weights are averaged; 0 for no average.
         discriminant_start: Initialise head and proxies by linear discriminant analysis.
         validate_every: Epochs between two validations; 0 for none.
         validate_at_end: Validate after the last step.
@@ -118,6 +119,7 @@ class Run:
     seed: int
     total_steps: int
     clip_value: float
+    average_horizon: float
     discriminant_start: bool
     validate_every: int
     validate_at_end: bool
@@ -194,6 +196,7 @@ def resolve(config: RunConfig, folder: RunFolder) -> Run:
         seed=training.seed,
         total_steps=steps,
         clip_value=training.clip_value,
+        average_horizon=training.average_over * steps,
         discriminant_start=training.start == "discriminant",
         validate_every=training.validate_every if split.validation else 0,
         validate_at_end=bool(split.validation) and _validates_at_end(config),
