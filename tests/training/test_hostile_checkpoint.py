@@ -49,8 +49,17 @@ class Parts:
         return {name: value.detach().clone() for name, value in found.items()}
 
     def save(self, path: Path) -> None:
-        best = learned_weights(self.embedder)
-        progress = Progress(7, 1.5, 6, {3: "cut off"}, {}, 0.5, best, {"birds": [None, 1.0, 0.0, 2.0]})
+        weights = learned_weights(self.embedder)
+        progress = Progress(
+            step=7,
+            seconds=1.5,
+            validated=6,
+            skipped={3: "cut off"},
+            best_score=0.5,
+            best_weights=weights,
+            average=weights,
+            sampler={"birds": [None, 1.0, 0.0, 2.0]},
+        )
         save_checkpoint(path, self.embedder, self.loss, self.optimiser, progress, "it")
 
     def load(self, path: Path) -> Progress | None:
@@ -150,7 +159,9 @@ def test_a_progress_that_is_none(parts: Parts, content: bytes, tmp_path: Path, t
     assert not check(parts, tmp_path / "checkpoint.safetensors", with_progress(content, text))
 
 
-@pytest.mark.parametrize("name", ["optimiser.0.step", "model.head.bias", "loss.proxies", "best.head.bias"])
+@pytest.mark.parametrize(
+    "name", ["optimiser.0.step", "model.head.bias", "loss.proxies", "best.head.bias", "average.head.bias"]
+)
 def test_a_part_that_is_absent(parts: Parts, content: bytes, tmp_path: Path, name: str) -> None:
     assert not check(parts, tmp_path / "checkpoint.safetensors", content.replace(name.encode(), b"x" * len(name)))
 
