@@ -175,6 +175,8 @@ class TrainingConfig:
             optimiser is divided with them.
         recompute_blocks: Number of first blocks that are computed again in the backward pass. The gradients are the
             same, with less memory and more time.
+        loggers: Programs that show the training curves: tensorboard, csv, wandb, mlflow, or auto, which is TensorBoard
+            if it is installed. ``log.jsonl`` is written in any case.
         non_finite: Reaction to a loss or gradient that is not finite. ``stop`` ends the run, ``skip`` leaves the
             weights as they are for that step. Non-finite weights, and ten such steps in a row, stop it anyway.
     """
@@ -203,6 +205,7 @@ class TrainingConfig:
     selection: Literal["last", "best"] = "last"
     shard_proxies: bool = False
     recompute_blocks: int = 0
+    loggers: Literal["auto"] | list[Literal["tensorboard", "csv", "wandb", "mlflow"]] = "auto"
     non_finite: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:

@@ -27,8 +27,9 @@ from unimetric.formats.vectors import VECTORS_FILE
 class RunFolder:
     """Paths in a run folder.
 
-    ``config.yaml`` (every option), ``log.jsonl`` (a row every few steps), ``checkpoint.safetensors`` (the latest),
-    ``model/`` (for `Embedder.from_pretrained`), ``vectors.parquet`` (the measured vectors),
+    ``config.yaml`` (every option), ``log.jsonl`` (a row every few steps), ``tensorboard/``, ``csv/`` and ``wandb/``
+    (the same rows), ``checkpoint.safetensors`` (the latest), ``model/`` (for `Embedder.from_pretrained`),
+    ``vectors.parquet`` (the measured vectors),
     ``metrics.json`` (the measured numbers; written last); ``non-finite/`` (steps with numbers that are not finite).
     """
 
@@ -99,9 +100,8 @@ class RunFolder:
             UserError: a run is there already, or no permission.
         """
         folders = [path for path in (self.path, *self.path.parents) if not path.exists()]
-        files = [path for path in (self.config, self.path / "log.jsonl") if not path.exists()]
-        board = self.path / "tensorboard"
-        had_board = board.exists()
+        names = ("config.yaml", "log.jsonl", "loggers.json", "tensorboard", "csv", "wandb")
+        made = [path for name in names if not (path := self.path / name).exists()]
         try:
             self.create(config)
             yield
@@ -109,10 +109,10 @@ class RunFolder:
             raise
         except Exception:
             if not self.checkpoint.exists():
-                for path in files:
+                for path in made:
+                    if path.is_dir():
+                        shutil.rmtree(path, ignore_errors=True)
                     path.unlink(missing_ok=True)
-                if not had_board:
-                    shutil.rmtree(board, ignore_errors=True)
                 with suppress(OSError):  # it holds other files
                     for path in folders:
                         path.rmdir()
@@ -178,9 +178,10 @@ def _deciding_options(config: RunConfig) -> dict[str, dict[str, Any]]:
     options = {name: asdict(config)[name] for name in ("model", "loss", "sampling", "training")}
     # The weights are compared by content, not by path.
     options["model"].pop("weights")
-    # Neither changes the result.
+    # None of these changes the result.
     options["training"].pop("shard_proxies")
     options["training"].pop("recompute_blocks")
+    options["training"].pop("loggers")
     # A run that was stopped by a bad batch may continue without it.
     options["training"].pop("non_finite")
     return options

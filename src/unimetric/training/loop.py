@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -158,7 +159,7 @@ def train_steps(run: Run, progress: Progress) -> None:
     fabric, total = run.fabric, run.total_steps
     model, optimiser = fabric.setup(run.embedder, run.optimiser)
     model.train()
-    writer = TrainingLog(run.folder.path, progress.step) if run.first else nullcontext()
+    writer = _open_log(run, progress) if run.first else nullcontext()
     bars = progress_bar(disable=not (run.first and console.is_terminal))
     with StopRequest(run.processes.count == 1) as stop, writer as log, bars as bar, run.loader:
         task = bar.add_task("Training", total=total, completed=progress.step, note="")
@@ -208,6 +209,10 @@ def train_steps(run: Run, progress: Progress) -> None:
                 raise Interrupted(f"stopped after step {done_of_all}, nothing is lost", run.folder.how_to_resume)
 
 
+def _open_log(run: Run, progress: Progress) -> TrainingLog:
+    return TrainingLog(run.folder.path, progress.step, run.config.training.loggers, asdict(run.config))
+
+
 def _log_step(run: Run, progress: Progress, log: TrainingLog | None, value: float | None) -> None:
     """Write a row every `_LOG_EVERY` steps, and for a step that was skipped."""
     if log is None:
@@ -216,7 +221,9 @@ def _log_step(run: Run, progress: Progress, log: TrainingLog | None, value: floa
         log.write(progress.step, skipped_steps=len(progress.skipped_steps))
     if value is not None and (progress.step % _LOG_EVERY == 0 or progress.step == run.total_steps):
         step = progress.step - 1
-        row = {"epoch": step // len(run.sampler), "loss": value, "rate_factor": run.rate(step)}
+        factor = run.rate(step)
+        rates = {"rate_factor": factor, "learning_rate": factor * run.config.training.learning_rate}
+        row = {"epoch": step // len(run.sampler), "loss": value, **rates}
         shares = {f"share/{name}": share for name, share in run.sampler.shares().items()}
         log.write(progress.step, **row, seconds=progress.seconds, **shares)
 

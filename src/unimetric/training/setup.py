@@ -24,6 +24,7 @@ from unimetric.data.splits import Split, split_datasets
 from unimetric.errors import UserError, escaped
 from unimetric.evaluation.evaluate_split import Measurement, Skipped
 from unimetric.geometry import Geometry, Sphere
+from unimetric.integrations.loggers import chosen_loggers
 from unimetric.losses import LOSSES, loss_geometry, make_loss
 from unimetric.models.backbone import make_backbone
 from unimetric.models.devices import choose_precision
@@ -39,10 +40,11 @@ def check_options(config: RunConfig) -> None:
     """Check the names and options of method, loss and sampler, before images are read and a backbone is loaded.
 
     Raises:
-        UserError: unknown method, loss, sampler or option, a value of the wrong type or range, or a geometry that is
-            not the loss's.
+        UserError: unknown method, loss, sampler or option, a logger that is not installed, a value of the wrong type
+            or range, or a geometry that is not the loss's.
     """
     method_options(config.model.method, config.model.options)
+    chosen_loggers(config.training.loggers)
     make_loss(config.loss.name, 2, config.model.embedding_size, config.loss.options)
     if config.training.shard_proxies and config.loss.name != "curricularface":
         raise UserError(
