@@ -183,4 +183,5 @@ def test_a_calibration_is_plain_json() -> None:
         "operating_points",
         "roc",
         "sets",
+        "consistency",
     ]

@@ -36,6 +36,7 @@ def test_numbers_are_those_of_metrics_json_and_not_computed_again(tmp_path: Path
     metrics["domain_confusion"]["matrix"][0] = [0.75, 0.25]
     metrics["spread"]["unified"]["alignment"] = 1.2345
     metrics["thresholds"]["unified"]["equal_error_rate"] = 0.4321
+    metrics["thresholds"]["unified"]["consistency"] = {"opis": 0.04321, "classes": 1234}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     analysis = analyse(read_run(folder))
     row = next(headline(analysis))
@@ -48,6 +49,7 @@ def test_numbers_are_those_of_metrics_json_and_not_computed_again(tmp_path: Path
     assert [cell["text"] for cell in matrix["rows"][0]["cells"]] == ["75", "25"]
     assert spread_rows(analysis.numbers)["rows"][-1]["values"][0] == "1.23"
     assert threshold_values(analysis)["rows"][-1]["equal"]["text"] == "43.2 %"
+    assert threshold_values(analysis)["rows"][-1]["consistency"] == {"text": "0.0432", "words": "1,234 classes"}
 
 
 def test_metrics_that_lack_a_part_are_refused(tmp_path: Path) -> None:

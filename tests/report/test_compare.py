@@ -13,7 +13,7 @@ from runs import make_run, write_run
 from unimetric.errors import UserError
 from unimetric.evaluation import evaluate, paired_bootstrap
 from unimetric.formats.vectors import MeasuredVectors, read_measured
-from unimetric.report.compare import compare_runs, difference_words, print_comparison
+from unimetric.report.compare import compare_runs, difference_words, opis_words, print_comparison
 
 NAMES = ("birds", "cars")
 
@@ -67,7 +67,8 @@ def test_a_line_fits_eighty_columns(runs: tuple[Path, Path]) -> None:
     lines = capture.get().splitlines()[:-1]
     assert max(map(len, lines)) <= 80
     words = " ".join(difference_words(comparison.lines[-1][1][1]))
-    assert " ".join(lines[-1].split()).endswith(words)
+    assert " ".join(lines[-2].split()).endswith(words)
+    assert lines[-1].split()[0] == "OPIS"
 
 
 def test_one_image_more_is_refused(runs: tuple[Path, Path], tmp_path: Path) -> None:
@@ -75,3 +76,15 @@ def test_one_image_more_is_refused(runs: tuple[Path, Path], tmp_path: Path) -> N
     fewer = write_run(tmp_path / "fewer", second.query[1:], second.query_vectors[1:])
     with pytest.raises(UserError, match=r"'0\.png' of 'birds' is in one of them only"):
         compare_runs([runs[0], fewer])
+
+
+def test_opis_of_every_gallery_beside_the_first_run(runs: list[Path], tmp_path: Path) -> None:
+    comparison = compare_runs(runs)
+    assert [name for name, _ in comparison.opis] == [*comparison.analyses[0].datasets, "unified"]
+    for run, analysis in enumerate(comparison.analyses):
+        found = [values[run] for _, values in comparison.opis]
+        written = analysis.numbers["thresholds"]
+        assert found == [part["consistency"]["opis"] for part in (*written["separate"].values(), written["unified"])]
+    assert opis_words(0.0412, None) == ("0.0412", "")
+    assert opis_words(0.0412, 0.05) == ("0.0412", "−0.0088")
+    assert opis_words(None, 0.05) == ("–", "")

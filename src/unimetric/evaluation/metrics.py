@@ -71,6 +71,19 @@ class Retrieval:
             distance=self.distance,
         )
 
+    def similarities(self, pairs: Tensor) -> Tensor:
+        """Return the reported similarity of pairs [P, 2] of a query row and a gallery row, shape [P], float64."""
+        similarities = torch.empty(len(pairs), dtype=torch.float64)
+        for start in range(0, len(pairs), _PAIR_BLOCK):
+            queries, gallery = pairs[start : start + _PAIR_BLOCK].T
+            part = self.queries[queries].double(), self.gallery[gallery].double()
+            similarities[start : start + _PAIR_BLOCK] = self.distance.paired(*part)
+        return self.distance.reported(similarities)
+
+
+_PAIR_BLOCK = 2048
+"""Pairs of rows that are in memory at once."""
+
 
 def score_hits(hits: Tensor, positives: Tensor, ks: Sequence[int]) -> dict[str, Tensor]:
     """Return the metrics of queries, given which of their neighbours are positives.

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from unimetric.evaluation.conformal import calibrate_sets
 from unimetric.evaluation.distances import Distance
 from unimetric.evaluation.metrics import Retrieval
+from unimetric.evaluation.opis import Inconsistency, class_pairs, inconsistency
 from unimetric.evaluation.per_query import PerQuery, QueryResults
 from unimetric.evaluation.statistics import Intervals, Spread, bootstrap_intervals, harmonic_mean, measure_spread
 from unimetric.evaluation.thresholds import Calibration, calibrate
@@ -171,6 +172,10 @@ def summarise(
     separate = {name: _means(per_query.separate, metrics, rows[name]) for name in parts}
     # The union of one dataset is that dataset.
     alone = len(per_query.datasets) == 1
+    thresholds = {
+        name: replace(_calibrate(per_query.separate, part, rows[name]), consistency=_consistency(part, options.seed))
+        for name, part in parts.items()
+    }
     spreads = {name: measure_spread(part, seed=options.seed) for name, part in parts.items()}
     return Report(
         separate=separate,
@@ -183,10 +188,11 @@ def summarise(
         confusion=_confusion(per_query),
         separate_spread=spreads,
         unified_spread=next(iter(spreads.values())) if alone else measure_spread(whole, seed=options.seed),
-        separate_thresholds={
-            name: _calibrate(per_query.separate, counts.datasets[name].gallery, distance, rows[name]) for name in parts
-        },
-        unified_thresholds=_calibrate(per_query.unified, counts.gallery, distance),
+        separate_thresholds=thresholds,
+        unified_thresholds=replace(
+            _calibrate(per_query.unified, whole),
+            consistency=next(iter(thresholds.values())).consistency if alone else _consistency(whole, options.seed),
+        ),
         worst_classes={name: _worst(per_query, rows[name]) for name in parts},
         per_query=per_query,
     )
@@ -200,10 +206,15 @@ def _confusion(per_query: PerQuery) -> DomainConfusion:
     return DomainConfusion(per_query.datasets, rows)
 
 
-def _calibrate(results: QueryResults, gallery: int, distance: Distance, rows: Rows = _ALL) -> Calibration:
+def _calibrate(results: QueryResults, retrieval: Retrieval, rows: Rows = _ALL) -> Calibration:
     genuine, impostors = results.best_positive[rows], results.best_negative[rows]
-    sets = calibrate_sets(genuine, impostors, gallery, perfect=1.0 if distance.name == "cosine" else 0.0)
+    perfect = 1.0 if retrieval.distance.name == "cosine" else 0.0
+    sets = calibrate_sets(genuine, impostors, len(retrieval.gallery), perfect)
     return replace(calibrate(genuine, impostors, results.scores["recall@1"][rows]), sets=sets)
+
+
+def _consistency(retrieval: Retrieval, seed: int) -> Inconsistency:
+    return inconsistency(class_pairs(retrieval, seed))
 
 
 def _worst(per_query: PerQuery, rows: npt.NDArray[np.bool_]) -> tuple[WorstClass, ...]:

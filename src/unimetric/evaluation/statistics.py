@@ -34,7 +34,6 @@ import torch
 from torch import Tensor
 
 from unimetric.errors import UserError
-from unimetric.evaluation.distances import Distance
 from unimetric.evaluation.metrics import Retrieval
 from unimetric.evaluation.per_query import PerQuery
 
@@ -288,7 +287,6 @@ def _lists(intervals: Mapping[str, Interval]) -> dict[str, list[float]]:
 PAIRS = 100_000
 """Maximum number of pairs; of more, a random sample of this size is used. On the sphere, the standard error of
 alignment is then at most 0.007, that of a uniformity u at most sqrt(exp(-u) / 100,000): 0.03 at -4."""
-_PAIR_BLOCK = 2048
 
 
 @dataclass(frozen=True)
@@ -356,17 +354,9 @@ def _pairs_of_one_class(
 
 def _squared_distances(retrieval: Retrieval, pairs: Tensor) -> npt.NDArray[np.float64]:
     """Return the squared distance of each pair, shape [P]."""
-    similarities = torch.empty(len(pairs), dtype=torch.float64)
-    for start in range(0, len(pairs), _PAIR_BLOCK):
-        queries, gallery = pairs[start : start + _PAIR_BLOCK].T
-        part = retrieval.queries[queries].double(), retrieval.gallery[gallery].double()
-        similarities[start : start + _PAIR_BLOCK] = retrieval.distance.paired(*part)
-    squared: npt.NDArray[np.float64] = _square(similarities, retrieval.distance).numpy()
-    return squared
-
-
-def _square(similarities: Tensor, distance: Distance) -> Tensor:
-    if distance.name == "cosine":
+    similarities = retrieval.similarities(pairs)
+    if retrieval.distance.name == "cosine":
         # The rounding of the rows can leave a cosine above 1.
-        return (2 - 2 * similarities).clamp(0, 4)
-    return distance.reported(similarities).square()
+        return (2 - 2 * similarities).clamp(0, 4).numpy()
+    squared: npt.NDArray[np.float64] = similarities.square().numpy()
+    return squared

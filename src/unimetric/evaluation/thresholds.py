@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from unimetric.errors import UserError
 from unimetric.evaluation.conformal import SetCalibration
+from unimetric.evaluation.opis import Inconsistency
 
 Floats = npt.NDArray[np.float64]
 
@@ -90,6 +91,8 @@ class Calibration:
     """Some points of the curve, its first and its last among them. None without scores of both kinds."""
     sets: SetCalibration | None = None
     """Calibration of sets that hold a right answer with a promised probability; None without one."""
+    consistency: Inconsistency | None = None
+    """How differently one threshold treats the classes; None if it was not measured."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists, floats and ints, ready for `json.dumps`."""
@@ -97,6 +100,8 @@ class Calibration:
         plain["operating_points"] = list(plain["operating_points"])
         if plain["roc"] is not None:
             plain["roc"] = {name: list(values) for name, values in plain["roc"].items()}
+        if plain["consistency"] is not None and plain["consistency"]["thresholds"] is not None:
+            plain["consistency"]["thresholds"] = list(plain["consistency"]["thresholds"])
         if plain["sets"] is not None:
             plain["sets"] |= {name: list(plain["sets"][name]) for name in ("ranks", "shortfalls")}
         return plain

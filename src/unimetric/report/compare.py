@@ -52,6 +52,8 @@ class Comparison:
     names: tuple[str, ...]
     lines: tuple[tuple[str, tuple[Cell, ...]], ...]
     queries: int
+    opis: tuple[tuple[str, tuple[float | None, ...]], ...]
+    """The operating-point inconsistency of every dataset's own gallery, then of the union, for each run."""
 
     @property
     def runs(self) -> tuple[Measured, ...]:
@@ -90,7 +92,17 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
         ("harmonic", _cells([run.total("harmonic") for run in analyses], [found.harmonic for found in separate])),
         ("unified", _cells([run.total("unified") for run in analyses], [found.overall for found in unified])),
     ]
-    return Comparison(tuple(analyses), _distinct_names(runs), tuple(lines), analyses[0].scored())
+    return Comparison(tuple(analyses), _distinct_names(runs), tuple(lines), analyses[0].scored(), _opis(analyses))
+
+
+def _opis(analyses: Sequence[Analysis]) -> tuple[tuple[str, tuple[float | None, ...]], ...]:
+    """Return the operating-point inconsistency of the galleries, in the order of the lines."""
+    galleries = [[*run.report.separate_thresholds.values(), run.report.unified_thresholds] for run in analyses]
+    names = (*analyses[0].datasets, "unified")
+    return tuple(
+        (name, tuple(None if own.consistency is None else own.consistency.opis for own in row))
+        for name, row in zip(names, zip(*galleries, strict=True), strict=True)
+    )
 
 
 def _cells(scores: Sequence[Score], differences: Sequence[Difference]) -> tuple[Cell, ...]:
@@ -188,13 +200,28 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
             text = f"  {short(line, 24):{width}}  {percent(cell.score.value):>5} {_brackets(cell.score):14}"
             difference, probability = difference_words(cell)
             console.print(Text(f"{text} {difference:20} {probability}".rstrip()), soft_wrap=True)
+        _, values = comparison.opis[-1]
+        words = opis_words(values[number], None if number == 0 else values[0])
+        console.print(Text(f"  {'OPIS':{width}}  {' '.join(words)}".rstrip()), soft_wrap=True)
     console.print(
         Text(
             f"Recall@1 in percent over {comparison.queries} queries, with 95 % intervals; then the difference from the "
-            "first run, and the paired bootstrap's probability P that the run is better."
+            "first run, and the paired bootstrap's probability P that the run is better. OPIS is the operating-point "
+            "inconsistency of the union, from 0: how differently one threshold treats the classes; lower is better."
         ),
         soft_wrap=True,
     )
+
+
+def opis_words(value: float | None, first: float | None) -> tuple[str, str]:
+    """An operating-point inconsistency, and its difference from the first run's.
+
+    >>> opis_words(0.0412, 0.0452)
+    ('0.0412', '−0.0040')
+    """
+    if value is None:
+        return "–", ""
+    return f"{value:.4f}", "" if first is None else f"{value - first:+.4f}".replace("-", "−")
 
 
 def _brackets(score: Score) -> str:
@@ -225,6 +252,14 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
         "runs": list(comparison.names),
         "summary": f"{comparison.queries:,} queries, the same for all runs.",
         "lines": lines,
+        "opis": [
+            {
+                "name": name,
+                "total": row == len(comparison.opis) - 1,
+                "cells": [opis_words(value, None if not n else own[0]) for n, value in enumerate(own)],
+            }
+            for row, (name, own) in enumerate(comparison.opis)
+        ],
         "bars": Markup(interval_figure(groups, comparison.names, "bars")),  # noqa: S704 - escaped by matplotlib
         "differences": _differences(comparison.runs),
     }

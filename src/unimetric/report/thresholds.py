@@ -42,6 +42,7 @@ def threshold_values(analysis: Analysis) -> dict[str, Any]:
                 "name": name,
                 "total": not alone and number == len(parts) - 1,
                 "equal": _equal_error(values, distance),
+                "consistency": _consistency(values),
                 "cells": [_cell(_point(values, rate), distance) for rate in rates],
             }
             for number, (name, values) in enumerate(parts)
@@ -79,6 +80,13 @@ def _equal_error(values: Mapping[str, Any], distance: str) -> dict[str, str]:
         return {"text": "–", "words": ""}
     words = f"at {similarity(values['equal_error_threshold'], distance)}"
     return {"text": f"{percent(values['equal_error_rate'])} %", "words": words}
+
+
+def _consistency(values: Mapping[str, Any]) -> dict[str, str]:
+    found = values.get("consistency")
+    if found is None or found["opis"] is None:
+        return {"text": "–", "words": ""}
+    return {"text": f"{found['opis']:.4f}", "words": f"{found['classes']:,} classes"}
 
 
 def _rate(rate: float) -> str:
