@@ -29,6 +29,7 @@ from unimetric.commands.report import report
 from unimetric.commands.search import search
 from unimetric.commands.serve import serve
 from unimetric.commands.train import train
+from unimetric.commands.upgrade import upgrade
 from unimetric.config_resolution import base_options
 from unimetric.errors import ProcessLost, UnknownOptionError, UserError, escaped, nearest_names
 from unimetric.shell_completion import completion_script
@@ -44,6 +45,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "benchmark": benchmark,
     "audit": audit,
     "index": index,
+    "upgrade": upgrade,
     "search": search,
     "serve": serve,
     "embed": embed,

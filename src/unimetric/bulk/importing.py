@@ -13,7 +13,7 @@ from unimetric.progress import console, log_status, progress_bar
 from unimetric.search.conditions import is_one_of
 from unimetric.search.index import SearchIndex
 from unimetric.search.items import NewItem
-from unimetric.search.rows import NamedItem, named, rows_table
+from unimetric.search.rows import MAPPED, NamedItem, named, rows_table
 from unimetric.search.stores.base import is_uri
 
 _IDS_AT_ONCE = 1000
@@ -93,7 +93,11 @@ def _known(index: SearchIndex, ids: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def _is_same(row: dict[str, Any] | None, content_hash: str, label: str) -> bool:
-    return row is not None and (row["content_hash"], row["label"]) == (content_hash, label)
+    return (
+        row is not None
+        and (row["content_hash"], row["label"]) == (content_hash, label)
+        and (row["fingerprint"] != MAPPED)
+    )
 
 
 def _with_metadata(item: NamedItem, known: dict[str, dict[str, Any]], kinds: dict[str, str]) -> NamedItem:

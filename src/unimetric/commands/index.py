@@ -266,6 +266,7 @@ def change_database(
         UserError: no database, a dataset that it does not have, or an index that cannot be made.
     """
     from unimetric.search.index import SearchIndex
+    from unimetric.search.upgrade.rollback import clean
 
     with SearchIndex.open(db) as index:
         present = index.datasets()
@@ -277,6 +278,7 @@ def change_database(
         kind = None if build is None else index.build_index(build)
         if optimise and build is None:
             index.optimise()
+            clean(db)
         return deleted, kind
 
 

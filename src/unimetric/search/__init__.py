@@ -8,6 +8,7 @@
 - `stores`: the engines that hold the rows
 - `items`, `rows`: the items of a database, and their form in a table
 - `preparation`: from a file's bytes to its hash, pixels and thumbnail
+- `upgrade`: the change to another model while the database is searched
 - `model`, `engine`: the model of a database, and how queries are embedded
 - `calibration`: match or no match, and how sure; `calibrating` measures it on a database
 - `guarantee`: sets of answers that hold a right one with a promised probability

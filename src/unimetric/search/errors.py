@@ -46,3 +46,9 @@ class ModelMismatchError(UserError):
     """The model is not the one that the database's vectors come from."""
 
     code: ClassVar[str] = "model_mismatch"
+
+
+class ReplacedError(ModelMismatchError):
+    """The vectors that were opened are no longer those of the database, which was upgraded to another model."""
+
+    code: ClassVar[str] = "model_replaced"

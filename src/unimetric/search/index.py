@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from unimetric.errors import ArgumentError
 from unimetric.search.conditions import Condition, all_of, at_or_below, equals
 from unimetric.search.guarantee import Guarantee
-from unimetric.search.items import Added, ItemNotFoundError, Match, NewItem, StoredItem
+from unimetric.search.items import Added, Match, NewItem, StoredItem
 from unimetric.search.maintenance import Maintenance
 from unimetric.search.model import check_embedder, check_same_model, describe, load_embedder, renew
 from unimetric.search.query import MAX_K, Searcher
 from unimetric.search.rows import NamedItem, metadata_kinds, named, signatures, stored_path
 from unimetric.search.stores import create_store, open_store
 from unimetric.search.stores.base import Store
+from unimetric.search.upgrade.both import delete_rows, thumbnail_before
 from unimetric.search.writing import ONCE, CommitRule, Progress, Writer
 
 if TYPE_CHECKING:
@@ -270,7 +271,7 @@ class SearchIndex:
             # Of two with the same dataset and path, keep the later one.
             distinct = list({task.id: task for task in tasks}.values())
             kinds = metadata_kinds((task.item for task in distinct), self.metadata_columns)
-            known = signatures(self._store.rows_of([task.id for task in distinct], self._searcher.row_columns))
+            known = signatures(self._store.rows_of([task.id for task in distinct], self._signature_columns))
             progress = self.write(distinct, kinds, known, batch_size=batch_size, rule=ONCE)
         if progress.written:
             self._maintenance.start_if_due()
@@ -297,10 +298,7 @@ class SearchIndex:
             None if path is None else at_or_below(stored_path(path)),
         ]
         with self._adding:
-            condition = all_of(conditions)
-            if ids is not None:
-                return self._store.delete_ids(list(dict.fromkeys(ids)), condition)
-            return 0 if condition is None else self._store.delete(condition)
+            return delete_rows(self._store, all_of(conditions), ids)
 
     def count(self, dataset: str | None = None) -> int:
         """Return the number of rows, of one dataset or of all."""
@@ -325,9 +323,7 @@ class SearchIndex:
             ItemNotFoundError: no such item.
         """
         content = self._searcher.row(id, ["id", "thumbnail"])["thumbnail"][0].as_py()
-        if content is None:
-            raise ItemNotFoundError(f"the item {id} has no thumbnail; index it again")
-        return bytes(content)
+        return thumbnail_before(self._store, id) if content is None else bytes(content)
 
     def sample(self, n: int, seed: int = 0, datasets: Sequence[str] | None = None) -> list[StoredItem]:
         """Return n distinct rows of these datasets, or all if there are fewer; the same rows for the same seed.
@@ -355,7 +351,7 @@ class SearchIndex:
 
     def signature_rows(self, where: Condition) -> pa.Table:
         """Return the columns that a `signature` is made of, of the rows that meet a condition."""
-        return self._store.rows(self._searcher.row_columns, where)
+        return self._store.rows(self._signature_columns, where)
 
     def merge(self, rows: pa.Table) -> None:
         """Write rows of `rows_table` in one commit; they replace rows of the same ids."""
@@ -394,6 +390,10 @@ class SearchIndex:
         Rows that are not in the index are searched one by one until then.
         """
         return self._maintenance.run_if_due()
+
+    @property
+    def _signature_columns(self) -> list[str]:
+        return [*self._searcher.row_columns, "fingerprint"]
 
     @property
     def _precision(self) -> str:

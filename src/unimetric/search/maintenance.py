@@ -58,7 +58,7 @@ class Maintenance:
                 name = self._store.make_index(chosen, parts)
                 efforts = [entry.to_dict() for entry in measure_efforts(self._store, chosen, parts)]
             record = {"kind": chosen, "rows": rows, "name": name, "efforts": efforts}
-            self._store.write_about({**self._store.about, "index": record})
+            self._store.write_about({**self._store.read_about(), "index": record})
             return chosen
 
     def optimise(self) -> None:

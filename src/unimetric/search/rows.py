@@ -24,6 +24,9 @@ from unimetric.search.items import NewItem
 from unimetric.search.preparation import hash_of
 from unimetric.search.stores.base import COLUMNS, KINDS, is_uri
 
+MAPPED = "mapped"
+"""The fingerprint of a row whose vector no model made: an upgrade moved it from the old model's space."""
+
 _LARGEST = 2**53
 """Numbers are stored as 64-bit floats, which skip whole numbers beyond this."""
 _FORBIDDEN = frozenset(".\"'`\\")
@@ -114,15 +117,19 @@ def signature(content_hash: str, label: str, path: str, metadata: Mapping[str, V
 
 
 def signatures(rows: pa.Table) -> dict[str, tuple[str, bytes]]:
-    """Return the content hash and the `signature` of every row, by id."""
+    """Return the content hash and the `signature` of every row, by id.
+
+    Where the fingerprint is given and is `MAPPED`, the hash is empty, so that the row counts as changed.
+    """
     metadata = [name for name in rows.column_names if name not in COLUMNS]
     columns = {name: rows[name].to_pylist() for name in rows.column_names}
     result = {}
     for place, id in enumerate(columns["id"]):
         content_hash = columns["content_hash"][place]
         further = {name: columns[name][place] for name in metadata}
+        is_moved = "fingerprint" in columns and columns["fingerprint"][place] == MAPPED
         result[id] = (
-            content_hash,
+            "" if is_moved else content_hash,
             signature(content_hash, columns["label"][place], columns["path"][place], further),
         )
     return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -69,6 +69,8 @@ class Store(Protocol):
 
     place: str
     about: dict[str, Any]
+    before_change: Callable[[], None]
+    """Called before every change; raises where there may be none."""
 
     def close(self) -> None:
         """Release the files."""
@@ -120,8 +122,11 @@ class Store(Protocol):
         Without an ``effort`` the vectors are compared with every row.
         """
 
-    def merge(self, rows: pa.Table) -> None:
-        """Write rows of distinct ids in one commit; those of known ids are replaced, missing columns are added."""
+    def merge(self, rows: pa.Table, insert: bool = True) -> None:
+        """Write rows of distinct ids in one commit; those of known ids are replaced, missing columns are added.
+
+        Without ``insert`` the rows of unknown ids are left out.
+        """
 
     def delete(self, where: Condition) -> int:
         """Delete the rows that meet a condition in one commit, and return their number."""

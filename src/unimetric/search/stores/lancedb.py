@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
@@ -59,6 +59,7 @@ class LanceStore:
         self.about = about
         self._connection = connection
         self._items = items
+        self.before_change: Callable[[], None] = lambda: None
         self._writing = threading.RLock()
         self._reading: Any = None
         self._stale = False
@@ -213,10 +214,10 @@ class LanceStore:
             await self._reading.checkout_latest()
         return self._reading
 
-    def merge(self, rows: pa.Table) -> None:
+    def merge(self, rows: pa.Table, insert: bool = True) -> None:
         """Write rows, each of another id: new ones are added, those of known ids replaced, in one commit.
 
-        Columns that the database lacks are added first.
+        Columns that the database lacks are added first. Without ``insert`` no row is added.
         """
         with self._change():
             present = self._table.schema
@@ -227,7 +228,8 @@ class LanceStore:
                 field.name: rows[field.name] if field.name in rows.column_names else pa.nulls(len(rows), field.type)
                 for field in present
             }
-            merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+            merge = self._table.merge_insert("id").when_matched_update_all()
+            merge = merge.when_not_matched_insert_all() if insert else merge
             merge.execute(pa.table(columns, schema=present))
 
     def delete(self, where: Condition) -> int:
@@ -319,6 +321,7 @@ class LanceStore:
     def _change(self) -> Iterator[None]:
         """Hold the write lock of this machine, on the newest version."""
         with self._writing, lock(self.place), explained(self.place, "write to"):
+            self.before_change()
             self._table.checkout_latest()
             try:
                 yield

@@ -1,0 +1,118 @@
+"""Change a search database to another model while it serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from unimetric.arguments import Group, PositiveInt, Without
+from unimetric.config import DeviceConfig
+from unimetric.errors import MissingOptionError, OptionError, UserError, escaped
+
+if TYPE_CHECKING:
+    from unimetric.search.upgrade.run import UpgradeOptions
+
+_THRESHOLD = Group("threshold of a match")
+
+
+def upgrade(
+    db: str,
+    *,
+    model: Path | None = None,
+    rollback: bool = False,
+    live: Literal["better", "now"] = "better",
+    sample: PositiveInt = 1000,
+    missing: Literal["stop", "map", "thumbnail", "delete"] = "stop",
+    batch_size: PositiveInt = 32,
+    commit_rows: PositiveInt = 1024,
+    weights: str | None = None,
+    metrics: Annotated[str | None, _THRESHOLD] = None,
+    false_match_rate: Annotated[float | None, _THRESHOLD] = None,
+    device: Annotated[DeviceConfig, Without({"processes", "machines"})],
+) -> int:
+    """Change a search database to another model while it is searched and served.
+
+    The images are embedded anew; until that is done, the old vectors are moved into the new model's space. A command
+    that was stopped continues.
+
+    Args:
+        db: Database that unimetric index made.
+        model: The new model: run folder, model folder or name of a backbone.
+        rollback: Undo an upgrade that is not finished.
+        live: Let the new model answer once it answers better, or now.
+        sample: Images that both models embed before that is measured.
+        missing: Rows whose image is gone: stop before the end, keep the moved vectors (map), embed the thumbnails, or
+            delete them.
+        batch_size: Images per forward pass.
+        commit_rows: Rows to write at once, at most 10 s apart.
+        weights: Weights of the backbone, for a model trained with --model.weights FILE.
+        metrics: The metrics.json with the new thresholds; by default that of MODEL.
+        false_match_rate: Rate that the threshold keeps: 0.1, 0.01, 0.001 or 0.0001.
+        device: Device and precision.
+    """
+    if rollback and model is not None:
+        raise OptionError("--rollback takes no --model: leave one of the two out")
+    if not rollback and model is None:
+        raise MissingOptionError("--model is missing: name the new model, or undo an upgrade with --rollback")
+    from unimetric.progress import log_status
+
+    try:
+        from unimetric.search.upgrade.rollback import clean, roll_back
+        from unimetric.search.upgrade.run import UpgradeOptions, upgrade_lock
+    except ModuleNotFoundError as error:
+        raise UserError(f"search needs {error.name}, which is missing; pip install 'unimetric[search]'") from error
+
+    with upgrade_lock(db):
+        clean(db)
+        if model is None:
+            carried = roll_back(db, device, log_status)
+            log_status(f"The old model answers again; {carried} rows that were written meanwhile were carried over.")
+            return 0
+        options = UpgradeOptions(sample, live, missing, batch_size, commit_rows, device.precision)
+        try:
+            return _run(db, model, options, weights, metrics, false_match_rate, device)
+        except KeyboardInterrupt:
+            log_status("unimetric: stopped, what was written is kept; run the same command again to continue")
+            return 130
+
+
+def _run(
+    db: str,
+    model: Path,
+    options: UpgradeOptions,
+    weights: str | None,
+    metrics: str | None,
+    false_match_rate: float | None,
+    device: DeviceConfig,
+) -> int:
+    from unimetric.models.source import ModelSource
+    from unimetric.progress import console, log_status, progress_bar
+    from unimetric.search.upgrade.run import start_upgrade
+
+    with progress_bar() as bar:
+        task = bar.add_task("Upgrading", total=None, note="")
+
+        def progressed(done: int, rows: int) -> None:
+            bar.update(task, completed=done, total=rows)
+            if not console.is_terminal:
+                log_status(f"{done} of {rows} rows are embedded")
+
+        started = start_upgrade(
+            db,
+            model,
+            weights=weights,
+            metrics=metrics,
+            false_match_rate=false_match_rate,
+            options=options,
+            log=lambda line: log_status(escaped(line)),
+            on_progress=progressed,
+        )
+        result = started.run(ModelSource(model, weights, device).load())
+    if result.is_finished:
+        log_status(f"{result.rows} rows are in {db}, {result.embedded} of them embedded by {model}.")
+        return 0
+    log_status(
+        f"{result.rows - result.embedded} of {result.rows} rows have no readable image and are found by moved vectors: "
+        "put the images back and run the command again, or finish with --missing map, thumbnail or delete"
+    )
+    return 1

@@ -1,0 +1,137 @@
+"""Maps from one model's embeddings to another's, fitted on images that both have embedded.
+
+A map moves a stored vector into the new model's space, where a query of the new model meets it. Moving the rows and not
+the query keeps each row's length under control, which a query's map cannot (cf. Drift-Adapter, arXiv 2509.23471, whose
+maps move the query).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+Map = Callable[[Vectors], Vectors]
+"""Moves old vectors [N, D] to unit vectors [N, E] of the new model's space."""
+
+FOLDS = 5
+NEIGHBOURS = 10
+LARGEST = 4096
+"""Maximum number of pairs that a map is fitted on: a kernel's cost grows with their cube."""
+
+_BLOCK = 8192
+
+
+def unit(vectors: NDArray[np.floating]) -> Vectors:
+    """Return rows scaled to length 1; zero rows stay zero."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
+
+
+def orthogonal(old: Vectors, new: Vectors) -> Map:
+    """Fit the rotation that brings old vectors [N, D] nearest to new ones [N, E] (Procrustes).
+
+    Where D and E differ it is the matrix with orthonormal rows or columns that does.
+    """
+    left, _, right = np.linalg.svd(old.T.astype(np.float64) @ new, full_matrices=False)
+    matrix = (left @ right).astype(np.float32)
+    return lambda vectors: unit(unit(vectors) @ matrix)
+
+
+def ridge(old: Vectors, new: Vectors, penalty: float = 1.0) -> Map:
+    """Fit the linear map with the least squared error and a penalty on its squared entries."""
+    inputs = unit(old).astype(np.float64)
+    gram = inputs.T @ inputs + penalty * np.eye(inputs.shape[1])
+    matrix = np.linalg.solve(gram, inputs.T @ new).astype(np.float32)
+    return lambda vectors: unit(unit(vectors) @ matrix)
+
+
+def kernel(old: Vectors, new: Vectors, width: float = 1.0, penalty: float = 0.1) -> Map:
+    """Fit kernel ridge regression with the kernel ``exp(-width |x - y|²)`` of unit vectors."""
+    inputs = unit(old)
+    gram = np.exp(-width * np.maximum(0, 2 - 2 * inputs @ inputs.T)).astype(np.float64)
+    weights = np.linalg.solve(gram + penalty * np.eye(len(inputs)), new.astype(np.float64)).astype(np.float32)
+
+    def move(vectors: Vectors) -> Vectors:
+        rows = unit(vectors)
+        parts = [
+            np.exp(-width * np.maximum(0, 2 - 2 * rows[start : start + _BLOCK] @ inputs.T)) @ weights
+            for start in range(0, len(rows), _BLOCK)
+        ]
+        return unit(np.concatenate(parts)) if parts else np.empty((0, new.shape[1]), np.float32)
+
+    return move
+
+
+Fit = Callable[[Vectors, Vectors], Map]
+
+KINDS: Mapping[str, Fit] = {
+    "orthogonal": orthogonal,
+    "ridge": ridge,
+    "kernel": kernel,
+}
+"""The kinds of maps by name. A network for what `ridge` leaves over was worse (``benchmarks/upgrade.py``)."""
+
+
+@dataclass(frozen=True)
+class FittedMap:
+    """A map with the measurement that it was chosen by.
+
+    Attributes:
+        kind: One of `KINDS`.
+        move: The map, fitted on all pairs.
+        kept: For every kind that was compared, the share of the nearest neighbours of held-out images that it keeps.
+    """
+
+    kind: str
+    move: Map
+    kept: Mapping[str, float]
+
+
+def fit_map(old: Vectors, new: Vectors, kinds: Mapping[str, Fit] = KINDS, seed: int = 0) -> FittedMap:
+    """Fit every kind of map on pairs, and keep the one that finds most on held-out pairs.
+
+    Args:
+        old: The old model's vectors, [N, D].
+        new: The new model's vectors of the same images, [N, E]; of more than `LARGEST` pairs, so many are drawn.
+        kinds: The kinds to compare.
+        seed: Draws the pairs and the folds.
+    """
+    chosen = np.random.default_rng(seed).permutation(len(old))[:LARGEST]
+    old, new = unit(old[chosen]), unit(new[chosen])
+    if len(kinds) == 1 or len(old) < 2 * FOLDS:
+        # Too few to hold any out: a rotation has the least to fit.
+        kind = next(iter(kinds))
+        return FittedMap(kind, kinds[kind](old, new), {})
+    kept = {name: kept_neighbours(held_out(old, new, fit), new) for name, fit in kinds.items()}
+    best = max(kept, key=lambda name: kept[name])
+    return FittedMap(best, kinds[best](old, new), kept)
+
+
+def held_out(old: Vectors, new: Vectors, fit: Fit) -> Vectors:
+    """Return each old vector moved by a map that was fitted without its fold, [N, E]."""
+    folds = np.arange(len(old)) % FOLDS
+    moved = np.empty(new.shape, np.float32)
+    for fold in range(FOLDS):
+        out = folds == fold
+        moved[out] = fit(old[~out], new[~out])(old[out])
+    return moved
+
+
+def kept_neighbours(moved: Vectors, new: Vectors) -> float:
+    """Return the mean share of an image's nearest others that its new vector also finds among the moved ones.
+
+    Args:
+        moved: Unit vectors [N, E], N at least 2.
+        new: The true ones, [N, E]; also the queries.
+    """
+    k = min(NEIGHBOURS, len(new) - 1)
+    nearest = []
+    for gallery in (moved, new):
+        cosines = new @ gallery.T
+        np.fill_diagonal(cosines, -np.inf)
+        nearest.append(np.argpartition(-cosines, k - 1, axis=1)[:, :k])
+    return float(np.mean([len(np.intersect1d(one, other)) / k for one, other in zip(*nearest, strict=True)]))

@@ -1,0 +1,354 @@
+"""The upgrade of a database, from its start to its end; every step may be cut off and is taken up again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from unimetric.errors import UserError
+from unimetric.search.items import Refused
+from unimetric.search.model import describe
+from unimetric.search.stores import create_place, open_place
+from unimetric.search.stores.base import is_uri, location
+from unimetric.search.stores.live import place_of, read_live, vectors_name, write_live
+from unimetric.search.upgrade.decision import Comparison, Gallery, compare
+from unimetric.search.upgrade.embedding import RowEmbedder
+from unimetric.search.upgrade.maps import KINDS, LARGEST, FittedMap, fit_map
+from unimetric.search.upgrade.moving import (
+    Stores,
+    copy_rows,
+    move_again,
+    not_embedded,
+    rows_of,
+    vectors_of,
+)
+from unimetric.search.upgrade.thresholds import shifted
+from unimetric.search.writing import CommitRule, Progress
+
+if TYPE_CHECKING:
+    from unimetric.models.embedder import Embedder
+
+GALLERY = 10_000
+"""Rows, at most, among which the old and the new answers are compared."""
+
+
+@dataclass(frozen=True)
+class UpgradeOptions:
+    """Options of an upgrade.
+
+    Attributes:
+        sample: Images that both models embed before the first decision, at least.
+        live: ``better`` searches the new vectors once they answer as well as the old ones; ``now`` after the sample.
+        missing: What becomes of rows without a readable image: ``stop`` leaves the upgrade unfinished, ``map`` keeps
+            their moved vectors, ``thumbnail`` embeds their thumbnails, ``delete`` deletes them.
+        batch_size: Images per forward pass.
+        commit_rows: Rows per commit.
+        precision: As for `Embedder.encode`.
+    """
+
+    sample: int = 1000
+    live: str = "better"
+    missing: str = "stop"
+    batch_size: int = 32
+    commit_rows: int = 1024
+    precision: str = "auto"
+
+
+@dataclass(frozen=True)
+class Upgraded:
+    """The result of a run.
+
+    Attributes:
+        is_finished: True if the new vectors have replaced the old ones for good.
+        embedded: Rows that the new model embedded.
+        rows: Rows of the database.
+        refused: Rows whose image cannot be read.
+    """
+
+    is_finished: bool
+    embedded: int
+    rows: int
+    refused: tuple[Refused, ...]
+
+
+@dataclass
+class Upgrade:
+    """A change of a database to another model.
+
+    Args:
+        root: The database.
+        stores: The two sets of vectors.
+        name: The name of the new set.
+        options: The options.
+        log: Called with lines for the user.
+        on_progress: Called after every commit with the rows that are embedded and all rows.
+    """
+
+    root: str
+    stores: Stores
+    name: str
+    options: UpgradeOptions
+    log: Callable[[str], None]
+    on_progress: Callable[[int, int], None] = lambda done, rows: None
+    _refused: dict[str, Refused] = field(default_factory=dict)
+    _fitted_on: int = 0
+
+    def run(self, embedder: Embedder) -> Upgraded:
+        """Embed every row, and finish.
+
+        Raises:
+            UserError: the database cannot be written.
+        """
+        rule = CommitRule(rows=self.options.commit_rows)
+        rows = RowEmbedder(self.stores, embedder, self.options.precision, self.options.batch_size, rule)
+        if not self.is_searched:
+            self._prepare(rows)
+        self._embed_rest(rows)
+        return self._finish(rows)
+
+    @property
+    def is_searched(self) -> bool:
+        """True once the new vectors are those that are searched."""
+        return read_live(self.root, open_place).live == self.name
+
+    def _prepare(self, rows: RowEmbedder) -> None:
+        """Embed rows until the new vectors answer as well as the old ones, then search them."""
+        target = self.options.sample
+        while True:
+            pending = self._pending(self.stores.old.rows(["id"])["id"].to_pylist())
+            done = len(self.stores.embedded_ids())
+            while pending and done < target:
+                part, pending = pending[: self.options.commit_rows], pending[self.options.commit_rows :]
+                part = part[: max(1, target - done)]
+                self._embed(rows, part, is_searched=False)
+                done = len(self.stores.embedded_ids())
+                pending = self._pending(self.stores.old.rows(["id"])["id"].to_pylist())
+            fitted = self._fit()
+            compared = self._compare(fitted)
+            self._report(fitted, compared)
+            if self.options.live == "now" or not pending or compared.new_is_better:
+                self._search_new(fitted, compared)
+                return
+            target = 2 * target
+
+    def _embed_rest(self, rows: RowEmbedder) -> None:
+        """Embed all other rows; the map is fitted anew whenever there are twice as many pairs."""
+        while pending := self._pending(self._moved_ids()):
+            done = len(self.stores.embedded_ids())
+            self._fitted_on = self._fitted_on or self.stores.new.about["upgrade"]["pairs"]
+            if self._fitted_on < LARGEST and done >= 2 * self._fitted_on and done >= self.options.sample:
+                fitted = self._fit()
+                move_again(self.stores, fitted.move)
+                self._record(fitted, self._compare(fitted))
+            self._embed(rows, pending[: self.options.commit_rows], is_searched=True)
+
+    def _embed(self, rows: RowEmbedder, ids: Sequence[str], *, is_searched: bool) -> None:
+        before = len(self.stores.embedded_ids())
+        total = self.stores.old.count()
+
+        def committed(progress: Progress) -> None:
+            self.on_progress(before + progress.written, total)
+
+        refused = rows.embed(ids, is_searched=is_searched, on_commit=committed)
+        for entry in refused.values():
+            self.log(f"skipped {entry.path}: {entry.reason}")
+        self._refused |= refused
+
+    def _pending(self, ids: Sequence[str]) -> list[str]:
+        """Return those of the ids that are to be embedded, in order: an id is a hash, so theirs is a random order."""
+        done = self.stores.embedded_ids()
+        return sorted(id for id in ids if id not in done and id not in self._refused)
+
+    def _moved_ids(self) -> list[str]:
+        return list(self.stores.new.rows(["id"], not_embedded(self.stores))["id"].to_pylist())
+
+    def _fit(self) -> FittedMap:
+        _, old, new = self.stores.pairs()
+        self._fitted_on = max(1, len(old))
+        if len(old):
+            return fit_map(old, new)
+        if self.stores.old.count():
+            entry = next(iter(self._refused.values()), None)
+            first = "" if entry is None else f"; the first is {entry.path}: {entry.reason}"
+            raise UserError(f"none of the images of {self.root} can be read, so no vector can be moved{first}")
+        # An empty database: there is nothing to move.
+        size = self.stores.new.vector_size
+        return FittedMap("orthogonal", lambda vectors: np.empty((len(vectors), size), np.float32), {})
+
+    def _compare(self, fitted: FittedMap) -> Comparison:
+        ids, old, new = self.stores.pairs()
+        # Half of the gallery at most are queries: the others are what it is about.
+        ids, old, new = ids[: GALLERY // 2], old[: GALLERY // 2], new[: GALLERY // 2]
+        others = sorted(set(self.stores.old.rows(["id"])["id"].to_pylist()) - set(ids))[: GALLERY - len(ids)]
+        rest = rows_of(self.stores.old, others, ["id", "dataset", "label", "vector"])
+        first = {row["id"]: row for row in rows_of(self.stores.old, ids, ["id", "dataset", "label"]).to_pylist()}
+        rows = [first[id] for id in ids] + rest.select(["dataset", "label"]).to_pylist()
+        classes = [(row["dataset"], row["label"]) if row["label"] else None for row in rows]
+        vectors = np.concatenate([old, vectors_of(rest, self.stores.old.vector_size)])
+        return compare(Gallery(vectors, classes, new), KINDS[fitted.kind])
+
+    def _report(self, fitted: FittedMap, compared: Comparison) -> None:
+        kept = ", ".join(f"{name} {share:.2f}" for name, share in sorted(fitted.kept.items()))
+        self.log(
+            f"{self._fitted_on} images are embedded by both models; the map is {fitted.kind}"
+            + (f" (neighbours kept: {kept})" if kept else "")
+        )
+        if compared.is_measured:
+            self.log(
+                f"Recall@1 of {len(compared.old.genuine)} rows: the old model {compared.old.recall:.3f}, the new one "
+                f"{compared.mixed.recall:.3f}" + ("" if compared.new_is_better else "; the old one goes on answering")
+            )
+
+    def _search_new(self, fitted: FittedMap, compared: Comparison) -> None:
+        """Move the vectors of all other rows, and make the new set the one that is searched."""
+        self._record(fitted, compared)
+        seen = copy_rows(self.stores, fitted.move)
+        before = read_live(self.root, open_place)
+        live = replace(before, live=self.name, preparing=None, previous=before.live)
+        write_live(self.root, live, create_place)
+        # Rows that somebody wrote in between.
+        copy_rows(self.stores, fitted.move, seen)
+        self.log("The new model answers from now on.")
+
+    def _record(self, fitted: FittedMap, compared: Comparison) -> None:
+        """Record the map, and the thresholds of the mixture."""
+        about = self.stores.new.read_about()
+        upgrade = {
+            **about["upgrade"],
+            "map": fitted.kind,
+            "pairs": self._fitted_on,
+            "neighbours_kept": dict(fitted.kept),
+            "recall": {"old": compared.old.recall, "new": compared.mixed.recall} if compared.is_measured else None,
+        }
+        calibration = upgrade["calibration"]
+        if calibration is not None:
+            share = 1 - min(1.0, len(self.stores.embedded_ids()) / max(1, self.stores.old.count()))
+            impostors = compared.sample_new.impostors, compared.sample_moved.impostors
+            # Marked as the database's own, which `renew` keeps.
+            calibration = {**shifted(calibration, *impostors, share), "database": True}
+        self.stores.new.write_about({**about, "upgrade": upgrade, "calibration": calibration})
+
+    def _finish(self, rows: RowEmbedder) -> Upgraded:
+        moved = sorted(self._moved_ids())
+        refused = tuple(self._refused[id] for id in moved if id in self._refused)
+        if moved and self.options.missing == "thumbnail":
+            left = rows.embed(moved, is_searched=True, from_thumbnails=True)
+            refused, moved = tuple(left.values()), sorted(left)
+        elif moved and self.options.missing == "delete":
+            # From the old set first: what it lacks does not come back.
+            self.stores.old.delete_ids(moved)
+            self.stores.new.delete_ids(moved)
+            moved = []
+        count = self.stores.new.count()
+        done = count - len(moved)
+        if moved and self.options.missing != "map":
+            return Upgraded(False, done, count, refused)
+        self._keep_thumbnails(moved)
+        about = {name: value for name, value in self.stores.new.read_about().items() if name != "upgrade"}
+        about["calibration"] = self.stores.new.about["upgrade"]["calibration"]
+        self.stores.new.write_about(about)
+        live = read_live(self.root, open_place)
+        write_live(self.root, live.retiring(str(live.previous), previous=None), create_place)
+        return Upgraded(True, done, count, refused)
+
+    def _keep_thumbnails(self, ids: Sequence[str]) -> None:
+        thumbnails = {row["id"]: row for row in rows_of(self.stores.old, ids, ["id", "thumbnail"]).to_pylist()}
+        for start in range(0, len(ids), 1000):
+            rows = rows_of(self.stores.new, ids[start : start + 1000], self.stores.new.column_names)
+            kept = [thumbnails.get(id, {}).get("thumbnail") for id in rows["id"].to_pylist()]
+            place = rows.column_names.index("thumbnail")
+            self.stores.new.merge(rows.set_column(place, "thumbnail", [_binary(kept)]), insert=False)
+
+
+def start_upgrade(
+    db: str | Path,
+    model: str | Path,
+    *,
+    weights: str | Path | None = None,
+    metrics: str | Path | None = None,
+    false_match_rate: float | None = None,
+    options: UpgradeOptions | None = None,
+    log: Callable[[str], None] = lambda line: None,
+    on_progress: Callable[[int, int], None] = lambda done, rows: None,
+) -> Upgrade:
+    """Begin an upgrade of a database, or take one up again.
+
+    Args:
+        db: A folder or an object-storage URI.
+        model: The new model, a run folder or a model folder.
+        weights, metrics, false_match_rate: As for `SearchIndex.create`.
+        options: The options.
+        log: Called with lines for the user.
+        on_progress: Called after every commit with the rows that are embedded and all rows.
+
+    Raises:
+        UserError: the database has this model already, is being upgraded to another one, or one of the two models is
+            hyperbolic.
+    """
+    root = location(db)
+    about = describe(model, weights, metrics, false_match_rate)
+    fingerprint = about["model"]["fingerprint"]
+    name = vectors_name(fingerprint)
+    live = read_live(root, open_place)
+    going = live.preparing or (live.live if live.previous is not None else None)
+    if going not in (None, name):
+        other = open_place(place_of(root, str(going))).about["model"]["folder"]
+        raise UserError(f"{root} is being upgraded to {other}: finish that with --model {other}, or --rollback")
+    old_name = live.live if live.previous is None else live.previous
+    old = open_place(place_of(root, old_name))
+    if old.about["model"]["fingerprint"] == fingerprint:
+        raise UserError(f"{root} has the vectors of {model} already: there is nothing to upgrade")
+    for side in (old.about["model"], about["model"]):
+        if side["geometry"]["name"] == "poincare":
+            raise UserError(
+                f"{side['folder']} is hyperbolic, and its vectors cannot be moved: index the images into a new database"
+            )
+    if going is None:
+        write_live(root, replace(live.without_retired(name), preparing=name), create_place)
+    new = _new_store(root, name, about)
+    upgrade = Upgrade(root, Stores(old, new, fingerprint), name, options or UpgradeOptions(), log, on_progress)
+    if going is not None:
+        log("Taking up the upgrade where it stopped.")
+    return upgrade
+
+
+def _new_store(root: str, name: str, about: dict[str, Any]) -> Any:
+    upgrade = {"calibration": about["calibration"], "pairs": 1, "map": None, "neighbours_kept": {}, "recall": None}
+    new = create_place(place_of(root, name), {**about, "upgrade": upgrade}, about["model"]["embedding_size"])
+    if "upgrade" not in new.about:
+        new.write_about({**new.about, "upgrade": upgrade})
+    return new
+
+
+@contextmanager
+def upgrade_lock(db: str | Path) -> Iterator[None]:
+    """Hold a local database against a second upgrade.
+
+    Raises:
+        UserError: another process upgrades it.
+    """
+    root = location(db)
+    if is_uri(root) or not Path(root).is_dir():
+        yield
+        return
+    held = FileLock(Path(root) / ".upgrade.lock", timeout=0)
+    try:
+        held.acquire()
+    except Timeout as error:
+        raise UserError(f"{root} is being upgraded by another process: wait for it, or stop it") from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _binary(values: list[bytes | None]) -> Any:
+    import pyarrow as pa
+
+    return pa.array(values, pa.binary())

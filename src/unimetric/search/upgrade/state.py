@@ -1,0 +1,47 @@
+"""The state of an upgrade, for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from unimetric.search.conditions import equals
+from unimetric.search.rows import MAPPED
+from unimetric.search.stores import open_place
+from unimetric.search.stores.base import location
+from unimetric.search.stores.live import place_of, read_live
+
+
+@dataclass(frozen=True)
+class UpgradeState:
+    """An upgrade that is not finished.
+
+    Attributes:
+        answers: ``old`` or ``new``: the model that queries are embedded by.
+        model: The new model's fingerprint.
+        embedded: Rows that the new model has embedded.
+        rows: All rows.
+    """
+
+    answers: str
+    model: str
+    embedded: int
+    rows: int
+
+
+def upgrade_state(db: str | Path) -> UpgradeState | None:
+    """Return the state of a database's upgrade; None if none is under way."""
+    root = location(db)
+    live = read_live(root, open_place)
+    name = live.preparing or (live.live if live.previous is not None else None)
+    if name is None:
+        return None
+    new = open_place(place_of(root, name))
+    moved = new.count(equals("fingerprint", MAPPED))
+    rows = new.count()
+    if live.preparing is not None:
+        embedded, rows = rows, open_place(place_of(root, live.live)).count()
+    else:
+        embedded = rows - moved
+    model = str(new.about["model"]["fingerprint"])
+    return UpgradeState("old" if live.preparing is not None else "new", model, embedded, rows)
