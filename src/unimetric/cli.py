@@ -26,6 +26,7 @@ from unimetric.commands.inspect import inspect as inspect_image
 from unimetric.commands.prepare import prepare
 from unimetric.commands.push import push
 from unimetric.commands.report import report
+from unimetric.commands.rotate import rotate
 from unimetric.commands.search import search
 from unimetric.commands.serve import serve
 from unimetric.commands.train import train
@@ -51,6 +52,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "embed": embed,
     "export": export,
     "push": push,
+    "rotate": rotate,
     "prepare": prepare,
     "datasets": datasets,
 }

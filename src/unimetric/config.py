@@ -90,6 +90,8 @@ class ModelConfig:
             head only, ``full`` the whole backbone; ``frozen`` trains nothing and has no head.
         options: Options of the method by name; others keep their defaults.
         embedding_size: Length E of the embedding.
+        nested_sizes: Shorter lengths to train as embeddings as well, such as [16, 32, 64]. The loss is the mean over
+            all lengths, E included; ``--size`` of other commands then uses the first numbers.
         geometry: sphere, poincare, or auto, the geometry of the loss. On the ``sphere`` unit vectors are compared by
             cosine, in the ``poincare`` ball by hyperbolic distance.
     """
@@ -101,12 +103,15 @@ class ModelConfig:
     method: str = "puma"
     options: dict[str, Any] = field(default_factory=dict)
     embedding_size: int = 128
+    nested_sizes: list[int] = field(default_factory=list)
     geometry: Literal["auto", "sphere", "poincare"] = "auto"
 
     def __post_init__(self) -> None:
         require_finite("model.options", self.options)
         require(self.image_size >= 1, "model.image_size", self.image_size, "use a positive number of pixels")
         require(self.embedding_size >= 1, "model.embedding_size", self.embedding_size, "use a positive number")
+        fitting = all(1 <= size <= self.embedding_size for size in self.nested_sizes)
+        require(fitting, "model.nested_sizes", self.nested_sizes, f"use sizes from 1 to {self.embedding_size}")
 
 
 @dataclass(frozen=True)
@@ -212,12 +217,8 @@ class TrainingConfig:
         for name in ("epochs", "batch_size", "decay_epochs", "validate_every"):
             require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "use 1 or more")
         require(self.steps is None or self.steps >= 1, "training.steps", self.steps, "use 1 or more, or null")
-        require(
-            0 < self.learning_rate < math.inf,
-            "training.learning_rate",
-            self.learning_rate,
-            "use a positive number",
-        )
+        rate = self.learning_rate
+        require(0 < rate < math.inf, "training.learning_rate", rate, "use a positive number")
         for name in ("method_multiplier", "backbone_multiplier", "head_multiplier", "proxy_multiplier"):
             value = getattr(self, name)
             require(0 <= value < math.inf, f"training.{name}", value, "use 0 or more")
@@ -279,12 +280,8 @@ class ExtendConfig:
         for name in ("steps", "replay_per_class"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "use 1 or more")
         require(self.batch_size is None or self.batch_size >= 2, "batch_size", self.batch_size, "use 2 or more")
-        require(
-            0 < self.learning_rate_scale < math.inf,
-            "learning_rate_scale",
-            self.learning_rate_scale,
-            "use a positive number",
-        )
+        scale = self.learning_rate_scale
+        require(0 < scale < math.inf, "learning_rate_scale", scale, "use a positive number")
         require(0 <= self.distillation < math.inf, "distillation", self.distillation, "use 0 or more")
         require(self.workers == "auto" or self.workers >= 0, "workers", self.workers, "use auto, 0 or more")
 
@@ -311,12 +308,8 @@ class EvaluationConfig:
     baseline: bool = True
 
     def __post_init__(self) -> None:
-        require(
-            bool(self.ks) and all(k >= 1 for k in self.ks),
-            "evaluation.ks",
-            self.ks,
-            "use a list of numbers from 1",
-        )
+        fitting = bool(self.ks) and all(k >= 1 for k in self.ks)
+        require(fitting, "evaluation.ks", self.ks, "use a list of numbers from 1")
         require(self.batch_size >= 1, "evaluation.batch_size", self.batch_size, "use 1 or more")
 
 

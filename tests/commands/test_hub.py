@@ -77,7 +77,8 @@ def one_line(said: str) -> str:
 
 def test_a_pushed_run_is_a_model_without_traces_of_this_machine(pushed: Path, hub: Hub) -> None:
     files = hub.repos[NAME].commits[hub.repos[NAME].names["main"]]
-    assert set(files) == {".gitattributes", "config.json", "adapter.safetensors", "README.md", "metrics.json"}
+    model = {"config.json", "adapter.safetensors", "rotation.safetensors", "README.md", "metrics.json"}
+    assert set(files) == {".gitattributes", *model}
     assert files["adapter.safetensors"] == (pushed / "model/adapter.safetensors").read_bytes()
     assert not any(str(pushed.parent).encode() in content for content in files.values())
     metrics = json.loads(files["metrics.json"])

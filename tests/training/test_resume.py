@@ -20,6 +20,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "margin": {"loss": {"name": "margin"}},
     "classes": {"sampling": {"name": "class-balanced", "options": {"images_per_class": 2}}},
     "shares": {"sampling": {"name": "temperature"}},
+    "nested": {"model": {"nested_sizes": [4, 8]}, "loss": {"options": {"sampled_classes": 0.5}}},
     # Rounds end within epochs, at their ends and across them.
     "adaptive": {
         "data": {"workers": 1},
@@ -84,6 +85,7 @@ def power_cut() -> None:
             ("margin", 6),
             ("classes", 6),
             ("shares", 6),
+            ("nested", 6),
         ],
         *[("adaptive", 2), ("adaptive", 3), ("adaptive", 4), ("adaptive", 7), ("adaptive", 9)],
     ],

@@ -17,6 +17,7 @@ from unimetric.formats import storage
 from unimetric.formats.shards import ShardsInfo, Skipped, begin, read_skipped
 from unimetric.models.devices import choose_device, choose_precision
 from unimetric.models.saving import model_fingerprint, read_model_config
+from unimetric.models.sizes import check_size, sized_fingerprint
 from unimetric.models.source import ModelSource
 from unimetric.progress import console, log_status, progress_bar
 
@@ -84,10 +85,10 @@ def embed_shards(
     precision = (
         device.precision if engine == "ray" else choose_precision(device.precision, choose_device(device.accelerator))
     )
-    fingerprint = model_fingerprint(config)
-    info = ShardsInfo(
-        fingerprint, config["embedding_size"], precision, batch_size, thumbnails, len(units), digest(units)
-    )
+    size = config["embedding_size"] if model.size is None else model.size
+    check_size(size, config, str(model.path))
+    fingerprint = sized_fingerprint(model_fingerprint(config), config, size)
+    info = ShardsInfo(fingerprint, size, precision, batch_size, thumbnails, len(units), digest(units))
     local = storage.local_path(out)
     out = str(local.absolute()) if local is not None else out.rstrip("/")
     finished = begin(out, info)
@@ -104,6 +105,7 @@ def embed_shards(
         0,
         thumbnails,
         strict,
+        model.size,
     )
     if missing:
         _make(job, missing, engine, workers)

@@ -41,6 +41,7 @@ class Job:
         threads: Threads of a worker, or 0 for torch's own choice.
         thumbnails: Keep thumbnails.
         strict: Refuse unreadable images.
+        size: Numbers of a vector; None for all.
     """
 
     model: str
@@ -54,6 +55,7 @@ class Job:
     threads: int
     thumbnails: bool
     strict: bool
+    size: int | None = None
 
     def to_json(self) -> str:
         """Return the job as JSON."""
@@ -79,18 +81,21 @@ class Worker:
     def __init__(self, job: Job) -> None:
         # Check the fingerprint, since the model's file may differ between machines.
         from unimetric.models.saving import model_fingerprint, read_model_config
+        from unimetric.models.sizes import sized_fingerprint
 
         self.job = job
         if job.threads:
             torch.set_num_threads(job.threads)
         folder, config = read_model_config(Path(job.model))
-        found = model_fingerprint(config)
+        found = sized_fingerprint(model_fingerprint(config), config, job.size)
         if found != job.fingerprint:
             raise UserError(
                 f"the model {job.model} differs on this machine (fingerprint {found[:12]}, not "
                 f"{job.fingerprint[:12]}); copy it again"
             )
-        self._embedder = Embedder.from_pretrained(folder, weights=job.weights).to(choose_device(job.accelerator))
+        self._embedder = Embedder.from_pretrained(folder, weights=job.weights, size=job.size).to(
+            choose_device(job.accelerator)
+        )
 
     def make(self, unit: WorkUnit) -> Done:
         """Embed a unit and write its shard.

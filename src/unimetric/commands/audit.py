@@ -109,10 +109,9 @@ def _embedder(source: ModelSource, size: int) -> tuple[Embedder, str]:
     from unimetric.models.backbone import make_backbone
     from unimetric.models.devices import choose_device
     from unimetric.models.embedder import Embedder
-    from unimetric.models.saving import model_fingerprint
 
     if source.path is not None:
         embedder = source.load()
     else:
         embedder = Embedder(make_backbone("dinov2-small", image_size=size), "frozen")
-    return embedder.to(choose_device(source.device.accelerator)), model_fingerprint(embedder.config())
+    return embedder.to(choose_device(source.device.accelerator)), embedder.fingerprint

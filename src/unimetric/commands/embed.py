@@ -28,6 +28,7 @@ def embed(
     strict: bool = False,
     cache: str | None = None,
     weights: str | None = None,
+    size: PositiveInt | None = None,
     engine: Annotated[Literal["plain", "ray"], _MANY] = "plain",
     shard: Annotated[str | None, _MANY] = None,
     workers: Annotated[PositiveInt | None, _MANY] = None,
@@ -45,6 +46,7 @@ def embed(
         strict: Stop at an unreadable image instead of skipping it.
         cache: Folder that unimetric prepare wrote, to read images from.
         weights: Weights of the backbone, for a model trained with --model.weights FILE.
+        size: Numbers of a vector; fewer take less memory and cost some accuracy.
         engine: ray runs many workers, which write shards.
         shard: I/N writes the I-th of N parts, as shards; N such commands, on any machines, write all.
         workers: Models at once, for ray; by default one per GPU, else per machine.
@@ -52,7 +54,7 @@ def embed(
         thumbnails: Keep a small JPEG of every image in the shards.
         device: Device and precision.
     """
-    source = ModelSource(model, weights, device)
+    source = ModelSource(model, weights, device, size)
     if engine == "ray" or shard is not None:
         return _embed_shards(
             source,

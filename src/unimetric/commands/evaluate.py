@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from unimetric.arguments import Common, Without
+from unimetric.arguments import Common, PositiveInt, Without
 from unimetric.config import RunConfig
 from unimetric.config_resolution import as_yaml, with_shorthands
 from unimetric.errors import MissingOptionError, OptionError, UserError
@@ -27,6 +27,7 @@ def evaluate(
     *,
     out: Path | None = None,
     ensemble: list[Path] | None = None,
+    size: PositiveInt | None = None,
     strict: bool = False,
     print_config: bool = False,
     options: Annotated[
@@ -57,6 +58,7 @@ def evaluate(
         sources: Class folders, manifests or benchmark datasets. They replace --data.sources.
         out: Folder for metrics.json; by default MODEL_FOLDER/evaluation.
         ensemble: Models to measure as one, by the mean of their vectors. The data is that of the first.
+        size: Numbers of a vector to measure; by default all.
         strict: Stop at an unreadable image or a query without a positive. Otherwise it is skipped.
         print_config: Print the configuration as YAML for --config, and stop.
         options: Data, backbone and protocol.
@@ -70,6 +72,8 @@ def evaluate(
             f"{model_folder} and --ensemble are both given: name the models after --ensemble only, "
             "and the data with --data.sources"
         )
+    if size is not None and model_folder is None:
+        raise OptionError(f"--size is {size}, for a single trained model: name its folder, or leave --size out")
     if out is None and model_folder is not None:
         out = model_folder / "evaluation"
     if out is None:
@@ -78,14 +82,14 @@ def evaluate(
     from unimetric.progress import log_status
     from unimetric.report.tables import print_results
 
-    metrics = evaluate_ensemble(config, ensemble, out) if ensemble else evaluate_model(config, model_folder, out)
+    metrics = evaluate_ensemble(config, ensemble, out) if ensemble else evaluate_model(config, model_folder, out, size)
     print_results([(metrics["model"]["method"], metrics)])
     log_status(f"The numbers are in {out / 'metrics.json'}.")
     log_status(f"For a page with the mistakes: unimetric report {out}")
     return 0
 
 
-def evaluate_model(config: RunConfig, model: Path | None, out: Path) -> dict[str, Any]:
+def evaluate_model(config: RunConfig, model: Path | None, out: Path, size: int | None = None) -> dict[str, Any]:
     """Measure on the classes of `EvaluationConfig.classes`, test or validation, and write ``metrics.json`` and
     ``vectors.parquet``.
 
@@ -94,6 +98,7 @@ def evaluate_model(config: RunConfig, model: Path | None, out: Path) -> dict[str
             file, a model's backbone is read from it.
         model: A model folder, or None for the configured backbone without training.
         out: Folder for ``metrics.json``.
+        size: Numbers of a vector; None for all.
 
     Returns:
         The content of ``metrics.json``.
@@ -117,7 +122,7 @@ def evaluate_model(config: RunConfig, model: Path | None, out: Path) -> dict[str
         method_options(config.model.method, config.model.options)
     check_writable(out)
     split = _split(config)
-    source = ModelSource(model, config.model.weights, config.device)
+    source = ModelSource(model, config.model.weights, config.device, size)
     embedder = build_embedder(config).to(device) if model is None else source.load()
     return _measure(config, split, embedder, out, clock)
 

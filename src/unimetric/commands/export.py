@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from unimetric.arguments import PositiveInt
 from unimetric.errors import UserError
 from unimetric.files import check_writable, make_folder
 from unimetric.models.source import ModelSource
@@ -28,6 +29,7 @@ def export(
     out: Path | None = None,
     format: Literal["onnx", "torch"] = "onnx",
     precision: Literal["fp32", "int8"] = "fp32",
+    size: PositiveInt | None = None,
     overwrite: bool = False,
     weights: str | None = None,
 ) -> int:
@@ -37,15 +39,18 @@ def export(
 
     Args:
         models: Run folders or model folders; several are exported as one, by the mean of their vectors.
-        out: The file; by default MODEL/model.onnx, MODEL/model.int8.onnx or MODEL/model.pt2.
+        out: The file; by default MODEL/model.onnx, MODEL/model.int8.onnx, MODEL/model.pt2; with a size model.32.onnx.
         format: The file's format; torch.export.load reads torch.
         precision: int8, for onnx alone, is a quarter of the size, faster and a little less exact.
+        size: Numbers of a vector, for a single model; by default all.
         overwrite: Replace an existing file.
         weights: Weights of the backbone, for a model trained with --model.weights FILE.
     """
     from unimetric.progress import log_status
 
-    exported = export_models(models, out, kind=format, precision=precision, overwrite=overwrite, weights=weights)
+    exported = export_models(
+        models, out, kind=format, precision=precision, size=size, overwrite=overwrite, weights=weights
+    )
     if exported.reason:
         log_status(
             f"note: {exported.images - exported.real} of the images it was checked on are noise: {exported.reason}"
@@ -82,6 +87,7 @@ def export_models(
     *,
     kind: str = "onnx",
     precision: str = "fp32",
+    size: int | None = None,
     overwrite: bool = False,
     weights: str | None = None,
 ) -> Exported:
@@ -92,6 +98,7 @@ def export_models(
         out: The file; by default ``model.onnx``, ``model.int8.onnx`` or ``model.pt2`` in the folder of a single model.
         kind: ``onnx`` or ``torch``.
         precision: Of the products, ``fp32`` or, with ``onnx``, ``int8``.
+        size: Numbers of a vector, for a single model; None for all.
         overwrite: Replace an existing file.
         weights: The file of the backbone's weights, if a folder does not record it.
 
@@ -102,12 +109,15 @@ def export_models(
     from unimetric.models.embedder import Embedder
     from unimetric.models.ensemble import Ensemble
     from unimetric.models.export import check_kind, export_model
+    from unimetric.models.onnx_runtime import default_name
 
     check_kind(kind, precision)
-    path = _path(models, out, kind, precision, overwrite)
+    if size is not None and len(models) > 1:
+        raise UserError(f"--size is {size}, for a single model: leave it out for an ensemble")
+    path = _path(models, out, kind, default_name(precision, size), overwrite)
     files = [ModelSource(model, weights).weights_file for model in models]
     model: Embedder | Ensemble = (
-        Embedder.from_pretrained(models[0], weights=files[0])
+        Embedder.from_pretrained(models[0], weights=files[0], size=size)
         if len(models) == 1
         else Ensemble.from_pretrained(models, weights=files)
     ).eval()
@@ -117,7 +127,7 @@ def export_models(
     return Exported(path, difference, len(pixels), real, reason)
 
 
-def _path(models: Sequence[Path], out: Path | None, kind: str, precision: str, overwrite: bool) -> Path:
+def _path(models: Sequence[Path], out: Path | None, kind: str, name: str, overwrite: bool) -> Path:
     from unimetric.models.export import FORMATS
 
     suffix = FORMATS[kind]
@@ -125,8 +135,7 @@ def _path(models: Sequence[Path], out: Path | None, kind: str, precision: str, o
         raise UserError(f"--out is missing: name the {suffix} file for the ensemble")
     if out is None and not models[0].exists() and ModelSource(models[0]).folder.exists():
         raise UserError(f"--out is missing: name the {suffix} file, {models[0]} is a name and not a folder")
-    name = f"model{suffix}" if precision == "fp32" else f"model.{precision}{suffix}"
-    path = models[0] / name if out is None else out
+    path = models[0] / f"{name}{suffix}" if out is None else out
     if path.suffix != suffix:
         raise UserError(f"--out is {path}: a file of --format {kind} ends in {suffix}")
     if path.is_dir():

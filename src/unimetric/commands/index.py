@@ -26,6 +26,7 @@ def index(
     db: str,
     dataset: str | None = None,
     vectors: list[str] | None = None,
+    size: PositiveInt | None = None,
     batch_size: PositiveInt = 32,
     commit_rows: PositiveInt = 1024,
     strict: bool = False,
@@ -51,6 +52,7 @@ def index(
         db: The database: a folder, or a URI such as s3://bucket/db.
         dataset: Name for the dataset of the one source, as in NAME=PATH.
         vectors: Folders of shards that unimetric embed wrote with MODEL, to take their rows over.
+        size: Numbers of a vector; by default those of the database, or all that the model gives for a new one.
         batch_size: Images per forward pass.
         commit_rows: Rows to write at once, at most 10 s apart.
         strict: Stop at an unreadable image instead of skipping it.
@@ -82,7 +84,7 @@ def index(
 
     if model is not None and vectors:
         imported, count, refreshed = index_shards(
-            model, vectors, db, metrics=metrics, false_match_rate=false_match_rate, weights=weights
+            model, vectors, db, metrics=metrics, false_match_rate=false_match_rate, weights=weights, size=size
         )
         log_status(f"{imported.written} rows written, {imported.unchanged} unchanged. {count} rows are in {db}.")
     elif model is not None:
@@ -99,6 +101,7 @@ def index(
                 metrics=metrics,
                 false_match_rate=false_match_rate,
                 weights=weights,
+                size=size,
                 device=device,
             )
         except KeyboardInterrupt:
@@ -166,6 +169,7 @@ def index_sources(
     metrics: str | None = None,
     false_match_rate: float | None = None,
     weights: str | None = None,
+    size: int | None = None,
     device: DeviceConfig | None = None,
 ) -> tuple[Indexed, int, bool]:
     """Embed and write the images of the sources that are new or changed.
@@ -179,7 +183,7 @@ def index_sources(
         commit_rows: Rows per commit, rounded up to whole batches.
         strict: Stop at the first image that cannot be read.
         delete_missing: Delete rows of the sources' datasets that the sources no longer name.
-        metrics, false_match_rate, weights, device: As for `SearchIndex.create`.
+        metrics, false_match_rate, weights, size, device: As for `SearchIndex.create`.
 
     Returns:
         The result, the number of rows in the database, and True if an index was made.
@@ -198,7 +202,7 @@ def index_sources(
     named = [_renamed(sources, dataset)] if dataset is not None else list(sources)
     items, unusable = source_items(named, strict)
     index = SearchIndex.create(
-        db, model, weights=weights, device=device, metrics=metrics, false_match_rate=false_match_rate
+        db, model, weights=weights, device=device, metrics=metrics, false_match_rate=false_match_rate, size=size
     )
     with index:
         indexed = index_items(
@@ -222,6 +226,7 @@ def index_shards(
     metrics: str | None = None,
     false_match_rate: float | None = None,
     weights: str | None = None,
+    size: int | None = None,
 ) -> tuple[Imported, int, bool]:
     """Import the vectors of shards; no image is read.
 
@@ -232,6 +237,7 @@ def index_shards(
         metrics: As for `SearchIndex.create`.
         false_match_rate: As for `SearchIndex.create`.
         weights: The file of the backbone's weights.
+        size: Numbers of a vector in the shards; by default those of the database, or of the model for a new one.
 
     Returns:
         The result, the number of rows in the database, and True if an index was made.
@@ -244,7 +250,9 @@ def index_shards(
     from unimetric.search.index import SearchIndex
 
     files = [file for folder in folders for file in shard_files(folder)]
-    with SearchIndex.create(db, model, weights=weights, metrics=metrics, false_match_rate=false_match_rate) as index:
+    with SearchIndex.create(
+        db, model, weights=weights, metrics=metrics, false_match_rate=false_match_rate, size=size
+    ) as index:
         imported = import_shards(index, files)
         return imported, index.count(), index.maintain()
 

@@ -28,7 +28,7 @@ def train(
             {
                 *("data.split", "data.validation_fraction", "data.workers", "data.cache"),
                 *("model.backbone", "model.weights", "model.image_size", "model.method", "model.options"),
-                *("model.embedding_size", "loss.name", "loss.options", "sampling.name"),
+                *("model.embedding_size", "model.nested_sizes", "loss.name", "loss.options", "sampling.name"),
                 *("training.start", "training.epochs", "training.steps", "training.batch_size"),
                 *("training.learning_rate", "training.schedule", "training.seed"),
                 *("device.accelerator", "device.processes", "device.precision"),

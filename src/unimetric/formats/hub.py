@@ -16,8 +16,8 @@ from typing import Any
 from unimetric.errors import UserError, cause, shown
 from unimetric.progress import log_status
 
-MODEL_FILES = ("config.json", "adapter.safetensors", "README.md", "metrics.json")
-"""Files of a model on the hub; the last two may be missing."""
+MODEL_FILES = ("config.json", "adapter.safetensors", "README.md", "metrics.json", "rotation.safetensors")
+"""Files of a model on the hub; all but the first two may be missing."""
 
 _NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>\S+))?", re.ASCII)
 _PREFIX = "hf:"

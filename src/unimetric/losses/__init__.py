@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from torch import Tensor, nn
@@ -18,9 +18,10 @@ from unimetric.geometry import Geometry, PoincareBall, Sphere
 from unimetric.losses import pml
 from unimetric.losses.curricularface import CurricularFace
 from unimetric.losses.hyperbolic import Hyperbolic
+from unimetric.losses.nested import NestedLoss
 from unimetric.losses.slices import ProxySlice
 
-__all__ = ["LOSSES", "CurricularFace", "Hyperbolic", "LossSpec", "loss_geometry", "make_loss"]
+__all__ = ["LOSSES", "CurricularFace", "Hyperbolic", "LossSpec", "NestedLoss", "loss_geometry", "make_loss"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def make_loss(
     num_classes: int,
     embedding_size: int,
     options: Mapping[str, float | int | bool] | None = None,
+    nested_sizes: Sequence[int] = (),
 ) -> nn.Module:
     """Make a loss module, called as ``loss(embeddings [B, E], labels [B]) -> float32 scalar``.
 
@@ -79,6 +81,7 @@ def make_loss(
         num_classes: number of training classes, at least 1; labels lie in ``[0, num_classes)``.
         embedding_size: ``E``, at least 1.
         options: constants that replace the defaults in ``LOSSES[name].options``.
+        nested_sizes: lengths below ``E`` to train as embeddings as well, see `NestedLoss`.
 
     Raises:
         UserError: unknown loss or option, or a value of the wrong type or out of range.
@@ -98,8 +101,18 @@ def make_loss(
         if option not in defaults:
             raise UserError(f"unknown option {option!r} of loss {name!r}; {nearest_names(option, defaults)}")
         checked[option] = _of_type(given, type(defaults[option]), f"loss {name!r}: {option}")
+
+    def make(size: int) -> nn.Module:
+        return LOSSES[name].make(num_classes, size, **checked)
+
+    shorter = sorted({size for size in nested_sizes if size != embedding_size})
+    if shorter and (LOSSES[name].geometry is not Sphere or not 1 <= shorter[0] <= shorter[-1] < embedding_size):
+        raise UserError(
+            f"nested sizes {shorter} of a loss {name!r} of {embedding_size} numbers: use sizes from 1 to "
+            f"{embedding_size}, and a loss on the sphere"
+        )
     try:
-        return LOSSES[name].make(num_classes, embedding_size, **checked)
+        return NestedLoss(make, embedding_size, shorter) if shorter else make(embedding_size)
     except ValueError as error:
         raise UserError(f"loss {name!r}: {error}") from error
 
@@ -124,8 +137,14 @@ def proxy_slice(loss: nn.Module) -> ProxySlice | None:
     return loss.slice if isinstance(loss, CurricularFace) else None
 
 
+def whole_loss(loss: nn.Module) -> nn.Module:
+    """Return the loss of the whole embedding, which holds all proxies; a loss without nested sizes is itself."""
+    return loss.whole if isinstance(loss, NestedLoss) else loss
+
+
 def place_proxies(loss: nn.Module, directions: Tensor) -> None:
     """Set the class proxies of a loss to unit vectors [C, E]; a loss without proxies is unchanged."""
+    loss = whole_loss(loss)
     if isinstance(loss, CurricularFace | pml.MinedLoss):
         loss.place_proxies(directions)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import timm
 import torch
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn import functional as F
 
 from unimetric.errors import UserError, shown
 from unimetric.files import cache_folder, make_folder, user_path, write_json
@@ -21,7 +23,7 @@ from unimetric.formats.hub import HubName, fetch_model
 from unimetric.geometry import Geometry
 from unimetric.models.backbone import Backbone, make_backbone, outline_backbone
 from unimetric.models.card import model_card
-from unimetric.models.encoding import Encoder, InferenceCache, PixelEmbedder
+from unimetric.models.encoding import Encoder, InferenceCache, PixelEmbedder, ShortForm
 from unimetric.models.network import Network, assign_weights, check_weights, learned_weights
 from unimetric.models.packaged import PACKAGED
 from unimetric.models.petl import method_options
@@ -32,11 +34,13 @@ from unimetric.models.saving import (
     NAMED_WEIGHTS,
     WEIGHTS,
     backbone_weights,
+    model_fingerprint,
     read_geometry,
     read_model_config,
     read_weights,
     write_model,
 )
+from unimetric.models.sizes import Sizes, check_size, sized_fingerprint
 
 
 class Embedder(Network, Encoder):
@@ -53,6 +57,8 @@ class Embedder(Network, Encoder):
     Attributes:
         encoded_in: The form that `encode` last used, in a few words; None before.
         compatible_with: Fingerprints of other models whose vectors this model's queries may search.
+        sizes: Nested sizes or rotation, for shorter vectors.
+        whole: The model that this one was `shortened` from, in a tuple; None for others.
 
     Raises:
         UserError: unknown method, option or geometry.
@@ -69,6 +75,9 @@ class Embedder(Network, Encoder):
         super().__init__(backbone, method, options, embedding_size, geometry)
         self._inference = InferenceCache()
         self.compatible_with: tuple[str, ...] = ()
+        self.sizes = Sizes()
+        # In a tuple, so that it is no part of this module.
+        self.whole: tuple[Embedder] | None = None
 
     @classmethod
     def from_pretrained(
@@ -78,6 +87,7 @@ class Embedder(Network, Encoder):
         revision: str | None = None,
         image_size: int | None = None,
         weights: str | Path | None = None,
+        size: int | None = None,
     ) -> Embedder:
         """Load a model folder that `save_pretrained` wrote. Nothing in it is executed.
 
@@ -89,11 +99,15 @@ class Embedder(Network, Encoder):
             image_size: Input size in pixels, if different from that of training.
             weights: Another source of the same backbone weights, as for `make_backbone`; a file that was downloaded
                 on another machine, for instance.
+            size: Numbers of a vector, if fewer than the model's; see `shortened`.
 
         Raises:
-            UserError: the folder or a file is missing, damaged or does not fit, or the backbone is a different one.
+            UserError: the folder or a file is missing, damaged or does not fit, the backbone is a different one, or the
+                model has no vectors of that size.
         """
         folder, config = read_model_config(model_path(user_path(path), revision))
+        if size is not None:
+            check_size(size, config, str(path))
         source, method = config["backbone"], config["method"]
         geometry = read_geometry(folder / CONFIG, config)
         learned = read_weights(folder / WEIGHTS, config["weights_sha256"])
@@ -112,7 +126,8 @@ class Embedder(Network, Encoder):
         embedder.compatible_with = tuple(config.get("compatible_with", []))
         with embedder._at_trained_size(source["image_size"]):
             assign_weights(embedder, learned, folder / WEIGHTS)
-        return embedder.eval()
+        embedder.sizes = Sizes.read(folder, config)
+        return embedder.eval() if size is None else embedder.eval().shortened(size)
 
     @classmethod
     def _check_sizes(cls, config: dict[str, Any], geometry: Geometry, learned: dict[str, Tensor], folder: Path) -> None:
@@ -152,10 +167,12 @@ class Embedder(Network, Encoder):
         Raises:
             UserError: no permission, or a full disk. No partial file remains.
         """
+        if self.whole is not None:
+            raise UserError("this model has shortened vectors: save the whole model, which gives vectors of every size")
         content = save(self._learned_on_cpu())
         config = self._config(content)
         card = model_card(config, self.trainable_parameter_count(), metrics)
-        write_model(user_path(path), config, content, card)
+        write_model(user_path(path), config, content, card, self.sizes.rotation)
 
     def push_to_hub(
         self,
@@ -194,10 +211,45 @@ class Embedder(Network, Encoder):
         """Return the ``config.json`` that `save_pretrained` would write."""
         return self._config(save(self._learned_on_cpu()))
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that determines the vectors, their size included; see `model_fingerprint`."""
+        config = self.config()
+        return sized_fingerprint(model_fingerprint(config), config, self.embedding_size)
+
+    def shortened(self, size: int) -> Embedder:
+        """Return this model with unit vectors of ``size`` numbers; it shares the weights, and cannot be saved.
+
+        A vector is the first numbers of the whole one (with nested sizes) or of the rotated whole one, scaled to length
+        1: ``sizes.shorten`` of the whole vector, to the bit.
+
+        Raises:
+            UserError: the size is out of range, or the model has neither nested sizes nor a rotation.
+        """
+        if self.whole is not None:
+            return self.whole[0].shortened(size)
+        config = {"embedding_size": self.embedding_size, "geometry": self.geometry.to_dict(), **self.sizes.to_config()}
+        check_size(size, config, "MODEL")
+        if size == self.embedding_size:
+            return self
+        twin = copy.copy(self)
+        twin.whole = (self,)
+        twin.size_map = torch.from_numpy(self.sizes.matrix(self.embedding_size, size))
+        twin.embedding_size = size
+        twin.compatible_with = tuple(sized_fingerprint(other, config, size) for other in self.compatible_with)
+        return twin
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return vectors [B, E] in float32, unit or points of the ball, for normalised images [B, 3, S, S]."""
+        vectors = super().forward(images)
+        return vectors if self.size_map is None else F.normalize(vectors @ self.size_map.to(vectors.device), dim=-1)
+
     def _learned_on_cpu(self) -> dict[str, Tensor]:
         return {name: value.detach().cpu().contiguous() for name, value in learned_weights(self).items()}
 
     def _config(self, content: bytes) -> dict[str, Any]:
+        if self.whole is not None:
+            return self.whole[0]._config(content)
         backbone = self.backbone
         compatible = {"compatible_with": list(self.compatible_with)} if self.compatible_with else {}
         return {
@@ -216,6 +268,7 @@ class Embedder(Network, Encoder):
             "weights_sha256": hashlib.sha256(content).hexdigest(),
             "preprocessing": _preprocessing(backbone),
             **compatible,
+            **self.sizes.to_config(),
         }
 
     def train(self, mode: bool = True) -> Embedder:
@@ -234,7 +287,10 @@ class Embedder(Network, Encoder):
         See `fuse`, and `Int8Model` for ``int8``. The result is cached until the model is changed or trained, or another
         precision is requested.
         """
-        form = self._inference.get(self, precision)
+        if self.whole is not None:
+            form: PixelEmbedder = ShortForm(self.whole[0].inference_form(precision), self.sizes, self.embedding_size)
+        else:
+            form = self._inference.get(self, precision)
         self._log_form(form)
         return form
 

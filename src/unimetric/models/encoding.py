@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -14,11 +15,13 @@ from torch import Tensor
 from unimetric.data.batches import ImageLike, listed_images, prepared_batches
 from unimetric.data.images import ImageError
 from unimetric.data.transforms import EvaluationTransform
+from unimetric.errors import UserError
 from unimetric.models.devices import choose_precision
 from unimetric.models.inference import fuse
 from unimetric.models.int8 import Int8Model
 from unimetric.models.network import Network, learned_names
 from unimetric.models.per_image import PerImageModel
+from unimetric.models.sizes import Sizes
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +34,29 @@ class PixelEmbedder(Protocol):
 
     def embed_pixels(self, images: list[Tensor]) -> NDArray[np.float32]:
         """Return the vectors [n, E] of n images, uint8 [3, S, S] each."""
+
+
+@dataclass(frozen=True)
+class ShortForm:
+    """Inference form with shortened vectors.
+
+    Args:
+        form: The form of the whole vectors.
+        sizes: The means to shorten them.
+        size: s.
+    """
+
+    form: PixelEmbedder
+    sizes: Sizes
+    size: int
+
+    def describe(self) -> str:
+        """Return the precision, the device and the size in a few words."""
+        return f"{self.form.describe()}, {self.size} numbers"
+
+    def embed_pixels(self, images: list[Tensor]) -> NDArray[np.float32]:
+        """Return the vectors [n, s] of n images, uint8 [3, S, S] each."""
+        return self.sizes.shorten(self.form.embed_pixels(images), self.size)
 
 
 class InferenceCache:
@@ -89,8 +115,21 @@ class Encoder:
         """Return the fastest equivalent of the model in its present state, see `encode` for precisions."""
         raise NotImplementedError
 
+    def shortened(self, size: int) -> Encoder:
+        """Return the same model with vectors of ``size`` numbers.
+
+        Raises:
+            UserError: it has none.
+        """
+        raise UserError(f"--size is {size}: only a single model has shorter vectors; leave it out")
+
     def encode(
-        self, images: Sequence[ImageLike] | ImageLike, *, batch_size: int = 32, precision: str = "auto"
+        self,
+        images: Sequence[ImageLike] | ImageLike,
+        *,
+        batch_size: int = 32,
+        precision: str = "auto",
+        size: int | None = None,
     ) -> NDArray[np.float32]:
         """Embed images, each given as a path, a PIL image or an array.
 
@@ -103,13 +142,16 @@ class Encoder:
             batch_size: Images that are decoded and embedded at once.
             precision: ``bf16``, ``fp32``, or ``auto``: bf16 where the processor has instructions for it. ``int8``
                 is faster on a CPU and slightly less exact; see `Int8Model`.
+            size: Numbers of a vector, if fewer than E; see `Embedder.shortened`.
 
         Returns:
             Unit vectors, or points of the ball, float32 [N, E], in the order of ``images``.
 
         Raises:
-            UserError: a file that cannot be read, or an array that is not an image.
+            UserError: a file that cannot be read, an array that is not an image, or a model without shorter vectors.
         """
+        if size is not None and size != self.embedding_size:
+            return self.shortened(size).encode(images, batch_size=batch_size, precision=precision)
         batches = self.encode_batches(listed_images(images), batch_size=batch_size, precision=precision)
         vectors = [batch for batch, _ in batches]
         return np.concatenate(vectors) if vectors else np.empty((0, self.embedding_size), np.float32)

@@ -22,7 +22,6 @@ from unimetric.models.ensemble import Ensemble
 from unimetric.models.int8 import quantise
 from unimetric.models.onnx_export import missing_package, onnx_graph, torch_program
 from unimetric.models.onnx_runtime import OnnxNetwork, open_session
-from unimetric.models.saving import model_fingerprint
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 """The formats and their file extensions."""
@@ -107,7 +106,7 @@ def metadata(model: Embedder | Ensemble) -> dict[str, Any]:
     """Return the metadata of an exported file: its preprocessing, its model and its output."""
     transform = model.transform
     members = _members(model)
-    fingerprints = [model_fingerprint(member.config()) for member in members]
+    fingerprints = [member.fingerprint for member in members]
     return {
         "format": 1,
         "image_size": transform.image_size,

@@ -36,12 +36,15 @@ class Network(nn.Module):
             with others. A method without a head supports the sphere only.
 
     Attributes:
+        size_map: For a model with shortened vectors, the linear map [E, s] before they are normalised again; else None.
         recompute_blocks: Number of first blocks that, during training, keep only their input and are computed again in
             the backward pass: the same gradients with less memory, in more time.
 
     Raises:
         UserError: unknown method, option or geometry.
     """
+
+    size_map: Tensor | None = None
 
     def __init__(
         self,

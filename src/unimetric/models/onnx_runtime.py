@@ -21,6 +21,15 @@ from unimetric.files import explain_os_error, user_path
 _FORMAT = 1
 
 
+def default_name(precision: str, size: int | None = None) -> str:
+    """Return the name of an exported file without its extension.
+
+    >>> default_name("fp32"), default_name("int8", 32)
+    ('model', 'model.32.int8')
+    """
+    return ".".join(["model", *([] if size is None else [str(size)]), *([] if precision == "fp32" else [precision])])
+
+
 class OnnxNetwork:
     """A network of `unimetric.models.export`, run by onnxruntime.
 

@@ -11,10 +11,11 @@ from unimetric.files import explain_os_error
 from unimetric.formats.hub import HubName, push_files
 from unimetric.models.card import model_card
 from unimetric.models.saving import CARD, CONFIG, WEIGHTS, read_model_config, read_weights
+from unimetric.models.sizes import ROTATION
 
 _PUSHED = (
-    "separate", "harmonic", "unified", "counts", "distance", "intervals", "unified_gap", "thresholds", "model",
-    "extension",
+    "separate", "harmonic", "unified", "counts", "distance", "intervals", "unified_gap", "thresholds", "budgets",
+    "model", "extension",
 )  # fmt: skip
 """Parts of ``metrics.json`` that are pushed: measured numbers, but neither paths of images nor the machine."""
 
@@ -51,6 +52,8 @@ def push_model(
         config, sum(value.numel() for value in weights.values()), metrics, place=name.repo, license=license
     )
     files = {CONFIG: _bytes(folder / CONFIG), WEIGHTS: _bytes(folder / WEIGHTS), CARD: card.encode()}
+    if "rotation" in config:
+        files[ROTATION] = _bytes(folder / ROTATION)
     if metrics is not None:
         files["metrics.json"] = json.dumps(metrics, indent=2, ensure_ascii=False).encode()
     text = message or f"{config['method']['name']} on {config['backbone']['name']}"

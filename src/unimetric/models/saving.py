@@ -26,6 +26,7 @@ from unimetric.files import (
 )
 from unimetric.geometry import Geometry, make_geometry
 from unimetric.models.backbone import POOLS
+from unimetric.models.sizes import ROTATION, Rotation, Sizes
 
 FORMAT = 1
 WEIGHTS, CONFIG, CARD = "adapter.safetensors", "config.json", "README.md"
@@ -42,7 +43,9 @@ _DEEPEST = 16
 T = TypeVar("T")
 
 
-def write_model(folder: Path, config: dict[str, Any], weights: bytes, card: str) -> None:
+def write_model(
+    folder: Path, config: dict[str, Any], weights: bytes, card: str, rotation: Rotation | None = None
+) -> None:
     """Write a model folder: ``weights`` are the content of its safetensors file, ``card`` the text of its README.
 
     Raises:
@@ -54,10 +57,25 @@ def write_model(folder: Path, config: dict[str, Any], weights: bytes, card: str)
         staged = Path(staging)
         write_bytes(staged / WEIGHTS, weights)
         write_text(staged / CARD, card)
+        if rotation is not None:
+            write_bytes(staged / ROTATION, rotation.to_bytes())
         write_json(staged / CONFIG, config)
         # Rename the configuration last: it holds the weights' checksum, so a partly replaced folder does not load.
-        for name in (WEIGHTS, CARD, CONFIG):
+        for name in (WEIGHTS, *([] if rotation is None else [ROTATION]), CARD, CONFIG):
             (staged / name).replace(folder / name)
+        flush_folder(folder)
+
+
+def write_rotation(folder: Path, config: dict[str, Any], rotation: Rotation) -> None:
+    """Add a rotation to a model folder with this ``config.json``, or replace its rotation.
+
+    Raises:
+        UserError: no permission, or a full disk.
+    """
+    about = config | Sizes(rotation=rotation).to_config()
+    with explain_os_error(folder, "write to"):
+        write_bytes(folder / ROTATION, rotation.to_bytes())
+        write_json(folder / CONFIG, about)
         flush_folder(folder)
 
 
@@ -75,10 +93,11 @@ def model_fingerprint(config: dict[str, Any]) -> str:
     """Return the SHA-256, in hexadecimal, of everything that determines a model's vectors.
 
     Vectors of models with the same fingerprint may be mixed. It covers the backbone's and the learned weights, the
-    input size, the method and the geometry, but neither paths nor the precision of the arithmetic.
+    input size, the method and the geometry, but neither paths nor the precision of the arithmetic. The rotation is not
+    covered, because whole vectors do not depend on it; shorter ones have a `sized_fingerprint`.
     """
     backbone = {name: value for name, value in config["backbone"].items() if name != "weights"}
-    content = {**config, "backbone": backbone}
+    content = {name: value for name, value in config.items() if name != "rotation"} | {"backbone": backbone}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -163,10 +182,22 @@ def _read_config(folder: Path) -> dict[str, Any]:
     compatible = config.get("compatible_with", [])
     if not isinstance(compatible, list) or not all(_is_fingerprint(value) for value in compatible):
         raise UserError(f"{path}: compatible_with is {shown(compatible)}, not a list of fingerprints")
+    _check_sizes(path, config)
     for key, largest in (("embedding_size", 2**16), ("backbone.image_size", _LARGEST_IMAGE)):
         if not 1 <= _get(path, config, key, int) <= largest:
             raise UserError(f"{path}: {key} is {shown(_get(path, config, key, int))}; use 1 to {largest}")
     return config  # type: ignore[no-any-return]
+
+
+def _check_sizes(path: Path, config: dict[str, Any]) -> None:
+    nested, rotation = config.get("nested_sizes", []), config.get("rotation")
+    sizes = nested if isinstance(nested, list) else [None]
+    if not all(type(size) is int and 1 <= size < _get(path, config, "embedding_size", int) for size in sizes):
+        raise UserError(f"{path}: nested_sizes is {shown(nested)}, not a list of sizes below the embedding size")
+    if rotation is not None and not (
+        isinstance(rotation, dict) and _is_fingerprint(rotation.get("sha256")) and type(rotation.get("images")) is int
+    ):
+        raise UserError(f"{path}: rotation is {shown(rotation)}, not a fingerprint and a number of images")
 
 
 def _is_fingerprint(value: object) -> bool:

@@ -25,11 +25,13 @@ class ModelSource:
         weights: File of the backbone's weights, or one of the words of `ModelConfig.weights`; None for the one in the
             run folder's own configuration.
         device: Device and precision.
+        size: Numbers of a vector; None for all that the model gives.
     """
 
     path: Path | None = None
     weights: str | None = None
     device: DeviceConfig = field(default_factory=DeviceConfig)
+    size: int | None = None
 
     def at(self, path: Path) -> ModelSource:
         """Return the source of another model, with the same device and weights."""
@@ -75,10 +77,17 @@ class ModelSource:
         """Load the model onto its device.
 
         Raises:
-            UserError: the folder or the weights cannot be read or do not match, or the device is not available.
+            UserError: the folder or the weights cannot be read or do not match, the device is not available, or the
+                model has no vectors of that size.
         """
         from unimetric.models.devices import choose_device
         from unimetric.models.embedder import Embedder
+        from unimetric.models.saving import read_model_config
+        from unimetric.models.sizes import check_size
 
         device = choose_device(self.device.accelerator)
-        return Embedder.from_pretrained(self.folder, weights=self.weights_file).to(device)
+        folder = self.folder
+        if self.size is not None:
+            # Name the model as the user does.
+            check_size(self.size, read_model_config(folder)[1], str(self.path))
+        return Embedder.from_pretrained(folder, weights=self.weights_file, size=self.size).to(device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,9 @@ def inspect_image(
     measured = read_run(folder)
     if source.path is None:
         raise UserError(f"{folder} holds no model: name a run folder that unimetric train wrote, or add --model")
+    model = measured.metrics["model"]
+    if "shortened_from" in model:
+        source = replace(source, size=model["embedding_size"])
     embedder = source.load()
     vector = embedder.encode([image], precision=source.device.precision)
     gallery = measured.vectors.gallery

@@ -88,8 +88,11 @@ class Calibration:
         return self.separate.get(names[0], self.unified) if len(names) == 1 else self.unified
 
 
-def read_calibration(path: Path) -> Calibration | None:
-    """Return the calibration in a ``metrics.json``; None if it has none.
+def read_calibration(path: Path, size: int | None = None) -> Calibration | None:
+    """Return the calibration in a ``metrics.json`` for vectors of a size; None if it has none.
+
+    Shorter vectors have other scores. A measurement has the thresholds of its own size, and those of the sizes in its
+    table of budgets.
 
     Raises:
         UserError: the file cannot be read, or is damaged.
@@ -101,12 +104,21 @@ def read_calibration(path: Path) -> Calibration | None:
         raise UserError(f"{path} is not JSON ({error}); measure the model again with: unimetric evaluate") from error
     if not isinstance(metrics, dict):
         raise UserError(f"{path} holds no measurement; name a metrics.json or the folder that it is in")
-    if "thresholds" not in metrics:
+    thresholds = _of_size(metrics, size)
+    if thresholds is None:
         return None
     try:
-        return Calibration.from_dict(metrics["thresholds"])
+        return Calibration.from_dict(thresholds)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def _of_size(metrics: Mapping[str, Any], size: int | None) -> Any:
+    model, budgets = metrics.get("model"), metrics.get("budgets")
+    measured = model.get("embedding_size") if isinstance(model, dict) else None
+    if size is None or measured is None or measured == size:
+        return metrics.get("thresholds")
+    return budgets["thresholds"].get(str(size)) if isinstance(budgets, dict) and "thresholds" in budgets else None
 
 
 def _points(gallery: Mapping[str, Any]) -> dict[float, float | None]:

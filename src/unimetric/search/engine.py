@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from unimetric.errors import UserError, nearest_names
 from unimetric.files import user_path
+from unimetric.models.onnx_runtime import default_name
 
 if TYPE_CHECKING:
     from unimetric.config import DeviceConfig
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 ENGINES = ("auto", "torch", "onnx")
 """The names of engines."""
 
-FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
-"""The default name of the file that ``unimetric export`` writes, by precision."""
+PRECISIONS = ("fp32", "int8")
+"""Precisions of exported files."""
 
 
 def find_exported(
@@ -63,11 +64,12 @@ def find_exported(
     if named:
         return _named(index, user_path(str(model)), device.precision)
     precision = "fp32" if device.precision == "auto" else device.precision
-    files = _beside(user_path(model or index.model), precision)
+    files = _beside(user_path(model or index.model), default_name(precision, index.shortened_to))
     present = [file for file in files if file.is_file()]
     if engine == "onnx":
         if not present:
             options = "" if precision == "fp32" else f" --precision {precision}"
+            options += "" if index.shortened_to is None else f" --size {index.shortened_to}"
             raise UserError(
                 f"--engine is onnx, but {files[0]} does not exist: write it with unimetric export "
                 f"{files[0].parent}{options}"
@@ -83,13 +85,13 @@ def is_exported(model: str | Path | None) -> bool:
 
 
 def _computes_on(device: DeviceConfig) -> bool:
-    return device.accelerator in ("auto", "cpu") and device.precision in ("auto", *FILES)
+    return device.accelerator in ("auto", "cpu") and device.precision in ("auto", *PRECISIONS)
 
 
-def _beside(folder: Path, precision: str) -> list[Path]:
+def _beside(folder: Path, name: str) -> list[Path]:
     """Return the places of a model's exported file: in the run's folder, and in the model's."""
     run = folder.parent if folder.name == "model" else folder
-    return [run / FILES[precision], run / "model" / FILES[precision]]
+    return [run / f"{name}.onnx", run / "model" / f"{name}.onnx"]
 
 
 def _named(index: SearchIndex, file: Path, precision: str) -> ExportedEmbedder:

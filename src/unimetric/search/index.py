@@ -16,10 +16,10 @@ from unimetric.search.conditions import Condition, all_of, at_or_below, equals
 from unimetric.search.guarantee import Guarantee
 from unimetric.search.items import Added, Match, NewItem, StoredItem
 from unimetric.search.maintenance import Maintenance
-from unimetric.search.model import check_embedder, check_same_model, describe, load_embedder, renew
+from unimetric.search.model import check_embedder, create_for_model, load_embedder
 from unimetric.search.query import MAX_K, Searcher
 from unimetric.search.rows import NamedItem, metadata_kinds, named, signatures, stored_path
-from unimetric.search.stores import create_store, open_store
+from unimetric.search.stores import open_store
 from unimetric.search.stores.base import Store
 from unimetric.search.upgrade.both import delete_rows, thumbnail_before
 from unimetric.search.writing import ONCE, CommitRule, Progress, Writer
@@ -95,6 +95,7 @@ class SearchIndex:
         device: DeviceConfig | None = None,
         metrics: str | Path | None = None,
         false_match_rate: float | None = None,
+        size: int | None = None,
     ) -> SearchIndex:
         """Open a database for writing with a model; a missing one is created.
 
@@ -107,16 +108,14 @@ class SearchIndex:
             metrics: A ``metrics.json``, or the folder that holds it, with calibrated thresholds; by default that of
                 the run folder.
             false_match_rate: The rate that the threshold keeps, one of `FALSE_MATCH_RATES`; by default 0.01.
+            size: Numbers of a vector; by default those of the database, or of the model for a new one.
 
         Raises:
             DatabaseError: the database is damaged or cannot be written.
             ModelMismatchError: it holds another model's vectors.
         """
-        about = describe(model, weights, metrics, false_match_rate)
-        store = create_store(db, about, about["model"]["embedding_size"])
-        check_same_model(store, about, str(model))
-        renew(store, about, metrics is not None, false_match_rate)
-        return cls(store, embedder, None, None, device, None)
+        store = create_for_model(db, model, weights, metrics, false_match_rate, size)
+        return cls(store, embedder, device=device)
 
     def close(self) -> None:
         """Release the files. Everything added is on the disk already."""
@@ -143,6 +142,11 @@ class SearchIndex:
     def embedding_size(self) -> int:
         """The length of a vector, E."""
         return int(self._store.about["model"]["embedding_size"])
+
+    @property
+    def shortened_to(self) -> int | None:
+        """The length of a vector, if it is shorter than the model's own."""
+        return self._store.about["model"].get("shortened_to")  # type: ignore[no-any-return]
 
     @property
     def embedder(self) -> Embedder:
@@ -309,11 +313,7 @@ class SearchIndex:
         return self._searcher.datasets()
 
     def item(self, id: str) -> StoredItem:
-        """Return one row.
-
-        Raises:
-            ItemNotFoundError: no such item.
-        """
+        """Return one row, or raise an `ItemNotFoundError`."""
         return self._searcher.item(id)
 
     def thumbnail(self, id: str) -> bytes:
@@ -385,10 +385,7 @@ class SearchIndex:
         return embedder
 
     def maintain(self) -> bool:
-        """Run `optimise` if the database has grown to need an index, or many rows are not in it yet.
-
-        Rows that are not in the index are searched one by one until then.
-        """
+        """Run `optimise` if the database has grown to need an index, or many rows are not in it yet."""
         return self._maintenance.run_if_due()
 
     @property

@@ -9,6 +9,7 @@ from unimetric.errors import UserError
 from unimetric.files import user_path
 from unimetric.search.calibration import DEFAULT_RATE, Calibration, read_calibration
 from unimetric.search.errors import ModelMismatchError
+from unimetric.search.stores import create_store
 from unimetric.search.stores.base import FORMAT, Store, is_uri
 
 if TYPE_CHECKING:
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
 
 
 def describe(
-    model: str | Path, weights: str | Path | None, metrics: str | Path | None, false_match_rate: float | None
+    model: str | Path,
+    weights: str | Path | None,
+    metrics: str | Path | None,
+    false_match_rate: float | None,
+    size: int | None = None,
 ) -> dict[str, Any]:
     """Return the record of a new database about its model; the arguments are those of `SearchIndex.create`.
 
@@ -26,14 +31,18 @@ def describe(
     """
     # Slow to import, and reading a database needs neither.
     from unimetric.models.saving import model_fingerprint, read_model_config
+    from unimetric.models.sizes import check_size, sized_fingerprint
     from unimetric.models.source import ModelSource
 
     if is_uri(model):
         raise UserError(f"the model is {model}: name a folder on this machine")
     path = ModelSource(user_path(model)).folder
     folder, config = read_model_config(path)
+    size = config["embedding_size"] if size is None else size
+    check_size(size, config, str(model))
+    whole = model_fingerprint(config)
     file = ModelSource(path, None if weights is None else str(weights)).weights_file
-    calibration = _find_calibration(path, folder, metrics)
+    calibration = _find_calibration(path, folder, metrics, size)
     rate = DEFAULT_RATE if false_match_rate is None else false_match_rate
     if calibration is not None:
         calibration.threshold(rate)
@@ -47,16 +56,41 @@ def describe(
         "model": {
             "folder": str(folder.resolve()),
             "weights": None if file is None else str(Path(file).resolve()),
-            "fingerprint": model_fingerprint(config),
+            "fingerprint": sized_fingerprint(whole, config, size),
+            "whole_fingerprint": whole,
+            "shortened_to": None if size == config["embedding_size"] else size,
             "backbone": config["backbone"]["name"],
             "method": config["method"]["name"],
-            "embedding_size": config["embedding_size"],
+            "embedding_size": size,
             "geometry": config.get("geometry", {"name": "sphere"}),
         },
         "calibration": None if calibration is None else calibration.to_dict(),
         "false_match_rate": rate,
         "index": {"kind": "none", "rows": 0, "name": None, "efforts": []},
     }
+
+
+def create_for_model(
+    db: str | Path,
+    model: str | Path,
+    weights: str | Path | None,
+    metrics: str | Path | None,
+    false_match_rate: float | None,
+    size: int | None,
+) -> Store:
+    """Open a database for writing, or make one; the arguments are those of `SearchIndex.create`.
+
+    Raises:
+        DatabaseError: the database is damaged or cannot be written.
+        ModelMismatchError: it holds another model's vectors.
+    """
+    about = describe(model, weights, metrics, false_match_rate, size)
+    store = create_store(db, about, about["model"]["embedding_size"])
+    if size is None and _is_of_same_model(store, about) and store.vector_size < about["model"]["embedding_size"]:
+        about = describe(model, weights, metrics, false_match_rate, store.vector_size)
+    check_same_model(store, about, str(model))
+    renew(store, about, metrics is not None, false_match_rate)
+    return store
 
 
 def renew(store: Store, about: dict[str, Any], measured: bool, false_match_rate: float | None) -> None:
@@ -84,7 +118,21 @@ def check_same_model(store: Store, about: dict[str, Any], name: str) -> None:
     Raises:
         UserError: it is another one.
     """
-    _check_fingerprint(store, about["model"]["fingerprint"], name)
+    recorded, given = store.about["model"], about["model"]
+    if _is_of_same_model(store, about) and given["fingerprint"] != recorded["fingerprint"]:
+        sizes = recorded["embedding_size"], given["embedding_size"]
+        reason = (
+            f"holds vectors of {sizes[0]} numbers, not {sizes[1]}: leave --size out, or name another database"
+            if sizes[0] != sizes[1]
+            else f"holds vectors of {sizes[0]} numbers by another rotation of {name}: index the images anew"
+        )
+        raise ModelMismatchError(f"the search database {store.place} {reason}")
+    _check_fingerprint(store, given["fingerprint"], name)
+
+
+def _is_of_same_model(store: Store, about: dict[str, Any]) -> bool:
+    recorded = store.about["model"]
+    return bool(recorded.get("whole_fingerprint", recorded["fingerprint"]) == about["model"]["whole_fingerprint"])
 
 
 def check_embedder(store: Store, embedder: Embedder) -> None:
@@ -93,9 +141,7 @@ def check_embedder(store: Store, embedder: Embedder) -> None:
     Raises:
         UserError: it is another one.
     """
-    from unimetric.models.saving import model_fingerprint
-
-    _check_fingerprint(store, model_fingerprint(embedder.config()), "the given embedder")
+    _check_fingerprint(store, embedder.fingerprint, "the given embedder")
 
 
 def load_embedder(
@@ -110,6 +156,7 @@ def load_embedder(
     from unimetric.models.devices import choose_device
     from unimetric.models.embedder import Embedder
     from unimetric.models.saving import model_fingerprint, read_model_config
+    from unimetric.models.sizes import check_size, sized_fingerprint
     from unimetric.models.source import ModelSource
 
     recorded = store.about["model"]
@@ -118,10 +165,15 @@ def load_embedder(
         folder, config = read_model_config(place)
     except UserError as error:
         raise UserError(f"the model of the search database {store.place}: {error}; name it with --model") from error
-    if recorded["fingerprint"] not in config.get("compatible_with", []):
-        _check_fingerprint(store, model_fingerprint(config), str(place))
+    size = recorded["embedding_size"]
+    if size < config["embedding_size"]:
+        check_size(size, config, str(place))
+    fingerprints = (model_fingerprint(config), *config.get("compatible_with", ()))
+    own, *compatible = (sized_fingerprint(each, config, size) for each in fingerprints)
+    if recorded["fingerprint"] not in compatible:
+        _check_fingerprint(store, own, str(place))
     file = weights or (None if model else recorded["weights"])
-    embedder = Embedder.from_pretrained(folder, weights=file)
+    embedder = Embedder.from_pretrained(folder, weights=file, size=size)
     return embedder.to(choose_device("auto" if device is None else device.accelerator))
 
 
@@ -134,21 +186,28 @@ def _check_fingerprint(store: Store, fingerprint: str, name: str) -> None:
         )
 
 
-def _find_calibration(path: Path, folder: Path, metrics: str | Path | None) -> Calibration | None:
-    """The calibration of the named measurement, or else of the run or model folder's own, if there is one."""
+def _find_calibration(path: Path, folder: Path, metrics: str | Path | None, size: int) -> Calibration | None:
+    """Return the calibration of vectors of a size in the named measurement, or else in the folder's own.
+
+    Raises:
+        UserError: the named measurement has none.
+    """
     if metrics is not None:
         named_place = user_path(metrics)
         file = named_place / "metrics.json" if named_place.is_dir() else named_place
-        calibration = read_calibration(file)
+        calibration = read_calibration(file, size)
         if calibration is None:
-            raise UserError(f"{file} has no thresholds; measure the model again with: unimetric evaluate")
+            raise UserError(
+                f"{file} has no thresholds for vectors of {size} numbers; measure the model again with: "
+                f"unimetric evaluate --size {size}"
+            )
         return calibration
     places = [path, path / "evaluation"]
     if folder.name == "model" and (folder.parent / "config.yaml").is_file():
         places.append(folder.parent)
     for place in places:
         if (place / "metrics.json").is_file():
-            calibration = read_calibration(place / "metrics.json")
+            calibration = read_calibration(place / "metrics.json", size)
             if calibration is not None:
                 return calibration
     return None

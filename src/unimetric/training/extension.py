@@ -258,7 +258,7 @@ def carry_over_check(
     Raises:
         UserError: it is not; ``origin`` is named.
     """
-    wanted = make_loss(config.loss.name, len(pairs), config.model.embedding_size, config.loss.options).state_dict()
+    wanted = _loss_state(config, len(pairs))
     if {name: value.shape for name, value in wanted.items()} != {name: value.shape for name, value in before.items()}:
         raise UserError(
             f"{origin} holds no proxies of {len(pairs)} classes for the loss {config.loss.name}: the train classes are "
@@ -266,18 +266,18 @@ def carry_over_check(
         )
 
 
+def _loss_state(config: RunConfig, classes: int) -> dict[str, Tensor]:
+    model = config.model
+    loss = make_loss(config.loss.name, classes, model.embedding_size, config.loss.options, model.nested_sizes)
+    return loss.state_dict()
+
+
 def class_axes(config: RunConfig) -> dict[str, int | None]:
     """Return the class axis of each tensor of a loss's state, or None.
 
     Several proxies of a class are adjacent.
     """
-    shapes = [
-        {
-            name: tuple(value.shape)
-            for name, value in make_loss(config.loss.name, count, 1, config.loss.options).state_dict().items()
-        }
-        for count in (2, 3)
-    ]
+    shapes = [{name: tuple(value.shape) for name, value in _loss_state(config, count).items()} for count in (2, 3)]
     return {
         name: next((axis for axis, size in enumerate(two) if size != shapes[1][name][axis]), None)
         for name, two in shapes[0].items()

@@ -8,6 +8,7 @@ from unimetric.data.catalog import ClassIndex
 from unimetric.evaluation.evaluate_split import Measurement, Skipped
 from unimetric.files import write_json
 from unimetric.formats.vectors import write_measured
+from unimetric.geometry import Sphere
 from unimetric.progress import log_status
 from unimetric.training.baseline import compare_with_frozen
 from unimetric.training.checkpoint import Progress
@@ -15,6 +16,7 @@ from unimetric.training.drift import measure_extension
 from unimetric.training.extension import keep_replay
 from unimetric.training.provenance import provenance
 from unimetric.training.resolve import Run
+from unimetric.training.rotation import rotate
 from unimetric.training.setup import describe, left_out_of, unmeasured
 
 
@@ -28,6 +30,7 @@ def write_results(run: Run, progress: Progress) -> dict[str, Any]:
         UserError: nothing can be measured, a full disk, or no permission.
     """
     config, split, folder = run.config, run.split, run.folder
+    _fit_sizes(run)
     measurement = _measure(run)
     train_skipped = [Skipped(split.train[number], reason) for number, reason in sorted(progress.skipped.items())]
     validation_skipped = [
@@ -54,6 +57,18 @@ def write_results(run: Run, progress: Progress) -> dict[str, Any]:
         write_measured(folder.vectors, measurement.vectors)
     write_json(folder.metrics, metrics)
     return metrics
+
+
+def _fit_sizes(run: Run) -> None:
+    """Give the model the means to shorten its vectors, unless it was trained with nested sizes."""
+    embedder, evaluate = run.embedder, run.evaluate
+    if embedder.sizes.nested or not isinstance(embedder.geometry, Sphere):
+        return
+    if run.extension is not None and run.extension.compatible:
+        # Short vectors of the old model are searched with those of this one.
+        embedder.sizes = run.extension.teacher.sizes
+        return
+    rotate(embedder, run.split.train, batch_size=evaluate.batch_size, precision=evaluate.precision, read=evaluate.read)
 
 
 def _measure(run: Run) -> Measurement:

@@ -16,7 +16,7 @@ from unimetric.config import RunConfig
 from unimetric.data.loading import Batch
 from unimetric.errors import NonFiniteError, UserError
 from unimetric.formats.run_folder import RunFolder
-from unimetric.losses import CurricularFace, proxy_slice
+from unimetric.losses import CurricularFace, proxy_slice, whole_loss
 from unimetric.models.network import assign_weights, learned_weights
 from unimetric.models.petl.noise import drawing_for
 from unimetric.progress import console, duration, log_status, progress_bar
@@ -278,8 +278,9 @@ def train_step(run: Run, model: Any, optimiser: Any, batch: Batch, progress: Pro
         return None
     if run.clip_value > 0:
         nn.utils.clip_grad_value_(learned, run.clip_value)
-    if isinstance(run.loss, CurricularFace) and run.loss.drawn is not None:
-        step_rows(run.optimiser, run.loss.proxies, run.loss.drawn)
+    drawing = whole_loss(run.loss)
+    if isinstance(drawing, CurricularFace) and drawing.drawn is not None:
+        step_rows(run.optimiser, drawing.proxies, drawing.drawn)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return value

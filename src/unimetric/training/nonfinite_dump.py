@@ -112,7 +112,13 @@ def replay_step(folder: str | Path, *, precision: str | None = None, device: str
     embedder = build_embedder(config)
     if embedder.backbone.fingerprint != facts["backbone_fingerprint"]:
         raise UserError(f"{path}: the backbone {config.model.backbone} has other weights here than in the run")
-    loss = make_loss(config.loss.name, facts["number_of_classes"], embedder.embedding_size, config.loss.options)
+    loss = make_loss(
+        config.loss.name,
+        facts["number_of_classes"],
+        embedder.embedding_size,
+        config.loss.options,
+        config.model.nested_sizes,
+    )
     embedder.load_state_dict(_part(tensors, "model"), strict=False)
     loss.load_state_dict(_part(tensors, "loss"))
     place = choose_device(device)

@@ -211,7 +211,7 @@ def _items(split: Split) -> list[Item]:
 
 
 def _make_loss(config: RunConfig, classes: int, embedding_size: int) -> nn.Module:
-    return make_loss(config.loss.name, classes, embedding_size, config.loss.options)
+    return make_loss(config.loss.name, classes, embedding_size, config.loss.options, config.model.nested_sizes)
 
 
 def _divide_proxies(loss: nn.Module, processes: Processes) -> None:

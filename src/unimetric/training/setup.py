@@ -31,6 +31,7 @@ from unimetric.models.devices import choose_precision
 from unimetric.models.embedder import Embedder
 from unimetric.models.ensemble import Ensemble
 from unimetric.models.petl import METHODS, method_options
+from unimetric.models.sizes import Sizes
 from unimetric.progress import log_status
 from unimetric.training.extension import with_replay
 from unimetric.training.provenance import describe_processor
@@ -44,14 +45,25 @@ def check_options(config: RunConfig) -> None:
             or range, or a geometry that is not the loss's.
     """
     method_options(config.model.method, config.model.options)
+    model = config.model
     chosen_loggers(config.training.loggers)
-    make_loss(config.loss.name, 2, config.model.embedding_size, config.loss.options)
+    make_loss(config.loss.name, 2, model.embedding_size, config.loss.options)
     if config.training.shard_proxies and config.loss.name != "curricularface":
         raise UserError(
             f"--training.shard_proxies is true, but --loss.name is {config.loss.name!r}: only the proxies of "
             "curricularface can be divided; use that, or false"
         )
     geometry = choose_geometry(config)
+    if model.nested_sizes and geometry.name != "sphere":
+        raise UserError(
+            f"--model.nested_sizes is {model.nested_sizes}, which is for embeddings on the sphere, but --loss.name "
+            f"{config.loss.name} works on {geometry.name!r}: use another loss, or leave it out"
+        )
+    if model.nested_sizes and config.training.shard_proxies:
+        raise UserError(
+            f"--model.nested_sizes is {model.nested_sizes} and --training.shard_proxies is true: proxies that are "
+            "divided have no nested sizes; leave one of the two out"
+        )
     if config.training.start == "discriminant" and geometry.name != "sphere":
         raise UserError(
             f"--training.start is 'discriminant', which is for embeddings on the sphere, but --loss.name "
@@ -152,7 +164,11 @@ def build_embedder(config: RunConfig) -> Embedder:
     geometry = choose_geometry(config)
     backbone = make_backbone(model.backbone, weights=model.weights, image_size=model.image_size, pool=model.pool)
     torch.manual_seed(config.training.seed)
-    return Embedder(backbone, model.method, model.options, model.embedding_size, geometry)
+    embedder = Embedder(backbone, model.method, model.options, model.embedding_size, geometry)
+    if embedder.head is not None:
+        nested = sorted({size for size in model.nested_sizes if size < model.embedding_size})
+        embedder.sizes = Sizes(nested=tuple(nested))
+    return embedder
 
 
 def configured_reader(config: RunConfig, image_size: int, items: Sequence[Item]) -> ImageReader:
@@ -231,6 +247,8 @@ def _describe_model(embedder: Embedder) -> dict[str, Any]:
         "image_size": embedder.backbone.image_size,
         "method": embedder.method_name,
         "embedding_size": embedder.embedding_size,
+        **({"nested_sizes": list(embedder.sizes.nested)} if embedder.sizes.nested else {}),
+        **({} if embedder.whole is None else {"shortened_from": embedder.whole[0].embedding_size}),
         "geometry": embedder.geometry.to_dict(),
         "trainable_parameters": embedder.trainable_parameter_count(),
     }

@@ -1,0 +1,55 @@
+"""The rotation that shortens the vectors of a model without nested sizes, fitted on images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from PIL import Image
+
+from unimetric.data.catalog import Item
+from unimetric.data.images import decode_image
+from unimetric.evaluation.evaluate_split import embed_items
+from unimetric.models.embedder import Embedder
+from unimetric.models.sizes import fit_rotation
+
+_FEWEST = 1000
+_PER_NUMBER = 4
+"""Images for every number of a vector: with 4, sizes 16 to 64 have the Recall@1 of ten times as many, on held-out
+classes of eight domains."""
+
+T = TypeVar("T")
+
+
+def rotate(
+    embedder: Embedder,
+    items: Sequence[Item],
+    *,
+    batch_size: int = 32,
+    precision: str = "auto",
+    read: Callable[[Path], Image.Image] = decode_image,
+) -> None:
+    """Fit a rotation on some of the images, evenly drawn, and give it to a model on the sphere.
+
+    Images that cannot be read are left out. Whole vectors do not change.
+
+    Raises:
+        UserError: none of the images can be read.
+    """
+    drawn = evenly(items, max(_FEWEST, _PER_NUMBER * embedder.embedding_size))
+    embedded = embed_items(
+        embedder, drawn, batch_size=batch_size, precision=precision, description="Fitting shorter vectors", read=read
+    )
+    embedder.sizes = replace(embedder.sizes, rotation=fit_rotation(embedded.vectors))
+
+
+def evenly(values: Sequence[T], count: int) -> list[T]:
+    """Return at most ``count`` of the values, evenly spread.
+
+    >>> evenly("abcdef", 3)
+    ['a', 'c', 'e']
+    """
+    kept = min(count, len(values))
+    return [values[number * len(values) // kept] for number in range(kept)]
