@@ -39,6 +39,7 @@ def index(
     metrics: Annotated[str | None, _THRESHOLD] = None,
     false_match_rate: Annotated[float | None, _THRESHOLD] = None,
     calibrate: Annotated[list[str] | None, _THRESHOLD] = None,
+    per_class: Annotated[bool, _THRESHOLD] = False,
     device: Annotated[DeviceConfig, Without({"processes", "machines"})],
 ) -> int:
     """Embed images into a search database.
@@ -66,12 +67,15 @@ def index(
         false_match_rate: Rate that the threshold keeps: 0.1, 0.01, 0.001 or 0.0001.
         calibrate: Folders of class folders or manifests of labelled images that are not in the database, to calibrate
             its thresholds and the sets of unimetric search --guarantee on.
+        per_class: Let --calibrate give each class a threshold of its own, so that one threshold means the same for all.
         device: Device and precision.
     """
     if model is None and not (delete_dataset or delete_path or build_index or optimise or calibrate):
         raise MissingOptionError(
             "MODEL is missing: write unimetric index MODEL FOLDER --db PATH, or an option that changes the database"
         )
+    if per_class and not calibrate:
+        raise OptionError("--per_class needs --calibrate with labelled images: it is an option of that calibration")
     if vectors and (sources or delete_missing or delete_dataset or delete_path or dataset):
         raise OptionError("--vectors takes MODEL and --db only: index folders and delete in commands of their own")
     if vectors and model is None:
@@ -119,12 +123,18 @@ def index(
         if kind is not None:
             log_status("Every search is exact now." if kind == "none" else f"An index of kind {kind} was made.")
     if calibrate:
-        _calibrate(db, calibrate, batch_size, model, weights, device)
+        _calibrate(db, calibrate, per_class, batch_size, model, weights, device)
     return 0
 
 
 def _calibrate(
-    db: str, sources: Sequence[str], batch_size: int, model: Path | None, weights: str | None, device: DeviceConfig
+    db: str,
+    sources: Sequence[str],
+    per_class: bool,
+    batch_size: int,
+    model: Path | None,
+    weights: str | None,
+    device: DeviceConfig,
 ) -> None:
     """Calibrate a database on the images of some sources, and print the result."""
     from unimetric.data.sources import read_sources
@@ -135,13 +145,18 @@ def _calibrate(
     for note in dict.fromkeys(note for dataset in datasets for note in dataset.notes):
         log_status(f"note: {note}", style="yellow")
     queries = [item for dataset in datasets for item in dataset.items]
-    result = calibrate_database(db, queries, batch_size=batch_size, model=model, weights=weights, device=device)
+    result = calibrate_database(
+        db, queries, per_class=per_class, batch_size=batch_size, model=model, weights=weights, device=device
+    )
     for entry in result.refused:
         log_status(f"skipped {escaped(entry.path)}: {entry.reason}")
     log_status(
         f"Calibrated on {result.queries} images; {result.absent} more are of classes that the database does not have, "
         f"and {len(result.refused)} were skipped."
     )
+    before, after = result.opis
+    if per_class and before is not None and after is not None:
+        log_status(f"The operating-point inconsistency of the thresholds (OPIS) went from {before:.4f} to {after:.4f}.")
 
 
 def _print_indexed(indexed: Indexed, count: int, db: str, delete_missing: bool) -> None:

@@ -32,8 +32,8 @@ FALSE_ACCEPT_RATES = (0.1, 0.01)
 THRESHOLDS = 101
 """Thresholds between them, equally spaced."""
 PAIRS = 2_000_000
-"""Pairs of each kind in all, at most, if there are no more than 20,000 classes."""
-_PER_CLASS = (100, 2000)
+"""Pairs of each kind in all, at most, if there are no more than 40,000 classes."""
+_PER_CLASS = (50, 2000)
 """The fewest and the most pairs of each kind that represent a class."""
 
 _HIGH, _BETWEEN, _PRIOR = 0.99, 0.5, 1.0
@@ -74,7 +74,7 @@ class ClassPairs:
 
 
 def class_pairs(retrieval: Retrieval, seed: int = 0) -> ClassPairs:
-    """Return the similarities of the pairs of every class in the gallery.
+    """Return the similarities of the pairs of every class in the gallery that has a query.
 
     Of more than 2,000 pairs of a kind (fewer with more than 1,000 classes), as many are drawn with replacement.
 
@@ -85,7 +85,7 @@ def class_pairs(retrieval: Retrieval, seed: int = 0) -> ClassPairs:
     generator = np.random.default_rng(seed)
     queries, gallery = _Groups(retrieval.query_classes.numpy()), _Groups(retrieval.gallery_classes.numpy())
     own = retrieval.self_indices.numpy()
-    numbers = np.unique(gallery.classes)
+    numbers = np.intersect1d(gallery.classes, queries.classes)
     limit = int(np.clip(PAIRS // max(1, len(numbers)), *_PER_CLASS))
     pairs, sizes, totals = [np.empty((0, 2), np.int64)], [], []
     for number in numbers.tolist():

@@ -19,6 +19,7 @@ from unimetric.search.stores.base import Store
 
 if TYPE_CHECKING:
     from unimetric.config import DeviceConfig
+    from unimetric.evaluation import Report
     from unimetric.models.embedder import Embedder
 
 
@@ -32,12 +33,15 @@ class Calibrated:
     """Queries whose class has none; they give a score for absent things only."""
     refused: tuple[Refused, ...]
     """Images that cannot be read."""
+    opis: tuple[float | None, float | None]
+    """The operating-point inconsistency of the queries and rows with one threshold, and as it is now."""
 
 
 def calibrate_database(
     db: str | Path,
     queries: Sequence[Item],
     *,
+    per_class: bool = False,
     batch_size: int = 32,
     model: str | Path | None = None,
     weights: str | None = None,
@@ -50,6 +54,7 @@ def calibrate_database(
     Args:
         db: A folder, or an object-storage URI.
         queries: Images with the labels and datasets of the database's rows.
+        per_class: Give each class a threshold of its own, from its rows.
         batch_size: Images per forward pass.
         model: The model's folder, if it was moved.
         weights: The file of the backbone's weights.
@@ -68,13 +73,15 @@ def calibrate_database(
         precision = "auto" if device is None else device.precision
         embedded = embed_items(embedder, queries, batch_size=batch_size, precision=precision)
         kept = [replace(item, label=_storable(item.label), dataset=_storable(item.dataset)) for item in embedded.items]
-        thresholds, counts = _measure(store, embedder, kept, embedded.vectors)
+        report, thresholds = _measure(store, embedder, kept, embedded.vectors, per_class)
         store.write_about({**store.about, "calibration": {**thresholds, "database": True}})
     finally:
         store.close()
     refused = tuple(Refused(str(entry.item.path), entry.reason) for entry in embedded.skipped)
-    absent = counts["queries_without_positive"]
-    return Calibrated(counts["queries"] - absent, absent, refused)
+    absent = report.counts.queries_without_positive
+    before = report.unified_thresholds.consistency
+    opis = None if before is None else before.opis, thresholds["unified"]["consistency"]["opis"]
+    return Calibrated(report.counts.queries - absent, absent, refused, opis)
 
 
 def _check_datasets(store: Store, queries: Sequence[Item]) -> None:
@@ -90,12 +97,48 @@ def _check_datasets(store: Store, queries: Sequence[Item]) -> None:
 
 
 def _measure(
-    store: Store, embedder: Embedder, queries: Sequence[Item], vectors: NDArray[np.float32]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the thresholds, as in ``metrics.json``, and the counts."""
+    store: Store, embedder: Embedder, queries: Sequence[Item], vectors: NDArray[np.float32], per_class: bool
+) -> tuple[Report, dict[str, Any]]:
+    """Return the report of the queries in the rows, and the thresholds to record, as in ``metrics.json``."""
+    import torch
+
     from unimetric.evaluation import evaluate
     from unimetric.evaluation.evaluate_split import distance_options
+    from unimetric.evaluation.labels import self_indices_of
+    from unimetric.evaluation.metrics import Retrieval
+    from unimetric.evaluation.neighbours import compared
+    from unimetric.evaluation.rows import MEMORY
+    from unimetric.search.class_thresholds import NO_LABEL, with_class_thresholds
 
+    rows, row_vectors = _read_rows(store)
+    # A row without a label is no query's class.
+    labels = [label or NO_LABEL + id for label, id in zip(rows["label"], rows["id"], strict=True)]
+    ids = [item_id(item.dataset, stored_path(item.path)) for item in queries]
+    options = distance_options(embedder.geometry)
+    report = evaluate(
+        vectors,
+        [item.label for item in queries],
+        [item.dataset for item in queries],
+        gallery=(row_vectors, labels, rows["dataset"], rows["id"]),
+        ids=ids,
+        **options,
+    )
+    if not per_class:
+        return report, report.to_dict()["thresholds"]
+    sides = compared(vectors, row_vectors, ("queries", "rows"), memory=MEMORY, **options)
+    searched = Retrieval(
+        sides.queries,
+        sides.gallery,
+        torch.from_numpy(report.per_query.query_classes),
+        torch.from_numpy(report.per_query.gallery_classes),
+        self_indices_of(ids, rows["id"], "ids"),
+        sides.distance,
+    )
+    return report, with_class_thresholds(report, searched)
+
+
+def _read_rows(store: Store) -> tuple[dict[str, list[str]], NDArray[np.float32]]:
+    """Return id, dataset and label of all rows, and their vectors [G, E]."""
     columns = ("id", "dataset", "label")
     rows: dict[str, list[str]] = {name: [] for name in columns}
     parts = [np.empty((0, store.vector_size), np.float32)]
@@ -104,17 +147,7 @@ def _measure(
             rows[name] += block[name].to_pylist()
         flat = block["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         parts.append(flat.reshape(len(block), -1).astype(np.float32, copy=False))
-    # A row without a label is no query's class.
-    labels = [label or f"\0{id}" for label, id in zip(rows["label"], rows["id"], strict=True)]
-    report = evaluate(
-        vectors,
-        [item.label for item in queries],
-        [item.dataset for item in queries],
-        gallery=(np.concatenate(parts), labels, rows["dataset"], rows["id"]),
-        ids=[item_id(item.dataset, stored_path(item.path)) for item in queries],
-        **distance_options(embedder.geometry),
-    ).to_dict()
-    return report["thresholds"], report["counts"]
+    return rows, np.concatenate(parts)
 
 
 def _storable(text: str) -> str:

@@ -29,10 +29,12 @@ class Calibration:
     Attributes:
         unified: of all datasets in one gallery.
         separate: of each dataset alone.
+        classes: the offsets of classes, as `class_thresholds` records them; None with one threshold for all.
     """
 
     unified: Mapping[str, Any]
     separate: Mapping[str, Mapping[str, Any]]
+    classes: Mapping[str, Mapping[str, Any]] | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
@@ -42,7 +44,9 @@ class Calibration:
             UserError: it is no calibration.
         """
         try:
-            calibration = cls(dict(values["unified"]), dict(values["separate"]))
+            calibration = cls(dict(values["unified"]), dict(values["separate"]), values.get("classes"))
+            for own in (calibration.classes or {}).values():
+                float(own["other"]), dict(own["labels"])
             for gallery in (calibration.unified, *calibration.separate.values()):
                 _points(gallery)
                 _confidence(gallery, 0.5)
@@ -56,7 +60,13 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for the database's record."""
-        return {"unified": dict(self.unified), "separate": {name: dict(part) for name, part in self.separate.items()}}
+        plain = {"unified": dict(self.unified), "separate": {name: dict(part) for name, part in self.separate.items()}}
+        return plain if self.classes is None else {**plain, "classes": dict(self.classes)}
+
+    def evidence(self, score: float, dataset: str, label: str) -> float:
+        """Return the number that is compared with thresholds: the score, less the offset of the row's class."""
+        own = None if self.classes is None else self.classes.get(dataset)
+        return score if own is None else score - float(own["labels"].get(label, own["other"]))
 
     def threshold(self, rate: float, datasets: Sequence[str] | None = None) -> float | None:
         """Return the score from which an answer is a match, at a rate of false matches; None without enough queries.

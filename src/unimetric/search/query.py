@@ -202,6 +202,8 @@ class Searcher:
         return self._vectors.nearest(vectors, k, columns, condition, exact)
 
     def _match(self, row: dict[str, Any], score: float, threshold: float | None, names: tuple[str, ...]) -> Match:
+        calibration = self._calibration
+        evidence = score if calibration is None else calibration.evidence(score, row["dataset"], row["label"])
         return Match(
             id=row["id"],
             score=score,
@@ -209,8 +211,8 @@ class Searcher:
             label=row["label"],
             path=row["path"],
             metadata=_metadata(row),
-            is_match=None if threshold is None else score >= threshold,
-            confidence=None if self._calibration is None else self._calibration.confidence(score, names),
+            is_match=None if threshold is None else evidence >= threshold,
+            confidence=None if calibration is None else calibration.confidence(evidence, names),
         )
 
 
