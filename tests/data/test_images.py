@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from PIL import Image, features
 
 from image_files import attempt, encode, pixels, png, png_chunk, tiff
 from unimetric.data.images import SUFFIXES, UNSUPPORTED, ImageError, array_to_rgb, decode_image, is_image_name, to_rgb
+from unimetric.data.images.jpeg_xl import header_size
 from unimetric.errors import UserError
 
 # Rows and columns differ everywhere, so that no turn of the picture looks like another.
@@ -486,8 +488,6 @@ def test_other_endings_of_the_formats_are_those_of_images(ending: str, tmp_path:
 OTHER_FORMATS = {
     "jp2": ("JPEG 2000", b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 "),
     "j2k": ("JPEG 2000", b"\xff\x4f\xff\x51\0\x2f"),
-    "jxl": ("JPEG XL", b"\0\0\0\x0cJXL \r\n\x87\n"),
-    "JXL": ("JPEG XL", b"\xff\x0a\xfa\x7f"),
     "jxr": ("JPEG XR", b"II\xbc\1\x20"),
     "psd": ("PSD", b"8BPS\0\1"),
     "ico": ("ICO", b"\0\0\1\0\1\0"),
@@ -581,6 +581,72 @@ def test_heic(orientation: int) -> None:
     assert np.abs(decoded - expected).mean() < 4
     with pytest.raises(ImageError, match=r"too many pixels \(1200 > 1199\)"):
         decode_image(buffer.getvalue(), max_pixels=1199)
+
+
+def jxl(size: tuple[int, int], mode: str = "RGB", **options: Any) -> bytes:
+    pytest.importorskip("pillow_jxl")
+    buffer = io.BytesIO()
+    Image.new(mode, size, "gold" if mode == "RGB" else 180).save(buffer, "JXL", **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    # Sides of every length of number, and all ratios that have a name; in a container, for its EXIF, and without.
+    "size",
+    [
+        (1, 1),
+        (256, 256),
+        (264, 256),
+        (40, 30),
+        (120, 100),
+        (160, 90),
+        (125, 100),
+        (100, 50),
+        (45, 30),
+        (513, 1),
+        (3, 9001),
+    ],
+)
+def test_jpeg_xl_sizes_are_read_before_the_pixels(size: tuple[int, int]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for content in (jxl(size), jxl(size, exif=exif.tobytes())):
+        assert header_size(io.BytesIO(content)) == size
+        image = decode_image(content)
+        # The orientation in the EXIF data of this format does not count.
+        assert image.size == size
+        assert image.getpixel((0, 0)) == pytest.approx((255, 215, 0), abs=16)
+        pixels = size[0] * size[1]
+        with pytest.raises(ImageError, match=rf"too many pixels \({pixels} > {pixels - 1}\)"):
+            decode_image(content, max_pixels=pixels - 1)
+
+
+def test_damaged_jpeg_xl_is_an_image_error() -> None:
+    random = np.random.default_rng(0)
+    for content in (jxl((40, 30)), jxl((40, 30), exif=b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0")):
+        for length in (2, 3, 5, 9, 21, 40, len(content) - 1):
+            with pytest.raises(ImageError):
+                decode_image(content[:length])
+        for _ in range(100):
+            changed = bytearray(content)
+            changed[random.integers(2, len(content))] = random.integers(0, 256)
+            with suppress(ImageError):
+                decode_image(bytes(changed), max_pixels=10**6)
+
+
+def test_without_its_package_jpeg_xl_names_the_extra() -> None:
+    script = """
+import sys
+sys.modules["pillow_jxl"] = None
+from unimetric.data.images import UNSUPPORTED, ImageError, decode_image
+assert UNSUPPORTED[".jxl"] == "JPEG XL"
+try:
+    decode_image(b"\\xff\\x0a" + bytes(40))
+except ImageError as error:
+    print(error)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout == "JPEG XL needs an extra; pip install 'unimetric[jxl]', or convert it to JPEG or PNG\n"
 
 
 def test_a_closed_image_is_called_closed(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from unimetric.data.images.formats import (
     content_problem,
     unsupported_reason,
 )
+from unimetric.data.images.jpeg_xl import open_jpeg_xl
 from unimetric.data.images.pixels import ImageError, decoding_problem, file_reason, to_rgb
 from unimetric.data.images.stripping import strip_metadata
 
@@ -75,7 +76,7 @@ def _decode(file: IO[bytes], path: Path | None, max_pixels: int, at_least: int |
     head = b""
     try:
         head = file.read(HEAD_BYTES)
-        with _open(file, head) as image:
+        with _open(file, head, max_pixels) as image:
             _check_not_raw(image, head, path)
             _check_size(image.size, max_pixels)
             if at_least is not None and image.format == "JPEG":
@@ -91,7 +92,9 @@ def _decode(file: IO[bytes], path: Path | None, max_pixels: int, at_least: int |
         raise ImageError(reason, path, code) from error
 
 
-def _open(file: IO[bytes], head: bytes) -> Image.Image:
+def _open(file: IO[bytes], head: bytes, max_pixels: int) -> Image.Image:
+    if content_format(head) == "JPEG XL" and unsupported_reason("JPEG XL") is None:
+        return open_jpeg_xl(file, lambda size: _check_size(size, max_pixels))
     if content_format(head) == "HEIC" and unsupported_reason("HEIC") is None:
         from pillow_heif import HeifImageFile
 

@@ -14,6 +14,7 @@ HEAD_BYTES = 512
 
 _AVIF = "avif" in features.modules and bool(features.check("avif"))
 _HEIC = find_spec("pillow_heif") is not None
+_JPEG_XL = find_spec("pillow_jxl") is not None
 
 _READ = {
     "JPEG": ".jpg .jpeg .jpe .jfif .jif .mpo",
@@ -24,14 +25,13 @@ _READ = {
     "TIFF": ".tif .tiff",
     "Netpbm": ".pbm .pgm .ppm .pnm .pfm",
 }
-_WITH_MORE = {"AVIF": ".avif .avifs", "HEIC": ".heic .heif .hif"}
+_WITH_MORE = {"AVIF": ".avif .avifs", "HEIC": ".heic .heif .hif", "JPEG XL": ".jxl"}
 _CAMERA_RAW = (
     *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".iiq", ".kdc", ".nef", ".nrw", ".orf", ".pef", ".raf"),
     *(".rw2", ".sr2", ".srw", ".x3f"),
 )
 _NOT_READ = {
     "JPEG 2000": ".jp2 .j2k .j2c .jpf .jpx .jpm",
-    "JPEG XL": ".jxl",
     "JPEG XR": ".jxr .wdp .hdp",
     "TGA": ".tga",
     "PCX": ".pcx",
@@ -54,7 +54,8 @@ _NOT_READ = {
     "camera raw": ".raw",
     **{f"camera raw ({ending[1:].upper()})": ending for ending in _CAMERA_RAW},
 }
-_READABLE = _READ.keys() | ({"AVIF"} if _AVIF else set()) | ({"HEIC"} if _HEIC else set())
+_MAY_BE_READ = {"AVIF": _AVIF, "HEIC": _HEIC, "JPEG XL": _JPEG_XL}
+_READABLE = _READ.keys() | {name for name, is_read in _MAY_BE_READ.items() if is_read}
 _ENDINGS = {ending: name for name, endings in (_READ | _WITH_MORE | _NOT_READ).items() for ending in endings.split()}
 
 SUFFIXES = frozenset(ending for ending, name in _ENDINGS.items() if name in _READABLE)
@@ -71,6 +72,7 @@ _REMEDY = "convert it to JPEG or PNG"
 _MISSING = {
     "AVIF": f"AVIF needs Pillow 11.3 or newer; pip install -U pillow, or {_REMEDY}",
     "HEIC": f"HEIC needs an extra; pip install 'unimetric[heic]', or {_REMEDY}",
+    "JPEG XL": f"JPEG XL needs an extra; pip install 'unimetric[jxl]', or {_REMEDY}",
 }
 
 _MAGIC = (
