@@ -586,7 +586,7 @@ def test_heic(orientation: int) -> None:
 def jxl(size: tuple[int, int], mode: str = "RGB", **options: Any) -> bytes:
     pytest.importorskip("pillow_jxl")
     buffer = io.BytesIO()
-    Image.new(mode, size, "gold" if mode == "RGB" else 180).save(buffer, "JXL", **options)
+    Image.new(mode, size, "gold" if mode == "RGB" else 180).save(buffer, "JXL", lossless=True, **options)
     return buffer.getvalue()
 
 
@@ -615,7 +615,7 @@ def test_jpeg_xl_sizes_are_read_before_the_pixels(size: tuple[int, int]) -> None
         image = decode_image(content)
         # The orientation in the EXIF data of this format does not count.
         assert image.size == size
-        assert image.getpixel((0, 0)) == pytest.approx((255, 215, 0), abs=16)
+        assert image.getpixel((0, 0)) == (255, 215, 0)
         pixels = size[0] * size[1]
         with pytest.raises(ImageError, match=rf"too many pixels \({pixels} > {pixels - 1}\)"):
             decode_image(content, max_pixels=pixels - 1)
@@ -624,7 +624,7 @@ def test_jpeg_xl_sizes_are_read_before_the_pixels(size: tuple[int, int]) -> None
 def test_damaged_jpeg_xl_is_an_image_error() -> None:
     random = np.random.default_rng(0)
     for content in (jxl((40, 30)), jxl((40, 30), exif=b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0")):
-        for length in (2, 3, 5, 9, 21, 40, len(content) - 1):
+        for length in range(2, len(content)):
             with pytest.raises(ImageError):
                 decode_image(content[:length])
         for _ in range(100):
