@@ -18,6 +18,7 @@ from unimetric.bulk.work_units import WorkUnit
 from unimetric.data.images import ImageError, image_file, is_image_name, without_box
 from unimetric.errors import UserError
 from unimetric.formats import storage
+from unimetric.formats.storage_access import StorageError
 
 MAX_BYTES = 1 << 30
 """Largest member of an archive; larger ones are refused before they are read."""
@@ -70,6 +71,9 @@ def _read(place: str, base: Path) -> bytes:
         raise ImageError("file not found") from error
     except PermissionError as error:
         raise ImageError("no permission") from error
+    except StorageError:
+        # The next attempt may find the image; a finished shard would lack it for ever.
+        raise
     except (OSError, pa.ArrowException, UserError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ImageError(f"cannot be read ({reason})") from error

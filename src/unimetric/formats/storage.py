@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import posixpath
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlparse
 
-import pyarrow as pa
-import pyarrow.fs
+import pyarrow.fs as pa_fs
 
-from unimetric.errors import UserError
 from unimetric.files import make_folder, user_path, write_bytes
+from unimetric.formats.storage_access import check_bucket, explained_access, file_system
+
+_BUFFER = 1 << 20
+"""Bytes that are read at once from object storage, at least."""
 
 
 def local_path(place: str) -> Path | None:
@@ -41,18 +44,25 @@ def open_file(place: str) -> IO[bytes]:
     """Open a file for reading in any order.
 
     Raises:
-        OSError: the file is missing or unreadable.
+        OSError: the file is missing; or, on this machine, unreadable.
+        StorageError: object storage cannot be reached.
         UserError: the kind of storage is unknown.
     """
     path = local_path(place)
     if path is not None:
         return path.open("rb")
-    system, inner = _system(place)
-    return system.open_input_file(inner)  # type: ignore[no-any-return]
+    system, inner = file_system(place)
+    with explained_access(place, "read"):
+        remote = system.open_input_file(inner)
+    return io.BufferedReader(_RemoteFile(place, remote), _BUFFER)
 
 
 def read_bytes(place: str) -> bytes:
     """Return the content of a file; errors as for `open_file`."""
+    if local_path(place) is None:
+        system, inner = file_system(place)
+        with explained_access(place, "read"), system.open_input_file(inner) as remote:
+            return remote.read()  # type: ignore[no-any-return]
     with open_file(place) as file:
         return file.read()
 
@@ -61,19 +71,19 @@ def list_files(place: str, *, recursive: bool = True) -> list[str]:
     """Return the files in a folder, sorted; empty if there is no folder.
 
     Raises:
-        UserError: it cannot be listed.
+        StorageError: it cannot be listed.
     """
     path = local_path(place)
     if path is not None:
         found = path.rglob("*") if recursive else path.glob("*")
         return sorted(str(file) for file in found if file.is_file())
-    system, inner = _system(place)
-    try:
-        infos = system.get_file_info(pa.fs.FileSelector(inner, recursive=recursive, allow_not_found=True))
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"cannot list {place}: {_reason(error)}; check the address and its credentials") from error
+    system, inner = file_system(place)
+    with explained_access(place, "list"):
+        infos = system.get_file_info(pa_fs.FileSelector(inner, recursive=recursive, allow_not_found=True))
+    if not infos:
+        check_bucket(place)
     scheme = place.partition("://")[0]
-    return sorted(f"{scheme}://{info.path}" for info in infos if info.type == pa.fs.FileType.File)
+    return sorted(f"{scheme}://{info.path}" for info in infos if info.type == pa_fs.FileType.File)
 
 
 def write_whole(place: str, content: bytes) -> None:
@@ -89,35 +99,37 @@ def write_whole(place: str, content: bytes) -> None:
         make_folder(path.parent)
         write_bytes(path, content)
         return
-    system, inner = _system(place)
-    try:
-        system.create_dir(posixpath.dirname(inner), recursive=True)
+    system, inner = file_system(place)
+    with explained_access(place, "write"):
+        if not place.startswith("s3://"):
+            # S3 has no folders: one would be another object.
+            system.create_dir(posixpath.dirname(inner), recursive=True)
         with system.open_output_stream(inner) as file:
             file.write(content)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"cannot write {place}: {_reason(error)}; check the address and its credentials") from error
 
 
-def _system(place: str) -> tuple[Any, str]:
-    """The file system of a URI, and the path in it."""
-    try:
-        return pa.fs.FileSystem.from_uri(place)  # type: ignore[no-any-return]
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return _fsspec_system(place)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"cannot reach {place}: {_reason(error)}; check the address and its credentials") from error
+class _RemoteFile(io.RawIOBase):
+    """An object that is read in any order; failures of the storage are `StorageError`s, damage is its reader's."""
 
+    def __init__(self, place: str, file: Any) -> None:
+        self._place, self._file = place, file
 
-def _fsspec_system(place: str) -> tuple[Any, str]:
-    # Installed with torch; slow to import, and only needed for storage that pyarrow does not support.
-    import fsspec
+    def readable(self) -> bool:
+        return True
 
-    try:
-        system, inner = fsspec.core.url_to_fs(place)
-    except (ValueError, ImportError, OSError) as error:
-        raise UserError(f"cannot reach {place}: {_reason(error)}; install fsspec's package for it") from error
-    return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(system)), inner
+    def seekable(self) -> bool:
+        return True
 
+    def readinto(self, buffer: Any) -> int:
+        with explained_access(self._place, "read"):
+            return int(self._file.readinto(buffer))
 
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

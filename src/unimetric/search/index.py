@@ -35,7 +35,7 @@ __all__ = ["MAX_K", "SearchIndex"]
 class SearchIndex:
     """Images of one or more datasets that are searched by an image, a vector, or one of themselves.
 
-    Several threads may search at once; writing is for one process at a time. Use it in a ``with`` block, or `close` it.
+    Several threads and processes may search and write at once. Use it in a ``with`` block, or `close` it.
     """
 
     def __init__(
@@ -273,10 +273,10 @@ class SearchIndex:
         with self._adding:
             tasks = named(items)
             # Of two with the same dataset and path, keep the later one.
-            distinct = list({task.id: task for task in tasks}.values())
-            kinds = metadata_kinds((task.item for task in distinct), self.metadata_columns)
-            known = signatures(self._store.rows_of([task.id for task in distinct], self._signature_columns))
-            progress = self.write(distinct, kinds, known, batch_size=batch_size, rule=ONCE)
+            latest = {task.id: task for task in tasks}
+            kinds = metadata_kinds((task.item for task in latest.values()), self.metadata_columns)
+            known = signatures(self._store.rows_of(list(latest), self._signature_columns, newest=True))
+            progress = self.write(list(latest.values()), kinds, known, batch_size=batch_size, rule=ONCE)
         if progress.written:
             self._maintenance.start_if_due()
         ids = tuple(None if task.id in progress.refused_ids else task.id for task in tasks)

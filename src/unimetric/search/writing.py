@@ -150,7 +150,7 @@ class Writer:
         """Write pending items in one commit: embedded images, and rows of which only label or metadata changed."""
         if not self._done and not self._kept:
             return
-        old = self.store.rows_of([named.id for named, _ in self._kept], ["id", "vector", "thumbnail"])
+        old = self.store.rows_of([named.id for named, _ in self._kept], ["id", "vector", "thumbnail"], newest=True)
         places = {id: place for place, id in enumerate(old["id"].to_pylist())}
         # A row that was deleted meanwhile stays deleted.
         kept = [(named, content_hash) for named, content_hash in self._kept if named.id in places]

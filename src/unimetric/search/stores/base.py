@@ -103,8 +103,11 @@ class Store(Protocol):
     def rows(self, columns: Sequence[str], where: Condition | None = None, limit: int | None = None) -> pa.Table:
         """Return some columns of the rows that meet a condition."""
 
-    def rows_of(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
-        """Return some columns of the rows with these ids, in no order; unknown ids have no row."""
+    def rows_of(self, ids: Sequence[str], columns: Sequence[str], *, newest: bool = False) -> pa.Table:
+        """Return some columns of the rows with these ids, in no order; unknown ids have no row.
+
+        ``newest`` looks for commits of other processes first, for changes that depend on what is there.
+        """
 
     def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Yield some columns of all rows, a bounded number of rows at a time."""

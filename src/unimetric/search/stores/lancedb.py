@@ -24,6 +24,7 @@ from unimetric.search.conditions import Condition, is_one_of
 from unimetric.search.conditions.tree import And
 from unimetric.search.errors import DatabaseError, DatabaseMissingError
 from unimetric.search.stores.base import COLUMNS, KINDS, Effort, VectorIndex, is_uri
+from unimetric.search.stores.lancedb_commits import commit
 from unimetric.search.stores.lancedb_errors import explained
 from unimetric.search.stores.lancedb_sql import to_sql
 from unimetric.search.stores.lancedb_tables import (
@@ -96,14 +97,11 @@ class LanceStore:
         if not is_uri(place):
             check_place(Path(place))
         connection = connect(place)
-        found = read_about(place, connection)
         with lock(place), explained(place, "write to"):
-            if found is None:
-                connection.create_table(ABOUT, data=about_row(about))
-                found = about
-            items = open_table(place, connection, ITEMS)
-            if items is None:
-                items = connection.create_table(ITEMS, schema=items_schema(vector_size))
+            # Opens what is there. Of two that create a table at once, the second gets that of the first.
+            connection.create_table(ABOUT, data=about_row(about), exist_ok=True)
+            items = connection.create_table(ITEMS, schema=items_schema(vector_size), exist_ok=True)
+            found = read_about(place, connection) or about
         return cls(place, connection, items, found)
 
     def close(self) -> None:
@@ -158,8 +156,11 @@ class LanceStore:
             query = self._table.search().select(list(columns)).limit(limit)
             return (query if where is None else query.where(to_sql(where))).to_arrow()
 
-    def rows_of(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
+    def rows_of(self, ids: Sequence[str], columns: Sequence[str], *, newest: bool = False) -> pa.Table:
         """Return some columns of the rows with these ids, in no order; unknown ids have no row."""
+        if newest:
+            with explained(self.place, "read"):
+                self._table.checkout_latest()
         parts = [self.rows(columns, is_one_of("id", some), limit=len(some)) for some in _portions(ids)]
         return pa.concat_tables(parts) if parts else self._schema.empty_table().select(list(columns))
 
@@ -220,24 +221,27 @@ class LanceStore:
         Columns that the database lacks are added first. Without ``insert`` no row is added.
         """
         with self._change():
+            commit(self._table, lambda: self._merge(rows, insert))
+
+    def _merge(self, rows: pa.Table, insert: bool) -> None:
+        present = self._table.schema
+        if missing := [field for field in rows.schema if field.name not in present.names]:
+            self._table.add_columns(pa.schema(missing))
             present = self._table.schema
-            if missing := [field for field in rows.schema if field.name not in present.names]:
-                self._table.add_columns(pa.schema(missing))
-                present = self._table.schema
-            columns = {
-                field.name: rows[field.name] if field.name in rows.column_names else pa.nulls(len(rows), field.type)
-                for field in present
-            }
-            merge = self._table.merge_insert("id").when_matched_update_all()
-            merge = merge.when_not_matched_insert_all() if insert else merge
-            merge.execute(pa.table(columns, schema=present))
+        columns = {
+            field.name: rows[field.name] if field.name in rows.column_names else pa.nulls(len(rows), field.type)
+            for field in present
+        }
+        merge = self._table.merge_insert("id").when_matched_update_all()
+        merge = merge.when_not_matched_insert_all() if insert else merge
+        merge.execute(pa.table(columns, schema=present))
 
     def delete(self, where: Condition) -> int:
         """Delete the rows that meet a condition in one commit, and return their number."""
         with self._change():
             count = self.count(where)
             if count:
-                self._table.delete(to_sql(where))
+                commit(self._table, lambda: self._table.delete(to_sql(where)))
             return count
 
     def delete_ids(self, ids: Sequence[str], where: Condition | None = None) -> int:
@@ -248,7 +252,7 @@ class LanceStore:
     def compact(self) -> None:
         """Merge small files, put new rows into the indexes, and drop versions older than an hour."""
         with self._change():
-            self._table.optimize(cleanup_older_than=_KEPT_VERSIONS)
+            commit(self._table, lambda: self._table.optimize(cleanup_older_than=_KEPT_VERSIONS))
 
     @property
     def index(self) -> VectorIndex | None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from unimetric.errors import UserError, escaped
+from unimetric.formats.storage_access import access_remedy
 from unimetric.search.errors import DatabaseError, DatabaseMissingError
 from unimetric.search.stores.base import is_uri
 
@@ -42,7 +43,7 @@ def _explanation(error: BaseException, place: str, action: str) -> DatabaseError
     if isinstance(error, OSError) and error.errno is not None:
         return DatabaseError(f"{failed}: {os.strerror(error.errno)}")
     if is_uri(place):
-        return DatabaseError(f"{failed}: {reason}; check its name, the network and the credentials")
+        return DatabaseError(f"{failed}: {reason}; {access_remedy(place)}")
     folder = Path(place)
     if not folder.is_dir():
         return DatabaseMissingError(f"{failed}: the folder is gone")

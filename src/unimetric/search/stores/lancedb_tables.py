@@ -15,8 +15,10 @@ from filelock import FileLock
 
 from unimetric.errors import UserError
 from unimetric.files import check_writable, make_folder
+from unimetric.formats.storage_access import S3_ATTEMPTS, StorageError, check_bucket, s3_endpoint, s3_region
 from unimetric.search.errors import DatabaseError
 from unimetric.search.stores.base import COLUMNS, FORMAT, is_uri
+from unimetric.search.stores.lancedb_commits import KEYED
 from unimetric.search.stores.lancedb_errors import explained
 
 ABOUT, ITEMS = "about", "items"
@@ -29,9 +31,10 @@ _SCHEMES = ("s3", "s3+ddb", "gs", "az", "abfss", "hf", "oss", "cos", "tos", "mem
 
 def items_schema(vector_size: int) -> pa.Schema:
     """Return the columns of ``items`` without metadata."""
-    texts = [pa.field(name, pa.string(), nullable=False) for name in COLUMNS[:6]]
+    key = pa.field("id", pa.string(), nullable=False, metadata=KEYED)
+    texts = [pa.field(name, pa.string(), nullable=False) for name in COLUMNS[1:6]]
     vector = pa.field("vector", pa.list_(pa.float32(), vector_size), nullable=False)
-    return pa.schema([*texts, vector, pa.field("thumbnail", pa.binary())])
+    return pa.schema([key, *texts, vector, pa.field("thumbnail", pa.binary())])
 
 
 def lancedb() -> Any:
@@ -53,14 +56,33 @@ def connect(place: str) -> Any:
     scheme = place.partition("://")[0]
     if is_uri(place) and scheme not in _SCHEMES:
         raise UserError(f"the search database {place} has no scheme that is known; use s3://, gs:// or az://")
+    try:
+        check_bucket(place)
+    except StorageError as error:
+        raise DatabaseError(f"cannot open the search database: {error}") from error
     with explained(place, "open"):
-        return lancedb().connect(place, read_consistency_interval=READERS_SEE_WRITES_WITHIN)
+        return lancedb().connect(
+            place, read_consistency_interval=READERS_SEE_WRITES_WITHIN, storage_options=storage_options(place)
+        )
 
 
 async def connect_reader(place: str) -> Any:
     """Open ``items`` once more, for queries from an event loop."""
-    connection = await lancedb().connect_async(place, read_consistency_interval=READERS_SEE_WRITES_WITHIN)
+    connection = await lancedb().connect_async(
+        place, read_consistency_interval=READERS_SEE_WRITES_WITHIN, storage_options=storage_options(place)
+    )
     return await connection.open_table(ITEMS)
+
+
+def storage_options(place: str) -> dict[str, str] | None:
+    """Return LanceDB's options for object storage; it reads the credentials from the environment itself."""
+    if not place.startswith("s3://"):
+        return None
+    endpoint, region = s3_endpoint(), s3_region()
+    options = {"client_max_retries": str(S3_ATTEMPTS)}
+    if endpoint is not None:
+        options |= {"aws_endpoint": endpoint, "allow_http": str(endpoint.startswith("http://")).lower()}
+    return options if region is None else {**options, "aws_region": region}
 
 
 def check_place(folder: Path) -> None:
