@@ -7,6 +7,7 @@ A source string is ``[NAME=][FORMAT:]PATH``:
 - ``FORMAT``: one of `SOURCES`, where it does not follow from the path; the folder of a benchmark dataset is
   recognised by its annotation files;
 - ``NAME``: the dataset's name, or the front part of the names where the source holds several;
+- ``hf:PATH``: a set of the library ``datasets`` (see `hf`);
 - the bare word ``demo``: the demo collections, built on first use (a folder of that name is ``./demo``).
 
 An existing path that contains ``=`` or ``:`` is read as a path.
@@ -26,6 +27,7 @@ from unimetric.data.sources.benchmarks import BENCHMARKS, refuse_neighbours
 from unimetric.data.sources.benchmarks.finding import recognise
 from unimetric.data.sources.benchmarks.published import PUBLISHED
 from unimetric.data.sources.folder import read_folder, read_images
+from unimetric.data.sources.hf import read_hf
 from unimetric.data.sources.manifest import read_manifest
 from unimetric.data.sources.metadata import Metadata, read_metadata
 from unimetric.data.sources.split_names import named_as_splits
@@ -50,6 +52,7 @@ SOURCES: dict[str, Callable[[Path, str | None], list[Dataset]]] = {
     "folder": read_folder,
     "manifest": read_manifest,
     "demo": read_demo,
+    "hf": read_hf,
     **BENCHMARKS,
 }
 """The reader of every format: it takes the path and the name given, or None."""
@@ -84,6 +87,8 @@ def read_source(text: str, *, classes: bool = True) -> list[Dataset]:
         return read_images(path, name)
     if format_name == "manifest":
         return read_manifest(path, name, classes=classes)
+    if format_name == "hf":
+        return read_hf(path, name, classes=classes)
     return SOURCES[format_name](path, name)
 
 
