@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from audit_pictures import Colours, compressed, picture
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from unimetric.curation.copies import AGREEMENT, best_of, exact_copies, grouped, near_copies
+from audit_pictures import Colours, compressed, picture
+from unimetric.curation.copies import best_of, exact_copies, grouped, near_copies
 from unimetric.curation.measurements import measure
 from unimetric.data.catalog import Item
+from unimetric.data.near_copies import AGREEMENT
 from unimetric.errors import UserError
 
 

@@ -253,7 +253,7 @@ def test_the_commands(
     assert (first["matches"][0]["path"], len(first["matches"])) == (str(query), 10)
     assert {match["dataset"] for match in second["matches"]} == {"hats"}
     assert set(first["matches"][0]) == {
-        *("id", "score", "dataset", "label", "path", "metadata", "is_match", "confidence"),
+        *("id", "score", "dataset", "label", "path", "metadata", "is_match", "confidence", "copies"),
     }
 
     with monkeypatch.context() as patched:

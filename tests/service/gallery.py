@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from datetime import date, datetime
 from io import BytesIO
 from typing import Any
 
@@ -12,9 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from stubs import StubIndex
 
+from unimetric.search.columns import ColumnSummary
 from unimetric.search.items import ItemNotFoundError, Match, StoredItem
 
 HOSTILE = "<b>O'Brien & sons</b>"
+CATALOGUES = ("hats", "shoes", HOSTILE)
+SEASONS = ("summer", "it's winter", "spring")
 THRESHOLD = 0.8
 
 
@@ -40,11 +44,13 @@ def vector_of(image: Image.Image) -> NDArray[np.float32]:
 class Gallery(StubIndex):
     """Items of three catalogues, 48 pictures each in two sizes of likeness, with columns of every kind.
 
-    Items 0 to 11 of a catalogue are alike; ``where`` is recorded and otherwise ignored.
+    Items 0 to 11 of a catalogue are alike, and 0 to 2 count as copies of a picture; ``where`` is recorded and otherwise
+    ignored.
     """
 
-    def __init__(self, calibrated: bool = True, per_catalogue: int = 48) -> None:
+    def __init__(self, calibrated: bool = True, per_catalogue: int = 48, per_class: int = 1) -> None:
         super().__init__()
+        self._per_class = per_class
         self.threshold = THRESHOLD if calibrated else None  # type: ignore[assignment]
         self.metadata_columns = {
             "price": "number",
@@ -52,13 +58,18 @@ class Gallery(StubIndex):
             "sold": "boolean",
             "made": "date",
             "seen at": "time",
+            "season": "text",
         }
         self.embedder.transform.crop = vector_of
         self.conditions: list[str | None] = []
         self._rows: dict[str, tuple[StoredItem, bytes, NDArray[np.float32]]] = {}
-        for shift, dataset in enumerate(("hats", "shoes", HOSTILE)):
-            for number in range(per_catalogue):
-                self._add(dataset, shift, number)
+        for dataset in CATALOGUES:
+            self.fill(dataset, per_catalogue)
+
+    def fill(self, dataset: str, count: int) -> None:
+        """Add the first items of a catalogue."""
+        for number in range(count):
+            self._add(dataset, CATALOGUES.index(dataset), number)
 
     def _add(self, dataset: str, shift: int, number: int) -> None:
         image = noise(1000 * shift)
@@ -67,8 +78,9 @@ class Gallery(StubIndex):
             image = Image.blend(image, noise(1000 * shift + number), 0.12 + 0.02 * number if number < 12 else 1.0)
         id = hashlib.md5(f"{dataset}{number}".encode(), usedforsecurity=False).hexdigest()
         metadata: dict[str, Any] = {"price": number + 0.5, "colour": f"shade_{number}", "sold": number % 2 == 0}
+        metadata["season"] = SEASONS[number % 3]
         path = f"/data/catalogue-{shift}/{'sub_folder-' * 6}{number}/a_picture.of-it <i>.png"
-        item = StoredItem(id, dataset, f"species_no-{number}.of/{dataset}", path, metadata, "0" * 64)
+        item = StoredItem(id, dataset, f"species_no-{number // self._per_class}.of/{dataset}", path, metadata, "0" * 64)
         self._rows[id] = item, png(image), vector_of(image)
 
     def _embed_pixels(self, pixels: list[Any]) -> Any:
@@ -89,7 +101,14 @@ class Gallery(StubIndex):
         return self._nearest(self._row(id)[2], k, id, **filters)
 
     def _nearest(
-        self, vector: Any, k: int, left_out: str | None, datasets: Any = None, where: Any = None, exact: bool = False
+        self,
+        vector: Any,
+        k: int,
+        left_out: str | None,
+        datasets: Any = None,
+        where: Any = None,
+        exact: bool = False,
+        group_copies: bool = False,
     ) -> list[Match]:
         self.conditions.append(where)
         found = []
@@ -101,7 +120,8 @@ class Gallery(StubIndex):
             if self.threshold is not None:
                 match = replace(match, is_match=score >= THRESHOLD, confidence=min(0.999, max(0.0, score * 0.2 + 0.83)))
             found.append(match)
-        return sorted(found, key=lambda match: (-match.score, match.id))[:k]
+        found.sort(key=lambda match: (-match.score, match.id))
+        return (_folded(found) if group_copies else found)[:k]
 
     def _row(self, id: str) -> tuple[StoredItem, bytes, NDArray[np.float32]]:
         if id not in self._rows:
@@ -118,7 +138,41 @@ class Gallery(StubIndex):
         items = [item for item, _, _ in self._rows.values() if not datasets or item.dataset in datasets]
         return [items[place] for place in np.random.default_rng(seed).permutation(len(items))[:n]]
 
+    def columns(self) -> list[ColumnSummary]:
+        """The summaries of the columns, as of one with too many colours to choose from."""
+        rows = [item.metadata for item, _, _ in self._rows.values()]
+        prices = [row["price"] for row in rows]
+        seasons = tuple((season, sum(row["season"] == season for row in rows)) for season in SEASONS)
+        sold = tuple((value, sum(row["sold"] == value for row in rows)) for value in (True, False))
+        content: dict[str, Any] = {
+            "price": ((), min(prices, default=None), max(prices, default=None)),
+            "season": (seasons, None, None),
+            "sold": (sold, None, None),
+            "made": ((), date(2020, 1, 1), date(2024, 12, 31)),
+            "seen at": ((), datetime(2020, 1, 1, 12, 30), datetime(2024, 12, 31)),
+        }
+        return [
+            ColumnSummary(name, kind, 99, 0, *content.get(name, ((), None, None)))
+            for name, kind in self.metadata_columns.items()
+        ]
+
     def first(self, dataset: str = "hats") -> tuple[StoredItem, bytes]:
         """An item that has others like it, and its picture."""
         item, picture, _ = next(row for row in self._rows.values() if row[0].dataset == dataset)
         return item, picture
+
+
+def _folded(found: list[Match]) -> list[Match]:
+    """Fold items 0 to 2 of a catalogue into the most similar of them."""
+    first: dict[str, int] = {}
+    folded: list[Match] = []
+    for match in found:
+        if match.metadata["price"] > 2.5:
+            folded.append(match)
+        elif match.dataset in first:
+            place = first[match.dataset]
+            folded[place] = replace(folded[place], copies=(*folded[place].copies, match))
+        else:
+            first[match.dataset] = len(folded)
+            folded.append(match)
+    return folded

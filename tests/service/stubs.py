@@ -13,9 +13,10 @@ import httpx
 import numpy as np
 from PIL import Image
 
+from unimetric.search.columns import ColumnSummary
 from unimetric.search.items import Match, StoredItem
 from unimetric.service.app import create_app
-from unimetric.service.folder import FolderIndexer
+from unimetric.service.folder import IndexingState
 from unimetric.service.options import ServiceConfig
 from unimetric.service.run import Runner, listen, url_of
 
@@ -25,7 +26,7 @@ ID = "0123456789abcdef" * 2
 class StubIndex:
     """As much of `SearchIndex` as the service uses. A replaced method can wait, fail or return a lot."""
 
-    fingerprint, threshold = "stub", None
+    fingerprint, threshold, group_copies = "stub", None, False
 
     def __init__(self) -> None:
         self.metadata_columns: dict[str, str] = {}
@@ -53,6 +54,9 @@ class StubIndex:
     def search_item(self, id: str, k: int, **filters: Any) -> list[Match]:
         return self.search_vectors(None, k)[0]
 
+    def columns(self) -> list[ColumnSummary]:
+        return []
+
     def item(self, id: str) -> StoredItem:
         return StoredItem(id, "hats", "bowler", "/hats/1.jpg", {}, "0" * 64)
 
@@ -64,6 +68,22 @@ class StubIndex:
 
     def delete(self, ids: Any) -> int:
         return 1
+
+
+class StubFolder:
+    """A folder whose indexing is as far as a test sets it."""
+
+    folder = "/data/photos"
+    train_command: str | None = None
+
+    def __init__(self, state: IndexingState) -> None:
+        self.state = state
+
+    def start(self) -> None:
+        """Index nothing."""
+
+    def stop(self) -> None:
+        """Stop nothing."""
 
 
 class Block:
@@ -114,7 +134,7 @@ def served(
     index: Any = None,
     token: str | None = None,
     read_token: str | None = None,
-    folder: FolderIndexer | None = None,
+    folder: Any = None,
     **options: Any,
 ) -> Iterator[Served]:
     """Run the service in a thread, on a free port of this machine."""

@@ -40,6 +40,7 @@ def index(
     false_match_rate: Annotated[float | None, _THRESHOLD] = None,
     calibrate: Annotated[list[str] | None, _THRESHOLD] = None,
     per_class: Annotated[bool, _THRESHOLD] = False,
+    group_copies: bool | None = None,
     device: Annotated[DeviceConfig, Without({"processes", "machines"})],
 ) -> int:
     """Embed images into a search database.
@@ -68,6 +69,7 @@ def index(
         calibrate: Folders of class folders or manifests of labelled images that are not in the database, to calibrate
             its thresholds and the sets of unimetric search --guarantee on.
         per_class: Let --calibrate give each class a threshold of its own, so that one threshold means the same for all.
+        group_copies: Record that searches give one answer for all copies of a picture.
         device: Device and precision.
     """
     if model is None and not (delete_dataset or delete_path or build_index or optimise or calibrate):
@@ -106,6 +108,7 @@ def index(
                 false_match_rate=false_match_rate,
                 weights=weights,
                 size=size,
+                group_copies=group_copies,
                 device=device,
             )
         except KeyboardInterrupt:
@@ -185,6 +188,7 @@ def index_sources(
     false_match_rate: float | None = None,
     weights: str | None = None,
     size: int | None = None,
+    group_copies: bool | None = None,
     device: DeviceConfig | None = None,
 ) -> tuple[Indexed, int, bool]:
     """Embed and write the images of the sources that are new or changed.
@@ -198,7 +202,7 @@ def index_sources(
         commit_rows: Rows per commit, rounded up to whole batches.
         strict: Stop at the first image that cannot be read.
         delete_missing: Delete rows of the sources' datasets that the sources no longer name.
-        metrics, false_match_rate, weights, size, device: As for `SearchIndex.create`.
+        metrics, false_match_rate, weights, size, group_copies, device: As for `SearchIndex.create`.
 
     Returns:
         The result, the number of rows in the database, and True if an index was made.
@@ -217,7 +221,14 @@ def index_sources(
     named = [_renamed(sources, dataset)] if dataset is not None else list(sources)
     items, unusable = source_items(named, strict)
     index = SearchIndex.create(
-        db, model, weights=weights, device=device, metrics=metrics, false_match_rate=false_match_rate, size=size
+        db,
+        model,
+        weights=weights,
+        device=device,
+        metrics=metrics,
+        false_match_rate=false_match_rate,
+        group_copies=group_copies,
+        size=size,
     )
     with index:
         indexed = index_items(

@@ -33,6 +33,7 @@ def search(
     exact: bool = False,
     guarantee: float | None = None,
     guarantee_delta: float | None = None,
+    group_copies: bool | None = None,
     json: bool = False,
     false_match_rate: float | None = None,
     model: Path | None = None,
@@ -52,6 +53,7 @@ def search(
         guarantee: Instead of K answers, print one of each class that the image may be of, so that the right class is
             among them with this probability, such as 0.95.
         guarantee_delta: Accepted probability that the images of the calibration were too untypical for the guarantee.
+        group_copies: One answer for all copies of a picture; by default as recorded when indexing.
         json: Print JSON instead of tables.
         false_match_rate: Rate that the threshold keeps; by default as recorded.
         model: The model's folder, if it was moved, or an exported .onnx file.
@@ -69,6 +71,7 @@ def search(
             exact=exact,
             guarantee=guarantee,
             guarantee_delta=guarantee_delta,
+            group_copies=group_copies,
             false_match_rate=false_match_rate,
             engine=engine,
             model=model,
@@ -138,6 +141,7 @@ def search_images(
     exact: bool = False,
     guarantee: float | None = None,
     guarantee_delta: float | None = None,
+    group_copies: bool | None = None,
     false_match_rate: float | None = None,
     model: str | Path | None = None,
     weights: str | None = None,
@@ -164,13 +168,15 @@ def search_images(
         # Before the model is loaded, which takes seconds.
         index.check(k, datasets, where, promised)
         decoded = [_decoded(image) for image in images]
+        filters: dict[str, Any] = {"datasets": datasets, "where": where, "exact": exact}
+        filters |= {"guarantee": promised, "group_copies": group_copies}
         exported = find_exported(index, model, engine, device, note=lambda text: log_status(f"note: {text}"))
         if exported is not None:
             vectors = exported.encode(decoded)
-            found = index.search_vectors(vectors, k, datasets=datasets, where=where, exact=exact, guarantee=promised)
+            found = index.search_vectors(vectors, k, **filters)
             log_status(f"Embedded by {exported.path} ({exported.encoded_in}).")
         else:
-            found = index.search(decoded, k, datasets=datasets, where=where, exact=exact, guarantee=promised)
+            found = index.search(decoded, k, **filters)
             log_status(f"Embedded by {folder or index.model} ({index.embedder.encoded_in}).")
         threshold = index.threshold_of(datasets)
         rate = index.false_match_rate
@@ -210,12 +216,14 @@ def _table(answer: Answer) -> Table:
     if answer.threshold is not None:
         table.add_column("match")
     names = list(dict.fromkeys(name for match in answer.matches for name in match.metadata))
-    for name in ("dataset", "label", *names, "path"):
+    folded = any(match.copies for match in answer.matches)
+    for name in ("dataset", "label", *names, *(["copies"] if folded else []), "path"):
         table.add_column(Text(name), overflow="fold")
     for number, match in enumerate(answer.matches, 1):
         verdict = [] if match.is_match is None else ["yes" if match.is_match else "no"]
         values = [_shown(match.metadata.get(name)) for name in names]
-        cells = [str(number), f"{match.score:.4f}", *verdict, match.dataset, match.label, *values, match.path]
+        copies = [str(len(match.copies) + 1) if match.copies else ""] if folded else []
+        cells = [str(number), f"{match.score:.4f}", *verdict, match.dataset, match.label, *values, *copies, match.path]
         table.add_row(*(Text(cell) for cell in cells), style=None if match.is_match is not False else "dim")
     return table
 
@@ -252,4 +260,5 @@ def _shown(value: Any) -> str:
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     metadata = values["metadata"]
     dates = {name: value.isoformat() for name, value in metadata.items() if isinstance(value, date)}
-    return {**values, "metadata": {**metadata, **dates}}
+    copies = [_plain(copy) for copy in values["copies"]]
+    return {**values, "metadata": {**metadata, **dates}, "copies": copies}

@@ -11,11 +11,12 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from unimetric.curation.alignment import Prepared, best_overlay, refined
 from unimetric.curation.measurements import HASH_BITS, Measurements
+from unimetric.data.alignment import Prepared
 from unimetric.data.images import ImageError, decode_image, image_file
+from unimetric.data.near_copies import NearCopy, near_copy
 from unimetric.errors import UserError
 from unimetric.evaluation.neighbours import nearest_neighbours
 from unimetric.progress import track
@@ -23,47 +24,20 @@ from unimetric.progress import track
 _HASH_DISTANCE = 76
 """Maximum number of the 256 bits in which a proposed copy may differ; unrelated pictures differ in 128 ± 8."""
 
-_PROMISING = 0.45
-"""Minimum fit of two small pictures for comparing them at a larger size."""
-
-_SIDE = 112
-"""Side of the larger pictures."""
-
-AGREEMENT = 0.84
-"""Minimum correlation, in three quarters of the blocks of two overlaid pictures, for them to be copies."""
-
-_AGREEMENT_IN_OTHER_COLOURS = 0.94
-"""The same where the colours differ, because products on a white background share outlines with their variants."""
-
-_EQUAL_COLOURS = 12.0
-_SAME_COLOURS = 30.0
-"""Maximum mean difference of the colours, 0 to 255, for a copy's removal to be suggested."""
-
 
 @dataclass(frozen=True)
-class Copy:
-    """Two images of one picture.
+class Copy(NearCopy):
+    """Two images of an audit that show one picture.
 
     Attributes:
         one: Row of an image.
         other: Row of the other.
-        agreement: From `AGREEMENT` to 1; 1 for equal pixels.
         exact: The pixels are equal.
-        colours: Mean difference of the colours, 0 to 255.
-        how: The edit in words.
     """
 
     one: int
     other: int
-    agreement: float
     exact: bool = False
-    colours: float = 0.0
-    how: str = "equal pixels"
-
-    @property
-    def same_colours(self) -> bool:
-        """True if the colours agree; if not, the images may show two variants of a product."""
-        return self.colours <= _SAME_COLOURS
 
 
 @dataclass
@@ -103,7 +77,7 @@ def exact_copies(measured: Measurements) -> list[Copy]:
         earlier = first.setdefault(measured.pixels[row].tobytes(), row)
         if earlier != row:
             same = bool((measured.files[earlier] == measured.files[row]).all())
-            found.append(Copy(earlier, row, 1.0, exact=True, how="equal files" if same else "equal pixels"))
+            found.append(Copy(1.0, 0.0, "equal files" if same else "equal pixels", earlier, row, exact=True))
     return found
 
 
@@ -152,47 +126,16 @@ def _nearest(
 
 
 def _decide(measured: Measurements, prepared: Callable[[int], Prepared], one: int, other: int) -> Copy | None:
-    overlay = best_overlay(prepared(one), prepared(other))
-    if overlay.fit < _PROMISING:
-        return None
-    try:
-        pictures = [_square(decode_image(measured.items[row].path)) for row in (one, other)]
-    except ImageError as error:
-        raise UserError(f"{error}, but could be read before: it was changed meanwhile; run the audit again") from error
-    greys = [np.asarray(picture.convert("L")) for picture in pictures]
-    overlay = refined(greys[0], greys[1], overlay)
-    if overlay.fit < AGREEMENT:
-        return None
-    whole, part = reversed(pictures) if overlay.swapped else pictures
-    colours = _colour_difference(whole, ImageOps.mirror(part) if overlay.mirrored else part, overlay.box)
-    if colours > _EQUAL_COLOURS and overlay.fit < _AGREEMENT_IN_OTHER_COLOURS:
-        return None
-    width, height = overlay.box[2:]
-    edits = [
-        "mirrored" if overlay.mirrored else "",
-        "cropped or framed" if width * height < 0.97 else "",
-        "other colours" if colours > _SAME_COLOURS else "",
-    ]
-    return Copy(one, other, overlay.fit, colours=colours, how=", ".join(filter(None, edits)) or "re-encoded")
+    def pictures() -> tuple[Image.Image, Image.Image]:
+        try:
+            return decode_image(measured.items[one].path), decode_image(measured.items[other].path)
+        except ImageError as error:
+            raise UserError(
+                f"{error}, but could be read before: it was changed meanwhile; run the audit again"
+            ) from error
 
-
-def _colour_difference(whole: Image.Image, part: Image.Image, box: tuple[float, float, float, float]) -> float:
-    """Return the mean difference of the colours, 0 to 255, where either picture differs from its background."""
-    left, top, width, height = box
-    window = whole.crop((_SIDE * left, _SIDE * top, _SIDE * (left + width), _SIDE * (top + height)))
-    one, other = (np.asarray(picture.resize((32, 32)), np.float32) for picture in (window, part))
-    shows = np.zeros((32, 32), dtype=bool)
-    for values in (one, other):
-        edge = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
-        shows |= np.abs(values - np.median(edge, axis=0)).max(axis=2) > 20
-    difference = np.abs(one - other).mean(axis=2)
-    return float(difference[shows].mean() if shows.mean() > 0.02 else difference.mean())
-
-
-def _square(picture: Image.Image) -> Image.Image:
-    return picture.resize(
-        (_SIDE, _SIDE), Image.Resampling.BOX if min(picture.size) >= _SIDE else Image.Resampling.BILINEAR
-    )
+    found = near_copy(prepared(one), prepared(other), pictures)
+    return None if found is None else Copy(found.agreement, found.colours, found.how, one, other)
 
 
 def grouped(copies: Iterable[Copy], wanted: Callable[[Copy], bool] = lambda copy: True) -> Groups:

@@ -19,12 +19,10 @@ from PIL import Image, ImageFilter, ImageOps
 
 from unimetric.data.catalog import Item
 from unimetric.data.images import ImageError, decode_image, image_file, split_box
+from unimetric.data.near_copies import SIDE, small_grey
 from unimetric.errors import UserError
 from unimetric.files import explain_os_error, make_folder, write_json
 from unimetric.progress import progress_bar
-
-SIDE = 64
-"""Side of the grey pictures for comparing copies."""
 
 HASH_BITS = 256
 
@@ -180,7 +178,7 @@ def _read(path: Path) -> tuple[Image.Image, dict[str, Any]] | str:
         return error.strerror or "cannot be read"
     size = f"{picture.width} {picture.height} ".encode()
     grey = picture.convert("L")
-    small = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX if min(picture.size) >= SIDE else None))
+    small = small_grey(grey)
     return picture, {
         "files": np.frombuffer(hashlib.sha256(content + repr(box or "").encode()).digest(), np.uint8),
         "pixels": np.frombuffer(hashlib.sha256(size + picture.tobytes()).digest(), np.uint8),

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from unimetric.errors import ArgumentError
+from unimetric.search.columns import Columns, ColumnSummary
 from unimetric.search.conditions import Condition, all_of, at_or_below, equals
+from unimetric.search.copies import CopyFolder
 from unimetric.search.guarantee import Guarantee
 from unimetric.search.items import Added, Match, NewItem, StoredItem
 from unimetric.search.maintenance import Maintenance
 from unimetric.search.model import check_embedder, create_for_model, load_embedder
 from unimetric.search.query import MAX_K, Searcher
-from unimetric.search.rows import NamedItem, metadata_kinds, named, signatures, stored_path
+from unimetric.search.rows import metadata_kinds, named, signatures, stored_path
 from unimetric.search.stores import open_store
 from unimetric.search.stores.base import Store
 from unimetric.search.upgrade.both import delete_rows, thumbnail_before
-from unimetric.search.writing import ONCE, CommitRule, Progress, Writer
+from unimetric.search.writing import ONCE, Writer
 
 if TYPE_CHECKING:
     from unimetric.config import DeviceConfig
@@ -53,6 +56,7 @@ class SearchIndex:
         self._loading = threading.Lock()
         self._adding = threading.RLock()
         self._searcher = Searcher(store, false_match_rate)
+        self._columns, self._copies = Columns(store), CopyFolder(store)
         self._maintenance = Maintenance(store, self._adding, self._searcher.is_hyperbolic)
         if embedder is not None:
             check_embedder(store, embedder)
@@ -96,6 +100,7 @@ class SearchIndex:
         metrics: str | Path | None = None,
         false_match_rate: float | None = None,
         size: int | None = None,
+        group_copies: bool | None = None,
     ) -> SearchIndex:
         """Open a database for writing with a model; a missing one is created.
 
@@ -109,12 +114,13 @@ class SearchIndex:
                 the run folder.
             false_match_rate: The rate that the threshold keeps, one of `FALSE_MATCH_RATES`; by default 0.01.
             size: Numbers of a vector; by default those of the database, or of the model for a new one.
+            group_copies: Record that searches fold copies of a picture into one match; by default as recorded.
 
         Raises:
             DatabaseError: the database is damaged or cannot be written.
             ModelMismatchError: it holds another model's vectors.
         """
-        store = create_for_model(db, model, weights, metrics, false_match_rate, size)
+        store = create_for_model(db, model, weights, metrics, false_match_rate, size, group_copies)
         return cls(store, embedder, device=device)
 
     def close(self) -> None:
@@ -166,6 +172,15 @@ class SearchIndex:
         """The type of every metadata column by its name: text, integer, number, boolean, date or time."""
         return self._store.metadata_columns
 
+    def columns(self) -> list[ColumnSummary]:
+        """Return the range and the choices of every metadata column that a condition may name."""
+        return self._columns.summaries()
+
+    @property
+    def group_copies(self) -> bool:
+        """True if searches fold copies of a picture by default, as recorded when indexing."""
+        return self._copies.by_default
+
     @property
     def threshold(self) -> float | None:
         """The lowest score of a match in all datasets together; None without a calibration."""
@@ -189,6 +204,7 @@ class SearchIndex:
         where: str | None = None,
         exact: bool = False,
         guarantee: float | Guarantee | None = None,
+        group_copies: bool | None = None,
     ) -> list[list[Match]]:
         """Return the k most similar items to each image, or a set with a right one.
 
@@ -201,6 +217,8 @@ class SearchIndex:
             exact: Compare with every row and bypass the approximate index.
             guarantee: Return, instead of k items, one item of each class that the image may be of, so that the right
                 class is among them with this probability; see ``docs/guarantee.md``.
+            group_copies: Fold copies of a picture into the most similar one, which has them in ``copies``; the audit's
+                rule for near copies decides. By default as recorded in the database; never with a guarantee.
 
         Returns:
             For every image its matches, the most similar first; equally similar ones by id.
@@ -214,7 +232,8 @@ class SearchIndex:
         # Before the model is loaded, which takes seconds.
         self.check(k, datasets, where, guarantee)
         vectors = self.embedder.encode(images, precision=self._precision)
-        return self.search_vectors(vectors, k, datasets=datasets, where=where, exact=exact, guarantee=guarantee)
+        wanted: dict[str, Any] = {"guarantee": guarantee, "group_copies": group_copies}
+        return self.search_vectors(vectors, k, datasets=datasets, where=where, exact=exact, **wanted)
 
     def check(
         self,
@@ -235,10 +254,13 @@ class SearchIndex:
         where: str | None = None,
         exact: bool = False,
         guarantee: float | Guarantee | None = None,
+        group_copies: bool | None = None,
     ) -> list[list[Match]]:
         """Search as `search` does, by vectors [N, E] or [E] of `embedder`."""
         vectors = self._searcher.checked_vectors(vectors)
-        return self._searcher.matches(vectors, k, self._searcher.scope(k, datasets, where, guarantee), exact)
+        scope = self._searcher.scope(k, datasets, where, guarantee)
+        find = partial(self._searcher.matches, scope=scope, exact=exact)
+        return self._copies.nearest(find, vectors, k, group_copies if guarantee is None else False)
 
     def search_item(
         self,
@@ -248,6 +270,7 @@ class SearchIndex:
         datasets: Sequence[str] | None = None,
         where: str | None = None,
         exact: bool = False,
+        group_copies: bool | None = None,
     ) -> list[Match]:
         """Return the items most similar to an item of the database, without that item; arguments as in `search`.
 
@@ -255,12 +278,8 @@ class SearchIndex:
             ItemNotFoundError: no such item.
         """
         scope = self._searcher.scope(k, datasets, where)
-        vector = (
-            self._searcher.row(id, ["id", "vector"])["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        )
-        # One more, since the item is its own best match.
-        (matches,) = self._searcher.matches(vector[None], k + 1, scope, exact)
-        return [match for match in matches if match.id != id][:k]
+        find = partial(self._searcher.others, id, scope=scope, exact=exact)
+        return self._copies.nearest(find, self._searcher.vector_of(id), k, group_copies)[0]
 
     def add(self, items: Iterable[NewItem], *, batch_size: int = 32) -> Added:
         """Embed and write items in one commit; those of a known dataset and path replace their row.
@@ -276,7 +295,7 @@ class SearchIndex:
             latest = {task.id: task for task in tasks}
             kinds = metadata_kinds((task.item for task in latest.values()), self.metadata_columns)
             known = signatures(self._store.rows_of(list(latest), self._signature_columns, newest=True))
-            progress = self.write(list(latest.values()), kinds, known, batch_size=batch_size, rule=ONCE)
+            progress = self.writer(kinds, known, rule=ONCE).write(list(latest.values()), batch_size)
         if progress.written:
             self._maintenance.start_if_due()
         ids = tuple(None if task.id in progress.refused_ids else task.id for task in tasks)
@@ -297,12 +316,10 @@ class SearchIndex:
         """
         if ids is None and dataset is None and path is None:
             raise ArgumentError("nothing to delete is named; give ids, dataset or path")
-        conditions = [
-            None if dataset is None else equals("dataset", dataset),
-            None if path is None else at_or_below(stored_path(path)),
-        ]
+        within = None if dataset is None else equals("dataset", dataset)
+        below = None if path is None else at_or_below(stored_path(path))
         with self._adding:
-            return delete_rows(self._store, all_of(conditions), ids)
+            return delete_rows(self._store, all_of([within, below]), ids)
 
     def count(self, dataset: str | None = None) -> int:
         """Return the number of rows, of one dataset or of all."""
@@ -322,8 +339,8 @@ class SearchIndex:
         Raises:
             ItemNotFoundError: no such item.
         """
-        content = self._searcher.row(id, ["id", "thumbnail"])["thumbnail"][0].as_py()
-        return thumbnail_before(self._store, id) if content is None else bytes(content)
+        content = self._searcher.thumbnail(id)
+        return thumbnail_before(self._store, id) if content is None else content
 
     def sample(self, n: int, seed: int = 0, datasets: Sequence[str] | None = None) -> list[StoredItem]:
         """Return n distinct rows of these datasets, or all if there are fewer; the same rows for the same seed.
@@ -358,24 +375,9 @@ class SearchIndex:
         with self._adding:
             self._store.merge(rows)
 
-    def write(
-        self,
-        items: Sequence[NamedItem],
-        kinds: Mapping[str, str],
-        known: Mapping[str, tuple[str, bytes]],
-        *,
-        batch_size: int = 32,
-        rule: CommitRule,
-        strict: bool = False,
-        on_commit: Callable[[Progress], None] = lambda progress: None,
-        on_read: Callable[[Progress], None] = lambda progress: None,
-    ) -> Progress:
-        """Embed and write named items of distinct ids; the arguments are those of `Writer`."""
-        embedder, precision = self._writing_embedder, self._precision
-        writer = Writer(
-            self._store, embedder, precision, self.fingerprint, kinds, known, rule, strict, on_commit, on_read
-        )
-        return writer.write(items, batch_size)
+    def writer(self, kinds: Mapping[str, str], known: Mapping[str, tuple[str, bytes]], **options: Any) -> Writer:
+        """Return a writer of named items of distinct ids; the arguments are those of `Writer`."""
+        return Writer(self._store, self._writing_embedder, self._precision, self.fingerprint, kinds, known, **options)
 
     def _writing_embedder(self) -> Embedder:
         """Return the model, unless it was extended from the database's own and so may only search."""

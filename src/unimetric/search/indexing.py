@@ -123,16 +123,10 @@ def index_items(
             reporter.read(progress)
             on_read(progress, len(distinct))
 
-        progress = index.write(
-            distinct,
-            kinds,
-            present,
-            batch_size=batch_size,
-            rule=rule or CommitRule(),
-            strict=strict,
-            on_commit=reporter.committed,
-            on_read=read,
+        writer = index.writer(
+            kinds, present, rule=rule or CommitRule(), strict=strict, on_commit=reporter.committed, on_read=read
         )
+        progress = writer.write(distinct, batch_size)
     if distinct and len(progress.refused) == len(distinct):
         refused = progress.refused[0]
         raise UserError(f"none of {len(distinct)} images can be read; the first is {refused.path}: {refused.reason}")

@@ -86,3 +86,5 @@ class Match:
     confidence: float | None
     """From 0 to 1: the calibrated share of searches for absent things whose best answer was less similar than this one.
     It is not the probability of being right. None without a calibration."""
+    copies: tuple[Match, ...] = ()
+    """Copies of its picture that were folded into it, the most similar first; empty unless copies are grouped."""

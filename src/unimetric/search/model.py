@@ -77,6 +77,7 @@ def create_for_model(
     metrics: str | Path | None,
     false_match_rate: float | None,
     size: int | None,
+    group_copies: bool | None,
 ) -> Store:
     """Open a database for writing, or make one; the arguments are those of `SearchIndex.create`.
 
@@ -89,25 +90,24 @@ def create_for_model(
     if size is None and _is_of_same_model(store, about) and store.vector_size < about["model"]["embedding_size"]:
         about = describe(model, weights, metrics, false_match_rate, store.vector_size)
     check_same_model(store, about, str(model))
-    renew(store, about, metrics is not None, false_match_rate)
+    renew(store, about, metrics is not None, false_match_rate=false_match_rate, group_copies=group_copies)
     return store
 
 
-def renew(store: Store, about: dict[str, Any], measured: bool, false_match_rate: float | None) -> None:
+def renew(store: Store, about: dict[str, Any], measured: bool, **recorded: Any) -> None:
     """Record that the model has moved or was measured again, and keep the rest of a database's record.
 
     Args:
         store: The database.
         about: What `describe` returned.
         measured: True if the user named the measurement; another one does not replace a calibration on the database.
-        false_match_rate: The rate to record; None to keep it.
+        recorded: Further values to record by their names; None to keep what is there.
     """
     renewed = {**store.about, "model": about["model"]}
     own = (store.about["calibration"] or {}).get("database", False)
     if about["calibration"] is not None and (measured or not own):
         renewed["calibration"] = about["calibration"]
-    if false_match_rate is not None:
-        renewed["false_match_rate"] = false_match_rate
+    renewed |= {name: value for name, value in recorded.items() if value is not None}
     if renewed != store.about:
         store.write_about(renewed)
 

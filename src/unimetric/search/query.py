@@ -158,6 +158,21 @@ class Searcher:
             for rows in self._scored(vectors, k, scope.condition, exact)
         ]
 
+    def others(self, id: str, vectors: NDArray[np.float32], k: int, scope: Scope, exact: bool) -> list[list[Match]]:
+        """Return `matches` without an item."""
+        # One more, since an item is its own best match.
+        found = self.matches(vectors, k + 1, scope, exact)
+        return [[match for match in matches if match.id != id][:k] for matches in found]
+
+    def vector_of(self, id: str) -> NDArray[np.float32]:
+        """Return the vector [1, E] of one row; see `row`."""
+        return np.asarray(self.row(id, ["id", "vector"])["vector"].to_pylist(), np.float32)
+
+    def thumbnail(self, id: str) -> bytes | None:
+        """Return the thumbnail of one row, or None if it has none; see `row`."""
+        content = self.row(id, ["id", "thumbnail"])["thumbnail"][0].as_py()
+        return None if content is None else bytes(content)
+
     def row(self, id: str, columns: Sequence[str]) -> pa.Table:
         """Return some columns of one row.
 

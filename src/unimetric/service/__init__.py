@@ -2,7 +2,7 @@
 
 - `app`: `create_app`
 - `routes`: one router for each part of the API, and the page
-- `schemas`: requests and answers
+- `schemas`, `catalogue_schemas`: requests and answers
 - `failures`: errors in one shape
 - `guard`: checks and headers of every request
 - `uploads`: bodies, received and parsed within limits

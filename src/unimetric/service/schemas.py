@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.config import JsonDict
 
 from unimetric.search.index import MAX_K
@@ -16,7 +16,7 @@ ID = "3f2a9c0e5b7d41f88a6c1e2d3b4f5a60"
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFElEQVR4nGPUSl7GgA0wYRUdtBIA8/4BQ/tLeKUAAAAASUVORK5CYII="
 """A small PNG, for examples."""
 
-_MATCH: JsonDict = {
+_COPY: JsonDict = {
     "id": ID,
     "score": 0.83,
     "dataset": "shoes",
@@ -28,6 +28,8 @@ _MATCH: JsonDict = {
     "image": f"v1/items/{ID}/image",
 }
 
+_MATCH: JsonDict = {**_COPY, "copies": []}
+
 _ITEM: JsonDict = {
     "id": ID,
     "dataset": "shoes",
@@ -36,21 +38,6 @@ _ITEM: JsonDict = {
     "metadata": {"price": 89.5},
     "content_hash": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "image": f"v1/items/{ID}/image",
-}
-
-_SKIPPED: JsonDict = {"path": "/data/photos/roses/7.jpg", "reason": "cut off before its end"}
-
-_INDEXING: JsonDict = {
-    "folder": "/data/photos",
-    "phase": "indexing",
-    "done": 1100,
-    "total": 5000,
-    "written": 1024,
-    "seconds_left": 210.0,
-    "skipped": [_SKIPPED],
-    "skipped_total": 1,
-    "problem": None,
-    "train_command": "unimetric train /data/photos --out runs/mine",
 }
 
 Value = str | int | float | bool | date | datetime | None
@@ -86,6 +73,9 @@ class _Filters(_In):
         gt=0,
         lt=1,
         description="Accepted probability that the images of the calibration were too untypical for the guarantee.",
+    )
+    group_copies: bool | None = Field(
+        None, description="One match for all copies of a picture; by default as /v1/datasets gives it."
     )
 
 
@@ -123,12 +113,12 @@ class SearchForm(_Filters):
         None, max_length=1000, description="The only datasets to search in, a part each; all, where there is none."
     )
 
-    @field_validator("exact", mode="before")
+    @field_validator("exact", "group_copies", mode="before")
     @classmethod
-    def true_or_false(cls, value: object) -> object:
+    def true_or_false(cls, value: object, info: ValidationInfo) -> object:
         """Accept no other words: the description has only these."""
         if isinstance(value, str) and value.lower() not in ("true", "false"):
-            raise ValueError(f"exact is {value[:80]!r}: use true or false")
+            raise ValueError(f"{info.field_name} is {value[:80]!r}: use true or false")
         return value
 
     image: str = Field(description="The image's file.", json_schema_extra={"format": "binary"})
@@ -187,6 +177,22 @@ class AddForm(_About):
     )
 
 
+class FoldedCopy(BaseModel):
+    """An item whose picture is a copy of a match's."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_COPY]})
+
+    id: str
+    score: float
+    dataset: str
+    label: str
+    path: str
+    metadata: dict[str, Value]
+    is_match: bool | None
+    confidence: float | None
+    image: str = Field(description="Where its picture is, relative to the service.")
+
+
 class Match(BaseModel):
     """An item that was found."""
 
@@ -204,6 +210,10 @@ class Match(BaseModel):
         "calibration."
     )
     image: str = Field(description="Where its picture is, relative to the service.")
+    copies: list[FoldedCopy] = Field(
+        description="Copies of its picture that are no matches of their own, the most similar first; empty unless "
+        "copies are grouped."
+    )
 
 
 class SearchAnswer(BaseModel):
@@ -231,85 +241,6 @@ class Embedding(BaseModel):
     embedding: list[float]
     size: int = Field(description="Length of the vector.")
     model: str = Field(description="The model's fingerprint; vectors of other models cannot be compared with it.")
-
-
-class Dataset(BaseModel):
-    """A catalogue."""
-
-    name: str
-    items: int
-    threshold: float | None = Field(description="The score from which an item is a match in a search of it alone.")
-
-
-class Datasets(BaseModel):
-    """Datasets, columns and limits."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "datasets": [{"name": "shoes", "items": 1200, "threshold": 0.58}],
-                    "items": 1200,
-                    "threshold": 0.61,
-                    "columns": {"price": "number"},
-                    "model": "4be1c2...",
-                    "max_k": MAX_K,
-                    "max_upload_bytes": 10_000_000,
-                    "max_pixels": 50_000_000,
-                    "writable": False,
-                }
-            ]
-        }
-    )
-
-    datasets: list[Dataset] = Field(description="In alphabetical order.")
-    items: int = Field(description="Of all datasets together.")
-    threshold: float | None = Field(description="Of a search in all datasets.")
-    columns: dict[str, str] = Field(description="The type of every metadata column that a condition may name.")
-    model: str = Field(description="The model's fingerprint.")
-    max_k: int
-    max_upload_bytes: int
-    max_pixels: int
-    writable: bool
-
-
-class SkippedFile(BaseModel):
-    """A file that cannot be indexed."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [_SKIPPED]})
-
-    path: str
-    reason: str
-
-
-class Indexing(BaseModel):
-    """Progress of the indexing of the served folder."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [_INDEXING]})
-
-    folder: str
-    phase: str = Field(description="waiting (for the model), reading (the folder), indexing, done, failed or stopped.")
-    done: int = Field(description="Images that were looked at.")
-    total: int | None = Field(description="All images; null until the folder was read.")
-    written: int = Field(description="New or changed images that can be found by now.")
-    seconds_left: float | None = Field(description="Estimated time left; null where there is no estimate.")
-    skipped: list[SkippedFile] = Field(description="Files that cannot be read, at most 100.")
-    skipped_total: int = Field(description="Number of files that cannot be read.")
-    problem: str | None = Field(description="Reason of a failure.")
-    train_command: str | None = Field(
-        description="The command that trains a model on the folder, for better answers; null where its images have "
-        "fewer than two classes, or the model is trained."
-    )
-
-
-class Status(BaseModel):
-    """State of the service, and of the indexing where a folder of images is served."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"ready": True, "items": 1024, "indexing": _INDEXING}]})
-
-    ready: bool = Field(description="Images are embedded now.")
-    items: int = Field(description="Images that can be found.")
-    indexing: Indexing | None = Field(description="Null where a database is served.")
 
 
 class Item(BaseModel):

@@ -73,6 +73,12 @@ class Service:
     folder: FolderIndexer | None = None
     stopping: bool = False
 
+    @property
+    def group_copies(self) -> bool:
+        """Copies of a picture are one match, unless a search asks for all."""
+        wanted = self.config.group_copies
+        return self.index.group_copies if wanted is None else wanted
+
     def stop(self) -> None:
         """Accept no further requests; those that have arrived are finished. Called in the event loop."""
         self.stopping = True

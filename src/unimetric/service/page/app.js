@@ -3,24 +3,29 @@
 // The page's state, its address and history, and the ways into a search.
 
 import { between, counted, element, head, say } from "./dom.js";
-import { showChips, showFilters } from "./filters.js";
+import { showChips, showFilters, showOrder } from "./filters.js";
 import { showItem } from "./item.js";
+import { follow, indexedSoFar, isIndexing } from "./progress.js";
 import { WHOLE, loaded, onCrop, redrawn, sendable, showQuery } from "./query.js";
-import { STEP, clear, describe, showExamples, showMatches } from "./results.js";
+import { STEP, arranged, clear, describe, removeSkeletons, showExamples, showMatches, showSkeletons } from "./results.js";
 import { asProblem, ask, canTryAgain, sentence } from "./service.js";
 
 const FETCHED = 4 * STEP; // matches that are asked for at first; more are asked for when these have been shown
 
+const EXAMPLES = 12;
+const ORDER = Object.freeze({ sort: "", descending: false, byClass: false, copies: null });
+const PATIENCE = 150; // milliseconds without an answer before skeletons are shown
+
 let limits = { max_upload_bytes: 1e7, max_pixels: 5e7, max_k: 100 };
 let catalogues = [];
-let columns = {};
+let columns = [];
 let current = blank();
 let running = null; // the request under way, to be cancelled by the next one
 const visits = new Map(); // states of the entries of the browser's history
 let visit = 0;
 
 function blank() {
-  return { query: null, datasets: new Set(), where: "", asked: FETCHED, shown: STEP, answer: null };
+  return { query: null, datasets: new Set(), where: "", order: ORDER, asked: FETCHED, shown: STEP, answer: null };
 }
 
 // --- Address -------------------------------------------------------------------------------------------------------
@@ -30,6 +35,11 @@ function address(open = null) {
   if (current.query?.kind === "item") query.set("item", current.query.id);
   for (const name of current.datasets) query.append("dataset", name);
   if (current.where) query.set("where", current.where);
+  const { sort, descending, byClass, copies } = current.order;
+  if (sort) query.set("sort", sort);
+  if (sort && descending) query.set("order", "descending");
+  if (byClass) query.set("group", "class");
+  if (copies !== null) query.set("copies", copies ? "folded" : "all");
   if (open) query.set("open", open);
   return String(query) ? `?${query}` : "./";
 }
@@ -37,14 +47,21 @@ function address(open = null) {
 function fromAddress() {
   const query = new URLSearchParams(location.search);
   const id = query.get("item");
-  return { ...blank(), query: id ? { kind: "item", id, item: null } : null, datasets: new Set(query.getAll("dataset")), where: query.get("where") || "" };
+  const copies = { folded: true, all: false }[query.get("copies")] ?? null;
+  return {
+    ...blank(),
+    query: id ? { kind: "item", id, item: null } : null,
+    datasets: new Set(query.getAll("dataset")),
+    where: query.get("where") || "",
+    order: { sort: query.get("sort") || "", descending: query.get("order") === "descending", byClass: query.get("group") === "class", copies },
+  };
 }
 
 const opened = () => new URLSearchParams(location.search).get("open");
 
 // A new entry in the browser's history, so that Back shows what was there.
 function go(query, replace = false) {
-  current = { ...blank(), query, datasets: new Set(current.datasets), where: current.where };
+  current = { ...blank(), query, datasets: new Set(current.datasets), where: current.where, order: current.order };
   visit += 1;
   visits.set(visit, current);
   const entry = [{ visit, file: query?.kind === "file" }, "", address()];
@@ -106,28 +123,34 @@ function place() {
 
 function showAnswer() {
   clear();
-  describe(current.answer, current.asked, place());
-  showMatches(current.answer.matches, current.shown, open);
+  const { answer, asked, order } = current;
+  describe(answer, { asked, place: place(), order, partly: isIndexing() ? indexedSoFar() : null });
+  showMatches(arranged(answer.matches, order), current.shown, open);
   showMoreButton();
 }
 
 function showMoreButton() {
   const { answer, shown, asked } = current;
   const all = answer.matches.length < asked || asked >= limits.max_k;
-  element("more").hidden = all && shown >= answer.matches.length;
+  element("more").hidden = all && shown >= arranged(answer.matches, current.order).length;
 }
 
 element("more").addEventListener("click", async () => {
   const state = current;
   state.shown += STEP;
-  if (state.shown > state.answer.matches.length && state.answer.matches.length >= state.asked && state.asked < limits.max_k) {
+  const entries = () => arranged(state.answer.matches, state.order);
+  if (state.shown > entries().length && state.answer.matches.length >= state.asked && state.asked < limits.max_k) {
     state.asked = limits.max_k;
     await search({ keep: true });
     if (current !== state) return;
+    // More results may belong to the classes that are shown, and between the others.
+    if (state.order.byClass || state.order.sort) clear();
   }
-  const first = showMatches(state.answer.matches, state.shown, open);
+  const before = document.querySelectorAll(".card:not(.member)").length;
+  const first = showMatches(entries(), state.shown, open);
   showMoreButton();
-  first?.querySelector("button").focus();
+  const added = before ? first : document.querySelectorAll(".card")[state.shown - STEP];
+  (added || element("more")).querySelector("button")?.focus();
 });
 
 // --- One item ------------------------------------------------------------------------------------------------------
@@ -175,6 +198,7 @@ async function search({ focus = false, keep = false, lost = false } = {}) {
   element("answers").setAttribute("aria-busy", "true");
   complain("");
   if (!keep) say(state.query ? "Searching…" : "");
+  const waiting = setTimeout(showSkeletons, PATIENCE);
   try {
     if (!state.query) {
       await showStart(state, controller.signal, lost);
@@ -189,10 +213,12 @@ async function search({ focus = false, keep = false, lost = false } = {}) {
     if (running !== controller) return;
     const problem = asProblem(error);
     const cards = document.querySelector(".card");
+    removeSkeletons();
     if (!cards) head("No results");
     say(cards && state.query ? "These are still the results from before." : "");
     complain(sentence(problem, state.query?.name, limits), canTryAgain(problem) ? () => search({ focus: true }) : null);
   } finally {
+    clearTimeout(waiting);
     if (running === controller) {
       running = null;
       element("answers").setAttribute("aria-busy", "false");
@@ -201,11 +227,16 @@ async function search({ focus = false, keep = false, lost = false } = {}) {
 }
 
 async function showStart(state, signal, lost) {
-  const query = new URLSearchParams({ n: "12" });
+  const query = new URLSearchParams({ n: String(EXAMPLES) });
   for (const name of state.datasets) query.append("dataset", name);
   const { items } = await ask(`v1/items?${query}`, { signal });
   if (current !== state) return;
   showExamples(items, open);
+  if (!items.length && isIndexing()) {
+    head("Your pictures are being indexed");
+    say("The first ones can be searched in a moment.");
+    return;
+  }
   if (!items.length) {
     head(state.datasets.size ? `Nothing is in ${place()}` : "The catalogue is empty");
     say("Add images with: unimetric index MODEL FOLDER --db DB");
@@ -220,6 +251,7 @@ async function answerTo(state, signal) {
   const filters = { k: between(state.asked, 1, limits.max_k) };
   if (state.datasets.size) filters.datasets = [...state.datasets];
   if (state.where) filters.where = state.where;
+  if (state.order.copies !== null) filters.group_copies = state.order.copies;
   if (query.kind === "item") {
     if (!query.item) {
       query.item = await ask(`v1/items/${encodeURIComponent(query.id)}`, { signal });
@@ -233,6 +265,7 @@ async function answerTo(state, signal) {
     form.append("image", image, "picture");
     form.append("k", String(filters.k));
     if (filters.where) form.append("where", filters.where);
+    if ("group_copies" in filters) form.append("group_copies", String(filters.group_copies));
     for (const name of filters.datasets || []) form.append("datasets", name);
     return ask("v1/search", { method: "POST", body: form, signal });
   };
@@ -247,17 +280,33 @@ async function answerTo(state, signal) {
   }
 }
 
+function again(state) {
+  Object.assign(state, { answer: null, asked: FETCHED, shown: STEP });
+  history.replaceState(history.state, "", address());
+  search();
+}
+
 function showFiltersOf(state) {
-  const again = () => {
-    Object.assign(state, { answer: null, asked: FETCHED, shown: STEP });
-    history.replaceState(history.state, "", address());
-    search();
-  };
-  showChips(catalogues, state.datasets, again);
+  showChips(catalogues, state.datasets, () => again(state));
   showFilters(columns, state.where, (where) => {
     if (where === state.where) return;
     state.where = where;
-    again();
+    again(state);
+  });
+  showOrderOf(state);
+}
+
+function showOrderOf(state) {
+  showOrder(columns, state.order, limits.group_copies, (change) => {
+    state.order = { ...state.order, ...change };
+    showOrderOf(state);
+    if ("copies" in change) {
+      again(state);
+      return;
+    }
+    state.shown = STEP;
+    history.replaceState(history.state, "", address());
+    if (state.answer) showAnswer();
   });
 }
 
@@ -310,19 +359,41 @@ element("home").addEventListener("click", (event) => {
 
 // --- Start ---------------------------------------------------------------------------------------------------------
 
-async function start() {
+async function describeCatalogues() {
+  limits = await ask("v1/datasets");
+  catalogues = limits.datasets;
+  if (!columns.length) columns = Object.entries(limits.columns).map(([name, kind]) => ({ name, kind }));
+  const images = counted(limits.items, "image", "images");
+  element("size").textContent = `${images} in ${catalogues.length === 1 ? catalogues[0].name : `${catalogues.length} catalogues`}`;
+}
+
+// Takes a moment in a large database, so the page does not wait for it.
+async function describeColumns() {
   try {
-    limits = await ask("v1/datasets");
-    catalogues = limits.datasets;
-    columns = limits.columns;
+    ({ columns } = await ask("v1/columns"));
+  } catch (error) {
+    console.warn("The filters have no choices:", asProblem(error).message);
+    return;
+  }
+  if (element("filters").contains(document.activeElement)) return; // its fields are being used
+  showFiltersOf(current);
+}
+
+async function start() {
+  const waiting = setTimeout(showSkeletons, PATIENCE);
+  try {
+    await describeCatalogues();
   } catch (error) {
     head("The catalogue cannot be shown");
     say("");
+    removeSkeletons();
     complain(sentence(asProblem(error), "", limits), () => { complain(""); start(); });
     return;
+  } finally {
+    clearTimeout(waiting);
   }
-  const images = counted(limits.items, "image", "images");
-  element("size").textContent = `${images} in ${catalogues.length === 1 ? catalogues[0].name : `${catalogues.length} catalogues`}`;
+  describeColumns();
+  follow(onIndexed);
   if (visits.size) {
     showFiltersOf(current); // a picture was chosen before all this had come
     return;
@@ -330,6 +401,19 @@ async function start() {
   visit = history.state?.visit ?? 0;
   history.replaceState({ ...history.state, visit, opened: false }, "");
   come(history.state);
+}
+
+// More images of a folder can be found. What is shown stays, but a start page is filled.
+async function onIndexed(working) {
+  try {
+    await describeCatalogues();
+  } catch {
+    return; // the next search tells what is wrong
+  }
+  if (!working) describeColumns();
+  if (!element("chips").contains(document.activeElement)) showChips(catalogues, current.datasets, () => again(current));
+  const cards = document.querySelectorAll(".card").length;
+  if (!current.query && !running && cards < EXAMPLES) search();
 }
 
 document.body.classList.add("start");

@@ -44,3 +44,17 @@ export function explained({ score, confidence }) {
   const similar = score >= IDENTICAL ? "this" : "as";
   return `Of searches for things that are not in a catalogue, ${share} % found nothing ${similar} similar.`;
 }
+
+export async function copyText(text, shown) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return "Copied.";
+  } catch {
+    // Over plain HTTP from another machine, browsers offer no clipboard.
+    const range = document.createRange();
+    range.selectNodeContents(shown);
+    getSelection().removeAllRanges();
+    getSelection().addRange(range);
+    return document.execCommand("copy") ? "Copied." : "Selected; press Ctrl+C to copy.";
+  }
+}

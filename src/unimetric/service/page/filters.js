@@ -27,64 +27,56 @@ export function showChips(catalogues, chosen, changed) {
   );
 }
 
+// --- Conditions ----------------------------------------------------------------------------------------------------
+
 const quoted = (text) => `'${text.replaceAll("'", "''")}'`;
+const unquoted = (text) => text.slice(1, -1).replaceAll("''", "'");
 const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\`]/g, "\\$&");
 const RANGES = { number: "number", date: "date", time: "datetime-local" };
 
 // The parts of a condition that the fields of one column make, and the fields' values in a condition made so.
-function parts(name, kind, values) {
+function parts({ name, kind }, values) {
   const column = `\`${name}\``;
   if (kind === "boolean") return values.is ? [`${column} = ${values.is}`] : [];
-  if (kind === "text") return values.has ? [`${column} ILIKE ${quoted(`%${values.has}%`)}`] : [];
+  if (kind === "text") {
+    const chosen = [...values.among].map(quoted);
+    return [
+      ...(chosen.length === 1 ? [`${column} = ${chosen[0]}`] : chosen.length ? [`${column} IN (${chosen.join(", ")})`] : []),
+      ...(values.has ? [`${column} ILIKE ${quoted(`%${values.has}%`)}`] : []),
+    ];
+  }
   const literal = (value) => (kind === "number" ? String(Number(value)) : quoted(value.replace("T", " ")));
   return [["from", ">="], ["to", "<="]].flatMap(([end, sign]) => (values[end] ? [`${column} ${sign} ${literal(values[end])}`] : []));
 }
 
-function read(name, kind, where) {
+const TEXT = "'(?:[^']|'')*'";
+
+function read({ name, kind }, where) {
   const column = `\`${escaped(name)}\``;
   const found = (pattern) => where.match(new RegExp(`(?:^|AND )${column} ${pattern}(?= AND |$)`))?.[1];
-  const text = (value) => value?.replaceAll("''", "'");
   if (kind === "boolean") return { is: found("= (true|false)") };
-  if (kind === "text") return { has: text(found("ILIKE '%((?:[^']|'')*)%'")) };
+  if (kind === "text") {
+    const chosen = found(`(?:= |IN \\()(${TEXT}(?:, ${TEXT})*)\\)?`)?.match(new RegExp(TEXT, "g")) || [];
+    return { among: new Set(chosen.map(unquoted)), has: found(`ILIKE ('%(?:[^']|'')*%')`) && unquoted(found(`ILIKE ('%(?:[^']|'')*%')`)).slice(1, -1) };
+  }
   const value = kind === "number" ? "([-+.e\\d]+)" : "'([-:. \\d]+)'";
   const shown = (text) => (kind === "time" ? text?.replace(" ", "T") : text);
   return { from: shown(found(`>= ${value}`)), to: shown(found(`<= ${value}`)) };
 }
 
+// --- Fields --------------------------------------------------------------------------------------------------------
+
+// Columns as the service describes them; those whose content is not known yet have a name and a kind only.
 export function showFilters(columns, where, changed) {
-  const names = Object.keys(columns);
-  element("filters").hidden = !names.length;
+  element("columns").hidden = !columns.length;
+  document.body.classList.toggle("plain-columns", !columns.length);
   showCondition(where);
-  const values = Object.fromEntries(names.map((name) => [name, read(name, columns[name], where)]));
-  const compose = () => names.flatMap((name) => parts(name, columns[name], values[name])).join(" AND ");
+  const values = new Map(columns.map((column) => [column.name, read(column, where)]));
+  const compose = () => columns.flatMap((column) => parts(column, values.get(column.name))).join(" AND ");
   const plain = compose() === where;
-  const form = element("filter-fields");
+  if (!plain) for (const column of columns) values.set(column.name, read(column, ""));
   const apply = () => { showCondition(compose()); changed(compose()); };
-  const field = (name, key, words, control) => {
-    const label = make("label", "", words);
-    control.value = plain ? values[name][key] || "" : "";
-    control.addEventListener("change", () => { values[name][key] = control.value; apply(); });
-    label.append(control);
-    return label;
-  };
-  const input = (type, placeholder = "") => Object.assign(make("input"), { type, step: "any", placeholder });
-  form.replaceChildren(...names.map((name) => {
-    const kind = columns[name];
-    const group = make("fieldset");
-    group.append(make("legend", "", name));
-    if (kind === "boolean") {
-      const select = make("select");
-      for (const [value, words] of [["", "any"], ["true", "yes"], ["false", "no"]]) {
-        select.append(Object.assign(make("option", "", words), { value }));
-      }
-      group.append(field(name, "is", "is ", select));
-    } else if (RANGES[kind]) {
-      group.append(field(name, "from", "from ", input(RANGES[kind])), field(name, "to", "to ", input(RANGES[kind])));
-    } else {
-      group.append(field(name, "has", "contains ", input("text")));
-    }
-    return group;
-  }));
+  element("filter-fields").replaceChildren(...columns.map((column) => fieldset(column, values.get(column.name), apply)));
   const condition = element("condition");
   condition.onchange = () => { showFilters(columns, condition.value.trim(), changed); changed(condition.value.trim()); };
   element("no-filters").onclick = () => {
@@ -94,8 +86,103 @@ export function showFilters(columns, where, changed) {
   };
 }
 
+function fieldset(column, values, apply) {
+  const { name, kind, choices = [], low = null, high = null } = column;
+  const group = make("fieldset");
+  group.append(make("legend", "", name));
+  const field = (key, words, control) => {
+    const label = make("label", "", words);
+    control.value = values[key] || "";
+    control.addEventListener("change", () => { values[key] = control.value; apply(); });
+    label.append(control);
+    return label;
+  };
+  const input = (type, placeholder = "") => Object.assign(make("input"), { type, step: "any", placeholder });
+  if (kind === "boolean") {
+    const select = make("select");
+    for (const [value, words] of [["", "any"], ["true", "yes"], ["false", "no"]]) {
+      const count = choices.find((choice) => String(choice.value) === value)?.items;
+      select.append(Object.assign(make("option", "", count === undefined ? words : `${words} (${number(count)})`), { value }));
+    }
+    group.append(field("is", "is ", select));
+  } else if (RANGES[kind]) {
+    const ends = [["from", low], ["to", high]];
+    group.append(...ends.map(([end, limit]) => field(end, `${end} `, input(RANGES[kind], limit === null ? "" : String(limit)))));
+    if (low !== null && kind !== "number") group.append(make("span", "span soft", `${day(low)} to ${day(high)}`));
+  } else if (choices.length) {
+    group.append(choiceChips(name, choices, values.among, apply));
+  } else {
+    group.append(field("has", "contains ", input("text")));
+  }
+  return group;
+}
+
+const day = (value) => String(value).replace("T", " ").slice(0, 16);
+
+function choiceChips(name, choices, among, apply) {
+  const box = make("div", "choices");
+  for (const { value, items } of choices) {
+    const text = String(value);
+    const chip = button(null, "choice", () => {
+      if (!among.delete(text)) among.add(text);
+      chip.setAttribute("aria-pressed", String(among.has(text)));
+      apply();
+    });
+    chip.append(make("span", "", text || "empty"), " ", make("small", "", number(items)));
+    chip.title = text;
+    chip.setAttribute("aria-pressed", String(among.has(text)));
+    box.append(chip);
+  }
+  return box;
+}
+
 function showCondition(where) {
   element("condition").value = where;
-  element("filters-set").textContent = where ? "on" : "";
   element("no-filters").hidden = !where;
+  showSet("where", Boolean(where) && "filtered");
+}
+
+// --- Order ---------------------------------------------------------------------------------------------------------
+
+const ENDS = {
+  number: ["lowest first", "highest first"],
+  text: ["A to Z", "Z to A"],
+  boolean: ["no first", "yes first"],
+  date: ["earliest first", "latest first"],
+  time: ["earliest first", "latest first"],
+};
+
+// `order` is { sort, descending, byClass, copies }; `copies` is null where the service decides.
+export function showOrder(columns, order, foldsCopies, changed) {
+  const sort = element("sort");
+  const options = [["", "", "most similar first"]];
+  columns.forEach(({ name, kind }, place) => {
+    (ENDS[kind] || []).forEach((words, end) => options.push([`${place} ${end}`, name, `${name}, ${words}`]));
+  });
+  sort.replaceChildren(...options.map(([value, , words]) => Object.assign(make("option", "", words), { value })));
+  const place = columns.findIndex(({ name }) => name === order.sort);
+  sort.value = place < 0 ? "" : `${place} ${Number(order.descending)}`;
+  sort.onchange = () => {
+    const [at, end] = sort.value.split(" ");
+    changed({ sort: sort.value ? columns[Number(at)].name : "", descending: end === "1" });
+  };
+  element("by-class").checked = order.byClass;
+  element("by-class").onchange = ({ target }) => changed({ byClass: target.checked });
+  element("fold-copies").checked = order.copies ?? foldsCopies;
+  element("fold-copies").onchange = ({ target }) => changed({ copies: target.checked === foldsCopies ? null : target.checked });
+  showSet("order", [order.sort && `by ${order.sort}`, order.byClass && "by class", order.copies && "copies folded"].filter(Boolean).join(", "));
+}
+
+const set = { where: "", order: "" };
+
+function showSet(part, words) {
+  set[part] = words || "";
+  element("filters-set").textContent = Object.values(set).filter(Boolean).join(", ");
+}
+
+export function compared(one, other, { sort, descending }) {
+  const [a, b] = [one, other].map((item) => item.metadata?.[sort] ?? null);
+  if (a === null || b === null) return Number(a === null) - Number(b === null); // items without a value come last
+  const order = typeof a === "string" ? a.localeCompare(b, "en", { numeric: true }) : Number(a) - Number(b);
+  return descending ? -order : order;
 }

@@ -1,7 +1,7 @@
 // One item, opened: its whole picture, what is known of it, and what can be done with it.
 
 import { pictureUrl, setPicture } from "./access.js";
-import { button, element, explained, make, named, similarity, strength } from "./dom.js";
+import { button, copyText, element, explained, make, named, similarity, strength } from "./dom.js";
 
 const box = () => element("item");
 
@@ -53,23 +53,9 @@ function actions(item, moreLike) {
   open.rel = "noopener";
   row.append(
     button("More like this", "button primary", () => { moreLike(item); }),
-    button("Copy path", "button", async () => { copied.textContent = await copy(item.path); }),
+    button("Copy path", "button", async () => { copied.textContent = await copyText(item.path, box().querySelector(".path")); }),
     open,
     copied,
   );
   return row;
-}
-
-async function copy(text) {
-  try {
-    await navigator.clipboard.writeText(text);
-    return "Copied.";
-  } catch {
-    // Over plain HTTP from another machine, browsers offer no clipboard.
-    const range = document.createRange();
-    range.selectNodeContents(box().querySelector(".path"));
-    getSelection().removeAllRanges();
-    getSelection().addRange(range);
-    return document.execCommand("copy") ? "Copied." : "Selected; press Ctrl+C to copy.";
-  }
 }

@@ -2,6 +2,7 @@
 
 import { setPicture } from "./access.js";
 import { button, counted, element, head, make, named, number, say, similarity, strength } from "./dom.js";
+import { compared } from "./filters.js";
 
 export const STEP = 24; // cards that are shown at a time
 
@@ -10,7 +11,7 @@ const LEVELS = { identical: 4, strong: 3, possible: 2, weak: 1 };
 function card(item, open) {
   const row = make("li", "card");
   row.dataset.id = item.id;
-  const view = make("span", "view");
+  const view = make("span", "view waiting");
   const image = make("img");
   image.alt = "";
   image.loading = "lazy";
@@ -20,13 +21,81 @@ function card(item, open) {
   const words = make("span", "words");
   words.append(make("span", "label", named(item)), " ", make("span", "dataset", item.dataset));
   if (item.score !== undefined) words.append(" ", measure(item));
-  const whole = button(null, "", () => open(item));
+  image.addEventListener("load", () => view.classList.remove("waiting"), { once: true });
+  image.addEventListener("error", () => view.classList.replace("waiting", "failed"), { once: true });
+  const whole = button(null, "open", () => open(item));
   whole.title = item.path;
   whole.setAttribute("aria-haspopup", "dialog");
   whole.append(view, words);
   row.append(whole);
   return row;
 }
+
+// --- Folded results ------------------------------------------------------------------------------------------------
+
+// Matches in the order wanted, each with those folded into it: copies of its picture, or the others of its class.
+export function arranged(matches, { sort, descending, byClass }) {
+  const weak = ({ is_match: match }) => Number(match === false);
+  const ordered = sort
+    ? [...matches].sort((one, other) => weak(one) - weak(other) || compared(one, other, { sort, descending }))
+    : matches;
+  const entries = [];
+  const classes = new Map();
+  for (const match of ordered) {
+    const key = byClass && match.label ? JSON.stringify([match.dataset, match.label]) : null;
+    const first = key && classes.get(key);
+    if (first) {
+      first.others.push(match);
+      continue;
+    }
+    const entry = { match, others: [], words: key ? (count) => `${number(count)} of this class` : null };
+    if (key) classes.set(key, entry);
+    entries.push(entry);
+  }
+  const copiesOf = (match) => match.copies || [];
+  return entries.map(({ match, others, words }) => (others.length
+    ? { match, others: [...copiesOf(match), ...others.flatMap((other) => [other, ...copiesOf(other)])], words }
+    : { match, others: copiesOf(match), words: (count) => `${number(count)} copies` }));
+}
+
+function folded({ match, others, words }, open) {
+  const row = card(match, open);
+  if (!others.length) return row;
+  let members = [];
+  const count = words(others.length + 1);
+  const more = button(count, "fold", () => {
+    const unfold = !members.length;
+    for (const member of members) member.remove();
+    members = unfold ? others.map((other) => card(other, open)) : [];
+    for (const member of members) member.classList.add("member");
+    row.after(...members);
+    more.setAttribute("aria-expanded", String(unfold));
+    more.textContent = unfold ? `Fold ${count}` : count;
+  });
+  more.setAttribute("aria-expanded", "false");
+  row.append(more);
+  row.classList.add("stack");
+  return row;
+}
+
+// --- While waiting -------------------------------------------------------------------------------------------------
+
+export function showSkeletons() {
+  if (document.querySelector(".card, .skeleton")) return;
+  const empty = () => {
+    const row = make("li", "skeleton");
+    row.setAttribute("aria-hidden", "true");
+    row.append(make("span", "view waiting"), make("span", "line"), make("span", "line short"));
+    return row;
+  };
+  element("results").replaceChildren(...Array.from({ length: 8 }, empty));
+}
+
+export function removeSkeletons() {
+  for (const row of document.querySelectorAll(".skeleton")) row.remove();
+}
+
+// --- Similarity ----------------------------------------------------------------------------------------------------
 
 function measure(match) {
   const word = strength(match);
@@ -54,31 +123,34 @@ export function showExamples(items, open) {
 }
 
 // Adds the cards up to `count` that are not there yet, and returns the first new one.
-export function showMatches(matches, count, open) {
-  const known = new Set([...document.querySelectorAll(".card")].map((row) => row.dataset.id));
-  const added = matches.slice(0, count).filter((match) => !known.has(match.id)).map((match) => {
-    const row = card(match, open);
-    element(match.is_match === false ? "weak" : "results").append(row);
+export function showMatches(entries, count, open) {
+  const known = new Set([...document.querySelectorAll(".card:not(.member)")].map((row) => row.dataset.id));
+  const added = entries.slice(0, count).filter(({ match }) => !known.has(match.id)).map((entry) => {
+    const row = folded(entry, open);
+    element(entry.match.is_match === false ? "weak" : "results").append(row);
     return row;
   });
   element("weak-heading").hidden = !element("weak").children.length;
   return added[0] || null;
 }
 
-export function describe({ matches, no_match: none, threshold }, asked, place) {
+// `order` is that of `arranged`, and `partly` the number of images that are indexed so far, or null.
+export function describe({ matches, no_match: none, threshold }, { asked, place, order, partly }) {
   const good = matches.filter((match) => match.is_match !== false).length;
+  const first = order.sort ? `By ${order.sort}, of the ${number(matches.length)} most similar.` : order.byClass ? "The most similar of each class." : "The most similar first.";
   element("weak-heading").textContent = none ? "The nearest" : "Less alike";
+  const so = partly === null ? "" : ` ${counted(partly, "picture is", "pictures are")} indexed so far.`;
   if (!matches.length) {
     head(`Nothing is in ${place}`);
-    say("There are no items to compare with.");
+    say(`There are no items to compare with.${so}`);
   } else if (none) {
     head("No confident match");
-    say(`Nothing in ${place} is as similar as a match.`);
+    say(`Nothing in ${place} is as similar as a match.${so}`);
   } else if (threshold === null) {
     head("Most similar");
-    say("The most similar first. This catalogue has no threshold for what is a match.");
+    say(`${first} This catalogue has no threshold for what is a match.${so}`);
   } else {
     head(good < asked ? counted(good, "match", "matches") : `${number(good)} or more matches`);
-    say(good === matches.length ? "The most similar first." : "The most similar first; weaker ones are below.");
+    say(`${good === matches.length ? first : `${first.slice(0, -1)}; weaker ones are below.`}${so}`);
   }
 }

@@ -57,17 +57,21 @@ def not_found(id: str) -> ItemNotFoundError:
 
 def match_of(match: Match) -> schemas.Match:
     """Return a match as the API gives it."""
-    return schemas.Match(
-        id=match.id,
-        score=match.score,
-        dataset=match.dataset,
-        label=match.label,
-        path=match.path,
-        metadata=dict(match.metadata),
-        is_match=match.is_match,
-        confidence=match.confidence,
-        image=_picture(match.id),
-    )
+    return schemas.Match(**_found(match), copies=[schemas.FoldedCopy(**_found(copy)) for copy in match.copies])
+
+
+def _found(match: Match) -> dict[str, Any]:
+    return {
+        "id": match.id,
+        "score": match.score,
+        "dataset": match.dataset,
+        "label": match.label,
+        "path": match.path,
+        "metadata": dict(match.metadata),
+        "is_match": match.is_match,
+        "confidence": match.confidence,
+        "image": _picture(match.id),
+    }
 
 
 def item_of(item: StoredItem) -> schemas.Item:

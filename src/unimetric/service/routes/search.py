@@ -6,9 +6,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from unimetric.search.columns import ColumnSummary
 from unimetric.search.guarantee import Guarantee
 from unimetric.search.index import MAX_K
 from unimetric.search.items import Match
+from unimetric.service import catalogue_schemas as catalogue
 from unimetric.service import schemas
 from unimetric.service.access import read_access
 from unimetric.service.folder import FolderIndexer
@@ -46,7 +48,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.get(
         "/datasets",
-        response_model=schemas.Datasets,
+        response_model=catalogue.Datasets,
         responses=errors(*READ_ERRORS),
         summary="List the datasets, the columns and the limits",
     )
@@ -54,22 +56,37 @@ def router(service: Service) -> APIRouter:
         return await service.workers.look_up(request, lambda: _describe(service))
 
     @routes.get(
+        "/columns",
+        response_model=catalogue.Columns,
+        responses=errors(*READ_ERRORS),
+        summary="Get the ranges and choices of the columns",
+    )
+    async def columns(request: Request) -> Any:
+        found = await service.workers.look_up(request, service.index.columns)
+        return catalogue.Columns(columns=[_column(column) for column in found])
+
+    @routes.get(
         "/status",
-        response_model=schemas.Status,
+        response_model=catalogue.Status,
         responses=errors(*READ_ERRORS),
         summary="Get the number of images, and the progress of indexing",
     )
     async def status(request: Request) -> Any:
         items = await service.workers.look_up(request, service.index.count)
         indexing = None if service.folder is None else _indexing(service.folder)
-        return schemas.Status(ready=service.batcher.ready, items=items, indexing=indexing)
+        return catalogue.Status(ready=service.batcher.ready, items=items, indexing=indexing)
 
     return routes
 
 
 async def _search(service: Service, parsed: ParsedRequest) -> schemas.SearchAnswer:
     fields = parsed.fields
-    filters = {"datasets": fields.datasets, "where": fields.where, "exact": fields.exact}
+    filters = {
+        "datasets": fields.datasets,
+        "where": fields.where,
+        "exact": fields.exact,
+        "group_copies": service.group_copies if fields.group_copies is None else fields.group_copies,
+    }
 
     guarantee = Guarantee.of(fields.guarantee, fields.guarantee_delta)
 
@@ -93,12 +110,12 @@ def _no_match(found: list[Match], threshold: float | None) -> bool | None:
     return None if threshold is None else not any(match.is_match for match in found)
 
 
-def _describe(service: Service) -> schemas.Datasets:
+def _describe(service: Service) -> catalogue.Datasets:
     index, config = service.index, service.config
     counts = index.datasets()
-    return schemas.Datasets(
+    return catalogue.Datasets(
         datasets=[
-            schemas.Dataset(name=name, items=count, threshold=index.threshold_of([name]))
+            catalogue.Dataset(name=name, items=count, threshold=index.threshold_of([name]))
             for name, count in counts.items()
         ],
         items=sum(counts.values()),
@@ -109,20 +126,33 @@ def _describe(service: Service) -> schemas.Datasets:
         max_upload_bytes=config.max_upload_bytes,
         max_pixels=config.max_pixels,
         writable=config.writable,
+        group_copies=service.group_copies,
     )
 
 
-def _indexing(folder: FolderIndexer) -> schemas.Indexing:
+def _indexing(folder: FolderIndexer) -> catalogue.Indexing:
     state = folder.state
-    return schemas.Indexing(
+    return catalogue.Indexing(
         folder=folder.folder,
         phase=state.phase,
         done=state.done,
         total=state.total,
         written=state.written,
         seconds_left=state.seconds_left,
-        skipped=[schemas.SkippedFile(path=file.path, reason=file.reason) for file in state.skipped],
+        skipped=[catalogue.SkippedFile(path=file.path, reason=file.reason) for file in state.skipped],
         skipped_total=state.skipped_total,
         problem=state.problem,
         train_command=folder.train_command,
+    )
+
+
+def _column(column: ColumnSummary) -> catalogue.Column:
+    return catalogue.Column(
+        name=column.name,
+        kind=column.kind,
+        distinct=column.distinct,
+        missing=column.missing,
+        choices=[catalogue.Choice(value=value, items=items) for value, items in column.choices],
+        low=column.low,
+        high=column.high,
     )

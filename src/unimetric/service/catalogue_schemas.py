@@ -1,0 +1,149 @@
+"""Answers about the catalogues, their columns and the indexing, as the OpenAPI description shows them."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
+
+from unimetric.search.columns import MOST_CHOICES
+from unimetric.search.index import MAX_K
+from unimetric.service.schemas import Value
+
+_COLUMN: JsonDict = {
+    "name": "colour",
+    "kind": "text",
+    "distinct": 2,
+    "missing": 0,
+    "choices": [{"value": "red", "items": 310}, {"value": "black", "items": 250}],
+    "low": None,
+    "high": None,
+}
+
+_SKIPPED: JsonDict = {"path": "/data/photos/roses/7.jpg", "reason": "cut off before its end"}
+
+_INDEXING: JsonDict = {
+    "folder": "/data/photos",
+    "phase": "indexing",
+    "done": 1100,
+    "total": 5000,
+    "written": 1024,
+    "seconds_left": 210.0,
+    "skipped": [_SKIPPED],
+    "skipped_total": 1,
+    "problem": None,
+    "train_command": "unimetric train /data/photos --out runs/mine",
+}
+
+
+class Dataset(BaseModel):
+    """A catalogue."""
+
+    name: str
+    items: int
+    threshold: float | None = Field(description="The score from which an item is a match in a search of it alone.")
+
+
+class Datasets(BaseModel):
+    """Datasets, columns and limits."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "datasets": [{"name": "shoes", "items": 1200, "threshold": 0.58}],
+                    "items": 1200,
+                    "threshold": 0.61,
+                    "columns": {"price": "number"},
+                    "model": "4be1c2...",
+                    "max_k": MAX_K,
+                    "max_upload_bytes": 10_000_000,
+                    "max_pixels": 50_000_000,
+                    "writable": False,
+                    "group_copies": False,
+                }
+            ]
+        }
+    )
+
+    datasets: list[Dataset] = Field(description="In alphabetical order.")
+    items: int = Field(description="Of all datasets together.")
+    threshold: float | None = Field(description="Of a search in all datasets.")
+    columns: dict[str, str] = Field(description="The type of every metadata column that a condition may name.")
+    model: str = Field(description="The model's fingerprint.")
+    max_k: int
+    max_upload_bytes: int
+    max_pixels: int
+    writable: bool
+    group_copies: bool = Field(description="Copies of a picture are one match, unless a search asks for all.")
+
+
+class Choice(BaseModel):
+    """A value of a column."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"value": "red", "items": 310}]})
+
+    value: Value
+    items: int = Field(description="Number of items that have it.")
+
+
+class Column(BaseModel):
+    """Range and choices of a metadata column."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_COLUMN]})
+
+    name: str
+    kind: str = Field(description="text, number, boolean, date or time.")
+    distinct: int = Field(description="Number of distinct values.")
+    missing: int = Field(description="Number of items without a value.")
+    choices: list[Choice] = Field(
+        description=f"The most frequent value first; empty where there are more than {MOST_CHOICES}."
+    )
+    low: Value = Field(description="The least value of a number, date or time.")
+    high: Value = Field(description="The greatest value, likewise.")
+
+
+class Columns(BaseModel):
+    """All metadata columns that a condition may name."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"columns": [_COLUMN]}]})
+
+    columns: list[Column]
+
+
+class SkippedFile(BaseModel):
+    """A file that cannot be indexed."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_SKIPPED]})
+
+    path: str
+    reason: str
+
+
+class Indexing(BaseModel):
+    """Progress of the indexing of the served folder."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_INDEXING]})
+
+    folder: str
+    phase: str = Field(description="waiting (for the model), reading (the folder), indexing, done, failed or stopped.")
+    done: int = Field(description="Images that were looked at.")
+    total: int | None = Field(description="All images; null until the folder was read.")
+    written: int = Field(description="New or changed images that can be found by now.")
+    seconds_left: float | None = Field(description="Estimated time left; null where there is no estimate.")
+    skipped: list[SkippedFile] = Field(description="Files that cannot be read, at most 100.")
+    skipped_total: int = Field(description="Number of files that cannot be read.")
+    problem: str | None = Field(description="Reason of a failure.")
+    train_command: str | None = Field(
+        description="The command that trains a model on the folder, for better answers; null where its images have "
+        "fewer than two classes, or the model is trained."
+    )
+
+
+class Status(BaseModel):
+    """State of the service, and of the indexing where a folder of images is served."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"ready": True, "items": 1024, "indexing": _INDEXING}]})
+
+    ready: bool = Field(description="Images are embedded now.")
+    items: int = Field(description="Images that can be found.")
+    indexing: Indexing | None = Field(description="Null where a database is served.")
