@@ -374,7 +374,6 @@ def test_doubtful_labels_are_noted_and_kept(first: str, second: str, message: st
             "https://example.org/a.jpg",
             "missing images .*: https://example.org/a.jpg; download the images and write their",
         ),
-        ("s3://bucket/a.jpg", "download the images"),
         ("file:///data/a.jpg", "write paths without file://"),
         ("sub", "this is a folder; write a row for each"),
         ("B.JPG", "there is b.jpg: write capitals as"),

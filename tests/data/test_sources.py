@@ -103,7 +103,7 @@ def test_the_bare_word_demo_is_never_a_folder(demo: list[Path | None]) -> None:
         ("folder:", "names no path"),
         ("=birds", "empty name before '='"),
         ("folds:birds", "unknown format 'folds'.*did you mean 'folder'.*valid: .*demo, .*folder, .*manifest"),
-        ("s3://bucket/x", "unknown format 's3'"),
+        ("xyz://bucket/x", "unknown format 'xyz'"),
         ("absent", "there is no file or folder absent; check the path"),
         ("mine=absent", "there is no file or folder absent"),
         ("folder:absent", "there is no folder absent"),

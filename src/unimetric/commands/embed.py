@@ -160,8 +160,10 @@ def _write(path: Path, suffix: str, embedded: EmbeddedItems) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from unimetric.data.sources.remote import stored_name
+
     columns = {
-        "path": [str(item.path) for item in embedded.items],
+        "path": [stored_name(item.path) for item in embedded.items],
         "label": [item.label for item in embedded.items],
         "dataset": [item.dataset for item in embedded.items],
     }

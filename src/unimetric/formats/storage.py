@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import posixpath
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlparse
@@ -77,13 +78,34 @@ def list_files(place: str, *, recursive: bool = True) -> list[str]:
     if path is not None:
         found = path.rglob("*") if recursive else path.glob("*")
         return sorted(str(file) for file in found if file.is_file())
+    return sorted(list_objects(place, recursive=recursive))
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Size of an object in bytes, and the time of its last change in nanoseconds since 1970."""
+
+    size: int
+    nanoseconds: int
+
+
+def list_objects(place: str, *, recursive: bool = True) -> dict[str, Stamp]:
+    """Return the objects below a URI with their stamps; empty if there are none.
+
+    Raises:
+        StorageError: it cannot be listed.
+    """
     system, inner = file_system(place)
     with explained_access(place, "list"):
         infos = system.get_file_info(pa_fs.FileSelector(inner, recursive=recursive, allow_not_found=True))
     if not infos:
         check_bucket(place)
     scheme = place.partition("://")[0]
-    return sorted(f"{scheme}://{info.path}" for info in infos if info.type == pa_fs.FileType.File)
+    return {
+        f"{scheme}://{info.path}": Stamp(info.size, info.mtime_ns or 0)
+        for info in infos
+        if info.type == pa_fs.FileType.File
+    }
 
 
 def write_whole(place: str, content: bytes) -> None:

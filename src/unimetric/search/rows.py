@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from unimetric.data.catalog import identities
 from unimetric.data.sources.metadata import Value
+from unimetric.data.sources.remote import stored_name
 from unimetric.errors import ArgumentError
 from unimetric.files import user_path
 from unimetric.search.items import NewItem
@@ -71,7 +72,7 @@ def named(items: Iterable[NewItem]) -> list[NamedItem]:
         if item.path is not None:
             path = item.path if is_uri(item.path) or not Path(item.path).is_absolute() else stored_path(item.path)
         elif isinstance(item.image, Path):
-            path = next(resolved)
+            path = stored_name(next(resolved))
         else:
             path = f"sha256:{hash_of(item.image)}"
         path = _text(path)

@@ -8,6 +8,8 @@ A source string is ``[NAME=][FORMAT:]PATH``:
   recognised by its annotation files;
 - ``NAME``: the dataset's name, or the front part of the names where the source holds several;
 - ``hf:PATH``: a set of the library ``datasets`` (see `hf`);
+- a URI of object storage, ``s3://bucket/birds``, in the place of ``PATH``: its objects are copied into the cache (see
+  `remote`);
 - the bare word ``demo``: the demo collections, built on first use (a folder of that name is ``./demo``).
 
 An existing path that contains ``=`` or ``:`` is read as a path.
@@ -30,6 +32,7 @@ from unimetric.data.sources.folder import read_folder, read_images
 from unimetric.data.sources.hf import read_hf
 from unimetric.data.sources.manifest import read_manifest
 from unimetric.data.sources.metadata import Metadata, read_metadata
+from unimetric.data.sources.remote import is_remote, local_copy
 from unimetric.data.sources.split_names import named_as_splits
 from unimetric.data.sources.table import SUFFIXES
 from unimetric.errors import UserError, nearest_names, shown
@@ -78,7 +81,7 @@ def read_source(text: str, *, classes: bool = True) -> list[Dataset]:
         return read_demo(user_path(place) if place else None, name)
     if not place:
         raise UserError(f"the source {text!r} names no path; write [NAME=][FORMAT:]PATH")
-    path = user_path(place)
+    path = local_copy(place) if is_remote(place) else user_path(place)
     if format_name is None:
         format_name = _format_of(path)
         if format_name == "folder" and classes:
@@ -99,9 +102,10 @@ def read_source_metadata(text: str) -> Metadata:
         UserError: as `read_manifest`.
     """
     name, format_name, place = _parse(text)
-    if format_name == "demo" or (format_name or _format_of(user_path(place))) != "manifest":
+    if format_name == "demo":
         return Metadata({})
-    return read_metadata(user_path(place), name)
+    path = local_copy(place) if is_remote(place) else user_path(place)
+    return read_metadata(path, name) if (format_name or _format_of(path)) == "manifest" else Metadata({})
 
 
 def read_sources(texts: Sequence[str], *, classes: bool = True) -> list[Dataset]:
@@ -152,7 +156,7 @@ def _parse(text: str) -> tuple[str | None, str | None, str]:
             raise UserError(f"the source {match.group()!r} has an empty name before '='; write NAME=PATH")
     if text == "demo":
         return name, "demo", ""
-    if not _exists(text) and (match := _FORMAT.fullmatch(text)):
+    if not is_remote(text) and not _exists(text) and (match := _FORMAT.fullmatch(text)):
         if match[1] not in SOURCES:
             raise UserError(f"unknown format {match[1]!r} in the source {text!r}; {nearest_names(match[1], SOURCES)}")
         return name, match[1], match[2]

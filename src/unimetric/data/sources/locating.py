@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 
 from unimetric.data.images import SUFFIXES, image_file
+from unimetric.data.sources.remote import is_remote
 from unimetric.errors import UserError, escaped
 
 _LONGEST = 300
@@ -125,6 +126,8 @@ def _remedy(folder: Path, text: str) -> str:
     """Return what to do about a path that leads to no image, by the likely mistake."""
     if text.lower().startswith("file://"):
         return "write paths without file://"
+    if is_remote(text):
+        return "check the names of these objects"
     if _URL.match(text):
         return "download the images and write their paths"
     if PureWindowsPath(text).drive or "\\" in text:

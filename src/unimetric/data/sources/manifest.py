@@ -12,6 +12,7 @@ from unimetric.data.catalog import Clash, Dataset, Item, unique_items
 from unimetric.data.images import with_box
 from unimetric.data.labels import clean_label, label_notes
 from unimetric.data.sources.locating import locate_images
+from unimetric.data.sources.remote import local_names, uri_of
 from unimetric.data.sources.split_names import SPLIT_NAMES, split_role
 from unimetric.data.sources.table import CsvTable, Table, open_table
 from unimetric.errors import UserError, nearest_names, shown
@@ -81,7 +82,8 @@ class Rows:
 def read_manifest(file: Path, name: str | None = None, *, classes: bool = True) -> list[Dataset]:
     """Read a manifest; datasets in the order of their names, items in the order of the rows.
 
-    Paths are relative to the manifest's folder, or absolute (see `locate_images`). Labels and datasets are text, in the
+    Paths are relative to the manifest's folder, or absolute (see `locate_images`), or URIs of object storage, whose
+    objects are copied into the cache (see `remote`). Labels and datasets are text, in the
     form of `clean_label`; whole numbers in Parquet become their digits. ``split`` is one of `SPLIT_NAMES`, or empty.
     Columns ``x,y,width,height``, where there are all four, cut the image out of its picture (see `with_box`). Other
     columns are not read. A row that repeats an image with the same label and split is left out, and its path
@@ -125,8 +127,8 @@ def load_manifest(
 
     For arguments and errors see `read_manifest`.
     """
-    rows = parse_manifest(file, _read(file), name, classes=classes)
-    paths, notes = locate_images(file, rows.paths, rows.table.row_place)
+    rows = parse_manifest(uri_of(file) or file, _read(file), name, classes=classes)
+    paths, notes = locate_images(file, local_names(file, rows.paths), rows.table.row_place)
     return rows, list(map(Item, paths, rows.labels, rows.datasets, rows.roles)), (*rows.columns.notes, *notes)
 
 
