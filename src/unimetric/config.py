@@ -154,7 +154,6 @@ class TrainingConfig:
     Args:
         start: Initial head and proxies. ``discriminant`` makes them from a linear discriminant analysis of the features
             that the train images have before training, which takes one pass over them.
-        finish: Final head. ``discriminant`` replaces the trained one by such an analysis of the trained features.
         epochs: Passes over the train images.
         steps: Optimiser steps, instead of epochs.
         batch_size: Images per step, over all processes together.
@@ -188,7 +187,6 @@ class TrainingConfig:
     """
 
     start: Literal["random", "discriminant"] = "random"
-    finish: Literal["trained", "discriminant"] = "trained"
     epochs: int = 100
     steps: int | None = None
     batch_size: int = 180

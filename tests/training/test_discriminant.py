@@ -14,17 +14,8 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch.nn import functional as F
 
 from toy_runs import assert_same_run, log_rows, options_file, tensors, unimetric
-from unimetric.data.catalog import ClassIndex
-from unimetric.formats.run_folder import RunFolder
 from unimetric.losses import LOSSES, make_loss, place_proxies
-from unimetric.models.embedder import Embedder
-from unimetric.training.discriminant import (
-    ClassStatistics,
-    TrainImages,
-    finish_with_discriminant,
-    linear_discriminant,
-)
-from unimetric.training.setup import load_split
+from unimetric.training.discriminant import ClassStatistics, linear_discriminant
 
 
 def statistics_of(features: np.ndarray, labels: np.ndarray, classes: int, parts: int = 3) -> ClassStatistics:
@@ -126,32 +117,9 @@ def test_resuming_does_not_start_again(sources: list[Path], tmp_path: Path, monk
     assert_same_run(whole, cut)
 
 
-def test_a_run_that_finishes_there_has_the_head_that_fits_its_features(sources: list[Path], tmp_path: Path) -> None:
-    trained = run(sources, tmp_path, "trained", epochs=2)
-    finished = run(sources, tmp_path, "finished", epochs=2, finish="discriminant")
-    assert [row["loss"] for row in log_rows(trained)] == [row["loss"] for row in log_rows(finished)]
-    before, after = tensors(trained / "model/adapter.safetensors"), tensors(finished / "model/adapter.safetensors")
-    assert {name for name, value in before.items() if not value.equal(after[name])} == {"head.weight", "head.bias"}
-    # The oracle: the same statistics from the public model.
-    embedder = Embedder.from_pretrained(finished)
-    config = RunFolder(finished).read_config()
-    train = load_split(config).train
-    images = TrainImages([item.path for item in train], ClassIndex.of(train).numbers(train), config.device.precision, 8)
-    finish_with_discriminant(embedder, images)
-    assert embedder.head is not None
-    # Directions are unique up to their sign.
-    torch.testing.assert_close(embedder.head.weight.data.abs(), after["head.weight"].abs(), rtol=1e-2, atol=1e-3)
-    resumed = run(sources, tmp_path, "resumed", epochs=2, finish="discriminant")
-    assert unimetric("train", "--resume", resumed) == 0
-    assert_same_run(finished, resumed)
-
-
-@pytest.mark.parametrize("option", ["start", "finish"])
-def test_hyperbolic_losses_refuse_it(
-    option: str, sources: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = options_file(tmp_path / "o.yaml", loss={"name": "hyperbolic"}, training={option: "discriminant"})
+def test_hyperbolic_losses_refuse_it(sources: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = options_file(tmp_path / "o.yaml", loss={"name": "hyperbolic"}, training={"start": "discriminant"})
     assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 2
     error = capsys.readouterr().err
-    assert f"--training.{option} is 'discriminant'" in error
+    assert "--training.start is 'discriminant'" in error
     assert error.count("\n") == 1

@@ -1,9 +1,8 @@
-"""Head and proxies from linear discriminant analysis of the train images' features, before or after training.
+"""Initial head and proxies from linear discriminant analysis of the train images' frozen features.
 
 A random head discards most of the information in the frozen features, and hundreds of steps recover it.
 The discriminant directions (Fisher, 1936; Rao, 1948) are the linear map
-that separates the train classes best, in closed form; they cost one pass over the train images. After training,
-the same map of the trained features, with more shrinkage, fits new classes better than the trained head.
+that separates the train classes best, in closed form; they cost one pass over the train images.
 """
 
 from __future__ import annotations
@@ -30,10 +29,6 @@ from unimetric.progress import progress_bar
 SHRINKAGE = 0.3
 """Share of the mean within-class variance that is added to every direction's; the best of 0.03, 0.1, 0.3 and 1 on
 held-out train classes of eight domains."""
-
-FINAL_SHRINKAGE = 3.0
-"""The same after training, when train images lie closer to their class means than images of new classes will; the best
-of 0.1, 0.3, 1, 3, 10, 30 and 100 on held-out train classes of eight domains."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +82,8 @@ def linear_discriminant(statistics: ClassStatistics, size: int, shrinkage: float
     """Return the ``size`` directions that separate the class means best, in units of within-class deviations.
 
     Generalised eigenvectors of the between-class covariance of the class means (every class weighs the same) and the
-    within-class covariance ``S_w + shrinkage · mean(diag S_w) · I``. C classes have C - 1 such directions; they are
-    followed by those in which the features vary most. Where ``size`` is larger than D, the directions beyond are 0.
+    within-class covariance ``S_w + shrinkage · mean(diag S_w) · I``. Where ``size`` is larger than D, the directions
+    beyond are 0.
 
     Args:
         statistics: Of at least one feature.
@@ -103,8 +98,7 @@ def linear_discriminant(statistics: ClassStatistics, size: int, shrinkage: float
     width = len(centre)
     spread = within.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
     offsets = means - centre
-    # The small share of the second term only orders directions in which the class means do not differ.
-    between = offsets.T @ offsets / len(means) + 1e-9 * within
+    between = offsets.T @ offsets / len(means)
     values, vectors = torch.linalg.eigh(within + shrinkage * spread * torch.eye(width, dtype=torch.float64))
     # Rounding may leave a variance of nothing slightly below 0.
     whitening = (vectors / values.clamp_min(1e-12 * spread).sqrt()) @ vectors.T
@@ -117,70 +111,40 @@ def linear_discriminant(statistics: ClassStatistics, size: int, shrinkage: float
     return Discriminant(weight, -weight @ centre, class_means)
 
 
-@dataclass(frozen=True)
-class TrainImages:
-    """Where the train images' features come from.
+def start_from_discriminant(
+    embedder: Embedder,
+    loss: nn.Module,
+    paths: Sequence[Path],
+    numbers: Sequence[int],
+    precision: str,
+    batch_size: int,
+    read: Callable[[Path], Image.Image] = decode_image,
+) -> None:
+    """Set the head to the discriminant of the train images' features, and the proxies to the mapped class means.
+
+    Images that cannot be read are skipped; training names them.
 
     Args:
+        embedder: With a head, on the sphere.
+        loss: Its proxies are placed where it has any.
         paths: The train images, N.
         numbers: Their class numbers.
         precision: As in `Embedder.encode`.
         batch_size: Images per forward pass.
         read: Makes an upright RGB image of a path, or raises `ImageError`.
-    """
-
-    paths: Sequence[Path]
-    numbers: Sequence[int]
-    precision: str
-    batch_size: int
-    read: Callable[[Path], Image.Image] = decode_image
-
-
-def start_from_discriminant(embedder: Embedder, loss: nn.Module, images: TrainImages) -> None:
-    """Set the head to the discriminant of the train images' features, and the proxies to the mapped class means.
-
-    Args:
-        embedder: With a head, on the sphere.
-        loss: Its proxies are placed where it has any.
-        images: The train images.
 
     Raises:
         UserError: no image can be read.
     """
-    found = _set_head(embedder, images, SHRINKAGE)
-    place_proxies(loss, F.normalize(found.class_means, dim=1).float())
-
-
-def finish_with_discriminant(embedder: Embedder, images: TrainImages) -> None:
-    """Set the head of a trained model to the discriminant of the train images' features.
-
-    Raises:
-        UserError: no image can be read.
-    """
-    _set_head(embedder, images, FINAL_SHRINKAGE)
-
-
-def _set_head(embedder: Embedder, images: TrainImages, shrinkage: float) -> Discriminant:
     head = embedder.head
     assert head is not None  # noqa: S101  # asked of the configuration
-    found = linear_discriminant(_statistics(embedder, images), head.out_features, shrinkage)
-    with torch.no_grad():
-        head.weight.copy_(found.weight)
-        head.bias.copy_(found.bias)
-    return found
-
-
-def _statistics(embedder: Embedder, images: TrainImages) -> ClassStatistics:
-    """Sum the features of the images that can be read; training names the others."""
-    assert embedder.head is not None  # noqa: S101  # asked of the configuration
-    paths, numbers = images.paths, images.numbers
-    statistics = ClassStatistics.empty(max(numbers) + 1, embedder.head.in_features)
-    dtype = compute_dtype(images.precision, embedder.device)
-    readers = (partial(images.read, path) for path in paths)
+    statistics = ClassStatistics.empty(max(numbers) + 1, head.in_features)
+    dtype = compute_dtype(precision, embedder.device)
+    images = (partial(read, path) for path in paths)
     position, reason = 0, ""
     with progress_bar() as bar:
         task = bar.add_task("Reading the train images", total=len(paths), note="")
-        for pixels, errors in decoded_batches(readers, embedder.transform, images.batch_size, skip_unreadable=True):
+        for pixels, errors in decoded_batches(images, embedder.transform, batch_size, skip_unreadable=True):
             readable = [position + index for index, error in enumerate(errors) if error is None]
             reason = next((error.reason for error in errors if error is not None), reason)
             if pixels:
@@ -190,4 +154,8 @@ def _statistics(embedder: Embedder, images: TrainImages) -> ClassStatistics:
             bar.update(task, completed=position)
     if not int(statistics.counts.sum()):
         raise UserError(f"none of {len(paths)} train images can be read; the first is {paths[0]}: {reason}")
-    return statistics
+    found = linear_discriminant(statistics, head.out_features)
+    with torch.no_grad():
+        head.weight.copy_(found.weight)
+        head.bias.copy_(found.bias)
+    place_proxies(loss, F.normalize(found.class_means, dim=1).float())

@@ -202,7 +202,6 @@ def _configuration(
         training=replace(
             training,
             start="random",
-            finish="trained",
             steps=options.steps,
             batch_size=training.batch_size if options.batch_size is None else options.batch_size,
             learning_rate=training.learning_rate * options.learning_rate_scale,

@@ -28,7 +28,7 @@ from unimetric.training.checkpoint import (
     naming_the_kept_checkpoint,
     save_checkpoint,
 )
-from unimetric.training.discriminant import TrainImages, finish_with_discriminant, start_from_discriminant
+from unimetric.training.discriminant import start_from_discriminant
 from unimetric.training.finish import write_results
 from unimetric.training.global_batch import gather
 from unimetric.training.interrupt import Interrupted, StopRequest, sigterm_as_keyboard_interrupt
@@ -93,8 +93,6 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict
             return {}
         if kept := progress.best_weights or progress.average:
             assign_weights(run.embedder, kept, folder.checkpoint)
-        if run.discriminant_finish:
-            finish_with_discriminant(run.embedder, _train_images(run))
         with naming_the_kept_checkpoint(folder):
             return write_results(run, progress)
 
@@ -140,17 +138,16 @@ def _start_from_discriminant(run: Run) -> None:
     whole = run.whole_loss() if own else run.loss
     whole.to(run.fabric.device)
     if run.first:
-        start_from_discriminant(run.embedder, whole, _train_images(run))
+        paths = [item.path for item in run.split.train]
+        evaluate = run.evaluate
+        start_from_discriminant(
+            run.embedder, whole, paths, run.numbers, evaluate.precision, evaluate.batch_size, evaluate.read
+        )
     assert run.embedder.head is not None  # noqa: S101  # the options were checked
     # Broadcast the head explicitly instead of relying on DDP's first synchronisation.
     run.processes.copy_from_first([*run.embedder.head.parameters(), *whole.parameters()])
     if own:
         run.loss.load_state_dict(whole.state_dict() | {"proxies": whole.state_dict()["proxies"][own.classes]})
-
-
-def _train_images(run: Run) -> TrainImages:
-    paths, evaluate = [item.path for item in run.split.train], run.evaluate
-    return TrainImages(paths, run.numbers, evaluate.precision, evaluate.batch_size, evaluate.read)
 
 
 def train_steps(run: Run, progress: Progress) -> None:

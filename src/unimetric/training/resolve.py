@@ -89,7 +89,6 @@ class Run:
         rate: Factor on every learning rate, by step.
         average_horizon: Steps over which the weights are averaged; 0 for no average.
         discriminant_start: Initialise head and proxies by linear discriminant analysis.
-        discriminant_finish: Fit the head again after training.
         validate_every: Epochs between two validations; 0 for none.
         validate_at_end: Validate after the last step.
         keep_best: Keep the weights with the best validation.
@@ -122,7 +121,6 @@ class Run:
     clip_value: float
     average_horizon: float
     discriminant_start: bool
-    discriminant_finish: bool
     validate_every: int
     validate_at_end: bool
     keep_best: bool
@@ -200,7 +198,6 @@ def resolve(config: RunConfig, folder: RunFolder) -> Run:
         clip_value=training.clip_value,
         average_horizon=training.average_over * steps,
         discriminant_start=training.start == "discriminant",
-        discriminant_finish=training.finish == "discriminant",
         validate_every=training.validate_every if split.validation else 0,
         validate_at_end=bool(split.validation) and _validates_at_end(config),
         keep_best=training.selection == "best",

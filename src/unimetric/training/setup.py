@@ -64,12 +64,11 @@ def check_options(config: RunConfig) -> None:
             f"--model.nested_sizes is {model.nested_sizes} and --training.shard_proxies is true: proxies that are "
             "divided have no nested sizes; leave one of the two out"
         )
-    for option, other in (("start", "random"), ("finish", "trained")):
-        if getattr(config.training, option) == "discriminant" and geometry.name != "sphere":
-            raise UserError(
-                f"--training.{option} is 'discriminant', which is for embeddings on the sphere, but --loss.name "
-                f"{config.loss.name} works on {geometry.name!r}: use {other}"
-            )
+    if config.training.start == "discriminant" and geometry.name != "sphere":
+        raise UserError(
+            f"--training.start is 'discriminant', which is for embeddings on the sphere, but --loss.name "
+            f"{config.loss.name} works on {geometry.name!r}: use random"
+        )
     sampler_options(config.sampling.name, config.sampling.options, LOSSES[config.loss.name].images_per_class)
 
 
