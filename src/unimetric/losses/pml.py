@@ -77,7 +77,9 @@ class MinedLoss(nn.Module):
                 parameter.copy_(scaled.T)
             elif name == "fc":  # [E, C * centers]
                 centers = parameter.shape[1] // len(scaled)
-                parameter.copy_(scaled.repeat_interleave(centers, 0).T + 0.1 * torch.randn(parameter.shape))
+                # Drawn on the CPU, the same on every device.
+                apart = 0.1 * torch.randn(parameter.shape).to(scaled.device)
+                parameter.copy_(scaled.repeat_interleave(centers, 0).T + apart)
 
 
 def triplet(num_classes: int, embedding_size: int, margin: float = 0.05) -> nn.Module:
