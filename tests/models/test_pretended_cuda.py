@@ -57,7 +57,7 @@ class TestThePretendedDevice:
         ],
     )
     def test_it_refuses(self, mix: Any) -> None:
-        with PretendedCuda(), pytest.raises((RuntimeError, TypeError), match="cuda|same device"):
+        with PretendedCuda(), pytest.raises((RuntimeError, TypeError), match=r"cuda|same device"):
             mix(torch.ones(2, 2), torch.ones(2, 2, device="cuda"))
 
     def test_it_allows(self) -> None:
