@@ -297,6 +297,8 @@ class EvaluationConfig:
             on its validation classes and leaves the test classes unseen.
         mean_average_precision: Measure mAP as well. That ranks the whole gallery for every query, about ten times the
             work of all other numbers.
+        budgets: Measure Recall@1 of shorter vectors and coarser types as well. The table of bytes per image against
+            Recall@1 is in metrics.json and in the report.
         baseline: After training, measure the frozen backbone as well and compare. It is measured once; its numbers
             are kept in the user's cache for the next training on the same images.
     """
@@ -305,6 +307,7 @@ class EvaluationConfig:
     batch_size: int = 32
     classes: Literal["test", "validation"] = "test"
     mean_average_precision: bool = False
+    budgets: bool = True
     baseline: bool = True
 
     def __post_init__(self) -> None:

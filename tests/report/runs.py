@@ -11,7 +11,10 @@ from PIL import Image
 
 from unimetric.data.catalog import Item
 from unimetric.evaluation import evaluate
+from unimetric.evaluation.budgets import measure_budgets
 from unimetric.formats.vectors import MeasuredVectors, write_measured
+from unimetric.geometry import Sphere
+from unimetric.models.sizes import Sizes
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -60,6 +63,7 @@ def write_run(folder: Path, items: tuple[Item, ...], vectors: Any, **more: Any) 
     report["counts"] |= {"skipped_files": 1}
     metrics = {
         **report,
+        "budgets": measure_budgets(MeasuredVectors(items, vectors, items, vectors), Sizes(nested=(4,)), Sphere()),
         "seconds": 1.0,
         "skipped": [{"path": f"/x/{HOSTILE[0]}.png", "reason": "truncated"}],
         "model": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -92,13 +93,34 @@ def test_every_section_is_there(pages: dict[str, Path]) -> None:
     sections = [attributes["id"] for tag, attributes in parsed.tags if tag == "section"]
     linked = [str(attributes["href"])[1:] for tag, attributes in parsed.tags if tag == "a"]
     assert sections == linked
-    assert {"numbers", "confusion", "thresholds", "space", "mistakes", "worst", "skipped", "origin"} <= set(sections)
+    assert {"numbers", "confusion", "thresholds", "budgets", "space", "mistakes", "worst", "skipped", "origin"} <= set(
+        sections
+    )
     classes = [str(attributes.get("class")) for _, attributes in parsed.tags]
     assert classes.count("worst") == len(HOSTILE)
     # A curve for each dataset, and one for the union.
     assert classes.count("line") == len(HOSTILE) + 1
     for words in ("not in the catalogue", "Equal error rate", "Alignment", "Uniformity", "Taken for"):
         assert words in parsed.text
+
+
+def test_bytes_per_image_have_a_row_for_every_size_and_type(pages: dict[str, Path]) -> None:
+    page = pages["report"].read_text()
+    part = page[page.index('<section id="budgets">') : page.index('<section id="training">')]
+    # Whole vectors of 8 numbers and the first 4, each in five ways, under a row of headings.
+    assert part.count("<tr>") == 1 + 2 * 5
+    text = " ".join(Tags(part).text.split())
+    for words in ("float16", "int8", "bit, rescored", "+ 8", "100.0 %"):
+        assert words in text
+
+
+def test_a_measurement_without_budgets_has_no_such_part(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    del metrics["budgets"]
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    write_report(folder, tmp_path / "page.html")
+    assert "Bytes per image" not in (tmp_path / "page.html").read_text()
 
 
 def test_a_picture_that_is_gone_becomes_a_box_with_its_name(pages: dict[str, Path]) -> None:

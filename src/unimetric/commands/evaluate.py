@@ -44,7 +44,7 @@ def evaluate(
                 *("data.sources", "data.split", "data.split_seed", "data.validation_fraction", "data.test_datasets"),
                 *("data.cache", "data.reduced_decode", "model.method", "model.backbone", "model.weights"),
                 *("model.image_size", "model.pool", "evaluation.ks", "evaluation.batch_size", "evaluation.classes"),
-                *("evaluation.mean_average_precision", "device.accelerator", "device.precision"),
+                *("evaluation.mean_average_precision", "evaluation.budgets", "device.accelerator", "device.precision"),
             }
         ),
     ],
@@ -176,9 +176,11 @@ def _split(config: RunConfig) -> Split:
 
 
 def _measure(config: RunConfig, split: Split, embedder: Embedder | Ensemble, out: Path, clock: Clock) -> dict[str, Any]:
+    from unimetric.evaluation.budgets import measure_budgets
     from unimetric.evaluation.evaluate_split import measure
     from unimetric.formats.vectors import VECTORS_FILE, write_measured
     from unimetric.models.ensemble import Ensemble
+    from unimetric.models.sizes import Sizes
     from unimetric.training.provenance import measured_sides, provenance
     from unimetric.training.setup import configured_reader, describe, left_out_of, log_split
 
@@ -198,6 +200,9 @@ def _measure(config: RunConfig, split: Split, embedder: Embedder | Ensemble, out
         read=read,
     )
     metrics = describe(config, embedder, measurement.metrics, [*left_out_of(split), *measurement.skipped])
+    if config.evaluation.budgets and measurement.vectors is not None:
+        sizes = Sizes() if isinstance(embedder, Ensemble) or embedder.whole is not None else embedder.sizes
+        metrics["budgets"] = measure_budgets(measurement.vectors, sizes, embedder.geometry)
     # Train images are not used here.
     used = replace(split, train=())
     fingerprint = embedder.fingerprint if isinstance(embedder, Ensemble) else embedder.backbone.fingerprint

@@ -13,6 +13,7 @@ from unimetric.errors import UserError
 from unimetric.files import write_text
 from unimetric.models.source import ModelSource
 from unimetric.report.analysis import Analysis, analyse
+from unimetric.report.budgets import budget_values
 from unimetric.report.collect import Measured, located, read_log, read_run
 from unimetric.report.examples import mistakes, worst_classes
 from unimetric.report.figures import interval_figure, prompt_figures, training_figure
@@ -86,6 +87,7 @@ def _values(
         "numbers": "Numbers",
         "confusion": "Confusion",
         "thresholds": "Match or no match",
+        "budgets": "Bytes",
         "prompts": "Prompts",
         "training": "Training",
         "space": "Embedding",
@@ -94,8 +96,10 @@ def _values(
         "skipped": "Skipped",
         "origin": "Origin",
     }
-    if not prompts:
-        del sections["prompts"]
+    budgets = budget_values(numbers)
+    for name, values in (("prompts", prompts), ("budgets", budgets)):
+        if not values:
+            del sections[name]
     skipped = measured.metrics.get("skipped", [])
     groups = [(name, (analysis.separate(name), analysis.unified(name))) for name in analysis.datasets]
     return {
@@ -111,6 +115,7 @@ def _values(
         "metric_rows": list(metric_rows(numbers)),
         "confusion": confusion(numbers),
         "thresholds": threshold_values(analysis),
+        "budgets": budgets,
         "prompts": prompts,
         "training": _training(measured),
         "map": map_values(analysis, options.points),

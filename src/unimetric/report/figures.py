@@ -116,7 +116,7 @@ def prompt_figures(similarities: Mapping[str, NDArray[np.float32]], name: str) -
 
 def _prompt_bars(rows: Mapping[str, NDArray[np.float32]], title: str, name: str) -> str:
     with drawing():
-        figure, grid = _figure(0.9 + 0.45 * len(rows), rows=len(rows))
+        figure, grid = figure_with_rows(0.9 + 0.45 * len(rows), len(rows))
         every = np.stack([*rows.values()])
         low, high = min(0.0, float(every.min())), max(0.0, float(every.max()))
         margin = 0.05 * (high - low) or 1.0
@@ -160,7 +160,7 @@ def training_figure(log: Sequence[Mapping[str, Any]], name: str) -> str | None:
         return None
     steps, values = [step for step, _ in losses], [loss for _, loss in losses]
     with drawing():
-        figure, grid = _figure(4.0 if validated else 2.4, rows=2 if validated else 1, sharex=True)
+        figure, grid = figure_with_rows(4.0 if validated else 2.4, 2 if validated else 1, sharex=True)
         marker = "o" if len(losses) < 3 else None
         grid[0].plot(steps, values, color=FAINT, linewidth=0.8)
         grid[0].plot(steps, smoothed(values), color=series_colour(0), linewidth=1.6, marker=marker)
@@ -184,13 +184,22 @@ def training_figure(log: Sequence[Mapping[str, Any]], name: str) -> str | None:
         return to_svg(figure, name)
 
 
-def _figure(height: float, rows: int = 0, sharex: bool = False) -> tuple[Any, Any]:
-    """Return a figure of the common width with one pair of axes, or with a list of ``rows`` of them."""
+def _figure(height: float) -> tuple[Any, Any]:
+    """Return a figure of the common width with one pair of axes."""
+    figure = _empty_figure(height)
+    return figure, figure.subplots()
+
+
+def figure_with_rows(height: float, rows: int, sharex: bool = False) -> tuple[Any, list[Any]]:
+    """Return a figure of the common width with a list of pairs of axes, from top to bottom."""
+    figure = _empty_figure(height)
+    return figure, list(figure.subplots(rows, 1, sharex=sharex, squeeze=False)[:, 0])
+
+
+def _empty_figure(height: float) -> Any:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasSVG(figure)
-    if not rows:
-        return figure, figure.subplots()
-    return figure, list(figure.subplots(rows, 1, sharex=sharex, squeeze=False)[:, 0])
+    return figure

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unimetric.data.catalog import ClassIndex
+from unimetric.evaluation.budgets import measure_budgets
 from unimetric.evaluation.evaluate_split import Measurement, Skipped
 from unimetric.files import write_json
 from unimetric.formats.vectors import write_measured
@@ -48,6 +49,8 @@ def write_results(run: Run, progress: Progress) -> dict[str, Any]:
     metrics["training_seconds"] = round(progress.seconds, 1)
     metrics["training_steps"] = progress.step
     metrics |= provenance(config, split, run.embedder.backbone.fingerprint, run.clock, run.embedder.device)
+    if config.evaluation.budgets and measurement.vectors is not None:
+        metrics["budgets"] = measure_budgets(measurement.vectors, run.embedder.sizes, run.embedder.geometry)
     if config.evaluation.baseline:
         metrics |= compare_with_frozen(run, measurement)
     metrics |= measure_extension(config, split, run.embedder, run.extension)

@@ -1,0 +1,99 @@
+"""The page's part on budgets: bytes per image against Recall@1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from unimetric.report.analysis import Score
+from unimetric.report.figures import figure_with_rows
+from unimetric.report.svg import drawing, series_colour, to_svg
+from unimetric.report.words import cell
+
+_PARTS = ("harmonic", "unified")
+_MARKERS = "osD^"
+
+
+def budget_values(numbers: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the page's values of budgets, a curve and a table; None if none were measured."""
+    budgets = numbers.get("budgets")
+    if not budgets:
+        return None
+    points = budgets["points"]
+    return {
+        "figure": Markup(budget_figure(points, "budgets")),  # noqa: S704
+        "rows": list(_rows(points)),
+        "rescored": budgets["rescored"],
+        "sizes": len({point["size"] for point in points}) > 1,
+    }
+
+
+def type_name(point: Mapping[str, Any]) -> str:
+    """Return the type of a point in words.
+
+    >>> type_name({"type": "bit", "rescored": True})
+    'bit, rescored'
+    """
+    return f"{point['type']}, rescored" if point["rescored"] else str(point["type"])
+
+
+def _rows(points: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    whole = points[0]
+    for point in points:
+        yield {
+            "bytes": f"{point['bytes']:,}",
+            "second": f"+ {point['copy_bytes']:,}" if point["copy_bytes"] else "",
+            "size": point["size"],
+            "type": type_name(point),
+            "harmonic": cell(_score(point, "harmonic")),
+            "unified": cell(_score(point, "unified")),
+            "kept": [_kept(point[part], whole[part]) for part in _PARTS],
+        }
+
+
+def _score(point: Mapping[str, Any], part: str) -> Score:
+    low, high = point["intervals"][part]
+    return Score(point[part], low, high, 0)
+
+
+def _kept(value: float, whole: float) -> str:
+    return f"{100 * value / whole:.1f}" if whole else "–"
+
+
+def budget_figure(points: Sequence[Mapping[str, Any]], name: str) -> str:
+    """Draw Recall@1 over the bytes per image, on a logarithmic axis: a line for every type, with 95 % intervals.
+
+    Args:
+        points: Of `measure_budgets`.
+        name: The figure's name, unique within the page.
+    """
+    types = list(dict.fromkeys(map(type_name, points)))
+    with drawing():
+        figure, grid = figure_with_rows(4.6, 2)
+        for axes, part in zip(grid, _PARTS, strict=True):
+            for number, kind in enumerate(types):
+                own = sorted((p for p in points if type_name(p) == kind), key=lambda point: int(point["bytes"]))
+                values = np.array([100 * point[part] for point in own])
+                ends = 100 * np.array([point["intervals"][part] for point in own]).T
+                axes.errorbar(
+                    [point["bytes"] for point in own],
+                    values,
+                    yerr=np.maximum([values - ends[0], ends[1] - values], 0),
+                    color=series_colour(number),
+                    marker=_MARKERS[number % len(_MARKERS)],
+                    markersize=3.5,
+                    linewidth=1.4,
+                    elinewidth=0.7,
+                    label=kind,
+                )
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.set_ylabel(f"{part}\nRecall@1, %")
+            axes.grid(linewidth=0.5)
+            axes.tick_params(length=0, which="both")
+        grid[-1].set_xlabel("bytes per image (logarithmic)")
+        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+        return to_svg(figure, name)
