@@ -62,6 +62,7 @@ class Gallery(StubIndex):
         }
         self.embedder.transform.crop = vector_of
         self.conditions: list[str | None] = []
+        self.together: list[int] = []
         self._rows: dict[str, tuple[StoredItem, bytes, NDArray[np.float32]]] = {}
         for dataset in CATALOGUES:
             self.fill(dataset, per_catalogue)
@@ -95,16 +96,21 @@ class Gallery(StubIndex):
         return {name: names.count(name) for name in sorted(set(names))}
 
     def search_vectors(self, vectors: Any, k: int, guarantee: Any = None, **filters: Any) -> list[list[Match]]:
-        return [self._nearest(vectors[0], k, None, **filters)]
+        return [self._nearest(vectors[0], k, (), **filters)]
 
     def search_item(self, id: str, k: int, **filters: Any) -> list[Match]:
-        return self._nearest(self._row(id)[2], k, id, **filters)
+        return self._nearest(self._row(id)[2], k, [id], **filters)
+
+    def search_together(self, vectors: Any, ids: Any, k: int, **filters: Any) -> list[Match]:
+        every = [*([] if vectors is None else vectors), *(self._row(id)[2] for id in ids)]
+        self.together.append(len(every))
+        return self._nearest(np.mean(every, axis=0), k, ids, **filters)
 
     def _nearest(
         self,
         vector: Any,
         k: int,
-        left_out: str | None,
+        left_out: Any,
         datasets: Any = None,
         where: Any = None,
         exact: bool = False,
@@ -113,7 +119,7 @@ class Gallery(StubIndex):
         self.conditions.append(where)
         found = []
         for id, (item, _, other) in self._rows.items():
-            if id == left_out or (datasets and item.dataset not in datasets):
+            if id in left_out or (datasets and item.dataset not in datasets):
                 continue
             score = float(vector @ other)
             match = Match(id, score, item.dataset, item.label, item.path, item.metadata, None, None)

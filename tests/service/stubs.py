@@ -57,6 +57,9 @@ class StubIndex:
     def columns(self) -> list[ColumnSummary]:
         return []
 
+    def search_together(self, vectors: Any, ids: Any, k: int, **filters: Any) -> list[Match]:
+        return self.search_vectors(None, k)[0]
+
     def item(self, id: str) -> StoredItem:
         return StoredItem(id, "hats", "bowler", "/hats/1.jpg", {}, "0" * 64)
 

@@ -66,6 +66,43 @@ def test_more_like_an_item_leaves_it_out(client: httpx.Client, images: dict[str,
     assert best["id"] not in {match["id"] for match in matches}
 
 
+def test_several_pictures_are_one_query(client: httpx.Client, images: dict[str, list[Path]]) -> None:
+    pictures = [images["hats"][0].read_bytes(), images["shoes"][0].read_bytes()]
+    alone = [
+        {match["id"]: match["score"] for match in search(client, picture, k="48")["matches"]} for picture in pictures
+    ]
+    form = [("images", picture) for picture in pictures]
+    answer = client.post("/v1/search", files=form, data={"k": "48"})
+    assert answer.status_code == 200, answer.text
+    found = answer.json()["matches"]
+    for match in found:
+        assert match["score"] == pytest.approx(sum(scores[match["id"]] for scores in alone) / 2, abs=2e-3)
+    text = {"images": [base64.b64encode(picture).decode() for picture in pictures], "k": 48}
+    assert client.post("/v1/search", json=text).json() == answer.json()
+
+    first, second = found[0]["id"], found[1]["id"]
+    answer = client.post("/v1/search", json={"ids": [first, second], "k": 48})
+    assert {first, second}.isdisjoint(match["id"] for match in answer.json()["matches"])
+    assert len(answer.json()["matches"]) == 46
+    answer = client.post("/v1/search", files=form[:1], data={"ids": [first, second], "k": "48"})
+    assert len(answer.json()["matches"]) == 46
+    assert client.post("/v1/search", json={"ids": [first, "0" * 32]}).status_code == 404
+    for wrong in (
+        {"ids": []},
+        {"ids": [first] * 11},
+        {"ids": [first], "id": first},
+        {"ids": [first], "guarantee": 0.9},
+    ):
+        answer = client.post("/v1/search", json=wrong)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request"), wrong
+
+
+def test_ranges_and_choices(client: httpx.Client) -> None:
+    (price,) = client.get("/v1/columns").json()["columns"]
+    assert (price["name"], price["kind"], price["low"], price["high"]) == ("price", "number", 0, 15)
+    assert price["choices"][0] == {"value": 0, "items": 3}
+
+
 def test_a_name_with_quotes_and_tags_is_a_filter_like_any_other(
     client: httpx.Client, images: dict[str, list[Path]]
 ) -> None:

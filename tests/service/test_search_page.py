@@ -536,6 +536,86 @@ def test_an_empty_start_page_is_filled_as_pictures_come(browser: Any) -> None:
         context.close()
 
 
+def file_of(content: bytes, name: str) -> dict[str, Any]:
+    return {"name": name, "mimeType": "image/png", "buffer": content}
+
+
+def test_several_pictures_are_one_query(window: Window, gallery: Gallery) -> None:
+    page = window.page
+    gallery.together.clear()
+    files = [file_of(gallery.first("hats")[1], "hat.png"), file_of(gallery.first("shoes")[1], "shoe.png")]
+    found = window.searched(lambda: page.set_input_files("#file", files))
+    assert gallery.together == [2]
+    assert {match["dataset"] for match in found["matches"][:2]} == {"hats", "shoes"}
+    assert page.inner_text("#about b") == "Like 2 pictures"
+    parts = page.locator("#parts .part")
+    assert parts.count() == 2
+    assert page.get_attribute("#picture", "alt") == "Your picture, hat.png"
+    parts.nth(1).click()
+    assert page.get_attribute("#picture", "alt") == "Your picture, shoe.png"
+    assert window.searches == 1
+    page.focus("#frame")
+    window.searched(lambda: page.keyboard.press("-"))
+
+    window.searched(lambda: page.set_input_files("#more-files", [file_of(png(noise(3)), "third.png")]))
+    assert gallery.together[-1] == 3
+    window.open(0)
+    window.searched(page.get_by_role("button", name="Add to the search").click)
+    assert gallery.together[-1] == 4
+    assert page.inner_text("#about b") == "Like 4 pictures"
+    assert len(window.address["item"]) == 1
+    window.searched(page.get_by_role("button", name="Remove picture 1, hat.png").click)
+    assert gallery.together[-1] == 3
+    page.go_back()
+    page.wait_for_function("() => document.querySelectorAll('#parts .part').length === 4")
+    window.searched(lambda: dispatch(page, "drop", png(noise(9))))
+    assert page.locator("#parts").is_hidden()
+
+
+def test_several_items_can_be_shared(window: Window, gallery: Gallery) -> None:
+    window.more_like(3)
+    window.open(2)
+    window.searched(window.page.get_by_role("button", name="Add to the search").click)
+    ids = window.address["item"]
+    assert len(ids) == 2
+    before = window.cards
+    window.searched(window.page.reload)
+    assert window.cards == before
+    assert window.page.locator("#parts .part").count() == 2
+    window.page.wait_for_selector("#about b")
+    assert window.page.title() == "Like 2 pictures – Search by image"
+    window.open(0)
+    assert window.page.get_by_role("button", name="Add to the search").count() == 1
+
+
+def test_a_mixed_search_names_the_pictures_that_a_reload_loses(window: Window, gallery: Gallery) -> None:
+    window.more_like(3)
+    window.searched(lambda: window.page.set_input_files("#more-files", [file_of(gallery.first()[1], "hat.png")]))
+    window.searched(window.page.reload)
+    window.page.wait_for_selector("#trouble p")
+    assert (
+        window.page.inner_text("#trouble p") == "Your own picture was not kept. Add it again to search by it as well."
+    )
+    assert window.page.locator(".card").count() == 24
+
+
+def test_one_of_several_files_is_at_fault(window: Window, gallery: Gallery) -> None:
+    page = window.page
+    files = [file_of(gallery.first()[1], "hat.png"), file_of(b"", "empty.png")]
+    page.set_input_files("#file", files)
+    page.wait_for_selector("#trouble p")
+    assert page.inner_text("#trouble p").startswith("“empty.png” is empty.")
+    page.set_input_files("#file", [files[0], file_of(b"Dear diary" * 9, "notes.png")])
+    page.wait_for_function(
+        "() => document.querySelector('#trouble p')?.textContent.startsWith('One of the pictures is not')"
+    )
+    many = [file_of(png(noise(seed)), f"{seed}.png") for seed in range(12)]
+    window.searched(lambda: page.set_input_files("#file", many))
+    page.wait_for_selector("#trouble p")
+    assert page.inner_text("#trouble p") == "A search takes 10 pictures at most; the others were left out."
+    assert page.locator("#add").is_hidden()
+
+
 def test_show_more_keeps_what_is_there(browser: Any) -> None:
     gallery = Gallery(per_catalogue=90)
     with served(gallery) as service, window_of(browser, service) as window:
@@ -812,6 +892,10 @@ def test_every_state_fits_and_has_no_violation(
         window.searched(lambda: page.check("#fold-copies"))
         page.select_option("#sort", label="price, highest first")
         page.locator(".fold").first.click()
+        check()
+        pictures = [gallery.first("hats")[1], gallery.first("shoes")[1]]
+        files = [{"name": f"{n}.png", "mimeType": "image/png", "buffer": picture} for n, picture in enumerate(pictures)]
+        window.searched(lambda: page.set_input_files("#more-files", files))
         check()
         window.choose(png(noise(77)))
         page.set_input_files("#file", {"name": "n.jpg", "mimeType": "image/jpeg", "buffer": b"Dear diary" * 9})

@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from unimetric.errors import ArgumentError
 from unimetric.search.items import Match
 from unimetric.search.stores.base import Store
 
 if TYPE_CHECKING:
     from unimetric.data.alignment import Prepared
+    from unimetric.search.query import Searcher
 
 _NEIGHBOURS = 4
 """Most similar matches that each match is compared with."""
@@ -66,12 +69,35 @@ class CopyFolder:
         """
         if not (self.by_default if group_copies is None else group_copies):
             return find(vectors, k)
-        return [self._nearest(find, vector, k) for vector in vectors]
+        return [self._nearest(find, vector[None], k) for vector in vectors]
 
-    def _nearest(self, find: Find, vector: NDArray[np.float32], k: int) -> list[Match]:
+    def together(
+        self,
+        searcher: Searcher,
+        vectors: NDArray[np.float32] | None,
+        ids: Sequence[str],
+        k: int,
+        *,
+        datasets: Sequence[str] | None = None,
+        where: str | None = None,
+        exact: bool = False,
+        group_copies: bool | None = None,
+    ) -> list[Match]:
+        """Return the one answer to several pictures; see `SearchIndex.search_together`."""
+        scope = searcher.scope(k, datasets, where)
+        given = [] if vectors is None else [searcher.checked_vectors(vectors)]
+        query = np.concatenate([*given, searcher.vectors_of(ids)])
+        if not len(query):
+            raise ArgumentError("nothing to search for is given; give vectors or ids")
+        find = partial(searcher.together, ids, scope=scope, exact=exact)
+        if not (self.by_default if group_copies is None else group_copies):
+            return find(query, k)[0]
+        return self._nearest(find, query, k)
+
+    def _nearest(self, find: Find, vectors: NDArray[np.float32], k: int) -> list[Match]:
         wanted = k
         while True:
-            (matches,) = find(vector[None], wanted)
+            (matches,) = find(vectors, wanted)
             folded = self.fold(matches)
             if len(folded) >= k or len(matches) < wanted or wanted >= 4 * k:
                 return folded[:k]

@@ -262,24 +262,25 @@ class SearchIndex:
         find = partial(self._searcher.matches, scope=scope, exact=exact)
         return self._copies.nearest(find, vectors, k, group_copies if guarantee is None else False)
 
-    def search_item(
-        self,
-        id: str,
-        k: int = 10,
-        *,
-        datasets: Sequence[str] | None = None,
-        where: str | None = None,
-        exact: bool = False,
-        group_copies: bool | None = None,
+    def search_item(self, id: str, k: int = 10, **filters: Any) -> list[Match]:
+        """Return the items most similar to an item of the database, without that item; see `search_together`."""
+        return self.search_together(ids=[id], k=k, **filters)
+
+    def search_together(
+        self, vectors: NDArray[np.float32] | None = None, ids: Sequence[str] = (), k: int = 10, **filters: Any
     ) -> list[Match]:
-        """Return the items most similar to an item of the database, without that item; arguments as in `search`.
+        """Return the items most similar to several pictures at once, by the mean of their similarities.
+
+        Args:
+            vectors: Pictures, as vectors [M, E] of `embedder`.
+            ids: Items of the database, which the answer leaves out.
+            k, filters: As in `search`, without a guarantee.
 
         Raises:
             ItemNotFoundError: no such item.
+            ArgumentError: neither vectors nor ids, or another argument that `search` refuses.
         """
-        scope = self._searcher.scope(k, datasets, where)
-        find = partial(self._searcher.others, id, scope=scope, exact=exact)
-        return self._copies.nearest(find, self._searcher.vector_of(id), k, group_copies)[0]
+        return self._copies.together(self._searcher, vectors, ids, k, **filters)
 
     def add(self, items: Iterable[NewItem], *, batch_size: int = 32) -> Added:
         """Embed and write items in one commit; those of a known dataset and path replace their row.

@@ -22,6 +22,7 @@ from unimetric.search.items import ItemNotFoundError, Match, StoredItem
 from unimetric.search.memory.base import VectorSearch
 from unimetric.search.rows import shown_metadata
 from unimetric.search.stores.base import COLUMNS, KINDS, Store
+from unimetric.search.together import joined
 
 MAX_K = 1000
 """Maximum number of answers to one query."""
@@ -158,15 +159,23 @@ class Searcher:
             for rows in self._scored(vectors, k, scope.condition, exact)
         ]
 
-    def others(self, id: str, vectors: NDArray[np.float32], k: int, scope: Scope, exact: bool) -> list[list[Match]]:
-        """Return `matches` without an item."""
-        # One more, since an item is its own best match.
-        found = self.matches(vectors, k + 1, scope, exact)
-        return [[match for match in matches if match.id != id][:k] for matches in found]
+    def together(
+        self, ids: Sequence[str], vectors: NDArray[np.float32], k: int, scope: Scope, exact: bool
+    ) -> list[list[Match]]:
+        """Return the rows that are most similar to some vectors [M, E] on average, without some items; one answer."""
+        query, factor = joined(vectors, self._store.about["model"]["geometry"])
+        threshold = self.threshold(scope.datasets)
+        # As many more, since each item is among its own best matches.
+        (rows,) = self._scored(query, k + len(ids), scope.condition, exact)
+        found = [
+            self._match(row, score * factor, threshold, scope.datasets) for row, score in rows if row["id"] not in ids
+        ]
+        return [sorted(found, key=lambda match: (-match.score, match.id))[:k]]
 
-    def vector_of(self, id: str) -> NDArray[np.float32]:
-        """Return the vector [1, E] of one row; see `row`."""
-        return np.asarray(self.row(id, ["id", "vector"])["vector"].to_pylist(), np.float32)
+    def vectors_of(self, ids: Sequence[str]) -> NDArray[np.float32]:
+        """Return the vectors [N, E] of some rows; see `row`."""
+        rows = [self.row(id, ["id", "vector"])["vector"][0].as_py() for id in ids]
+        return np.asarray(rows, np.float32).reshape(len(ids), self._store.vector_size)
 
     def thumbnail(self, id: str) -> bytes | None:
         """Return the thumbnail of one row, or None if it has none; see `row`."""

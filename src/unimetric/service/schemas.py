@@ -40,6 +40,9 @@ _ITEM: JsonDict = {
     "image": f"v1/items/{ID}/image",
 }
 
+MAX_PICTURES = 10
+"""Pictures of one query, at most."""
+
 Value = str | int | float | bool | date | datetime | None
 Name = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$")]
 
@@ -79,38 +82,78 @@ class _Filters(_In):
     )
 
 
-class SearchRequest(_Filters):
-    """A search for an image or an item, in some or all of the datasets."""
+_ONE_QUERY: JsonDict = {
+    "oneOf": [
+        {"required": ["image"], "properties": {"images": False, "ids": False}},
+        {"required": ["id"], "properties": {"images": False, "ids": False}},
+        {"anyOf": [{"required": ["images"]}, {"required": ["ids"]}], "properties": {"image": False, "id": False}},
+    ]
+}
+"""Either one picture, or several."""
+
+
+class _Query(_Filters):
+    image: str = ""
+    id: str = ""
+    images: list[str] | None = None
+    ids: list[str] | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_PICTURES,
+        description="Items of the database that are one query, alone or with images; they are left out of the answer.",
+    )
+
+    @model_validator(mode="after")
+    def one_query(self) -> _Query:
+        """Check that the query is one image, one item, or several of them together."""
+        given = self.model_fields_set & {"image", "id", "images", "ids"}
+        if len(given & {"image", "id"}) + bool(given & {"images", "ids"}) != 1:
+            raise ValueError("send either image or id, or images and ids for several pictures together")
+        if len(self.images or []) + len(self.ids or []) > MAX_PICTURES:
+            raise ValueError(f"images and ids are more than {MAX_PICTURES} pictures: leave some out")
+        if self.guarantee is not None and "image" not in given:
+            raise ValueError("guarantee needs one image: it is calibrated for images that are not in the database")
+        return self
+
+
+class SearchRequest(_Query):
+    """A search for an image, an item, or several of them together, in some or all of the datasets."""
 
     model_config = ConfigDict(
         extra="forbid",
         strict=True,
         json_schema_extra={
-            "examples": [{"image": PIXEL, "k": 5}, {"id": ID, "k": 5}],
-            "oneOf": [{"required": ["image"]}, {"required": ["id"]}],
+            "examples": [{"image": PIXEL, "k": 5}, {"id": ID, "k": 5}, {"images": [PIXEL, PIXEL], "k": 5}],
+            **_ONE_QUERY,
         },
     )
 
     image: str = Field("", description="The image's file in base64.", json_schema_extra={"contentEncoding": "base64"})
     id: str = Field("", description='An item of the database, for "more like this"; it is left out of the answer.')
-
-    @model_validator(mode="after")
-    def one_of_the_two(self) -> SearchRequest:
-        """Check that exactly one of the two is given."""
-        given = self.model_fields_set & {"image", "id"}
-        if len(given) != 1:
-            raise ValueError("send either image or id" + (", not both" if given else ""))
-        if self.guarantee is not None and "id" in given:
-            raise ValueError("guarantee needs an image: it is calibrated for images that are not in the database")
-        return self
+    images: list[str] | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_PICTURES,
+        description="Images in base64 that are one query, alone or with ids: matches are like all of them.",
+    )
 
 
-class SearchForm(_Filters):
-    """A search for an image, in some or all of the datasets."""
+class SearchForm(_Query):
+    """A search for an image, an item, or several of them together, in some or all of the datasets."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=_ONE_QUERY)
 
     # A form cannot hold an empty list.
     datasets: list[Name] | None = Field(
         None, max_length=1000, description="The only datasets to search in, a part each; all, where there is none."
+    )
+    image: str = Field("", description="The image's file.", json_schema_extra={"format": "binary"})
+    id: str = Field("", description='An item of the database, for "more like this"; it is left out of the answer.')
+    images: list[Annotated[str, Field(json_schema_extra={"format": "binary"})]] | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_PICTURES,
+        description="Images, a part each, that are one query, alone or with ids: matches are like all of them.",
     )
 
     @field_validator("exact", "group_copies", mode="before")
@@ -120,8 +163,6 @@ class SearchForm(_Filters):
         if isinstance(value, str) and value.lower() not in ("true", "false"):
             raise ValueError(f"{info.field_name} is {value[:80]!r}: use true or false")
         return value
-
-    image: str = Field(description="The image's file.", json_schema_extra={"format": "binary"})
 
 
 class EmbedRequest(_In):

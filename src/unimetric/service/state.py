@@ -36,13 +36,13 @@ class ParsedRequest:
 
     Attributes:
         fields: The validated fields.
-        image: The bytes of its image, which can be decoded; None where it names an item instead.
-        vector: The image's embedding, float32 [E]; None where there is no image, or none is needed.
+        images: The bytes of its images, which can be decoded; none where it names items instead.
+        vectors: The images' embeddings, float32 [M, E]; None where there are no images, or none are needed.
     """
 
     fields: Any
-    image: bytes | None
-    vector: NDArray[np.float32] | None
+    images: list[bytes]
+    vectors: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
@@ -111,23 +111,23 @@ class Service:
         self, request: Request, body: Body, kind: Kind, answer: Callable[[ParsedRequest], Awaitable[Any]]
     ) -> Any:
         with self.batcher.expecting():
-            fields, image, pixels = await self.workers.decoding.run(lambda: self._parse(body, kind))
-            if pixels is None or not kind.embeds:
-                embedding = None
-            else:
-                embedding = self.batcher.submit(pixels, partial(is_half_closed, request))
-        if embedding is None:
-            return await answer(ParsedRequest(fields, image, None))
+            fields, images, pixels = await self.workers.decoding.run(lambda: self._parse(body, kind))
+            embeddings = (
+                [self.batcher.submit(one, partial(is_half_closed, request)) for one in pixels] if kind.embeds else []
+            )
+        if not embeddings:
+            return await answer(ParsedRequest(fields, images, None))
         with self.telemetry.timed("model"):
-            vector = await asyncio.wrap_future(embedding)
-        return await answer(ParsedRequest(fields, image, vector))
+            vectors = await asyncio.gather(*map(asyncio.wrap_future, embeddings))
+        return await answer(ParsedRequest(fields, images, np.stack(vectors)))
 
-    def _parse(self, body: Body, kind: Kind) -> tuple[BaseModel, bytes | None, Tensor | None]:
-        """In a thread: a body's fields, and its image's bytes and pixels."""
-        fields, image = parse(body, kind.json_model, kind.form_model, self.config.max_upload_bytes)
-        if image is None:
-            return fields, None, None
+    def _parse(self, body: Body, kind: Kind) -> tuple[BaseModel, list[bytes], list[Tensor]]:
+        """In a thread: a body's fields, and its images' bytes and pixels."""
+        fields, images = parse(body, kind.json_model, kind.form_model, self.config.max_upload_bytes)
+        if not images:
+            return fields, [], []
         embedder = self.batcher.embedder
         if embedder is None:
             raise stopping()
-        return fields, image, embedder.transform.crop(decode(image, self.config.max_pixels))
+        crops = [embedder.transform.crop(decode(image, self.config.max_pixels)) for image in images]
+        return fields, images, crops

@@ -171,8 +171,8 @@ def too_large(max_upload_bytes: int) -> ServiceError:
 
 def parse(
     body: Body, json_model: type[M], form_model: type[BaseModel], max_upload_bytes: int
-) -> tuple[BaseModel, bytes | None]:
-    """Return a body's validated fields, and the bytes of its image; None where it names an item instead.
+) -> tuple[BaseModel, list[bytes]]:
+    """Return a body's validated fields, and the bytes of its images; none where it names items instead.
 
     A UTF-8 byte order mark before JSON is skipped.
 
@@ -181,18 +181,19 @@ def parse(
     """
     try:
         if body.kind == FORM:
-            values, image = _read_form(body, form_model)
-            if image is not None:
-                values["image"] = ""
+            values, images = _read_form(body, form_model)
             request: BaseModel = form_model.model_validate(values, strict=False)
         else:
             request = json_model.model_validate_json(body.content.removeprefix(_BOM))
-            image = _from_base64(request.image) if "image" in request.model_fields_set else None  # type: ignore[attr-defined]
+            given = request.model_fields_set
+            texts = [request.image] if "image" in given else []  # type: ignore[attr-defined]
+            texts += request.images if "images" in given else []  # type: ignore[attr-defined]
+            images = [_from_base64(text) for text in texts]
     except ValidationError as error:
         raise from_validation(error) from error
-    if image is not None and len(image) > max_upload_bytes:
+    if any(len(image) > max_upload_bytes for image in images):
         raise too_large(max_upload_bytes)
-    return request, image
+    return request, images
 
 
 def _from_base64(text: str) -> bytes:
@@ -206,30 +207,36 @@ def _from_base64(text: str) -> bytes:
         ) from error
 
 
-def _read_form(body: Body, model: type[BaseModel]) -> tuple[dict[str, Any], bytes | None]:
+def _read_form(body: Body, model: type[BaseModel]) -> tuple[dict[str, Any], list[bytes]]:
     values: dict[str, Any] = {}
-    image = None
+    images = []
     for name, content in _parts(body):
         if name not in model.model_fields:
             shown = name[:80]
             message = f"unknown field {shown!r}; {nearest_names(shown, model.model_fields)}"
             raise ServiceError(422, "invalid_request", message)
         if name == "image":
-            if image is not None:
-                raise ServiceError(422, "invalid_request", "image is given more than once; send one image a request")
-            image = content
+            if name in values:
+                message = "image is given more than once; send images, a part each, to search by several together"
+                raise ServiceError(422, "invalid_request", message)
+            values[name] = ""
+            images.append(content)
+            continue
+        if name == "images":
+            values.setdefault(name, []).append("")
+            images.append(content)
             continue
         try:
             text = content.removeprefix(_BOM).decode()
         except UnicodeDecodeError as error:
             raise ServiceError(422, "invalid_request", f"{name} is not UTF-8 text") from error
-        if name == "datasets":
+        if name in ("datasets", "ids"):
             values.setdefault(name, []).append(text)
         elif name in values:
             raise ServiceError(422, "invalid_request", f"{name} is given more than once")
         else:
             values[name] = text
-    return values, image
+    return values, images
 
 
 def _parts(body: Body) -> list[tuple[str, bytes]]:

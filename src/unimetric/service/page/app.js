@@ -2,11 +2,12 @@
 
 // The page's state, its address and history, and the ways into a search.
 
-import { between, counted, element, head, say } from "./dom.js";
+import { counted, element, head, say } from "./dom.js";
 import { showChips, showFilters, showOrder } from "./filters.js";
 import { showItem } from "./item.js";
 import { follow, indexedSoFar, isIndexing } from "./progress.js";
-import { WHOLE, loaded, onCrop, redrawn, sendable, showQuery } from "./query.js";
+import { MOST, WHOLE, loaded, onChange, showQuery } from "./query.js";
+import { answerTo } from "./request.js";
 import { STEP, arranged, clear, describe, removeSkeletons, showExamples, showMatches, showSkeletons } from "./results.js";
 import { asProblem, ask, canTryAgain, sentence } from "./service.js";
 
@@ -32,7 +33,7 @@ function blank() {
 
 function address(open = null) {
   const query = new URLSearchParams();
-  if (current.query?.kind === "item") query.set("item", current.query.id);
+  for (const part of current.query?.parts || []) if (part.kind === "item") query.append("item", part.id);
   for (const name of current.datasets) query.append("dataset", name);
   if (current.where) query.set("where", current.where);
   const { sort, descending, byClass, copies } = current.order;
@@ -46,11 +47,11 @@ function address(open = null) {
 
 function fromAddress() {
   const query = new URLSearchParams(location.search);
-  const id = query.get("item");
+  const parts = query.getAll("item").slice(0, MOST).map((id) => ({ kind: "item", id, item: null }));
   const copies = { folded: true, all: false }[query.get("copies")] ?? null;
   return {
     ...blank(),
-    query: id ? { kind: "item", id, item: null } : null,
+    query: parts.length ? { parts, at: 0 } : null,
     datasets: new Set(query.getAll("dataset")),
     where: query.get("where") || "",
     order: { sort: query.get("sort") || "", descending: query.get("order") === "descending", byClass: query.get("group") === "class", copies },
@@ -64,7 +65,7 @@ function go(query, replace = false) {
   current = { ...blank(), query, datasets: new Set(current.datasets), where: current.where, order: current.order };
   visit += 1;
   visits.set(visit, current);
-  const entry = [{ visit, file: query?.kind === "file" }, "", address()];
+  const entry = [{ visit, file: Boolean(query?.parts.some((part) => part.kind === "file")) }, "", address()];
   if (replace) history.replaceState(...entry);
   else history.pushState(...entry);
   showQuery(query);
@@ -77,13 +78,14 @@ function come(state) {
   running = null;
   element("answers").setAttribute("aria-busy", "false");
   const before = current;
-  current = visits.get(state?.visit) || fromAddress();
+  const kept = visits.get(state?.visit);
+  current = kept || fromAddress();
   visit = state?.visit ?? 0;
   visits.set(visit, current);
   const same = current === before;
   if (!same) {
     complain("");
-    showQuery(current.query?.kind === "item" && !current.query.item ? null : current.query);
+    showQuery(current.query?.parts.some((part) => part.kind === "item" && !part.item) ? null : current.query);
     showFiltersOf(current);
     clear();
   }
@@ -91,7 +93,7 @@ function come(state) {
   else element("item").close();
   if (same) return;
   if (current.answer) showAnswer();
-  else search({ focus: true, lost: Boolean(state?.file) });
+  else search({ focus: true, lost: !kept && Boolean(state?.file) });
 }
 
 window.addEventListener("popstate", (event) => come(event.state));
@@ -157,17 +159,17 @@ element("more").addEventListener("click", async () => {
 
 function open(item) {
   history.pushState({ ...history.state, opened: true }, "", address(item.id));
-  showItem(item, { moreLike });
+  showItem(item, ways);
 }
 
 async function openAddressed() {
   const id = opened();
   const known = current.answer?.matches.find((match) => match.id === id);
   try {
-    showItem(known || await ask(`v1/items/${encodeURIComponent(id)}`), { moreLike });
+    showItem(known || await ask(`v1/items/${encodeURIComponent(id)}`), ways);
   } catch (error) {
     history.replaceState(history.state, "", address());
-    complain(sentence(asProblem(error), "", limits));
+    complain(sentence(asProblem(error), [], limits));
   }
 }
 
@@ -181,12 +183,19 @@ element("item").addEventListener("click", ({ target, currentTarget }) => {
   if (target === currentTarget) currentTarget.close(); // the backdrop
 });
 
-function moreLike(item) {
+// Searches on by an item, alone or together with the pictures there are.
+function searchItem(item, before = []) {
   const ownEntry = Boolean(history.state?.opened); // which the new query takes over
-  go({ kind: "item", id: item.id, item }, ownEntry);
+  go({ parts: [...before, { kind: "item", id: item.id, item }], at: before.length }, ownEntry);
   element("item").close();
   search({ focus: true });
 }
+
+const ways = {
+  moreLike: (item) => searchItem(item),
+  addable: ({ id }) => current.query && current.query.parts.length < MOST && !current.query.parts.some((part) => part.id === id),
+  add: (item) => searchItem(item, current.query.parts),
+};
 
 // --- Searching -----------------------------------------------------------------------------------------------------
 
@@ -203,11 +212,12 @@ async function search({ focus = false, keep = false, lost = false } = {}) {
     if (!state.query) {
       await showStart(state, controller.signal, lost);
     } else {
-      const answer = await answerTo(state, controller.signal);
+      const answer = await answerTo(state, limits, controller.signal, () => { if (current === state) showQuery(state.query); });
       if (running !== controller) return;
       state.answer = answer;
       if (!keep) showAnswer();
     }
+    if (lost && state.query && running === controller) complain("Your own picture was not kept. Add it again to search by it as well.");
     if (focus && running === controller) element("heading").focus({ preventScroll: true });
   } catch (error) {
     if (running !== controller) return;
@@ -216,7 +226,7 @@ async function search({ focus = false, keep = false, lost = false } = {}) {
     removeSkeletons();
     if (!cards) head("No results");
     say(cards && state.query ? "These are still the results from before." : "");
-    complain(sentence(problem, state.query?.name, limits), canTryAgain(problem) ? () => search({ focus: true }) : null);
+    complain(sentence(problem, namesOf(state.query), limits), canTryAgain(problem) ? () => search({ focus: true }) : null);
   } finally {
     clearTimeout(waiting);
     if (running === controller) {
@@ -246,39 +256,7 @@ async function showStart(state, signal, lost) {
   say(lost ? "Your picture was not kept. Choose it again to search." : state.datasets.size ? `Searches look in ${place()} only.` : "");
 }
 
-async function answerTo(state, signal) {
-  const { query } = state;
-  const filters = { k: between(state.asked, 1, limits.max_k) };
-  if (state.datasets.size) filters.datasets = [...state.datasets];
-  if (state.where) filters.where = state.where;
-  if (state.order.copies !== null) filters.group_copies = state.order.copies;
-  if (query.kind === "item") {
-    if (!query.item) {
-      query.item = await ask(`v1/items/${encodeURIComponent(query.id)}`, { signal });
-      if (current === state) showQuery(query);
-    }
-    const headers = { "Content-Type": "application/json" };
-    return ask("v1/search", { method: "POST", headers, body: JSON.stringify({ id: query.id, ...filters }), signal });
-  }
-  const send = (image) => {
-    const form = new FormData();
-    form.append("image", image, "picture");
-    form.append("k", String(filters.k));
-    if (filters.where) form.append("where", filters.where);
-    if ("group_copies" in filters) form.append("group_copies", String(filters.group_copies));
-    for (const name of filters.datasets || []) form.append("datasets", name);
-    return ask("v1/search", { method: "POST", body: form, signal });
-  };
-  const image = await sendable(query, limits);
-  try {
-    return await send(image);
-  } catch (error) {
-    // A picture that the browser can show, it can also turn into a plain one.
-    const repairable = ["animated_image", "not_an_image", "unreadable_image"].includes(error.code);
-    if (!repairable || !query.shown || image !== query.file) throw error;
-    return send(await redrawn(query, limits));
-  }
-}
+const namesOf = (query) => (query?.parts || []).filter((part) => part.kind === "file").map((part) => part.name);
 
 function again(state) {
   Object.assign(state, { answer: null, asked: FETCHED, shown: STEP });
@@ -312,26 +290,35 @@ function showOrderOf(state) {
 
 // --- Ways in -------------------------------------------------------------------------------------------------------
 
-async function searchFile(file) {
-  const url = URL.createObjectURL(file);
-  go({ kind: "file", file, name: file.name || "", url, shown: file.size ? await loaded(url) : null, crop: { ...WHOLE } });
-  search();
+async function searchFiles(files, before = []) {
+  const parts = await Promise.all([...files].slice(0, MOST - before.length).map(async (file) => {
+    const url = URL.createObjectURL(file);
+    return { kind: "file", file, name: file.name || "", url, shown: file.size ? await loaded(url) : null, crop: { ...WHOLE } };
+  }));
+  go({ parts: [...before, ...parts], at: before.length });
+  await search();
+  if (files.length > parts.length) complain(`A search takes ${MOST} pictures at most; the others were left out.`);
 }
 
-onCrop(() => search());
+onChange(() => search(), (place) => {
+  const parts = current.query.parts.filter((_, other) => other !== place);
+  go({ parts, at: Math.min(current.query.at, parts.length - 1) });
+  element("heading").focus({ preventScroll: true });
+  search();
+});
 
-for (const id of ["file", "photo"]) {
+for (const id of ["file", "photo", "more-files"]) {
   element(id).addEventListener("change", ({ target }) => {
-    const [file] = target.files;
-    if (file) searchFile(file);
+    const files = [...target.files];
+    if (files.length) searchFiles(files, id === "more-files" ? current.query?.parts : []);
     target.value = ""; // so that the same file can be chosen again
   });
 }
 
 document.addEventListener("paste", (event) => {
   if (event.target.closest?.("input")) return;
-  const [file] = event.clipboardData?.files || [];
-  if (file) searchFile(file);
+  const files = event.clipboardData?.files || [];
+  if (files.length) searchFiles(files);
   else complain("There is no picture in the clipboard. Copy a picture, not a link or a text.");
 });
 
@@ -346,7 +333,7 @@ document.addEventListener("drop", (event) => {
   dragging(false);
   const { files } = event.dataTransfer;
   if (!files.length) complain("This is not a picture file. Save the picture first, then drop the file.");
-  else searchFile(files[0]);
+  else searchFiles(files);
 });
 
 element("home").addEventListener("click", (event) => {
@@ -387,7 +374,7 @@ async function start() {
     head("The catalogue cannot be shown");
     say("");
     removeSkeletons();
-    complain(sentence(asProblem(error), "", limits), () => { complain(""); start(); });
+    complain(sentence(asProblem(error), [], limits), () => { complain(""); start(); });
     return;
   } finally {
     clearTimeout(waiting);

@@ -9,7 +9,7 @@ export function isOpen() {
   return box().open;
 }
 
-export function showItem(item, { moreLike }) {
+export function showItem(item, ways) {
   const dialog = box();
   const picture = make("img", "whole");
   setPicture(picture, item.image);
@@ -19,7 +19,7 @@ export function showItem(item, { moreLike }) {
   title.id = "item-heading";
   facts.append(title, make("p", "soft", item.dataset));
   if (item.score !== undefined) facts.append(...measured(item));
-  facts.append(details(item), actions(item, moreLike));
+  facts.append(details(item), actions(item, ways));
   const close = button("Close", "button close", () => dialog.close());
   const content = make("div", "content");
   content.append(picture, facts);
@@ -43,7 +43,7 @@ function details(item) {
   return list;
 }
 
-function actions(item, moreLike) {
+function actions(item, { moreLike, addable, add }) {
   const row = make("p", "buttons");
   const copied = make("span", "soft");
   copied.setAttribute("role", "status");
@@ -53,6 +53,7 @@ function actions(item, moreLike) {
   open.rel = "noopener";
   row.append(
     button("More like this", "button primary", () => { moreLike(item); }),
+    ...(addable(item) ? [button("Add to the search", "button", () => { add(item); })] : []),
     button("Copy path", "button", async () => { copied.textContent = await copyText(item.path, box().querySelector(".path")); }),
     open,
     copied,

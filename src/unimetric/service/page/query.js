@@ -1,12 +1,13 @@
 // The picture that is searched for: made fit to be sent, shown, and cropped.
 
 import { setPicture } from "./access.js";
-import { between, element, make, named } from "./dom.js";
+import { between, button, element, make, named } from "./dom.js";
 import { Problem } from "./service.js";
 
 const SENT_SIDE = 1600; // longer side of a picture that is redrawn to be sent; models read far fewer pixels
 const AS_THEY_ARE = ["image/jpeg", "image/png", "image/webp"];
 export const WHOLE = Object.freeze({ x: 0, y: 0, w: 1, h: 1 });
+export const MOST = 10; // pictures of one query
 const LEAST = 0.05; // the smallest crop, as a share of a side
 
 const isWhole = (crop) => crop.w >= 0.999 && crop.h >= 0.999;
@@ -22,16 +23,16 @@ export function loaded(url) {
   });
 }
 
-export async function sendable(query, limits) {
-  if (!query.file.size) throw new Problem("empty_image");
-  const small = query.file.size <= limits.max_upload_bytes;
-  if (!query.shown) {
-    if (!small) throw new Problem("too_large");
-    return query.file;
+export async function sendable(part, limits) {
+  if (!part.file.size) throw new Problem("empty_image", "", part.name);
+  const small = part.file.size <= limits.max_upload_bytes;
+  if (!part.shown) {
+    if (!small) throw new Problem("too_large", "", part.name);
+    return part.file;
   }
-  const { naturalWidth: width, naturalHeight: height } = query.shown;
-  const plain = AS_THEY_ARE.includes(query.file.type) && width * height <= limits.max_pixels;
-  return isWhole(query.crop) && small && plain ? query.file : redrawn(query, limits);
+  const { naturalWidth: width, naturalHeight: height } = part.shown;
+  const plain = AS_THEY_ARE.includes(part.file.type) && width * height <= limits.max_pixels;
+  return isWhole(part.crop) && small && plain ? part.file : redrawn(part, limits);
 }
 
 export async function redrawn({ shown, crop }, limits) {
@@ -58,46 +59,83 @@ export async function redrawn({ shown, crop }, limits) {
 
 const frame = element("frame");
 const stage = element("stage");
-let shownQuery = null;
+let shownPart = null;
 let cropChanged = () => {};
+let removed = () => {};
 let dragged = null;
 let delayed = 0;
 
-export function onCrop(search) {
+export function onChange(search, remove) {
   cropChanged = search;
+  removed = remove;
 }
 
+// A query is { parts, at }: its pictures, files or items, and the one that is shown large.
 export function showQuery(query) {
-  shownQuery = query;
+  shownPart = query ? query.parts[query.at] : null;
+  const several = query?.parts.length > 1;
   document.body.classList.toggle("start", !query);
-  const item = query?.kind === "item" ? query.item : null;
-  const visible = Boolean(item || query?.shown);
+  const item = shownPart?.kind === "item" ? shownPart.item : null;
+  const visible = Boolean(item || shownPart?.shown);
   stage.hidden = !visible;
   stage.classList.toggle("item", Boolean(item));
   element("query").classList.remove("enlarged");
   element("no-preview").hidden = !query || visible;
-  element("no-preview").textContent = query?.name ? `No preview of ${query.name}` : "No preview";
-  element("crop-hint").hidden = element("enlarge").hidden = !query?.shown;
+  element("no-preview").textContent = shownPart?.name ? `No preview of ${shownPart.name}` : "No preview";
+  element("crop-hint").hidden = element("enlarge").hidden = !shownPart?.shown;
   element("file-words").textContent = query ? "New picture" : "Choose a picture";
-  element("query-heading").textContent = item ? "More like this item" : "Your picture";
-  document.title = item ? `Like ${named(item)} – Search by image` : "Search by image";
-  showPicture(query, item);
+  element("add").hidden = !query || query.parts.length >= MOST;
+  element("query-heading").textContent = several ? "Your pictures" : item ? "More like this item" : "Your picture";
+  const like = several ? `Like ${query.parts.length} pictures` : item ? `Like ${named(item)}` : "";
+  document.title = like ? `${like} – Search by image` : "Search by image";
+  showPicture(shownPart, item);
   const about = element("about");
-  about.hidden = !item;
-  about.replaceChildren(...(item ? [make("b", "", `Like ${named(item)}`), make("span", "soft", item.dataset)] : []));
+  about.hidden = !like;
+  about.replaceChildren(...(like ? [make("b", "", like), make("span", "soft", several ? "similar to all of them" : item.dataset)] : []));
+  showParts(query);
   showFrame();
 }
 
-function showPicture(query, item) {
+function showParts(query) {
+  const box = element("parts");
+  box.hidden = !(query?.parts.length > 1);
+  box.replaceChildren(...(box.hidden ? [] : query.parts.map((part, place) => {
+    const row = make("li");
+    const words = wordsOf(part, place);
+    const select = button(null, "part", () => {
+      query.at = place;
+      showQuery(query);
+      element("parts").children[place].querySelector(".part").focus();
+    });
+    select.setAttribute("aria-pressed", String(place === query.at));
+    select.setAttribute("aria-label", `Show ${words}`);
+    const image = make("img");
+    image.alt = "";
+    if (part.kind === "file") image.src = part.url;
+    else if (part.item) setPicture(image, part.item.image);
+    select.append(image);
+    const remove = button("×", "remove", () => removed(place));
+    remove.setAttribute("aria-label", `Remove ${words}`);
+    row.append(select, remove);
+    return row;
+  })));
+}
+
+function wordsOf(part, place) {
+  const name = part.kind === "item" ? part.item && named(part.item) : part.name;
+  return `picture ${place + 1}${name ? `, ${name}` : ""}`;
+}
+
+function showPicture(part, item) {
   const picture = element("picture");
-  if (!item && !query?.shown) {
+  if (!item && !part?.shown) {
     picture.removeAttribute("src");
     delete picture.dataset.path;
     return;
   }
-  setPicture(picture, item ? item.image : query.url, !item);
-  if (query.shown) stage.style.setProperty("--ratio", query.shown.naturalWidth / query.shown.naturalHeight);
-  picture.alt = item ? `${named(item)}, ${item.dataset}` : `Your picture${query.name ? `, ${query.name}` : ""}`;
+  setPicture(picture, item ? item.image : part.url, !item);
+  if (part.shown) stage.style.setProperty("--ratio", part.shown.naturalWidth / part.shown.naturalHeight);
+  picture.alt = item ? `${named(item)}, ${item.dataset}` : `Your picture${part.name ? `, ${part.name}` : ""}`;
 }
 
 // Small pictures are shown larger, all within the same height.
@@ -113,7 +151,7 @@ element("enlarge").addEventListener("click", () => {
 // --- Cropped -------------------------------------------------------------------------------------------------------
 
 function showFrame() {
-  const crop = shownQuery?.crop || WHOLE;
+  const crop = shownPart?.crop || WHOLE;
   const cropped = !isWhole(crop);
   stage.classList.toggle("cropped", cropped);
   for (const [side, value] of [["left", crop.x], ["top", crop.y], ["width", crop.w], ["height", crop.h]]) frame.style[side] = `${value * 100}%`;
@@ -126,14 +164,14 @@ function showFrame() {
 }
 
 function setCrop({ x, y, w, h }, wait = null) {
-  const query = shownQuery;
-  if (query?.kind !== "file" || !query.shown) return;
+  const part = shownPart;
+  if (part?.kind !== "file" || !part.shown) return;
   w = between(w, LEAST, 1);
   h = between(h, LEAST, 1);
-  query.crop = { x: between(x, 0, 1 - w), y: between(y, 0, 1 - h), w, h };
+  part.crop = { x: between(x, 0, 1 - w), y: between(y, 0, 1 - h), w, h };
   showFrame();
   clearTimeout(delayed);
-  if (wait !== null) delayed = setTimeout(() => { if (shownQuery === query) cropChanged(); }, wait);
+  if (wait !== null) delayed = setTimeout(() => { if (shownPart === part) cropChanged(); }, wait);
 }
 
 function point(event) {
@@ -142,10 +180,10 @@ function point(event) {
 }
 
 stage.addEventListener("pointerdown", (event) => {
-  const query = shownQuery;
-  if (event.button || query?.kind !== "file" || !query.shown) return;
+  const part = shownPart;
+  if (event.button || part?.kind !== "file" || !part.shown) return;
   const corner = event.target.dataset?.corner;
-  const before = { ...query.crop };
+  const before = { ...part.crop };
   // A finger on a whole picture scrolls; it takes the corners.
   if (event.pointerType === "touch" && !corner && (isWhole(before) || event.target !== frame)) return;
   const kind = corner || (event.target === frame && !isWhole(before) ? "move" : "draw");
@@ -181,15 +219,15 @@ function release(event) {
   const { moved, before } = dragged;
   dragged = null;
   if (event.type === "pointercancel") setCrop(before);
-  else if (moved) setCrop(shownQuery.crop, 0);
+  else if (moved) setCrop(shownPart.crop, 0);
 }
 stage.addEventListener("pointerup", release);
 stage.addEventListener("pointercancel", release);
 
 frame.addEventListener("keydown", (event) => {
-  const query = shownQuery;
-  if (query?.kind !== "file" || event.ctrlKey || event.metaKey || event.altKey) return;
-  const { x, y, w, h } = query.crop;
+  const part = shownPart;
+  if (part?.kind !== "file" || event.ctrlKey || event.metaKey || event.altKey) return;
+  const { x, y, w, h } = part.crop;
   const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   let next = null;
   if (arrows[event.key]) {
@@ -202,7 +240,7 @@ frame.addEventListener("keydown", (event) => {
   } else if (event.key === "Escape") {
     next = { ...WHOLE };
   } else if (event.key === "Enter") {
-    setCrop(query.crop, 0);
+    setCrop(part.crop, 0);
   } else {
     return;
   }

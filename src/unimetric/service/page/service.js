@@ -4,9 +4,10 @@ import { authorized } from "./access.js";
 import { megabytes, say } from "./dom.js";
 
 export class Problem extends Error {
-  constructor(code, message = "") {
+  constructor(code, message = "", file = null) {
     super(message);
     this.code = code;
+    this.file = file; // name of the file at fault, if that is known
   }
 }
 
@@ -61,9 +62,11 @@ export function asProblem(error) {
   return new Problem("page");
 }
 
-export function sentence(problem, fileName, limits) {
+// `names` are those of the files that were sent.
+export function sentence(problem, names, limits) {
   const known = TROUBLE[problem.code];
-  if (known) return known(fileName ? `“${fileName}”` : "This picture", limits);
+  const name = problem.file ?? (names.length === 1 ? names[0] : "");
+  if (known) return known(name ? `“${name}”` : names.length > 1 ? "One of the pictures" : "This picture", limits);
   const text = problem.message || "something went wrong";
   return `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
 }

@@ -97,7 +97,7 @@ def _add_writing(routes: APIRouter, service: Service, access: Check) -> None:
 async def _add(service: Service, parsed: ParsedRequest) -> schemas.AddedItem:
     fields = parsed.fields
     metadata = _metadata(fields.metadata) if isinstance(fields.metadata, str) else fields.metadata
-    item = NewItem(parsed.image or b"", fields.dataset, fields.label, fields.path, metadata)
+    item = NewItem(parsed.images[0], fields.dataset, fields.label, fields.path, metadata)
 
     def write() -> schemas.AddedItem:
         # The index embeds the image itself, so that the row is the same as from `unimetric index`.

@@ -41,7 +41,7 @@ def router(service: Service) -> APIRouter:
     )
     async def embed(request: Request) -> Any:
         async def answer(parsed: ParsedRequest) -> schemas.Embedding:
-            vector = [] if parsed.vector is None else parsed.vector.tolist()
+            vector = [] if parsed.vectors is None else parsed.vectors[0].tolist()
             return schemas.Embedding(embedding=vector, size=len(vector), model=service.index.fingerprint)
 
         return await service.take(request, EMBED, answer)
@@ -91,10 +91,13 @@ async def _search(service: Service, parsed: ParsedRequest) -> schemas.SearchAnsw
     guarantee = Guarantee.of(fields.guarantee, fields.guarantee_delta)
 
     def find() -> schemas.SearchAnswer:
-        if parsed.vector is None:
+        if fields.images or fields.ids:
+            ids = [checked_id(id) for id in fields.ids or ()]
+            found = service.index.search_together(parsed.vectors, ids, fields.k, **filters)
+        elif parsed.vectors is None:
             found = service.index.search_item(checked_id(fields.id), fields.k, **filters)
         else:
-            found = service.index.search_vectors(parsed.vector[None], fields.k, guarantee=guarantee, **filters)[0]
+            found = service.index.search_vectors(parsed.vectors, fields.k, guarantee=guarantee, **filters)[0]
         threshold = service.index.threshold_of(fields.datasets)
         no_match = _no_match(found, threshold) if guarantee is None else not found
         return schemas.SearchAnswer(
