@@ -141,6 +141,17 @@ def test_another_catalogue_than_the_calibrated_one_is_refused(world: Any) -> Non
         index.search_vectors(queries, datasets=["d0", "new"], guarantee=0.9)
 
 
+def test_a_calibration_of_another_process_is_used(world: Any, tmp_path: Path) -> None:
+    index, queries, *_ = world
+    before = index.search_vectors(queries[:20], guarantee=0.9)
+    with SearchIndex.open(tmp_path / "db") as other:
+        changed = json.loads(json.dumps(store(other).about["calibration"]))
+        changed["unified"]["sets"]["shortfalls"] = [2.0] * len(changed["unified"]["sets"]["ranks"])
+        record(other, changed)
+    after = index.search_vectors(queries[:20], guarantee=0.9)
+    assert all(len(wide) == CLASSES > len(narrow) for wide, narrow in zip(after, before, strict=True))
+
+
 def test_rows_without_a_label_are_answers_of_their_own(world: Any) -> None:
     index, queries, *_ = world
     rows = store(index).rows(store(index).column_names)

@@ -9,8 +9,10 @@ from search_toys import FP32, dump, make_model, new_picture
 
 from unimetric.commands.index import index_sources
 from unimetric.commands.upgrade import upgrade
+from unimetric.data.sources import read_sources
 from unimetric.errors import UserError
 from unimetric.search import ModelMismatchError, SearchIndex
+from unimetric.search.calibrating import calibrate_database
 from unimetric.search.errors import ReplacedError
 from unimetric.search.upgrade.run import UpgradeOptions, start_upgrade
 from unimetric.search.upgrade.state import upgrade_state
@@ -176,6 +178,13 @@ def test_rows_without_an_image_are_named_and_stay_until_decided(
         index_sources(other, [str(own / "shoes")], str(db), device=FP32)
         assert {row["fingerprint"] for row in dump(db)} == {rows[str(gone)]["fingerprint"]} or missing == "map"
         assert len({row["fingerprint"] for row in dump(db)}) == 1
+
+
+def test_it_is_not_calibrated_meanwhile(db: Path, own: Path, other: Path) -> None:
+    stopped_after(db, other, 12)
+    queries = [item for dataset in read_sources([f"hats={own / 'hats'}"]) for item in dataset.items]
+    with pytest.raises(UserError, match="is being upgraded: finish that with unimetric upgrade"):
+        calibrate_database(db, queries, device=FP32)
 
 
 def test_a_second_upgrade_and_one_back(db: Path, own: Path, other: Path, model: Path, tmp_path: Path) -> None:

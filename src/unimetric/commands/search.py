@@ -213,27 +213,29 @@ def _table(answer: Answer) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("", justify="right")
     table.add_column("score", justify="right")
-    if answer.threshold is not None:
+    judged = answer.threshold is not None and answer.guarantee is None
+    if judged:
         table.add_column("match")
     names = list(dict.fromkeys(name for match in answer.matches for name in match.metadata))
     folded = any(match.copies for match in answer.matches)
     for name in ("dataset", "label", *names, *(["copies"] if folded else []), "path"):
         table.add_column(Text(name), overflow="fold")
     for number, match in enumerate(answer.matches, 1):
-        verdict = [] if match.is_match is None else ["yes" if match.is_match else "no"]
+        verdict = ["yes" if match.is_match else "no"] if judged else []
         values = [_shown(match.metadata.get(name)) for name in names]
         copies = [str(len(match.copies) + 1) if match.copies else ""] if folded else []
         cells = [str(number), f"{match.score:.4f}", *verdict, match.dataset, match.label, *values, *copies, match.path]
-        table.add_row(*(Text(cell) for cell in cells), style=None if match.is_match is not False else "dim")
+        table.add_row(*(Text(cell) for cell in cells), style="dim" if judged and not match.is_match else None)
     return table
 
 
 def _title(answer: Answer) -> str:
     if answer.guarantee is not None:
+        promise = f"(guarantee {answer.guarantee.level:g})"
         if not answer.matches:
-            return f"{answer.image}: nothing fits; it is not in the database"
-        classes = "the right class" if len(answer.matches) == 1 else f"one of {len(answer.matches)} classes"
-        return f"{answer.image}: {classes}, with a probability of {answer.guarantee.level:g} or more"
+            return f"{answer.image}: nothing fits, it is probably not in the database {promise}"
+        count = len(answer.matches)
+        return f"{answer.image}: {count} {'class fits' if count == 1 else 'classes fit'} {promise}"
     if not answer.matches:
         return f"{answer.image}: no rows to compare with"
     if answer.threshold is None:

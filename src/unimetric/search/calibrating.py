@@ -61,11 +61,15 @@ def calibrate_database(
         device: Device and precision of the queries.
 
     Raises:
-        UserError: no database or model, no query can be read, or none is of a class of the database.
+        UserError: no database or model, the database is being upgraded, no query can be read, or none is of a class of
+            the database.
     """
     from unimetric.evaluation.evaluate_split import embed_items
     from unimetric.search.model import load_embedder
+    from unimetric.search.upgrade.state import upgrade_state
 
+    if upgrade_state(db) is not None:
+        raise UserError(f"{db} is being upgraded: finish that with unimetric upgrade, or --rollback; then calibrate")
     store = open_store(db)
     try:
         _check_datasets(store, queries)
@@ -74,7 +78,8 @@ def calibrate_database(
         embedded = embed_items(embedder, queries, batch_size=batch_size, precision=precision)
         kept = [replace(item, label=_storable(item.label), dataset=_storable(item.dataset)) for item in embedded.items]
         report, thresholds = _measure(store, embedder, kept, embedded.vectors, per_class)
-        store.write_about({**store.about, "calibration": {**thresholds, "database": True}})
+        # Another process may have changed the rest of the record meanwhile.
+        store.write_about({**store.read_about(), "calibration": {**thresholds, "database": True}})
     finally:
         store.close()
     refused = tuple(Refused(str(entry.item.path), entry.reason) for entry in embedded.skipped)

@@ -123,6 +123,9 @@ class Searcher:
             return Scope(names, all_of([within, condition]))
         if where is not None:
             raise ArgumentError("guarantee and where exclude each other: the right items may not meet the condition")
+        # Another process may have calibrated again since this one opened the database.
+        recorded = self._store.read_about()["calibration"]
+        self._calibration = None if recorded is None else Calibration.from_dict(recorded)
         perfect = 0.0 if self.is_hyperbolic else 1.0
         return Scope(names, within, limit_of(self._calibration, promised, names, self.datasets(), perfect))
 
