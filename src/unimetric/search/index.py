@@ -126,7 +126,7 @@ class SearchIndex:
     def close(self) -> None:
         """Release the files. Everything added is on the disk already."""
         self._maintenance.wait()
-        self._store.close()
+        self._searcher.close()
 
     def __enter__(self) -> SearchIndex:
         return self

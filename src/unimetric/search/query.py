@@ -15,11 +15,10 @@ from unimetric.data.sources.metadata import Value
 from unimetric.errors import ArgumentError, UserError, nearest_names, shown
 from unimetric.search.calibration import Calibration
 from unimetric.search.conditions import Condition, all_of, equals, is_one_of, parse_condition
-from unimetric.search.database_search import DatabaseSearch
 from unimetric.search.guarantee import Guarantee, SetLimit, find_sets, limit_of
 from unimetric.search.hyperbolic import nearest_hyperbolic
 from unimetric.search.items import ItemNotFoundError, Match, StoredItem
-from unimetric.search.memory.base import VectorSearch
+from unimetric.search.memory.search import vector_search
 from unimetric.search.rows import shown_metadata
 from unimetric.search.stores.base import COLUMNS, KINDS, Store
 from unimetric.search.together import joined
@@ -60,9 +59,14 @@ class Searcher:
         self._wanted_rate = false_match_rate
         if false_match_rate is not None and self._calibration is None:
             raise UserError(f"false_match_rate is {false_match_rate:g}: {store.place} has no calibrated thresholds")
-        self._vectors: VectorSearch = DatabaseSearch(store)
+        self._vectors = vector_search(store)
         self._counts: tuple[int, dict[str, int]] | None = None
         self.threshold()
+
+    def close(self) -> None:
+        """Release the vectors in memory and the database."""
+        self._vectors.close()
+        self._store.close()
 
     @property
     def false_match_rate(self) -> float:

@@ -61,6 +61,31 @@ class VectorIndex:
     missing: int
 
 
+class RowNumbers(Protocol):
+    """The rows of a database in the order in which they were written.
+
+    A row keeps its number and its content until it is deleted. A row that is replaced gets a new number, higher than
+    all that there were. Compaction may give all rows new numbers, higher ones as well.
+    """
+
+    @property
+    def version(self) -> int:
+        """The version that is read now; `Store.version` may lag behind the writes of other processes."""
+
+    def count(self, through: int) -> int:
+        """Return the number of rows whose number is ``through`` or lower."""
+
+    def select(self, where: Condition | None = None, above: int = -1, through: int | None = None) -> NDArray[np.int64]:
+        """Return the numbers, ascending, of the rows that meet a condition, within bounds."""
+
+    def blocks(self, columns: Sequence[str], above: int = -1) -> Iterator[tuple[NDArray[np.int64], pa.Table]]:
+        """Yield the rows above a number, a bounded number of rows at a time: their numbers and some columns."""
+
+    @property
+    def identity(self) -> str:
+        """A text that no other content of any database has."""
+
+
 class Store(Protocol):
     """The rows of one database, and a record about it.
 
@@ -152,6 +177,10 @@ class Store(Protocol):
 
     def warm(self) -> None:
         """Read the indexes into memory."""
+
+    @property
+    def numbers(self) -> RowNumbers | None:
+        """Row numbers, by which vectors are kept in memory; None for an engine that keeps them in memory itself."""
 
 
 def location(db: str | Path) -> str:

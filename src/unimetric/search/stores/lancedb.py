@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,9 +24,10 @@ from numpy.typing import NDArray
 from unimetric.search.conditions import Condition, is_one_of
 from unimetric.search.conditions.tree import And
 from unimetric.search.errors import DatabaseError, DatabaseMissingError
-from unimetric.search.stores.base import COLUMNS, KINDS, Effort, VectorIndex, is_uri
+from unimetric.search.stores.base import COLUMNS, KINDS, Effort, RowNumbers, VectorIndex, is_uri
 from unimetric.search.stores.lancedb_commits import commit
 from unimetric.search.stores.lancedb_errors import explained
+from unimetric.search.stores.lancedb_numbers import LanceNumbers
 from unimetric.search.stores.lancedb_sql import to_sql
 from unimetric.search.stores.lancedb_tables import (
     ABOUT,
@@ -38,6 +40,7 @@ from unimetric.search.stores.lancedb_tables import (
     lock,
     open_table,
     read_about,
+    version_seconds,
 )
 
 _KEPT_VERSIONS = timedelta(hours=1)
@@ -65,6 +68,9 @@ class LanceStore:
         self._reading: Any = None
         self._stale = False
         self._index: tuple[int, VectorIndex | None] | None = None
+        self._changes = 0
+        self._seen: tuple[int, float, int] | None = None
+        self._columns: tuple[int, pa.Schema] | None = None
 
     @classmethod
     def open(cls, place: str) -> LanceStore:
@@ -122,8 +128,17 @@ class LanceStore:
     @property
     def version(self) -> int:
         """A number that rises with every change that this process sees."""
-        with explained(self.place, "read"):
-            return int(self._table.version)
+        table, seen, changes, now = self._table, self._seen, self._changes, time.monotonic()
+        if seen is None or seen[0] != changes or now - seen[1] > version_seconds():
+            with explained(self.place, "read"):
+                seen = changes, now, int(table.version)
+            self._seen = seen
+        return seen[2]
+
+    @property
+    def numbers(self) -> RowNumbers:
+        """Row numbers, by which vectors are kept in memory."""
+        return LanceNumbers(self.place, lambda: self._table)
 
     @property
     def column_names(self) -> list[str]:
@@ -312,8 +327,11 @@ class LanceStore:
 
     @property
     def _schema(self) -> pa.Schema:
-        with explained(self.place, "read"):
-            return self._table.schema
+        version = self.version
+        if self._columns is None or self._columns[0] != version:
+            with explained(self.place, "read"):
+                self._columns = version, self._table.schema
+        return self._columns[1]
 
     @property
     def _table(self) -> Any:
@@ -327,9 +345,11 @@ class LanceStore:
         with self._writing, lock(self.place), explained(self.place, "write to"):
             self.before_change()
             self._table.checkout_latest()
+            self._changes += 1
             try:
                 yield
             finally:
+                self._changes += 1
                 self._stale = True
 
 

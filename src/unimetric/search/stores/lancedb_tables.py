@@ -29,6 +29,11 @@ READERS_SEE_WRITES_WITHIN = timedelta(seconds=2)
 _SCHEMES = ("s3", "s3+ddb", "gs", "az", "abfss", "hf", "oss", "cos", "tos", "memory", "file")
 
 
+def version_seconds() -> float:
+    """Return the time before a reader asks for the version again, unless it changed it."""
+    return READERS_SEE_WRITES_WITHIN.total_seconds() / 4
+
+
 def items_schema(vector_size: int) -> pa.Schema:
     """Return the columns of ``items`` without metadata."""
     key = pa.field("id", pa.string(), nullable=False, metadata=KEYED)
@@ -62,14 +67,14 @@ def connect(place: str) -> Any:
         raise DatabaseError(f"cannot open the search database: {error}") from error
     with explained(place, "open"):
         return lancedb().connect(
-            place, read_consistency_interval=READERS_SEE_WRITES_WITHIN, storage_options=storage_options(place)
+            place, read_consistency_interval=3 * READERS_SEE_WRITES_WITHIN / 4, storage_options=storage_options(place)
         )
 
 
 async def connect_reader(place: str) -> Any:
     """Open ``items`` once more, for queries from an event loop."""
     connection = await lancedb().connect_async(
-        place, read_consistency_interval=READERS_SEE_WRITES_WITHIN, storage_options=storage_options(place)
+        place, read_consistency_interval=3 * READERS_SEE_WRITES_WITHIN / 4, storage_options=storage_options(place)
     )
     return await connection.open_table(ITEMS)
 

@@ -1,0 +1,139 @@
+"""Rows of a database in memory: numbers, vectors and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from unimetric.search.scoring import vectors_of
+from unimetric.search.stores.base import RowNumbers, Store
+
+GONE = -1
+"""The number of a place whose row was deleted."""
+
+_SCREENED = (1e-15, 1e15)
+"""The lengths of vectors whose cosines float32 computes well; others are always compared in float64."""
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Some rows, each at a place from 0.
+
+    Attributes:
+        numbers: The number of each row, int64 [N]; `GONE` for none.
+        vectors: Float32 [N, E].
+        inverse: One over the length of each vector, float32 [N]; infinite where float32 does not do.
+        rows: The other columns.
+    """
+
+    numbers: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+    inverse: NDArray[np.float32]
+    rows: pa.RecordBatch
+
+    @classmethod
+    def of(cls, numbers: NDArray[np.int64], vectors: NDArray[np.float32], rows: pa.Table) -> Block:
+        """Make a block of rows in memory."""
+        return cls(numbers, vectors, inverse_lengths(vectors), one_batch(rows))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @cached_property
+    def last(self) -> int:
+        """The highest number; `GONE` if there are no rows."""
+        return int(self.numbers.max(initial=GONE))
+
+    def places(self, numbers: NDArray[np.int64]) -> NDArray[np.intp]:
+        """Return the places of those of some numbers that are here."""
+        ascending, order = self._ascending
+        if not len(ascending):
+            return np.empty(0, np.intp)
+        found = np.searchsorted(ascending, numbers).clip(max=len(ascending) - 1)
+        found = found[ascending[found] == numbers]
+        return np.asarray(found if order is None else order[found])
+
+    def mask(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which places hold rows of these numbers, [N]."""
+        mask = np.zeros(len(self), np.bool_)
+        mask[self.places(numbers)] = True
+        return mask
+
+    def take(self, places: NDArray[np.intp], columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Return some columns of rows; None for columns that were added to the database later."""
+        rows: list[dict[str, Any]] = self.rows.take(pa.array(places)).to_pylist()
+        if self.rows.schema.names == list(columns):
+            return rows
+        return [{name: row.get(name) for name in columns} for row in rows]
+
+    def kept(self, mask: NDArray[np.bool_]) -> Block:
+        """Return the rows of some places."""
+        rows = self.rows.filter(pa.array(mask))
+        return Block(self.numbers[mask], self.vectors[mask], self.inverse[mask], rows)
+
+    @cached_property
+    def _ascending(self) -> tuple[NDArray[np.int64], NDArray[np.intp] | None]:
+        if bool((self.numbers[1:] > self.numbers[:-1]).all()):
+            return self.numbers, None
+        order = np.argsort(self.numbers, kind="stable")
+        return self.numbers[order], order
+
+
+def read_block(store: Store, numbers: RowNumbers, columns: Sequence[str], above: int = -1) -> Block:
+    """Read the rows of a database above a number."""
+    parts = list(numbers.blocks(["vector", *columns], above))
+    if not parts:
+        return empty_block(store, columns)
+    return Block.of(
+        np.concatenate([part for part, _ in parts]),
+        np.concatenate([vectors_of(table["vector"]) for _, table in parts]),
+        pa.concat_tables([table.drop_columns(["vector"]) for _, table in parts]),
+    )
+
+
+def empty_block(store: Store, columns: Sequence[str]) -> Block:
+    """Return a block without rows."""
+    rows = pa.table({name: pa.nulls(0) for name in columns})
+    return Block.of(np.empty(0, np.int64), np.empty((0, store.vector_size), np.float32), rows)
+
+
+def joined(one: Block, other: Block) -> Block:
+    """Return the rows of both blocks, those of ``other`` after those of ``one``."""
+    if not len(one):
+        return other
+    if not len(other):
+        return one
+    return Block(
+        np.concatenate([one.numbers, other.numbers]),
+        np.concatenate([one.vectors, other.vectors]),
+        np.concatenate([one.inverse, other.inverse]),
+        one_batch(pa.concat_tables([pa.table(one.rows), pa.table(other.rows)], promote_options="default")),
+    )
+
+
+def inverse_lengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return one over the length of each vector [N, E]; infinite for one that float32 cannot screen."""
+    inverse = np.empty(len(vectors), np.float32)
+    for start in range(0, len(vectors), 1 << 16):
+        part = np.asarray(vectors[start : start + (1 << 16)])
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            lengths = np.sqrt(np.einsum("ij,ij->i", part, part, dtype=np.float64))
+            screened = (lengths > _SCREENED[0]) & (lengths < _SCREENED[1])
+            inverse[start : start + len(part)] = np.where(screened, 1 / lengths, np.inf)
+    return inverse
+
+
+def one_batch(rows: pa.Table) -> pa.RecordBatch:
+    """Return rows as one batch; texts that are too long for it together get wider offsets."""
+    rows = rows.unify_dictionaries()
+    if rows.nbytes > 2**30:
+        wider = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
+        rows = rows.cast(pa.schema([field.with_type(wider.get(field.type, field.type)) for field in rows.schema]))
+    columns = [column.combine_chunks() for column in rows.columns]
+    return pa.RecordBatch.from_arrays(columns, names=rows.column_names)

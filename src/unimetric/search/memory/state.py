@@ -1,0 +1,173 @@
+"""The rows of one version of a database in memory, and the way to those of the next version.
+
+A state is never changed. The rows that were written since it was read become its tail, those that were deleted are
+masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unimetric.search.conditions import Condition
+from unimetric.search.memory.blocks import Block, empty_block, joined, read_block
+from unimetric.search.stores.base import RowNumbers, Store
+
+_FOLDED = 1_000
+"""Rows of a tail, at least, that are joined to the rows before them."""
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """The rows of one version.
+
+    Attributes:
+        version: The database's.
+        base: Most rows. Its places come first, then those of the tail.
+        dead: The places of ``base`` whose rows were deleted, bool [N]; None for none.
+        alive: The number of the others.
+        tail: Rows that were written later; all are there.
+    """
+
+    version: int
+    base: Block
+    dead: NDArray[np.bool_] | None
+    alive: int
+    tail: Block
+
+    def __len__(self) -> int:
+        return self.alive + len(self.tail)
+
+    @property
+    def last(self) -> int:
+        """The highest number."""
+        return max(self.base.last, self.tail.last)
+
+    def vectors_at(self, places: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Return the vectors of places, [n, E]."""
+        if not len(self.tail):
+            return np.asarray(self.base.vectors[places])
+        early = places < len(self.base)
+        vectors = np.empty((len(places), self.base.vectors.shape[1]), np.float32)
+        vectors[early] = self.base.vectors[places[early]]
+        vectors[~early] = self.tail.vectors[places[~early] - len(self.base)]
+        return vectors
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """The rows of a state that a search compares.
+
+    Attributes:
+        base: The chosen places of the base, bool [N]; None for all.
+        tail: Those of the tail; None for all.
+        count: Their number.
+    """
+
+    base: NDArray[np.bool_] | None
+    tail: NDArray[np.bool_] | None
+    count: int
+
+
+def read_state(store: Store, numbers: RowNumbers, columns: Sequence[str]) -> State:
+    """Read all rows into memory."""
+    while True:
+        version = numbers.version
+        base = read_block(store, numbers, columns)
+        if numbers.version == version:
+            return State(version, base, None, len(base), empty_block(store, columns))
+
+
+def caught_up(state: State, store: Store, numbers: RowNumbers, columns: Sequence[str], most: int) -> State | None:
+    """Return the state of the database's version now.
+
+    Args:
+        state: An earlier one.
+        store: The database.
+        numbers: Its row numbers.
+        columns: The columns to read of new rows.
+        most: Rows of a tail.
+
+    Returns:
+        The state; None if the rows were renumbered, or so many changed that they are better read anew.
+    """
+    while True:
+        version = numbers.version
+        if version == state.version:
+            return state
+        renewed = _step(state, version, store, numbers, columns, most)
+        if numbers.version == version:
+            return renewed
+
+
+def _step(
+    state: State, version: int, store: Store, numbers: RowNumbers, columns: Sequence[str], most: int
+) -> State | None:
+    alive, dead = numbers.count(through=state.base.last), state.dead
+    if not state.alive // 2 <= alive <= state.alive:
+        return None
+    if alive != state.alive:
+        dead = ~state.base.mask(numbers.select(through=state.base.last))
+    tail = state.tail
+    if len(tail) and numbers.count(through=tail.last) - alive != len(tail):
+        tail = tail.kept(tail.mask(numbers.select(above=state.base.last, through=tail.last)))
+    if store.count() - alive - len(tail) > most:
+        return None
+    tail = joined(tail, read_block(store, numbers, columns, above=state.last))
+    return State(version, state.base, dead, alive, tail)
+
+
+def folded(state: State) -> State:
+    """Return the same rows without a tail and without masked ones, if these have become many."""
+    if len(state.tail) <= max(_FOLDED, len(state.base) // 4):
+        return state
+    base = state.base if state.dead is None else state.base.kept(~state.dead)
+    base = joined(base, state.tail)
+    return replace(state, base=base, dead=None, alive=len(base), tail=state.tail.kept(np.zeros(len(state.tail), bool)))
+
+
+class Selections:
+    """Selections by condition, each evaluated in the database once; later, new rows alone are evaluated.
+
+    A row that is replaced has a new number, so what held for a number holds for good.
+
+    Args:
+        numbers: The database's row numbers.
+        most: Conditions to keep.
+    """
+
+    def __init__(self, numbers: RowNumbers, most: int = 64) -> None:
+        self._numbers = numbers
+        self._most = most
+        self._base: Block | None = None
+        self._known: dict[Condition, tuple[int, NDArray[np.bool_], NDArray[np.int64]]] = {}
+
+    def of(self, state: State, condition: Condition | None) -> Selection:
+        """Return the rows of a state that meet a condition, as the database evaluates it in its present version."""
+        if condition is None:
+            return Selection(None if state.dead is None else ~state.dead, None, len(state))
+        base, later = self._evaluate(state, condition)
+        if state.dead is not None:
+            base = base & ~state.dead
+        tail = state.tail.mask(later)
+        return Selection(base, tail, int(base.sum()) + int(tail.sum()))
+
+    def _evaluate(self, state: State, condition: Condition) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        if self._base is not state.base:
+            self._base, self._known = state.base, {}
+        known = self._known.pop(condition, None)
+        if known is None:
+            found = self._numbers.select(condition)
+            first, mask, later = -1, state.base.mask(found), found[found > state.base.last]
+        else:
+            first, mask, later = known
+            if first < state.last:
+                later = np.concatenate([later, self._numbers.select(condition, above=first)])
+        later = later[later <= state.last]
+        while len(self._known) >= self._most:
+            del self._known[next(iter(self._known))]
+        self._known[condition] = state.last, mask, later
+        return mask, later

@@ -1,0 +1,71 @@
+"""Row numbers of a LanceDB table, its row ids: rows in the order in which they were written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from unimetric.search.conditions import Condition
+from unimetric.search.stores.lancedb_errors import explained
+from unimetric.search.stores.lancedb_sql import to_sql
+
+_NUMBER = "_rowid"
+
+
+class LanceNumbers:
+    """The `RowNumbers` of a LanceDB table.
+
+    Args:
+        place: The database's, for messages.
+        table: Returns the table.
+    """
+
+    def __init__(self, place: str, table: Callable[[], Any]) -> None:
+        self._place = place
+        self._table = table
+
+    @property
+    def version(self) -> int:
+        """The version that is read now."""
+        with explained(self._place, "read"):
+            return int(self._table().version)
+
+    def count(self, through: int) -> int:
+        """Return the number of rows whose number is ``through`` or lower."""
+        with explained(self._place, "read"):
+            return int(self._table().count_rows(f"{_NUMBER} <= {through}"))
+
+    def select(self, where: Condition | None = None, above: int = -1, through: int | None = None) -> NDArray[np.int64]:
+        """Return the numbers, ascending, of the rows that meet a condition, within bounds."""
+        parts = [] if where is None else [f"({to_sql(where)})"]
+        parts.append(f"{_NUMBER} > {above}" if above >= 0 else f"{_NUMBER} >= 0")
+        if through is not None:
+            parts.append(f"{_NUMBER} <= {through}")
+        with explained(self._place, "read"):
+            query = self._table().search().select([_NUMBER]).where(" AND ".join(parts)).limit(None)
+            found = query.to_arrow()[_NUMBER].to_numpy().astype(np.int64)
+        found.sort()
+        return np.asarray(found)
+
+    def blocks(self, columns: Sequence[str], above: int = -1) -> Iterator[tuple[NDArray[np.int64], pa.Table]]:
+        """Yield the rows above a number, a bounded number of rows at a time: their numbers and some columns."""
+        with explained(self._place, "read"):
+            query = self._table().search().with_row_id(True).select(list(columns)).limit(None)
+            if above >= 0:
+                query = query.where(f"{_NUMBER} > {above}")
+            for batch in query.to_batches():
+                table = pa.Table.from_batches([batch])
+                yield table[_NUMBER].to_numpy().astype(np.int64), table.select(list(columns))
+
+    @property
+    def identity(self) -> str:
+        """A text that no other content of any database has: the version and the moment it was written."""
+        with explained(self._place, "read"):
+            table = self._table()
+            version = table.version
+            (moment,) = [entry["timestamp"] for entry in table.list_versions() if entry["version"] == version]
+            return f"{version} {moment.isoformat()}"

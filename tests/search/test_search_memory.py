@@ -1,0 +1,173 @@
+"""Search in memory: the answers of a plain exact search, whatever happens to the database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from search_toys import store
+
+from unimetric.search import SearchIndex
+from unimetric.search.items import Match
+from unimetric.search.memory.exact import Span, candidates
+from unimetric.search.scoring import cosines
+from unimetric.search.stores import lancedb_tables
+from unimetric.search.stores.lancedb import LanceStore
+
+SIZE = 16
+Queries = np.ndarray
+
+
+def table(names: range, vectors: np.ndarray, label: str = "a") -> pa.Table:
+    ids = [f"id{number:06}" for number in names]
+    columns = {name: pa.array(ids) for name in ("id", "path", "content_hash", "fingerprint")}
+    columns["dataset"] = pa.array([f"d{number % 3}" for number in names])
+    columns["label"] = pa.array([label] * len(names))
+    columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.astype(np.float32).ravel()), SIZE)
+    columns["thumbnail"] = pa.nulls(len(names), pa.binary())
+    columns["price"] = pa.array([float(number % 100) for number in names])
+    return pa.table(columns)
+
+
+def draw(count: int, seed: int) -> np.ndarray:
+    """Vectors of which many are equal to another one."""
+    random = np.random.default_rng(seed)
+    vectors = random.normal(size=(count, SIZE)).astype(np.float32)
+    vectors[random.integers(0, count, count // 4)] = vectors[random.integers(0, count, count // 4)]
+    return vectors
+
+
+def plain(index: SearchIndex, query: np.ndarray, k: int, keep: Callable[[dict], bool] = lambda row: True) -> list:
+    """Ids, scores and labels from the rows of the table themselves."""
+    rows = [row for row in store(index).rows(["id", "vector", "label", "dataset", "price"]).to_pylist() if keep(row)]
+    if not rows:
+        return []
+    scores = cosines(query, np.array([row["vector"] for row in rows], np.float32)).tolist()
+    ranked = sorted(zip(scores, rows, strict=True), key=lambda entry: (-entry[0], entry[1]["id"]))
+    return [(row["id"], score, row["label"]) for score, row in ranked[:k]]
+
+
+def shown(matches: list[Match]) -> list:
+    return [(match.id, match.score, match.label) for match in matches]
+
+
+@pytest.fixture
+def filled(model: Path, tmp_path: Path):
+    with SearchIndex.create(tmp_path / "db", model) as index:
+        store(index).merge(table(range(400), draw(400, 0)))
+        yield index
+
+
+def test_every_change_is_seen_by_the_next_search(filled: SearchIndex) -> None:
+    random = np.random.default_rng(1)
+    queries = draw(6, 2)
+    below = 400
+    for step in range(24):
+        action = step % 6
+        if action == 0:
+            store(filled).merge(table(range(below, below + 7), draw(7, 10 + step), "new"))
+            below += 7
+        elif action == 1:
+            store(filled).delete_ids([f"id{number:06}" for number in random.integers(0, below, 9)])
+        elif action == 2:
+            start = int(random.integers(0, 300))
+            rows = table(range(start, start + 20), draw(20, 40 + step), "changed")
+            store(filled).merge(rows, insert=step % 12 == 2)
+        elif action == 3:
+            store(filled).compact()
+        elif action == 4:
+            store(filled).merge(table(range(below - 2, below + 1), draw(3, 70 + step), "again"))
+            below += 1
+        for query in queries[:3]:
+            assert shown(filled.search_vectors(query, 12)[0]) == plain(filled, query, 12)
+        found = filled.search_vectors(queries, 5, where="price < 30 AND dataset <> 'd1'")
+        for query, matches in zip(queries, found, strict=True):
+            expected = plain(filled, query, 5, lambda row: row["price"] < 30 and row["dataset"] != "d1")
+            assert shown(matches) == expected
+
+
+def test_the_database_answers_a_single_query_and_memory_all_others(
+    filled: SearchIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = draw(1, 2)[0]
+    asked = []
+    nearest = LanceStore.nearest
+    monkeypatch.setattr(LanceStore, "nearest", lambda *given: asked.append(given) or nearest(*given))
+    answers = [filled.search_vectors(query, 8) for _ in range(5)]
+    assert len(asked) == 1
+    assert answers == answers[:1] * 5
+
+
+def test_another_process_s_writes_are_seen(filled: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datetime import timedelta
+
+    monkeypatch.setattr(lancedb_tables, "READERS_SEE_WRITES_WITHIN", timedelta(0))
+    with SearchIndex.open(store(filled).place) as reader:
+        queries = draw(4, 3)
+        for step, change in enumerate(
+            [
+                lambda: store(filled).merge(table(range(400, 420), draw(20, 4))),
+                lambda: store(filled).delete_ids(["id000003", "id000405"]),
+                lambda: store(filled).compact(),
+                lambda: store(filled).merge(table(range(300), draw(300, 5), "anew")),
+            ]
+        ):
+            change()
+            for query in queries:
+                assert shown(reader.search_vectors(query, 8)[0]) == plain(filled, query, 8), step
+                where = plain(filled, query, 8, lambda row: row["price"] < 10)
+                assert shown(reader.search_vectors(query, 8, where="price < 10")[0]) == where
+
+
+def test_a_column_that_is_added_later_is_empty_in_older_rows(filled: SearchIndex) -> None:
+    query = draw(1, 6)[0]
+    for _ in range(2):
+        filled.search_vectors(query, 3)
+    rows = table(range(900, 901), query[None])
+    store(filled).merge(rows.append_column("colour", pa.array(["red"])))
+    found = filled.search_vectors(query, 400)[0]
+    assert found[0].metadata == {"price": 0.0, "colour": "red"}
+    assert {match.metadata["colour"] for match in found[1:]} == {None}
+    assert [match.id for match in filled.search_vectors(query, 5, where="colour = 'red'")[0]] == ["id000900"]
+
+
+@given(
+    st.integers(1, 300),
+    st.integers(1, 40),
+    st.integers(1, 50),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0.0, 0.01, 0.5, 1.0]),
+)
+@settings(max_examples=80, deadline=None)
+def test_no_best_vector_is_missed(count: int, size: int, k: int, seed: int, share: float) -> None:
+    """Also among vectors of any length, equal ones, and some that float32 cannot compare."""
+    random = np.random.default_rng(seed)
+    count *= 30
+    vectors = random.normal(size=(count, size)).astype(np.float32)
+    vectors[random.integers(0, count, count // 3)] = vectors[0]
+    vectors *= 10.0 ** random.integers(-3, 4, (count, 1)).astype(np.float32)
+    vectors[random.integers(0, count, 5)] = [[0.0], [np.nan], [np.inf], [1e-30], [1e30]]
+    queries = random.normal(size=(3, size)).astype(np.float32)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        inverse = np.where((lengths > 1e-15) & (lengths < 1e15), 1 / lengths, np.inf).astype(np.float32)
+    chosen = random.random(count) < share
+    cut = count // 2
+    spans = [
+        Span(vectors[:cut], inverse[:cut], 0, chosen[:cut]),
+        Span(vectors[cut:], inverse[cut:], cut, chosen[cut:] if share < 1 else None),
+    ]
+    if share == 1:
+        spans[0] = Span(vectors[:cut], inverse[:cut])
+    allowed = np.flatnonzero(chosen) if share < 1 else np.arange(count)
+    for query, places in zip(queries, candidates(queries, spans, k), strict=True):
+        assert set(places.tolist()) <= set(allowed.tolist())
+        scores = cosines(query, vectors[allowed])
+        border = np.sort(scores)[::-1][:k].min(initial=np.inf)
+        assert set(allowed[scores > border].tolist()) <= set(places.tolist())
+        assert set(allowed[scores >= border].tolist()) <= set(places.tolist())
