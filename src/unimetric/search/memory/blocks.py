@@ -50,6 +50,11 @@ class Block:
         """The highest number; `GONE` if there are no rows."""
         return int(self.numbers.max(initial=GONE))
 
+    @cached_property
+    def odd_places(self) -> NDArray[np.intp]:
+        """The places of vectors that float32 cannot screen."""
+        return np.flatnonzero(np.isinf(self.inverse))
+
     def places(self, numbers: NDArray[np.int64]) -> NDArray[np.intp]:
         """Return the places of those of some numbers that are here."""
         ascending, order = self._ascending

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unimetric.errors import UserError
 from unimetric.search.conditions import Condition
 from unimetric.search.database_search import DatabaseSearch
 from unimetric.search.memory.base import ScoredRow, VectorSearch
+from unimetric.search.memory.building import build, state_of
 from unimetric.search.memory.exact import Span, candidates
+from unimetric.search.memory.files import MemoryFiles, Saved
 from unimetric.search.memory.state import Selection, Selections, State, caught_up, folded, read_state
+from unimetric.search.memory.walking import walked
 from unimetric.search.scoring import best_first, cosines
 from unimetric.search.stores.base import RowNumbers, Store
 
+log = logging.getLogger(__name__)
+
 EXACT_ROWS = 100_000
 """Databases of up to so many rows are read into memory and searched exactly."""
+
+LONGEST_TAIL = 20_000
+"""Rows that were written after a graph was made; with more, it is extended."""
+
+_PAUSE = 10.0
+"""Seconds from one attempt to make the files to the next."""
 
 _ATTEMPTS = 3
 """A condition is evaluated so often while another process writes, before the database is asked instead."""
@@ -27,7 +41,8 @@ _ATTEMPTS = 3
 class MemorySearch:
     """A `VectorSearch` that answers from memory, and as another one does where it cannot.
 
-    It never answers from an old version: with every search it reads what was written since.
+    It never answers from an old version: with every search it reads what was written since. Databases of more than
+    `EXACT_ROWS` have a graph in files beside them, which another thread makes and extends.
 
     Args:
         store: The database.
@@ -43,11 +58,26 @@ class MemorySearch:
         self._state: State | None = None
         self._selections = Selections(numbers)
         self._asked = 0
+        self._files = MemoryFiles(store.place)
+        self._building: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._next_try = 0.0
+        self._refused: int | None = None
 
     def close(self) -> None:
-        """Release the rows."""
+        """Release the rows; what was made of the files so far is kept."""
+        self._stopping.set()
+        if self._building is not None:
+            self._building.join()
         self._state = None
         self._otherwise.close()
+
+    def prepare(self, columns: Sequence[str]) -> None:
+        """Read the rows into memory; where their graph has to be made first, wait for it."""
+        self._asked += 2
+        if self._current(columns) is None and self._building is not None:
+            self._building.join()
+            self._current(columns)
 
     def nearest(
         self,
@@ -68,7 +98,7 @@ class MemorySearch:
                 break
             selection = self._select(state, condition)
             if selection is not None:
-                return _answers(state, selection, vectors, k, columns)
+                return _answers(state, selection, vectors, k, columns, exact)
         return self._otherwise.nearest(vectors, k, columns, condition, exact)
 
     def _current(self, columns: Sequence[str]) -> State | None:
@@ -80,10 +110,57 @@ class MemorySearch:
             state = self._state
             if state is not None:
                 state = caught_up(state, self._store, self._numbers, columns, EXACT_ROWS)
-            if state is None and self._store.count() <= EXACT_ROWS:
-                state = read_state(self._store, self._numbers, columns)
+            if state is None:
+                state = self._read(columns)
+            elif len(state.tail) > LONGEST_TAIL and state.graph is not None:
+                self._start(columns)
             self._state = None if state is None else folded(state)
             return self._state
+
+    def _read(self, columns: Sequence[str]) -> State | None:
+        """Read rows from the database, or from the files of the present version; None if these have to be made."""
+        if self._store.count() <= EXACT_ROWS:
+            return read_state(self._store, self._numbers, columns)
+        stamp = self._files.stamp
+        # Checking files takes about a second, so the same ones are not loaded again.
+        if stamp is not None and stamp != self._refused:
+            state = self._usable(self._files.load(), columns)
+            if state is not None:
+                return state
+            self._refused = stamp
+        self._start(columns)
+        return None
+
+    def _usable(self, saved: Saved | None, columns: Sequence[str]) -> State | None:
+        """Return the present rows from files; None if these hold too little, or of another database."""
+        if saved is None or saved.counts is None or not self._numbers.came_from(saved.identity):
+            return None
+        # Of no version that there is, so that all changes since are read.
+        return caught_up(state_of(saved, -1), self._store, self._numbers, columns, EXACT_ROWS)
+
+    def _start(self, columns: Sequence[str]) -> None:
+        """Start to make the files in another thread, unless that is under way or failed a moment ago."""
+        running = self._building is not None and self._building.is_alive()
+        if not running and time.monotonic() >= self._next_try and not self._stopping.is_set():
+            self._next_try = time.monotonic() + _PAUSE
+            self._building = threading.Thread(target=self._build, args=(list(columns),), name="memory", daemon=True)
+            self._building.start()
+
+    def _build(self, columns: Sequence[str]) -> None:
+        try:
+            lock = self._files.lock()
+            if lock is None:
+                log.info("another process makes the vectors of %s", self._store.place)
+                return
+            try:
+                saved = build(self._store, self._numbers, columns, self._files, self._stopping.is_set)
+            finally:
+                lock.release()
+        except (OSError, UserError) as error:
+            log.warning("vectors of %s are not kept in memory: %s", self._store.place, error)
+            return
+        with self._changing:
+            self._state = self._usable(saved, columns) or self._state
 
     def _select(self, state: State, condition: Condition | None) -> Selection | None:
         """Return the rows that meet a condition; None if the database was changed meanwhile."""
@@ -101,16 +178,27 @@ def vector_search(store: Store) -> VectorSearch:
 
 
 def _answers(
-    state: State, selection: Selection, vectors: NDArray[np.float32], k: int, columns: Sequence[str]
+    state: State, selection: Selection, vectors: NDArray[np.float32], k: int, columns: Sequence[str], exact: bool
 ) -> list[list[ScoredRow]]:
     if not selection.count:
         return [[] for _ in vectors]
-    spans = [
-        Span(state.base.vectors, state.base.inverse, 0, selection.base),
-        Span(state.tail.vectors, state.tail.inverse, len(state.base), selection.tail),
+    found: list[NDArray[np.intp] | None] = [None for _ in vectors]
+    if not exact and state.graph is not None:
+        found = walked(state, selection, vectors, k)
+    pending = [place for place, places in enumerate(found) if places is None]
+    if pending:
+        spans = [
+            Span(state.base.vectors, state.base.inverse, 0, selection.base),
+            Span(state.tail.vectors, state.tail.inverse, len(state.base), selection.tail),
+        ]
+        best = candidates(vectors[pending], [span for span in spans if len(span.vectors)], k)
+        for place, places in zip(pending, best, strict=True):
+            found[place] = places
+    return [
+        ranked(state, query, places, k, columns)
+        for query, places in zip(vectors, found, strict=True)
+        if places is not None
     ]
-    found = candidates(vectors, [span for span in spans if len(span.vectors)], k)
-    return [ranked(state, query, places, k, columns) for query, places in zip(vectors, found, strict=True)]
 
 
 def ranked(

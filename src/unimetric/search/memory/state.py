@@ -6,14 +6,15 @@ masked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unimetric.search.conditions import Condition
 from unimetric.search.memory.blocks import Block, empty_block, joined, read_block
+from unimetric.search.memory.graph import Graph
 from unimetric.search.stores.base import RowNumbers, Store
 
 _FOLDED = 1_000
@@ -30,6 +31,8 @@ class State:
         dead: The places of ``base`` whose rows were deleted, bool [N]; None for none.
         alive: The number of the others.
         tail: Rows that were written later; all are there.
+        graph: Over the first places of the base; None for an exact search.
+        counts: From `measured_counts`.
     """
 
     version: int
@@ -37,6 +40,8 @@ class State:
     dead: NDArray[np.bool_] | None
     alive: int
     tail: Block
+    graph: Graph | None = None
+    counts: Mapping[int, int | None] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.alive + len(self.tail)
@@ -117,12 +122,12 @@ def _step(
     if store.count() - alive - len(tail) > most:
         return None
     tail = joined(tail, read_block(store, numbers, columns, above=state.last))
-    return State(version, state.base, dead, alive, tail)
+    return replace(state, version=version, dead=dead, alive=alive, tail=tail)
 
 
 def folded(state: State) -> State:
-    """Return the same rows without a tail and without masked ones, if these have become many."""
-    if len(state.tail) <= max(_FOLDED, len(state.base) // 4):
+    """Return the same rows without a tail and without masked ones, if these have become many and there is no graph."""
+    if state.graph is not None or len(state.tail) <= max(_FOLDED, len(state.base) // 4):
         return state
     base = state.base if state.dead is None else state.base.kept(~state.dead)
     base = joined(base, state.tail)

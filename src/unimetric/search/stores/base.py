@@ -85,6 +85,9 @@ class RowNumbers(Protocol):
     def identity(self) -> str:
         """A text that no other content of any database has."""
 
+    def came_from(self, identity: str) -> bool:
+        """Return True if the rows had that identity some time ago, and were changed since; False if that is unknown."""
+
 
 class Store(Protocol):
     """The rows of one database, and a record about it.

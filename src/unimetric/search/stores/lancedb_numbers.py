@@ -64,8 +64,14 @@ class LanceNumbers:
     @property
     def identity(self) -> str:
         """A text that no other content of any database has: the version and the moment it was written."""
+        return self._identities()[self.version]
+
+    def came_from(self, identity: str) -> bool:
+        """Return True if the rows had that identity some time ago, and were changed since; False if that is unknown."""
+        return identity in self._identities().values()
+
+    def _identities(self) -> dict[int, str]:
+        """Return the identities of the versions that the table still has."""
         with explained(self._place, "read"):
-            table = self._table()
-            version = table.version
-            (moment,) = [entry["timestamp"] for entry in table.list_versions() if entry["version"] == version]
-            return f"{version} {moment.isoformat()}"
+            versions = self._table().list_versions()
+        return {entry["version"]: f"{entry['version']} {entry['timestamp'].isoformat()}" for entry in versions}

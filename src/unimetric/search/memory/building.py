@@ -1,0 +1,104 @@
+"""Making the files of vectors, rows and graph from a database, with what still holds of the files before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from unimetric.search.memory.blocks import GONE, Block
+from unimetric.search.memory.files import MemoryFiles, Saved, open_graph
+from unimetric.search.memory.graph import Graph, measured_counts
+from unimetric.search.memory.state import State, read_state
+from unimetric.search.stores.base import RowNumbers, Store
+
+_REUSED = 0.7
+"""The share of a graph's nodes that have to hold for it to be used again."""
+_KEPT = 10_000
+"""Nodes for which the files are written when the work is stopped."""
+
+
+def build(
+    store: Store, numbers: RowNumbers, columns: Sequence[str], files: MemoryFiles, is_stopped: Callable[[], bool]
+) -> Saved | None:
+    """Read a database, make its graph or extend the one there is, and write the files.
+
+    When it is stopped, the files hold a graph of a part of the rows, from which the next call goes on.
+
+    Returns:
+        The files; None if it was stopped before there was much to keep.
+
+    Raises:
+        DatabaseError: the database cannot be read.
+        OSError: the files cannot be written.
+    """
+    while True:
+        identity = numbers.identity
+        state = read_state(store, numbers, columns)
+        if numbers.identity == identity:
+            break
+    before = files.load()
+    block, graph = (state.base, None) if before is None else reused(state.base, before)
+    if graph is None:
+        block, graph = state.base, Graph.new(store.vector_size)
+    del state, before
+    known = len(graph)
+    graph.extend(block.vectors, block.inverse, is_stopped)
+    dead = dead_places(block)
+    is_whole = len(graph) == len(block)
+    if not is_whole and len(graph) - known < _KEPT:
+        return None
+    counts = measured_counts(graph, block.vectors, block.inverse, dead) if is_whole and not is_stopped() else None
+    return files.save(identity, block, graph, counts)
+
+
+def state_of(saved: Saved, version: int) -> State:
+    """Return the state that files hold, as that of a version."""
+    dead = dead_places(saved.block)
+    alive = len(saved.block) - (0 if dead is None else int(dead.sum()))
+    nothing = saved.block.kept(np.zeros(len(saved.block), np.bool_))
+    return State(version, saved.block, dead, alive, nothing, saved.graph, saved.counts or {})
+
+
+def dead_places(block: Block) -> NDArray[np.bool_] | None:
+    """Return which places have no row any more, bool [N]; None if all have one."""
+    dead = block.numbers == GONE
+    return dead if dead.any() else None
+
+
+def reused(fresh: Block, before: Saved) -> tuple[Block, Graph | None]:
+    """Lay out rows by the nodes of an earlier graph.
+
+    Places of nodes whose row is gone, or has another vector now, keep the old vector and have the number `GONE`.
+
+    Args:
+        fresh: The rows now.
+        before: Earlier files.
+
+    Returns:
+        The rows, those of the graph's nodes first, and the graph; None if too few nodes hold.
+    """
+    nodes = len(before.graph)
+    if not nodes or before.block.vectors.shape[1] != fresh.vectors.shape[1]:
+        return fresh, None
+    ids = pa.array(before.block.rows.column("id").slice(0, nodes))
+    found = pc.index_in(ids, value_set=fresh.rows.column("id")).to_numpy(zero_copy_only=False)
+    places = np.where(np.isnan(found), GONE, found).astype(np.int64)
+    for start in range(0, nodes, 1 << 16):
+        part = places[start : start + (1 << 16)]
+        old = before.block.vectors[start : start + len(part)]
+        part[(fresh.vectors[part] != old).any(axis=1)] = GONE
+    holds = places != GONE
+    if holds.mean() < _REUSED:
+        return fresh, None
+    rest = np.setdiff1d(np.arange(len(fresh)), places[holds])
+    order = np.concatenate([np.where(holds, places, 0), rest])
+    block = Block(fresh.numbers[order], fresh.vectors[order], fresh.inverse[order], fresh.rows.take(pa.array(order)))
+    gone = np.flatnonzero(~holds)
+    block.numbers[gone] = GONE
+    block.vectors[gone] = before.block.vectors[gone]
+    block.inverse[gone] = before.block.inverse[gone]
+    return block, open_graph(before)

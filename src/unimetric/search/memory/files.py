@@ -1,0 +1,181 @@
+"""Files of vectors, rows and graph beside a database, mapped into memory.
+
+They are a copy that may be deleted at any time: a missing, damaged or old one is made anew from the database.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import uuid
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock
+from filelock import Timeout as FileLockTimeout
+
+from unimetric.errors import UserError
+from unimetric.files import cache_folder, check_writable, make_folder, write_json
+from unimetric.search.memory.blocks import Block
+from unimetric.search.memory.graph import Graph
+from unimetric.search.stores.base import is_uri
+
+log = logging.getLogger(__name__)
+
+_FORMAT = 1
+_FOLDER = ".memory"
+_CURRENT = "current.json"
+_ARRAYS = ("numbers", "vectors", "inverse")
+_ROWS, _GRAPH = "rows.arrow", "graph.usearch"
+_CHUNK = 1 << 24
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """What the files hold.
+
+    Attributes:
+        identity: The database's, from `RowNumbers.identity`.
+        block: The rows.
+        graph: Over the first of them.
+        counts: From `measured_counts`; None if some rows are not in the graph.
+        folder: Where the files are.
+    """
+
+    identity: str
+    block: Block
+    graph: Graph
+    counts: dict[int, int | None] | None
+    folder: Path
+
+
+class MemoryFiles:
+    """The files of one database.
+
+    Args:
+        place: The database's. The files are in its folder; for object storage, or where nothing may be written, in
+            the user's cache.
+    """
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+        self.folder = _folder_of(place)
+
+    @property
+    def stamp(self) -> int | None:
+        """A number that changes when the files are replaced; None if there are none."""
+        try:
+            return (self.folder / _CURRENT).stat().st_mtime_ns
+        except OSError:
+            return None
+
+    def load(self) -> Saved | None:
+        """Map the files into memory; None if there are none, or they are damaged."""
+        try:
+            return self._load()
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, pa.ArrowInvalid) as error:
+            log.warning("the vectors in %s are damaged (%s); they are made again", self.folder, error)
+            return None
+
+    def save(self, identity: str, block: Block, graph: Graph, counts: dict[int, int | None] | None) -> Saved:
+        """Write the files, replace the ones before, and map them into memory.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        make_folder(self.folder)
+        folder = self.folder / uuid.uuid4().hex
+        folder.mkdir()
+        for name in _ARRAYS:
+            np.save(folder / f"{name}.npy", getattr(block, name))
+        with pa.OSFile(str(folder / _ROWS), "wb") as sink, pa.ipc.new_file(sink, block.rows.schema) as writer:
+            writer.write_batch(block.rows)
+        graph.save(folder / _GRAPH)
+        about = {
+            "format": _FORMAT,
+            "folder": folder.name,
+            "identity": identity,
+            "counts": None if counts is None else {str(k): count for k, count in counts.items()},
+            "sums": {file.name: _sum(file) for file in sorted(folder.iterdir())},
+        }
+        write_json(self.folder / _CURRENT, about)
+        for other in self.folder.iterdir():
+            # Mapped files of other processes stay readable, or cannot be deleted and are tried again.
+            if other.is_dir() and other != folder:
+                shutil.rmtree(other, ignore_errors=True)
+        saved = self.load()
+        if saved is None:
+            raise OSError(f"the vectors that were written to {folder} cannot be read")
+        return saved
+
+    def lock(self) -> FileLock | None:
+        """Return the lock of those who write, held; None if another process holds it."""
+        make_folder(self.folder)
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except FileLockTimeout:
+            return None
+        return lock
+
+    def _load(self) -> Saved:
+        about = _read(self.folder / _CURRENT)
+        folder = self.folder / Path(str(about["folder"])).name
+        for name, wanted in about["sums"].items():
+            if _sum(folder / name) != wanted:
+                raise ValueError(f"{name} was changed")
+        arrays: dict[str, Any] = {
+            name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)) for name in _ARRAYS
+        }
+        rows = pa.ipc.open_file(pa.memory_map(str(folder / _ROWS))).get_batch(0)
+        if len({len(arrays[name]) for name in _ARRAYS} | {len(rows)}) != 1:
+            raise ValueError("its files are of different lengths")
+        counts = about["counts"]
+        return Saved(
+            about["identity"],
+            Block(rows=rows, **arrays),
+            Graph.open(folder / _GRAPH, view=True),
+            None if counts is None else {int(k): count for k, count in counts.items()},
+            folder,
+        )
+
+
+def open_graph(saved: Saved) -> Graph:
+    """Return the graph of some files as one that can be extended."""
+    return Graph.open(saved.folder / _GRAPH, view=False)
+
+
+def _folder_of(place: str) -> Path:
+    if not is_uri(place):
+        folder = Path(place) / _FOLDER
+        try:
+            check_writable(folder)
+        except UserError:
+            log.info("%s cannot be written; its vectors are kept in the user's cache", place)
+        else:
+            return folder
+    return cache_folder() / "memory" / hashlib.sha256(place.encode()).hexdigest()[:32]
+
+
+def _sum(file: Path) -> list[int]:
+    """Return the length and the CRC-32 of a file."""
+    length = value = 0
+    with file.open("rb") as content:
+        while chunk := content.read(_CHUNK):
+            length, value = length + len(chunk), zlib.crc32(chunk, value)
+    return [length, value]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    about = json.loads(file.read_text(encoding="utf-8"))
+    if about["format"] != _FORMAT:
+        raise ValueError(f"its format is {about['format']}")
+    return dict(about)
