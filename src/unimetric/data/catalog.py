@@ -17,13 +17,24 @@ class Item:
     """One image with its label and dataset.
 
     ``label`` is unique within its dataset only; classes are always compared as (dataset, label).
-    ``role`` is the split that the source itself prescribes, one of `ROLES`, or None.
+    ``role`` is the split that the source itself prescribes, one of `ROLES`, or None. An image with several labels has
+    them in ``labels``, and ``label`` is their text, separated by ``|``.
     """
 
     path: Path
     label: str
     dataset: str
     role: str | None = None
+    labels: tuple[str, ...] = ()
+
+    @property
+    def all_labels(self) -> tuple[str, ...]:
+        """The labels, one or several."""
+        return self.labels or (self.label,)
+
+    def is_right_for(self, query: Item) -> bool:
+        """Return true if it is of the query's dataset and class, or shares a label with it."""
+        return self.dataset == query.dataset and not set(self.all_labels).isdisjoint(query.all_labels)
 
 
 @dataclass(frozen=True, slots=True)

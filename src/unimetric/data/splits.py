@@ -125,11 +125,14 @@ def _resolve(dataset: Dataset, strategy: str, wanted: Collection[str]) -> str:
             f"dataset {dataset.name!r} has one class only ({dataset.labels[0]!r}), which cannot be split; "
             "add classes, or leave the dataset out"
         )
-    if strategy not in ("auto", "given"):
-        return strategy
     lacking = sum(item.role is None for item in dataset.items)
-    if strategy == "auto" and lacking == len(dataset.items):
-        return "first-half"
+    if strategy not in ("auto", "given") or (strategy == "auto" and lacking == len(dataset.items)):
+        if any(item.labels for item in dataset.items):
+            raise UserError(
+                f"dataset {dataset.name!r}: its images have several labels, so that they cannot be divided by classes; "
+                "give the manifest a column split, or use --data.split test-only"
+            )
+        return "first-half" if strategy == "auto" else strategy
     if lacking:
         raise UserError(
             f"dataset {dataset.name!r}: {lacking} of {len(dataset.items)} images have no split; "
@@ -205,8 +208,8 @@ def _notes(dataset: Dataset, side: dict[str, list[Item]], left_out: int) -> list
     notes = []
     if left_out:
         notes.append(f"{left_out} train or validation images are left out of test-only")
-    learned = {item.label for part in ("train", "validation") for item in side[part]}
-    tested = {item.label for part in ("query", "gallery") for item in side[part]}
+    learned = {label for part in ("train", "validation") for item in side[part] for label in item.all_labels}
+    tested = {label for part in ("query", "gallery") for item in side[part] for label in item.all_labels}
     if shared := learned & tested:
         notes.append(f"{_classes(shared)} in both train and test: results on them are not zero-shot")
     if len(tested) == 1:
@@ -241,8 +244,13 @@ def _without_partner(query: Sequence[Item], gallery: Sequence[Item]) -> set[str]
     """Return the labels of queries that have no other image of their class in the gallery."""
     partners: defaultdict[str, set[str]] = defaultdict(set)
     for item, identity in _with_identities(gallery):
-        partners[item.label].add(identity)
-    return {item.label for item, identity in _with_identities(query) if not partners[item.label] - {identity}}
+        for label in item.all_labels:
+            partners[label].add(identity)
+    return {
+        item.label
+        for item, identity in _with_identities(query)
+        if not any(partners[label] - {identity} for label in item.all_labels)
+    }
 
 
 def _with_identities(items: Sequence[Item]) -> Iterable[tuple[Item, str]]:

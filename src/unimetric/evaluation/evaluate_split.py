@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -208,11 +208,11 @@ def evaluate_vectors(
         warnings.simplefilter("ignore", LabelWarning)
         return evaluate(
             vectors.query_vectors,
-            [item.label for item in vectors.query],
+            relevance_labels(vectors.query),
             [item.dataset for item in vectors.query],
             gallery=(
                 vectors.gallery_vectors,
-                [item.label for item in vectors.gallery],
+                relevance_labels(vectors.gallery),
                 [item.dataset for item in vectors.gallery],
             ),
             ks=tuple(ks) if 1 in ks else (1, *ks),
@@ -221,6 +221,11 @@ def evaluate_vectors(
             mean_average_precision=mean_average_precision,
             **distance_options(geometry),
         )
+
+
+def relevance_labels(items: Sequence[Item]) -> list[Hashable]:
+    """Return the labels of items for `evaluate`: sets for images that have several."""
+    return [frozenset(item.labels) if item.labels else item.label for item in items]
 
 
 def distance_options(geometry: Geometry) -> dict[str, Any]:
@@ -235,12 +240,12 @@ def check_positives(query: Sequence[Item], gallery: Sequence[Item]) -> None:
     Raises:
         UserError: some query has none; the first one is named.
     """
-    members = Counter((item.dataset, item.label) for item in gallery)
+    members = Counter((item.dataset, label) for item in gallery for label in item.all_labels)
     searched = set(_identities(gallery))
     missing = [
         item
         for item, own in zip(query, _identities(query), strict=True)
-        if members[item.dataset, item.label] - (own in searched) < 1
+        if all(members[item.dataset, label] - (own in searched) < 1 for label in item.all_labels)
     ]
     if missing:
         first = missing[0]

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from unimetric.evaluation.distances import Distance, make_distance
+from unimetric.evaluation.label_sets import LabelSets
 from unimetric.evaluation.rows import Rows, SelectedRows, Tiling
 from unimetric.evaluation.top_k import Gallery, TopK, find, paired_similarities
 
@@ -46,15 +47,34 @@ class Retrieval:
     """The gallery row that is the query itself, shape [Q], int64, -1 for none. It is excluded from the results."""
     distance: Distance = field(default_factory=make_distance)
     """The distance that ranks the gallery."""
+    label_sets: LabelSets | None = None
+    """The labels of the classes, if images have several; then, a gallery item that shares one is a positive."""
+
+    def are_positives(self, query_rows: Tensor, gallery_rows: Tensor) -> Tensor:
+        """Return true where a gallery item is a positive of a query or the query itself.
+
+        Args:
+            query_rows: Shape [q], int64.
+            gallery_rows: Shape [q, n], int64.
+
+        Returns:
+            Shape [q, n], bool.
+        """
+        of_queries, of_items = self.query_classes[query_rows, None], self.gallery_classes[gallery_rows]
+        return of_items == of_queries if self.label_sets is None else self.label_sets.match(of_queries, of_items)
 
     def positives(self) -> Tensor:
         """Return the number of positives of every query, itself excluded: shape [Q], int64."""
         if not len(self.queries) or not len(self.gallery):
             return torch.zeros(len(self.queries), dtype=torch.int64)
         classes = 1 + int(max(self.query_classes.max(), self.gallery_classes.max()))
-        positives = self.gallery_classes.bincount(minlength=classes)[self.query_classes]
+        sizes = self.gallery_classes.bincount(minlength=classes)
+        if self.label_sets is not None:
+            sizes = _sizes_of_sharing(self.label_sets, sizes, self.query_classes)
+        positives = sizes[self.query_classes]
         # Row -1 reads the last item's class; the mask below ignores it.
-        own_class = self.gallery_classes[self.self_indices] == self.query_classes
+        everyone = torch.arange(len(self.queries))
+        own_class = self.are_positives(everyone, self.self_indices[:, None])[:, 0]
         return positives - ((self.self_indices >= 0) & own_class).long()
 
     def restrict(self, query_rows: Tensor, gallery_rows: Tensor) -> Retrieval:
@@ -69,6 +89,7 @@ class Retrieval:
             gallery_classes=self.gallery_classes[gallery_rows],
             self_indices=new_row[self.self_indices[query_rows]],
             distance=self.distance,
+            label_sets=self.label_sets,
         )
 
     def similarities(self, pairs: Tensor) -> Tensor:
@@ -79,6 +100,16 @@ class Retrieval:
             part = self.queries[queries].double(), self.gallery[gallery].double()
             similarities[start : start + _PAIR_BLOCK] = self.distance.paired(*part)
         return self.distance.reported(similarities)
+
+
+def _sizes_of_sharing(sets: LabelSets, sizes: Tensor, query_classes: Tensor) -> Tensor:
+    """Return the number of gallery items that share a label with each class of a query, shape of ``sizes``."""
+    present = sizes.nonzero()[:, 0]
+    sharing = torch.zeros_like(sizes)
+    asked = torch.unique(query_classes)
+    for part in torch.split(asked, max(1, TILE_NUMBERS // max(1, len(present)))):
+        sharing[part] = (sets.match(part[:, None], present) * sizes[present]).sum(dim=1)
+    return sharing
 
 
 _PAIR_BLOCK = 2048
@@ -190,7 +221,8 @@ def judge_both(
     # All positives are of the query's dataset, so the best positive is the same under both protocols.
     unified.best_positive[:] = separate.best_positive
     missed = ((positives > 0) & unified.best_positive.isnan()).nonzero()[:, 0]
-    unified.best_positive[missed] = _best_of_class(retrieval, missed, tiling)
+    best = _best_of_class if retrieval.label_sets is None else _best_of_sharing
+    unified.best_positive[missed] = best(retrieval, missed, tiling)
     separate.best_positive[:] = unified.best_positive
     return separate, unified
 
@@ -200,7 +232,7 @@ def _judge(
 ) -> None:
     """Record the results of some queries in ``judgement``."""
     there = found.rows >= 0
-    right = (retrieval.gallery_classes[found.rows] == retrieval.query_classes[rows, None]) & there
+    right = retrieval.are_positives(rows, found.rows) & there
     judgement.nearest[rows] = found.rows[:, 0]
     judgement.best_positive[rows] = _first(found.values, right)
     judgement.best_negative[rows] = _first(found.values, ~right & there)
@@ -255,6 +287,22 @@ def _best_of_pairs(
     ).cpu()
     best = torch.full((len(rows),), -torch.inf, dtype=torch.float64)
     return best.scatter_reduce_(0, asked, values, "amax")
+
+
+def _best_of_sharing(retrieval: Retrieval, rows: Tensor, tiling: Tiling) -> Tensor:
+    """Do as `_best_of_class` where classes are sets of labels, one query at a time."""
+    best = torch.full((len(rows),), -torch.inf, dtype=torch.float64)
+    everything = torch.arange(len(retrieval.gallery))
+    for place in range(len(rows)):
+        row = rows[place : place + 1]
+        positive = retrieval.are_positives(row, everything[None])[0] & (everything != retrieval.self_indices[row])
+        query = retrieval.queries[row].to(tiling.device)
+        for items in torch.split(positive.nonzero()[:, 0], tiling.gallery):
+            other, same = retrieval.gallery[items].to(tiling.device), torch.zeros_like(items, device=tiling.device)
+            index = torch.arange(len(items), device=tiling.device)
+            values = paired_similarities(retrieval.distance, query, same, other, index)
+            best[place] = torch.maximum(best[place], values.max().cpu())
+    return best
 
 
 def score_queries(retrieval: Retrieval, ks: Sequence[int], tiling: Tiling) -> dict[str, Tensor]:
@@ -317,7 +365,7 @@ def average_precisions(retrieval: Retrieval, tiling: Tiling) -> Tensor:
     for start in range(0, len(scored), step):
         rows = scored[start : start + step]
         order = _rankings(retrieval, rows, gallery, tiling).cpu()
-        right = retrieval.gallery_classes[order] == retrieval.query_classes[rows, None]
+        right = retrieval.are_positives(rows, order)
         right &= order != retrieval.self_indices[rows, None]
         precisions = right.cumsum(dim=1) / torch.arange(1, len(gallery) + 1, dtype=torch.float64)
         # A running sum adds from left to right, whatever the number of rows.

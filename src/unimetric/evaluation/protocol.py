@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unimetric.errors import UserError
 from unimetric.evaluation.distances import Distance
+from unimetric.evaluation.label_sets import LabelSets, as_label_sets
 from unimetric.evaluation.labels import Hashables, as_hashables, factorize, rows_by_id, self_indices_of, warn_of_twins
 from unimetric.evaluation.metrics import Datasets, Judgement, Retrieval, average_precisions, judge_both
 from unimetric.evaluation.neighbours import compared
@@ -61,7 +62,8 @@ def evaluate(
             row within the ball of radius ``1 / sqrt(curvature)``. A memory-mapped array is never read whole.
         labels: The queries' labels, N hashables, none missing (None, NaN, NaT, pandas' NA or blank text). Labels are
             compared within their dataset by Python's ``==``; a `LabelWarning` names those that differ only in case,
-            white space, Unicode form, or as 0 and "0.0".
+            white space, Unicode form, or as 0 and "0.0". If one is a frozenset, every image has a set of labels (others
+            are the only one of theirs), and a gallery item that shares one with the query is a positive.
         datasets: The queries' datasets, N hashables; their `str` names them in the report.
         gallery: The items to search: vectors [G, E], labels, datasets and, optionally, ids. Without it, every
             query searches all the others.
@@ -109,10 +111,15 @@ def evaluate(
         gallery_vectors, gallery_labels, gallery_datasets, gallery_ids = _unpack(gallery, gallery_ids)
     sides = compared(vectors, gallery_vectors, ("vectors", "gallery vectors"), distance, curvature, memory)
     queries = searched = _side(sides.queries, labels, datasets, "")
+    several = _have_several(labels) or (gallery is not None and _have_several(gallery_labels))
+    if several:
+        queries = searched = queries.with_label_sets("labels")
     if gallery is None:
         self_indices = _same_rows(queries, ids, gallery_ids)
     else:
         searched = _side(sides.gallery, gallery_labels, gallery_datasets, "gallery ")
+        if several:
+            searched = searched.with_label_sets("gallery labels")
         self_indices = _rows_of_ids(queries, searched, ids, gallery_ids)
     warn_of_twins(queries.classes(), searched.classes())
     measures = _Measures(depths, mean_average_precision, tiling, strict)
@@ -131,6 +138,13 @@ class _Side:
 
     def classes(self) -> Iterable[tuple[Hashable, Hashable]]:
         return zip(self.datasets, self.labels, strict=True)
+
+    def with_label_sets(self, name: str) -> _Side:
+        return replace(self, labels=as_label_sets(self.labels, name))
+
+
+def _have_several(labels: Hashables) -> bool:
+    return isinstance(labels, Iterable) and any(isinstance(label, frozenset) for label in labels)
 
 
 def _depths(ks: Any) -> list[int]:
@@ -235,10 +249,11 @@ def _report(
     distance: Distance,
     options: BootstrapOptions,
 ) -> Report:
-    (query_classes, gallery_classes), _ = factorize(queries.classes(), gallery.classes())
+    (query_classes, gallery_classes), classes = factorize(queries.classes(), gallery.classes())
     (query_datasets, gallery_datasets), datasets = factorize(queries.datasets, gallery.datasets)
     names = _dataset_names(datasets)
-    retrieval = Retrieval(queries.rows, gallery.rows, query_classes, gallery_classes, self_indices, distance)
+    sets = LabelSets.of(classes)
+    retrieval = Retrieval(queries.rows, gallery.rows, query_classes, gallery_classes, self_indices, distance, sets)
     has_positive = retrieval.positives() > 0
     _check_positives(has_positive, queries, measures.strict)
 

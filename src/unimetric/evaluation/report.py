@@ -213,8 +213,9 @@ def _calibrate(results: QueryResults, retrieval: Retrieval, rows: Rows = _ALL) -
     return replace(calibrate(genuine, impostors, results.scores["recall@1"][rows]), sets=sets)
 
 
-def _consistency(retrieval: Retrieval, seed: int) -> Inconsistency:
-    return inconsistency(class_pairs(retrieval, seed))
+def _consistency(retrieval: Retrieval, seed: int) -> Inconsistency | None:
+    # It compares classes, which images with several labels do not have.
+    return inconsistency(class_pairs(retrieval, seed)) if retrieval.label_sets is None else None
 
 
 def _worst(per_query: PerQuery, rows: npt.NDArray[np.bool_]) -> tuple[WorstClass, ...]:

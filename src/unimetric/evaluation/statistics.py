@@ -294,7 +294,7 @@ class Spread:
     """Alignment and uniformity, and the number of pairs behind them."""
 
     alignment: float | None
-    """None without a pair of the same class."""
+    """None without a pair of the same class, and for images with several labels."""
     uniformity: float | None
     """None without any pair."""
     positive_pairs: int
@@ -316,9 +316,11 @@ def measure_spread(retrieval: Retrieval, limit: int = PAIRS, seed: int = 0) -> S
     """
     everyone = torch.zeros(len(retrieval.queries), dtype=torch.int64)
     everything = torch.zeros(len(retrieval.gallery), dtype=torch.int64)
-    positive, positive_sampled = _pairs_of_one_class(
-        retrieval.query_classes, retrieval.gallery_classes, retrieval.self_indices, limit, seed
-    )
+    positive, positive_sampled = torch.empty(0, 2, dtype=torch.int64), False
+    if retrieval.label_sets is None:
+        positive, positive_sampled = _pairs_of_one_class(
+            retrieval.query_classes, retrieval.gallery_classes, retrieval.self_indices, limit, seed
+        )
     any_class, sampled = _pairs_of_one_class(everyone, everything, retrieval.self_indices, limit, seed)
     near, all_squares = _squared_distances(retrieval, positive), _squared_distances(retrieval, any_class)
     return Spread(

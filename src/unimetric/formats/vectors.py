@@ -56,7 +56,8 @@ def write_measured(path: Path, measured: MeasuredVectors) -> None:
     """Write a Parquet file with the columns ``path``, ``label``, ``dataset``, ``side`` and ``vector``.
 
     One row per query, then one per gallery item; if all images are both, one row each with ``side`` ``both``.
-    ``vector`` holds E float32 numbers. Bytes that are not Unicode are written as ``\\udcNN``.
+    ``vector`` holds E float32 numbers. Where an image has several labels, ``labels`` has all of them. Bytes that are
+    not Unicode are written as ``\\udcNN``.
 
     Raises:
         UserError: full disk, no permission, missing folder.
@@ -74,6 +75,9 @@ def write_measured(path: Path, measured: MeasuredVectors) -> None:
         "side": sides,
         "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
     }
+    if any(item.labels for item in items):
+        several = [[_unicode(label) for label in item.labels] or None for item in items]
+        columns["labels"] = pa.array(several, pa.list_(pa.string()))
     table = pa.table(columns)
     write_atomically(path, lambda temporary: pq.write_table(table, temporary))
 
@@ -88,14 +92,18 @@ def read_measured(path: Path) -> MeasuredVectors:
     if not path.is_file():
         raise UserError(f"{path} does not exist; {again}")
     try:
-        table = pq.read_table(path, columns=list(_COLUMNS))
+        present = pq.read_schema(path).names
+        table = pq.read_table(path, columns=[*_COLUMNS, *(["labels"] if "labels" in present else [])])
+        several = table["labels"].to_pylist() if "labels" in present else [None] * len(table)
         values: dict[str, list[Any]] = {name: table[name].to_pylist() for name in _COLUMNS[:4]}
         column = table["vector"].combine_chunks()
         vectors = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
         vectors = vectors.reshape(len(column), -1)
         items = [
-            Item(Path(name), label, dataset)
-            for name, label, dataset in zip(values["path"], values["label"], values["dataset"], strict=True)
+            Item(Path(name), label, dataset, None, tuple(labels or ()))
+            for name, label, dataset, labels in zip(
+                values["path"], values["label"], values["dataset"], several, strict=True
+            )
         ]
     except (pa.ArrowException, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
         reason = " ".join(str(error).split())

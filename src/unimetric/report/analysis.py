@@ -170,7 +170,7 @@ class Analysis:
 
     def _mistake(self, query: Item, found: Sequence[int], similarities: Sequence[float]) -> Mistake:
         items = [(self.vectors.gallery[row], value) for row, value in zip(found, similarities, strict=True) if row >= 0]
-        return Mistake(query, tuple(Neighbour(item, value, _class(item) == _class(query)) for item, value in items))
+        return Mistake(query, tuple(Neighbour(item, value, item.is_right_for(query)) for item, value in items))
 
 
 def _score(value: float, interval: Sequence[float], queries: int) -> Score:

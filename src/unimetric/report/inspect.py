@@ -96,7 +96,7 @@ def inspect_image(
         **distance_options(measured.geometry),
     )
     neighbours = tuple(
-        Neighbour(item := gallery[candidates[row]], float(value), known is not None and _class(item) == _class(known))
+        Neighbour(item := gallery[candidates[row]], float(value), known is not None and item.is_right_for(known))
         for row, value in zip(found[0].tolist(), similarities[0].tolist(), strict=True)
     )
     pool = prompt_weights(embedder, [image])
@@ -106,10 +106,6 @@ def inspect_image(
 def _among(items: tuple[Item, ...], file: str) -> Item | None:
     found = identities(item.path for item in items)
     return next((item for item, other in zip(items, found, strict=True) if other == file), None)
-
-
-def _class(item: Item) -> tuple[str, str]:
-    return item.dataset, item.label
 
 
 def print_inspection(inspection: Inspection, console: Console | None = None) -> None:

@@ -276,6 +276,11 @@ def _refuse_untrainable(config: RunConfig, split: Split, measured: dict[str, tup
     training = config.training
     if not split.train:
         raise UserError(f"--data.split is {config.data.split!r}: no image is left to train on; use auto or first-half")
+    if several := next((item for item in split.train if item.labels), None):
+        raise UserError(
+            f"{several.path} has {len(several.labels)} labels, and the losses need one class for each image: train on "
+            "other datasets with --data.train_datasets, or measure only, with unimetric evaluate --data.split test-only"
+        )
     if len(ClassIndex.of(split.train)) < 2:
         raise UserError(
             f"only one class is left to train on ({split.train[0].label!r} of dataset {split.train[0].dataset!r}): "

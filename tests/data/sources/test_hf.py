@@ -107,6 +107,17 @@ def test_columns_are_told_or_named(tmp_path: Path) -> None:
         read_source(f"hf:{tmp_path / 'two'}")
 
 
+def test_a_list_of_labels_is_several_labels(tmp_path: Path) -> None:
+    rows = {"image": [Image.new("L", (2, 2), value) for value in range(3)], "labels": [[0, 2], [1], [2, 0]]}
+    features = datasets.Features(
+        {"image": datasets.Image(), "labels": datasets.Sequence(datasets.ClassLabel(names=NAMES))}
+    )
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "set")
+    (dataset,) = read_source(f"hf:{tmp_path / 'set'}")
+    assert [item.labels for item in dataset.items] == [("robin", "wren"), (), ("robin", "wren")]
+    assert [item.label for item in dataset.items] == ["robin|wren", "tit", "robin|wren"]
+
+
 def test_rows_without_label_or_image(tmp_path: Path) -> None:
     made(3, labels=[0, None, -1]).save_to_disk(tmp_path / "set")
     with pytest.raises(UserError, match=r"split 'all', row 1: it has no label"):

@@ -65,15 +65,16 @@ def read_hf(path: Path, name: str | None = None, *, classes: bool = True) -> lis
         rows = json.loads(listing.read_text(encoding="utf-8"))
     roles = _roles(wanted, chosen)
     items, unusable, written = [], [], set()
-    for split, number, place, label in rows:
+    for split, number, place, labels in rows:
         if place is None:
             unusable.append(Unusable(wanted.place / f"{split}-{number}", "the row has no image"))
             continue
-        if classes and not label:
+        if classes and not labels:
             raise UserError(f"{wanted.place}, split {split!r}, row {number}: it has no label; choose other splits with "
                             f"hf:{wanted.place}?split=NAME, or remove the row")  # fmt: skip
-        written.add(label)
-        items.append(Item(Path(place), clean_label(label), name, roles[split]))
+        written.update(labels)
+        several = tuple(labels) if len(labels) > 1 else ()
+        items.append(Item(Path(place), "|".join(labels), name, roles[split], several))
     if not items:
         raise UserError(f"{wanted.place} has no images in the splits {', '.join(split.name for split in chosen)}")
     notes = tuple(label_notes(f"dataset {name!r}", written)) if classes else ()
@@ -113,8 +114,8 @@ def _roles(wanted: _Wanted, chosen: Sequence[SplitTables]) -> dict[str, str | No
     return roles
 
 
-def _rows(wanted: _Wanted, split: SplitTables, folder: Path) -> Iterator[tuple[str, int, str | None, str]]:
-    """Write a split's images and yield for every row the split, its number, the image's path and the label."""
+def _rows(wanted: _Wanted, split: SplitTables, folder: Path) -> Iterator[tuple[str, int, str | None, list[str]]]:
+    """Write a split's images and yield for every row the split, its number, the image's path and the labels."""
     image = _column(wanted, split, "image", wanted.image, split.images, _IMAGE_NAMES)
     label = None
     if wanted.label is not None or split.labels:
@@ -127,7 +128,8 @@ def _rows(wanted: _Wanted, split: SplitTables, folder: Path) -> Iterator[tuple[s
         labels = [None] * len(images) if label is None else batch.column(label).to_pylist()
         for content, value in zip(images, labels, strict=True):
             place = _write(content, target / f"{number:08d}", wanted.place)
-            yield split.name, number, place, _label_text(value, names)
+            values = value if isinstance(value, list) else [value]
+            yield split.name, number, place, sorted({clean_label(_label_text(each, names)) for each in values} - {""})
             number += 1
 
 

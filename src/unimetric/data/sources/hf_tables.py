@@ -24,7 +24,7 @@ class SplitTables:
         name: Its name.
         columns: All columns.
         images: Those that hold images.
-        labels: Those that hold one class for each row.
+        labels: Those that hold a class, or a list of classes, for each row.
         class_names: Names of the numbers in a column of labels.
         batches: Returns the rows of some columns, batch by batch.
     """
@@ -95,10 +95,12 @@ def _of_parquet(place: Path, files: Sequence[Path], datasets: Any) -> OpenedSet:
 
 
 def _split(name: str, features: Any, batches: Callable[[list[str]], Iterator[Any]], datasets: Any) -> SplitTables:
-    labels = {column: feature.names for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
+    # A list of labels is several labels of one image.
+    inner = {column: getattr(feature, "feature", feature) for column, feature in features.items()}
+    labels = {column: feature.names for column, feature in inner.items() if isinstance(feature, datasets.ClassLabel)}
     texts = [
         column
-        for column, feature in features.items()
+        for column, feature in inner.items()
         if isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
     ]
     images = [column for column, feature in features.items() if _is_image(feature, datasets)]

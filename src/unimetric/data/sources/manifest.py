@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from unimetric.data.catalog import Clash, Dataset, Item, unique_items
@@ -73,6 +73,8 @@ class Rows:
     columns: Columns
     paths: tuple[str, ...]
     labels: tuple[str, ...]
+    label_sets: tuple[tuple[str, ...], ...]
+    """All labels of a row, where the column is called ``labels``; empty for other names."""
     written_labels: tuple[str, ...]
     """The labels before `clean_label`."""
     datasets: tuple[str, ...]
@@ -86,8 +88,9 @@ def read_manifest(file: Path, name: str | None = None, *, classes: bool = True) 
     objects are copied into the cache (see `remote`). Labels and datasets are text, in the
     form of `clean_label`; whole numbers in Parquet become their digits. ``split`` is one of `SPLIT_NAMES`, or empty.
     Columns ``x,y,width,height``, where there are all four, cut the image out of its picture (see `with_box`). Other
-    columns are not read. A row that repeats an image with the same label and split is left out, and its path
-    listed in `Dataset.ignored`. For formats, see `open_table`; for names of columns, `find_columns`.
+    columns are not read. A label column called ``labels`` may name several, separated by ``|`` or in several rows of
+    one image; see `Item`. A row that repeats an image with the same label and split is left out, and its path listed
+    in `Dataset.ignored`. For formats, see `open_table`; for names of columns, `find_columns`.
 
     Args:
         file: the manifest, ``.csv``, ``.tsv``, ``.parquet`` or ``.pq``.
@@ -101,6 +104,9 @@ def read_manifest(file: Path, name: str | None = None, *, classes: bool = True) 
             labels, or splits that must not share images.
     """
     rows, items, notes = load_manifest(file, name, classes=classes)
+    if rows.label_sets:
+        items, more = _with_all_labels(rows, items)
+        notes = (*notes, *more)
     numbers_of: dict[str, list[int]] = {}
     for number, item in enumerate(items):
         numbers_of.setdefault(item.dataset, []).append(number)
@@ -114,7 +120,10 @@ def read_manifest(file: Path, name: str | None = None, *, classes: bool = True) 
                 for item in clash.items
             )
             raise UserError(f"the manifest {file}, {first} and {second}: {clash}") from clash
-        remarks = label_notes(f"dataset {dataset!r}", {rows.written_labels[number] for number in numbers})
+        written = {rows.written_labels[number] for number in numbers}
+        if rows.label_sets:
+            written, repeated = {label for number in numbers for label in rows.label_sets[number]}, ()
+        remarks = label_notes(f"dataset {dataset!r}", written)
         datasets.append(Dataset(dataset, kept, repeated, (*notes, *remarks)))
         notes = ()
     return datasets
@@ -132,6 +141,20 @@ def load_manifest(
     return rows, list(map(Item, paths, rows.labels, rows.datasets, rows.roles)), (*rows.columns.notes, *notes)
 
 
+def _with_all_labels(rows: Rows, items: Sequence[Item]) -> tuple[list[Item], list[str]]:
+    """Return the items with all labels that the rows of their image name, and a note on them."""
+    found: dict[tuple[str, Path, str | None], set[str]] = {}
+    for item, labels in zip(items, rows.label_sets, strict=True):
+        found.setdefault((item.dataset, item.path, item.role), set()).update(labels)
+    joined = {key: tuple(sorted(labels)) for key, labels in found.items()}
+    several = sum(len(labels) > 1 for labels in joined.values())
+    all_labels = [joined[item.dataset, item.path, item.role] for item in items]
+    return [
+        replace(item, label="|".join(labels), labels=labels if len(labels) > 1 else ())
+        for item, labels in zip(items, all_labels, strict=True)
+    ], [f"the manifest {rows.table.place}: {several} images have several labels"] if several else []
+
+
 def parse_manifest(file: PurePath | str, content: bytes, name: str | None = None, *, classes: bool = True) -> Rows:
     """Read the rows of a manifest from its bytes; ``file`` is its path or address, otherwise as `read_manifest`."""
     table = open_table(file, content, _columns_found)
@@ -145,6 +168,10 @@ def parse_manifest(file: PurePath | str, content: bytes, name: str | None = None
         raise UserError(f"the manifest {file} is empty; give it one row per image")
     written = [""] * count if columns.label is None else table.texts(columns.label)
     labels = [clean_label(label) for label in written]
+    label_sets: list[tuple[str, ...]] = []
+    if columns.label is not None and _key(table.names[columns.label]) == "labels":
+        label_sets = [tuple(sorted({clean_label(part) for part in label.split("|")} - {""})) for label in labels]
+        labels = ["|".join(members) for members in label_sets]
     if classes:
         _check_filled(table, "label", labels)
     datasets = [name or PurePath(file).stem] * count
@@ -158,7 +185,9 @@ def parse_manifest(file: PurePath | str, content: bytes, name: str | None = None
     if columns.box is not None:
         boxes = zip(*(table.texts(place) for place in columns.box), strict=True)
         paths = [_in_box(table, row, path, box) for row, (path, box) in enumerate(zip(paths, boxes, strict=True))]
-    return Rows(table, columns, tuple(paths), tuple(labels), tuple(written), tuple(datasets), tuple(roles))
+    return Rows(
+        table, columns, tuple(paths), tuple(labels), tuple(label_sets), tuple(written), tuple(datasets), tuple(roles)
+    )
 
 
 def find_columns(table: Table, *, classes: bool = True) -> Columns:
