@@ -70,6 +70,8 @@ def calibrate_database(
 
     if upgrade_state(db) is not None:
         raise UserError(f"{db} is being upgraded: finish that with unimetric upgrade, or --rollback; then calibrate")
+    if several := next((item for item in queries if item.labels), None):
+        raise UserError(f"{several.path} has {len(several.labels)} labels: the queries of a calibration need one each")
     store = open_store(db)
     try:
         _check_datasets(store, queries)
