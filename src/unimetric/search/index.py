@@ -274,11 +274,11 @@ class SearchIndex:
         Args:
             vectors: Pictures, as vectors [M, E] of `embedder`.
             ids: Items of the database, which the answer leaves out.
-            k, filters: As in `search`, without a guarantee.
+            k: As in `search`.
+            **filters: datasets, where, exact and group_copies of `search`.
 
         Raises:
-            ItemNotFoundError: no such item.
-            ArgumentError: neither vectors nor ids, or another argument that `search` refuses.
+            UserError: no such item, neither vectors nor ids, or an argument that `search` refuses.
         """
         return self._copies.together(self._searcher, vectors, ids, k, **filters)
 
