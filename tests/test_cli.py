@@ -380,10 +380,10 @@ def test_images_that_are_left_out_are_mentioned(
 def test_full_disk_while_saving_keeps_the_old_checkpoint(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from unimetric.training import checkpoint
+    from unimetric.training import tensors as writer
 
     saved: list[int] = []
-    original = checkpoint.save_file
+    original = writer.save_file
 
     def save_file(values: Any, path: Path, metadata: dict[str, str]) -> None:
         if len(saved) == 2:
@@ -392,7 +392,7 @@ def test_full_disk_while_saving_keeps_the_old_checkpoint(
         original(values, path, metadata=metadata)
         saved.append(json.loads(metadata["progress"])["step"])
 
-    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    monkeypatch.setattr(writer, "save_file", save_file)
     options = options_file(tmp_path / "options.yaml", training={"epochs": 4, "batch_size": 4})
     run = tmp_path / "run"
     assert unimetric("train", data, "--out", run, "--config", options) == 2

@@ -18,7 +18,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 
 from unimetric.errors import UserError
 from unimetric.files import (
@@ -30,6 +30,7 @@ from unimetric.files import (
     write_json,
     write_text,
 )
+from unimetric.training.tensors import save_tensors, write_tensors
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 NUMBERS = np.random.default_rng(0).random(20_000)  # 160 kB
 WRITERS = {
     "text": lambda path: path.write_text("x" * 100_000),
-    "safetensors": lambda path: save_file({"a": torch.from_numpy(NUMBERS)}, path),
+    "safetensors": lambda path: save_tensors(path, {"a": torch.from_numpy(NUMBERS)}),
     "parquet": lambda path: pq.write_table(pa.table({"a": NUMBERS}), path),
     "npz": lambda path: np.savez(path.open("wb"), a=NUMBERS),
 }
@@ -71,7 +72,6 @@ def test_full_disk(kind: str, full_disk: Path) -> None:
         (OSError(errno.EROFS, "x"), "the file system is read-only"),
         (PermissionError(errno.EACCES, "x"), "no permission"),
         (OSError(errno.EIO, "Input/output error"), "Input/output error"),
-        (RuntimeError("I/O error: No space left on device (os error 28)"), "the disk is full"),
     ],
 )
 def test_failures_are_said_in_words_and_leave_the_old_file(error: Exception, words: str, tmp_path: Path) -> None:
@@ -87,6 +87,23 @@ def test_failures_are_said_in_words_and_leave_the_old_file(error: Exception, wor
     assert str(path) in str(caught.value)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_safetensors_report_the_operating_systems_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its library has one error type for everything: whether the disk refuses is asked by writing as much."""
+    tensors = {"a": torch.zeros(1000)}
+
+    def fails(*arguments: object, **options: object) -> None:
+        raise SafetensorError("of any wording")
+
+    monkeypatch.setattr("unimetric.training.tensors.save_file", fails)
+    with pytest.raises(SafetensorError, match="of any wording"):
+        write_tensors(tmp_path / "file", tensors)
+    with pytest.raises(OSError, match="No space left") as caught:
+        save_tensors(Path("/dev/full"), tensors)
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(UserError, match="No such file or directory"):
+        write_tensors(tmp_path / "none" / "file", tensors)
 
 
 def test_a_mistake_of_the_writer_is_not_dressed_up(tmp_path: Path) -> None:

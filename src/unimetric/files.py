@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,22 +32,10 @@ def explain_os_error(path: Path, action: str) -> Iterator[None]:
     }
     try:
         yield
-    except Exception as error:
-        number = _os_error_number(error)
-        if number is None:
-            raise
-        remedy = remedies.get(number, os.strerror(number) if number else str(error))
+    except OSError as error:
+        remedy = remedies.get(error.errno or 0, os.strerror(error.errno) if error.errno else str(error))
         kind = WriteError if action.startswith("write") else UserError
         raise kind(f"cannot {action} {path}: {remedy}") from error
-
-
-def _os_error_number(error: Exception) -> int | None:
-    """Return the operating system's number of an error, 0 if it has none, or None for another kind of error."""
-    if isinstance(error, OSError):
-        return error.errno or 0
-    # Libraries written in Rust (safetensors) raise their own errors with this ending.
-    match = re.search(r"\(os error (\d+)\)", str(error))
-    return int(match[1]) if match else None
 
 
 def make_folder(path: Path) -> Path:

@@ -110,7 +110,7 @@ def test_killed_around_every_call_of_saving(
     train_step(embedder, loss, optimiser)
     place: Any = {"mkstemp": files.tempfile, "fsync": os, "replace": Path, "flush_folder": files}.get(call)
     if call == "save_file":
-        from unimetric.training import checkpoint as place
+        from unimetric.training import tensors as place
     original = getattr(place, call)
 
     def killed(*arguments: Any, **more: Any) -> Any:

@@ -17,15 +17,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unimetric.errors import NonFiniteError, ProcessLost, UserError, WorkerError, WriteError, cause, shown
-from unimetric.files import write_atomically
 from unimetric.formats.run_folder import RunFolder
 from unimetric.losses import proxy_slice
 from unimetric.models.embedder import Embedder
 from unimetric.models.network import assign_weights, check_weights, learned_weights
+from unimetric.training.tensors import write_tensors
 
 
 @dataclass
@@ -102,7 +101,7 @@ def save_checkpoint(
     copies = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
     text = json.dumps(metadata)
     header = {"progress": text, "checksum": _checksum(text, copies)}
-    write_atomically(path, lambda temporary: save_file(copies, temporary, metadata=header))
+    write_tensors(path, copies, header)
 
 
 def load_checkpoint(

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,7 +26,7 @@ from unimetric.data.replay import read_replay, write_replay
 from unimetric.data.splits import Split
 from unimetric.errors import UserError, cause
 from unimetric.evaluation.evaluate_split import embed_items
-from unimetric.files import user_path, write_atomically
+from unimetric.files import user_path
 from unimetric.formats.run_folder import RunFolder, run_identity
 from unimetric.geometry import Geometry, PoincareBall
 from unimetric.losses import make_loss, place_proxies
@@ -38,6 +37,7 @@ from unimetric.models.saving import read_model_config
 from unimetric.models.source import ModelSource
 from unimetric.progress import log_status
 from unimetric.training.checkpoint import read_tensors
+from unimetric.training.tensors import write_tensors
 
 PROXIES = "proxies.safetensors"
 MEAN_IMAGES = 32
@@ -200,7 +200,7 @@ def write_proxies(path: Path, state: dict[str, Tensor], classes: Sequence[tuple[
     """
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
     metadata = {"classes": json.dumps(list(classes))}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+    write_tensors(path, tensors, metadata)
 
 
 def read_proxies(path: Path) -> tuple[list[tuple[str, str]], dict[str, Tensor]]:

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from unimetric.config import RunConfig, run_config
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError
-from unimetric.files import explain_os_error, make_folder, user_path, write_atomically, write_json
+from unimetric.files import explain_os_error, make_folder, user_path, write_json
 from unimetric.losses import make_loss
 from unimetric.models.devices import choose_device
 from unimetric.models.network import learned_weights
@@ -26,6 +26,7 @@ from unimetric.training.extension import Extension
 from unimetric.training.provenance import code_version, describe_processor
 from unimetric.training.setup import build_embedder
 from unimetric.training.step import ComputedStep, Objective, StepInput, compute_step, noise_seed
+from unimetric.training.tensors import write_tensors
 
 TENSORS, FACTS = "tensors.safetensors", "step.json"
 
@@ -85,7 +86,7 @@ def write_nonfinite_dump(
         "configuration": asdict(config),
     }
     make_folder(folder)
-    write_atomically(folder / TENSORS, lambda temporary: save_file(copies, temporary))
+    write_tensors(folder / TENSORS, copies)
     write_json(folder / FACTS, content)
 
 

@@ -1,0 +1,46 @@
+"""Safetensors files, written so that a full disk is reported as such."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from unimetric.files import write_atomically
+
+_CHUNK = 2**20
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file atomically.
+
+    Raises:
+        WriteError: full disk, or no permission.
+    """
+    write_atomically(path, lambda temporary: save_tensors(temporary, tensors, metadata))
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: the operating system refuses.
+    """
+    try:
+        save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
+    except SafetensorError:
+        # It has no type for the operating system's errors. Writing as many bytes raises the error itself.
+        _write_zeros(path, sum(value.nbytes for value in tensors.values()))
+        raise
+
+
+def _write_zeros(path: Path, size: int) -> None:
+    with path.open("wb") as file:
+        for start in range(0, size, _CHUNK):
+            file.write(bytes(min(_CHUNK, size - start)))
+        file.flush()
+        os.fsync(file.fileno())
