@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
-from audit_pictures import compressed, picture
 from PIL import Image
 
+from audit_pictures import compressed, picture
 from toy_runs import unimetric
 from unimetric.models.backbone import make_backbone
 from unimetric.models.embedder import Embedder

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from audit_pictures import Colours, compressed, picture
 from PIL import Image
 
+from audit_pictures import Colours, compressed, picture
 from unimetric.curation.audit import find_all, sides_of
 from unimetric.curation.copies import Groups
 from unimetric.curation.decisions import apply_decisions, write_audit
