@@ -97,6 +97,34 @@ def test_several_pictures_are_one_query(client: httpx.Client, images: dict[str, 
         assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request"), wrong
 
 
+def test_a_vector_is_a_query(client: httpx.Client, images: dict[str, list[Path]]) -> None:
+    picture = images["hats"][0].read_bytes()
+    vector = client.post("/v1/embed", files={"image": picture}).json()["embedding"]
+    found = client.post("/v1/search", json={"vector": vector, "k": 7, "where": "price < 9"})
+    assert found.status_code == 200, found.text
+    assert found.json() == search(client, picture, k="7", where="price < 9")
+    for wrong in ([], vector[:-1], [0] * len(vector), ["1"], [*vector[:-1], None], {"id": "", "vector": vector}):
+        body = wrong if isinstance(wrong, dict) else {"vector": wrong}
+        answer = client.post("/v1/search", json=body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request"), wrong
+    assert client.post("/v1/search", json={"vector": [1e308] * len(vector)}).status_code == 200
+    assert client.post("/v1/search", json={"id": ""}).status_code == 404
+
+
+def test_several_images_of_which_each_is_a_query(client: httpx.Client, images: dict[str, list[Path]]) -> None:
+    pictures = [images["hats"][0].read_bytes(), images["shoes"][0].read_bytes(), images["hats"][1].read_bytes()]
+    alone = [search(client, picture, k="6", where="price < 9") for picture in pictures]
+    form = [("images", picture) for picture in pictures]
+    answer = client.post("/v1/search", files=form, data={"k": "6", "each": "true", "where": "price < 9"})
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == {"answers": alone}
+    text = {"images": [base64.b64encode(picture).decode() for picture in pictures], "k": 6, "each": True}
+    assert client.post("/v1/search", json={**text, "where": "price < 9"}).json() == {"answers": alone}
+    for wrong in ({"image": text["images"][0], "each": True}, {**text, "ids": [alone[0]["matches"][0]["id"]]}):
+        answer = client.post("/v1/search", json=wrong)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
+
+
 def test_ranges_and_choices(client: httpx.Client) -> None:
     (price,) = client.get("/v1/columns").json()["columns"]
     assert (price["name"], price["kind"], price["low"], price["high"]) == ("price", "number", 0, 15)

@@ -82,14 +82,16 @@ class _Filters(_In):
     )
 
 
-_ONE_QUERY: JsonDict = {
-    "oneOf": [
-        {"required": ["image"], "properties": {"images": False, "ids": False}},
-        {"required": ["id"], "properties": {"images": False, "ids": False}},
-        {"anyOf": [{"required": ["images"]}, {"required": ["ids"]}], "properties": {"image": False, "id": False}},
-    ]
-}
-"""Either one picture, or several."""
+def _alternatives(*alone: str) -> JsonDict:
+    """Describe that a query is one of these fields alone, several pictures together, or images of which each is one."""
+    one: list[JsonDict] = [{"required": [name], **_without("images", "ids")} for name in alone]
+    several: JsonDict = {"anyOf": [{"required": ["images"]}, {"required": ["ids"]}], **_without(*alone)}
+    each: JsonDict = {"required": ["images", "each"], **_without("ids", *alone, each=True)}
+    return {"oneOf": [*one, several, each]}
+
+
+def _without(*names: str, each: bool = False) -> JsonDict:
+    return {"properties": {**dict.fromkeys(names, False), "each": {"const": each}}}
 
 
 class _Query(_Filters):
@@ -102,16 +104,21 @@ class _Query(_Filters):
         max_length=MAX_PICTURES,
         description="Items of the database that are one query, alone or with images; they are left out of the answer.",
     )
+    each: bool = Field(
+        False, description="Each of the images is a query of its own; the answers are in this order. It excludes ids."
+    )
 
     @model_validator(mode="after")
     def one_query(self) -> _Query:
-        """Check that the query is one image, one item, or several of them together."""
-        given = self.model_fields_set & {"image", "id", "images", "ids"}
-        if len(given & {"image", "id"}) + bool(given & {"images", "ids"}) != 1:
-            raise ValueError("send either image or id, or images and ids for several pictures together")
+        """Check that the query is one image, one item, one vector, or several pictures."""
+        given = self.model_fields_set & {"image", "id", "vector", "images", "ids"}
+        if len(given & {"image", "id", "vector"}) + bool(given & {"images", "ids"}) != 1:
+            raise ValueError("send either image, id or vector, or images and ids for several pictures together")
+        if self.each and (self.images is None or self.ids is not None):
+            raise ValueError("each is for images alone: leave it out, or send images without ids")
         if len(self.images or []) + len(self.ids or []) > MAX_PICTURES:
             raise ValueError(f"images and ids are more than {MAX_PICTURES} pictures: leave some out")
-        if self.guarantee is not None and "image" not in given:
+        if self.guarantee is not None and not (given & {"image", "vector"} or self.each):
             raise ValueError("guarantee needs one image: it is calibrated for images that are not in the database")
         return self
 
@@ -124,7 +131,7 @@ class SearchRequest(_Query):
         strict=True,
         json_schema_extra={
             "examples": [{"image": PIXEL, "k": 5}, {"id": ID, "k": 5}, {"images": [PIXEL, PIXEL], "k": 5}],
-            **_ONE_QUERY,
+            **_alternatives("image", "id", "vector"),
         },
     )
 
@@ -137,11 +144,18 @@ class SearchRequest(_Query):
         description="Images in base64 that are one query, alone or with ids: matches are like all of them.",
     )
 
+    vector: list[Annotated[float, Field(allow_inf_nan=False)]] | None = Field(
+        None,
+        min_length=1,
+        max_length=65_536,
+        description="A vector of the database's model, such as /v1/embed returns; no model runs.",
+    )
+
 
 class SearchForm(_Query):
     """A search for an image, an item, or several of them together, in some or all of the datasets."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=_ONE_QUERY)
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=_alternatives("image", "id"))
 
     # A form cannot hold an empty list.
     datasets: list[Name] | None = Field(
@@ -156,7 +170,7 @@ class SearchForm(_Query):
         description="Images, a part each, that are one query, alone or with ids: matches are like all of them.",
     )
 
-    @field_validator("exact", "group_copies", mode="before")
+    @field_validator("exact", "group_copies", "each", mode="before")
     @classmethod
     def true_or_false(cls, value: object, info: ValidationInfo) -> object:
         """Accept no other words: the description has only these."""
@@ -270,6 +284,16 @@ class SearchAnswer(BaseModel):
     )
     threshold: float | None = Field(description="The score from which an item is a match; null without a calibration.")
     matches: list[Match]
+
+
+class SearchAnswers(BaseModel):
+    """The answers to several queries, in their order."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"answers": [{"no_match": False, "threshold": 0.61, "matches": [_MATCH]}]}]}
+    )
+
+    answers: list[SearchAnswer]
 
 
 class Embedding(BaseModel):

@@ -90,10 +90,13 @@ class Service:
         Raises:
             ServiceError: they are not yet, or no longer.
         """
-        if self.stopping:
-            raise stopping()
+        self._check_running()
         if not self.batcher.ready:
             raise busy("the model is still being loaded; try again in a few seconds", "starting", 5)
+
+    def _check_running(self) -> None:
+        if self.stopping:
+            raise stopping()
 
     async def take(self, request: Request, kind: Kind, answer: Callable[[ParsedRequest], Awaitable[Any]]) -> Any:
         """Receive a request's body, then take a place, embed its image, and answer.
@@ -101,9 +104,9 @@ class Service:
         Raises:
             ServiceError: there is no place, the request is invalid, or it takes too long.
         """
-        self.check_ready()
+        self._check_running()
         async with self.uploads.receive(request) as body:
-            self.check_ready()
+            self._check_running()
             with self.workers.place(request) as evicted:
                 return await self.workers.answer(request, self._work(request, body, kind, answer), evicted)
 
@@ -126,6 +129,8 @@ class Service:
         fields, images = parse(body, kind.json_model, kind.form_model, self.config.max_upload_bytes)
         if not images:
             return fields, [], []
+        # Items and vectors are searched for without the model.
+        self.check_ready()
         embedder = self.batcher.embedder
         if embedder is None:
             raise stopping()

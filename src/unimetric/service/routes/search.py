@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from fastapi import APIRouter, Request
 
 from unimetric.search.columns import ColumnSummary
@@ -17,6 +18,8 @@ from unimetric.service.folder import FolderIndexer
 from unimetric.service.routes.responses import READ_ERRORS, UPLOAD_ERRORS, checked_id, errors, match_of
 from unimetric.service.state import EMBED, SEARCH, ParsedRequest, Service
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 def router(service: Service) -> APIRouter:
     """Return the routes under ``/v1`` that search."""
@@ -24,10 +27,10 @@ def router(service: Service) -> APIRouter:
 
     @routes.post(
         "/search",
-        response_model=schemas.SearchAnswer,
+        response_model=schemas.SearchAnswer | schemas.SearchAnswers,
         responses=errors(404, *UPLOAD_ERRORS),
         openapi_extra=schemas.body_of(schemas.SearchRequest, schemas.SearchForm),
-        summary="Find images that look like an image, or like an item",
+        summary="Find images that look like an image, a vector, or an item",
     )
     async def search(request: Request) -> Any:
         return await service.take(request, SEARCH, lambda parsed: _search(service, parsed))
@@ -79,7 +82,7 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-async def _search(service: Service, parsed: ParsedRequest) -> schemas.SearchAnswer:
+async def _search(service: Service, parsed: ParsedRequest) -> schemas.SearchAnswer | schemas.SearchAnswers:
     fields = parsed.fields
     filters = {
         "datasets": fields.datasets,
@@ -90,21 +93,30 @@ async def _search(service: Service, parsed: ParsedRequest) -> schemas.SearchAnsw
 
     guarantee = Guarantee.of(fields.guarantee, fields.guarantee_delta)
 
-    def find() -> schemas.SearchAnswer:
-        if fields.images or fields.ids:
+    def find() -> list[list[Match]]:
+        if (fields.images or fields.ids) and not fields.each:
             ids = [checked_id(id) for id in fields.ids or ()]
-            found = service.index.search_together(parsed.vectors, ids, fields.k, **filters)
-        elif parsed.vectors is None:
-            found = service.index.search_item(checked_id(fields.id), fields.k, **filters)
-        else:
-            found = service.index.search_vectors(parsed.vectors, fields.k, guarantee=guarantee, **filters)[0]
-        threshold = service.index.threshold_of(fields.datasets)
-        no_match = _no_match(found, threshold) if guarantee is None else not found
-        return schemas.SearchAnswer(
-            no_match=no_match, threshold=threshold, matches=[match_of(match) for match in found]
-        )
+            return [service.index.search_together(parsed.vectors, ids, fields.k, **filters)]
+        if "id" in fields.model_fields_set:
+            return [service.index.search_item(checked_id(fields.id), fields.k, **filters)]
+        vectors = parsed.vectors
+        if vectors is None:
+            vectors = np.array(fields.vector, np.float64).clip(-_LARGEST, _LARGEST).astype(np.float32)
+        return service.index.search_vectors(vectors, fields.k, guarantee=guarantee, **filters)
 
-    return await service.workers.searching.run(find)
+    def answer() -> schemas.SearchAnswer | schemas.SearchAnswers:
+        threshold = service.index.threshold_of(fields.datasets)
+        answers = [
+            schemas.SearchAnswer(
+                no_match=_no_match(found, threshold) if guarantee is None else not found,
+                threshold=threshold,
+                matches=[match_of(match) for match in found],
+            )
+            for found in find()
+        ]
+        return schemas.SearchAnswers(answers=answers) if fields.each else answers[0]
+
+    return await service.workers.searching.run(answer)
 
 
 def _no_match(found: list[Match], threshold: float | None) -> bool | None:
