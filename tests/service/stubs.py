@@ -28,6 +28,9 @@ class StubIndex:
 
     fingerprint, threshold, group_copies = "stub", None, False
 
+    def prepare(self) -> None:
+        pass
+
     def __init__(self) -> None:
         self.metadata_columns: dict[str, str] = {}
         self.embed: Callable[[int], None] = lambda count: None

@@ -335,11 +335,7 @@ class SearchIndex:
         return self._searcher.item(id)
 
     def thumbnail(self, id: str) -> bytes:
-        """Return an upright JPEG of at most `THUMBNAIL_SIDE` pixels a side, without the metadata of the file.
-
-        Raises:
-            ItemNotFoundError: no such item.
-        """
+        """Return a JPEG of at most `THUMBNAIL_SIDE` pixels a side, without metadata, or raise `ItemNotFoundError`."""
         content = self._searcher.thumbnail(id)
         return thumbnail_before(self._store, id) if content is None else content
 
@@ -350,6 +346,10 @@ class SearchIndex:
             ArgumentError: n is negative, or an unknown dataset.
         """
         return self._searcher.sample(n, seed, datasets)
+
+    def prepare(self) -> None:
+        """Read the vectors into memory now; where their graph has to be made first, wait for it."""
+        self._searcher.prepare()
 
     def optimise(self) -> None:
         """Merge small files, drop deleted rows, and make or refresh the index by the size of the database."""

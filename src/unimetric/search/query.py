@@ -18,7 +18,7 @@ from unimetric.search.conditions import Condition, all_of, equals, is_one_of, pa
 from unimetric.search.guarantee import Guarantee, SetLimit, find_sets, limit_of
 from unimetric.search.hyperbolic import nearest_hyperbolic
 from unimetric.search.items import ItemNotFoundError, Match, StoredItem
-from unimetric.search.memory.search import vector_search
+from unimetric.search.memory.search import MemorySearch, vector_search
 from unimetric.search.rows import shown_metadata
 from unimetric.search.stores.base import COLUMNS, KINDS, Store
 from unimetric.search.together import joined
@@ -68,6 +68,11 @@ class Searcher:
         self._vectors.close()
         self._store.close()
 
+    def prepare(self) -> None:
+        """Read the vectors into memory; see `SearchIndex.prepare`."""
+        if isinstance(self._vectors, MemorySearch) and not self.is_hyperbolic:
+            self._vectors.prepare(self._answer_columns)
+
     @property
     def false_match_rate(self) -> float:
         """The rate that thresholds keep."""
@@ -82,6 +87,11 @@ class Searcher:
     def row_columns(self) -> list[str]:
         """All columns but vector, thumbnail and fingerprint."""
         return [name for name in self._store.column_names if name not in ("vector", "thumbnail", "fingerprint")]
+
+    @property
+    def _answer_columns(self) -> list[str]:
+        """All of these but the content's hash, because each column takes time."""
+        return [name for name in self.row_columns if name != "content_hash"]
 
     def threshold(self, datasets: Sequence[str] | None = None) -> float | None:
         """Return the score from which an answer in these datasets is a match; None without a calibration."""
@@ -225,8 +235,7 @@ class Searcher:
         self, vectors: NDArray[np.float32], k: int, condition: Condition | None, exact: bool
     ) -> list[list[tuple[dict[str, Any], float]]]:
         """Return for every vector the nearest rows and their scores."""
-        # Without the content's hash, because each column takes time.
-        columns = [name for name in self.row_columns if name != "content_hash"]
+        columns = self._answer_columns
         if self.is_hyperbolic:
             geometry = self._store.about["model"]["geometry"]
             return nearest_hyperbolic(self._store, geometry, vectors, k, columns, condition)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,6 +15,7 @@ from fastapi.openapi.utils import get_openapi
 
 from unimetric import __version__
 from unimetric.cpu import available_cores
+from unimetric.errors import UserError
 from unimetric.search.index import SearchIndex
 from unimetric.service.access import READ_TOKEN_VARIABLE, TOKEN_VARIABLE, Access, access_of
 from unimetric.service.batching import Batcher
@@ -27,6 +30,8 @@ from unimetric.service.uploads import Uploads
 from unimetric.service.work import Workers
 
 __all__ = ["READ_TOKEN_VARIABLE", "TOKEN_VARIABLE", "create_app"]
+
+log = logging.getLogger(__name__)
 
 _SEARCHERS = 4
 """Threads that search the database, which has threads of its own for each query."""
@@ -68,6 +73,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.batcher.start()
+        # A daemon, since reading or a graph may take minutes; searches are answered meanwhile.
+        threading.Thread(target=_prepare, args=(index,), name="prepare", daemon=True).start()
         yield
         service.stop()
         service.telemetry.ready.set(0)
@@ -124,6 +131,14 @@ def _service(
     decoders = available_cores()
     workers = Workers(config.queue_size, config.request_seconds, decoders, _SEARCHERS, telemetry)
     return Service(index, config, access, batcher, uploads, workers, telemetry, folder)
+
+
+def _prepare(index: SearchIndex) -> None:
+    """Read the vectors into memory before the first search."""
+    try:
+        index.prepare()
+    except UserError as error:
+        log.warning("vectors are not read into memory yet: %s", error)
 
 
 def _described(app: FastAPI) -> dict[str, Any]:

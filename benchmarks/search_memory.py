@@ -1,0 +1,271 @@
+"""Search in memory beside a database, against hnswlib at equal recall in the same run.
+
+A database of vectors in tight classes is made, as ``search.py`` makes it, with the files of its graph. Then, in turns:
+`SearchIndex.search_vectors`, which returns rows with all their columns, and hnswlib, which returns the numbers of
+vectors, each with its least effort that reaches the wanted recall; and the database alone. One client, and 32 clients.
+Further: bytes of memory a vector, seconds to the first answer from existing files, and recall under conditions that
+keep 0.01 to 50 % of the rows, on one side of the space and anywhere.
+
+    python benchmarks/search_memory.py --rows 1000000 --work FOLDER
+
+With ``--work`` database and graphs are kept there, an interrupted run goes on with them, and a graph of another run of
+the same size is used again. Needs ``hnswlib``, which is no dependency of the package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from machine import write_result
+from search import SIZE, K, Source, Vectors, latency, make_database, nearest, percentiles, recall
+from unimetric.search import SearchIndex
+from unimetric.search.database_search import DatabaseSearch
+from unimetric.search.memory import search as memory_search
+from unimetric.search.memory.files import MemoryFiles
+
+Search = Callable[[Vectors], Sequence[int]]
+BATCH = 50_000
+SHARES = (0.0001, 0.001, 0.01, 0.1, 0.5)
+
+READY = """
+import sys, time
+import numpy as np
+from unimetric.search import SearchIndex
+from unimetric.search.memory import search as memory_search
+memory_search.EXACT_ROWS = int(sys.argv[2])
+query = np.load(sys.argv[3])
+with open('/proc/self/statm') as file:
+    before = int(file.read().split()[1])
+begin = time.perf_counter()
+index = SearchIndex.open(sys.argv[1])
+index.prepare()
+index.search_vectors(query[0], 10)
+ready = time.perf_counter() - begin
+for one in query:
+    index.search_vectors(one, 10)
+with open('/proc/self/statm') as file:
+    after = int(file.read().split()[1])
+print(ready, (after - before) * 4096)
+"""
+
+
+def main() -> None:
+    """Measure, print and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--queries", type=int, default=1000)
+    parser.add_argument("--recall", type=float, default=0.98, help="at 10; hnswlib's least effort that reaches it")
+    parser.add_argument("--seconds", type=float, default=10.0, help="time of each measurement with clients")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions in turns; medians are reported")
+    parser.add_argument("--exact_rows", type=int, default=memory_search.EXACT_ROWS, help="no graph up to so many rows")
+    parser.add_argument("--work", type=Path, help="folder to keep database and graphs in")
+    options = parser.parse_args()
+    memory_search.EXACT_ROWS = options.exact_rows
+    with kept(options.work) as folder:
+        result = measure(folder, options)
+    print(write_result(f"search_memory_{options.rows}", result))
+
+
+@contextmanager
+def kept(work: Path | None) -> Iterator[Path]:
+    """The folder to work in; a temporary one without a name."""
+    if work is None:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    else:
+        work.mkdir(parents=True, exist_ok=True)
+        yield work
+
+
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """All figures."""
+    vectors, queries = drawn(folder, options)
+    truth = nearest(vectors, queries)
+    place = folder / "db"
+    if not (place / "items.lance").is_dir():
+        make_database(place, vectors, BATCH)[0].close()
+    begin = time.perf_counter()
+    with SearchIndex.open(place) as index:
+        index.prepare()
+        building = time.perf_counter() - begin
+        ways = {"memory": of_index(index, vectors), "database": of_database(index)}
+        library, effort, library_seconds = of_hnswlib(folder / "hnswlib.bin", vectors, queries, truth, options.recall)
+        ways["hnswlib"] = library
+        print("graphs are ready", round(building, 1), effort, flush=True)
+        result: dict[str, Any] = {
+            "rows": options.rows,
+            "hnswlib": effort,
+            "hnswlib_build_seconds": library_seconds,
+            "recall_at_10": {
+                "memory": round(recall(ways["memory"], queries, truth), 4),
+                "hnswlib": round(recall(library, queries, truth), 4),
+            },
+            "clients": in_turns(ways, queries, options),
+            "conditions": under_conditions(index, vectors, queries[:200]),
+        }
+    files = MemoryFiles(str(place.absolute()))
+    sizes = {path.name: path.stat().st_size for path in files.folder.rglob("*") if path.is_file()}
+    result["file_bytes_per_vector"] = {name: round(size / options.rows, 1) for name, size in sorted(sizes.items())}
+    result |= started(place, folder, options)
+    return result
+
+
+def drawn(folder: Path, options: argparse.Namespace) -> tuple[Vectors, Vectors]:
+    """Vectors and queries; those of the folder where it has some."""
+    file = folder / "vectors.npy"
+    if not file.is_file():
+        source = Source(options.rows)
+        np.save(file, source.draw(options.rows, 1))
+        np.save(folder / "queries.npy", source.draw(options.queries, 2))
+    return np.load(file), np.load(folder / "queries.npy")
+
+
+def of_index(index: SearchIndex, vectors: Vectors) -> Search:
+    """The search of the package, in memory, with all columns of the rows."""
+    return lambda query: [int(match.id, 16) for match in index.search_vectors(query, K)[0]]
+
+
+def of_database(index: SearchIndex) -> Search:
+    """The search in the database alone, as before there were vectors in memory."""
+    store = index._store
+    columns = [name for name in store.column_names if name not in ("vector", "thumbnail", "fingerprint")]
+    alone = DatabaseSearch(store)
+    return lambda query: [int(row["id"], 16) for row, _ in alone.nearest(query[None], K, columns)[0]]
+
+
+def of_hnswlib(
+    file: Path, vectors: Vectors, queries: Vectors, truth: NDArray[np.int64], wanted: float
+) -> tuple[Search, str, float | None]:
+    """hnswlib's search, its least effort that reaches the recall, and the seconds that building took here."""
+    hnswlib = import_module("hnswlib")
+    graph = hnswlib.Index(space="ip", dim=SIZE)
+    seconds = None
+    if file.is_file():
+        graph.load_index(str(file), max_elements=len(vectors))
+    else:
+        graph.init_index(max_elements=len(vectors), ef_construction=100, M=16)
+    if graph.get_current_count() < len(vectors):
+        begin = time.perf_counter()
+        for start in range(graph.get_current_count(), len(vectors), 50_000):
+            part = vectors[start : start + 50_000]
+            graph.add_items(part, np.arange(start, start + len(part)), num_threads=os.cpu_count() or 1)
+            graph.save_index(str(file))
+        seconds = round(time.perf_counter() - begin, 1)
+
+    def search(query: Vectors) -> Sequence[int]:
+        found: Sequence[int] = graph.knn_query(query, K, num_threads=1)[0][0].tolist()
+        return found
+
+    effort = 0
+    for effort in (10, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512):
+        graph.set_ef(effort)
+        if recall(search, queries, truth) >= wanted:
+            break
+    return search, f"M 16, ef {effort}", seconds
+
+
+def in_turns(ways: dict[str, Search], queries: Vectors, options: argparse.Namespace) -> dict[str, Any]:
+    """Median over the rounds of latency and rate, all ways in turns."""
+    result: dict[str, Any] = {}
+    for clients in (1, 32):
+        measured: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+        for _ in range(options.rounds):
+            for name, search in ways.items():
+                measured[name].append(timed(search, queries, clients, options.seconds))
+        medians = {
+            name: {key: statistics.median(one[key] for one in found) for key in found[0]}
+            for name, found in measured.items()
+        }
+        medians["memory_to_hnswlib_p50"] = {  # type: ignore[assignment]
+            "ratio": round(medians["memory"]["p50_ms"] / medians["hnswlib"]["p50_ms"], 2)
+        }
+        result[str(clients)] = medians
+        print(clients, medians, flush=True)
+    return result
+
+
+def timed(search: Search, queries: Vectors, clients: int, seconds: float) -> dict[str, float]:
+    """Wall time of queries, and the processor's time of each, which other processes disturb less."""
+    begin = time.process_time()
+    found = latency(search, queries, clients, seconds)
+    used = time.process_time() - begin
+    return {**found, "cpu_ms": round(1000 * used / max(1.0, found["queries_per_second"] * seconds), 3)}
+
+
+def under_conditions(index: SearchIndex, vectors: Vectors, queries: Vectors) -> list[dict[str, Any]]:
+    """Recall and milliseconds under conditions that keep a share of the rows.
+
+    ``side`` is a percentile along a direction, so that the rows are near some queries and far from others; ``price``
+    has nothing to do with the vectors.
+    """
+    sides = percentiles(vectors)
+    prices = np.concatenate(
+        [_prices(start, min(50_000, len(vectors) - start)) for start in range(0, len(vectors), 50_000)]
+    )
+    result = []
+    for column, values in (("side", sides), ("price", prices)):
+        for share in SHARES:
+            where = f"{column} < {100 * share}"
+            rows = np.flatnonzero(values < 100 * share)
+            best = [set(rows[places].tolist()) for places in _best(vectors[rows], queries)]
+            index.search_vectors(queries[0], K, where=where)
+            begin = time.perf_counter()
+            answers = [index.search_vectors(query, K, where=where)[0] for query in queries]
+            seconds = time.perf_counter() - begin
+            found = sum(
+                len({int(match.id, 16) for match in answer} & wanted)
+                for answer, wanted in zip(answers, best, strict=True)
+            )
+            wanted = sum(map(len, best))
+            entry = {
+                "condition": column,
+                "share": share,
+                "rows": len(rows),
+                "recall_at_10": round(found / wanted, 4),
+                "mean_ms": round(1000 * seconds / len(queries), 2),
+            }
+            print(entry, flush=True)
+            result.append(entry)
+    return result
+
+
+def _prices(first: int, count: int) -> NDArray[np.float64]:
+    """The prices that ``search.rows`` gives a batch of rows."""
+    random = np.random.default_rng(first)
+    for _ in range(count):
+        random.bytes(32)
+    return random.uniform(0, 100, count)
+
+
+def _best(vectors: Vectors, queries: Vectors) -> list[NDArray[np.int64]]:
+    if len(vectors) <= K:
+        return [np.arange(len(vectors)) for _ in queries]
+    return list(nearest(vectors, queries))
+
+
+def started(place: Path, folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Seconds from opening to the first answer in a new process, and the memory that it took, after 1,000 queries."""
+    command = [sys.executable, "-c", READY, str(place), str(options.exact_rows), str(folder / "queries.npy")]
+    found = [subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() for _ in range(3)]
+    return {
+        "ready_seconds": round(statistics.median(float(seconds) for seconds, _ in found), 2),
+        "resident_bytes_per_vector": round(statistics.median(int(memory) for _, memory in found) / options.rows, 1),
+    }
+
+
+if __name__ == "__main__":
+    main()
