@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,21 @@ def test_whole_float32_vectors_have_the_numbers_and_intervals_of_the_report():
         assert whole[part] == pytest.approx(report[part]["recall@1"], abs=1e-12)
         assert whole["intervals"][part] == pytest.approx(report["intervals"][part]["recall@1"], abs=1e-12)
     assert whole["separate"] == pytest.approx({n: values["recall@1"] for n, values in report["separate"].items()})
+
+
+def test_images_with_several_labels_are_right_where_they_share_one():
+    plain = measured()
+    random = np.random.default_rng(3)
+    items = tuple(
+        replace(item, labels=(item.label, *random.choice(["0", "3", "6", "x"], 2, replace=False)))
+        for item in plain.query
+    )
+    vectors = MeasuredVectors(items, plain.query_vectors, items, plain.query_vectors)
+    whole = measure_budgets(vectors, Sizes(), Sphere())["points"][0]
+    report = evaluate_vectors(vectors, Sphere(), ks=(1,)).to_dict()
+    for part in ("harmonic", "unified"):
+        assert whole[part] == pytest.approx(report[part]["recall@1"], abs=1e-12)
+        assert whole["intervals"][part] == pytest.approx(report["intervals"][part]["recall@1"], abs=1e-12)
 
 
 def test_thresholds_of_a_size_are_those_of_its_vectors():

@@ -27,6 +27,7 @@ def index(
     dataset: str | None = None,
     vectors: list[str] | None = None,
     size: PositiveInt | None = None,
+    vector_type: Literal["float32", "float16", "int8", "bit"] | None = None,
     batch_size: PositiveInt = 32,
     commit_rows: PositiveInt = 1024,
     strict: bool = False,
@@ -55,6 +56,7 @@ def index(
         dataset: Name for the dataset of the one source, as in NAME=PATH.
         vectors: Folders of shards that unimetric embed wrote with MODEL, to take their rows over.
         size: Numbers of a vector; by default those of the database, or all that the model gives for a new one.
+        vector_type: Type to store vectors in; by default that of the database, or float32 for a new one.
         batch_size: Images per forward pass.
         commit_rows: Rows to write at once, at most 10 s apart.
         strict: Stop at an unreadable image instead of skipping it.
@@ -90,7 +92,14 @@ def index(
 
     if model is not None and vectors:
         imported, count, refreshed = index_shards(
-            model, vectors, db, metrics=metrics, false_match_rate=false_match_rate, weights=weights, size=size
+            model,
+            vectors,
+            db,
+            metrics=metrics,
+            false_match_rate=false_match_rate,
+            weights=weights,
+            size=size,
+            vector_type=vector_type,
         )
         log_status(f"{imported.written} rows written, {imported.unchanged} unchanged. {count} rows are in {db}.")
     elif model is not None:
@@ -108,6 +117,7 @@ def index(
                 false_match_rate=false_match_rate,
                 weights=weights,
                 size=size,
+                vector_type=vector_type,
                 group_copies=group_copies,
                 device=device,
             )
@@ -188,6 +198,7 @@ def index_sources(
     false_match_rate: float | None = None,
     weights: str | None = None,
     size: int | None = None,
+    vector_type: str | None = None,
     group_copies: bool | None = None,
     device: DeviceConfig | None = None,
 ) -> tuple[Indexed, int, bool]:
@@ -202,7 +213,7 @@ def index_sources(
         commit_rows: Rows per commit, rounded up to whole batches.
         strict: Stop at the first image that cannot be read.
         delete_missing: Delete rows of the sources' datasets that the sources no longer name.
-        metrics, false_match_rate, weights, size, group_copies, device: As for `SearchIndex.create`.
+        metrics, false_match_rate, weights, size, vector_type, group_copies, device: As for `SearchIndex.create`.
 
     Returns:
         The result, the number of rows in the database, and True if an index was made.
@@ -229,6 +240,7 @@ def index_sources(
         false_match_rate=false_match_rate,
         group_copies=group_copies,
         size=size,
+        vector_type=vector_type,
     )
     with index:
         indexed = index_items(
@@ -253,6 +265,7 @@ def index_shards(
     false_match_rate: float | None = None,
     weights: str | None = None,
     size: int | None = None,
+    vector_type: str | None = None,
 ) -> tuple[Imported, int, bool]:
     """Import the vectors of shards; no image is read.
 
@@ -264,6 +277,7 @@ def index_shards(
         false_match_rate: As for `SearchIndex.create`.
         weights: The file of the backbone's weights.
         size: Numbers of a vector in the shards; by default those of the database, or of the model for a new one.
+        vector_type: As for `SearchIndex.create`.
 
     Returns:
         The result, the number of rows in the database, and True if an index was made.
@@ -277,7 +291,13 @@ def index_shards(
 
     files = [file for folder in folders for file in shard_files(folder)]
     with SearchIndex.create(
-        db, model, weights=weights, metrics=metrics, false_match_rate=false_match_rate, size=size
+        db,
+        model,
+        weights=weights,
+        metrics=metrics,
+        false_match_rate=false_match_rate,
+        size=size,
+        vector_type=vector_type,
     ) as index:
         imported = import_shards(index, files)
         return imported, index.count(), index.maintain()

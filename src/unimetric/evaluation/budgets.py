@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from unimetric.data.catalog import Item
 from unimetric.evaluation.evaluate_split import evaluate_vectors
 from unimetric.evaluation.labels import factorize
 from unimetric.evaluation.neighbours import nearest_neighbours
@@ -119,16 +121,19 @@ class _Task:
     Attributes:
         query_ids: Number of each query's image, [Q].
         gallery_ids: Number of each gallery item's image, [G].
-        query_classes, gallery_classes: Numbers of (dataset, label).
+        query, gallery: The items.
+        query_classes, gallery_classes: Numbers of (dataset, label); None where an image has several labels.
         query_datasets, gallery_datasets: Numbers of datasets.
         names: Names of the datasets.
         scored: True for a query with another image of its class in the gallery, [Q].
     """
 
+    query: tuple[Item, ...]
+    gallery: tuple[Item, ...]
     query_ids: npt.NDArray[np.int64]
     gallery_ids: npt.NDArray[np.int64]
-    query_classes: npt.NDArray[np.int64]
-    gallery_classes: npt.NDArray[np.int64]
+    query_classes: npt.NDArray[np.int64] | None
+    gallery_classes: npt.NDArray[np.int64] | None
     query_datasets: npt.NDArray[np.int64]
     gallery_datasets: npt.NDArray[np.int64]
     names: tuple[str, ...]
@@ -140,17 +145,24 @@ class _Task:
         (query_ids, gallery_ids), _ = factorize(*vectors.identities())
         (query_classes, gallery_classes), _ = factorize(*([(i.dataset, i.label) for i in side] for side in sides))
         (query_datasets, gallery_datasets), names = factorize(*([i.dataset for i in side] for side in sides))
-        members = np.bincount(gallery_classes.numpy(), minlength=int(query_classes.max()) + 1)
-        own = np.isin(query_ids.numpy(), gallery_ids.numpy())
+        members = Counter((item.dataset, label) for item in vectors.gallery for label in item.all_labels)
+        own = np.isin(query_ids.numpy(), gallery_ids.numpy()).tolist()
+        several = any(item.labels for side in sides for item in side)
         return cls(
+            *sides,
             query_ids.numpy(),
             gallery_ids.numpy(),
-            query_classes.numpy(),
-            gallery_classes.numpy(),
+            None if several else query_classes.numpy(),
+            None if several else gallery_classes.numpy(),
             query_datasets.numpy(),
             gallery_datasets.numpy(),
             tuple(map(str, names)),
-            members[query_classes.numpy()] - own > 0,
+            np.array(
+                [
+                    any(members[item.dataset, label] > itself for label in item.all_labels)
+                    for item, itself in zip(vectors.query, own, strict=True)
+                ]
+            ),
         )
 
     def hits(self, queries: Vectors, stored: Vectors, finer: Vectors | None = None) -> tuple[Floats, Floats]:
@@ -189,9 +201,16 @@ class _Task:
         if finer is not None:
             nearest = _rescored(queries[rows], finer[gallery_rows], nearest)
         first = nearest[:, 0]
-        right = self.gallery_classes[gallery_rows[first]] == self.query_classes[rows]
-        hits[asked] = right & (first >= 0)
+        hits[asked] = self._is_right(rows, gallery_rows[first]) & (first >= 0)
         return hits
+
+    def _is_right(self, rows: npt.NDArray[np.int64], found: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Return true where a gallery item is of a query's class, or shares a label with it."""
+        if self.query_classes is None or self.gallery_classes is None:
+            pairs = zip(rows.tolist(), found.tolist(), strict=True)
+            return np.array([self.gallery[place].is_right_for(self.query[row]) for row, place in pairs], bool)
+        right: npt.NDArray[np.bool_] = self.gallery_classes[found] == self.query_classes[rows]
+        return right
 
     def points(self, budgets: Sequence[Budget], hits: Sequence[tuple[Floats, Floats]]) -> list[dict[str, Any]]:
         """Return the values and intervals of every budget, all from the same resamples."""

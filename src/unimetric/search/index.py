@@ -101,6 +101,7 @@ class SearchIndex:
         false_match_rate: float | None = None,
         size: int | None = None,
         group_copies: bool | None = None,
+        vector_type: str | None = None,
     ) -> SearchIndex:
         """Open a database for writing with a model; a missing one is created.
 
@@ -108,20 +109,19 @@ class SearchIndex:
             db: A local folder, or an object-storage URI.
             model: A run folder or a model folder; recorded with its fingerprint.
             embedder: The same model, if it is loaded already.
-            weights: The file of the backbone's weights.
-            device: Device to compute on.
-            metrics: A ``metrics.json``, or the folder that holds it, with calibrated thresholds; by default that of
-                the run folder.
+            weights, device: As for `open`.
+            metrics: A ``metrics.json`` with calibrated thresholds, or its folder; by default that of the run folder.
             false_match_rate: The rate that the threshold keeps, one of `FALSE_MATCH_RATES`; by default 0.01.
             size: Numbers of a vector; by default those of the database, or of the model for a new one.
             group_copies: Record that searches fold copies of a picture into one match; by default as recorded.
+            vector_type: One of `STORED_TYPES`; by default that of the database, or float32 for a new one.
 
         Raises:
             DatabaseError: the database is damaged or cannot be written.
             ModelMismatchError: it holds another model's vectors.
         """
-        store = create_for_model(db, model, weights, metrics, false_match_rate, size, group_copies)
-        return cls(store, embedder, device=device)
+        given = (false_match_rate, size, group_copies, vector_type)
+        return cls(create_for_model(db, model, weights, metrics, *given), embedder, device=device)
 
     def close(self) -> None:
         """Release the files. Everything added is on the disk already."""

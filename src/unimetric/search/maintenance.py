@@ -35,13 +35,14 @@ class Maintenance:
     Args:
         store: The database.
         writing: Held by all that this process writes.
-        exact_only: The model is hyperbolic, so no approximate index supports its distance.
+        exact_only: No approximate index supports the distance of a hyperbolic model, or coded vectors.
     """
 
     def __init__(self, store: Store, writing: AbstractContextManager[Any], exact_only: bool) -> None:
         self._store = store
         self._writing = writing
-        self._exact_only = exact_only
+        self._hyperbolic = exact_only
+        self._exact_only = exact_only or store.about.get("vector_type", "float32") != "float32"
         self._thread: threading.Thread | None = None
 
     def build(self, kind: str = "auto") -> str:
@@ -109,7 +110,8 @@ class Maintenance:
         if kind not in KINDS:
             raise ArgumentError(f"the index is {kind!r}; {nearest_names(kind, KINDS)}")
         if self._exact_only and kind not in ("auto", "none"):
-            raise UserError(f"the index is {kind!r}: a hyperbolic model is searched exactly only; use none")
+            reason = "a hyperbolic model is" if self._hyperbolic else "vectors of another type than float32 are"
+            raise UserError(f"the index is {kind!r}: {reason} searched exactly only; use none")
         chosen = kind_for(rows) if kind == "auto" else kind
         if chosen != "none" and rows < _FEWEST:
             raise UserError(f"an index of kind {chosen} needs {_FEWEST} rows, the database has {rows}; use none")

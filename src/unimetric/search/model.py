@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from unimetric.errors import UserError
 from unimetric.files import user_path
+from unimetric.formats.stored_types import check_type
 from unimetric.search.calibration import DEFAULT_RATE, Calibration, read_calibration
 from unimetric.search.errors import ModelMismatchError
 from unimetric.search.stores import create_store
@@ -78,6 +79,7 @@ def create_for_model(
     false_match_rate: float | None,
     size: int | None,
     group_copies: bool | None,
+    vector_type: str | None,
 ) -> Store:
     """Open a database for writing, or make one; the arguments are those of `SearchIndex.create`.
 
@@ -86,10 +88,19 @@ def create_for_model(
         ModelMismatchError: it holds another model's vectors.
     """
     about = describe(model, weights, metrics, false_match_rate, size)
+    about["vector_type"] = check_type(vector_type or "float32")
+    if about["vector_type"] != "float32" and about["model"]["geometry"]["name"] != "sphere":
+        raise UserError(f"--vector_type is {vector_type}: {model} is a hyperbolic model, whose points need float32")
     store = create_store(db, about, about["model"]["embedding_size"])
     if size is None and _is_of_same_model(store, about) and store.vector_size < about["model"]["embedding_size"]:
         about = describe(model, weights, metrics, false_match_rate, store.vector_size)
     check_same_model(store, about, str(model))
+    present = store.about.get("vector_type", "float32")
+    if vector_type is not None and vector_type != present:
+        raise UserError(
+            f"--vector_type is {vector_type}: {store.place} holds vectors of {present}; leave it out, or name another "
+            "database"
+        )
     renew(store, about, metrics is not None, false_match_rate=false_match_rate, group_copies=group_copies)
     return store
 

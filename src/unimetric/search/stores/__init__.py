@@ -4,16 +4,20 @@
 - `live`: which vectors of a database are searched, while and after it is upgraded to another model
 - `lancedb`: a `Store` in LanceDB tables; `lancedb_tables` opens them, `lancedb_sql` prints conditions, `lancedb_errors`
   explains failures
+- `lancedb_coded`: the same with vectors in other types than float32
 """
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unimetric.search.stores.base import Store, location
 from unimetric.search.stores.live import check_live, place_of, read_live, root_of
+
+if TYPE_CHECKING:
+    from unimetric.search.stores.lancedb import LanceStore
 
 
 def open_store(db: str | Path) -> Store:
@@ -54,14 +58,20 @@ def open_place(place: str) -> Store:
     """Open the tables at a place, whether or not they are those of a database that are searched."""
     from unimetric.search.stores.lancedb import LanceStore
 
-    return LanceStore.open(place)
+    return _decoding(LanceStore.open(place))
 
 
 def create_place(place: str, about: dict[str, Any], vector_size: int) -> Store:
     """Open the tables at a place, or make them."""
     from unimetric.search.stores.lancedb import LanceStore
 
-    return LanceStore.create(place, about, vector_size)
+    return _decoding(LanceStore.create(place, about, vector_size))
+
+
+def _decoding(store: LanceStore) -> Store:
+    from unimetric.search.stores.lancedb_coded import CodedStore
+
+    return store if store.about.get("vector_type", "float32") == "float32" else CodedStore.around(store)
 
 
 def _guarded(store: Store) -> Store:

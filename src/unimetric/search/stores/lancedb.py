@@ -106,8 +106,13 @@ class LanceStore:
         with lock(place), explained(place, "write to"):
             # Opens what is there. Of two that create a table at once, the second gets that of the first.
             connection.create_table(ABOUT, data=about_row(about), exist_ok=True)
-            items = connection.create_table(ITEMS, schema=items_schema(vector_size), exist_ok=True)
             found = read_about(place, connection) or about
+            size = found.get("model", {}).get("embedding_size", vector_size)
+            schema = items_schema(size, found.get("vector_type", "float32"))
+            # A table that has columns of metadata is of another schema.
+            items = open_table(place, connection, ITEMS)
+            if items is None:
+                items = connection.create_table(ITEMS, schema=schema, exist_ok=True)
         return cls(place, connection, items, found)
 
     def close(self) -> None:
@@ -136,7 +141,7 @@ class LanceStore:
         return seen[2]
 
     @property
-    def numbers(self) -> RowNumbers:
+    def numbers(self) -> RowNumbers | None:
         """Row numbers, by which vectors are kept in memory."""
         return LanceNumbers(self.place, lambda: self._table)
 

@@ -16,12 +16,15 @@ from filelock import FileLock
 from unimetric.errors import UserError
 from unimetric.files import check_writable, make_folder
 from unimetric.formats.storage_access import S3_ATTEMPTS, StorageError, check_bucket, s3_endpoint, s3_region
+from unimetric.formats.stored_types import StoredType, stored_bytes
 from unimetric.search.errors import DatabaseError
 from unimetric.search.stores.base import COLUMNS, FORMAT, is_uri
 from unimetric.search.stores.lancedb_commits import KEYED
 from unimetric.search.stores.lancedb_errors import explained
 
 ABOUT, ITEMS = "about", "items"
+BITS = "_bits"
+"""The column with one bit for every number of a vector, of databases that are searched by them."""
 
 READERS_SEE_WRITES_WITHIN = timedelta(seconds=2)
 """The longest time after another process's commit that a reader still answers from the version before."""
@@ -34,12 +37,15 @@ def version_seconds() -> float:
     return READERS_SEE_WRITES_WITHIN.total_seconds() / 4
 
 
-def items_schema(vector_size: int) -> pa.Schema:
+def items_schema(vector_size: int, vector_type: StoredType = "float32") -> pa.Schema:
     """Return the columns of ``items`` without metadata."""
     key = pa.field("id", pa.string(), nullable=False, metadata=KEYED)
     texts = [pa.field(name, pa.string(), nullable=False) for name in COLUMNS[1:6]]
-    vector = pa.field("vector", pa.list_(pa.float32(), vector_size), nullable=False)
-    return pa.schema([key, *texts, vector, pa.field("thumbnail", pa.binary())])
+    number = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "bit": pa.int8()}[vector_type]
+    vectors = [pa.field("vector", pa.list_(number, vector_size), nullable=False)]
+    if vector_type == "bit":
+        vectors.append(pa.field(BITS, pa.list_(pa.uint8(), stored_bytes("bit", vector_size)), nullable=False))
+    return pa.schema([key, *texts, *vectors, pa.field("thumbnail", pa.binary())])
 
 
 def lancedb() -> Any:

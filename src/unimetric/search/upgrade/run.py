@@ -311,7 +311,7 @@ def start_upgrade(
             )
     if going is None:
         write_live(root, replace(live.without_retired(name), preparing=name), create_place)
-    new = _new_store(root, name, about)
+    new = _new_store(root, name, {**about, "vector_type": old.about.get("vector_type", "float32")})
     upgrade = Upgrade(root, Stores(old, new, fingerprint), name, options or UpgradeOptions(), log, on_progress)
     if going is not None:
         log("Taking up the upgrade where it stopped.")

@@ -1,0 +1,190 @@
+"""A database whose vectors are stored as float16, int8, or one bit a number with an int8 copy.
+
+Everything that reads or writes it sees float32 vectors. LanceDB compares float32 vectors only, so queries are answered
+here, from the codes of all rows in memory: exactly, or by one bit a number, with the best rows compared again by their
+int8 copies, which are read from the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from unimetric.formats.stored_types import StoredType, decode_vectors, encode_vectors
+from unimetric.search.conditions import Condition
+from unimetric.search.scoring import cosines, vectors_of
+from unimetric.search.stores.base import Effort, RowNumbers
+from unimetric.search.stores.lancedb import LanceStore
+from unimetric.search.stores.lancedb_tables import BITS
+
+RESCORED = 50
+"""Rows that are compared again by their int8 copies, at least; 4 for every wanted row, if that is more."""
+
+_ROWS = 8192
+_QUERIES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class _Codes:
+    """The codes of all rows at one version of the database: ids, codes, and 1 over the lengths of their vectors."""
+
+    version: int
+    ids: pa.ChunkedArray
+    codes: NDArray[Any]
+    scales: NDArray[np.float32]
+
+
+class CodedStore(LanceStore):
+    """A `LanceStore` with coded vectors; made by `around` a store that was opened."""
+
+    _codes: _Codes | None = None
+
+    @classmethod
+    def around(cls, store: LanceStore) -> CodedStore:
+        """Return the same database with its vectors decoded."""
+        return cls(store.place, store._connection, store._items, store.about)
+
+    @property
+    def vector_type(self) -> StoredType:
+        """The type of the vectors that a search keeps in memory."""
+        kind: StoredType = self.about["vector_type"]
+        return kind
+
+    @property
+    def numbers(self) -> RowNumbers | None:
+        """None: the codes are kept in memory here."""
+        return None
+
+    @property
+    def column_names(self) -> list[str]:
+        """All columns, without the bits of the vectors."""
+        return [name for name in super().column_names if name != BITS]
+
+    @property
+    def metadata_columns(self) -> dict[str, str]:
+        """The kind of every metadata column, by its name."""
+        return {name: kind for name, kind in super().metadata_columns.items() if name != BITS}
+
+    def rows(self, columns: Sequence[str], where: Condition | None = None, limit: int | None = None) -> pa.Table:
+        """Return some columns of the rows that meet a condition."""
+        return self._decoded(super().rows(columns, where, limit))
+
+    def rows_of(self, ids: Sequence[str], columns: Sequence[str], *, newest: bool = False) -> pa.Table:
+        """Return some columns of the rows with these ids, in no order; unknown ids have no row."""
+        found = super().rows_of(ids, columns, newest=newest)
+        return found if ids else self._decoded(found)
+
+    def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield some columns of all rows, a bounded number of rows at a time."""
+        return map(self._decoded, super().blocks(columns))
+
+    def nearest(
+        self,
+        vectors: NDArray[np.float32],
+        k: int,
+        columns: Sequence[str],
+        where: Condition | None = None,
+        effort: Effort | None = None,
+    ) -> list[pa.Table]:
+        """Return for every vector [N, E] the k rows nearest by cosine, with ``_distance``, 1 minus the cosine."""
+        if effort is not None:
+            return [self._decoded(table) for table in super().nearest(vectors, k, columns, where, effort)]
+        codes = self._present_codes()
+        allowed = None
+        if where is not None:
+            allowed = pc.is_in(codes.ids, value_set=super().rows(["id"], where)["id"].combine_chunks()).to_numpy()
+        count = max(RESCORED, 4 * k) if self.vector_type == "bit" else k
+        places = [
+            part
+            for start in range(0, len(vectors), _QUERIES)
+            for part in self._best(codes, vectors[start : start + _QUERIES], count, allowed)
+        ]
+        wanted = list(dict.fromkeys(columns))
+        needed = list(dict.fromkeys(["id", *wanted, "vector"]))
+        return [
+            _ranked(vector, self.rows_of(codes.ids.take(found).to_pylist(), needed), k, wanted)
+            for vector, found in zip(vectors, places, strict=True)
+        ]
+
+    def _best(
+        self, codes: _Codes, queries: NDArray[np.float32], count: int, allowed: NDArray[np.bool_] | None
+    ) -> list[NDArray[np.intp]]:
+        """Return the places of the rows with the highest cosines to each of a few queries."""
+        scores = np.empty((len(queries), len(codes.codes)), np.float32)
+        for start in range(0, len(codes.codes), _ROWS):
+            rows = slice(start, start + _ROWS)
+            decoded = decode_vectors(self.vector_type, codes.codes[rows], self.vector_size)
+            scores[:, rows] = (queries @ decoded.T) * codes.scales[rows]
+        if allowed is not None:
+            scores[:, ~allowed] = -np.inf
+        found = []
+        for row in scores:
+            places = np.argpartition(-row, count - 1)[:count] if len(row) > count else np.arange(len(row))
+            found.append(places[row[places] > -np.inf])
+        return found
+
+    def _present_codes(self) -> _Codes:
+        version = self.version
+        codes = self._codes
+        if codes is None or codes.version != version:
+            codes = self._codes = self._read_codes(version)
+        return codes
+
+    def _read_codes(self, version: int) -> _Codes:
+        column, size = BITS if self.vector_type == "bit" else "vector", self.vector_size
+        ids, parts, scales = [pa.array([], pa.string())], [self._empty_codes(column)], [np.empty(0, np.float32)]
+        for block in super().blocks(["id", column]):
+            part = _matrix(block[column])
+            ids += block["id"].chunks
+            parts.append(part)
+            lengths = np.linalg.norm(decode_vectors(self.vector_type, part, size), axis=1)
+            scales.append((1 / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32))
+        return _Codes(version, pa.chunked_array(ids), np.concatenate(parts), np.concatenate(scales))
+
+    def _empty_codes(self, column: str) -> NDArray[Any]:
+        kind = self._schema.field(column).type
+        return np.empty((0, kind.list_size), kind.value_type.to_pandas_dtype())
+
+    def _merge(self, rows: pa.Table, insert: bool) -> None:
+        super()._merge(self._encoded(rows), insert)
+
+    def _encoded(self, rows: pa.Table) -> pa.Table:
+        vectors = vectors_of(rows["vector"])
+        copy: StoredType = "int8" if self.vector_type == "bit" else self.vector_type
+        rows = rows.set_column(rows.column_names.index("vector"), "vector", _lists(encode_vectors(copy, vectors)))
+        if self.vector_type == "bit":
+            rows = rows.append_column(BITS, _lists(encode_vectors("bit", vectors)))
+        return rows
+
+    def _decoded(self, rows: pa.Table) -> pa.Table:
+        if "vector" not in rows.column_names or rows.schema.field("vector").type.value_type == pa.float32():
+            return rows
+        copy: StoredType = "int8" if self.vector_type == "bit" else self.vector_type
+        vectors = decode_vectors(copy, _matrix(rows["vector"]), self.vector_size)
+        return rows.set_column(rows.column_names.index("vector"), "vector", _lists(vectors))
+
+
+def _ranked(query: NDArray[np.float32], rows: pa.Table, k: int, columns: Sequence[str]) -> pa.Table:
+    """Return the k rows nearest to a query, with ``_distance``."""
+    if not len(rows):
+        return rows.select(columns).append_column("_distance", pa.array([], pa.float32()))
+    scores = cosines(query, vectors_of(rows["vector"]))
+    order = np.lexsort((np.array(rows["id"].to_pylist(), dtype=object).astype(str), -scores))[:k]
+    distances = pa.array((1 - scores[order]).astype(np.float32))
+    return rows.select(columns).take(pa.array(order)).append_column("_distance", distances)
+
+
+def _matrix(column: pa.ChunkedArray) -> NDArray[Any]:
+    size = column.type.list_size
+    flat: NDArray[Any] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(-1, size)
+
+
+def _lists(vectors: NDArray[Any]) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(vectors).ravel()), vectors.shape[1])
