@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from browsing import barriers, overflows
 
 ROOT = Path(__file__).parents[1]
 LOADED = re.compile(r"""<(?:script|link|img|iframe)[^>]*?(?:src|href)=["']?(https?:)?//(?!www\.w3\.org)""")
@@ -40,3 +47,67 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
     pages = sorted(site.rglob("*.html"))
     assert len(pages) > 20
     assert [page.name for page in pages if LOADED.search(page.read_text().replace('rel="canonical"', ""))] == []
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """A server of files that logs nothing."""
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Log nothing."""
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
+    """The site behind a server."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+PAGES = ("index.html", "search.html", "api/evaluation.html", "benchmarks/results/benchmark_claim.html")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (768, "dark"), (360, "light")])
+def test_nothing_keeps_people_out(address: str, browser: Any, axe: str, width: int, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page = context.new_page()
+    found = {}
+    for name in PAGES:
+        page.goto(f"{address}/{name}", wait_until="networkidle")
+        found[name] = barriers(page, axe)
+        assert not overflows(page), name
+    assert found == {name: [] for name in PAGES}
+    context.close()
+
+
+def test_the_search_works_behind_a_server(address: str, browser: Any) -> None:
+    page = browser.new_page()
+    page.goto(f"{address}/index.html", wait_until="networkidle")
+    page.click("[data-md-component=search-query]")
+    page.keyboard.type("threshold")
+    page.wait_for_selector(".md-search-result__item a", state="attached")
+    page.close()
+
+
+def test_the_search_names_the_server_that_it_needs(site: Path, browser: Any) -> None:
+    page = browser.new_page()
+    page.goto((site / "index.html").as_uri())
+    field = page.locator("[data-md-component=search-query]")
+    assert field.get_attribute("placeholder") == "Search needs a server: python -m http.server"
+    assert field.is_disabled()
+    page.close()
+
+
+def test_the_api_pages_list_what_users_call(site: Path) -> None:
+    listed = {
+        name: set(re.findall(r'<h[23] id="([^"]*)"', (site / "api" / f"{name}.html").read_text()))
+        for name in ("search", "embedder", "evaluation", "data", "losses", "training")
+    }
+    for name in ("search", "search_item", "search_together", "add", "delete", "open", "create"):
+        assert f"unimetric.search.index.SearchIndex.{name}" in listed["search"]
+    for name in ("writer", "merge", "signature_rows", "maintain"):
+        assert f"unimetric.search.index.SearchIndex.{name}" not in listed["search"]
+    assert "unimetric.models.embedder.Embedder.encode" in listed["embedder"]
+    assert "unimetric.evaluation.evaluate" in listed["evaluation"]
+    assert not any("judge" in name or "TILE" in name for name in listed["evaluation"])
