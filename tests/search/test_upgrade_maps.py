@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from unimetric.search.upgrade.decision import Gallery, compare
-from unimetric.search.upgrade.maps import KINDS, fit_map, held_out, kept_neighbours, unit
+from unimetric.search.upgrade.maps import KINDS, fit_map, held_out, likeness, unit
+from unimetric.search.upgrade.run import by_class
 from unimetric.search.upgrade.thresholds import shifted
 
 
@@ -39,12 +41,12 @@ def test_a_rotation_is_found_exactly() -> None:
     np.testing.assert_allclose(KINDS["orthogonal"](old, new)(3 * others), others @ turn, atol=1e-5)
 
 
-def test_the_map_that_keeps_most_held_out_neighbours_is_chosen() -> None:
+def test_the_map_that_moves_held_out_images_nearest_is_chosen() -> None:
     old, _ = classes(0, 40, 8, 16)
     turn, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(16, 16)))
     fitted = fit_map(old, (old @ turn).astype(np.float32))
-    assert fitted.kind == max(fitted.kept, key=lambda name: fitted.kept[name])
-    assert set(fitted.kept) == set(KINDS) and fitted.kept["orthogonal"] == 1
+    assert fitted.kind == "orthogonal" and set(fitted.likeness) == set(KINDS)
+    assert fitted.likeness["orthogonal"] == pytest.approx(1, abs=1e-5)
     bent = unit(np.concatenate([old**3, np.abs(old)], axis=1))
     assert fit_map(old, bent).kind == "kernel"
 
@@ -59,7 +61,7 @@ def test_held_out_rows_are_moved_by_maps_that_have_not_seen_them() -> None:
         return lambda rows: np.array([known.get(row.tobytes(), np.zeros(8)) for row in rows], np.float32)
 
     assert not held_out(old, new, remember).any()
-    assert kept_neighbours(new, new) == 1
+    assert likeness(new, new) == pytest.approx(1)
 
 
 def test_the_old_model_answers_while_it_is_better() -> None:
@@ -110,3 +112,10 @@ def test_thresholds_move_with_the_scores_of_wrong_answers() -> None:
     assert few["unified"] == calibration["unified"]
     # Sets are guaranteed for the gallery that they were measured in only.
     assert "sets" not in few["separate"]["d"] and "sets" not in moved["separate"]["d"]
+
+
+def test_the_order_is_one_of_each_class_then_a_second_one() -> None:
+    rows = pa.table({"id": ["d", "a", "c", "b", "e"], "dataset": ["x"] * 5, "label": ["1", "1", "2", "1", ""]})
+    assert by_class(rows, ["a", "b", "c", "d", "e"]) == ["a", "c", "e", "b", "d"]
+    # What is done already counts.
+    assert by_class(rows, ["b", "c", "d"]) == ["c", "b", "d"]

@@ -141,13 +141,14 @@ def served(
     token: str | None = None,
     read_token: str | None = None,
     folder: Any = None,
+    follow: Any = None,
     **options: Any,
 ) -> Iterator[Served]:
     """Run the service in a thread, on a free port of this machine."""
     config = ServiceConfig(port=0, writable=token is not None, read_token=read_token is not None, **options)
     ready = threading.Event()
     tokens = {"token": token, "read_token": read_token}
-    app = create_app(index or StubIndex(), config, **tokens, folder=folder, on_ready=ready.set)  # type: ignore[arg-type]
+    app = create_app(index or StubIndex(), config, **tokens, folder=folder, follow=follow, on_ready=ready.set)  # type: ignore[arg-type]
     runner = Runner()
     with listen(config) as listening:
         thread = threading.Thread(target=runner.run, args=(app, listening, config), daemon=True)

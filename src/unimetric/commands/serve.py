@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from unimetric.arguments import Without
 from unimetric.config import DeviceConfig
 from unimetric.errors import UserError
 from unimetric.files import cache_folder, make_folder, user_path
 from unimetric.service.options import ServiceConfig
+
+if TYPE_CHECKING:
+    from unimetric.models.embedder import Embedder
+    from unimetric.service.batching import Batcher
 
 _BACKBONE = "dinov2-small"
 """Backbone for a folder of images that is served without a trained model."""
@@ -125,6 +130,7 @@ def serve_place(
         from unimetric.service.folder import FolderIndexer
         from unimetric.service.guard import is_loopback
         from unimetric.service.run import Runner, listen, url_of
+        from unimetric.service.upgrading import Follower
     except ModuleNotFoundError as error:
         raise UserError(f"search needs {error.name}, which is missing; pip install 'unimetric[search]'") from error
 
@@ -143,12 +149,20 @@ def serve_place(
         folder = None
         if place.images is not None:
             folder = FolderIndexer(index, place.images, trained=place.trained, on_failure=runner.fail)
+
+        def follow(make_batcher: Callable[..., Batcher]) -> Follower:
+            def open_index(embedder: Embedder | None) -> SearchIndex:
+                return SearchIndex.open(place.database, embedder=embedder, device=device)
+
+            return Follower(place.database, open_index, make_batcher, 2 * config.request_seconds)
+
         app = create_app(
             index,
             config,
             token=token,
             read_token=read_token,
             folder=folder,
+            follow=follow,
             precision=device.precision,
             on_failure=runner.fail,
             on_ready=lambda: log_status("The model is loaded; searches are answered now. Ctrl-C ends it."),

@@ -6,9 +6,10 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -18,7 +19,6 @@ from unimetric.errors import UserError
 from unimetric.search.items import Refused
 from unimetric.search.preparation import Prepared, prepare, prepare_all
 from unimetric.search.rows import NamedItem, rows_table, signature
-from unimetric.search.stores.base import Store
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +53,20 @@ ONCE = CommitRule(math.inf, math.inf)
 """A single commit at the end."""
 
 
+class RowTarget(Protocol):
+    """The part of a `Store` that a `Writer` uses."""
+
+    @property
+    def vector_size(self) -> int:
+        """E."""
+
+    def rows_of(self, ids: Sequence[str], columns: Sequence[str], *, newest: bool = False) -> pa.Table:
+        """As in `Store`."""
+
+    def merge(self, rows: pa.Table) -> None:
+        """As in `Store`."""
+
+
 @dataclass
 class Writer:
     """Writes items to a store.
@@ -70,7 +84,7 @@ class Writer:
         on_read: Called after every item.
     """
 
-    store: Store
+    store: RowTarget
     embedder: Callable[[], Embedder]
     precision: str
     fingerprint: str

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
 from fastapi import FastAPI
@@ -26,8 +26,12 @@ from unimetric.service.options import ServiceConfig
 from unimetric.service.routes import routers
 from unimetric.service.state import Service
 from unimetric.service.telemetry import Telemetry
+from unimetric.service.upgrading import Follower, Model
 from unimetric.service.uploads import Uploads
 from unimetric.service.work import Workers
+
+if TYPE_CHECKING:
+    from unimetric.models.embedder import Embedder
 
 __all__ = ["READ_TOKEN_VARIABLE", "TOKEN_VARIABLE", "create_app"]
 
@@ -44,6 +48,7 @@ def create_app(
     token: str | None = None,
     read_token: str | None = None,
     folder: FolderIndexer | None = None,
+    follow: Callable[[Callable[..., Batcher]], Follower] | None = None,
     precision: str = "auto",
     on_failure: Callable[[BaseException], None] = lambda error: None,
     on_ready: Callable[[], None] = lambda: None,
@@ -59,6 +64,7 @@ def create_app(
         token: The bearer token for changes, where ``config.writable`` is set.
         read_token: The bearer token for reading, where ``config.read_token`` is set.
         folder: Brings the database up to date with a folder as soon as the model is loaded.
+        follow: Makes what follows an upgrade of the database, given what makes a thread that embeds queries.
         precision: Precision of the model's arithmetic, as in `Embedder.encode`.
         on_failure: Called in another thread when the model cannot be loaded.
         on_ready: Called in another thread when searches are answered.
@@ -68,7 +74,7 @@ def create_app(
     """
     config = config or ServiceConfig()
     access = access_of(config, token, read_token)
-    service = _service(index, config, access, folder, precision, on_failure, on_ready)
+    service = _service(index, config, access, folder, follow, precision, on_failure, on_ready)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -78,6 +84,8 @@ def create_app(
         yield
         service.stop()
         service.telemetry.ready.set(0)
+        if service.follower is not None:
+            await to_thread.run_sync(service.follower.stop)
         if folder is not None:
             await to_thread.run_sync(folder.stop)
         service.batcher.stop()
@@ -106,6 +114,7 @@ def _service(
     config: ServiceConfig,
     access: Access,
     folder: FolderIndexer | None,
+    follow: Callable[[Callable[..., Batcher]], Follower] | None,
     precision: str,
     on_failure: Callable[[BaseException], None],
     on_ready: Callable[[], None],
@@ -117,20 +126,29 @@ def _service(
         on_ready()
         if folder is not None:
             folder.start()
+        if follower is not None:
+            follower.start(lambda: service.model, service.use)
 
-    batcher = Batcher(
-        lambda: index.embedder,
-        precision=precision,
-        batch_size=config.batch_size,
-        on_batch=telemetry.on_batch,
-        on_failure=on_failure,
-        on_ready=ready,
-    )
+    def make_batcher(
+        load: Callable[[], Embedder], on_ready: Callable[[], None], on_failure: Callable[[BaseException], None]
+    ) -> Batcher:
+        return Batcher(
+            load,
+            precision=precision,
+            batch_size=config.batch_size,
+            on_batch=telemetry.on_batch,
+            on_failure=on_failure,
+            on_ready=on_ready,
+        )
+
+    model = Model(index, make_batcher(lambda: index.embedder, ready, on_failure))
     total_bytes = config.queue_size * config.max_upload_bytes
     uploads = Uploads(config.max_upload_bytes, total_bytes, config.request_seconds, telemetry)
     decoders = available_cores()
     workers = Workers(config.queue_size, config.request_seconds, decoders, _SEARCHERS, telemetry)
-    return Service(index, config, access, batcher, uploads, workers, telemetry, folder)
+    follower = None if follow is None else follow(make_batcher)
+    service = Service(model, config, access, uploads, workers, telemetry, folder, follower)
+    return service
 
 
 def _prepare(index: SearchIndex) -> None:

@@ -34,6 +34,8 @@ _INDEXING: JsonDict = {
     "train_command": "unimetric train /data/photos --out runs/mine",
 }
 
+_UPGRADE: JsonDict = {"answers": "new", "model": "9f86d081884c7d65", "embedded": 1100, "rows": 5000}
+
 
 class Dataset(BaseModel):
     """A catalogue."""
@@ -139,11 +141,25 @@ class Indexing(BaseModel):
     )
 
 
-class Status(BaseModel):
-    """State of the service, and of the indexing where a folder of images is served."""
+class Upgrade(BaseModel):
+    """Progress of the database's upgrade to another model."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"ready": True, "items": 1024, "indexing": _INDEXING}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [_UPGRADE]})
+
+    answers: str = Field(description="The model that queries are answered by: old or new.")
+    model: str = Field(description="Fingerprint of the new model.")
+    embedded: int = Field(description="Images that the new model has embedded.")
+    rows: int = Field(description="All images.")
+
+
+class Status(BaseModel):
+    """State of the service, of the indexing where a folder of images is served, and of an upgrade to another model."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"ready": True, "items": 1024, "indexing": _INDEXING, "upgrade": _UPGRADE}]}
+    )
 
     ready: bool = Field(description="Images are embedded now.")
     items: int = Field(description="Images that can be found.")
     indexing: Indexing | None = Field(description="Null where a database is served.")
+    upgrade: Upgrade | None = Field(description="Null where the database is not being upgraded.")

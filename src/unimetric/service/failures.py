@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from unimetric.errors import ArgumentError, UserError, WriteError, escaped
-from unimetric.search.errors import DatabaseError, ModelMismatchError
+from unimetric.search.errors import DatabaseError, ModelMismatchError, ReplacedError
 from unimetric.search.items import ItemNotFoundError
 
 log = logging.getLogger(__name__)
@@ -85,6 +85,8 @@ def from_user_error(error: UserError) -> ServiceError:
     Only an `ArgumentError` is about the request. Other messages may name files of this machine, so they go to the log.
     """
     status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+    if isinstance(error, ReplacedError):
+        return busy("the database is being upgraded to another model; try again in a few seconds", error.code, 5)
     if isinstance(error, ArgumentError):
         return ServiceError(status, error.code, " ".join(str(error).split()))
     log.error("%s: %s", error.code, escaped(str(error)[: 10 * _LONGEST]))

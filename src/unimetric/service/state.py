@@ -23,6 +23,7 @@ from unimetric.service.folder import FolderIndexer
 from unimetric.service.options import ServiceConfig
 from unimetric.service.pictures import decode
 from unimetric.service.telemetry import Telemetry
+from unimetric.service.upgrading import Follower, Model
 from unimetric.service.uploads import Body, Uploads, parse
 from unimetric.service.work import Workers, stopping
 
@@ -38,11 +39,13 @@ class ParsedRequest:
         fields: The validated fields.
         images: The bytes of its images, which can be decoded; none where it names items instead.
         vectors: The images' embeddings, float32 [M, E]; None where there are no images, or none are needed.
+        index: The vectors of the model that embedded them.
     """
 
     fields: Any
     images: list[bytes]
     vectors: NDArray[np.float32] | None
+    index: SearchIndex
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,14 @@ ADD = Kind(schemas.AddRequest, schemas.AddForm, embeds=False)
 class Service:
     """The database, the model, and the threads that work with them."""
 
-    index: SearchIndex
+    model: Model
     config: ServiceConfig
     access: Access
-    batcher: Batcher
     uploads: Uploads
     workers: Workers
     telemetry: Telemetry
     folder: FolderIndexer | None = None
+    follower: Follower | None = None
     stopping: bool = False
 
     @property
@@ -78,6 +81,20 @@ class Service:
         """Copies of a picture are one match, unless a search asks for all."""
         wanted = self.config.group_copies
         return self.index.group_copies if wanted is None else wanted
+
+    @property
+    def index(self) -> SearchIndex:
+        """The vectors that are searched now."""
+        return self.model.index
+
+    @property
+    def batcher(self) -> Batcher:
+        """The thread that embeds queries now."""
+        return self.model.batcher
+
+    def use(self, model: Model) -> None:
+        """Answer requests that come from now on by another model."""
+        self.model = model
 
     def stop(self) -> None:
         """Accept no further requests; those that have arrived are finished. Called in the event loop."""
@@ -113,25 +130,27 @@ class Service:
     async def _work(
         self, request: Request, body: Body, kind: Kind, answer: Callable[[ParsedRequest], Awaitable[Any]]
     ) -> Any:
-        with self.batcher.expecting():
-            fields, images, pixels = await self.workers.decoding.run(lambda: self._parse(body, kind))
+        # To the end, even if another model takes over meanwhile.
+        index, batcher = self.model.index, self.model.batcher
+        with batcher.expecting():
+            fields, images, pixels = await self.workers.decoding.run(lambda: self._parse(body, kind, batcher))
             embeddings = (
-                [self.batcher.submit(one, partial(is_half_closed, request)) for one in pixels] if kind.embeds else []
+                [batcher.submit(one, partial(is_half_closed, request)) for one in pixels] if kind.embeds else []
             )
         if not embeddings:
-            return await answer(ParsedRequest(fields, images, None))
+            return await answer(ParsedRequest(fields, images, None, index))
         with self.telemetry.timed("model"):
             vectors = await asyncio.gather(*map(asyncio.wrap_future, embeddings))
-        return await answer(ParsedRequest(fields, images, np.stack(vectors)))
+        return await answer(ParsedRequest(fields, images, np.stack(vectors), index))
 
-    def _parse(self, body: Body, kind: Kind) -> tuple[BaseModel, list[bytes], list[Tensor]]:
+    def _parse(self, body: Body, kind: Kind, batcher: Batcher) -> tuple[BaseModel, list[bytes], list[Tensor]]:
         """In a thread: a body's fields, and its images' bytes and pixels."""
         fields, images = parse(body, kind.json_model, kind.form_model, self.config.max_upload_bytes)
         if not images:
             return fields, [], []
         # Items and vectors are searched for without the model.
         self.check_ready()
-        embedder = self.batcher.embedder
+        embedder = batcher.embedder
         if embedder is None:
             raise stopping()
         crops = [embedder.transform.crop(decode(image, self.config.max_pixels)) for image in images]

@@ -42,13 +42,13 @@ def create_store(db: str | Path, about: dict[str, Any], vector_size: int) -> Sto
 
 def live_place(root: str) -> str:
     """Return the place of the vectors that a database is searched by."""
-    return place_of(root, read_live(root, open_place).live)
+    return place_of(root, read_live(root).live)
 
 
 def previous_store(place: str) -> Store | None:
     """Return the old model's vectors during an upgrade; None without one, or where ``place`` is not searched itself."""
     root = root_of(place)
-    live = read_live(root, open_place)
+    live = read_live(root)
     if live.previous is None or place_of(root, live.live) != place:
         return None
     return open_place(place_of(root, live.previous))
@@ -75,5 +75,5 @@ def _decoding(store: LanceStore) -> Store:
 
 
 def _guarded(store: Store) -> Store:
-    store.before_change = partial(check_live, store.place, open_place)
+    store.before_change = partial(check_live, store.place)
     return store

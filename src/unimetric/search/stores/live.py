@@ -1,21 +1,22 @@
 """The record of the vectors that a database is searched by: its own, or those of a newer model beside them.
 
-An upgrade writes its vectors beside the old ones. One commit of this record, a version of its table, makes them those
-that every reader and writer opens.
+An upgrade writes its vectors beside the old ones. One replacement of this small file makes them those that every reader
+and writer opens. A file and not a table, because a table that is being made is seen half made by others.
 """
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
-from unimetric.search.errors import DatabaseMissingError, ReplacedError
-from unimetric.search.stores.base import FORMAT, Store, is_uri
+from unimetric.formats.storage import read_bytes, write_whole
+from unimetric.search.errors import DatabaseError, ReplacedError
 
-_RECORD = ".live"
+_RECORD = ".live.json"
 _VECTORS = ".vectors-"
+_WITHOUT_FILES = ("memory",)
+"""Schemes of databases beside which no file can be kept."""
 KEPT_SECONDS = 3600.0
 """Time for which replaced vectors are kept for those who have them open."""
 
@@ -69,37 +70,48 @@ def root_of(place: str) -> str:
     return root if name.startswith(_VECTORS) else place
 
 
-def read_live(root: str, open_place: Callable[[str], Store]) -> Live:
-    """Read the record of a database; one that was never upgraded has none."""
+def read_live(root: str) -> Live:
+    """Read the record of a database; one that was never upgraded has none.
+
+    Raises:
+        DatabaseError: it cannot be read, or is damaged.
+    """
+    if root.partition("://")[0] in _WITHOUT_FILES:
+        return Live()
     place = place_of(root, _RECORD)
-    if not is_uri(root) and not Path(place).is_dir():
-        return Live()
     try:
-        store = open_place(place)
-    except DatabaseMissingError:
+        content = read_bytes(place)
+    except (FileNotFoundError, NotADirectoryError):
         return Live()
-    values = store.about["live"]
-    store.close()
-    return Live(**{**values, "retired": tuple((str(name), float(since)) for name, since in values["retired"])})
+    except OSError as error:
+        raise DatabaseError(f"cannot read {place}: {error.strerror or error}; check its permissions") from error
+    try:
+        values = json.loads(content)
+        retired = tuple((str(name), float(since)) for name, since in values["retired"])
+        return Live(str(values["live"]), values["preparing"], values["previous"], retired)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatabaseError(f"{place} is damaged ({type(error).__name__}: {error}); take it from a backup") from error
 
 
-def write_live(root: str, live: Live, create_place: Callable[[str, dict[str, object], int], Store]) -> None:
-    """Replace the record, in one commit."""
-    about = {"format": FORMAT, "live": asdict(live)}
-    store = create_place(place_of(root, _RECORD), about, 1)
-    if store.about != about:
-        store.write_about(about)
-    store.close()
+def write_live(root: str, live: Live) -> None:
+    """Replace the record: readers see the old one or the new one.
+
+    Raises:
+        DatabaseError: it cannot be written, or this kind of database keeps no files.
+    """
+    if root.partition("://")[0] in _WITHOUT_FILES:
+        raise DatabaseError(f"{root} cannot be upgraded: it keeps no files; index the images into a new database")
+    write_whole(place_of(root, _RECORD), (json.dumps(asdict(live), indent=2) + "\n").encode())
 
 
-def check_live(place: str, open_place: Callable[[str], Store]) -> None:
+def check_live(place: str) -> None:
     """Refuse to change vectors that are no longer the database's.
 
     Raises:
         ReplacedError: others have become those.
     """
     root = root_of(place)
-    if place_of(root, read_live(root, open_place).live) != place:
+    if place_of(root, read_live(root).live) != place:
         raise ReplacedError(
             f"the search database {root} was given another model's vectors meanwhile (unimetric upgrade); open it "
             "again, and write with that model"

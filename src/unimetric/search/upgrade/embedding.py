@@ -74,7 +74,7 @@ class RowEmbedder:
         kinds = source.metadata_columns
         target = _Target(self.stores, source, is_searched)
         writer = Writer(
-            target,  # type: ignore[arg-type]
+            target,
             lambda: self.embedder,
             self.precision,
             self.stores.fingerprint,
@@ -93,7 +93,7 @@ class RowEmbedder:
 
 
 class _Target:
-    """The part of a `Store` that `Writer` uses: rows are written as they are described at the moment of writing."""
+    """Target of a `Writer` that writes rows with the labels and metadata that they have at the moment of writing."""
 
     def __init__(self, stores: Stores, source: Store, is_searched: bool) -> None:
         self._stores, self._source, self._is_searched = stores, source, is_searched
@@ -102,8 +102,8 @@ class _Target:
     def vector_size(self) -> int:
         return self._stores.new.vector_size
 
-    def rows_of(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
-        return self._stores.new.rows_of(ids, columns)
+    def rows_of(self, ids: Sequence[str], columns: Sequence[str], *, newest: bool = False) -> pa.Table:
+        return self._stores.new.rows_of(ids, columns, newest=newest)
 
     def merge(self, rows: pa.Table) -> None:
         """Write those rows that are still there, and not embedded by somebody else, with their newest label."""
@@ -125,7 +125,7 @@ class _Target:
         self._stores.new.merge(table, insert=not self._is_searched)
 
     def _fresh(self, ids: list[str]) -> list[dict[str, Any]]:
-        rows = rows_of(self._source, ids, columns_of(self._source)).to_pylist()
+        rows = rows_of(self._source, ids, columns_of(self._source), newest=True).to_pylist()
         return [row for row in rows if not self._is_searched or row["fingerprint"] == MAPPED]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,37 +75,41 @@ def moved_rows(rows: pa.Table, vectors: NDArray[np.float32]) -> pa.Table:
     return table.append_column("vector", fixed).append_column("thumbnail", pa.nulls(len(rows), pa.binary()))
 
 
-def copy_rows(stores: Stores, move: Map, known: Collection[str] | None = None) -> set[str]:
-    """Make the new set agree with the old one: moved vectors for rows that it lacks, and nothing that is deleted.
+def copy_rows(stores: Stores, move: Callable[[Vectors], Vectors], *, is_searched: bool) -> None:
+    """Make the new set agree with the old one: moved vectors for rows that it lacks, and nothing that was deleted.
 
     Args:
         stores: Both sets.
         move: The map.
-        known: Ids of an earlier call, before the new set was searched; later additions to it are left alone. None for
-            the first call.
-
-    Returns:
-        The ids of all rows that came from the old set.
+        is_searched: The new set is searched already: its embedded rows are newer than the old ones, and are kept.
     """
     columns = columns_of(stores.old)
     seen: set[str] = set()
+    look(stores.old)
     for block in stores.old.blocks([*columns, "vector"]):
         ids = block["id"].to_pylist()
         seen.update(ids)
         present = signed(stores.new, ids)
         wanted = signatures(block.drop_columns(["vector"]))
-        # Once the new set is searched, its embedded rows are the newer ones.
         outdated = [
-            place
-            for place, id in enumerate(ids)
-            if id not in present or (present[id][0] != wanted[id][1] and (known is None or present[id][1] == MAPPED))
+            id
+            for id in ids
+            if id not in present or (present[id][0] != wanted[id][1] and (not is_searched or present[id][1] == MAPPED))
         ]
-        if outdated:
-            some = block.take(outdated)
+        # Whatever was deleted since stays deleted.
+        alive = set(rows_of(stores.old, outdated, ["id"], newest=True)["id"].to_pylist())
+        places = [place for place, id in enumerate(ids) if id in alive]
+        if places:
+            some = block.take(places)
             stores.new.merge(moved_rows(some, move(vectors_of(some, stores.old.vector_size))))
-    listed = set(stores.new.rows(["id"])["id"].to_pylist()) if known is None else set(known)
-    stores.new.delete_ids(sorted(listed - seen))
-    return seen
+    look(stores.new)
+    listed = stores.new.rows(["id"], not_embedded(stores) if is_searched else None)["id"].to_pylist()
+    stores.new.delete_ids(sorted(set(listed) - seen))
+
+
+def look(store: Store) -> None:
+    """Look for commits of other processes, which are otherwise seen within seconds only."""
+    store.rows_of([""], ["id"], newest=True)
 
 
 def move_again(stores: Stores, move: Map) -> None:
@@ -130,9 +134,10 @@ def not_embedded(stores: Stores) -> Condition:
     return Comparison("=", Column("fingerprint", "text"), Constant(MAPPED, "text"))
 
 
-def rows_of(store: Store, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
+def rows_of(store: Store, ids: Sequence[str], columns: Sequence[str], *, newest: bool = False) -> pa.Table:
     """Return rows in one table, some ids at a time."""
-    parts = [store.rows_of(ids[start : start + _ROWS_AT_ONCE], columns) for start in range(0, len(ids), _ROWS_AT_ONCE)]
+    portions = (ids[start : start + _ROWS_AT_ONCE] for start in range(0, len(ids), _ROWS_AT_ONCE))
+    parts = [store.rows_of(portion, columns, newest=newest) for portion in portions]
     return pa.concat_tables(parts) if parts else store.rows(columns, limit=1).slice(0, 0)
 
 

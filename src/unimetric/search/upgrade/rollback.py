@@ -14,7 +14,7 @@ from unimetric.errors import UserError
 from unimetric.search.conditions.tree import Always
 from unimetric.search.model import load_embedder
 from unimetric.search.rows import rows_table, signatures
-from unimetric.search.stores import create_place, open_place
+from unimetric.search.stores import open_place
 from unimetric.search.stores.base import Store, is_uri, location
 from unimetric.search.stores.live import KEPT_SECONDS, place_of, read_live, write_live
 from unimetric.search.upgrade.embedding import RowEmbedder, named_row
@@ -40,9 +40,9 @@ def roll_back(db: str | Path, device: DeviceConfig, log: Callable[[str], None] =
         UserError: no upgrade is under way, or the old model cannot be read and is needed.
     """
     root = location(db)
-    live = read_live(root, open_place)
+    live = read_live(root)
     if live.preparing is not None:
-        write_live(root, live.retiring(live.preparing, preparing=None), create_place)
+        write_live(root, live.retiring(live.preparing, preparing=None))
         return 0
     if live.previous is None:
         raise UserError(f"{root}: no upgrade is under way, so there is nothing to roll back")
@@ -51,14 +51,14 @@ def roll_back(db: str | Path, device: DeviceConfig, log: Callable[[str], None] =
     while changed := _changed(old, new) - carried:
         _carry_over(Stores(new, old, old.about["model"]["fingerprint"]), sorted(changed), device, log)
         carried |= changed
-    write_live(root, live.retiring(live.live, live=live.previous, previous=None), create_place)
+    write_live(root, live.retiring(live.live, live=live.previous, previous=None))
     return len(carried)
 
 
 def clean(db: str | Path) -> None:
     """Delete vectors that were replaced, once nobody can have them open any more."""
     root = location(db)
-    live = read_live(root, open_place)
+    live = read_live(root)
     for name, since in live.retired:
         if time.time() - since < KEPT_SECONDS:
             continue
@@ -71,7 +71,7 @@ def clean(db: str | Path) -> None:
             store.compact()
             store.close()
         live = live.without_retired(name)
-        write_live(root, live, create_place)
+        write_live(root, live)
 
 
 def _changed(old: Store, new: Store) -> set[str]:

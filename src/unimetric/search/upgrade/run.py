@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from unimetric.errors import UserError
@@ -115,7 +117,7 @@ class Upgrade:
     @property
     def is_searched(self) -> bool:
         """True once the new vectors are those that are searched."""
-        return read_live(self.root, open_place).live == self.name
+        return read_live(self.root).live == self.name
 
     def _prepare(self, rows: RowEmbedder) -> None:
         """Embed rows until the new vectors answer as well as the old ones, then search them."""
@@ -139,6 +141,8 @@ class Upgrade:
 
     def _embed_rest(self, rows: RowEmbedder) -> None:
         """Embed all other rows; the map is fitted anew whenever there are twice as many pairs."""
+        # What the old model's users wrote before they were refused.
+        copy_rows(self.stores, lambda vectors: self._fit().move(vectors), is_searched=True)
         while pending := self._pending(self._moved_ids()):
             done = len(self.stores.embedded_ids())
             self._fitted_on = self._fitted_on or self.stores.new.about["upgrade"]["pairs"]
@@ -161,9 +165,10 @@ class Upgrade:
         self._refused |= refused
 
     def _pending(self, ids: Sequence[str]) -> list[str]:
-        """Return those of the ids that are to be embedded, in order: an id is a hash, so theirs is a random order."""
+        """Return those of the ids that are to be embedded, in order."""
         done = self.stores.embedded_ids()
-        return sorted(id for id in ids if id not in done and id not in self._refused)
+        pending = [id for id in ids if id not in done and id not in self._refused]
+        return by_class(self.stores.old.rows(["id", "dataset", "label"]), pending)
 
     def _moved_ids(self) -> list[str]:
         return list(self.stores.new.rows(["id"], not_embedded(self.stores))["id"].to_pylist())
@@ -194,10 +199,10 @@ class Upgrade:
         return compare(Gallery(vectors, classes, new), KINDS[fitted.kind])
 
     def _report(self, fitted: FittedMap, compared: Comparison) -> None:
-        kept = ", ".join(f"{name} {share:.2f}" for name, share in sorted(fitted.kept.items()))
+        alike = ", ".join(f"{name} {cosine:.2f}" for name, cosine in sorted(fitted.likeness.items()))
         self.log(
             f"{self._fitted_on} images are embedded by both models; the map is {fitted.kind}"
-            + (f" (neighbours kept: {kept})" if kept else "")
+            + (f" (cosine with the true vectors: {alike})" if alike else "")
         )
         if compared.is_measured:
             self.log(
@@ -208,12 +213,10 @@ class Upgrade:
     def _search_new(self, fitted: FittedMap, compared: Comparison) -> None:
         """Move the vectors of all other rows, and make the new set the one that is searched."""
         self._record(fitted, compared)
-        seen = copy_rows(self.stores, fitted.move)
-        before = read_live(self.root, open_place)
+        copy_rows(self.stores, fitted.move, is_searched=False)
+        before = read_live(self.root)
         live = replace(before, live=self.name, preparing=None, previous=before.live)
-        write_live(self.root, live, create_place)
-        # Rows that somebody wrote in between.
-        copy_rows(self.stores, fitted.move, seen)
+        write_live(self.root, live)
         self.log("The new model answers from now on.")
 
     def _record(self, fitted: FittedMap, compared: Comparison) -> None:
@@ -223,7 +226,7 @@ class Upgrade:
             **about["upgrade"],
             "map": fitted.kind,
             "pairs": self._fitted_on,
-            "neighbours_kept": dict(fitted.kept),
+            "likeness": dict(fitted.likeness),
             "recall": {"old": compared.old.recall, "new": compared.mixed.recall} if compared.is_measured else None,
         }
         calibration = upgrade["calibration"]
@@ -253,8 +256,8 @@ class Upgrade:
         about = {name: value for name, value in self.stores.new.read_about().items() if name != "upgrade"}
         about["calibration"] = self.stores.new.about["upgrade"]["calibration"]
         self.stores.new.write_about(about)
-        live = read_live(self.root, open_place)
-        write_live(self.root, live.retiring(str(live.previous), previous=None), create_place)
+        live = read_live(self.root)
+        write_live(self.root, live.retiring(str(live.previous), previous=None))
         return Upgraded(True, done, count, refused)
 
     def _keep_thumbnails(self, ids: Sequence[str]) -> None:
@@ -264,6 +267,24 @@ class Upgrade:
             kept = [thumbnails.get(id, {}).get("thumbnail") for id in rows["id"].to_pylist()]
             place = rows.column_names.index("thumbnail")
             self.stores.new.merge(rows.set_column(place, "thumbnail", [_binary(kept)]), insert=False)
+
+
+def by_class(rows: pa.Table, ids: Sequence[str]) -> list[str]:
+    """Return ids in the order that helps most: one row of each class, then a second one of each, and so on.
+
+    Within a class, and for rows without a label, the order is that of the ids, which are hashes: a random one.
+
+    Args:
+        rows: Id, dataset and label of all rows.
+        ids: The ids to order.
+    """
+    places: dict[str, int] = {}
+    counts: dict[tuple[str, str], int] = {}
+    columns = (rows[name].to_pylist() for name in ("id", "dataset", "label"))
+    for id, dataset, label in sorted(zip(*columns, strict=True)):
+        places[id] = counts.get((dataset, label), 0) if label else 0
+        counts[dataset, label] = places[id] + 1
+    return sorted(ids, key=lambda id: (places.get(id, 0), id))
 
 
 def start_upgrade(
@@ -295,7 +316,7 @@ def start_upgrade(
     about = describe(model, weights, metrics, false_match_rate)
     fingerprint = about["model"]["fingerprint"]
     name = vectors_name(fingerprint)
-    live = read_live(root, open_place)
+    live = read_live(root)
     going = live.preparing or (live.live if live.previous is not None else None)
     if going not in (None, name):
         other = open_place(place_of(root, str(going))).about["model"]["folder"]
@@ -309,9 +330,13 @@ def start_upgrade(
             raise UserError(
                 f"{side['folder']} is hyperbolic, and its vectors cannot be moved: index the images into a new database"
             )
-    if going is None:
-        write_live(root, replace(live.without_retired(name), preparing=name), create_place)
+    if going is None and not is_uri(root) and name not in dict(live.retired):
+        # A start that was killed may have left half a table, which nobody knows of.
+        shutil.rmtree(place_of(root, name), ignore_errors=True)
     new = _new_store(root, name, {**about, "vector_type": old.about.get("vector_type", "float32")})
+    if going is None:
+        # Only now, so that no reader comes upon tables that are being made.
+        write_live(root, replace(live.without_retired(name), preparing=name))
     upgrade = Upgrade(root, Stores(old, new, fingerprint), name, options or UpgradeOptions(), log, on_progress)
     if going is not None:
         log("Taking up the upgrade where it stopped.")
@@ -319,7 +344,7 @@ def start_upgrade(
 
 
 def _new_store(root: str, name: str, about: dict[str, Any]) -> Any:
-    upgrade = {"calibration": about["calibration"], "pairs": 1, "map": None, "neighbours_kept": {}, "recall": None}
+    upgrade = {"calibration": about["calibration"], "pairs": 1, "map": None, "likeness": {}, "recall": None}
     new = create_place(place_of(root, name), {**about, "upgrade": upgrade}, about["model"]["embedding_size"])
     if "upgrade" not in new.about:
         new.write_about({**new.about, "upgrade": upgrade})
@@ -349,6 +374,4 @@ def upgrade_lock(db: str | Path) -> Iterator[None]:
 
 
 def _binary(values: list[bytes | None]) -> Any:
-    import pyarrow as pa
-
     return pa.array(values, pa.binary())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class UpgradeState:
 def upgrade_state(db: str | Path) -> UpgradeState | None:
     """Return the state of a database's upgrade; None if none is under way."""
     root = location(db)
-    live = read_live(root, open_place)
+    live = read_live(root)
     name = live.preparing or (live.live if live.previous is not None else None)
     if name is None:
         return None
@@ -45,3 +46,13 @@ def upgrade_state(db: str | Path) -> UpgradeState | None:
         embedded = rows - moved
     model = str(new.about["model"]["fingerprint"])
     return UpgradeState("old" if live.preparing is not None else "new", model, embedded, rows)
+
+
+def searched_version(db: str | Path) -> str:
+    """Return a text that changes when a database is searched by other vectors or thresholds."""
+    root = location(db)
+    live = read_live(root)
+    if live.previous is None:
+        return live.live
+    about = open_place(place_of(root, live.live)).about
+    return f"{live.live} {json.dumps(about['calibration'], sort_keys=True)}"

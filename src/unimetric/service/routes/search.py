@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def router(service: Service) -> APIRouter:
     async def embed(request: Request) -> Any:
         async def answer(parsed: ParsedRequest) -> schemas.Embedding:
             vector = [] if parsed.vectors is None else parsed.vectors[0].tolist()
-            return schemas.Embedding(embedding=vector, size=len(vector), model=service.index.fingerprint)
+            return schemas.Embedding(embedding=vector, size=len(vector), model=parsed.index.fingerprint)
 
         return await service.take(request, EMBED, answer)
 
@@ -72,12 +73,19 @@ def router(service: Service) -> APIRouter:
         "/status",
         response_model=catalogue.Status,
         responses=errors(*READ_ERRORS),
-        summary="Get the number of images, and the progress of indexing",
+        summary="Get the number of images, and the progress of indexing and of an upgrade",
     )
     async def status(request: Request) -> Any:
         items = await service.workers.look_up(request, service.index.count)
         indexing = None if service.folder is None else _indexing(service.folder)
-        return catalogue.Status(ready=service.batcher.ready, items=items, indexing=indexing)
+        follower = service.follower
+        upgrade = None if follower is None else await service.workers.look_up(request, lambda: follower.state)
+        return catalogue.Status(
+            ready=service.batcher.ready,
+            items=items,
+            indexing=indexing,
+            upgrade=None if upgrade is None else catalogue.Upgrade(**asdict(upgrade)),
+        )
 
     return routes
 
@@ -96,16 +104,16 @@ async def _search(service: Service, parsed: ParsedRequest) -> schemas.SearchAnsw
     def find() -> list[list[Match]]:
         if (fields.images or fields.ids) and not fields.each:
             ids = [checked_id(id) for id in fields.ids or ()]
-            return [service.index.search_together(parsed.vectors, ids, fields.k, **filters)]
+            return [parsed.index.search_together(parsed.vectors, ids, fields.k, **filters)]
         if "id" in fields.model_fields_set:
-            return [service.index.search_item(checked_id(fields.id), fields.k, **filters)]
+            return [parsed.index.search_item(checked_id(fields.id), fields.k, **filters)]
         vectors = parsed.vectors
         if vectors is None:
             vectors = np.array(fields.vector, np.float64).clip(-_LARGEST, _LARGEST).astype(np.float32)
-        return service.index.search_vectors(vectors, fields.k, guarantee=guarantee, **filters)
+        return parsed.index.search_vectors(vectors, fields.k, guarantee=guarantee, **filters)
 
     def answer() -> schemas.SearchAnswer | schemas.SearchAnswers:
-        threshold = service.index.threshold_of(fields.datasets)
+        threshold = parsed.index.threshold_of(fields.datasets)
         answers = [
             schemas.SearchAnswer(
                 no_match=_no_match(found, threshold) if guarantee is None else not found,

@@ -1,0 +1,152 @@
+"""A service that goes on answering while its database is upgraded to another model."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from unimetric.errors import UserError
+from unimetric.progress import log_status
+from unimetric.search.index import SearchIndex
+from unimetric.search.upgrade.state import UpgradeState, searched_version, upgrade_state
+from unimetric.service.batching import Batcher
+
+if TYPE_CHECKING:
+    from unimetric.models.embedder import Embedder
+
+log = logging.getLogger(__name__)
+
+EVERY_SECONDS = 2.0
+"""Time between two looks at the database."""
+
+AGAIN_SECONDS = 60.0
+"""Time until a model that could not be loaded is tried again."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """The vectors that are searched, and the thread that embeds queries for them."""
+
+    index: SearchIndex
+    batcher: Batcher
+
+
+class Follower:
+    """Takes over the vectors that a database is searched by, whenever they are replaced, without a stop.
+
+    The new model is loaded beside the old one. Requests that have begun are finished with the old one, which is kept as
+    long as a request may take.
+
+    Args:
+        database: The database's place.
+        open_index: Opens it; with an embedder, if that is the model of its vectors already.
+        make_batcher: Makes a thread that embeds queries, given what loads the model, and what is called when it is
+            ready, and when it failed.
+        keep_seconds: Time for which replaced models are kept.
+        every_seconds: Time between two looks.
+    """
+
+    def __init__(
+        self,
+        database: str,
+        open_index: Callable[[Embedder | None], SearchIndex],
+        make_batcher: Callable[..., Batcher],
+        keep_seconds: float,
+        every_seconds: float = EVERY_SECONDS,
+    ) -> None:
+        self._database, self._open, self._make_batcher = database, open_index, make_batcher
+        self._keep_seconds, self._every_seconds = keep_seconds, every_seconds
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._version = searched_version(database)
+        self._replaced: list[threading.Timer] = []
+
+    @property
+    def state(self) -> UpgradeState | None:
+        """The state of the upgrade; None if none is under way."""
+        return upgrade_state(self._database)
+
+    def start(self, current: Callable[[], Model], use: Callable[[Model], None]) -> None:
+        """Start the thread.
+
+        Args:
+            current: Returns the model in use.
+            use: Puts another one into its place.
+        """
+        self._thread = threading.Thread(target=self._run, args=(current, use), name="upgrade", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, and release models that were replaced."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+        for timer in self._replaced:
+            timer.cancel()
+            timer.function(*timer.args)
+
+    def _run(self, current: Callable[[], Model], use: Callable[[Model], None]) -> None:
+        wait = self._every_seconds
+        while not self._stopping.wait(wait):
+            wait = self._every_seconds
+            try:
+                version = searched_version(self._database)
+                if version == self._version:
+                    continue
+                before = current()
+                model = self._next(before)
+            except UserError as error:
+                log_status(f"warning: the upgraded database cannot be used yet: {error}", style="yellow")
+                wait = AGAIN_SECONDS
+                continue
+            # The service goes on with what it has; the log has the rest.
+            except Exception:
+                log.exception("the upgraded database %s cannot be used yet", self._database)
+                wait = AGAIN_SECONDS
+                continue
+            if model is None:
+                return
+            self._version = version
+            use(model)
+            if model.batcher is not before.batcher:
+                log_status(f"Queries are answered by {model.index.model} now.")
+            self._release_later(before, model)
+
+    def _next(self, before: Model) -> Model | None:
+        """Return the database's model of now, once it is loaded; None if the service is stopped meanwhile."""
+        embedder = before.batcher.embedder
+        index = self._open(None)
+        if embedder is not None and index.fingerprint == before.index.fingerprint:
+            # The same model, with other thresholds.
+            index.close()
+            return Model(self._open(embedder), before.batcher)
+        loaded = threading.Event()
+        failures: list[BaseException] = []
+
+        def failed(error: BaseException) -> None:
+            failures.append(error)
+            loaded.set()
+
+        batcher = self._make_batcher(lambda: index.embedder, loaded.set, failed)
+        batcher.start()
+        while not loaded.wait(0.1):
+            if self._stopping.is_set():
+                return None
+        if failures:
+            index.close()
+            raise failures[0]
+        return Model(index, batcher)
+
+    def _release_later(self, before: Model, model: Model) -> None:
+        def release() -> None:
+            if before.batcher is not model.batcher:
+                before.batcher.stop()
+            before.index.close()
+
+        timer = threading.Timer(self._keep_seconds, release)
+        timer.daemon = True
+        self._replaced.append(timer)
+        timer.start()
