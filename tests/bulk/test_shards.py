@@ -23,9 +23,9 @@ from toy_runs import make_images, one_thread, unimetric
 from unimetric import Embedder
 from unimetric.bulk import reading
 from unimetric.bulk.work_units import WorkUnit, plan
-from unimetric.formats import storage
 from unimetric.models.backbone import make_backbone
 from unimetric.search import SearchIndex
+from unimetric.storage import objects as storage
 
 __all__ = ["one_thread"]
 

@@ -21,11 +21,11 @@ from search_toys import FP32, make_model, new_picture
 
 from s3_server import Bucket, bucket, meeting, s3_server, some
 from toy_runs import unimetric
-from unimetric.formats import storage
 from unimetric.models.embedder import Embedder
 from unimetric.search import NewItem, SearchIndex
 from unimetric.search.errors import ModelMismatchError
 from unimetric.search.stores import open_store
+from unimetric.storage import objects as storage
 
 __all__ = ["bucket", "s3_server"]
 

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from unimetric.bulk.work_units import WorkUnit
 from unimetric.data.images import ImageError, image_file, is_image_name, without_box
 from unimetric.errors import UserError
-from unimetric.formats import storage
-from unimetric.formats.storage_access import StorageError
+from unimetric.storage import objects as storage
+from unimetric.storage.access import StorageError
 
 MAX_BYTES = 1 << 30
 """Largest member of an archive; larger ones are refused before they are read."""

@@ -13,13 +13,13 @@ from pathlib import Path
 from unimetric.bulk.work_units import WorkUnit, digest, plan
 from unimetric.bulk.worker import Done, Job, Worker
 from unimetric.errors import UserError
-from unimetric.formats import storage
 from unimetric.formats.shards import ShardsInfo, Skipped, begin, read_skipped
 from unimetric.models.devices import choose_device, choose_precision
 from unimetric.models.saving import model_fingerprint, read_model_config
 from unimetric.models.sizes import check_size, sized_fingerprint
 from unimetric.models.source import ModelSource
 from unimetric.progress import console, log_status, progress_bar
+from unimetric.storage import objects as storage
 
 SKIPPED_FILE = "skipped.csv"
 

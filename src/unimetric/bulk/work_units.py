@@ -16,8 +16,8 @@ from unimetric.data.sources import read_sources
 from unimetric.data.sources.manifest import parse_manifest
 from unimetric.data.sources.unusable import unusable_files
 from unimetric.errors import UserError, escaped
-from unimetric.formats import storage
 from unimetric.progress import log_status
+from unimetric.storage import objects as storage
 
 
 @dataclass(frozen=True, slots=True)

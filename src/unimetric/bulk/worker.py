@@ -18,11 +18,11 @@ from unimetric.bulk.reading import Source, sources
 from unimetric.bulk.work_units import WorkUnit
 from unimetric.data.images import ImageError, decode_image
 from unimetric.errors import UserError
-from unimetric.formats import storage
 from unimetric.formats.shards import Row, Skipped, write_shard
 from unimetric.models.devices import choose_device
 from unimetric.models.embedder import Embedder
 from unimetric.search.preparation import Outcome, Prepared, jpeg, prepare_all
+from unimetric.storage import objects as storage
 
 
 @dataclass(frozen=True)

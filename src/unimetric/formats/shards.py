@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from unimetric.errors import UserError
-from unimetric.formats import storage
+from unimetric.storage import objects as storage
 
 INFO_FILE = "shards.json"
 _SKIPPED = b"unimetric.skipped"

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from unimetric.search.conditions import Condition
 from unimetric.search.effort import MeasuredEffort, chosen_effort, effort_under_condition, partitions
 from unimetric.search.maintenance import EXACT_BELOW
-from unimetric.search.memory.base import ScoredRow
 from unimetric.search.scoring import SPARE, best_first, cosines, rounding, vectors_of
 from unimetric.search.stores.base import Effort, Store
+from unimetric.search.vector_search import ScoredRow
 
 
 class DatabaseSearch:

@@ -19,8 +19,8 @@ from unimetric.data.pool import in_order
 from unimetric.data.sources.table import SUFFIXES
 from unimetric.errors import UserError, escaped
 from unimetric.files import cache_folder, explain_os_error, make_folder, write_atomically
-from unimetric.formats import storage
 from unimetric.progress import log_status, progress_bar
+from unimetric.storage import objects as storage
 
 _SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "abfss", "hdfs")
 _FOLDER = "objects"

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from unimetric.errors import UserError
 from unimetric.search.conditions import Condition
 from unimetric.search.database_search import DatabaseSearch
-from unimetric.search.memory.base import ScoredRow, VectorSearch
 from unimetric.search.memory.building import build, state_of
 from unimetric.search.memory.exact import Span, candidates
 from unimetric.search.memory.files import MemoryFiles, Saved
@@ -22,6 +21,7 @@ from unimetric.search.memory.state import Selection, Selections, State, caught_u
 from unimetric.search.memory.walking import walked
 from unimetric.search.scoring import best_first, cosines
 from unimetric.search.stores.base import RowNumbers, Store
+from unimetric.search.vector_search import ScoredRow, VectorSearch
 
 log = logging.getLogger(__name__)
 

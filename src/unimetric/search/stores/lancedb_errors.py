@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from unimetric.errors import UserError, escaped
-from unimetric.formats.storage_access import access_remedy
 from unimetric.search.errors import DatabaseError, DatabaseMissingError
 from unimetric.search.stores.base import is_uri
+from unimetric.storage.access import access_remedy
 
 _LITTLE_SPACE = 1 << 20
 

@@ -15,12 +15,12 @@ from filelock import FileLock
 
 from unimetric.errors import UserError
 from unimetric.files import check_writable, make_folder
-from unimetric.formats.storage_access import S3_ATTEMPTS, StorageError, check_bucket, s3_endpoint, s3_region
 from unimetric.formats.stored_types import StoredType, stored_bytes
 from unimetric.search.errors import DatabaseError
 from unimetric.search.stores.base import COLUMNS, FORMAT, is_uri
 from unimetric.search.stores.lancedb_commits import KEYED
 from unimetric.search.stores.lancedb_errors import explained
+from unimetric.storage.access import S3_ATTEMPTS, StorageError, check_bucket, s3_endpoint, s3_region
 
 ABOUT, ITEMS = "about", "items"
 BITS = "_bits"

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from unimetric.errors import UserError
-from unimetric.formats.storage import read_bytes
 from unimetric.search.items import NewItem, Refused
 from unimetric.search.rows import MAPPED, NamedItem, rows_table
 from unimetric.search.stores.base import COLUMNS, Store, is_uri
 from unimetric.search.upgrade.moving import Stores, columns_of, rows_of
 from unimetric.search.writing import CommitRule, Progress, Writer
+from unimetric.storage.objects import read_bytes
 
 if TYPE_CHECKING:
     from unimetric.models.embedder import Embedder

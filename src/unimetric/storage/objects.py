@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlparse
 import pyarrow.fs as pa_fs
 
 from unimetric.files import make_folder, user_path, write_bytes
-from unimetric.formats.storage_access import check_bucket, explained_access, file_system
+from unimetric.storage.access import check_bucket, explained_access, file_system
 
 _BUFFER = 1 << 20
 """Bytes that are read at once from object storage, at least."""
