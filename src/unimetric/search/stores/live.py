@@ -10,8 +10,8 @@ import json
 import time
 from dataclasses import asdict, dataclass, replace
 
-from unimetric.formats.storage import read_bytes, write_whole
 from unimetric.search.errors import DatabaseError, ReplacedError
+from unimetric.storage.objects import read_bytes, write_whole
 
 _RECORD = ".live.json"
 _VECTORS = ".vectors-"
