@@ -18,7 +18,7 @@ from search_toys import FP32, dump, make_model, new_picture, store
 from unimetric.errors import UserError
 from unimetric.geometry import PoincareBall
 from unimetric.models.embedder import Embedder
-from unimetric.search import ItemNotFoundError, NewItem, SearchIndex, database_search, maintenance
+from unimetric.search import DatabaseMissingError, ItemNotFoundError, NewItem, SearchIndex, database_search, maintenance
 from unimetric.search.stores import lancedb_tables
 
 FillIndex = Callable[..., SearchIndex]
@@ -375,3 +375,24 @@ def test_importing_and_opening_load_no_torch(catalogue: Path) -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_database_with_metadata_is_opened_for_writing_again(own: Path, model: Path, tmp_path: Path) -> None:
+    first, second = files(own)[:2]
+    for number, path in enumerate((first, second)):
+        with SearchIndex.create(tmp_path / "db", model, device=FP32) as index:
+            index.add([NewItem(path, "hats", metadata={"price": number, "colour": "red"} if path is first else {})])
+    rows = dump(tmp_path / "db")
+    assert sorted((row["price"], row["colour"]) for row in rows if row["price"] is not None) == [(0, "red")]
+    assert len(rows) == 2
+
+
+def test_a_database_that_is_only_being_made_is_none_yet(model: Path, tmp_path: Path) -> None:
+    # The folder of a table is there before its first version, and stays so if its maker is killed.
+    (tmp_path / "db" / "about.lance" / "data").mkdir(parents=True)
+    (tmp_path / "db" / "items.lance" / "_versions").mkdir(parents=True)
+    with pytest.raises(DatabaseMissingError, match="is not a search database; make one with"):
+        SearchIndex.open(tmp_path / "db")
+    SearchIndex.create(tmp_path / "db", model).close()
+    with SearchIndex.open(tmp_path / "db") as index:
+        assert index.count() == 0

@@ -104,7 +104,7 @@ class LanceStore:
             check_place(Path(place))
         connection = connect(place)
         with lock(place), explained(place, "write to"):
-            # Opens what is there. Of two that create a table at once, the second gets that of the first.
+            # Of two that create a table at once, the second gets that of the first.
             connection.create_table(ABOUT, data=about_row(about), exist_ok=True)
             found = read_about(place, connection) or about
             size = found.get("model", {}).get("embedding_size", vector_size)

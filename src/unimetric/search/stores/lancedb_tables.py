@@ -109,9 +109,13 @@ def check_place(folder: Path) -> None:
 
 
 def open_table(place: str, connection: Any, name: str) -> Any | None:
-    """Open a table; None if there is none."""
+    """Open a table; None if there is none, or none yet: its folder is made before its first version."""
     with explained(place, "open"):
-        return connection.open_table(name) if name in connection.list_tables().tables else None
+        if name not in connection.list_tables().tables:
+            return None
+        versions = Path(place, f"{name}.lance", "_versions")
+        unfinished = not is_uri(place) and not (versions.is_dir() and any(versions.iterdir()))
+        return None if unfinished else connection.open_table(name)
 
 
 def read_about(place: str, connection: Any) -> dict[str, Any] | None:
