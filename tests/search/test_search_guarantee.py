@@ -122,6 +122,14 @@ def test_what_cannot_be_promised_is_refused(world: Any, fill: Callable[..., Sear
         other.search_vectors(queries, guarantee=0.9)
 
 
+def test_a_search_that_may_miss_rows_promises_nothing(tmp_path: Path, model: Path) -> None:
+    with (
+        SearchIndex.create(tmp_path / "db", model, vector_type="bit") as index,
+        pytest.raises(NotCalibratedError, match="one bit a number may miss"),
+    ):
+        index.check(guarantee=0.9)
+
+
 def test_another_catalogue_than_the_calibrated_one_is_refused(world: Any) -> None:
     index, queries, *_ = world
     rows = store(index).rows(store(index).column_names)

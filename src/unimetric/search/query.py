@@ -15,6 +15,7 @@ from unimetric.data.sources.metadata import Value
 from unimetric.errors import ArgumentError, UserError, nearest_names, shown
 from unimetric.search.calibration import Calibration
 from unimetric.search.conditions import Condition, all_of, equals, is_one_of, parse_condition
+from unimetric.search.errors import NotCalibratedError
 from unimetric.search.guarantee import Guarantee, SetLimit, find_sets, limit_of
 from unimetric.search.hyperbolic import nearest_hyperbolic
 from unimetric.search.items import ItemNotFoundError, Match, StoredItem
@@ -137,6 +138,8 @@ class Searcher:
             return Scope(names, all_of([within, condition]))
         if where is not None:
             raise ArgumentError("guarantee and where exclude each other: the right items may not meet the condition")
+        if self._store.about.get("vector_type") == "bit":
+            raise NotCalibratedError("guarantee: a search among vectors of one bit a number may miss the right item")
         # Another process may have calibrated again since this one opened the database.
         recorded = self._store.read_about()["calibration"]
         self._calibration = None if recorded is None else Calibration.from_dict(recorded)

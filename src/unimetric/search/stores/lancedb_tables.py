@@ -66,7 +66,9 @@ def connect(place: str) -> Any:
     """Connect to a place, without looking for tables."""
     scheme = place.partition("://")[0]
     if is_uri(place) and scheme not in _SCHEMES:
-        raise UserError(f"the search database {place} has no scheme that is known; use s3://, gs:// or az://")
+        # Without the record or the vectors of an upgrade.
+        database = place.partition("/.")[0]
+        raise UserError(f"the search database {database} has no scheme that is known; use s3://, gs:// or az://")
     try:
         check_bucket(place)
     except StorageError as error:
