@@ -36,13 +36,13 @@ audit: $(INSTALLED)  ## Licences and known weaknesses of all that is installed: 
 	@$(AUDIT)/bin/pip-audit --progress-spinner off --timeout 10 --path "$$($(BIN)/python -c \
 	  'import sysconfig; print(sysconfig.get_path("purelib"))')" || echo "see above: weaknesses, or no answer"
 
-wheels:  ## Build the wheel and the sdist into dist, and install the wheel in an empty environment
+wheels:  ## Build the wheel and the sdist into dist, and run a short demo with the wheel in an empty environment
 	rm -rf dist build/wheel build/lib
 	$(PYTHON) -m venv build/wheel
-	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check build
+	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check build twine
 	build/wheel/bin/python -m build --quiet --outdir dist .
-	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check "$$(ls dist/*.whl)[demo,search]"
-	cd build && PYTHONPATH= wheel/bin/unimetric datasets list && PYTHONPATH= wheel/bin/unimetric demo --help
+	build/wheel/bin/twine check --strict dist/*
+	$(PYTHON) tests/try_wheel.py dist/*.whl
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "unimetric needs Python 3.10 or later, this is " + sys.version.split()[0])'
