@@ -28,9 +28,11 @@ EXPECTED = {
     "ItemNotFoundError": (404, "item_not_found"),
     "FilterError": (422, "invalid_where"),
     "NotCalibratedError": (422, "not_calibrated"),
+    "UnsupportedError": (422, "unsupported"),
     "DatabaseError": (409, "database_unusable"),
     "DatabaseMissingError": (409, "database_missing"),
     "ModelMismatchError": (409, "model_mismatch"),
+    "ReplacedError": (409, "model_replaced"),
     "WriteError": (507, "cannot_write"),
     "NonFiniteError": (500, "not_finite"),
 }

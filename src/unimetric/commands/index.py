@@ -52,7 +52,7 @@ def index(
     Args:
         model: Run folder, model folder, or name of a backbone or of a model on the hub.
         sources: Folders of images or of class folders, manifests.
-        db: The database: a folder, or a URI such as s3://bucket/db.
+        db: The database: a folder, a URI such as s3://bucket/db, or milvus://host:19530/name.
         dataset: Name for the dataset of the one source, as in NAME=PATH.
         vectors: Folders of shards that unimetric embed wrote with MODEL, to take their rows over.
         size: Numbers of a vector; by default those of the database, or all that the model gives for a new one.

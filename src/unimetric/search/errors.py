@@ -30,6 +30,12 @@ class NotCalibratedError(ArgumentError):
     code: ClassVar[str] = "not_calibrated"
 
 
+class UnsupportedError(ArgumentError):
+    """The engine of this database cannot do it; another one can."""
+
+    code: ClassVar[str] = "unsupported"
+
+
 class DatabaseError(UserError):
     """A search database that cannot be read or written: damaged, locked up by permissions, or on a full disk."""
 

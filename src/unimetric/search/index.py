@@ -75,7 +75,7 @@ class SearchIndex:
         """Open a database that `create` or ``unimetric index`` made. The model is loaded when it is first needed.
 
         Args:
-            db: A local folder, or an object-storage URI (``s3://``, ``gs://``, ``az://``).
+            db: A local folder, a URI of object storage (``s3://``, ``gs://``, ``az://``), or a place in Milvus.
             embedder: The model, if it is loaded already.
             model: The model's folder, if it is not the recorded one.
             weights: The file of the backbone's weights.

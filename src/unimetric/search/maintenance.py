@@ -8,6 +8,7 @@ from typing import Any
 
 from unimetric.errors import ArgumentError, UserError, nearest_names
 from unimetric.search.effort import measure_efforts, partitions
+from unimetric.search.errors import UnsupportedError
 from unimetric.search.stores.base import Store
 
 EXACT_BELOW = 50_000
@@ -20,13 +21,13 @@ _FEWEST = 256
 """Rows that an index is trained on, at least."""
 
 
-def kind_for(rows: int) -> str:
+def kind_for(rows: int, approximate: str = "ivf-pq") -> str:
     """Return the index that a number of rows calls for.
 
     >>> kind_for(49_999), kind_for(1_000_000)
     ('none', 'ivf-pq')
     """
-    return "none" if rows < EXACT_BELOW else "ivf-pq"
+    return "none" if rows < EXACT_BELOW else approximate
 
 
 class Maintenance:
@@ -112,7 +113,9 @@ class Maintenance:
         if self._exact_only and kind not in ("auto", "none"):
             reason = "a hyperbolic model is" if self._hyperbolic else "vectors of another type than float32 are"
             raise UserError(f"the index is {kind!r}: {reason} searched exactly only; use none")
-        chosen = kind_for(rows) if kind == "auto" else kind
+        chosen = kind_for(rows, self._store.kinds[0]) if kind == "auto" else kind
+        if chosen != "none" and chosen not in self._store.kinds:
+            raise UnsupportedError(f"the index is {kind!r}: this database makes {', '.join(self._store.kinds)}")
         if chosen != "none" and rows < _FEWEST:
             raise UserError(f"an index of kind {chosen} needs {_FEWEST} rows, the database has {rows}; use none")
         return "none" if self._exact_only else chosen

@@ -1,10 +1,11 @@
-"""The engines that hold a search database, one each: so far LanceDB alone.
+"""The engines that hold a search database: LanceDB, in files and object storage, and Milvus.
 
 - `base`: the `Store` that an engine implements, and the code that all share
 - `live`: which vectors of a database are searched, while and after it is upgraded to another model
 - `lancedb`: a `Store` in LanceDB tables; `lancedb_tables` opens them, `lancedb_sql` prints conditions, `lancedb_errors`
   explains failures
 - `lancedb_coded`: the same with vectors in other types than float32
+- `milvus`: a `Store` in Milvus collections; `milvus_connection` connects, `milvus_expression` prints conditions
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unimetric.search.stores.base import Store, location
+from unimetric.search.stores.base import Store, is_milvus, location
 from unimetric.search.stores.live import check_live, place_of, read_live, root_of
 
 if TYPE_CHECKING:
@@ -57,14 +58,20 @@ def previous_store(place: str) -> Store | None:
 def open_place(place: str) -> Store:
     """Open the tables at a place, whether or not they are those of a database that are searched."""
     from unimetric.search.stores.lancedb import LanceStore
+    from unimetric.search.stores.milvus import MilvusStore
 
+    if is_milvus(place):
+        return MilvusStore.open(place)
     return _decoding(LanceStore.open(place))
 
 
 def create_place(place: str, about: dict[str, Any], vector_size: int) -> Store:
     """Open the tables at a place, or make them."""
     from unimetric.search.stores.lancedb import LanceStore
+    from unimetric.search.stores.milvus import MilvusStore
 
+    if is_milvus(place):
+        return MilvusStore.create(place, about, vector_size)
     return _decoding(LanceStore.create(place, about, vector_size))
 
 

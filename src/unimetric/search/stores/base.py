@@ -97,6 +97,8 @@ class Store(Protocol):
 
     place: str
     about: dict[str, Any]
+    kinds: tuple[str, ...]
+    """The approximate indexes that it makes; the first where none is named."""
     before_change: Callable[[], None]
     """Called before every change; raises where there may be none."""
 
@@ -187,13 +189,15 @@ class Store(Protocol):
 
 
 def location(db: str | Path) -> str:
-    """Return the name of a database's place: an object-storage URI as it is, a folder as an absolute path.
+    """Return the name of a database's place: a URI as it is, a folder or a local Milvus file as an absolute path.
 
     Raises:
-        UserError: the name is empty.
+        UserError: the name is empty or malformed.
     """
     if not str(db).strip():
         raise UserError("the database's name is empty; name a folder, or a URI such as s3://bucket/db")
+    if is_milvus(db):
+        return f"{_MILVUS}{'/'.join(milvus_parts(str(db)))}" if not is_uri(db) else str(db)
     if is_uri(db):
         return str(db)
     try:
@@ -209,3 +213,33 @@ def is_uri(text: str | Path) -> bool:
     (True, False)
     """
     return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", str(text)) is not None
+
+
+_MILVUS = "milvus:"
+
+
+def is_milvus(db: str | Path) -> bool:
+    """Return True for a place in Milvus: ``milvus://HOST:PORT/NAME``, or ``milvus:FILE.db/NAME`` on this machine."""
+    return str(db).startswith(_MILVUS)
+
+
+def milvus_parts(place: str) -> tuple[str, str]:
+    """Return the address of a server or the absolute path of a file, and the database's name in it.
+
+    Raises:
+        UserError: the place is malformed.
+
+    >>> milvus_parts("milvus://localhost:19530/shop"), milvus_parts("milvus:/data/all.db/shop")
+    (('http://localhost:19530', 'shop'), ('/data/all.db', 'shop'))
+    """
+    address, _, name = place.removeprefix(_MILVUS).rpartition("/")
+    host = address.removeprefix("//")
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,200}", name):
+        if address.startswith("//") and re.fullmatch(r"[^/\s]+:\d+", host):
+            return f"http://{host}", name
+        if address.endswith(".db") and not address.startswith("//"):
+            return str(user_path(address).absolute()), name
+    raise UserError(
+        f"the search database {place} is no place in Milvus: write milvus://HOST:PORT/NAME for a server, or "
+        "milvus:FILE.db/NAME for a file of this machine, with letters, digits and _ in NAME"
+    )

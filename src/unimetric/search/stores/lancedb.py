@@ -58,6 +58,8 @@ class LanceStore:
         about: The row of ``about``.
     """
 
+    kinds: tuple[str, ...] = ("ivf-pq", "hnsw")
+
     def __init__(self, place: str, connection: Any, items: Any, about: dict[str, Any]) -> None:
         self.place = place
         self.about = about

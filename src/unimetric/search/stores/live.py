@@ -11,6 +11,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 
 from unimetric.search.errors import DatabaseError, ReplacedError
+from unimetric.search.stores.base import is_milvus
 from unimetric.storage.objects import read_bytes, write_whole
 
 _RECORD = ".live.json"
@@ -71,12 +72,12 @@ def root_of(place: str) -> str:
 
 
 def read_live(root: str) -> Live:
-    """Read the record of a database; one that was never upgraded has none.
+    """Read the record of a database; one that was never upgraded, or lies in Milvus, has none.
 
     Raises:
         DatabaseError: it cannot be read, or is damaged.
     """
-    if root.partition("://")[0] in _WITHOUT_FILES:
+    if is_milvus(root) or root.partition("://")[0] in _WITHOUT_FILES:
         return Live()
     place = place_of(root, _RECORD)
     try:
@@ -99,7 +100,7 @@ def write_live(root: str, live: Live) -> None:
     Raises:
         DatabaseError: it cannot be written, or this kind of database keeps no files.
     """
-    if root.partition("://")[0] in _WITHOUT_FILES:
+    if is_milvus(root) or root.partition("://")[0] in _WITHOUT_FILES:
         raise DatabaseError(f"{root} cannot be upgraded: it keeps no files; index the images into a new database")
     write_whole(place_of(root, _RECORD), (json.dumps(asdict(live), indent=2) + "\n").encode())
 

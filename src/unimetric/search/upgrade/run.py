@@ -14,10 +14,11 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from unimetric.errors import UserError
+from unimetric.search.errors import UnsupportedError
 from unimetric.search.items import Refused
 from unimetric.search.model import describe
 from unimetric.search.stores import create_place, open_place
-from unimetric.search.stores.base import is_uri, location
+from unimetric.search.stores.base import is_milvus, is_uri, location
 from unimetric.search.stores.live import place_of, read_live, vectors_name, write_live
 from unimetric.search.upgrade.decision import Comparison, Gallery, compare
 from unimetric.search.upgrade.embedding import RowEmbedder
@@ -359,6 +360,8 @@ def upgrade_lock(db: str | Path) -> Iterator[None]:
         UserError: another process upgrades it.
     """
     root = location(db)
+    if is_milvus(root):
+        raise UnsupportedError("Milvus holds one model's vectors a name: index with the new model into another name")
     if is_uri(root) or not Path(root).is_dir():
         yield
         return

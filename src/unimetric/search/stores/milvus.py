@@ -1,0 +1,398 @@
+"""A search database in two Milvus collections: ``NAME``, the record, and ``NAME_MODEL``, one entity per image.
+
+The model's fingerprint is part of the second name, so no collection mixes two models. Writing is in requests of
+`_ROWS` entities, each of which Milvus keeps once it has answered; an image is replaced as a whole or not at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from unimetric.search.conditions import Condition, all_of, is_one_of
+from unimetric.search.errors import DatabaseError, DatabaseMissingError, UnsupportedError
+from unimetric.search.stores.base import COLUMNS, FORMAT, KINDS, Effort, VectorIndex, milvus_parts
+from unimetric.search.stores.milvus_collections import (
+    RECORD,
+    TEXTS,
+    about_entity,
+    create_items,
+    create_record,
+    entity_value,
+    item_entity,
+)
+from unimetric.search.stores.milvus_connection import MAKE_ONE, Connection, closing_on_error, connect, explained
+from unimetric.search.stores.milvus_expression import METADATA, to_expression
+
+READERS_SEE_WRITES_WITHIN = 2.0
+"""Seconds for which counts of this process may be those before another process's writes."""
+
+_ROWS = 500
+_IDS_AT_ONCE = 1000
+_MOST_NEAREST = 16_384
+"""Neighbours that Milvus returns, at most."""
+
+
+class MilvusStore:
+    """A `Store` in Milvus collections.
+
+    Args:
+        place: From `location`.
+        connection: To the server or file.
+        about: The record.
+    """
+
+    kinds: tuple[str, ...] = ("hnsw",)
+
+    def __init__(self, place: str, connection: Connection, about: dict[str, Any]) -> None:
+        self.place = place
+        self.about = about
+        self.numbers = None
+        self.before_change: Callable[[], None] = lambda: None
+        self._connection: Connection | None = connection
+        self._record = milvus_parts(place)[1]
+        self._items = items_name(place, about)
+        self._version, self._seen = 0, time.monotonic()
+        self._columns: tuple[int, dict[str, str]] = (-1, {})
+        self._index: tuple[int, VectorIndex | None] = (-1, None)
+        with explained(place, "read"):
+            fields = connection.client.describe_collection(self._items)["fields"]
+        self._vector_size = next(int(field["params"]["dim"]) for field in fields if field["name"] == "vector")
+
+    @classmethod
+    def open(cls, place: str) -> MilvusStore:
+        """Open a database that is there.
+
+        Raises:
+            DatabaseMissingError: there is none.
+            DatabaseError: it cannot be reached.
+        """
+        connection = connect(place, create=False)
+        with closing_on_error(connection):
+            about = _read_about(place, connection.client)
+            name = None if about is None else items_name(place, about)
+            if about is None or name is None or not _has(place, connection.client, name):
+                raise DatabaseMissingError(f"{place} is not a search database; {MAKE_ONE}")
+            with explained(place, "read"):
+                connection.client.load_collection(name)
+            return cls(place, connection, about)
+
+    @classmethod
+    def create(cls, place: str, about: dict[str, Any], vector_size: int) -> MilvusStore:
+        """Open a database, or make an empty one; ``about`` is written only where there is none.
+
+        Raises:
+            DatabaseError: it cannot be reached or written.
+            UnsupportedError: the vectors are to be of another type than float32.
+        """
+        if about.get("vector_type", "float32") != "float32":
+            raise UnsupportedError(f"Milvus holds vectors of float32 here, not of {about['vector_type']}: leave it out")
+        connection = connect(place, create=True)
+        client, record = connection.client, milvus_parts(place)[1]
+        with closing_on_error(connection):
+            found = _read_about(place, client)
+            with explained(place, "write to"):
+                if found is None:
+                    create_record(client, record)
+                    client.upsert(record, [about_entity(RECORD, json.dumps(about, sort_keys=True))])
+            # Of two that create it at once, one finds the other's.
+            found = found or _read_about(place, client) or about
+            with explained(place, "write to"):
+                create_items(client, items_name(place, found), vector_size)
+            return cls(place, connection, found)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+    def write_about(self, about: dict[str, Any]) -> None:
+        """Replace the record."""
+        self.before_change()
+        with explained(self.place, "write to"):
+            self._client.upsert(self._record, [about_entity(RECORD, json.dumps(about, sort_keys=True))])
+        self.about = about
+
+    def read_about(self) -> dict[str, Any]:
+        """Read the record again, which another process may have replaced."""
+        self.about = _read_about(self.place, self._client) or self.about
+        return self.about
+
+    @property
+    def version(self) -> int:
+        """A number that rises with every change of this process, and every 2 seconds, for those of others."""
+        if time.monotonic() - self._seen > READERS_SEE_WRITES_WITHIN:
+            self._changed()
+        return self._version
+
+    @property
+    def column_names(self) -> list[str]:
+        """All columns."""
+        return [*COLUMNS, *self.metadata_columns]
+
+    @property
+    def metadata_columns(self) -> dict[str, str]:
+        """The kind of every metadata column, by its name."""
+        version = self.version
+        if self._columns[0] != version:
+            with explained(self.place, "read"):
+                found = self._client.query(self._record, filter=f'id != "{RECORD}"', output_fields=["id", "content"])
+            kinds = {str(entry["id"])[1:]: "".join(entry["content"]) for entry in found}
+            self._columns = version, dict(sorted(kinds.items()))
+        return self._columns[1]
+
+    @property
+    def vector_size(self) -> int:
+        """E."""
+        return self._vector_size
+
+    def count(self, where: Condition | None = None) -> int:
+        """Return the number of rows that meet a condition."""
+        expression = to_expression(where)
+        with explained(self.place, "read"):
+            (found,) = self._client.query(self._items, filter=expression, output_fields=["count(*)"])
+        return int(found["count(*)"])
+
+    def rows(self, columns: Sequence[str], where: Condition | None = None, limit: int | None = None) -> pa.Table:
+        """Return some columns of the rows that meet a condition."""
+        parts: list[pa.Table] = []
+        for part in self._parts(columns, where):
+            parts.append(part)
+            if limit is not None and sum(map(len, parts)) >= limit:
+                break
+        return pa.concat_tables(parts).slice(0, limit) if parts else self._table([], columns)
+
+    def rows_of(self, ids: Sequence[str], columns: Sequence[str], *, newest: bool = False) -> pa.Table:
+        """Return some columns of the rows with these ids, in no order; every read sees the newest rows."""
+        if newest:
+            self._changed()
+        parts = [
+            self.rows(columns, is_one_of("id", ids[start : start + _IDS_AT_ONCE]))
+            for start in range(0, len(ids), _IDS_AT_ONCE)
+        ]
+        return pa.concat_tables(parts) if parts else self._table([], columns)
+
+    def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield some columns of all rows, a bounded number of rows at a time."""
+        return self._parts(columns, None)
+
+    def nearest(
+        self,
+        vectors: NDArray[np.float32],
+        k: int,
+        columns: Sequence[str],
+        where: Condition | None = None,
+        effort: Effort | None = None,
+    ) -> list[pa.Table]:
+        """Return for every vector [N, E] the k rows nearest by cosine, with ``_distance``, 1 minus the cosine.
+
+        Without an ``effort`` the vectors are compared with every row: where there is an approximate index, all are read
+        for that, which takes seconds for a million.
+        """
+        if effort is None and self.index is not None:
+            return self._compared(vectors, k, columns, where)
+        parameters = {} if effort is None else {"ef": max(effort.candidates, min(k, _MOST_NEAREST))}
+        with explained(self.place, "read"):
+            found = self._client.search(
+                self._items,
+                data=[vector.tolist() for vector in vectors],
+                anns_field="vector",
+                filter=to_expression(where),
+                limit=min(k, _MOST_NEAREST),
+                output_fields=self._fields(columns),
+                search_params={"metric_type": "COSINE", "params": parameters},
+            )
+        tables = []
+        for hits in found:
+            table = self._table([hit["entity"] for hit in hits], columns)
+            tables.append(
+                table.append_column("_distance", pa.array([1 - hit["distance"] for hit in hits], pa.float32()))
+            )
+        return tables
+
+    def merge(self, rows: pa.Table, insert: bool = True) -> None:
+        """Write rows of distinct ids; those of known ids are replaced, new columns are recorded first.
+
+        Without ``insert`` the rows of unknown ids are left out.
+        """
+        self.before_change()
+        kinds = {str(kind): name for name, kind in KINDS.items()}
+        present = self.metadata_columns
+        added = [field for field in rows.schema if field.name not in COLUMNS and field.name not in present]
+        if not insert:
+            known = self.rows_of(rows["id"].to_pylist(), ["id"])["id"]
+            rows = rows.filter(pc.is_in(rows["id"], value_set=known.combine_chunks()))
+        with explained(self.place, "write to"):
+            if added:
+                entities = [about_entity(f".{field.name}", kinds[str(field.type)]) for field in added]
+                self._client.upsert(self._record, entities)
+            for start in range(0, len(rows), _ROWS):
+                self._client.upsert(self._items, [item_entity(row) for row in rows.slice(start, _ROWS).to_pylist()])
+        self._changed()
+
+    def delete(self, where: Condition) -> int:
+        """Delete the rows that meet a condition, and return their number."""
+        self.before_change()
+        count = self.count(where)
+        if count:
+            with explained(self.place, "write to"):
+                self._client.delete(self._items, filter=to_expression(where))
+            self._changed()
+        return count
+
+    def delete_ids(self, ids: Sequence[str], where: Condition | None = None) -> int:
+        """Delete the rows with these ids that meet a condition as well, and return their number."""
+        parts = (is_one_of("id", ids[start : start + _IDS_AT_ONCE]) for start in range(0, len(ids), _IDS_AT_ONCE))
+        return sum(self.delete(found) for part in parts if (found := all_of([part, where])) is not None)
+
+    def compact(self) -> None:
+        """Seal what was written, so that Milvus puts it into segments and their indexes; it merges them by itself."""
+        self.before_change()
+        with explained(self.place, "write to"):
+            self._client.flush(self._items)
+
+    @property
+    def index(self) -> VectorIndex | None:
+        """The approximate index; None for Milvus's exact one."""
+        version = self.version
+        if self._index[0] != version:
+            with explained(self.place, "read"):
+                entry = self._client.describe_index(self._items, self._index_name())
+            found = None
+            if entry["index_type"] != "FLAT":
+                found = VectorIndex(entry["index_name"], int(entry["indexed_rows"]), int(entry["pending_index_rows"]))
+            self._index = version, found
+        return self._index[1]
+
+    def make_index(self, kind: str, partitions: int) -> str:
+        """Rebuild the approximate index, ``hnsw``, and return its name; other readers fail until it is there."""
+        return self._replace_index("HNSW", {"M": 16, "efConstruction": 150})
+
+    def drop_index(self) -> None:
+        """Put Milvus's exact index in the place of the approximate one, if there is one."""
+        if self.index is not None:
+            self._replace_index("FLAT", {})
+
+    def warm(self) -> None:
+        """Load the collection into Milvus's memory."""
+        with explained(self.place, "read"):
+            self._client.load_collection(self._items)
+
+    def _replace_index(self, kind: str, parameters: dict[str, int]) -> str:
+        self.before_change()
+        name = f"vector_{uuid.uuid4().hex}"
+        with explained(self.place, "write to"):
+            client, old = self._client, self._index_name()
+            client.flush(self._items)
+            client.release_collection(self._items)
+            client.drop_index(self._items, old)
+            wanted = client.prepare_index_params()
+            wanted.add_index("vector", index_name=name, index_type=kind, metric_type="COSINE", params=parameters)
+            client.create_index(self._items, wanted)
+            client.load_collection(self._items)
+        self._changed()
+        return name
+
+    def _index_name(self) -> str:
+        return str(self._client.list_indexes(self._items, field_name="vector")[0])
+
+    def _compared(
+        self, vectors: NDArray[np.float32], k: int, columns: Sequence[str], where: Condition | None
+    ) -> list[pa.Table]:
+        """Answer as `nearest` by comparing with every row, which are read part by part."""
+        queries = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        best = [pa.table({"id": pa.array([], pa.string()), "_distance": pa.array([], pa.float32())})] * len(vectors)
+        for part in self._parts(["id", "vector"], where):
+            flat = part["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(part), -1)
+            distances = 1 - queries @ (flat / np.linalg.norm(flat, axis=1, keepdims=True)).T
+            for place, column in enumerate(distances.astype(np.float32)):
+                nearer = pa.table({"id": part["id"], "_distance": pa.array(column)})
+                best[place] = pa.concat_tables([best[place], nearer]).sort_by("_distance").slice(0, k)
+        return [self._with_distances(table, columns) for table in best]
+
+    def _with_distances(self, best: pa.Table, columns: Sequence[str]) -> pa.Table:
+        """Return the rows of a table of ids and ``_distance``."""
+        rows = self.rows_of(best["id"].to_pylist(), list(dict.fromkeys(["id", *columns])))
+        places = pc.index_in(rows["id"], value_set=best["id"].combine_chunks())
+        return rows.select(list(columns)).append_column("_distance", best["_distance"].take(places))
+
+    def _parts(self, columns: Sequence[str], where: Condition | None) -> Iterator[pa.Table]:
+        with explained(self.place, "read"):
+            found = self._client.query_iterator(
+                self._items, batch_size=_ROWS, filter=to_expression(where), output_fields=self._fields(columns)
+            )
+            try:
+                while batch := found.next():
+                    yield self._table(batch, columns)
+            finally:
+                found.close()
+
+    def _fields(self, columns: Sequence[str]) -> list[str]:
+        own = [column for column in columns if column in COLUMNS]
+        return own if len(own) == len(columns) else [*own, METADATA]
+
+    def _table(self, entities: Sequence[dict[str, Any]], columns: Sequence[str]) -> pa.Table:
+        """Return entities as rows with the types that LanceDB gives them."""
+        kinds = self.metadata_columns
+        result = {}
+        for column in columns:
+            if column == "vector":
+                flat = np.asarray([entity["vector"] for entity in entities], np.float32).ravel()
+                result[column] = pa.FixedSizeListArray.from_arrays(pa.array(flat), self.vector_size)
+            elif column == "thumbnail":
+                texts = ["".join(entity["thumbnail"]) for entity in entities]
+                result[column] = pa.array([base64.b64decode(text) if text else None for text in texts], pa.binary())
+            elif column in TEXTS:
+                result[column] = pa.array([entity[column] for entity in entities], pa.string())
+            else:
+                kind = kinds[column]
+                values = [entity_value(kind, (entity[METADATA] or {}).get(column)) for entity in entities]
+                result[column] = pa.array(values, KINDS[kind])
+        return pa.table(result)
+
+    def _changed(self) -> None:
+        self._version, self._seen = self._version + 1, time.monotonic()
+
+    @property
+    def _client(self) -> Any:
+        if self._connection is None:
+            raise DatabaseError(f"the search database {self.place} was closed; open it again")
+        return self._connection.client
+
+
+def items_name(place: str, about: dict[str, Any]) -> str:
+    """Return the name of the collection of a model's vectors."""
+    return f"{milvus_parts(place)[1]}_{about['model']['fingerprint'][:16]}"
+
+
+def _has(place: str, client: Any, name: str) -> bool:
+    with explained(place, "read"):
+        return bool(client.has_collection(name))
+
+
+def _read_about(place: str, client: Any) -> dict[str, Any] | None:
+    name = milvus_parts(place)[1]
+    with explained(place, "read"):
+        if not client.has_collection(name):
+            return None
+        client.load_collection(name)
+        found = client.query(name, filter=f'id == "{RECORD}"', output_fields=["content"])
+    if not found:
+        return None
+    about = json.loads("".join(found[0]["content"]))
+    if about["format"] != FORMAT:
+        raise DatabaseError(
+            f"the search database {place} has format {about['format']}, this version of unimetric reads {FORMAT}; "
+            "index the images again into a new name"
+        )
+    return dict(about)
