@@ -91,15 +91,20 @@ class Block:
 
 
 def read_block(store: Store, numbers: RowNumbers, columns: Sequence[str], above: int = -1) -> Block:
-    """Read the rows of a database above a number."""
+    """Read the rows of a database above a number, in the order of their numbers."""
     parts = list(numbers.blocks(["vector", *columns], above))
     if not parts:
         return empty_block(store, columns)
-    return Block.of(
+    block = Block.of(
         np.concatenate([part for part, _ in parts]),
         np.concatenate([vectors_of(table["vector"]) for _, table in parts]),
         pa.concat_tables([table.drop_columns(["vector"]) for _, table in parts]),
     )
+    if bool((block.numbers[1:] > block.numbers[:-1]).all()):
+        return block
+    order = np.argsort(block.numbers)
+    rows = block.rows.take(pa.array(order))
+    return Block(block.numbers[order], block.vectors[order], block.inverse[order], rows)
 
 
 def empty_block(store: Store, columns: Sequence[str]) -> Block:

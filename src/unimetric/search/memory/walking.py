@@ -28,7 +28,8 @@ def walked(state: State, selection: Selection, vectors: NDArray[np.float32], k: 
     count = chosen_count(state.counts, k)
     if count is None or state.graph is None:
         return [None for _ in vectors]
-    chosen = selection.base
+    # A condition that all rows meet is none.
+    chosen = None if selection.count == len(state) and state.dead is None else selection.base
     if chosen is not None:
         share = selection.count / max(1, len(state))
         count = max(count, math.ceil(3 * k / share) + 16)
