@@ -12,9 +12,11 @@ new MutationObserver(() => {
   for (const part of document.querySelectorAll(".md-typeset__scrollwrap:not([tabindex])")) part.tabIndex = 0;
 }).observe(document.body, { childList: true, subtree: true });
 
-// The search fetches its index, which browsers allow over HTTP only.
+// The search fetches its index, which browsers allow over HTTP only; the theme hides it then.
 if (location.protocol === "file:") {
-  const field = document.querySelector("[data-md-component=search-query]");
-  field.placeholder = "Search needs a server: python -m http.server";
-  field.disabled = true;
+  document.querySelector(".md-header__button[for=__search]")?.remove();
+  const note = document.createElement("p");
+  note.className = "site-note";
+  note.textContent = "The search of these pages needs a server: run python -m http.server in their folder.";
+  document.querySelector(".md-content__inner")?.prepend(note);
 }
