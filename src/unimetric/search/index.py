@@ -109,7 +109,8 @@ class SearchIndex:
             db: A local folder, or an object-storage URI.
             model: A run folder or a model folder; recorded with its fingerprint.
             embedder: The same model, if it is loaded already.
-            weights, device: As for `open`.
+            weights: As for `open`.
+            device: As for `open`.
             metrics: A ``metrics.json`` with calibrated thresholds, or its folder; by default that of the run folder.
             false_match_rate: The rate that the threshold keeps, one of `FALSE_MATCH_RATES`; by default 0.01.
             size: Numbers of a vector; by default those of the database, or of the model for a new one.
@@ -273,12 +274,9 @@ class SearchIndex:
 
         Args:
             vectors: Pictures, as vectors [M, E] of `embedder`.
-            ids: Items of the database, which the answer leaves out.
+            ids: Items of the database, which the answer leaves out; an `ItemNotFoundError` names a missing one.
             k: As in `search`.
             **filters: datasets, where, exact and group_copies of `search`.
-
-        Raises:
-            UserError: no such item, neither vectors nor ids, or an argument that `search` refuses.
         """
         return self._copies.together(self._searcher, vectors, ids, k, **filters)
 
