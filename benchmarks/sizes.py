@@ -3,9 +3,10 @@
     python benchmarks/sizes.py FOLDER_OF_DOMAINS RUN... [--name NAME]
 
 A RUN is a run folder of ``unimetric train``, or ``frozen`` for the backbone and data of the first run without training.
-Test vectors are read from the run folders. A model without nested sizes gets the rotation of its folder, or one that is
-fitted here on its train images, as training fits it. Runs whose folders differ in the seed only, as ``unimetric
-benchmark`` names them, are one row with the mean and the standard deviation over the seeds.
+Test vectors are read from the run folders. A model gets the rotation of its folder, or one that is fitted here on its
+train images, as training fits it; one with nested sizes is also measured by its first numbers without a rotation. Runs
+whose folders differ in the seed only, as ``unimetric benchmark`` names them, are one row with the mean and the standard
+deviation over the seeds.
 
 Results: ``benchmarks/results/NAME.json`` and ``NAME.md``.
 """
@@ -34,16 +35,25 @@ from unimetric.training.setup import build_embedder, load_split
 RESULTS = Path(__file__).parent / "results"
 
 
-def measured(folder: Path, images: Path) -> dict[str, Any]:
-    """Measure the budgets of one run."""
+def measured(folder: Path, images: Path) -> list[dict[str, Any]]:
+    """Measure the budgets of one run, in one way or two."""
     start = time.process_time()
     vectors, sizes = vectors_and_sizes(folder, images)
+    print(f"{folder}: {time.process_time() - start:.0f} s for the rotation")
+    ways = {"by a rotation": sizes}
+    if sizes.nested:
+        ways["by the first numbers"] = replace(sizes, rotation=None)
+    return [budgets_of(folder, vectors, sizes, way) for way, sizes in ways.items()]
+
+
+def budgets_of(folder: Path, vectors: MeasuredVectors, sizes: Sizes, way: str) -> dict[str, Any]:
+    """Measure the budgets of one run in one way."""
     fitted = time.process_time()
     budgets = measure_budgets(vectors, sizes, Sphere())
     assert budgets is not None
-    print(f"{folder}: {fitted - start:.0f} s for the rotation, {time.process_time() - fitted:.1f} s for the table")
     return {
         "run": "/".join(folder.parts[-3:]),
+        "way": way,
         "nested_sizes": list(sizes.nested),
         "rotation_images": None if sizes.rotation is None else sizes.rotation.images,
         "seconds": round(time.process_time() - fitted, 2),
@@ -58,7 +68,7 @@ def vectors_and_sizes(folder: Path, images: Path) -> tuple[MeasuredVectors, Size
     model = RunFolder(folder).model
     if model.is_dir():
         embedder = Embedder.from_pretrained(model)
-        if embedder.sizes.nested or embedder.sizes.rotation is not None:
+        if embedder.sizes.rotation is not None:
             return vectors, embedder.sizes
         config = RunFolder(folder).read_config()
     else:
@@ -74,12 +84,12 @@ def rows(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return a row for every model, size and type, over its seeds."""
     models: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
-        models.setdefault(run["run"].split("/seed-")[0], []).append(run)
+        models.setdefault(f"{run['run'].split('/seed-')[0]}: shorter {run['way']}", []).append(run)
     found = []
     for name, seeds in models.items():
         for place, point in enumerate(seeds[0]["points"]):
             row = {key: point[key] for key in ("size", "type", "rescored", "bytes", "copy_bytes")}
-            row |= {"model": name, "nested": bool(seeds[0]["nested_sizes"]), "seeds": len(seeds)}
+            row |= {"model": name, "seeds": len(seeds)}
             for part in ("harmonic", "unified"):
                 values = [run["points"][place][part] for run in seeds]
                 kept = [run["points"][place][part] / run["points"][0][part] for run in seeds]
@@ -107,11 +117,10 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     for model in dict.fromkeys(row["model"] for row in result["rows"]):
         own = [row for row in result["rows"] if row["model"] == model]
-        way = "nested sizes" if own[0]["nested"] else "a rotation"
         seeds = f", {own[0]['seeds']} seeds" if own[0]["seeds"] > 1 else ""
         lines += [
             "",
-            f"## {model}: shorter by {way}{seeds}",
+            f"## {model}{seeds}",
             "",
             "| bytes | size | type | harmonic | kept | unified | kept |",
             "|---:|---:|---|---:|---:|---:|---:|",
@@ -143,7 +152,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--name", default="sizes")
     arguments = parser.parse_args()
-    runs = [measured(folder, arguments.images) for folder in arguments.runs]
+    runs = [run for folder in arguments.runs for run in measured(folder, arguments.images)]
     names = " ".join("/".join(folder.parts[-3:]) for folder in arguments.runs)
     result = {
         "command": f"python benchmarks/sizes.py {arguments.images.name} {names}",

@@ -30,7 +30,7 @@ def test_a_run_records_its_sizes(images: Path, tmp_path: Path, start: str) -> No
     assert run(images, tmp_path / "one", *started, nested_sizes=[8, 4]) == 0
     config = read_json(tmp_path / "one/model/config.json")
     assert config["nested_sizes"] == [4, 8]
-    assert "rotation" not in config
+    assert config["rotation"]["images"] == 20
     state = tensors(tmp_path / "one/checkpoint.safetensors")
     assert {name for name in state if name.startswith("loss.")} == {
         "loss.whole.proxies",
@@ -40,14 +40,15 @@ def test_a_run_records_its_sizes(images: Path, tmp_path: Path, start: str) -> No
     }
 
 
-def test_vectors_of_each_size_are_first_numbers(images: Path, tmp_path: Path) -> None:
+def test_vectors_of_each_size_are_rotated(images: Path, tmp_path: Path) -> None:
     run(images, tmp_path / "run", nested_sizes=[4, 8])
     embedder = Embedder.from_pretrained(tmp_path / "run")
     pictures = [Image.open(path) for path in sorted(images.glob("*/*.png"))[:3]]
     whole = embedder.encode(pictures)
     for size in (1, 4, 7, 8, 16):
         short = embedder.encode(pictures, size=size)
-        expected = whole[:, :size] / np.linalg.norm(whole[:, :size], axis=1, keepdims=True)
+        turned = whole if size == 16 else whole @ embedder.sizes.rotation.matrix[:, :size]
+        expected = turned / np.linalg.norm(turned, axis=1, keepdims=True)
         np.testing.assert_allclose(short, expected, atol=1e-7)
     np.testing.assert_array_equal(embedder.encode(pictures, size=16), whole)
 

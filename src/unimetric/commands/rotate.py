@@ -27,7 +27,7 @@ def rotate(
     weights: str | None = None,
     device: Annotated[DeviceConfig, Without({"processes", "machines"})],
 ) -> int:
-    """Fit a rotation for --size to a model that was trained without nested sizes.
+    """Fit the rotation by which a model gives shorter vectors with --size.
 
     Training does this itself; the command is for backbones, older models, and images of another kind.
 
@@ -63,15 +63,13 @@ def rotate_model(
         The rotation, and the folder that it is in.
 
     Raises:
-        UserError: the model or the images cannot be read, the model needs no rotation or cannot have one, or the folder
-            cannot be written.
+        UserError: the model or the images cannot be read, the model cannot have a rotation, or the folder cannot be
+            written.
     """
     from unimetric.models.saving import read_model_config, write_rotation
     from unimetric.training.rotation import rotate
 
     folder, config = read_model_config(source.folder)
-    if config.get("nested_sizes"):
-        raise UserError(f"{source.path} was trained with nested sizes {config['nested_sizes']}: it needs no rotation")
     if config["geometry"]["name"] != "sphere":
         raise UserError(f"{source.path} is a hyperbolic model, whose vectors cannot be shortened")
     check_writable(out or folder)

@@ -220,8 +220,8 @@ class Embedder(Network, Encoder):
     def shortened(self, size: int) -> Embedder:
         """Return this model with unit vectors of ``size`` numbers; it shares the weights, and cannot be saved.
 
-        A vector is the first numbers of the whole one (with nested sizes) or of the rotated whole one, scaled to length
-        1: ``sizes.shorten`` of the whole vector, to the bit.
+        A vector is the first numbers of the rotated whole one, scaled to length 1. It is ``sizes.shorten`` of the whole
+        vector, to the bit.
 
         Raises:
             UserError: the size is out of range, or the model has neither nested sizes nor a rotation.

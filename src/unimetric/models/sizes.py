@@ -1,4 +1,4 @@
-"""Shorter vectors: the first numbers of an embedding with nested sizes, or of a rotated embedding."""
+"""Shorter vectors: the first numbers of a rotated embedding, or of one with nested sizes that has no rotation."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Sizes:
 
     Args:
         nested: Lengths that were trained as embeddings beside the whole one, ascending.
-        rotation: For a model without nested sizes; None if none was fitted.
+        rotation: Applied before the first numbers are taken; None if none was fitted.
     """
 
     nested: tuple[int, ...] = ()

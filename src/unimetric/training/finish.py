@@ -63,9 +63,9 @@ def write_results(run: Run, progress: Progress) -> dict[str, Any]:
 
 
 def _fit_sizes(run: Run) -> None:
-    """Give the model the means to shorten its vectors, unless it was trained with nested sizes."""
+    """Give a model on the sphere the rotation that shortens its vectors."""
     embedder, evaluate = run.embedder, run.evaluate
-    if embedder.sizes.nested or not isinstance(embedder.geometry, Sphere):
+    if not isinstance(embedder.geometry, Sphere):
         return
     if run.extension is not None and run.extension.compatible:
         # Short vectors of the old model are searched with those of this one.
