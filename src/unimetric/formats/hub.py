@@ -127,16 +127,15 @@ def push_files(
         HubError: the card is not valid, or the hub refused.
         HubUnreachableError: no answer.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
+    from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(token=token)
     with _quiet_client(), _explained(name, writing=True):
-        # Before the model is made, so that a refused card leaves no empty one.
-        ModelCard(files["README.md"].decode()).validate(repo_type="model")
         api.create_repo(name.repo, private=private or None, exist_ok=True)
         if name.revision is not None:
             api.create_branch(name.repo, branch=name.revision, exist_ok=True)
         operations = [CommitOperationAdd(path_in_repo=file, path_or_fileobj=content) for file, content in files.items()]
+        # It validates the card first, at this hub; `ModelCard.validate` would ask huggingface.co whatever the hub is.
         made = api.create_commit(name.repo, operations, commit_message=message, revision=name.revision)
     return str(made.commit_url)
 
