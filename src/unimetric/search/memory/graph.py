@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +126,6 @@ def measured_counts(
                 counts[k] = count
                 break
     return counts
-
-
-def chosen_count(counts: Mapping[int, int | None], k: int) -> int | None:
-    """Return the count for the k nearest vectors from measured ones; None for an exact search."""
-    # They were measured for k rows beside the query's own.
-    return next((counts[depth] for depth in sorted(counts) if depth >= k - 1), None)
 
 
 def _border(query: NDArray[np.float32], vectors: NDArray[np.float32], places: NDArray[np.intp], k: int) -> float:

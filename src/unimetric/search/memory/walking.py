@@ -2,62 +2,63 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unimetric.search.memory.exact import Span, candidates
-from unimetric.search.memory.graph import chosen_count
+from unimetric.search.memory.graph import Graph
 from unimetric.search.memory.state import Selection, State
 
-_MOST_WALKED = 8_192
-"""Maximum number of candidates of a walk."""
 _WALK_COST = 32
 """Rows that are compared exactly in the time in which a walk finds one candidate."""
-_WIDER = 6
+_SPREAD = 1.3
+"""Factor on the depth at which the k-th chosen row is expected."""
 
 
 def walked(state: State, selection: Selection, vectors: NDArray[np.float32], k: int) -> list[NDArray[np.intp] | None]:
     """Return for every query [Q, E] places among which are its nearest chosen rows; None where the exact way is needed.
 
-    A walk is complete for the nearest rows, whatever condition they meet. So its candidates that meet a condition are
-    the nearest that do, as far as they are in its nearer half: where k are not, the walk is repeated wider, then given
-    up. Where few rows meet the condition, comparing all of them is quicker.
+    The counts of candidates were measured for the nearest 10, 100 and 1,000 rows. A walk with one of them is complete
+    to that depth, whatever condition rows meet: if k of the rows that deep meet it, they are the nearest that do.
+    Otherwise the next count is tried, and in the end the exact way. Where few rows meet the condition, comparing all of
+    them is quicker.
     """
-    count = chosen_count(state.counts, k)
-    if count is None or state.graph is None:
-        return [None for _ in vectors]
     # A condition that all rows meet is none.
     chosen = None if selection.count == len(state) and state.dead is None else selection.base
-    if chosen is not None:
-        share = selection.count / max(1, len(state))
-        count = max(count, math.ceil(3 * k / share) + 16)
-        if count > _MOST_WALKED or selection.count <= _WALK_COST * count:
-            return [None for _ in vectors]
+    share = 1.0 if chosen is None else selection.count / max(1, len(state))
+    # They were measured for so many rows beside the query's own.
+    expected = k - 1 if chosen is None else k * _SPREAD / share
+    levels = [
+        (depth, count)
+        for depth, count in sorted(state.counts.items())
+        if count is not None and depth >= expected and (chosen is None or selection.count > _WALK_COST * count)
+    ]
+    if not levels or state.graph is None:
+        return [None for _ in vectors]
     further = _unlinked(state, selection, vectors, k)
+    graph = state.graph
     return [
         None if near is None else np.concatenate([near, far])
-        for near, far in zip((_walk(state, chosen, query, k, count) for query in vectors), further, strict=True)
+        for near, far in zip((_walk(graph, chosen, query, k, levels) for query in vectors), further, strict=True)
     ]
 
 
 def _walk(
-    state: State, chosen: NDArray[np.bool_] | None, query: NDArray[np.float32], k: int, count: int
+    graph: Graph,
+    chosen: NDArray[np.bool_] | None,
+    query: NDArray[np.float32],
+    k: int,
+    levels: Sequence[tuple[int, int]],
 ) -> NDArray[np.intp] | None:
-    graph = state.graph
-    if graph is None:
-        return None
-    while count <= _MOST_WALKED:
+    for depth, count in levels:
         places = graph.walk(query, min(count, len(graph)))
         if chosen is None:
             return places
         hits = np.flatnonzero(chosen[places])
-        if len(hits) >= k and hits[k - 1] < len(places) / 2:
+        if len(hits) >= k and hits[k - 1] < depth:
             return places[hits]
-        if count >= len(graph):
-            break
-        count *= _WIDER
     return None
 
 
