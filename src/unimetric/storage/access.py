@@ -58,7 +58,7 @@ def explained_access(place: str, action: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         if action == "read":
-            check_bucket(place)
+            _check_bucket_of(place)
             raise
         raise StorageError(f"cannot {action} {place}: there is no such bucket; {access_remedy(place)}") from None
     except (OSError, pa.ArrowException) as error:
@@ -74,11 +74,20 @@ def check_bucket(place: str) -> None:
     if not place.startswith("s3://"):
         return
     system, inner = file_system(place)
-    bucket = inner.partition("/")[0]
     with explained_access(place, "reach"):
         # The answer to a listing gives the reason of a refusal, the one to a look at the bucket does not.
         found = system.get_file_info(pa.fs.FileSelector(inner, allow_not_found=True))
-        missing = not found and system.get_file_info(bucket).type == pa.fs.FileType.NotFound
+    if not found:
+        _check_bucket_of(place)
+
+
+def _check_bucket_of(place: str) -> None:
+    if not place.startswith("s3://"):
+        return
+    system, inner = file_system(place)
+    bucket = inner.partition("/")[0]
+    with explained_access(place, "reach"):
+        missing = system.get_file_info(bucket).type == pa.fs.FileType.NotFound
     if missing:
         raise StorageError(f"cannot reach {place}: there is no bucket {bucket}; {access_remedy(place)}")
 

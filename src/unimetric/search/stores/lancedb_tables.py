@@ -21,6 +21,7 @@ from unimetric.search.stores.base import COLUMNS, FORMAT, is_uri
 from unimetric.search.stores.lancedb_commits import KEYED
 from unimetric.search.stores.lancedb_errors import explained
 from unimetric.storage.access import S3_ATTEMPTS, StorageError, check_bucket, s3_endpoint, s3_region
+from unimetric.storage.objects import list_objects
 
 ABOUT, ITEMS = "about", "items"
 BITS = "_bits"
@@ -115,8 +116,11 @@ def open_table(place: str, connection: Any, name: str) -> Any | None:
     with explained(place, "open"):
         if name not in connection.list_tables().tables:
             return None
-        versions = Path(place, f"{name}.lance", "_versions")
-        unfinished = not is_uri(place) and not (versions.is_dir() and any(versions.iterdir()))
+        versions = f"{place}/{name}.lance/_versions"
+        if place.startswith("s3://"):
+            unfinished = not list_objects(versions)
+        else:
+            unfinished = not is_uri(place) and not (Path(versions).is_dir() and any(Path(versions).iterdir()))
         return None if unfinished else connection.open_table(name)
 
 
