@@ -396,3 +396,16 @@ def test_a_database_that_is_only_being_made_is_none_yet(model: Path, tmp_path: P
     SearchIndex.create(tmp_path / "db", model).close()
     with SearchIndex.open(tmp_path / "db") as index:
         assert index.count() == 0
+
+
+def test_a_reader_of_an_empty_database_finds_what_is_added(fill: FillIndex, tmp_path: Path) -> None:
+    vectors = np.eye(16, dtype=np.float32)
+    with fill(tmp_path / "db", vectors[:0]) as empty:
+        assert empty.search_vectors(vectors[0], 3) == [[]]
+        with fill(tmp_path / "db", vectors[:2]):
+            pass
+        with SearchIndex.open(tmp_path / "db") as other:
+            assert len(other.search_vectors(vectors[0], 3)[0]) == 2
+        store(empty)._table.checkout_latest()
+        (found,) = empty.search_vectors(vectors[0], 3)
+        assert [match.score for match in found] == [1, 0]

@@ -35,12 +35,16 @@ class LanceNumbers:
             return int(self._table().version)
 
     def count(self, through: int) -> int:
-        """Return the number of rows whose number is ``through`` or lower."""
+        """Return the number of rows whose number is ``through`` or lower; none is below 0."""
+        if through < 0:
+            return 0
         with explained(self._place, "read"):
             return int(self._table().count_rows(f"{_NUMBER} <= {through}"))
 
     def select(self, where: Condition | None = None, above: int = -1, through: int | None = None) -> NDArray[np.int64]:
         """Return the numbers, ascending, of the rows that meet a condition, within bounds."""
+        if through is not None and through < 0:
+            return np.empty(0, np.int64)
         parts = [] if where is None else [f"({to_sql(where)})"]
         parts.append(f"{_NUMBER} > {above}" if above >= 0 else f"{_NUMBER} >= 0")
         if through is not None:
