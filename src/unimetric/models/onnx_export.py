@@ -19,6 +19,9 @@ from unimetric.models.network import Network
 LARGEST_ONNX = 2**31 - 2**20
 """Maximum bytes of weights in one ONNX file: a protocol buffer is limited to 2 GiB, part of which is the graph."""
 
+_LARGEST_BATCH = 2**31 - 1
+"""Without a limit, torch.export of torch 2.6 takes the largest integer for an end of the batch."""
+
 
 def onnx_graph(networks: Sequence[Network], largest: float = LARGEST_ONNX) -> Any:
     """Export networks of one geometry as an `onnx.ModelProto` in float32.
@@ -66,7 +69,9 @@ def torch_program(networks: Sequence[Network], largest: float = math.inf) -> tor
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.export.export(
-            module.eval(), (torch.zeros(2, 3, side, side),), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
+            module.eval(),
+            (torch.zeros(2, 3, side, side),),
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)},),
         )
 
 
