@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from machine import write_result
-from unimetric.evaluation.conformal import calibrate_sets, set_limit, shortfall
+from unimetric.conformal import calibrate_sets, set_limit, shortfall
 from unimetric.evaluation.distances import make_distance
 from unimetric.evaluation.labels import factorize
 from unimetric.evaluation.metrics import Retrieval

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unimetric.conformal import FLOOR_WEIGHT, calibrate_sets, queries_needed, set_limit, shortfall
 from unimetric.evaluation import evaluate
-from unimetric.evaluation.conformal import FLOOR_WEIGHT, calibrate_sets, queries_needed, set_limit, shortfall
 
 levels = st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.99])
 similarities = st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=120)

@@ -15,9 +15,9 @@ from search_toys import FP32, store
 from toy_runs import make_images
 from unimetric.commands.index import index as index_command
 from unimetric.commands.search import search_images
+from unimetric.conformal import FLOOR_WEIGHT
 from unimetric.errors import ArgumentError, UserError
 from unimetric.evaluation import evaluate
-from unimetric.evaluation.conformal import FLOOR_WEIGHT
 from unimetric.search import Guarantee, NotCalibratedError, SearchIndex
 
 CLASSES, EACH = 24, 5

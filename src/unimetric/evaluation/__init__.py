@@ -11,7 +11,7 @@ Most callers need `evaluate` alone. The modules, each importing only those above
 - `metrics`: Recall@k, MAP@R, R-Precision and average precision of every query
 - `per_query`: the results of each query
 - `statistics`: confidence intervals, comparisons of runs, alignment and uniformity
-- `opis`: how differently one threshold treats the classes; `conformal`: sets that hold a right answer
+- `opis`: how differently one threshold treats the classes
 - `thresholds`: match or no match
 - `report`: all of the above in one report
 - `protocol`: separate, harmonic and unified scores of several datasets

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unimetric.evaluation.conformal import calibrate_sets
+from unimetric.conformal import calibrate_sets
 from unimetric.evaluation.distances import Distance
 from unimetric.evaluation.metrics import Retrieval
 from unimetric.evaluation.opis import Inconsistency, class_pairs, inconsistency

@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from unimetric.conformal import SetCalibration
 from unimetric.errors import UserError
-from unimetric.evaluation.conformal import SetCalibration
 from unimetric.evaluation.opis import Inconsistency
 
 Floats = npt.NDArray[np.float64]

@@ -1,6 +1,6 @@
 """Answers with a guarantee: one item of each class that the query may be of, the right class among them.
 
-The sets and their probability are those of `unimetric.evaluation.conformal`.
+The sets and their probability are those of `unimetric.conformal`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from unimetric.conformal import FLOOR_WEIGHT, LEVELS, queries_needed, set_limit
 from unimetric.errors import ArgumentError
-from unimetric.evaluation.conformal import FLOOR_WEIGHT, LEVELS, queries_needed, set_limit
 from unimetric.search.calibration import Calibration
 from unimetric.search.errors import NotCalibratedError
 from unimetric.search.items import Match

@@ -30,6 +30,8 @@ KINDS = {
 }
 """The types of metadata columns."""
 
+_SCHEMES = ("s3", "s3+ddb", "gs", "az", "abfss", "hf", "oss", "cos", "tos", "memory", "file")
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -243,3 +245,16 @@ def milvus_parts(place: str) -> tuple[str, str]:
         f"the search database {place} is no place in Milvus: write milvus://HOST:PORT/NAME for a server, or "
         "milvus:FILE.db/NAME for a file of this machine, with letters, digits and _ in NAME"
     )
+
+
+def check_scheme(place: str) -> None:
+    """Refuse a URI that is of no object storage.
+
+    Raises:
+        UserError: its scheme is not known.
+    """
+    scheme = place.partition("://")[0]
+    if is_uri(place) and scheme not in _SCHEMES:
+        # Without the record or the vectors of an upgrade.
+        database = place.partition("/.")[0]
+        raise UserError(f"the search database {database} has no scheme that is known; use s3://, gs:// or az://")

@@ -17,7 +17,7 @@ from unimetric.errors import UserError
 from unimetric.files import check_writable, make_folder
 from unimetric.formats.stored_types import StoredType, stored_bytes
 from unimetric.search.errors import DatabaseError
-from unimetric.search.stores.base import COLUMNS, FORMAT, is_uri
+from unimetric.search.stores.base import COLUMNS, FORMAT, check_scheme, is_uri
 from unimetric.search.stores.lancedb_commits import KEYED
 from unimetric.search.stores.lancedb_errors import explained
 from unimetric.storage.access import S3_ATTEMPTS, StorageError, check_bucket, s3_endpoint, s3_region
@@ -29,8 +29,6 @@ BITS = "_bits"
 
 READERS_SEE_WRITES_WITHIN = timedelta(seconds=2)
 """The longest time after another process's commit that a reader still answers from the version before."""
-
-_SCHEMES = ("s3", "s3+ddb", "gs", "az", "abfss", "hf", "oss", "cos", "tos", "memory", "file")
 
 
 def version_seconds() -> float:
@@ -65,11 +63,7 @@ def lancedb() -> Any:
 
 def connect(place: str) -> Any:
     """Connect to a place, without looking for tables."""
-    scheme = place.partition("://")[0]
-    if is_uri(place) and scheme not in _SCHEMES:
-        # Without the record or the vectors of an upgrade.
-        database = place.partition("/.")[0]
-        raise UserError(f"the search database {database} has no scheme that is known; use s3://, gs:// or az://")
+    check_scheme(place)
     try:
         check_bucket(place)
     except StorageError as error:

@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 
 from unimetric.search.errors import DatabaseError, ReplacedError
-from unimetric.search.stores.base import is_milvus
+from unimetric.search.stores.base import check_scheme, is_milvus
 from unimetric.storage.objects import read_bytes, write_whole
 
 _RECORD = ".live.json"
@@ -76,9 +76,11 @@ def read_live(root: str) -> Live:
 
     Raises:
         DatabaseError: it cannot be read, or is damaged.
+        UserError: its scheme is not known.
     """
     if is_milvus(root) or root.partition("://")[0] in _WITHOUT_FILES:
         return Live()
+    check_scheme(root)
     place = place_of(root, _RECORD)
     try:
         content = read_bytes(place)
