@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
@@ -90,7 +90,18 @@ def create_app(
             await to_thread.run_sync(folder.stop)
         service.batcher.stop()
 
-    app = FastAPI(
+    app = _application(lifespan)
+    app.state.service = service
+    add_handlers(app)
+    for router in routers(service):
+        app.include_router(router)
+    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
+    app.add_middleware(Guard, hosts=hosts_of(config), telemetry=service.telemetry)
+    return app
+
+
+def _application(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> FastAPI:
+    return FastAPI(
         title="unimetric search",
         version=__version__,
         summary="Search in image collections by an image.",
@@ -100,13 +111,6 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.service = service
-    add_handlers(app)
-    for router in routers(service):
-        app.include_router(router)
-    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
-    app.add_middleware(Guard, hosts=hosts_of(config), telemetry=service.telemetry)
-    return app
 
 
 def _service(

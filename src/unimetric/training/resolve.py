@@ -167,8 +167,7 @@ def resolve(config: RunConfig, folder: RunFolder) -> Run:
     _check_workers(config, sampler, embedder.backbone.image_size)
     processes = Processes(fabric, folder.how_to_resume)
     embedder.to(fabric.device)
-    if training.shard_proxies:
-        _divide_proxies(loss, processes)
+    _divide_proxies(config, loss, processes)
     loss.to(fabric.device)
     extension = Extension.of(config, old_classes(config, classes), fabric.device)
     begin = None if extension is None else partial(extension.begin, config, embedder, loss, split.train)
@@ -214,9 +213,9 @@ def _make_loss(config: RunConfig, classes: int, embedding_size: int) -> nn.Modul
     return make_loss(config.loss.name, classes, embedding_size, config.loss.options, config.model.nested_sizes)
 
 
-def _divide_proxies(loss: nn.Module, processes: Processes) -> None:
-    assert isinstance(loss, CurricularFace)  # noqa: S101  # the options were checked
-    if processes.count > 1:
+def _divide_proxies(config: RunConfig, loss: nn.Module, processes: Processes) -> None:
+    if config.training.shard_proxies and processes.count > 1:
+        assert isinstance(loss, CurricularFace)  # noqa: S101  # the options were checked
         loss.keep_slice(processes.rank, processes.count)
 
 

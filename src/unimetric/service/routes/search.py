@@ -76,18 +76,22 @@ def router(service: Service) -> APIRouter:
         summary="Get the number of images, and the progress of indexing and of an upgrade",
     )
     async def status(request: Request) -> Any:
-        items = await service.workers.look_up(request, service.index.count)
-        indexing = None if service.folder is None else _indexing(service.folder)
-        follower = service.follower
-        upgrade = None if follower is None else await service.workers.look_up(request, lambda: follower.state)
-        return catalogue.Status(
-            ready=service.batcher.ready,
-            items=items,
-            indexing=indexing,
-            upgrade=None if upgrade is None else catalogue.Upgrade(**asdict(upgrade)),
-        )
+        return await _status(service, request)
 
     return routes
+
+
+async def _status(service: Service, request: Request) -> catalogue.Status:
+    items = await service.workers.look_up(request, service.index.count)
+    indexing = None if service.folder is None else _indexing(service.folder)
+    follower = service.follower
+    upgrade = None if follower is None else await service.workers.look_up(request, lambda: follower.state)
+    return catalogue.Status(
+        ready=service.batcher.ready,
+        items=items,
+        indexing=indexing,
+        upgrade=None if upgrade is None else catalogue.Upgrade(**asdict(upgrade)),
+    )
 
 
 async def _search(service: Service, parsed: ParsedRequest) -> schemas.SearchAnswer | schemas.SearchAnswers:
