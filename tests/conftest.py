@@ -53,9 +53,9 @@ def _share(session: pytest.Session) -> float:
     return SOAK_SECONDS * int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) / max(1, tests)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A real browser without a window."""
+    """A real browser without a window. Its event loop runs until the module ends, and no other one can beside it."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     names = ("chromium", "chromium-browser", "google-chrome")
     program = next((found for name in names if (found := shutil.which(name))), None)

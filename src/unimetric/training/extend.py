@@ -22,6 +22,7 @@ from unimetric.formats.run_folder import RunFolder
 from unimetric.losses import LOSSES
 from unimetric.models.petl import METHODS
 from unimetric.models.saving import CARD, CONFIG, WEIGHTS, read_model_config
+from unimetric.models.sizes import ROTATION
 from unimetric.progress import log_status
 from unimetric.training.extension import (
     PROXIES,
@@ -94,8 +95,10 @@ def _copy_base(base: Path, model: Path, replay: Path, state: dict[str, Tensor], 
     with explain_os_error(base, "write"), TemporaryDirectory(prefix=".base-", dir=base.parent) as staging:
         staged = Path(staging) / "base"
         make_folder(staged / "model")
-        for name in (WEIGHTS, CARD, CONFIG):
-            shutil.copyfile(model / name, staged / "model" / name)
+        for name in (WEIGHTS, ROTATION, CARD, CONFIG):
+            # Models on the ball have no rotation.
+            if name != ROTATION or (model / name).exists():
+                shutil.copyfile(model / name, staged / "model" / name)
         shutil.copytree(replay, replay_folder(staged))
         write_proxies(staged / PROXIES, state, kept.classes)
         staged.replace(base)
