@@ -63,7 +63,9 @@ def write_run(folder: Path, items: tuple[Item, ...], vectors: Any, **more: Any) 
     report["counts"] |= {"skipped_files": 1}
     metrics = {
         **report,
-        "budgets": measure_budgets(MeasuredVectors(items, vectors, items, vectors), Sizes(nested=(4,)), Sphere()),
+        "budgets": measure_budgets(
+            MeasuredVectors(items, vectors, items, vectors), Sizes(nested=(min(4, vectors.shape[1]),)), Sphere()
+        ),
         "seconds": 1.0,
         "skipped": [{"path": f"/x/{HOSTILE[0]}.png", "reason": "truncated"}],
         "model": {

@@ -99,8 +99,8 @@ def test_a_phones_picture_with_a_second_one_inside_is_a_picture(client: httpx.Cl
 
 
 JSON_BODIES: dict[str, tuple[Any, int, str, str]] = {
-    "neither": ({"k": 3}, 422, "invalid_request", "either image or id"),
-    "both": ({"image": "", "id": "x"}, 422, "invalid_request", "not both"),
+    "neither": ({"k": 3}, 422, "invalid_request", "either image, id or vector"),
+    "both": ({"image": "", "id": "x"}, 422, "invalid_request", "either image, id or vector"),
     "base64": ({"image": "%%%"}, 422, "invalid_base64", "base64"),
     "k 0": ({"id": "0" * 32, "k": 0}, 422, "invalid_request", "k is 0"),
     "k large": ({"id": "0" * 32, "k": 10**30}, 422, "invalid_request", "k"),
@@ -174,7 +174,7 @@ def test_forms(client: httpx.Client, name: str) -> None:
 
 def test_a_form_without_an_image_and_with_two(client: httpx.Client) -> None:
     answer = client.post("/v1/search", files={"k": (None, "3")})
-    check_refusal(answer, 422, "invalid_request", "image is missing")
+    check_refusal(answer, 422, "invalid_request", "either image, id or vector")
     answer = client.post("/v1/search", files=[("image", picture()), ("image", picture())])
     check_refusal(answer, 422, "invalid_request", "more than once")
 

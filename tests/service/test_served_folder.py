@@ -131,7 +131,7 @@ def test_a_folder_without_classes_cannot_be_trained_on(photos: Path, toy_run: Pa
 
 def test_a_database_has_no_progress(database: Path) -> None:
     with SearchIndex.open(database, device=CPU) as index, served(index) as service, service.client() as client:
-        assert client.get("/v1/status").json() == {"ready": True, "items": 48, "indexing": None}
+        assert client.get("/v1/status").json() == {"ready": True, "items": 48, "indexing": None, "upgrade": None}
 
 
 def test_the_command_serves_a_folder(photos: Path, toy_run: Path, tmp_path: Path) -> None:
