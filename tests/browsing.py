@@ -6,7 +6,7 @@ from typing import Any
 
 
 def barriers(page: Any, axe: str) -> list[tuple[str, list[str]]]:
-    """What axe-core finds in a page as it is now: each rule with the first elements that break it."""
+    """Return the findings of axe-core in a page as it is now: each rule with the first elements that break it."""
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(axe)
     found = page.evaluate("() => axe.run()")["violations"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,3 +73,16 @@ def axe() -> str:
     """The script of axe-core, which finds barriers for people with disabilities in a page."""
     package = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
     return (Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    command = [str(mount), "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    if mount is None or os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system takes root and a kernel that allows it")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

@@ -198,8 +198,11 @@ def test_a_missing_folder_is_named(tmp_path):
 
 
 def test_the_card_is_not_needed(folder):
+    with_card = Embedder.from_pretrained(folder)
     (folder / CARD).unlink()
-    Embedder.from_pretrained(folder)
+    without, expected = Embedder.from_pretrained(folder).state_dict(), with_card.state_dict()
+    assert without.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in without.items())
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1, 2", b"\xff\xfe\0", b"\x80\x04N.", b"{'a': 1}"])

@@ -17,7 +17,7 @@ from unimetric.report.collect import read_run
 from unimetric.report.numbers import confusion, headline, metric_rows, spread_rows, tiles
 from unimetric.report.thresholds import threshold_values
 
-"""What ``metrics.json`` of early versions lacks."""
+"""Entries that an older ``metrics.json`` lacks."""
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:

@@ -219,7 +219,7 @@ def test_one_model_a_database(db: str, model: Path, tmp_path: Path) -> None:
 
 
 def test_milvus_killed_while_writing(model: Path, tmp_path: Path) -> None:
-    """What was reported as written is there, no row twice, and a repetition completes it; LanceDB has its own test."""
+    """Rows reported as written are there, none twice, and a repetition completes them; LanceDB has its own test."""
     images, log, db = make_images(tmp_path / "images", classes=4, images=5), tmp_path / "log", place("milvus", tmp_path)
     process = start(model, images, db, log)
     while process.is_alive() and written(log) < 8:

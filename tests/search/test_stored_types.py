@@ -49,7 +49,7 @@ def made(db: Path, model: Path, kind: str, vectors: np.ndarray) -> SearchIndex:
 
 
 def stored(kind: str, vectors: np.ndarray) -> np.ndarray:
-    """What a database of that type gives back: for bits the int8 copy."""
+    """Return the vectors as a database of that type gives them back: for bits the int8 copy."""
     kind = "int8" if kind == "bit" else kind
     return decode_vectors(kind, encode_vectors(kind, vectors), vectors.shape[1])
 

@@ -206,7 +206,7 @@ def proxied(tmp_path: Path) -> Iterator[tuple[str, ssl.SSLContext]]:
 
 
 def environment_of(home: Path, port: int, service: str, password: str) -> dict[str, str]:
-    """What compose.yaml gives to Caddy, and a home folder of its own."""
+    """Return the environment that compose.yaml gives to Caddy, and a home folder of its own."""
     return {
         **os.environ,
         "HOME": str(home),

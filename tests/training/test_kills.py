@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -240,19 +239,6 @@ def test_no_flipped_bit_is_taken_for_a_weight(tmp_path: Path) -> None:
         else:
             with safe_open(path, framework="pt") as file:
                 assert json.loads(file.metadata()["progress"])["step"] == 1
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 3 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    command = [str(mount), "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
-    if mount is None or os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small file system takes root and a kernel that allows it")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_disk_that_fills_up_keeps_the_last_checkpoint(

@@ -38,7 +38,7 @@ _CHUNK = 1 << 24
 
 @dataclass(frozen=True, eq=False)
 class Saved:
-    """What the files hold.
+    """Content of the files.
 
     Attributes:
         identity: The database's, from `RowNumbers.identity`.
