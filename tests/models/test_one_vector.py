@@ -12,6 +12,7 @@ from toys import toy_embedder
 
 from unimetric.models.ensemble import Ensemble
 from unimetric.models.network import learned_weights
+from unimetric.models.threads import OneThreadCalls
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +102,17 @@ def test_other_threads_keep_their_number_of_threads():
     thread.start()
     thread.join()
     assert seen == [3]
+
+
+def test_threads_that_start_right_after_a_call_have_their_number_of_threads():
+    torch.set_num_threads(3)
+    seen = []
+    for _ in range(100):
+        OneThreadCalls()(lambda images: np.zeros((len(images), 2), np.float32), [torch.zeros(1)] * 6, None)
+        thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+    assert set(seen) == {3}
 
 
 def test_a_form_answers_many_threads_at_once():

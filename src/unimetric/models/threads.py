@@ -66,7 +66,11 @@ class OneThreadCalls:
         # A forked process inherits the pool, but not its threads.
         key = (os.getpid(), threads)
         if self._pool is None or self._pool[0] != key:
-            self._pool = key, ThreadPoolExecutor(threads, "embedding", _use_one_thread, (threads,))
+            pool = ThreadPoolExecutor(threads, "embedding", _use_one_thread, (threads,))
+            # A thread that started later would set the number for a moment while others of the program start, too.
+            all_started = threading.Barrier(threads)
+            list(pool.map(lambda _: all_started.wait(), range(threads)))
+            self._pool = key, pool
         return self._pool[1]
 
 
