@@ -1,12 +1,14 @@
-"""Tiny image folders, and runs on them that take a second: a random ViT-Ti of one patch row and a small PUMA."""
+"""Tiny image folders, and runs on them that take a second: a random backbone of six narrow blocks and a small PUMA."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ import torch
 import yaml
 from PIL import Image
 from safetensors import safe_open
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 from unimetric.cli import main
 
@@ -80,6 +84,34 @@ def start(*arguments: object, stderr: int = subprocess.PIPE) -> subprocess.Popen
         text=True,
         start_new_session=True,
     )
+
+
+@contextmanager
+def at_step(number: int, action: Callable[[], object]) -> Iterator[None]:
+    """Call ``action`` in training step ``number`` in this process, the first being 1, before its update."""
+
+    def hook(optimiser: torch.optim.Optimizer, arguments: object, options: object) -> None:
+        # The steps of each parameter, or of each of its rows.
+        done = max((int(state["step"].max()) for state in optimiser.state.values() if "step" in state), default=0)
+        if done + 1 == number:
+            action()
+
+    with removed(register_optimizer_step_pre_hook(hook)):
+        yield
+
+
+@contextmanager
+def removed(hook: RemovableHandle) -> Iterator[None]:
+    """Remove a hook at the end of the block."""
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def interrupt() -> None:
+    """Press Ctrl-C."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def read_json(path: Path) -> Any:

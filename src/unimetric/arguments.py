@@ -1,8 +1,9 @@
 """The command line of a function: its signature lists the options, its docstring is their help.
 
 Parameters before the ``*`` are positional arguments, those after it options. A dataclass contributes its fields, as
-``--name.field``, or as ``--field`` if the parameter is called ``options``. `Without`, `Common` and `Group` go into the
-annotation: ``device: Annotated[DeviceConfig, Without({"machines"})]``.
+``--name.field``, or as ``--field`` if the parameter is called ``options``; with a `Group` in the annotation, its fields
+are options as if they were parameters. `Without`, `Common` and `Group` go into the annotation:
+``device: Annotated[DeviceConfig, Without({"machines"})]``.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Common(frozenset[str]):
 
 
 class Group(str):
-    """Heading of an option in ``--help``."""
+    """Heading of an option, or of a dataclass of options, in ``--help``; "" for the first group."""
 
 
 class _Parser(ArgumentParser):
@@ -123,28 +124,21 @@ class Command:
         return any(_hint(parameter) is RunConfig for parameter in self.parameters)
 
     def _add(self, parameter: inspect.Parameter) -> Iterator[Option]:
-        hint, name = _hint(parameter), parameter.name
-        text = self.descriptions.get(name, "")
-        group = next((mark for mark in _marks(parameter) if isinstance(mark, Group)), "")
-        positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        required = parameter.default is parameter.empty
-        if dataclasses.is_dataclass(hint):
-            yield from _add_fields(
-                self.parser, cast(type[Any], hint), "" if name == "options" else name, _marks(parameter)
-            )
-            return
-        if positional:
-            nargs = "*" if _is_list(hint) else None if required else "?"
-            self.parser.add_argument(name, nargs=nargs, type=hint if typing.get_origin(hint) is Literal else str)
-        elif hint is bool:
-            self.parser.add_argument(f"--{name}", action="store_true")
-        elif _is_list(hint):
-            self.parser.add_argument(f"--{name}", nargs="+", action="extend")
+        hint, name, marks = _hint(parameter), parameter.name, _marks(parameter)
+        group = next((mark for mark in marks if isinstance(mark, Group)), "")
+        if _is_group(parameter):
+            hints, texts, defaults = typing.get_type_hints(hint), _descriptions(hint), hint()
+            for field in dataclasses.fields(hint):
+                default = getattr(defaults, field.name)
+                yield _add_option(self.parser, Option(field.name, hints[field.name], texts[field.name], default, group))
+        elif dataclasses.is_dataclass(hint):
+            yield from _add_fields(self.parser, cast(type[Any], hint), "" if name == "options" else name, marks)
         else:
-            flags = ["-k", "--k"] if name == "k" else [f"--{name}"]
-            self.parser.add_argument(*flags, type=hint, default=None if required else parameter.default)
-        default = None if required else parameter.default
-        yield Option(name, hint, text, default, group, positional=positional, required=required)
+            required = parameter.default is parameter.empty
+            default = None if required else parameter.default
+            positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+            text = self.descriptions.get(name, "")
+            yield _add_option(self.parser, Option(name, hint, text, default, group, positional, required))
 
     def parse(self, argv: Sequence[str], base: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The values that were typed, nested by section, on top of ``base``.
@@ -176,6 +170,9 @@ class Command:
                     name,
                     run_config({key: values[key] for key in values if key in RunConfig.__dataclass_fields__}, ""),
                 )
+            elif _is_group(parameter):
+                hints = typing.get_type_hints(hint)
+                yield name, hint(**{key: _converted(values[key], hints[key]) for key in hints if key in values})
             elif dataclasses.is_dataclass(hint):
                 given = values if name == "options" else values.get(name, {})
                 yield name, from_options(cast(type[Any], hint), given)
@@ -193,6 +190,22 @@ def options_parser(kind: type[Any]) -> ArgumentParser:
     list(_add_fields(parser, kind, "", []))
     _finish(parser)
     return parser
+
+
+def _add_option(parser: ArgumentParser, option: Option) -> Option:
+    """Add one option or positional argument."""
+    name, hint = option.name, option.hint
+    if option.positional:
+        nargs = "*" if option.is_list else None if option.required else "?"
+        parser.add_argument(name, nargs=nargs, type=hint if typing.get_origin(hint) is Literal else str)
+    elif hint is bool:
+        parser.add_argument(f"--{name}", action="store_true")
+    elif option.is_list:
+        parser.add_argument(f"--{name}", nargs="+", action="extend")
+    else:
+        flags = ["-k", "--k"] if name == "k" else [f"--{name}"]
+        parser.add_argument(*flags, type=hint, default=option.default)
+    return option
 
 
 def _add_fields(parser: ArgumentParser, kind: type[Any], prefix: str, marks: Sequence[Any]) -> Iterator[Option]:
@@ -307,8 +320,9 @@ def _has_path(hint: Any) -> bool:
     return hint is Path or any(_has_path(part) for part in typing.get_args(hint))
 
 
-def _is_list(hint: Any) -> bool:
-    return typing.get_origin(hint) is list or any(typing.get_origin(part) is list for part in typing.get_args(hint))
+def _is_group(parameter: inspect.Parameter) -> bool:
+    """The parameter is a dataclass whose fields are options of the command itself."""
+    return dataclasses.is_dataclass(_hint(parameter)) and any(isinstance(mark, Group) for mark in _marks(parameter))
 
 
 def _hint(parameter: inspect.Parameter) -> Any:

@@ -91,6 +91,8 @@ class Option:
             return "{A: B}"
         if self.takes_file:
             return "PATH"
+        if bool in self.types:
+            return "true|false"
         return "N" if any(isinstance(part, type) and issubclass(part, (int, float)) for part in self.types) else "NAME"
 
     @property

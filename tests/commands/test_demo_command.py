@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-import unimetric.training.loop as loop
-from toy_runs import assert_same_run, options_file, read_json, unimetric
+from toy_runs import assert_same_run, at_step, interrupt, options_file, read_json, unimetric
 from unimetric.commands.demo import run_demo
 from unimetric.config import RunConfig, run_config
 from unimetric.data.images import is_image_name
@@ -45,17 +43,6 @@ def finished(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Fin
     return Finished(folder, run_demo(config, folder))
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    original = loop.train_step
-
-    def stopping(run: Any, model: Any, optimiser: Any, batch: Any, progress: Any) -> Any:
-        if progress.step == step:
-            signal.raise_signal(signal.SIGINT)
-        return original(run, model, optimiser, batch, progress)
-
-    monkeypatch.setattr(loop, "train_step", stopping)
-
-
 def test_it_compares_the_frozen_backbone_with_puma(finished: Finished) -> None:
     (frozen_name, frozen), (name, trained) = finished.rows
     assert (frozen_name, name) == ("frozen", "puma")
@@ -80,23 +67,16 @@ def test_its_images_can_be_searched(config: RunConfig, finished: Finished) -> No
         assert match.id == example.id
 
 
-def test_it_goes_on_where_it_was_stopped(
-    config: RunConfig, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        stop_at(patch, 6)
-        with pytest.raises(Interrupted, match="after step 7 of 12"):
-            run_demo(config, tmp_path / "run")
+def test_it_goes_on_where_it_was_stopped(config: RunConfig, finished: Finished, tmp_path: Path) -> None:
+    with at_step(7, interrupt), pytest.raises(Interrupted, match="after step 7 of 12"):
+        run_demo(config, tmp_path / "run")
     assert [name for name, _ in run_demo(config, tmp_path / "run")] == ["frozen", "puma"]
     assert_same_run(finished.folder, tmp_path / "run")
 
 
-def test_stopped_it_says_to_run_it_again(
-    options: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stopped_it_says_to_run_it_again(options: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["demo", "--config", options, "--out", tmp_path / "run"]
-    with monkeypatch.context() as patch:
-        stop_at(patch, 6)
+    with at_step(7, interrupt):
         assert unimetric(*command) == 130
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == ("unimetric: stopped after step 7 of 12, nothing is lost; run the same command again to continue")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 import unimetric.training.loop as loop
-from toy_runs import assert_same_run, make_images, options_file, read_json, tensors, unimetric
+from toy_runs import assert_same_run, at_step, interrupt, make_images, options_file, read_json, tensors, unimetric
 from unimetric import Embedder
 from unimetric.errors import UserError
 from unimetric.search import SearchIndex
@@ -148,18 +147,8 @@ def test_an_extended_run_is_extended_again(extended: Path, tmp_path: Path) -> No
     assert told["from"]["datasets"] == ["a", "ab", "b"] and told["added"] == ["more"]
 
 
-def test_stopped_and_resumed_is_the_same_run(
-    kept: Path, added: Path, extended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = loop.train_step
-
-    def stopped(run: Any, model: Any, optimiser: Any, batch: Any, progress: Any) -> Any:
-        if progress.step == 4:
-            signal.raise_signal(signal.SIGINT)
-        return original(run, model, optimiser, batch, progress)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", stopped)
+def test_stopped_and_resumed_is_the_same_run(kept: Path, added: Path, extended: Path, tmp_path: Path) -> None:
+    with at_step(5, interrupt):
         assert extend(kept, added, "--out", tmp_path / "run") == 130
     assert unimetric("train", "--resume", tmp_path / "run") == 0
     assert_same_run(extended, tmp_path / "run")

@@ -8,10 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matrix_products import Products
 from retrieval_oracle import Image, ranking, similarity
 
 from unimetric.errors import UserError
-from unimetric.evaluation import distances, top_k
+from unimetric.evaluation import top_k
 from unimetric.evaluation.distances import unit_vectors
 from unimetric.evaluation.neighbours import nearest_neighbours
 
@@ -114,32 +115,19 @@ def test_long_lists_full_of_ties_merge_in_row_order(k: int) -> None:
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("k", [1, 3, 90])
-def test_no_tile_outgrows_its_bound(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    exact, screened = [], []
-    multiply, product = distances.cosine_similarities, top_k._product
-
-    def watched(queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
-        tile = multiply(queries, gallery)
-        exact.append(tile.numel())
-        return tile
-
-    def watched_screen(queries: torch.Tensor, gallery: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
-        screened.append(len(queries) * len(gallery))
-        return product(queries, gallery, buffer)
-
-    monkeypatch.setattr(distances, "cosine_similarities", watched)
-    monkeypatch.setattr(top_k, "_product", watched_screen)
+def test_no_tile_outgrows_its_bound(k: int) -> None:
     vectors = torch.randn(300, 8, generator=torch.Generator().manual_seed(k))
-    nearest_neighbours(vectors, vectors, k, query_tile=20, gallery_tile=30)
-    assert max([*exact, *screened]) <= 20 * 30
+    with Products() as products:
+        nearest_neighbours(vectors, vectors, k, query_tile=20, gallery_tile=30)
+    assert max(product.size for product in products.all) <= 20 * 30
     # Each pair is screened once; of short galleries for long lists, each is compared exactly at once.
-    assert sum(screened) == (300 * 300 if k < 90 else 0)
-    assert sum(exact) == (0 if k < 90 else 300 * 300)
+    assert sum(product.size for product in products.of(torch.float32)) == (300 * 300 if k < 90 else 0)
+    assert sum(product.size for product in products.of(torch.float64)) == (0 if k < 90 else 300 * 300)
 
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean", "poincare"])
 def test_few_pairs_are_compared_in_float64(distance: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs, undecided = [], []
+    pairs = []
     compare = top_k.paired_similarities
 
     def watched(distance: object, queries: object, asked: torch.Tensor, *rest: object) -> torch.Tensor:
@@ -147,36 +135,27 @@ def test_few_pairs_are_compared_in_float64(distance: str, monkeypatch: pytest.Mo
         return compare(distance, queries, asked, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(top_k, "paired_similarities", watched)
-    monkeypatch.setattr(top_k, "_compare", lambda queries, some, *rest: undecided.append(len(some)))
     vectors = torch.nn.functional.normalize(torch.randn(2000, 32, generator=torch.Generator().manual_seed(0)))
-    nearest_neighbours(vectors, vectors, 10, distance=distance)
+    with Products() as products:
+        nearest_neighbours(vectors, vectors, 10, distance=distance)
     # The ten nearest of each, and what float32 cannot tell from the tenth.
     assert 2000 * 10 <= sum(pairs) < 2000 * 11
-    assert sum(undecided) == 0
+    assert not products.of(torch.float64)
 
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean", "poincare"])
 @pytest.mark.parametrize("twins", [3, 1000])
-def test_what_float32_cannot_decide_is_compared_exactly(
-    distance: str, twins: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-    compare = top_k._compare
-
-    def watched(queries: object, some: torch.Tensor, *rest: object) -> None:
-        asked.append(len(some))
-        compare(queries, some, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(top_k, "_compare", watched)
+def test_what_float32_cannot_decide_is_compared_exactly(distance: str, twins: int) -> None:
     generator = torch.Generator().manual_seed(1)
     distinct = torch.nn.functional.normalize(torch.randn(1500, 16, generator=generator))
     # One vector many times over; the queries are it and some others.
     gallery = torch.cat([distinct, distinct[:1].expand(twins, -1)])[torch.randperm(1500 + twins, generator=generator)]
-    _, rows = nearest_neighbours(distinct[:20], gallery, 5, distance=distance)
+    with Products() as products:
+        _, rows = nearest_neighbours(distinct[:20], gallery, 5, distance=distance)
     copies = (gallery == distinct[0]).all(dim=1).nonzero()[:, 0]
     assert rows[0, : len(copies)].tolist() == copies[:5].tolist()
     # Of the twenty, only the one with the copies.
-    assert sum(asked) == (1 if twins == 1000 else 0)
+    assert {product.rows for product in products.of(torch.float64)} == ({1} if twins == 1000 else set())
 
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean", "poincare"])

@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matrix_products import Products
 
-from unimetric.evaluation import nearest_neighbours, top_k
+from unimetric.evaluation import nearest_neighbours
 from unimetric.evaluation.distances import make_distance
 from unimetric.evaluation.screen import Candidates, full_precision, product_error
 
@@ -73,24 +74,16 @@ def test_reduced_precision_is_off_within_and_restored(precision: str) -> None:
 
 
 @pytest.mark.usefixtures("restored_precision")
-def test_what_the_process_allows_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_process_allows_changes_no_bit() -> None:
     vectors = torch.randn(500, 64, generator=torch.Generator().manual_seed(0))
     expected = nearest_neighbours(vectors, vectors, 5)
-    seen = set()
-    product = top_k._product
-
-    def watched(left: torch.Tensor, right: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
-        seen.update(settings_now())
-        seen.add(str((left[:1] @ right[:1].T).dtype))
-        return product(left, right, buffer)
-
-    monkeypatch.setattr(top_k, "_product", watched)
     torch.set_float32_matmul_precision("medium")
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16), Products(settings_now) as products:
         found = nearest_neighbours(vectors, vectors, 5)
     assert torch.equal(found[0], expected[0])
     assert torch.equal(found[1], expected[1])
-    assert seen <= {"ieee", "highest", "torch.float32"}
+    assert products.of(torch.float32) == products.all != []
+    assert {setting for product in products.all for setting in product.settings} <= {"ieee", "highest"}
 
 
 def test_lists_that_end_too_near_to_the_kth_are_undecided() -> None:

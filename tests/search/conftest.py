@@ -40,7 +40,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def catalogue(images: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database of both datasets with prices, made by the command; only to be read."""
-    from unimetric.commands.index import index_sources
+    from unimetric.commands.index import ThresholdOptions, index_sources
 
     root = tmp_path_factory.mktemp("catalogue")
     manifest = root / "all.csv"
@@ -51,7 +51,7 @@ def catalogue(images: Path, model: Path, tmp_path_factory: pytest.TempPathFactor
         lines.append(f"{path},{path.parent.name},{path.parts[-3]},{price},{colour},{number < 12},{number:04}")
     manifest.write_text("\n".join(lines) + "\n")
     (root / "metrics.json").write_text(json.dumps({"thresholds": thresholds()}))
-    index_sources(model, [str(manifest)], str(root / "db"), metrics=str(root), device=FP32)
+    index_sources(model, [str(manifest)], str(root / "db"), thresholds=ThresholdOptions(metrics=str(root)), device=FP32)
     return root / "db"
 
 

@@ -12,7 +12,7 @@ import pytest
 from search_toys import FP32, dump, make_model, new_picture, thresholds
 
 from toy_runs import unimetric
-from unimetric.commands.index import change_database, index_sources
+from unimetric.commands.index import RowOptions, change_database, index_sources
 from unimetric.data.sources import read_sources
 from unimetric.errors import UserError
 from unimetric.models.embedder import Embedder
@@ -37,8 +37,25 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     return sizes
 
 
-def indexed(model: Path, sources: list[Path], db: Path, **options: object) -> tuple[int, int, int, int]:
-    result, _, _ = index_sources(model, [str(source) for source in sources], str(db), device=FP32, **options)
+def indexed(
+    model: Path,
+    sources: list[Path],
+    db: Path,
+    *,
+    dataset: str | None = None,
+    delete_missing: bool = False,
+    **rows: object,
+) -> tuple[int, int, int, int]:
+    named = [str(source) for source in sources]
+    result, _, _ = index_sources(
+        model,
+        named,
+        str(db),
+        dataset=dataset,
+        delete_missing=delete_missing,
+        rows=RowOptions(**rows),
+        device=FP32,
+    )
     return result.written, result.unchanged, len(result.refused), result.deleted
 
 

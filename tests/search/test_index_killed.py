@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import re
 import shutil
 import time
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import search_child
 from search_toys import dump
 
+from forked import FORKED
 from toy_runs import make_images
 from unimetric.search.errors import DatabaseMissingError
 
 KILLS = 3  # of each database
 IMAGES = 40
-
-FORKED = multiprocessing.get_context("forkserver")
-# No part of LanceDB, whose threads would not survive a fork.
-FORKED.set_forkserver_preload(["torch", "timm", "jsonargparse", "unimetric.models.embedder", "lance_namespace"])
 
 
 def written(log: Path) -> int:
@@ -69,7 +66,7 @@ def test_nothing_reported_as_written_is_lost(model: Path, seeds: Iterator[int], 
         shutil.rmtree(db)
 
 
-def start(model: Path, images: Path, db: Path, log: Path) -> multiprocessing.process.BaseProcess:
+def start(model: Path, images: Path, db: Path, log: Path) -> BaseProcess:
     process = FORKED.Process(target=search_child.index, args=(model, images, db, log))
     process.start()
     return process

@@ -166,10 +166,10 @@ def test_a_label_that_changes_keeps_the_vector(model: Path, own: Path, tmp_path:
     manifest = tmp_path / "all.csv"
 
     def index(text: list[str]) -> list[Any]:
-        from unimetric.commands.index import index_sources
+        from unimetric.commands.index import RowOptions, index_sources
 
         manifest.write_text("\n".join(["path,label,dataset", *text]) + "\n")
-        index_sources(model, [str(manifest)], str(tmp_path / "db"), vector_type="bit", device=FP32)
+        index_sources(model, [str(manifest)], str(tmp_path / "db"), rows=RowOptions(vector_type="bit"), device=FP32)
         rows = open_store(tmp_path / "db").rows(["path", "label", "vector"]).sort_by("path")
         return [rows["label"].to_pylist(), rows["vector"].to_pylist()]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import re
 import shutil
 import time
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import pytest
 import search_child
 from search_toys import FP32, dump, make_model
 
+from forked import FORKED
 from toy_runs import make_images
 from unimetric.commands.index import index_sources
 from unimetric.models.embedder import Embedder
@@ -24,10 +25,6 @@ from unimetric.search.upgrade.state import upgrade_state
 IMAGES = 40
 KILLS = 2  # of each database
 QUERIES = 300
-
-FORKED = multiprocessing.get_context("forkserver")
-# No part of LanceDB, whose threads would not survive a fork.
-FORKED.set_forkserver_preload(["torch", "timm", "jsonargparse", "unimetric.models.embedder", "lance_namespace"])
 
 
 class Gallery:
@@ -49,7 +46,7 @@ class Gallery:
         shutil.rmtree(self.root / "db", ignore_errors=True)
         return Path(shutil.copytree(self.root / "before", self.root / "db"))
 
-    def start(self, db: Path, *options: str) -> multiprocessing.process.BaseProcess:
+    def start(self, db: Path, *options: str) -> BaseProcess:
         self.log.unlink(missing_ok=True)
         process = FORKED.Process(target=search_child.upgrade, args=(self.models[1], db, self.log, options))
         process.start()

@@ -162,7 +162,7 @@ def test_searches_go_on_while_items_are_added(make_database: Callable[[], Path])
 
 
 def test_too_much_at_once_is_refused_and_then_it_is_fine(database: Path) -> None:
-    server = start_server(database, "--queue_size", 4, "--batch_size", 2, program=(SLOW,))
+    server = start_server(database, "--queue_size", 4, "--batch_size", 2, script=SLOW)
 
     def ask(number: int) -> httpx.Response:
         with server.client() as client:
@@ -187,7 +187,7 @@ def test_too_much_at_once_is_refused_and_then_it_is_fine(database: Path) -> None
 
 def test_whoever_leaves_is_not_worked_for(database: Path) -> None:
     """Places of clients that are gone go to others, and their images come last."""
-    server = start_server(database, "--queue_size", 6, "--batch_size", 1, program=(SLOW,))
+    server = start_server(database, "--queue_size", 6, "--batch_size", 1, script=SLOW)
 
     def ask_and_leave(number: int) -> None:
         with server.client() as client, pytest.raises(httpx.ReadTimeout):
@@ -205,7 +205,7 @@ def test_whoever_leaves_is_not_worked_for(database: Path) -> None:
 
 
 def test_no_answer_in_time(database: Path) -> None:
-    server = start_server(database, "--request_seconds", 0.5, program=(SLOW,))
+    server = start_server(database, "--request_seconds", 0.5, script=SLOW)
     with server.client() as client:
         answer = client.post("/v1/search", files={"image": picture()})
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
@@ -222,7 +222,7 @@ def test_no_answer_in_time(database: Path) -> None:
 
 
 def test_a_database_that_never_answers_does_not_keep_it_from_stopping(database: Path) -> None:
-    server = start_server(database, "--request_seconds", 0.5, program=(STUCK,))
+    server = start_server(database, "--request_seconds", 0.5, script=STUCK)
     with server.client() as client:
         assert client.get(f"/v1/items/{'0' * 32}").status_code == 504
         assert client.get("/healthz").status_code == 200
@@ -233,7 +233,7 @@ def test_a_database_that_never_answers_does_not_keep_it_from_stopping(database: 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_what_was_taken_is_finished(database: Path, number: int, code: int) -> None:
-    server = start_server(database, "--batch_size", 1, program=(SLOW,))
+    server = start_server(database, "--batch_size", 1, script=SLOW)
     answers: list[httpx.Response] = []
 
     def ask(seed: int) -> None:

@@ -17,9 +17,8 @@ from safetensors import safe_open
 from torch import nn
 
 import unimetric.files as files
-import unimetric.training.loop as loop
 from fork_server import Commands
-from toy_runs import assert_same_run, log_rows, options_file, read_json, unimetric
+from toy_runs import assert_same_run, at_step, log_rows, options_file, read_json, unimetric
 from unimetric.errors import UserError
 from unimetric.losses import LOSSES, make_loss
 from unimetric.models.backbone import make_backbone
@@ -99,9 +98,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("call", ["mkstemp", "save_file", "fsync", "replace", "flush_folder"])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_killed_around_every_call_of_saving(
-    call: str, after: bool, commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_around_every_call_of_saving(call: str, after: bool, commands: Commands, tmp_path: Path) -> None:
     """Of the parts of writing a checkpoint, whichever is the last: the old one or the new one is there, and whole."""
     embedder, loss, optimiser = parts("curricularface")
     path = tmp_path / "checkpoint.safetensors"
@@ -245,21 +242,16 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
     small_disk: Path,
     sources: list[Path],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     options, run, expected = options_file(tmp_path / "options.yaml"), small_disk / "run", tmp_path / "expected"
-    original = loop.train_step
     filler = small_disk / "filler"
 
-    def step(run: Any, model: Any, optimiser: Any, batch: Any, progress: Any) -> Any:
-        if progress.step == 6:
-            free = shutil.disk_usage(small_disk).free
-            filler.write_bytes(bytes(free - 100_000))  # room for half of a checkpoint
-        return original(run, model, optimiser, batch, progress)
+    def fill() -> None:
+        free = shutil.disk_usage(small_disk).free
+        filler.write_bytes(bytes(free - 100_000))  # room for half of a checkpoint
 
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", step)
+    with at_step(7, fill):
         assert unimetric("train", *sources, "--out", run, "--config", options) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert [line for line in said if "error" in line] == said[-1:]

@@ -12,10 +12,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import unimetric.training.loop as loop
 import unimetric.training.resolve as resolve
-from toy_runs import log_rows, make_images, options_file, read_json, tensors, unimetric
+from toy_runs import log_rows, make_images, options_file, read_json, removed, tensors, unimetric
 from unimetric import Embedder
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError
@@ -66,20 +68,16 @@ def test_steps_change_what_is_trained_and_nothing_else(
 
 
 @pytest.mark.parametrize("clip", [1e-4, 0.0])
-def test_gradient_values_are_clipped(
-    clip: float, sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradient_values_are_clipped(clip: float, sources: list[Path], tmp_path: Path) -> None:
     largest: list[float] = []
-    original = torch.optim.AdamW.step
 
-    def step(self: torch.optim.AdamW, *arguments: Any, **more: Any) -> Any:
-        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+    def measure(optimiser: torch.optim.Optimizer, *_: object) -> None:
+        gradients = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
         largest.append(max(float(gradient.abs().max()) for gradient in gradients))
-        return original(self, *arguments, **more)
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", step)
     options = options_file(tmp_path / "options.yaml", training={"steps": 3, "clip_value": clip})
-    assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 0
+    with removed(register_optimizer_step_pre_hook(measure)):
+        assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 0
     assert len(largest) == 3
     if clip:
         assert largest == pytest.approx([clip] * 3)
@@ -87,20 +85,16 @@ def test_gradient_values_are_clipped(
         assert min(largest) > 1e-3
 
 
-def test_learning_rates_follow_the_schedule(
-    sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_learning_rates_follow_the_schedule(sources: list[Path], tmp_path: Path) -> None:
     seen: list[dict[str, float]] = []
-    original = torch.optim.AdamW.step
 
-    def step(self: torch.optim.AdamW, *arguments: Any, **more: Any) -> Any:
-        seen.append({group["name"]: group["lr"] for group in self.param_groups})
-        return original(self, *arguments, **more)
+    def look(optimiser: torch.optim.Optimizer, *_: object) -> None:
+        seen.append({group["name"]: group["lr"] for group in optimiser.param_groups})
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", step)
     training = {"epochs": 3, "decay_epochs": 1, "decay_factor": 0.5}
     options = options_file(tmp_path / "options.yaml", training=training)
-    assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 0
+    with removed(register_optimizer_step_pre_hook(look)):
+        assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 0
     assert [rates["method"] for rates in seen] == pytest.approx([1e-3] * 4 + [5e-4] * 4 + [2.5e-4] * 4)
     assert [rates["proxies"] for rates in seen] == pytest.approx([100 * rates["method"] for rates in seen])
     rows = log_rows(tmp_path / "run")
@@ -314,9 +308,7 @@ def test_a_run_without_test_classes_saves_its_model(
 
 
 @pytest.mark.parametrize("there", ["nothing", "a folder", "files of others"])
-def test_an_error_before_the_first_checkpoint_leaves_no_run(
-    there: str, sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_before_the_first_checkpoint_leaves_no_run(there: str, sources: list[Path], tmp_path: Path) -> None:
     run = tmp_path / "runs/first"
     if there != "nothing":
         run.mkdir(parents=True)
@@ -329,11 +321,11 @@ def test_an_error_before_the_first_checkpoint_leaves_no_run(
     before[options] = options.read_text()
     command = ["train", *sources, "--out", run, "--config", options]
 
-    def broken(*arguments: Any) -> torch.Tensor:
-        raise UserError("it does not work")
+    def broken(module: torch.nn.Module, _: object) -> None:
+        if isinstance(module, CurricularFace):
+            raise UserError("it does not work")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(CurricularFace, "forward", broken)
+    with removed(register_module_forward_pre_hook(broken)):
         assert unimetric(*command) == 2
     after = {path for path in tmp_path.rglob("*") if not path.name.startswith("events.out.")}
     assert after == set(before)

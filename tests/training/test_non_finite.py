@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 import unimetric.training.loop as loop
-from toy_runs import assert_same_run, log_rows, options_file, read_json, tensors, unimetric
+from toy_runs import assert_same_run, log_rows, options_file, read_json, removed, tensors, unimetric
 from unimetric.config import run_config
 from unimetric.data.loading import _TrainingImages
 from unimetric.errors import UserError
@@ -358,16 +359,15 @@ def test_a_gradient_that_fails_is_named_from_the_loss_on() -> None:
     assert "the gradient is not finite, first in model.head." in found.cause
 
 
-def test_half_precision_is_named_where_float32_is_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_precision_is_named_where_float32_is_finite() -> None:
     step = Step()
-    original = nn.Linear.forward
 
-    def forward(self: nn.Linear, values: torch.Tensor) -> torch.Tensor:
-        result = original(self, values)
-        return result * float("inf") if result.dtype == torch.bfloat16 else result
+    def overflow(module: nn.Module, values: object, result: Any) -> Any:
+        half = isinstance(module, nn.Linear) and result.dtype == torch.bfloat16
+        return result * float("inf") if half else None
 
-    monkeypatch.setattr(nn.Linear, "forward", forward)
-    assert "set --device.precision fp32" in step.diagnosis(torch.bfloat16).cause
+    with removed(register_module_forward_hook(overflow)):
+        assert "set --device.precision fp32" in step.diagnosis(torch.bfloat16).cause
 
 
 @pytest.mark.parametrize("where", ["loss", "total", "gradient", "nowhere"])

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-import unimetric.training.loop as loop
-from toy_runs import assert_same_run, log_rows, options_file, read_json, tensors, unimetric
+from toy_runs import assert_same_run, at_step, interrupt, log_rows, options_file, read_json, tensors, unimetric
 
 STEPS = 12  # 3 epochs of 4 batches of 8, from 35 images
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
@@ -51,18 +50,6 @@ def whole(sources: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Call
     return run
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, how: Callable[[], None]) -> None:
-    """Let something happen during a step, the first being 1."""
-    original = loop.train_step
-
-    def broken(run: Any, model: Any, optimiser: Any, batch: Any, progress: Any) -> Any:
-        if progress.step == step - 1:
-            how()
-        return original(run, model, optimiser, batch, progress)
-
-    monkeypatch.setattr(loop, "train_step", broken)
-
-
 class PowerCut(BaseException):
     """Nothing of ours runs after it; no `Exception`, because those are tidied up after."""
 
@@ -96,12 +83,10 @@ def test_stopped_and_resumed_is_the_same_run(
     whole: Callable[[str], tuple[Path, Path]],
     sources: list[Path],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     options, expected = whole(variant)
     run = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        stop_at(patch, step, lambda: signal.raise_signal(signal.SIGINT))
+    with at_step(step, interrupt):
         code = unimetric("train", *sources, "--out", run, "--config", options)
     if step < STEPS:
         assert code == 130
@@ -118,15 +103,12 @@ def test_killed_between_checkpoints_goes_on_from_the_last_one(
     whole: Callable[[str], tuple[Path, Path]],
     sources: list[Path],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     options, expected = whole("best")
     run = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        stop_at(patch, step, power_cut)
-        with pytest.raises(PowerCut):
-            unimetric("train", *sources, "--out", run, "--config", options)
+    with at_step(step, power_cut), pytest.raises(PowerCut):
+        unimetric("train", *sources, "--out", run, "--config", options)
     assert (run / "checkpoint.safetensors").exists() == (step > 3)
     capsys.readouterr()
     assert unimetric("train", "--resume", run) == 0
@@ -136,14 +118,11 @@ def test_killed_between_checkpoints_goes_on_from_the_last_one(
     assert_same_run(expected, run)
 
 
-def test_interrupted_twice(
-    whole: Callable[[str], tuple[Path, Path]], sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_twice(whole: Callable[[str], tuple[Path, Path]], sources: list[Path], tmp_path: Path) -> None:
     options, expected = whole("plain")
     run = tmp_path / "run"
     for step, command in ((3, ["train", *sources, "--out", run, "--config", options]), (7, ["train", "--resume", run])):
-        with monkeypatch.context() as patch:
-            stop_at(patch, step, lambda: signal.raise_signal(signal.SIGTERM))
+        with at_step(step, lambda: signal.raise_signal(signal.SIGTERM)):
             assert unimetric(*command) == 130
     assert unimetric("train", "--resume", run) == 0
     assert_same_run(expected, run)
@@ -157,27 +136,24 @@ def test_adaptive_sampling_follows_the_losses(whole: Callable[[str], tuple[Path,
     assert abs(row["share/a"] - row["share/b"]) > 0.05
 
 
-def test_resuming_a_finished_run_changes_nothing(
-    whole: Callable[[str], tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resuming_a_finished_run_changes_nothing(whole: Callable[[str], tuple[Path, Path]], tmp_path: Path) -> None:
     for variant in ("plain", "best"):
         _, expected = whole(variant)
         run = tmp_path / variant
         shutil.copytree(expected, run)
-        stop_at(monkeypatch, STEPS + 1, power_cut)
         (run / "metrics.json").unlink()
-        assert unimetric("train", "--resume", run) == 0
+        with at_step(STEPS + 1, power_cut):
+            assert unimetric("train", "--resume", run) == 0
         assert_same_run(expected, run)
 
 
 def test_resume_remembers_where_it_computes(
-    whole: Callable[[str], tuple[Path, Path]], tmp_path: Path, sources: list[Path], monkeypatch: pytest.MonkeyPatch
+    whole: Callable[[str], tuple[Path, Path]], tmp_path: Path, sources: list[Path]
 ) -> None:
     options, _ = whole("plain")
     run = tmp_path / "run"
-    stop_at(monkeypatch, 2, lambda: signal.raise_signal(signal.SIGINT))
-    assert unimetric("train", *sources, "--out", run, "--config", options) == 130
-    monkeypatch.undo()
+    with at_step(2, interrupt):
+        assert unimetric("train", *sources, "--out", run, "--config", options) == 130
     assert unimetric("train", "--resume", run, "--evaluation.ks", "[1,3]") == 0
     assert "recall@3" in read_json(run / "metrics.json")["unified"]
     assert "- 3" in (run / "config.yaml").read_text()
@@ -262,12 +238,11 @@ def test_checkpoint_holds_everything(whole: Callable[[str], tuple[Path, Path]]) 
 
 
 def test_a_log_that_a_power_cut_left_damaged(
-    whole: Callable[[str], tuple[Path, Path]], sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Callable[[str], tuple[Path, Path]], sources: list[Path], tmp_path: Path
 ) -> None:
     options, expected = whole("plain")
     run = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        stop_at(patch, 11, lambda: signal.raise_signal(signal.SIGINT))
+    with at_step(11, interrupt):
         assert unimetric("train", *sources, "--out", run, "--config", options) == 130
     log = run / "log.jsonl"
     log.write_bytes(b"\0\0\0\n[1]\n3\n{}\n\xff\n" + log.read_bytes() + b"\0\0\n")

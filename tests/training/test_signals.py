@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from toy_runs import assert_same_run, options_file, start, unimetric
+from toy_runs import assert_same_run, at_step, interrupt, options_file, start, unimetric
 
 
 @pytest.mark.parametrize(
@@ -76,26 +76,18 @@ def test_sigterm_before_the_first_step_leaves_a_run_that_goes_on(
     assert_same_run(tmp_path / "expected", run)
 
 
-def test_a_second_ctrl_c_stops_at_once(
-    sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from unimetric.training import loop
+def test_a_second_ctrl_c_stops_at_once(sources: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    went_on: list[bool] = []
 
-    original = loop.train_step
-    steps: list[int] = []
+    def twice() -> None:
+        interrupt()
+        interrupt()
+        went_on.append(True)
 
-    def twice(run: object, model: object, optimiser: object, batch: object, progress: loop.Progress) -> float | None:
-        steps.append(progress.step)
-        if progress.step == 5:
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
-            steps.append(-1)
-        return original(run, model, optimiser, batch, progress)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(loop, "train_step", twice)
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     options = options_file(tmp_path / "options.yaml")
-    assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 130
-    assert steps == [0, 1, 2, 3, 4, 5]
+    with at_step(6, twice):
+        assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 130
+    assert not went_on
     assert f"continue with: unimetric train --resume {tmp_path / 'run'}" in capsys.readouterr().err
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

@@ -36,25 +36,11 @@ class Embedded:
     skipped: tuple[Skipped, ...]
 
 
-def embed_shards(
-    model: ModelSource,
-    sources: Sequence[str],
-    out: str,
-    *,
-    engine: str = "plain",
-    shard: str = "1/1",
-    workers: int | None = None,
-    shard_rows: int = 8192,
-    batch_size: int = 32,
-    thumbnails: bool = False,
-    strict: bool = False,
-) -> Embedded:
-    """Embed sources into a folder of shards; finished shards are kept.
+@dataclass(frozen=True)
+class ShardOptions:
+    """Work of one ``unimetric embed`` into shards.
 
     Args:
-        model: The model, under the same path on every machine.
-        sources: As for `plan`.
-        out: A folder or a URI that every machine reaches.
         engine: ``ray``, or ``plain`` for this process alone.
         shard: ``I/N``: make the I-th of every N shards.
         workers: Number of models, for ``ray``.
@@ -63,35 +49,58 @@ def embed_shards(
         thumbnails: Keep thumbnails.
         strict: Stop at the first image that cannot be read.
 
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    engine: str = "plain"
+    shard: str = "1/1"
+    workers: int | None = None
+    shard_rows: int = 8192
+    batch_size: int = 32
+    thumbnails: bool = False
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "shard_rows", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name} is {value}: use 1 or more")
+        _shard(self.shard)
+
+
+def embed_shards(model: ModelSource, sources: Sequence[str], out: str, options: ShardOptions) -> Embedded:
+    """Embed sources into a folder of shards; finished shards are kept.
+
+    Args:
+        model: The model, under the same path on every machine.
+        sources: As for `plan`.
+        out: A folder or a URI that every machine reaches.
+        options: The work.
+
     Returns:
         The state of the folder; rows and skipped images are those of all finished shards.
 
     Raises:
-        UserError: the model, a source or an option cannot be used, the folder holds another run's shards, or all
-            images are unreadable.
+        UserError: the model or a source cannot be used, the folder holds another run's shards, or all images are
+            unreadable.
     """
-    device = model.device
-    index, count = _shard(shard)
-    if batch_size < 1:
-        raise UserError(f"--batch_size is {batch_size}: use 1 or more")
-    if shard_rows < 1:
-        raise UserError(f"--shard_rows is {shard_rows}: use 1 or more")
-    if workers is not None and workers < 1:
-        raise UserError(f"--workers is {workers}: use 1 or more")
+    device, batch_size = model.device, options.batch_size
     folder, config = read_model_config(model.folder)
     weights = model.weights_file
     # Whole batches, so that the plain command has the same ones.
-    units = plan(sources, -(-shard_rows // batch_size) * batch_size)
-    precision = (
-        device.precision if engine == "ray" else choose_precision(device.precision, choose_device(device.accelerator))
-    )
+    units = plan(sources, -(-options.shard_rows // batch_size) * batch_size)
+    precision: str = device.precision
+    if options.engine != "ray":
+        precision = choose_precision(precision, choose_device(device.accelerator))
     size = config["embedding_size"] if model.size is None else model.size
     check_size(size, config, str(model.path))
     fingerprint = sized_fingerprint(model_fingerprint(config), config, size)
-    info = ShardsInfo(fingerprint, size, precision, batch_size, thumbnails, len(units), digest(units))
+    info = ShardsInfo(fingerprint, size, precision, batch_size, options.thumbnails, len(units), digest(units))
     local = storage.local_path(out)
     out = str(local.absolute()) if local is not None else out.rstrip("/")
     finished = begin(out, info)
+    index, count = _shard(options.shard)
     missing = [unit for unit in units[index - 1 :: count] if unit.name not in finished]
     job = Job(
         str(folder.resolve()),
@@ -103,12 +112,12 @@ def embed_shards(
         device.accelerator,
         batch_size,
         0,
-        thumbnails,
-        strict,
+        options.thumbnails,
+        options.strict,
         model.size,
     )
     if missing:
-        _make(job, missing, engine, workers)
+        _make(job, missing, options.engine, options.workers)
     return _summary(out, units)
 
 

@@ -20,6 +20,22 @@ if TYPE_CHECKING:
     from unimetric.models.ensemble import Ensemble
     from unimetric.training.provenance import Clock
 
+_UNUSED = Without(
+    {
+        *("loss", "sampling", "training", "extension", "device.processes", "device.machines"),
+        *("data.few_shot", "data.train_images", "data.replay_per_class", "data.workers", "data.train_datasets"),
+        "evaluation.baseline",
+    }
+)
+_COMMON = Common(
+    {
+        *("data.sources", "data.split", "data.split_seed", "data.validation_fraction", "data.test_datasets"),
+        *("data.cache", "data.reduced_decode", "model.method", "model.backbone", "model.weights"),
+        *("model.image_size", "model.pool", "evaluation.ks", "evaluation.batch_size", "evaluation.classes"),
+        *("evaluation.mean_average_precision", "evaluation.budgets", "device.accelerator", "device.precision"),
+    }
+)
+
 
 def evaluate(
     model_folder: Path | None = None,
@@ -30,24 +46,7 @@ def evaluate(
     size: PositiveInt | None = None,
     strict: bool = False,
     print_config: bool = False,
-    options: Annotated[
-        RunConfig,
-        Without(
-            {
-                *("loss", "sampling", "training", "extension", "device.processes", "device.machines"),
-                *("data.few_shot", "data.train_images", "data.replay_per_class", "data.workers", "data.train_datasets"),
-                "evaluation.baseline",
-            }
-        ),
-        Common(
-            {
-                *("data.sources", "data.split", "data.split_seed", "data.validation_fraction", "data.test_datasets"),
-                *("data.cache", "data.reduced_decode", "model.method", "model.backbone", "model.weights"),
-                *("model.image_size", "model.pool", "evaluation.ks", "evaluation.batch_size", "evaluation.classes"),
-                *("evaluation.mean_average_precision", "evaluation.budgets", "device.accelerator", "device.precision"),
-            }
-        ),
-    ],
+    options: Annotated[RunConfig, _UNUSED, _COMMON],
 ) -> int:
     """Measure a trained model, several as an ensemble, or an untrained backbone.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,10 +13,73 @@ from unimetric.errors import MissingOptionError, OptionError, UserError, escaped
 
 if TYPE_CHECKING:
     from unimetric.bulk.importing import Imported
+    from unimetric.search.index import SearchIndex
     from unimetric.search.indexing import Indexed
 
-_CHANGE = Group("change a database")
-_THRESHOLD = Group("threshold of a match")
+
+@dataclass(frozen=True)
+class RowOptions:
+    """Rows to write.
+
+    Args:
+        size: Numbers of a vector; by default those of the database, or all that the model gives for a new one.
+        vector_type: Type to store vectors in; by default that of the database, or float32 for a new one.
+        batch_size: Images per forward pass.
+        commit_rows: Rows to write at once, at most 10 s apart.
+        strict: Stop at an unreadable image instead of skipping it.
+        weights: Weights of the backbone, for a model trained with --model.weights FILE.
+        group_copies: Record that searches give one answer for all copies of a picture.
+    """
+
+    size: PositiveInt | None = None
+    vector_type: Literal["float32", "float16", "int8", "bit"] | None = None
+    batch_size: PositiveInt = 32
+    commit_rows: PositiveInt = 1024
+    strict: bool = False
+    weights: str | None = None
+    group_copies: bool | None = None
+
+
+@dataclass(frozen=True)
+class ChangeOptions:
+    """Changes of a database beside new rows.
+
+    Args:
+        delete_missing: Delete rows of the same datasets that the sources do not name.
+        delete_dataset: Delete datasets.
+        delete_path: Delete the rows of files, or of all files below folders.
+        build_index: Rebuild the approximate index; none removes it.
+        optimise: Merge small files and update the approximate index.
+    """
+
+    delete_missing: bool = False
+    delete_dataset: list[str] | None = None
+    delete_path: list[str] | None = None
+    build_index: Literal["auto", "ivf-pq", "hnsw", "none"] | None = None
+    optimise: bool = False
+
+    @property
+    def deletes(self) -> bool:
+        """Rows are deleted by name."""
+        return bool(self.delete_dataset or self.delete_path)
+
+
+@dataclass(frozen=True)
+class ThresholdOptions:
+    """Similarity from which on an answer is a match.
+
+    Args:
+        metrics: The metrics.json with the thresholds; by default that of MODEL.
+        false_match_rate: Rate that the threshold keeps: 0.1, 0.01, 0.001 or 0.0001.
+        calibrate: Folders of class folders or manifests of labelled images that are not in the database, to calibrate
+            its thresholds and the sets of unimetric search --guarantee on.
+        per_class: Let --calibrate give each class a threshold of its own, so that one threshold means the same for all.
+    """
+
+    metrics: str | None = None
+    false_match_rate: float | None = None
+    calibrate: list[str] | None = None
+    per_class: bool = False
 
 
 def index(
@@ -26,22 +89,9 @@ def index(
     db: str,
     dataset: str | None = None,
     vectors: list[str] | None = None,
-    size: PositiveInt | None = None,
-    vector_type: Literal["float32", "float16", "int8", "bit"] | None = None,
-    batch_size: PositiveInt = 32,
-    commit_rows: PositiveInt = 1024,
-    strict: bool = False,
-    weights: str | None = None,
-    delete_missing: Annotated[bool, _CHANGE] = False,
-    delete_dataset: Annotated[list[str] | None, _CHANGE] = None,
-    delete_path: Annotated[list[str] | None, _CHANGE] = None,
-    build_index: Annotated[Literal["auto", "ivf-pq", "hnsw", "none"] | None, _CHANGE] = None,
-    optimise: Annotated[bool, _CHANGE] = False,
-    metrics: Annotated[str | None, _THRESHOLD] = None,
-    false_match_rate: Annotated[float | None, _THRESHOLD] = None,
-    calibrate: Annotated[list[str] | None, _THRESHOLD] = None,
-    per_class: Annotated[bool, _THRESHOLD] = False,
-    group_copies: bool | None = None,
+    rows: Annotated[RowOptions, Group("")],
+    changes: Annotated[ChangeOptions, Group("change a database")],
+    thresholds: Annotated[ThresholdOptions, Group("threshold of a match")],
     device: Annotated[DeviceConfig, Without({"processes", "machines"})],
 ) -> int:
     """Embed images into a search database.
@@ -55,99 +105,87 @@ def index(
         db: The database: a folder, a URI such as s3://bucket/db, or milvus://host:19530/name.
         dataset: Name for the dataset of the one source, as in NAME=PATH.
         vectors: Folders of shards that unimetric embed wrote with MODEL, to take their rows over.
-        size: Numbers of a vector; by default those of the database, or all that the model gives for a new one.
-        vector_type: Type to store vectors in; by default that of the database, or float32 for a new one.
-        batch_size: Images per forward pass.
-        commit_rows: Rows to write at once, at most 10 s apart.
-        strict: Stop at an unreadable image instead of skipping it.
-        weights: Weights of the backbone, for a model trained with --model.weights FILE.
-        delete_missing: Delete rows of the same datasets that the sources do not name.
-        delete_dataset: Delete datasets.
-        delete_path: Delete the rows of files, or of all files below folders.
-        build_index: Rebuild the approximate index; none removes it.
-        optimise: Merge small files and update the approximate index.
-        metrics: The metrics.json with the thresholds; by default that of MODEL.
-        false_match_rate: Rate that the threshold keeps: 0.1, 0.01, 0.001 or 0.0001.
-        calibrate: Folders of class folders or manifests of labelled images that are not in the database, to calibrate
-            its thresholds and the sets of unimetric search --guarantee on.
-        per_class: Let --calibrate give each class a threshold of its own, so that one threshold means the same for all.
-        group_copies: Record that searches give one answer for all copies of a picture.
+        rows: Rows to write.
+        changes: Changes beside new rows.
+        thresholds: Similarity from which on an answer is a match.
         device: Device and precision.
     """
-    if model is None and not (delete_dataset or delete_path or build_index or optimise or calibrate):
-        raise MissingOptionError(
-            "MODEL is missing: write unimetric index MODEL FOLDER --db PATH, or an option that changes the database"
-        )
-    if per_class and not calibrate:
-        raise OptionError("--per_class needs --calibrate with labelled images: it is an option of that calibration")
-    if vectors and (sources or delete_missing or delete_dataset or delete_path or dataset):
-        raise OptionError("--vectors takes MODEL and --db only: index folders and delete in commands of their own")
-    if vectors and model is None:
-        raise MissingOptionError("MODEL is missing: write unimetric index MODEL --vectors FOLDER --db PATH")
-    if model is not None and not (sources or vectors):
-        raise MissingOptionError(f"nothing to index: name folders or manifests after the model {model}")
-    if model is not None and (delete_dataset or delete_path):
-        raise OptionError("--delete_dataset and --delete_path take no MODEL: delete first, then index")
+    _check(model, sources, dataset, vectors, changes, thresholds)
     from unimetric.progress import log_status
 
+    refreshed = False
     if model is not None and vectors:
-        imported, count, refreshed = index_shards(
-            model,
-            vectors,
-            db,
-            metrics=metrics,
-            false_match_rate=false_match_rate,
-            weights=weights,
-            size=size,
-            vector_type=vector_type,
-        )
+        imported, count, refreshed = index_shards(model, vectors, db, rows=rows, thresholds=thresholds)
         log_status(f"{imported.written} rows written, {imported.unchanged} unchanged. {count} rows are in {db}.")
     elif model is not None:
+        delete = changes.delete_missing
         try:
             indexed, count, refreshed = index_sources(
                 model,
                 sources or [],
                 db,
                 dataset=dataset,
-                batch_size=batch_size,
-                commit_rows=commit_rows,
-                strict=strict,
-                delete_missing=delete_missing,
-                metrics=metrics,
-                false_match_rate=false_match_rate,
-                weights=weights,
-                size=size,
-                vector_type=vector_type,
-                group_copies=group_copies,
+                delete_missing=delete,
+                rows=rows,
+                thresholds=thresholds,
                 device=device,
             )
         except KeyboardInterrupt:
             log_status("unimetric: stopped, what was written is kept; run the same command again to continue")
             return 130
-        _print_indexed(indexed, count, db, delete_missing)
-    if model is not None and refreshed:
+        _print_indexed(indexed, count, db, delete)
+    if refreshed:
         log_status("The approximate index is up to date.")
-    if delete_dataset or delete_path or build_index or optimise:
-        removed, kind = change_database(
-            db, datasets=delete_dataset or [], paths=delete_path or [], build=build_index, optimise=optimise
-        )
-        if delete_dataset or delete_path:
-            log_status(f"{removed} rows were deleted.")
-        if kind is not None:
-            log_status("Every search is exact now." if kind == "none" else f"An index of kind {kind} was made.")
-    if calibrate:
-        _calibrate(db, calibrate, per_class, batch_size, model, weights, device)
+    _change(db, changes)
+    if thresholds.calibrate:
+        _calibrate(db, thresholds.calibrate, thresholds.per_class, rows, model, device)
     return 0
 
 
-def _calibrate(
-    db: str,
-    sources: Sequence[str],
-    per_class: bool,
-    batch_size: int,
+def _check(
     model: Path | None,
-    weights: str | None,
-    device: DeviceConfig,
+    sources: list[str] | None,
+    dataset: str | None,
+    vectors: list[str] | None,
+    changes: ChangeOptions,
+    thresholds: ThresholdOptions,
+) -> None:
+    """Refuse options that do not go together."""
+    deletes = changes.delete_dataset or changes.delete_path
+    if model is None and not (deletes or changes.build_index or changes.optimise or thresholds.calibrate):
+        raise MissingOptionError(
+            "MODEL is missing: write unimetric index MODEL FOLDER --db PATH, or an option that changes the database"
+        )
+    if thresholds.per_class and not thresholds.calibrate:
+        raise OptionError("--per_class needs --calibrate with labelled images: it is an option of that calibration")
+    if vectors and (sources or changes.delete_missing or deletes or dataset):
+        raise OptionError("--vectors takes MODEL and --db only: index folders and delete in commands of their own")
+    if vectors and model is None:
+        raise MissingOptionError("MODEL is missing: write unimetric index MODEL --vectors FOLDER --db PATH")
+    if model is not None and not (sources or vectors):
+        raise MissingOptionError(f"nothing to index: name folders or manifests after the model {model}")
+    if model is not None and deletes:
+        raise OptionError("--delete_dataset and --delete_path take no MODEL: delete first, then index")
+
+
+def _change(db: str, changes: ChangeOptions) -> None:
+    """Delete rows and rebuild or update the approximate index as the options ask, and print the result."""
+    from unimetric.progress import log_status
+
+    datasets, paths = changes.delete_dataset or [], changes.delete_path or []
+    if not (datasets or paths or changes.build_index or changes.optimise):
+        return
+    removed, kind = change_database(
+        db, datasets=datasets, paths=paths, build=changes.build_index, optimise=changes.optimise
+    )
+    if datasets or paths:
+        log_status(f"{removed} rows were deleted.")
+    if kind is not None:
+        log_status("Every search is exact now." if kind == "none" else f"An index of kind {kind} was made.")
+
+
+def _calibrate(
+    db: str, sources: Sequence[str], per_class: bool, rows: RowOptions, model: Path | None, device: DeviceConfig
 ) -> None:
     """Calibrate a database on the images of some sources, and print the result."""
     from unimetric.data.sources import read_sources
@@ -159,7 +197,7 @@ def _calibrate(
         log_status(f"note: {note}", style="yellow")
     queries = [item for dataset in datasets for item in dataset.items]
     result = calibrate_database(
-        db, queries, per_class=per_class, batch_size=batch_size, model=model, weights=weights, device=device
+        db, queries, per_class=per_class, batch_size=rows.batch_size, model=model, weights=rows.weights, device=device
     )
     for entry in result.refused:
         log_status(f"skipped {escaped(entry.path)}: {entry.reason}")
@@ -190,16 +228,9 @@ def index_sources(
     db: str,
     *,
     dataset: str | None = None,
-    batch_size: int = 32,
-    commit_rows: int = 1024,
-    strict: bool = False,
     delete_missing: bool = False,
-    metrics: str | None = None,
-    false_match_rate: float | None = None,
-    weights: str | None = None,
-    size: int | None = None,
-    vector_type: str | None = None,
-    group_copies: bool | None = None,
+    rows: RowOptions = RowOptions(),
+    thresholds: ThresholdOptions = ThresholdOptions(),
     device: DeviceConfig | None = None,
 ) -> tuple[Indexed, int, bool]:
     """Embed and write the images of the sources that are new or changed.
@@ -209,11 +240,10 @@ def index_sources(
         sources: As for ``unimetric embed``.
         db: A folder or an object-storage URI; made if it is missing.
         dataset: The name for the dataset of the one source, or the first part of the names if it holds several.
-        batch_size: Images per forward pass.
-        commit_rows: Rows per commit, rounded up to whole batches.
-        strict: Stop at the first image that cannot be read.
         delete_missing: Delete rows of the sources' datasets that the sources no longer name.
-        metrics, false_match_rate, weights, size, vector_type, group_copies, device: As for `SearchIndex.create`.
+        rows: Rows to write.
+        thresholds: Similarity from which on an answer is a match; ``calibrate`` and ``per_class`` are not used.
+        device: Device and precision.
 
     Returns:
         The result, the number of rows in the database, and True if an index was made.
@@ -221,34 +251,22 @@ def index_sources(
     Raises:
         UserError: the model, a source or the database cannot be used.
     """
-    from unimetric.search.index import SearchIndex
     from unimetric.search.indexing import index_items, source_items
     from unimetric.search.writing import CommitRule
 
-    if commit_rows < 1:
-        raise UserError(f"--commit_rows is {commit_rows}: use 1 or more")
-    if batch_size < 1:
-        raise UserError(f"--batch_size is {batch_size}: use 1 or more")
+    if rows.commit_rows < 1:
+        raise UserError(f"--commit_rows is {rows.commit_rows}: use 1 or more")
+    if rows.batch_size < 1:
+        raise UserError(f"--batch_size is {rows.batch_size}: use 1 or more")
     named = [_renamed(sources, dataset)] if dataset is not None else list(sources)
-    items, unusable = source_items(named, strict)
-    index = SearchIndex.create(
-        db,
-        model,
-        weights=weights,
-        device=device,
-        metrics=metrics,
-        false_match_rate=false_match_rate,
-        group_copies=group_copies,
-        size=size,
-        vector_type=vector_type,
-    )
-    with index:
+    items, unusable = source_items(named, rows.strict)
+    with _created(db, model, rows, thresholds, device) as index:
         indexed = index_items(
             index,
             items,
-            batch_size=batch_size,
-            rule=CommitRule(rows=commit_rows),
-            strict=strict,
+            batch_size=rows.batch_size,
+            rule=CommitRule(rows=rows.commit_rows),
+            strict=rows.strict,
             delete_missing=delete_missing,
             origin=", ".join(named),
         )
@@ -261,11 +279,8 @@ def index_shards(
     folders: Sequence[str],
     db: str,
     *,
-    metrics: str | None = None,
-    false_match_rate: float | None = None,
-    weights: str | None = None,
-    size: int | None = None,
-    vector_type: str | None = None,
+    rows: RowOptions = RowOptions(),
+    thresholds: ThresholdOptions = ThresholdOptions(),
 ) -> tuple[Imported, int, bool]:
     """Import the vectors of shards; no image is read.
 
@@ -273,11 +288,8 @@ def index_shards(
         model: The run folder or model folder that they were embedded with.
         folders: Folders or URIs written by ``unimetric embed --engine ray`` or ``--shard``.
         db: A folder or an object-storage URI; made if it is missing.
-        metrics: As for `SearchIndex.create`.
-        false_match_rate: As for `SearchIndex.create`.
-        weights: The file of the backbone's weights.
-        size: Numbers of a vector in the shards; by default those of the database, or of the model for a new one.
-        vector_type: As for `SearchIndex.create`.
+        rows: Size, type and grouping of the vectors, and the backbone's weights; the rest is not used.
+        thresholds: As for `index_sources`.
 
     Returns:
         The result, the number of rows in the database, and True if an index was made.
@@ -287,20 +299,29 @@ def index_shards(
     """
     from unimetric.bulk.importing import import_shards
     from unimetric.formats.shards import shard_files
-    from unimetric.search.index import SearchIndex
 
     files = [file for folder in folders for file in shard_files(folder)]
-    with SearchIndex.create(
-        db,
-        model,
-        weights=weights,
-        metrics=metrics,
-        false_match_rate=false_match_rate,
-        size=size,
-        vector_type=vector_type,
-    ) as index:
+    with _created(db, model, rows, thresholds, None) as index:
         imported = import_shards(index, files)
         return imported, index.count(), index.maintain()
+
+
+def _created(
+    db: str, model: Path, rows: RowOptions, thresholds: ThresholdOptions, device: DeviceConfig | None
+) -> SearchIndex:
+    from unimetric.search.index import SearchIndex
+
+    return SearchIndex.create(
+        db,
+        model,
+        weights=rows.weights,
+        device=device,
+        metrics=thresholds.metrics,
+        false_match_rate=thresholds.false_match_rate,
+        size=rows.size,
+        group_copies=rows.group_copies,
+        vector_type=rows.vector_type,
+    )
 
 
 def change_database(

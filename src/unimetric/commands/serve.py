@@ -18,8 +18,12 @@ from unimetric.files import cache_folder, make_folder, user_path
 from unimetric.service.options import ServiceConfig
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from unimetric.models.embedder import Embedder
+    from unimetric.search import SearchIndex
     from unimetric.service.batching import Batcher
+    from unimetric.service.upgrading import Follower
 
 _BACKBONE = "dinov2-small"
 """Backbone for a folder of images that is served without a trained model."""
@@ -72,12 +76,10 @@ def place_of(db: str, *, model: Path | None, weights: str | None, device: Device
     Raises:
         UserError: there is neither a database nor a folder of images, or the model cannot be used.
     """
-    try:
-        from unimetric.search import SearchIndex
-    except ModuleNotFoundError as error:
-        raise UserError(f"search needs {error.name}, which is missing; pip install 'unimetric[search]'") from error
+    _check_installed()
     from unimetric.models.saving import model_fingerprint, read_model_config
     from unimetric.models.source import ModelSource
+    from unimetric.search import SearchIndex
     from unimetric.search.errors import DatabaseMissingError
 
     try:
@@ -121,20 +123,14 @@ def serve_place(
         KeyboardInterrupt: after Ctrl-C.
         UserError: no database, another model, no token, or an address that is taken.
     """
+    _check_installed()
     from unimetric.progress import log_status
+    from unimetric.search import SearchIndex
+    from unimetric.service.access import tokens_from_environment
+    from unimetric.service.guard import is_loopback
+    from unimetric.service.run import Runner, listen, url_of
 
-    try:
-        from unimetric.search import SearchIndex
-        from unimetric.service.access import tokens_from_environment
-        from unimetric.service.app import create_app
-        from unimetric.service.folder import FolderIndexer
-        from unimetric.service.guard import is_loopback
-        from unimetric.service.run import Runner, listen, url_of
-        from unimetric.service.upgrading import Follower
-    except ModuleNotFoundError as error:
-        raise UserError(f"search needs {error.name}, which is missing; pip install 'unimetric[search]'") from error
-
-    token, read_token = tokens_from_environment(config)
+    tokens = tokens_from_environment(config)
     device = device or DeviceConfig()
     if place.images is not None:
         model = None  # recorded in the database, where a backbone's name has become a folder
@@ -145,34 +141,10 @@ def serve_place(
         if not is_loopback(config.host):
             log_status(f"warning: with --host {config.host}, {_exposure(config)}", style="yellow")
         runner = Runner()
-        url = url_of(listening)
-        folder = None
-        if place.images is not None:
-            folder = FolderIndexer(index, place.images, trained=place.trained, on_failure=runner.fail)
-
-        def follow(make_batcher: Callable[..., Batcher]) -> Follower:
-            def open_index(embedder: Embedder | None) -> SearchIndex:
-                return SearchIndex.open(place.database, embedder=embedder, device=device)
-
-            return Follower(place.database, open_index, make_batcher, 2 * config.request_seconds)
-
-        app = create_app(
-            index,
-            config,
-            token=token,
-            read_token=read_token,
-            folder=folder,
-            follow=follow,
-            precision=device.precision,
-            on_failure=runner.fail,
-            on_ready=lambda: log_status("The model is loaded; searches are answered now. Ctrl-C ends it."),
-        )
-        catalogue = (
-            f"{index.count()} images of {len(index.datasets())} datasets are"
-            if folder is None
-            else f"{place.images} is"
-        )
-        log_status(f"{catalogue} served on {url}; the model is loading.")
+        app = _app(index, place, config, tokens, device, runner.fail)
+        rows = f"{index.count()} images of {len(index.datasets())} datasets are"
+        served = rows if place.images is None else f"{place.images} is"
+        log_status(f"{served} served on {url_of(listening)}; the model is loading.")
         stopped_by = runner.run(app, listening, config)
         if app.state.service.workers.abandoned:
             # Python would wait for threads that the database never returns to. No write is left half done.
@@ -182,6 +154,53 @@ def serve_place(
         if stopped_by == signal.SIGINT:
             raise KeyboardInterrupt
     return 0
+
+
+def _app(
+    index: SearchIndex,
+    place: Place,
+    config: ServiceConfig,
+    tokens: tuple[str | None, str | None],
+    device: DeviceConfig,
+    on_failure: Callable[[BaseException], None],
+) -> FastAPI:
+    """The service of an open database, which brings a folder of images in and follows an upgrade to another model."""
+    from unimetric.progress import log_status
+    from unimetric.search import SearchIndex
+    from unimetric.service.app import create_app
+    from unimetric.service.folder import FolderIndexer
+    from unimetric.service.upgrading import Follower
+
+    def follow(make_batcher: Callable[..., Batcher]) -> Follower:
+        def open_index(embedder: Embedder | None) -> SearchIndex:
+            return SearchIndex.open(place.database, embedder=embedder, device=device)
+
+        return Follower(place.database, open_index, make_batcher, 2 * config.request_seconds)
+
+    folder = None
+    if place.images is not None:
+        folder = FolderIndexer(index, place.images, trained=place.trained, on_failure=on_failure)
+    token, read_token = tokens
+    return create_app(
+        index,
+        config,
+        token=token,
+        read_token=read_token,
+        folder=folder,
+        follow=follow,
+        precision=device.precision,
+        on_failure=on_failure,
+        on_ready=lambda: log_status("The model is loaded; searches are answered now. Ctrl-C ends it."),
+    )
+
+
+def _check_installed() -> None:
+    try:
+        import unimetric.search
+        import unimetric.service.app
+        import unimetric.service.run  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(f"search needs {error.name}, which is missing; pip install 'unimetric[search]'") from error
 
 
 def _exposure(config: ServiceConfig) -> str:

@@ -8,6 +8,17 @@ the tile sizes, the number of threads or the device.
 
 The more similar item comes first; among equally similar ones, the lower gallery row. `torch.topk` promises nothing
 about ties, so it is only used to find the similarities; ties are broken by row number.
+
+>>> vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
+>>> similarities, rows = nearest_neighbours(vectors, vectors, k=2)
+>>> rows
+tensor([[0, 1],
+        [1, 2],
+        [1, 2]])
+>>> nearest_neighbours(vectors, vectors, 1, query_ids=[7, 8, 9], gallery_ids=[7, 8, 9])[1]
+tensor([[1],
+        [2],
+        [1]])
 """
 
 from __future__ import annotations
@@ -67,17 +78,6 @@ def nearest_neighbours(
     Raises:
         UserError: vectors that have no cosine or lie outside the ball, an unknown distance, unequal widths,
             ids for one side only or of the wrong length, a gallery id that occurs twice, or an option out of range.
-
-    >>> vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
-    >>> similarities, rows = nearest_neighbours(vectors, vectors, k=2)
-    >>> rows
-    tensor([[0, 1],
-            [1, 2],
-            [1, 2]])
-    >>> nearest_neighbours(vectors, vectors, 1, query_ids=[7, 8, 9], gallery_ids=[7, 8, 9])[1]
-    tensor([[1],
-            [2],
-            [1]])
     """
     check_count(k, "k")
     tiling = Tiling(query_tile, gallery_tile, device, memory)

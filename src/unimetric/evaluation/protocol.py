@@ -3,6 +3,21 @@
 The protocol of Kim, Kim and Kwak, Learning Unified Distance Metric Across Diverse Data Distributions with
 Parameter-Efficient Transfer Learning, WACV 2025 (arXiv 2309.08944), with classes always compared as
 (dataset, label): datasets may use the same label for different things.
+
+Labels are compared within their dataset by Python's ``==``; a `LabelWarning` names those that differ only in case,
+white space, Unicode form, or as 0 and "0.0". If one label is a frozenset, every image has a set of labels (others are
+the only one of theirs), and a gallery item that shares one with the query is a positive.
+
+A gallery item with the query's own id is excluded from its results. With a gallery but no ids, nothing is excluded.
+Without a gallery, every query searches all the others, with or without ids. Among equally similar gallery items, the
+one in the lower row comes first. Tile sizes, memory and device do not change the result.
+
+>>> vectors = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.5, 0.5], [0.0, 1.0]])
+>>> report = evaluate(vectors, ["cat", "cat", "dog", "dog"], ["pets"] * 4)
+>>> report.separate["pets"]
+{'recall@1': 0.75, 'map@r': 0.75, 'r-precision': 0.75}
+>>> report.counts.queries, report.counts.queries_without_positive
+(4, 0)
 """
 
 from __future__ import annotations
@@ -53,63 +68,66 @@ def evaluate(
 ) -> Report:
     """Score embeddings by retrieval, in each dataset and in the union of all.
 
-    Vectors are compared by cosine, whatever their length; by Euclidean distance; or, for points of the Poincaré ball,
-    by hyperbolic distance. Among equally similar gallery items, the one in the lower row comes first. Tile sizes,
-    memory and device do not change the result.
-
     Args:
-        vectors: The queries' embeddings, shape [N, E], floating point: for cosines, no row zero; for "poincare", every
-            row within the ball of radius ``1 / sqrt(curvature)``. A memory-mapped array is never read whole.
-        labels: The queries' labels, N hashables, none missing (None, NaN, NaT, pandas' NA or blank text). Labels are
-            compared within their dataset by Python's ``==``; a `LabelWarning` names those that differ only in case,
-            white space, Unicode form, or as 0 and "0.0". If one is a frozenset, every image has a set of labels (others
-            are the only one of theirs), and a gallery item that shares one with the query is a positive.
+        vectors: The queries, shape [N, E], floating point: for "cosine" of any length but 0, for "poincare" within the
+            ball of radius ``1 / sqrt(curvature)``. A memory-mapped array is never read whole.
+        labels: N hashables, none missing (None, NaN, NaT, pandas' NA or blank text), compared within their dataset;
+            frozensets for images with several labels.
         datasets: The queries' datasets, N hashables; their `str` names them in the report.
-        gallery: The items to search: vectors [G, E], labels, datasets and, optionally, ids. Without it, every
-            query searches all the others.
+        gallery: The items to search: vectors [G, E], labels, datasets and, optionally, ids; by default the queries.
         ks: The k of each Recall@k, at least 1 each. One larger than the gallery takes all of it.
-        ids: The image id of each query, N hashables, such as paths; None for an image that is not in the
-            gallery. The gallery item with a query's own id is excluded from its results. With a gallery but no
-            ids, nothing is excluded. Without a gallery, row i is excluded for query i, with or without ids.
-        gallery_ids: The image id of each gallery item, each at most once; an alternative to the fourth
-            member of ``gallery``.
+        ids: The image id of each query, N hashables, such as paths; None for an image that is not in the gallery.
+        gallery_ids: The ids of the gallery, each at most once, instead of the fourth member of ``gallery``.
         query_tile: Maximum number of queries compared at once.
         gallery_tile: Gallery items compared at once. See `nearest_neighbours`.
         device: Device of the matrix products: "cpu", "cuda" or one CUDA device.
         distance: "cosine", "euclidean" or "poincare".
         curvature: For "poincare", ``c`` of the space of curvature ``-c``.
-        mean_average_precision: Also compute "map", which ranks the whole gallery for every query and takes about ten
-            times as long as all the rest.
+        mean_average_precision: Also compute "map", about ten times as long as all the rest.
         resamples: Bootstrap resamples of the intervals, at least 1.
         seed: Seed of the resamples and of the pairs for alignment and uniformity, at least 0.
         memory: Bytes for prepared vectors and lists of neighbours, see `nearest_neighbours`.
-        strict: Raise for a query whose (dataset, label) no other gallery image has, instead of skipping and counting
-            it.
+        strict: Raise for a query without a positive in the gallery, instead of skipping and counting it.
 
     Returns:
         The scores, their counts and confidence intervals, and the results of each query.
 
     Raises:
-        UserError: an argument of the wrong type, shape or length; a vector that is infinite or NaN, zero with the
-            cosine, or outside the ball; an unknown distance; queries and gallery of different width; an id twice in
-            the gallery, or for two different classes; two datasets with the same `str`; no query with a positive; or,
-            if ``strict``, one without.
-
-    >>> vectors = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.5, 0.5], [0.0, 1.0]])
-    >>> report = evaluate(vectors, ["cat", "cat", "dog", "dog"], ["pets"] * 4)
-    >>> report.separate["pets"]
-    {'recall@1': 0.75, 'map@r': 0.75, 'r-precision': 0.75}
-    >>> report.counts.queries, report.counts.queries_without_positive
-    (4, 0)
+        UserError: an argument of the wrong type, shape, length or range, vectors that the distance does not accept, an
+            id twice in the gallery or of two classes, two datasets with the same `str`, or nothing to measure.
     """
-    depths = _depths(ks)
+    measures = _Measures(_depths(ks), mean_average_precision, Tiling(query_tile, gallery_tile, device, memory), strict)
     check_count(resamples, "resamples")
     _check_seed(seed)
-    tiling = Tiling(query_tile, gallery_tile, device, memory)
+    comparison = _compare(vectors, labels, datasets, gallery, ids, gallery_ids, (distance, curvature, memory))
+    warn_of_twins(comparison.queries.classes(), comparison.gallery.classes())
+    return _report(comparison, measures, BootstrapOptions(int(resamples), int(seed)))
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Queries, gallery, and the gallery row of each query itself, or -1."""
+
+    queries: _Side
+    gallery: _Side
+    self_indices: Tensor
+    distance: Distance
+
+
+def _compare(
+    vectors: Vectors,
+    labels: Hashables,
+    datasets: Hashables,
+    gallery: Gallery | None,
+    ids: Hashables | None,
+    gallery_ids: Hashables | None,
+    distance: tuple[str, float, int],
+) -> _Comparison:
+    """Check both sides and prepare them."""
     gallery_vectors = None
     if gallery is not None:
         gallery_vectors, gallery_labels, gallery_datasets, gallery_ids = _unpack(gallery, gallery_ids)
-    sides = compared(vectors, gallery_vectors, ("vectors", "gallery vectors"), distance, curvature, memory)
+    sides = compared(vectors, gallery_vectors, ("vectors", "gallery vectors"), *distance)
     queries = searched = _side(sides.queries, labels, datasets, "")
     several = _have_several(labels) or (gallery is not None and _have_several(gallery_labels))
     if several:
@@ -121,11 +139,7 @@ def evaluate(
         if several:
             searched = searched.with_label_sets("gallery labels")
         self_indices = _rows_of_ids(queries, searched, ids, gallery_ids)
-    warn_of_twins(queries.classes(), searched.classes())
-    measures = _Measures(depths, mean_average_precision, tiling, strict)
-    return _report(
-        queries, searched, self_indices, measures, sides.distance, BootstrapOptions(int(resamples), int(seed))
-    )
+    return _Comparison(queries, searched, self_indices, sides.distance)
 
 
 @dataclass(frozen=True)
@@ -241,19 +255,15 @@ class _Measures:
             judgement.scores.setdefault("map", missing)[rows] = average_precisions(retrieval, self.tiling)
 
 
-def _report(
-    queries: _Side,
-    gallery: _Side,
-    self_indices: Tensor,
-    measures: _Measures,
-    distance: Distance,
-    options: BootstrapOptions,
-) -> Report:
+def _report(comparison: _Comparison, measures: _Measures, options: BootstrapOptions) -> Report:
+    queries, gallery, distance = comparison.queries, comparison.gallery, comparison.distance
     (query_classes, gallery_classes), classes = factorize(queries.classes(), gallery.classes())
     (query_datasets, gallery_datasets), datasets = factorize(queries.datasets, gallery.datasets)
     names = _dataset_names(datasets)
     sets = LabelSets.of(classes)
-    retrieval = Retrieval(queries.rows, gallery.rows, query_classes, gallery_classes, self_indices, distance, sets)
+    retrieval = Retrieval(
+        queries.rows, gallery.rows, query_classes, gallery_classes, comparison.self_indices, distance, sets
+    )
     has_positive = retrieval.positives() > 0
     _check_positives(has_positive, queries, measures.strict)
 

@@ -1,0 +1,76 @@
+"""Programs in processes of their own, forked from one that has imported torch: without their start-up time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+FORKED = multiprocessing.get_context("forkserver")
+# No part of LanceDB, whose threads would not survive a fork.
+FORKED.set_forkserver_preload(
+    ["torch", "timm", "jsonargparse", "fastapi", "uvicorn", "lance_namespace", "unimetric.models.embedder"]
+)
+
+
+class ForkedCommand:
+    """A ``unimetric`` command, used like `subprocess.Popen`.
+
+    Args:
+        arguments: The command and its arguments; those of the script, if there is one.
+        log: File for its standard error.
+        script: Python file to run instead of ``unimetric``.
+        environment: All its variables; by default those of this process.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[object],
+        log: Path,
+        script: str | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        given = [str(argument) for argument in arguments]
+        self._process = FORKED.Process(target=_run, args=(given, log, script, environment or {**os.environ}))
+        self._process.start()
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("unimetric", timeout or 0)
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+def _run(arguments: list[str], log: Path, script: str | None, environment: dict[str, str]) -> None:
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.environ.clear()
+    os.environ.update(environment)
+    if script is not None:
+        sys.argv = [script, *arguments]
+        runpy.run_path(script, run_name="__main__")
+        return
+    import torch
+
+    from unimetric.cli import main
+
+    torch.set_num_threads(1)
+    sys.exit(main(arguments))
