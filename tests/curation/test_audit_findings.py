@@ -56,8 +56,8 @@ def test_copies_do_not_vouch_for_each_other() -> None:
 def test_classes_of_one_image_are_not_judged() -> None:
     vectors, labels = clusters([6, 6, 1])
     judgement = judged(vectors, labels, np.arange(13), Groups())
-    assert np.isnan(judgement.probabilities[12]).all()
-    assert not np.isnan(judgement.probabilities[:12]).any()
+    assert np.isnan(judgement.own[12])
+    assert not np.isnan(judgement.own[:12]).any()
     assert judged(vectors[:1], ["a"], np.arange(1), Groups()) is None
 
 

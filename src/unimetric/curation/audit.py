@@ -25,6 +25,13 @@ Sides = Mapping[Item, str]
 
 _PLACEHOLDER_CLASSES = 3
 
+_FEWEST_FOR_STRANGERS = 20
+
+_TILE = 1024
+
+_LEAST_AGREEMENT = 0.5
+"""Share of the images that the classifier must assign to their class for its findings to be of use."""
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -109,82 +116,97 @@ def _group_findings(items: tuple[Item, ...], copies: Sequence[Copy], sides: Side
     yield Finding(kind, confidence, items, reason, drop=items[1:])
 
 
+@dataclass(frozen=True)
+class _Collection:
+    """One dataset of an audit: rows [N], labels [N] and unit vectors [N, E] of its readable images."""
+
+    measured: Measurements
+    rows: NDArray[np.int64]
+    labels: list[str]
+    vectors: NDArray[np.float32]
+    members: dict[str, NDArray[np.int64]]
+
+    @classmethod
+    def of(cls, measured: Measurements, rows: NDArray[np.int64]) -> _Collection:
+        labels = [measured.items[row].label for row in rows.tolist()]
+        classes, given = label_checks.numbered_classes(labels)
+        members = dict(zip(classes, label_checks.places_by_class(given), strict=True))
+        return cls(measured, rows, labels, measured.vectors[rows], members)
+
+    def item(self, place: int) -> Item:
+        return self.measured.items[int(self.rows[place])]
+
+    def nearest_of(self, label: str, place: int) -> list[Item]:
+        """Return the two images of a class that are most similar to an image, without the image itself."""
+        others = self.members[label][self.members[label] != place]
+        nearest = np.argsort(-(self.vectors[others] @ self.vectors[place]), kind="stable")[:2]
+        return [self.item(int(others[index])) for index in nearest]
+
+
 def _label_findings(measured: Measurements, groups: Groups) -> tuple[list[Finding], list[str]]:
     found: list[Finding] = []
     notes: list[str] = []
     by_dataset: dict[str, list[int]] = defaultdict(list)
     for row in measured.readable.tolist():
         by_dataset[measured.items[row].dataset].append(row)
-    for name, listed in by_dataset.items():
-        rows = np.array(listed, dtype=np.int64)
-        labels = [measured.items[row].label for row in listed]
-        vectors = np.asarray(measured.vectors[rows])
+    for name, rows in by_dataset.items():
+        one = _Collection.of(measured, np.array(rows, dtype=np.int64))
         ids = list(range(len(rows)))
-        tensor = torch.from_numpy(vectors)
+        tensor = torch.from_numpy(one.vectors)
         similarities, nearest = nearest_neighbours(tensor, tensor, 3, query_ids=ids, gallery_ids=ids)
-        found += _strangers(measured, rows, labels, vectors, similarities[:, 0].numpy())
-        judgement = label_checks.judged(vectors, labels, rows, groups) if all(labels) else None
+        found += _strangers(one, similarities[:, 0].numpy())
+        judgement = label_checks.judged(one.vectors, one.labels, one.rows, groups) if all(one.labels) else None
         if judgement is None:
             notes.append(f"labels of {name} are not checked: that takes two classes of two different images")
             continue
-        found += _wrong_labels(measured, judgement, labels, vectors)
-        found += _classes(measured, judgement, labels, vectors, nearest.numpy())
+        if judgement.agreement < _LEAST_AGREEMENT:
+            notes.append(
+                f"labels of {name} can hardly be checked: by these embeddings, only {judgement.agreement:.0%} of its "
+                "images are classified as labelled; name a --model that was trained on such images"
+            )
+        found += _wrong_labels(one, judgement)
+        found += _classes(one, judgement, nearest.numpy())
     return found, notes
 
 
-def _wrong_labels(
-    measured: Measurements, judgement: label_checks.Judged, labels: list[str], vectors: NDArray[np.float32]
-) -> Iterator[Finding]:
+def _wrong_labels(one: _Collection, judgement: label_checks.Judged) -> Iterator[Finding]:
     for place, better, confidence in label_checks.wrong_labels(judgement):
-        item = measured.items[int(judgement.rows[place])]
-        examples = _nearest_of(vectors, labels, place, better), _nearest_of(vectors, labels, place, item.label)
-        shown = tuple(measured.items[int(judgement.rows[p])] for part in examples for p in part)
+        item = one.item(place)
+        shown = (*one.nearest_of(better, place), *one.nearest_of(item.label, place))
         reason = f"Labelled {item.label}; a classifier that has not seen this image predicts {better}."
         yield Finding("wrong-label", confidence, (item,), reason, relabel=better, shown=shown)
 
 
-def _nearest_of(vectors: NDArray[np.float32], labels: list[str], place: int, label: str) -> list[int]:
-    members = np.array([other for other, own in enumerate(labels) if own == label and other != place], dtype=np.int64)
-    nearest = np.argsort(-(vectors[members] @ vectors[place]), kind="stable")[:2]
-    return [int(members[index]) for index in nearest]
-
-
-def _classes(
-    measured: Measurements,
-    judgement: label_checks.Judged,
-    labels: list[str],
-    vectors: NDArray[np.float32],
-    nearest: NDArray[np.int64],
-) -> Iterator[Finding]:
-    rows = judgement.rows
-    for one, other, confidence in label_checks.one_class(judgement):
-        shown = [rows[labels.index(label)] for label in (one, other)]
-        items = tuple(measured.items[int(row)] for row in shown)
-        yield Finding("one-class", confidence, items, f"{one} and {other} cannot be distinguished by their pictures.")
-    for label, part, confidence in label_checks.two_classes(vectors, labels, nearest):
-        items = tuple(measured.items[int(rows[place])] for place in part)
-        rest = [place for place, own in enumerate(labels) if own == label and place not in part]
-        shown_items = tuple(measured.items[int(rows[place])] for place in rest[:4])
+def _classes(one: _Collection, judgement: label_checks.Judged, nearest: NDArray[np.int64]) -> Iterator[Finding]:
+    for label, other, confidence in label_checks.one_class(judgement):
+        items = tuple(one.item(int(one.members[each][0])) for each in (label, other))
+        yield Finding("one-class", confidence, items, f"{label} and {other} cannot be distinguished by their pictures.")
+    for label, part, confidence in label_checks.two_classes(one.vectors, one.labels, nearest):
+        rest = np.setdiff1d(one.members[label], part)[:4]
         reason = f"These images of {label} differ from its others more than classes of this collection do."
-        yield Finding("two-classes", confidence, items, reason, shown=shown_items)
+        items, shown = (tuple(one.item(int(place)) for place in places) for places in (part, rest))
+        yield Finding("two-classes", confidence, items, reason, shown=shown)
 
 
-def _strangers(
-    measured: Measurements,
-    rows: NDArray[np.int64],
-    labels: list[str],
-    vectors: NDArray[np.float32],
-    nearest: NDArray[np.float64],
-) -> Iterator[Finding]:
-    if len(rows) < 20:
+def _strangers(one: _Collection, nearest: NDArray[np.float64]) -> Iterator[Finding]:
+    if len(one.rows) < _FEWEST_FOR_STRANGERS:
         return
-    own = np.full(len(rows), -np.inf)
-    for label in set(labels):
-        places = np.array([place for place, each in enumerate(labels) if each == label], dtype=np.int64)
-        if len(places) > 1:
-            products = vectors[places] @ vectors[places].T
-            np.fill_diagonal(products, -np.inf)
-            own[places] = products.max(axis=1)
+    own = np.full(len(one.rows), -np.inf)
+    for places in one.members.values():
+        if len(one.members) == 1:
+            own = nearest
+        elif len(places) > 1:
+            own[places] = _nearest_similarities(one.vectors[places])
     for place, confidence in label_checks.strangers(nearest, own):
-        item = measured.items[int(rows[place])]
-        yield Finding("stranger", confidence, (item,), "Unlike all other images of its class and of its collection.")
+        reason = "Unlike all other images of its class and of its collection."
+        yield Finding("stranger", confidence, (one.item(place),), reason)
+
+
+def _nearest_similarities(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the similarity [N] of every vector to the most similar other one."""
+    nearest = np.empty(len(vectors), np.float32)
+    for start in range(0, len(vectors), _TILE):
+        products = vectors[start : start + _TILE] @ vectors.T
+        products[np.arange(len(products)), start + np.arange(len(products))] = -np.inf
+        nearest[start : start + _TILE] = products.max(axis=1)
+    return nearest

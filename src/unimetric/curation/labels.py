@@ -1,25 +1,36 @@
 """Checks of labels against the pictures: wrong labels, two labels for one class, one label for two classes, strangers.
 
-Every image is classified by a model that has seen neither it nor a copy of it: five folds of linear discriminant
-analysis with shrinkage (Ledoit and Wolf, 2004) on the embeddings of its dataset, with one temperature that maximises
-the likelihood of the given labels. The thresholds are those of confident learning (Northcutt et al., *Confident
-Learning: Estimating Uncertainty in Dataset Labels*, JAIR 2021): an image counts as a member of a class if its
-probability reaches the mean probability of the images with that label.
+Every image is classified by a model that has seen neither it nor a copy of it: ten folds of linear discriminant
+analysis on the embeddings of its dataset, with shrinkage and one temperature that maximises the likelihood of the given
+labels. Both this likelihood and the probability of a wrong label assume that one label in twenty is wrong: half of
+these are of any class, half of a class that the classifier takes the true one for.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
-from sklearn.covariance import ledoit_wolf
+from scipy.sparse import csr_array
+from scipy.special import softmax
 
 from unimetric.curation.copies import Groups
+from unimetric.curation.whitening import TILE, shrunk_covariance
 
-FOLDS = 5
+FOLDS = 10
+
+_NOISE = 0.05
+"""Assumed share of wrong labels."""
+
+_RIVALS = 16
+"""Number of the most probable classes that are kept for an image."""
+
+_SCORES = 2**24
+"""Maximum number of scores in memory."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +41,27 @@ class Judged:
         rows: Rows of the images, [N].
         classes: The labels, [C].
         given: Class number of each image's label, [N].
-        probabilities: [N, C]; NaN in rows of classes with only one image.
+        own: Probability of that class, [N]; NaN for images of classes with only one image, which are not judged.
+        rivals: Class numbers of the K most probable classes, most probable first, [N, K].
+        likely: Their probabilities, [N, K].
     """
 
     rows: NDArray[np.int64]
     classes: tuple[str, ...]
     given: NDArray[np.int64]
-    probabilities: NDArray[np.float64]
+    own: NDArray[np.float64]
+    rivals: NDArray[np.int64]
+    likely: NDArray[np.float64]
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Places of the images that were judged, ascending."""
+        return np.flatnonzero(~np.isnan(self.own))
+
+    @property
+    def agreement(self) -> float:
+        """Share of the judged images whose most probable class is that of their label."""
+        return float((self.rivals[self.places, 0] == self.given[self.places]).mean())
 
 
 def judged(
@@ -54,48 +79,92 @@ def judged(
     Returns:
         The estimates, or None if there are fewer than two classes with at least two images.
     """
-    classes = tuple(sorted(set(labels)))
-    number = {label: index for index, label in enumerate(classes)}
-    given = np.array([number[label] for label in labels], dtype=np.int64)
+    classes, given = numbered_classes(labels)
     folds = _folds(given, rows, copies, seed)
-    scores = np.full((len(rows), len(classes)), np.nan)
-    for fold in range(FOLDS):
-        inside, outside = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+    parts = []
+    for fold in np.unique(folds):
+        outside = np.flatnonzero(folds != fold)
         known = np.unique(given[outside])
-        inside = inside[np.isin(given[inside], known)]
-        if not len(inside) or len(known) < 2:
-            continue
-        scores[inside] = -np.inf
-        scores[np.ix_(inside, known)] = _discriminant(vectors[outside], given[outside], known, vectors[inside])
-    places = np.flatnonzero(~np.isnan(scores[:, 0]))
-    if not len(places):
+        inside = np.flatnonzero((folds == fold) & np.isin(given, known))
+        if len(inside) and len(known) > 1:
+            parts.append((inside, _Discriminant.fit(vectors, given, outside, known)))
+    if not parts:
         return None
-    probabilities = np.full_like(scores, np.nan)
-    probabilities[places] = softmax(_temperature(scores[places], given[places]) * scores[places], axis=1)
-    return Judged(rows, classes, given, probabilities)
+    width = min(_RIVALS, len(classes))
+    heat = _temperature(vectors, given, parts)
+    own = np.full(len(rows), np.nan)
+    rivals = np.full((len(rows), width), -1, np.int64)
+    likely = np.zeros((len(rows), width))
+    for inside, discriminant in parts:
+        step = max(1, _SCORES // len(classes))
+        for places in (inside[start : start + step] for start in range(0, len(inside), step)):
+            probabilities = softmax(heat * discriminant.scores(vectors[places]), axis=1)
+            own[places] = probabilities[np.arange(len(places)), np.searchsorted(discriminant.known, given[places])]
+            best = np.argsort(-probabilities, axis=1, kind="stable")[:, :width]
+            rivals[places, : best.shape[1]] = discriminant.known[best]
+            likely[places, : best.shape[1]] = np.take_along_axis(probabilities, best, axis=1)
+    return Judged(rows, classes, given, own, rivals, likely)
 
 
-def _discriminant(
-    vectors: NDArray[np.float32],
-    given: NDArray[np.int64],
-    known: NDArray[np.int64],
-    judged_vectors: NDArray[np.float32],
-) -> NDArray[np.float64]:
-    """Return linear scores [N, C'] of vectors for the known classes, with equal priors."""
-    centres = np.stack([vectors[given == label].mean(axis=0) for label in known]).astype(np.float64)
-    residuals = vectors - centres[np.searchsorted(known, given)]
-    covariance = ledoit_wolf(residuals, assume_centered=True)[0] + 1e-9 * np.eye(vectors.shape[1])
-    weights = np.linalg.solve(covariance, centres.T)  # (E, C')
-    scores: NDArray[np.float64] = judged_vectors @ weights - 0.5 * (centres.T * weights).sum(axis=0)
-    return scores
+@dataclass(frozen=True)
+class _Discriminant:
+    """Linear discriminant analysis with equal priors.
+
+    Attributes:
+        known: Its C' classes, ascending.
+        weights: [E, C'].
+        offsets: [C'].
+    """
+
+    known: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    offsets: NDArray[np.float32]
+
+    @classmethod
+    def fit(
+        cls,
+        vectors: NDArray[np.float32],
+        given: NDArray[np.int64],
+        places: NDArray[np.int64],
+        known: NDArray[np.int64],
+    ) -> _Discriminant:
+        """Fit to the vectors at some places."""
+        number = np.searchsorted(known, given[places])
+        counts = np.bincount(number)
+        ones = np.ones(len(places), np.float32)
+        members = csr_array((ones, (number, places)), shape=(len(known), len(vectors)))
+        centres = np.asarray(members @ vectors / counts[:, None], np.float32)
+        starts = range(0, len(places), TILE)
+        covariance = shrunk_covariance(vectors[places[s : s + TILE]] - centres[number[s : s + TILE]] for s in starts)
+        weights = np.linalg.solve(covariance, centres.T)
+        offsets = -0.5 * (centres.T * weights).sum(axis=0)
+        return cls(known, weights.astype(np.float32), offsets.astype(np.float32))
+
+    def scores(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return scores [N, C'] of vectors."""
+        found: NDArray[np.float32] = vectors @ self.weights + self.offsets
+        return found
 
 
-def _temperature(scores: NDArray[np.float64], given: NDArray[np.int64]) -> float:
-    """Return the factor on the scores that maximises the likelihood of the given labels."""
+def _temperature(
+    vectors: NDArray[np.float32], given: NDArray[np.int64], parts: list[tuple[NDArray[np.int64], _Discriminant]]
+) -> float:
+    """Return the factor on the scores that maximises the likelihood of the given labels, some of which are wrong."""
+    classes = int(given.max()) + 1
+    most = max(1, min(4096, _SCORES // classes) // len(parts))
+    samples = []
+    for inside, discriminant in parts:
+        chosen = inside[:: -(-len(inside) // most)]
+        samples.append((discriminant.scores(vectors[chosen]), np.searchsorted(discriminant.known, given[chosen])))
 
     def loss(logarithm: float) -> float:
-        likely = log_softmax(np.exp(logarithm) * scores, axis=1)[np.arange(len(given)), given]
-        return -float(np.mean(np.maximum(likely, -50.0)))
+        own = np.concatenate(
+            [
+                softmax(np.exp(logarithm) * scores.astype(np.float64), axis=1)[np.arange(len(own)), own]
+                for scores, own in samples
+            ]
+        )
+        return -float(np.log((1 - _NOISE) * own + _NOISE * (1 - own) / (classes - 1)).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(-8, 3), method="bounded").x))
 
@@ -104,38 +173,60 @@ def _folds(given: NDArray[np.int64], rows: NDArray[np.int64], copies: Groups, se
     """Return the fold of every image: classes spread evenly, copies together."""
     folds = np.empty(len(rows), dtype=np.int64)
     generator = np.random.default_rng(seed)
-    for label in np.unique(given):
-        members = generator.permutation(np.flatnonzero(given == label))
-        folds[members] = (np.arange(len(members)) + generator.integers(FOLDS)) % FOLDS
+    for members in places_by_class(given):
+        shuffled = generator.permutation(members)
+        folds[shuffled] = (np.arange(len(members)) + generator.integers(FOLDS)) % FOLDS
     first: dict[int, int] = {}
     for place, row in enumerate(rows.tolist()):
         folds[place] = first.setdefault(copies.find(row), int(folds[place]))
     return folds
 
 
+def numbered_classes(labels: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Return the sorted classes [C] and the class number of every label, [N]."""
+    classes = tuple(sorted(set(labels)))
+    number = {label: index for index, label in enumerate(classes)}
+    return classes, np.array([number[label] for label in labels], dtype=np.int64)
+
+
+def places_by_class(given: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Return the places of every class, ascending, for class numbers [N] from 0 to C - 1 that all occur."""
+    order = np.argsort(given, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(given))[:-1])
+
+
 def wrong_labels(judgement: Judged, least: float = 0.5) -> list[tuple[int, str, float]]:
-    """Return the images that confidently belong to another class: (place, better label, confidence).
+    """Return the images whose label is probably wrong: (place, better label, probability that it is wrong).
 
     Args:
         judgement: Estimates of one dataset.
-        least: Minimum difference between the probabilities of the better and the given label.
+        least: Minimum probability.
     """
-    probabilities, given = judgement.probabilities, judgement.given
-    places = np.flatnonzero(~np.isnan(probabilities[:, 0]))
-    own = probabilities[np.arange(len(given)), given]
-    thresholds = np.array([_mean(own[places][given[places] == label]) for label in range(len(judgement.classes))])
-    found = []
-    for place in places.tolist():
-        confident = np.where(probabilities[place] >= thresholds, probabilities[place], -1.0)
-        best = int(confident.argmax())
-        confidence = float(probabilities[place, best] - own[place])
-        if best != given[place] and confident[best] >= 0 and confidence >= least:
-            found.append((place, judgement.classes[best], confidence))
-    return sorted(found, key=lambda entry: -entry[2])
+    places, classes = judgement.places, len(judgement.classes)
+    given, own = judgement.given[places], judgement.own[places]
+    rivals = judgement.rivals[places]
+    likely = np.where((rivals == given[:, None]) | (rivals < 0), 0.0, judgement.likely[places])
+    taken = _taken_for(given, rivals, likely, classes)
+    confused = (
+        likely * taken[np.maximum(rivals, 0).ravel(), np.repeat(given, rivals.shape[1])].reshape(likely.shape)
+    ).sum(axis=1)
+    wrong = _NOISE * (0.5 * (1 - own) / (classes - 1) + 0.5 * confused)
+    probability = wrong / (wrong + (1 - _NOISE) * own)
+    better = np.take_along_axis(rivals, likely.argmax(axis=1)[:, None], axis=1)[:, 0]
+    found = np.flatnonzero((probability >= least) & (likely.max(axis=1) > own))
+    entries = [(int(places[i]), judgement.classes[better[i]], float(probability[i])) for i in found]
+    return sorted(entries, key=lambda entry: -entry[2])
 
 
-def _mean(values: NDArray[np.float64]) -> float:
-    return float(values.mean()) if len(values) else np.inf
+def _taken_for(
+    given: NDArray[np.int64], rivals: NDArray[np.int64], likely: NDArray[np.float64], classes: int
+) -> csr_array:
+    """Return the shares [C, C] in which the classifier takes images of a class for each other class."""
+    shown = likely > 0
+    own = np.repeat(given, shown.sum(axis=1))
+    sums = csr_array((likely[shown], (own, rivals[shown])), shape=(classes, classes))
+    totals = np.maximum(np.asarray(sums.sum(axis=1)), 1e-9)
+    return csr_array(sums.multiply(1 / totals[:, None]))
 
 
 def one_class(judgement: Judged, least: float = 0.6) -> list[tuple[str, str, float]]:
@@ -144,23 +235,19 @@ def one_class(judgement: Judged, least: float = 0.6) -> list[tuple[str, str, flo
     Nearly all images of both classes are estimated as one of the two, but the choice between them is no better than
     chance.
     """
-    predicted = np.where(np.isnan(judgement.probabilities[:, 0]), -1, judgement.probabilities.argmax(axis=1))
-    count = len(judgement.classes)
-    confusion = np.zeros((count, count))
-    for own, guess in zip(judgement.given, predicted, strict=True):
-        if guess >= 0:
-            confusion[own, guess] += 1
-    sizes = confusion.sum(axis=1)
+    places = judgement.places
+    guesses = zip(judgement.given[places].tolist(), judgement.rivals[places, 0].tolist(), strict=True)
+    confusion = Counter(guesses)
+    sizes = np.bincount(judgement.given[places], minlength=len(judgement.classes))
     pairs = []
-    for one in range(count):
-        for other in range(one + 1, count):
-            if min(sizes[one], sizes[other]) < 4:
-                continue
-            mixed = min(confusion[one, other] / sizes[one], confusion[other, one] / sizes[other])
-            kept = min((confusion[row, one] + confusion[row, other]) / sizes[row] for row in (one, other))
-            confidence = float(min(1.0, 2 * mixed) * kept)
-            if confidence >= least:
-                pairs.append((judgement.classes[one], judgement.classes[other], confidence))
+    for one, other in sorted({(min(pair), max(pair)) for pair in confusion if pair[0] != pair[1]}):
+        if min(sizes[one], sizes[other]) < 4:
+            continue
+        mixed = min(confusion[one, other] / sizes[one], confusion[other, one] / sizes[other])
+        kept = min((confusion[row, one] + confusion[row, other]) / sizes[row] for row in (one, other))
+        confidence = float(min(1.0, 2 * mixed) * kept)
+        if confidence >= least:
+            pairs.append((judgement.classes[one], judgement.classes[other], confidence))
     return sorted(pairs, key=lambda pair: -pair[2])
 
 
@@ -178,8 +265,8 @@ def two_classes(
         For each such class its label, the places of the smaller part and a confidence.
     """
     found = []
-    for label in sorted(set(labels)):
-        places = np.array([place for place, own in enumerate(labels) if own == label])
+    classes, given = numbered_classes(labels)
+    for label, places in zip(classes, places_by_class(given), strict=True):
         if len(places) < 8:
             continue
         side = _halves(vectors[places])
