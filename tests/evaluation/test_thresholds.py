@@ -182,6 +182,7 @@ def test_a_calibration_is_plain_json() -> None:
         "equal_error_threshold",
         "operating_points",
         "roc",
+        "answers",
         "sets",
         "consistency",
     ]

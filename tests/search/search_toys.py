@@ -31,7 +31,13 @@ def thresholds() -> dict[str, object]:
     def gallery(threshold: float | None, impostors: int) -> dict[str, object]:
         roc = {"thresholds": [0.0, 0.5, 0.9], "false_match_rates": [1.0, 0.1, 0.01], "false_non_match_rates": [0, 0, 0]}
         points = [{"wanted_false_match_rate": rate, "threshold": threshold} for rate in (0.1, 0.01)]
-        return {"impostors": impostors, "operating_points": points, "roc": roc if threshold else None}
+        answers = {"scores": [0.0, 0.5, 0.9], "right": [0.1, 0.5, 0.95]} if threshold else None
+        return {
+            "impostors": impostors,
+            "operating_points": points,
+            "roc": roc if threshold else None,
+            "answers": answers,
+        }
 
     return {"unified": gallery(0.9, 999), "separate": {"hats": gallery(0.5, 9), "shoes": gallery(None, 3)}}
 

@@ -100,23 +100,21 @@ def test_rates_are_those_of_similarities_less_offsets(distance: str) -> None:
 def test_a_search_judges_each_class_by_its_own(tmp_path: Path, fill: Callable[..., SearchIndex]) -> None:
     vectors = np.random.default_rng(0).normal(size=(40, 16)).astype(np.float32)
     points = [{"wanted_false_match_rate": 0.01, "threshold": 0.1}]
-    roc = {"thresholds": [-1.0, 0.0, 1.0], "false_match_rates": [1.0, 0.5, 0.01]}
-    gallery = {"impostors": 99, "operating_points": points, "roc": roc}
+    answers = {"scores": [-1.0, 0.0, 1.0], "right": [0.1, 0.4, 0.9]}
+    gallery = {"impostors": 99, "operating_points": points, "roc": None, "answers": answers}
     labels = {f"label{row:06}": 0.2 if row % 2 else -0.3 for row in range(30)}
     calibration = {"unified": gallery, "separate": {}, "classes": {"d": {"labels": labels, "other": 0.05}}}
     with fill(tmp_path / "db", vectors) as index:
         plain = index.search_vectors(vectors[:4], k=40)
         store(index).write_about({**store(index).about, "calibration": calibration})
-    with SearchIndex.open(tmp_path / "db") as index:
+    with SearchIndex.open(tmp_path / "db", false_match_rate=0.01) as index:
         judged = index.search_vectors(vectors[:4], k=40)
     for before, after in zip(plain, judged, strict=True):
         assert [(match.id, match.score) for match in after] == [(match.id, match.score) for match in before]
         for match in after:
             evidence = match.score - labels.get(match.label, 0.05)
             assert match.is_match == (evidence >= 0.1)
-            assert match.confidence == pytest.approx(
-                1 - np.exp(np.interp(evidence, [-1, 0, 1], np.log([1, 0.5, 0.01])))
-            )
+            assert match.confidence == pytest.approx(np.interp(evidence, [-1, 0, 1], [0.1, 0.4, 0.9]))
     assert len({match.is_match for match in judged[0]}) == 2
 
 

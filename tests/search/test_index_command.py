@@ -260,17 +260,20 @@ def test_the_commands(
 
     assert unimetric("search", db, query, "-k", 3, "--where", "label = 'c1'", *CPU) == 0
     out = capsys.readouterr().out
-    assert "a match is from 0.9000 (false-match rate 0.01)" in out
+    assert f"{query}: the most similar\n" in out
+    assert "identical" in out
+    assert unimetric("search", db, query, "--false_match_rate", 0.01, *CPU) == 0
+    assert "the most similar (a match is from 0.9000, false-match rate 0.01)" in capsys.readouterr().out
     assert str(query) in out
     assert unimetric("search", db, query, own / "shoes/c0/0.png", "--dataset", "hats", "--json", *CPU) == 0
     first, second = json.loads(capsys.readouterr().out)
     assert first["image"] == str(query)
     assert first["is_match"] is True
-    assert first["threshold"] == 0.5
+    assert (first["threshold"], first["false_match_rate"]) == (None, None)
     assert (first["matches"][0]["path"], len(first["matches"])) == (str(query), 10)
     assert {match["dataset"] for match in second["matches"]} == {"hats"}
     assert set(first["matches"][0]) == {
-        *("id", "score", "dataset", "label", "path", "metadata", "is_match", "confidence", "copies"),
+        *("id", "score", "dataset", "label", "path", "metadata", "is_match", "confidence", "strength", "copies"),
     }
 
     with monkeypatch.context() as patched:

@@ -100,7 +100,7 @@ def test_equal_scores_come_by_id(fill: FillIndex, tmp_path: Path) -> None:
         (found,) = index.search_vectors(np.ones(16, np.float32), 9)
         assert [match.id for match in found] == [f"id{row:06}" for row in range(9)]
         assert found[0].is_match is None
-        assert found[0].confidence is None
+        assert (found[0].confidence, found[0].strength) == (None, "identical")
 
 
 @pytest.mark.parametrize(

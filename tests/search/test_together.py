@@ -25,8 +25,7 @@ def test_scores_are_means(index: SearchIndex, images: Path, exact: bool) -> None
     for match in found:
         assert match.score == pytest.approx(np.mean([scores[match.id] for scores in alone]), abs=1e-5)
     assert [match.score for match in found] == sorted((match.score for match in found), reverse=True)
-    threshold = index.threshold
-    assert all(match.is_match == (match.score >= threshold) for match in found)
+    assert all(match.is_match == (match.confidence >= 0.5) for match in found)
 
 
 def test_items_and_images_together(index: SearchIndex, images: Path) -> None:

@@ -98,7 +98,11 @@ def test_thresholds_move_with_the_scores_of_wrong_answers() -> None:
     points = [{"wanted_false_match_rate": rate, "threshold": 0.5} for rate in (0.1, 0.01)]
     roc = {"thresholds": [0.1, 0.5, 0.9], "false_match_rates": [1.0, 0.1, 0.0], "false_non_match_rates": [0, 0, 1]}
     part = {"impostors": 1000, "operating_points": [*points, {"wanted_false_match_rate": 1e-4, "threshold": None}]}
-    calibration = {"unified": {**part, "roc": roc}, "separate": {"d": {**part, "roc": None, "sets": {}}}}
+    answers = {"scores": [0.1, 0.5, 0.9], "right": [0.1, 0.6, 0.9]}
+    calibration = {
+        "unified": {**part, "roc": roc, "answers": answers},
+        "separate": {"d": {**part, "roc": None, "sets": {}}},
+    }
     moved = shifted(calibration, embedded, embedded + 0.1, share=0.5)
     for gallery in (moved["unified"], moved["separate"]["d"]):
         assert [point["threshold"] for point in gallery["operating_points"]] == [
@@ -107,6 +111,8 @@ def test_thresholds_move_with_the_scores_of_wrong_answers() -> None:
             None,
         ]
     assert moved["unified"]["roc"]["thresholds"] == pytest.approx([0.15, 0.55, 0.95])
+    assert moved["unified"]["answers"]["scores"] == pytest.approx([0.15, 0.55, 0.95])
+    assert moved["unified"]["answers"]["right"] == answers["right"]
     assert shifted(calibration, embedded, embedded + 0.1, share=0.0)["unified"] == calibration["unified"]
     few = shifted(calibration, embedded[:50], embedded[:50] + 0.1, share=0.5)
     assert few["unified"] == calibration["unified"]

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from stubs import StubIndex
 
+from unimetric.search.calibration import POSSIBLE, STRONG, strength_of
 from unimetric.search.columns import ColumnSummary
 from unimetric.search.items import ItemNotFoundError, Match, StoredItem
 
 HOSTILE = "<b>O'Brien & sons</b>"
 CATALOGUES = ("hats", "shoes", HOSTILE)
 SEASONS = ("summer", "it's winter", "spring")
-THRESHOLD = 0.8
 
 
 def noise(seed: int, size: tuple[int, int] = (60, 40)) -> Image.Image:
@@ -51,7 +51,7 @@ class Gallery(StubIndex):
     def __init__(self, calibrated: bool = True, per_catalogue: int = 48, per_class: int = 1) -> None:
         super().__init__()
         self._per_class = per_class
-        self.threshold = THRESHOLD if calibrated else None  # type: ignore[assignment]
+        self._calibrated = calibrated
         self.metadata_columns = {
             "price": "number",
             "colour": "text",
@@ -88,9 +88,6 @@ class Gallery(StubIndex):
         self.embed(len(pixels))
         return np.stack(pixels)
 
-    def threshold_of(self, datasets: Any = None) -> Any:
-        return self.threshold
-
     def datasets(self) -> dict[str, int]:
         names = [item.dataset for item, _, _ in self._rows.values()]
         return {name: names.count(name) for name in sorted(set(names))}
@@ -123,8 +120,10 @@ class Gallery(StubIndex):
                 continue
             score = float(vector @ other)
             match = Match(id, score, item.dataset, item.label, item.path, item.metadata, None, None)
-            if self.threshold is not None:
-                match = replace(match, is_match=score >= THRESHOLD, confidence=min(0.999, max(0.0, score * 0.2 + 0.83)))
+            if self._calibrated:
+                confidence = float(np.interp(score, [0, 0.8, 0.95, 1], [0.05, POSSIBLE, STRONG, 0.97]))
+                strength = strength_of(score, 1.0, confidence)
+                match = replace(match, is_match=confidence >= POSSIBLE, confidence=confidence, strength=strength)
             found.append(match)
         found.sort(key=lambda match: (-match.score, match.id))
         return (_folded(found) if group_copies else found)[:k]

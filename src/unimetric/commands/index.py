@@ -70,7 +70,8 @@ class ThresholdOptions:
 
     Args:
         metrics: The metrics.json with the thresholds; by default that of MODEL.
-        false_match_rate: Rate that the threshold keeps: 0.1, 0.01, 0.001 or 0.0001.
+        false_match_rate: Call an answer a match from the threshold that keeps this rate, 0.1, 0.01, 0.001 or 0.0001,
+            instead of by its confidence.
         calibrate: Folders of class folders or manifests of labelled images that are not in the database, to calibrate
             its thresholds and the sets of unimetric search --guarantee on.
         per_class: Let --calibrate give each class a threshold of its own, so that one threshold means the same for all.

@@ -55,7 +55,7 @@ def search(
         guarantee_delta: Accepted probability that the images of the calibration were too untypical for the guarantee.
         group_copies: One answer for all copies of a picture; by default as recorded when indexing.
         json: Print JSON instead of tables.
-        false_match_rate: Rate that the threshold keeps; by default as recorded.
+        false_match_rate: Call an answer a match from the threshold that keeps this rate, instead of by its confidence.
         model: The model's folder, if it was moved, or an exported .onnx file.
         engine: onnx, an exported file, starts several times as fast as torch; auto prefers it.
         weights: Weights of the backbone, for a model trained with --model.weights FILE.
@@ -103,9 +103,9 @@ class Answer:
 
     image: str
     threshold: float | None
-    """The lowest score of a match; None without a calibration."""
-    false_match_rate: float
-    """The rate that the threshold keeps."""
+    """The lowest score of a match at the false-match rate; None without one."""
+    false_match_rate: float | None
+    """The rate that the threshold keeps; None where matches are decided by their confidence."""
     matches: tuple[Match, ...]
     guarantee: Guarantee | None = None
     """The promise that the matches are a set for; None for the most similar ones."""
@@ -115,9 +115,8 @@ class Answer:
         """True if the image shows something that is in the database; None without a calibration."""
         if self.guarantee is not None:
             return bool(self.matches)
-        if self.threshold is None:
-            return None
-        return any(match.is_match for match in self.matches)
+        judged = [match.is_match for match in self.matches if match.is_match is not None]
+        return any(judged) if judged else None
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values for ``--json``."""
@@ -125,7 +124,7 @@ class Answer:
             "image": self.image,
             "is_match": self.is_match,
             "threshold": self.threshold,
-            "false_match_rate": None if self.threshold is None else self.false_match_rate,
+            "false_match_rate": self.false_match_rate,
             "guarantee": None if self.guarantee is None else asdict(self.guarantee),
             "matches": [_plain(asdict(match)) for match in self.matches],
         }
@@ -213,7 +212,7 @@ def _table(answer: Answer) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("", justify="right")
     table.add_column("score", justify="right")
-    judged = answer.threshold is not None and answer.guarantee is None
+    judged = answer.is_match is not None and answer.guarantee is None
     if judged:
         table.add_column("match")
     names = list(dict.fromkeys(name for match in answer.matches for name in match.metadata))
@@ -221,7 +220,7 @@ def _table(answer: Answer) -> Table:
     for name in ("dataset", "label", *names, *(["copies"] if folded else []), "path"):
         table.add_column(Text(name), overflow="fold")
     for number, match in enumerate(answer.matches, 1):
-        verdict = ["yes" if match.is_match else "no"] if judged else []
+        verdict = [match.strength or ""] if judged else []
         values = [_shown(match.metadata.get(name)) for name in names]
         copies = [str(len(match.copies) + 1) if match.copies else ""] if folded else []
         cells = [str(number), f"{match.score:.4f}", *verdict, match.dataset, match.label, *values, *copies, match.path]
@@ -238,12 +237,11 @@ def _title(answer: Answer) -> str:
         return f"{answer.image}: {count} {'class fits' if count == 1 else 'classes fit'} {promise}"
     if not answer.matches:
         return f"{answer.image}: no rows to compare with"
+    found = "no confident match, the nearest are" if answer.is_match is False else "the most similar"
     if answer.threshold is None:
-        return f"{answer.image}: the most similar"
-    found = "" if answer.is_match else "no match: "
-    return (
-        f"{answer.image}: {found}a match is from {answer.threshold:.4f} (false-match rate {answer.false_match_rate:g})"
-    )
+        return f"{answer.image}: {found}"
+    rate = f"false-match rate {answer.false_match_rate:g}"
+    return f"{answer.image}: {found} (a match is from {answer.threshold:.4f}, {rate})"
 
 
 def _decoded(image: str) -> Any:

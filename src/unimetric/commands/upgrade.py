@@ -47,7 +47,8 @@ def upgrade(
         commit_rows: Rows to write at once, at most 10 s apart.
         weights: Weights of the backbone, for a model trained with --model.weights FILE.
         metrics: The metrics.json with the new thresholds; by default that of MODEL.
-        false_match_rate: Rate that the threshold keeps: 0.1, 0.01, 0.001 or 0.0001.
+        false_match_rate: Call an answer a match from the threshold that keeps this rate, 0.1, 0.01, 0.001 or 0.0001,
+            instead of by its confidence.
         device: Device and precision.
     """
     if rollback and model is not None:

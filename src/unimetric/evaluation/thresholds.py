@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from unimetric.conformal import SetCalibration
 from unimetric.errors import UserError
+from unimetric.evaluation.answers import AnswerCurve, answer_curve
 from unimetric.evaluation.opis import Inconsistency
 
 Floats = npt.NDArray[np.float64]
@@ -89,6 +90,8 @@ class Calibration:
     """One for each wanted rate."""
     roc: RocCurve | None
     """Some points of the curve, its first and its last among them. None without scores of both kinds."""
+    answers: AnswerCurve | None = None
+    """The share of right answers by similarity; None with too few queries."""
     sets: SetCalibration | None = None
     """Calibration of sets that hold a right answer with a promised probability; None without one."""
     consistency: Inconsistency | None = None
@@ -100,6 +103,8 @@ class Calibration:
         plain["operating_points"] = list(plain["operating_points"])
         if plain["roc"] is not None:
             plain["roc"] = {name: list(values) for name, values in plain["roc"].items()}
+        if plain["answers"] is not None:
+            plain["answers"] = {name: list(values) for name, values in plain["answers"].items()}
         if plain["consistency"] is not None and plain["consistency"]["thresholds"] is not None:
             plain["consistency"]["thresholds"] = list(plain["consistency"]["thresholds"])
         if plain["sets"] is not None:
@@ -150,6 +155,7 @@ def calibrate(
         equal_error_threshold=equal_error[1] if equal_error else None,
         operating_points=tuple(_operating_point(scores, rate) for rate in rates),
         roc=scores.roc(points) if both else None,
+        answers=answer_curve(genuine, impostors, hits),
     )
 
 

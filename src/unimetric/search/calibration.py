@@ -1,7 +1,7 @@
-"""Decide between match and no match, with a confidence, by the thresholds of `unimetric.evaluation`.
+"""Decide between match and no match, with a confidence, by the measurements of `unimetric.evaluation`.
 
 The scores of a measurement and those of a search are the same quantity, if the measurement's gallery is like the
-database: the rate of false matches grows with the gallery.
+database: wrong answers become more similar as the gallery grows.
 """
 
 from __future__ import annotations
@@ -11,15 +11,36 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from unimetric.errors import UserError
 from unimetric.files import explain_os_error
 
-DEFAULT_RATE = 1e-2
-"""The false-match rate of thresholds by default."""
+Strength = Literal["identical", "strong", "possible", "weak"]
+
+IDENTICAL = 5e-4
+"""Largest distance of a score from that of a picture to itself which is called identical."""
+STRONG = 0.9
+"""Confidence from which an answer is called strong."""
+POSSIBLE = 0.5
+"""Confidence from which an answer is called possible, and a match; any other is weak."""
+
+
+def strength_of(score: float, perfect: float, confidence: float | None) -> Strength | None:
+    """Return the word for an answer; None without a calibration, unless it is identical.
+
+    Args:
+        score: Its score.
+        perfect: The score of a picture compared with itself.
+        confidence: As from `Calibration.confidence`.
+    """
+    if score >= perfect - IDENTICAL:
+        return "identical"
+    if confidence is None:
+        return None
+    return "strong" if confidence >= STRONG else "possible" if confidence >= POSSIBLE else "weak"
 
 
 @dataclass(frozen=True)
@@ -49,7 +70,7 @@ class Calibration:
                 float(own["other"]), dict(own["labels"])
             for gallery in (calibration.unified, *calibration.separate.values()):
                 _points(gallery)
-                _confidence(gallery, 0.5)
+                _check_answers(gallery.get("answers"))
                 _check_sets(gallery.get("sets"))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
@@ -83,15 +104,14 @@ class Calibration:
                 return threshold
         return None
 
-    def confidence(self, score: float, datasets: Sequence[str] | None = None) -> float | None:
-        """Return the share, from 0 to below 1, of searches for something absent whose best answer was less similar.
+    def confidence(self, evidence: float, dataset: str) -> float | None:
+        """Return the estimated share of right answers, from 0 to 1, among answers of this dataset that are as similar.
 
-        1 minus the false-match rate of a threshold at this score. Between the points of the curve, the logarithm of
-        the rate is interpolated. With n such searches, the share is at most ``n / (n + 1)``. As for `threshold`, an
-        uncalibrated dataset uses the calibration of all datasets.
+        One search in five is assumed to be for something that is not there: see `unimetric.evaluation.answers`. A
+        dataset with too few queries for an estimate of its own uses that of all datasets. None without an estimate.
         """
-        own = _confidence(self._gallery(datasets), score)
-        return _confidence(self.unified, score) if own is None else own
+        curve = self.separate.get(dataset, self.unified).get("answers") or self.unified.get("answers")
+        return None if curve is None else float(np.interp(evidence, curve["scores"], curve["right"]))
 
     def _gallery(self, datasets: Sequence[str] | None) -> Mapping[str, Any]:
         names = sorted(set(datasets or ()))
@@ -139,6 +159,13 @@ def _points(gallery: Mapping[str, Any]) -> dict[float, float | None]:
     }
 
 
+def _check_answers(answers: Mapping[str, Any] | None) -> None:
+    if answers is not None:
+        scores, right = (np.asarray(answers[name], dtype=np.float64) for name in ("scores", "right"))
+        if len(scores) != len(right) or not len(scores) or not np.isfinite([*scores, *right]).all():
+            raise ValueError("answers: as many shares as scores, finite, at least one")
+
+
 def _check_sets(sets: Mapping[str, Any] | None) -> None:
     if sets is not None:
         numbers = [
@@ -158,16 +185,3 @@ def _threshold(gallery: Mapping[str, Any], rate: float) -> float | None:
             return threshold
     listed = ", ".join(f"{wanted:g}" for wanted in points)
     raise UserError(f"false_match_rate is {rate:g}: this model was calibrated at {listed or 'none'}")
-
-
-def _confidence(gallery: Mapping[str, Any], score: float) -> float | None:
-    curve = gallery["roc"]
-    if curve is None:
-        return None
-    impostors = int(gallery["impostors"])
-    least = 1 / (impostors + 1)
-    thresholds = np.asarray(curve["thresholds"], dtype=np.float64)
-    rates = np.clip(np.asarray(curve["false_match_rates"], dtype=np.float64), least, 1)
-    if len(thresholds) != len(rates) or not len(rates):
-        raise ValueError("roc: as many rates as thresholds, at least one")
-    return float(1 - np.exp(np.interp(score, thresholds, np.log(rates), right=math.log(least))))

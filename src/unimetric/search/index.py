@@ -112,7 +112,8 @@ class SearchIndex:
             weights: As for `open`.
             device: As for `open`.
             metrics: A ``metrics.json`` with calibrated thresholds, or its folder; by default that of the run folder.
-            false_match_rate: The rate that the threshold keeps, one of `FALSE_MATCH_RATES`; by default 0.01.
+            false_match_rate: The rate that a match's threshold keeps, one of `FALSE_MATCH_RATES`; by default matches
+                are decided by their confidence.
             size: Numbers of a vector; by default those of the database, or of the model for a new one.
             group_copies: Record that searches fold copies of a picture into one match; by default as recorded.
             vector_type: One of `STORED_TYPES`; by default that of the database, or float32 for a new one.
@@ -188,12 +189,12 @@ class SearchIndex:
         return self.threshold_of()
 
     def threshold_of(self, datasets: Sequence[str] | None = None) -> float | None:
-        """Return the threshold for a search in these datasets; a single dataset has its own if it was calibrated."""
+        """Return the threshold at the false-match rate, if any; a single dataset has its own if it was measured."""
         return self._searcher.threshold(datasets)
 
     @property
-    def false_match_rate(self) -> float:
-        """The calibrated share of searches for absent things that the threshold takes for matches."""
+    def false_match_rate(self) -> float | None:
+        """The calibrated share of searches for absent things that the threshold takes for matches, or None."""
         return self._searcher.false_match_rate
 
     def search(

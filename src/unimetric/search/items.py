@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from unimetric.data.sources.metadata import Value
 from unimetric.errors import ArgumentError
+from unimetric.search.calibration import Strength
 
 
 class ItemNotFoundError(ArgumentError):
@@ -82,9 +83,11 @@ class Match:
     path: str
     metadata: Mapping[str, Value]
     is_match: bool | None
-    """True if the score reaches the calibrated threshold; None without a calibration."""
+    """True if the confidence is at least 0.5; with a false-match rate, if the score reaches its threshold. None without
+    a calibration."""
     confidence: float | None
-    """From 0 to 1: the calibrated share of searches for absent things whose best answer was less similar than this one.
-    It is not the probability of being right. None without a calibration."""
+    """From 0 to 1: the measured share of right answers among those that are as similar. None without a calibration."""
+    strength: Strength | None = None
+    """``identical``, or a word for the confidence: ``strong`` from 0.9, ``possible`` from 0.5, else ``weak``."""
     copies: tuple[Match, ...] = ()
     """Copies of its picture that were folded into it, the most similar first; empty unless copies are grouped."""

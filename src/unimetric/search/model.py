@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from unimetric.errors import UserError
 from unimetric.files import user_path
 from unimetric.formats.stored_types import check_type
-from unimetric.search.calibration import DEFAULT_RATE, Calibration, read_calibration
+from unimetric.search.calibration import Calibration, read_calibration
 from unimetric.search.errors import ModelMismatchError
 from unimetric.search.stores import create_store
 from unimetric.search.stores.base import FORMAT, Store, is_uri
@@ -44,9 +44,8 @@ def describe(
     whole = model_fingerprint(config)
     file = ModelSource(path, None if weights is None else str(weights)).weights_file
     calibration = _find_calibration(path, folder, metrics, size)
-    rate = DEFAULT_RATE if false_match_rate is None else false_match_rate
-    if calibration is not None:
-        calibration.threshold(rate)
+    if false_match_rate is not None and calibration is not None:
+        calibration.threshold(false_match_rate)
     elif false_match_rate is not None:
         raise UserError(
             f"false_match_rate is {false_match_rate:g}: {path} has no calibrated thresholds; measure it with "
@@ -66,7 +65,7 @@ def describe(
             "geometry": config.get("geometry", {"name": "sphere"}),
         },
         "calibration": None if calibration is None else calibration.to_dict(),
-        "false_match_rate": rate,
+        "false_match_rate": false_match_rate,
         "index": {"kind": "none", "rows": 0, "name": None, "efforts": []},
     }
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from unimetric.data.sources.metadata import Value
 from unimetric.errors import ArgumentError, UserError, nearest_names, shown
-from unimetric.search.calibration import Calibration
+from unimetric.search.calibration import POSSIBLE, Calibration, strength_of
 from unimetric.search.conditions import Condition, all_of, equals, is_one_of, parse_condition
 from unimetric.search.errors import NotCalibratedError
 from unimetric.search.guarantee import Guarantee, SetLimit, find_sets, limit_of
@@ -50,7 +50,7 @@ class Searcher:
 
     Args:
         store: The database.
-        false_match_rate: The rate that thresholds keep; None for the recorded one.
+        false_match_rate: The rate that the threshold keeps; None for the recorded one, if any.
     """
 
     def __init__(self, store: Store, false_match_rate: float | None) -> None:
@@ -75,9 +75,10 @@ class Searcher:
             self._vectors.prepare(self._answer_columns)
 
     @property
-    def false_match_rate(self) -> float:
-        """The rate that thresholds keep."""
-        return float(self._store.about["false_match_rate"] if self._wanted_rate is None else self._wanted_rate)
+    def false_match_rate(self) -> float | None:
+        """The rate that the threshold keeps; None for matches by their confidence."""
+        rate = self._store.about["false_match_rate"] if self._wanted_rate is None else self._wanted_rate
+        return None if rate is None else float(rate)
 
     @property
     def is_hyperbolic(self) -> bool:
@@ -95,8 +96,12 @@ class Searcher:
         return [name for name in self.row_columns if name != "content_hash"]
 
     def threshold(self, datasets: Sequence[str] | None = None) -> float | None:
-        """Return the score from which an answer in these datasets is a match; None without a calibration."""
-        return None if self._calibration is None else self._calibration.threshold(self.false_match_rate, datasets)
+        """Return the score from which an answer in these datasets is a match at the false-match rate.
+
+        None without a rate or a calibration, and with too few queries for the rate.
+        """
+        rate = self.false_match_rate
+        return None if self._calibration is None or rate is None else self._calibration.threshold(rate, datasets)
 
     def datasets(self) -> dict[str, int]:
         """Return the number of rows of each dataset, by name in alphabetical order."""
@@ -173,7 +178,7 @@ class Searcher:
         threshold = self.threshold(scope.datasets)
         return [
             sorted(
-                (self._match(row, score, threshold, scope.datasets) for row, score in rows),
+                (self._match(row, score, threshold) for row, score in rows),
                 key=lambda match: (-match.score, match.id),
             )
             for rows in self._scored(vectors, k, scope.condition, exact)
@@ -187,9 +192,7 @@ class Searcher:
         threshold = self.threshold(scope.datasets)
         # As many more, since each item is among its own best matches.
         (rows,) = self._scored(query, k + len(ids), scope.condition, exact)
-        found = [
-            self._match(row, score * factor, threshold, scope.datasets) for row, score in rows if row["id"] not in ids
-        ]
+        found = [self._match(row, score * factor, threshold) for row, score in rows if row["id"] not in ids]
         return [sorted(found, key=lambda match: (-match.score, match.id))[:k]]
 
     def vectors_of(self, ids: Sequence[str]) -> NDArray[np.float32]:
@@ -244,9 +247,14 @@ class Searcher:
             return nearest_hyperbolic(self._store, geometry, vectors, k, columns, condition)
         return self._vectors.nearest(vectors, k, columns, condition, exact)
 
-    def _match(self, row: dict[str, Any], score: float, threshold: float | None, names: tuple[str, ...]) -> Match:
+    def _match(self, row: dict[str, Any], score: float, threshold: float | None) -> Match:
         calibration = self._calibration
         evidence = score if calibration is None else calibration.evidence(score, row["dataset"], row["label"])
+        confidence = None if calibration is None else calibration.confidence(evidence, row["dataset"])
+        if self.false_match_rate is None:
+            is_match = None if confidence is None else confidence >= POSSIBLE
+        else:
+            is_match = None if threshold is None else evidence >= threshold
         return Match(
             id=row["id"],
             score=score,
@@ -254,8 +262,9 @@ class Searcher:
             label=row["label"],
             path=row["path"],
             metadata=_metadata(row),
-            is_match=None if threshold is None else evidence >= threshold,
-            confidence=None if calibration is None else calibration.confidence(evidence, names),
+            is_match=is_match,
+            confidence=confidence,
+            strength=strength_of(score, 0.0 if self.is_hyperbolic else 1.0, confidence),
         )
 
 

@@ -42,7 +42,9 @@ class Dataset(BaseModel):
 
     name: str
     items: int
-    threshold: float | None = Field(description="The score from which an item is a match in a search of it alone.")
+    threshold: float | None = Field(
+        description="The score from which an item is a match in a search of it alone, at a chosen false-match rate."
+    )
 
 
 class Datasets(BaseModel):

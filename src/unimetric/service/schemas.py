@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.config import JsonDict
 
+from unimetric.search.calibration import Strength
 from unimetric.search.index import MAX_K
 
 ID = "3f2a9c0e5b7d41f88a6c1e2d3b4f5a60"
@@ -25,6 +26,7 @@ _COPY: JsonDict = {
     "metadata": {"price": 89.5},
     "is_match": True,
     "confidence": 0.97,
+    "strength": "strong",
     "image": f"v1/items/{ID}/image",
 }
 
@@ -245,6 +247,7 @@ class FoldedCopy(BaseModel):
     metadata: dict[str, Value]
     is_match: bool | None
     confidence: float | None
+    strength: Strength | None
     image: str = Field(description="Where its picture is, relative to the service.")
 
 
@@ -259,10 +262,15 @@ class Match(BaseModel):
     label: str
     path: str
     metadata: dict[str, Value]
-    is_match: bool | None = Field(description="Whether the score reaches the threshold; null without a calibration.")
+    is_match: bool | None = Field(
+        description="Whether the confidence is at least 0.5, or the score reaches the threshold of a false-match rate; "
+        "null without a calibration."
+    )
     confidence: float | None = Field(
-        description="The share of searches for something absent whose best answer was less similar; null without a "
-        "calibration."
+        description="The measured share of right answers among those that are as similar; null without a calibration."
+    )
+    strength: Strength | None = Field(
+        description="identical, or a word for the confidence: strong from 0.9, possible from 0.5, else weak."
     )
     image: str = Field(description="Where its picture is, relative to the service.")
     copies: list[FoldedCopy] = Field(
@@ -275,14 +283,16 @@ class SearchAnswer(BaseModel):
     """The most similar items, the best first."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"no_match": False, "threshold": 0.61, "matches": [_MATCH]}]}
+        json_schema_extra={"examples": [{"no_match": False, "threshold": None, "matches": [_MATCH]}]}
     )
 
     no_match: bool | None = Field(
-        description="True where nothing in the database looks like this: no score reaches the threshold, or the set "
-        "with a guarantee is empty. Null without a calibration."
+        description="True where nothing in the database is a match, or the set with a guarantee is empty. Null "
+        "without a calibration."
     )
-    threshold: float | None = Field(description="The score from which an item is a match; null without a calibration.")
+    threshold: float | None = Field(
+        description="The score from which an item is a match at the service's false-match rate; null without one."
+    )
     matches: list[Match]
 
 
@@ -290,7 +300,7 @@ class SearchAnswers(BaseModel):
     """The answers to several queries, in their order."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"answers": [{"no_match": False, "threshold": 0.61, "matches": [_MATCH]}]}]}
+        json_schema_extra={"examples": [{"answers": [{"no_match": False, "threshold": None, "matches": [_MATCH]}]}]}
     )
 
     answers: list[SearchAnswer]

@@ -6,7 +6,7 @@ once embedded and once moved, show by how much; every threshold is shifted by th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,8 +57,17 @@ class _Shift:
             else {**point, "threshold": float(point["threshold"] + self.of(np.array(point["wanted_false_match_rate"])))}
             for point in part["operating_points"]
         ]
-        roc = part["roc"]
+        moved = {**part, "operating_points": points}
+        roc, answers = part["roc"], part.get("answers")
         if roc is not None:
-            thresholds = np.asarray(roc["thresholds"]) + self.of(np.asarray(roc["false_match_rates"], np.float64))
-            roc = {**roc, "thresholds": np.maximum.accumulate(thresholds).tolist()}
-        return {**part, "operating_points": points, "roc": roc}
+            rates = np.asarray(roc["false_match_rates"], np.float64)
+            moved["roc"] = {**roc, "thresholds": self._moved_scores(roc["thresholds"], rates)}
+            if answers is not None:
+                at = np.interp(answers["scores"], roc["thresholds"], rates)
+                moved["answers"] = {**answers, "scores": self._moved_scores(answers["scores"], at)}
+        return moved
+
+    def _moved_scores(self, scores: Sequence[float], rates: NDArray[np.float64]) -> list[float]:
+        """Return ascending scores with these false-match rates, shifted and still ascending."""
+        moved: list[float] = np.maximum.accumulate(np.asarray(scores) + self.of(rates)).tolist()
+        return moved

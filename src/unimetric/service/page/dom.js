@@ -26,23 +26,10 @@ export const between = (value, low, high) => Math.min(high, Math.max(low, value)
 export const named = (item) => item.label || "no label";
 export const similarity = (score) => score.toFixed(2).replace("-", "−").replace(/^−0\.00$/, "0.00");
 
-// Words with a measured meaning: the shares are of searches for things that are not in the catalogue.
-const IDENTICAL = 0.9995;
-const STRONG = 0.99;
-const POSSIBLE = 0.9;
-
-export function strength({ score, confidence, is_match: match }) {
-  if (score >= IDENTICAL) return "identical";
-  if (confidence === null) return null;
-  if (match !== false && confidence >= STRONG) return "strong";
-  return confidence >= POSSIBLE ? "possible" : "weak";
-}
-
-export function explained({ score, confidence }) {
-  if (confidence === null) return "This model was not calibrated, so there is no measure of how much that is.";
-  const share = (Math.floor(confidence * 1000) / 10).toLocaleString("en");
-  const similar = score >= IDENTICAL ? "this" : "as";
-  return `Of searches for things that are not in a catalogue, ${share} % found nothing ${similar} similar.`;
+export function explained({ confidence }) {
+  if (confidence === null) return "This catalogue was not calibrated, so there is no measure of how much that is.";
+  const share = Math.round(confidence * 100);
+  return `When the catalogue was calibrated, ${share} % of the answers that were as similar were right.`;
 }
 
 export async function copyText(text, shown) {

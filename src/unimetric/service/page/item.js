@@ -1,7 +1,7 @@
 // One item, opened: its whole picture, what is known of it, and what can be done with it.
 
 import { pictureUrl, setPicture } from "./access.js";
-import { button, copyText, element, explained, make, named, similarity, strength } from "./dom.js";
+import { button, copyText, element, explained, make, named, similarity } from "./dom.js";
 
 const box = () => element("item");
 
@@ -28,7 +28,7 @@ export function showItem(item, ways) {
 }
 
 function measured(match) {
-  const word = strength(match);
+  const word = match.strength;
   const number = make("p", "soft");
   number.append(`Similarity ${similarity(match.score)}. ${explained(match)}`);
   return word ? [make("p", `verdict ${word}`, word === "identical" ? "Identical picture" : `A ${word} match`), number] : [number];

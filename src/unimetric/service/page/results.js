@@ -1,7 +1,7 @@
 // Cards of items, and the answer to a search.
 
 import { setPicture } from "./access.js";
-import { button, counted, element, head, make, named, number, say, similarity, strength } from "./dom.js";
+import { button, counted, element, head, make, named, number, say, similarity } from "./dom.js";
 import { compared } from "./filters.js";
 
 export const STEP = 24; // cards that are shown at a time
@@ -98,7 +98,7 @@ export function removeSkeletons() {
 // --- Similarity ----------------------------------------------------------------------------------------------------
 
 function measure(match) {
-  const word = strength(match);
+  const word = match.strength;
   const line = make("span", `measure ${word || ""}`);
   if (!word) {
     line.textContent = `similarity ${similarity(match.score)}`;
@@ -135,7 +135,7 @@ export function showMatches(entries, count, open) {
 }
 
 // `order` is that of `arranged`, and `partly` the number of images that are indexed so far, or null.
-export function describe({ matches, no_match: none, threshold }, { asked, place, order, partly }) {
+export function describe({ matches, no_match: none }, { asked, place, order, partly }) {
   const good = matches.filter((match) => match.is_match !== false).length;
   const first = order.sort ? `By ${order.sort}, of the ${number(matches.length)} most similar.` : order.byClass ? "The most similar of each class." : "The most similar first.";
   element("weak-heading").textContent = none ? "The nearest" : "Less alike";
@@ -145,8 +145,8 @@ export function describe({ matches, no_match: none, threshold }, { asked, place,
     say(`There are no items to compare with.${so}`);
   } else if (none) {
     head("No confident match");
-    say(`Nothing in ${place} is as similar as a match.${so}`);
-  } else if (threshold === null) {
+    say(`Nothing in ${place} is more likely right than wrong.${so}`);
+  } else if (none === null) {
     head("Most similar");
     say(`${first} This catalogue has no threshold for what is a match.${so}`);
   } else {

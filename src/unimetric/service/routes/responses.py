@@ -70,6 +70,7 @@ def _found(match: Match) -> dict[str, Any]:
         "metadata": dict(match.metadata),
         "is_match": match.is_match,
         "confidence": match.confidence,
+        "strength": match.strength,
         "image": _picture(match.id),
     }
 

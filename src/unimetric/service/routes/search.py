@@ -120,7 +120,7 @@ async def _search(service: Service, parsed: ParsedRequest) -> schemas.SearchAnsw
         threshold = parsed.index.threshold_of(fields.datasets)
         answers = [
             schemas.SearchAnswer(
-                no_match=_no_match(found, threshold) if guarantee is None else not found,
+                no_match=_no_match(found) if guarantee is None else not found,
                 threshold=threshold,
                 matches=[match_of(match) for match in found],
             )
@@ -131,10 +131,9 @@ async def _search(service: Service, parsed: ParsedRequest) -> schemas.SearchAnsw
     return await service.workers.searching.run(answer)
 
 
-def _no_match(found: list[Match], threshold: float | None) -> bool | None:
-    if not found:
-        return True
-    return None if threshold is None else not any(match.is_match for match in found)
+def _no_match(found: list[Match]) -> bool | None:
+    judged = [match.is_match for match in found if match.is_match is not None]
+    return not any(judged) if judged or not found else None
 
 
 def _describe(service: Service) -> catalogue.Datasets:
