@@ -210,6 +210,36 @@ def test_bmp_of_16_bits() -> None:
     close(bmp(16, [row.tobytes() for row in rows], 9, masks=(0xF800, 0x7E0, 0x1F)), RGB & 0xF8, tolerance=7)
 
 
+@pytest.mark.parametrize(
+    ("bits", "masks"),
+    [
+        (16, (0xF00, 0xF0, 0xF, 0xF000)),
+        (16, (0xF00, 0xF0, 0xF, 0)),
+        (16, (0b11, 0b11100, 0b100000, 0)),
+        (32, (0x3FF00000, 0xFFC00, 0x3FF, 0)),
+        (32, (0xFFE00000, 0x1FFC00, 0x3FF, 0)),
+        (32, (0xFF00, 0xFF0000, 0xFF, 0)),
+        (32, (0xFF, 0xFF00, 0xFF0000, 0xFF000000)),
+    ],
+)
+def test_bmp_of_any_bit_fields(bits: int, masks: tuple[int, int, int, int]) -> None:
+    channels, rows, largest = np.concatenate([RGB, ALPHA], axis=2) / 255, np.zeros((6, 9), np.int64), []
+    for place, mask in enumerate(masks):
+        low = mask & -mask
+        largest.append(mask // low if mask else 1)
+        rows |= np.rint(channels[:, :, place] * largest[-1]).astype(np.int64) * low
+    channels = np.rint(channels * largest) / largest
+    alpha = channels[:, :, 3:] if masks[3] else np.ones((6, 9, 1))
+    data = bmp(bits, [row.astype(f"<u{bits // 8}").tobytes() for row in rows], 9, header=108, masks=masks)
+    close(data, on_white(channels[:, :, :3], alpha))
+    assert attempt(data[:-4]) == "truncated"
+
+
+def test_bmp_of_another_depth() -> None:
+    reason = attempt(bmp(2, [bytes(3)] * 6, 9, palette=bytes(16)))
+    assert reason == "damaged header, or a variant of BMP that is not supported"
+
+
 @pytest.mark.parametrize("kind", ["P1", "P2", "P3", "P4", "P5", "P6", "Pf"])
 @pytest.mark.parametrize("white", [1, 100, 255, 4095, 65535])
 def test_netpbm(kind: str, white: int) -> None:

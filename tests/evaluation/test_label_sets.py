@@ -95,6 +95,26 @@ def test_against_the_oracle(seed: int, with_gallery: bool) -> None:
     assert report.unified_thresholds.consistency is None
 
 
+def test_very_many_labels() -> None:
+    """Memory and time grow with the labels that images have, not with the classes times all labels."""
+    count = 20_000
+    vectors = np.zeros((count, 1), dtype=np.float32) + np.arange(count, dtype=np.float32)[:, None]
+    # Each image shares a label with the one before and the one behind it.
+    labels = [frozenset([number, number + 1]) for number in range(count)]
+    queries = slice(0, count, 100)
+    report = evaluate(
+        vectors[queries] + 0.25,
+        labels[queries],
+        ["a"] * 200,
+        (vectors, labels, ["a"] * count),
+        (1, 2),
+        distance="euclidean",
+        resamples=2,
+    )
+    # The first has two positives, itself and the next; all others have three.
+    assert report.unified == {"recall@1": 1, "recall@2": 1, "map@r": 1, "r-precision": 1}
+
+
 def test_sets_of_one_label_are_plain_labels() -> None:
     vectors, _, datasets, *_ = pool(9)
     labels = [f"l{n % 6}" for n in range(len(vectors))]

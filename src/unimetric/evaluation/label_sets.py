@@ -6,13 +6,12 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from unimetric.errors import UserError
-
-_BITS = 62
-"""Labels in one number of 64 bits; the sign stays free."""
 
 
 class LabelSet(frozenset[Hashable]):
@@ -39,8 +38,10 @@ def as_label_sets(labels: Iterable[Hashable], name: str) -> list[LabelSet]:
 class LabelSets:
     """The labels of C classes, each a set of labels within a dataset."""
 
-    words: Tensor
-    """Shape [C, W], int64: a bit for each label."""
+    labels: Sequence[Sequence[int]]
+    """The numbers of the labels of each class."""
+    members: Sequence[npt.NDArray[np.int64]]
+    """The classes that have each label."""
 
     @classmethod
     def of(cls, classes: Sequence[Any]) -> LabelSets | None:
@@ -51,17 +52,28 @@ class LabelSets:
         """
         if not classes or not isinstance(classes[0][1], LabelSet):
             return None
-        bits: dict[tuple[Hashable, Hashable], int] = {}
-        numbers = [[bits.setdefault((dataset, label), len(bits)) for label in labels] for dataset, labels in classes]
-        words = torch.zeros(len(classes), 1 + len(bits) // _BITS, dtype=torch.int64)
-        for row, labels in enumerate(numbers):
-            for number in labels:
-                words[row, number // _BITS] |= 1 << number % _BITS
-        return cls(words)
+        numbers: dict[tuple[Hashable, Hashable], int] = {}
+        labels = [
+            [numbers.setdefault((dataset, label), len(numbers)) for label in labels] for dataset, labels in classes
+        ]
+        members: list[list[int]] = [[] for _ in numbers]
+        for place, listed in enumerate(labels):
+            for number in listed:
+                members[number].append(place)
+        return cls(labels, [np.array(places) for places in members])
 
-    def match(self, one: Tensor, other: Tensor) -> Tensor:
-        """Return true where two classes share a label; numbers of classes of shapes that broadcast."""
-        shared = torch.zeros_like(one + other, dtype=torch.bool)
-        for word in self.words.T:
-            shared |= (word[one] & word[other]) != 0
-        return shared
+    def sharing(self, place: int) -> npt.NDArray[np.int64]:
+        """Return the classes that share a label with one, itself included; some several times."""
+        return np.concatenate([self.members[number] for number in self.labels[place]])
+
+    def match(self, queries: Tensor, items: Tensor) -> Tensor:
+        """Return true where a class of ``items`` [Q, N] shares a label with the one of ``queries`` [Q]."""
+        asked, listed = queries.numpy(), items.numpy()
+        matches = np.empty(listed.shape, dtype=np.bool_)
+        is_sharing = np.zeros(len(self.labels), dtype=np.bool_)
+        for row, place in enumerate(asked):
+            sharing = self.sharing(place)
+            is_sharing[sharing] = True
+            matches[row] = is_sharing[listed[row]]
+            is_sharing[sharing] = False
+        return torch.from_numpy(matches)

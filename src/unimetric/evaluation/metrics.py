@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,8 +61,10 @@ class Retrieval:
         Returns:
             Shape [q, n], bool.
         """
-        of_queries, of_items = self.query_classes[query_rows, None], self.gallery_classes[gallery_rows]
-        return of_items == of_queries if self.label_sets is None else self.label_sets.match(of_queries, of_items)
+        of_queries, of_items = self.query_classes[query_rows], self.gallery_classes[gallery_rows]
+        if self.label_sets is None:
+            return of_items == of_queries[:, None]
+        return self.label_sets.match(of_queries, of_items)
 
     def positives(self) -> Tensor:
         """Return the number of positives of every query, itself excluded: shape [Q], int64."""
@@ -104,11 +107,9 @@ class Retrieval:
 
 def _sizes_of_sharing(sets: LabelSets, sizes: Tensor, query_classes: Tensor) -> Tensor:
     """Return the number of gallery items that share a label with each class of a query, shape of ``sizes``."""
-    present = sizes.nonzero()[:, 0]
     sharing = torch.zeros_like(sizes)
-    asked = torch.unique(query_classes)
-    for part in torch.split(asked, max(1, TILE_NUMBERS // max(1, len(present)))):
-        sharing[part] = (sets.match(part[:, None], present) * sizes[present]).sum(dim=1)
+    for place in torch.unique(query_classes).tolist():
+        sharing[place] = sizes[np.unique(sets.sharing(place))].sum()
     return sharing
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -89,12 +90,14 @@ def class_pairs(retrieval: Retrieval, seed: int = 0) -> ClassPairs:
     limit = int(np.clip(PAIRS // max(1, len(numbers)), *_PER_CLASS))
     pairs, sizes, totals = [np.empty((0, 2), np.int64)], [], []
     for number in numbers.tolist():
-        items, inside, outside = gallery.of(number), queries.of(number), queries.other_than(number)
-        for others in (inside, outside):
-            chosen = _product(others, items, limit, generator)
+        items, inside = gallery.of(number), queries.of(number)
+        outside = len(own) - len(inside)
+        for count, rows in ((len(inside), inside.take), (outside, partial(queries.other_than, number))):
+            asked, found = _product(count, items, limit, generator)
+            chosen = np.stack([rows(asked), found], axis=1)
             pairs.append(chosen[own[chosen[:, 0]] != chosen[:, 1]])
             sizes.append(len(pairs[-1]))
-        totals.append(len(items) * len(outside))
+        totals.append(len(items) * outside)
     similarities = retrieval.similarities(torch.from_numpy(np.concatenate(pairs))).numpy()
     parts = np.split(similarities, np.cumsum(sizes)[:-1])
     return ClassPairs(numbers, tuple(parts[0::2]), tuple(parts[1::2]), np.array(totals, dtype=np.int64))
@@ -151,16 +154,18 @@ class _Groups:
     def of(self, number: int) -> Integers:
         return self._order[slice(*np.searchsorted(self._sorted, [number, number + 1]))]
 
-    def other_than(self, number: int) -> Integers:
+    def other_than(self, number: int, places: Integers) -> Integers:
+        """Return the rows at some places among those of all other classes."""
         start, stop = np.searchsorted(self._sorted, [number, number + 1])
-        return np.concatenate([self._order[:start], self._order[stop:]])
+        rows: Integers = self._order[places + (stop - start) * (places >= start)]
+        return rows
 
 
-def _product(queries: Integers, items: Integers, limit: int, generator: np.random.Generator) -> Integers:
-    """Return all pairs [P, 2] of two sets of rows, or ``limit`` of them."""
-    total = len(queries) * len(items)
+def _product(queries: int, items: Integers, limit: int, generator: np.random.Generator) -> tuple[Integers, Integers]:
+    """Return all pairs of the numbers below ``queries`` with some rows, or ``limit`` of them: both sides, each [P]."""
+    total = queries * len(items)
     numbers = np.arange(total) if total <= limit else generator.integers(total, size=limit)
-    return np.stack([queries[numbers // max(1, len(items))], items[numbers % max(1, len(items))]], axis=1)
+    return numbers // max(1, len(items)), items[numbers % max(1, len(items))]
 
 
 def _threshold_range(pairs: ClassPairs, rows: Sequence[int]) -> tuple[float, float]:

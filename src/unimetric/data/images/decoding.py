@@ -10,6 +10,7 @@ from typing import IO
 from PIL import Image, UnidentifiedImageError
 
 from unimetric.data.images import tiff
+from unimetric.data.images.bmp import open_bit_fields
 from unimetric.data.images.boxes import Box, image_file, split_box
 from unimetric.data.images.formats import (
     HEAD_BYTES,
@@ -20,7 +21,7 @@ from unimetric.data.images.formats import (
     unsupported_reason,
 )
 from unimetric.data.images.jpeg_xl import open_jpeg_xl
-from unimetric.data.images.pixels import ImageError, decoding_problem, file_reason, to_rgb
+from unimetric.data.images.pixels import DAMAGED, ImageError, decoding_problem, file_reason, to_rgb
 from unimetric.data.images.stripping import strip_metadata
 
 MAX_PIXELS = 100_000_000
@@ -104,8 +105,16 @@ def _open(file: IO[bytes], head: bytes, max_pixels: int) -> Image.Image:
         except SyntaxError as error:
             raise UnidentifiedImageError from error
         return heif
+    if (bitmap := open_bit_fields(file, head, lambda size: _check_size(size, max_pixels))) is not None:
+        return bitmap
     stream, inverted = strip_metadata(file)
-    image = Image.open(stream, formats=PILLOW_FORMATS)
+    try:
+        image = Image.open(stream, formats=PILLOW_FORMATS)
+    except OSError as error:
+        # Some plugins raise this for variants that they do not read.
+        if decoding_problem(error) == DAMAGED:
+            raise UnidentifiedImageError from error
+        raise
     if inverted:
         tiff.mark_inverted(image)
     return image

@@ -29,6 +29,8 @@ _UPRIGHT = {
 _ORIENTATION = 0x0112
 _CLOSED = "the image was closed before its pixels were read; keep it open, or pass its path"
 _INVISIBLE = "fully transparent; save it without alpha if its colours are meant"
+DAMAGED = ("damaged", "unreadable_image")
+"""The words and the code for an error of unknown meaning."""
 _OUTSIDE = "grey values outside 0 to 65535"
 
 
@@ -136,7 +138,7 @@ def decoding_problem(error: Exception) -> tuple[str, str]:
         r"truncated|broken data stream|not enough|unexpected end|reached eof", str(error), re.IGNORECASE
     ):
         return "truncated", "truncated_image"
-    return "damaged", "unreadable_image"
+    return DAMAGED
 
 
 def file_reason(error: OSError | ValueError) -> str:
