@@ -19,8 +19,8 @@ test: $(INSTALLED)  ## Lint, types and every test but the soak tests
 	$(BIN)/lint-imports --no-logo
 	$(PYTEST)
 
-soak: $(INSTALLED)  ## Random kills and damaged files for SOAK_SECONDS, from the seed SOAK_SEED on, and the longest tests
-	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_SEED=$(SOAK_SEED) $(PYTEST) -m soak
+soak: $(INSTALLED)  ## Random kills and damaged files for SOAK_SECONDS, from the seed SOAK_SEED on, the longest tests, and all examples of properties
+	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_SEED=$(SOAK_SEED) $(PYTEST) -m 'soak or hypothesis'
 
 docs: $(INSTALLED)  ## Build the documentation's site into build/site
 	$(BIN)/mkdocs build

@@ -13,12 +13,12 @@ from pathlib import Path
 FORKED = multiprocessing.get_context("forkserver")
 # No part of LanceDB, whose threads would not survive a fork.
 FORKED.set_forkserver_preload(
-    ["torch", "timm", "jsonargparse", "fastapi", "uvicorn", "lance_namespace", "unimetric.models.embedder"]
+    ["torch", "timm", "jsonargparse", "fastapi", "uvicorn", "lance_namespace", "unimetric.training.loop"]
 )
 
 
 class ForkedCommand:
-    """A ``unimetric`` command, used like `subprocess.Popen`.
+    """A ``unimetric`` command, the leader of a process group of its own, used like `subprocess.Popen`.
 
     Args:
         arguments: The command and its arguments; those of the script, if there is one.
@@ -34,9 +34,15 @@ class ForkedCommand:
         script: str | None = None,
         environment: dict[str, str] | None = None,
     ) -> None:
+        self.log = log
         given = [str(argument) for argument in arguments]
         self._process = FORKED.Process(target=_run, args=(given, log, script, environment or {**os.environ}))
         self._process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
 
     @property
     def returncode(self) -> int | None:
@@ -52,14 +58,19 @@ class ForkedCommand:
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
-        assert self._process.pid is not None
-        os.kill(self._process.pid, number)
+        os.kill(self.pid, number)
+
+    def communicate(self, timeout: float | None = None) -> tuple[None, str]:
+        """Wait for its end; what was written to standard error."""
+        self.wait(timeout)
+        return None, self.log.read_text()
 
     def kill(self) -> None:
         self._process.kill()
 
 
 def _run(arguments: list[str], log: Path, script: str | None, environment: dict[str, str]) -> None:
+    os.setsid()
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.environ.clear()

@@ -25,7 +25,7 @@ from unimetric.cli import main
 
 OPTIONS: dict[str, Any] = {
     "model": {
-        "backbone": "vit_tiny_patch16_224",
+        "backbone": "test_vit",
         "weights": "random",
         "image_size": 32,
         "method": "puma",

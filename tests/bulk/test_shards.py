@@ -36,7 +36,7 @@ OPTIONS = ["--device.precision", "fp32", "--device.accelerator", "cpu", "--batch
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
-    backbone = make_backbone("vit_tiny_patch16_224", weights="random", image_size=32)
+    backbone = make_backbone("test_vit", weights="random", image_size=32)
     Embedder(backbone, "puma", embedding_size=16).eval().save_pretrained(folder)
     return folder
 

@@ -33,7 +33,7 @@ def run_on_a_file(sources: list[Path], tmp_path_factory: pytest.TempPathFactory)
     """A run whose backbone's weights are a file, and that file; only to be read."""
     root = tmp_path_factory.mktemp("from-a-file")
     torch.manual_seed(3)
-    vit = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    vit = timm.create_model("test_vit", num_classes=0)
     save_file(vit.state_dict(), root / "vit.safetensors")
     options = options_file(
         root / "options.yaml", training={"steps": 2}, model={"weights": str(root / "vit.safetensors")}

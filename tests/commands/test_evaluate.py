@@ -112,7 +112,7 @@ def test_frozen_backbone_without_a_model(sources: list[Path], tmp_path: Path) ->
     assert unimetric("evaluate", "--config", options, *frozen, "--out", tmp_path / "out") == 0
     metrics = read_json(tmp_path / "out/metrics.json")
     assert metrics["model"]["trainable_parameters"] == 0
-    assert metrics["model"]["embedding_size"] == 192
+    assert metrics["model"]["embedding_size"] == 64
     assert metrics["counts"]["queries"] == 35
 
 

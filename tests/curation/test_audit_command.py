@@ -16,7 +16,7 @@ from unimetric.models.embedder import Embedder
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    backbone = make_backbone("vit_tiny_patch16_224", weights="random", image_size=32)
+    backbone = make_backbone("test_vit", weights="random", image_size=32)
     Embedder(backbone, "linear", embedding_size=8).save_pretrained(folder)
     return folder
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from properties import examples
 from unimetric.data.catalog import Item
 from unimetric.data.copies import copy_notes, find_copies
 from unimetric.data.splits import Split
@@ -23,7 +24,7 @@ def write(folder: Path, contents: list[bytes], name: str) -> list[Path]:
     return paths
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=examples(60))
 @given(
     first=st.lists(st.sampled_from(CONTENTS), max_size=5),
     second=st.lists(st.sampled_from(CONTENTS), max_size=5),

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from mutations import damaged, little_memory
+from properties import examples
 from unimetric.data.catalog import Dataset
 from unimetric.data.labels import clean_label
 from unimetric.data.sources.manifest import read_manifest
@@ -59,7 +60,7 @@ label = st.one_of(st.sampled_from(["wren", "007", "tit"]), odd, text)
 split = st.one_of(st.sampled_from([*SPLIT_NAMES, "", "TRAIN", " test ", "tset", "Training set"]), text)
 row = st.tuples(path, label, label, split, label)
 good_row = st.tuples(st.sampled_from(IMAGES), st.sampled_from("ab"), st.sampled_from("cd"), st.just("train"), label)
-settled = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+settled = settings(max_examples=examples(250), deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
 @pytest.fixture(scope="module")

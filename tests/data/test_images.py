@@ -20,6 +20,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, features
 
 from image_files import attempt, encode, pixels, png, png_chunk, tiff
+from properties import examples
 from unimetric.data.images import SUFFIXES, UNSUPPORTED, ImageError, array_to_rgb, decode_image, is_image_name, to_rgb
 from unimetric.data.images.jpeg_xl import header_size
 from unimetric.errors import UserError
@@ -289,7 +290,7 @@ def test_truncated_is_said() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.data())
 def test_damaged_bytes_raise_no_other_error(data: st.DataObject) -> None:
     format, options = data.draw(st.sampled_from(encodings()))

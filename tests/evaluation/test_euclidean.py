@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from properties import examples
 from unimetric.errors import UserError
 from unimetric.evaluation import evaluate, nearest_neighbours
 from unimetric.evaluation.distances import common_exponent, euclidean_rows, minus_squared_distances
@@ -18,7 +19,7 @@ from unimetric.evaluation.distances import common_exponent, euclidean_rows, minu
 COARSE = st.tuples(*[st.integers(-3, 3).map(float)] * 3)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     queries=st.lists(COARSE, min_size=1, max_size=6),
     gallery=st.lists(COARSE, min_size=1, max_size=20),

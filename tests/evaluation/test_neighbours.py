@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from matrix_products import Products
 from retrieval_oracle import Image, ranking, similarity
 
+from properties import examples
 from unimetric.errors import UserError
 from unimetric.evaluation import top_k
 from unimetric.evaluation.distances import unit_vectors
@@ -20,7 +21,7 @@ from unimetric.evaluation.neighbours import nearest_neighbours
 COARSE = st.tuples(*[st.integers(-1, 2).map(float)] * 3).filter(any)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     queries=st.lists(COARSE, min_size=1, max_size=8),
     gallery=st.lists(COARSE, min_size=1, max_size=20),

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from image_pools import columns, images
 from retrieval_oracle import Image, mean_scores, ranking, scores_of, similarity
 
+from properties import examples
 from unimetric.evaluation import PerQuery, Report, evaluate
 from unimetric.evaluation.per_query import QueryResults
 from unimetric.geometry import PoincareBall
@@ -45,7 +46,7 @@ def check_results(
             assert values[row] == pytest.approx(value, nan_ok=True, abs=1e-12)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(pool=images(), query_tile=TILE, gallery_tile=TILE, data=st.data())
 def test_every_query_is_judged_by_the_definitions(
     pool: list[Image], query_tile: int, gallery_tile: int, data: st.DataObject

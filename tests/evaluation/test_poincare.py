@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from properties import examples
 from unimetric.errors import UserError
 from unimetric.evaluation import evaluate, nearest_neighbours
 from unimetric.evaluation.poincare import hyperboloid_rows, lorentz_similarities
@@ -33,7 +34,7 @@ def brute_force(queries: Tensor, gallery: Tensor, c: float) -> Tensor:
     return torch.acosh(1 + 2 * c * gaps / to_border) / math.sqrt(c)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     width=st.integers(1, 130),

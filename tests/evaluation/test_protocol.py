@@ -16,6 +16,7 @@ from image_pools import columns, images
 from matrix_products import Products
 from retrieval_oracle import Image, harmonic_mean, mean_scores, scores_of
 
+from properties import examples
 from unimetric.errors import UserError
 from unimetric.evaluation import Report, evaluate
 
@@ -67,7 +68,7 @@ KS = st.lists(st.integers(1, 20), min_size=1, max_size=3, unique=True)
 TILE = st.integers(1, 20)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(pool=images(), ks=KS, query_tile=TILE, gallery_tile=TILE)
 def test_among_themselves_scores_are_those_of_the_definitions(
     pool: list[Image], ks: list[int], query_tile: int, gallery_tile: int
@@ -82,7 +83,7 @@ def test_among_themselves_scores_are_those_of_the_definitions(
     assert report == evaluate(vectors, labels, datasets, ks=ks, query_tile=query_tile, gallery_tile=gallery_tile)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(pool=images(), ks=KS, query_tile=TILE, gallery_tile=TILE, data=st.data())
 def test_against_a_gallery_scores_are_those_of_the_definitions(
     pool: list[Image], ks: list[int], query_tile: int, gallery_tile: int, data: st.DataObject

@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from image_pools import columns, images
 from retrieval_oracle import Image, mean_scores, ranking
 
+from properties import examples
 from unimetric.errors import UserError
 from unimetric.evaluation import Report, evaluate
 
@@ -25,7 +26,7 @@ def clusters(queries: int, datasets: int = 3, **options: Any) -> Report:
     return evaluate(vectors, labels, [f"set {label % datasets}" for label in labels.tolist()], ks=[1, 2], **options)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(pool=images())
 def test_confusion_and_gap_are_those_of_the_definitions(pool: list[Image]) -> None:
     assume(mean_scores(pool, pool, [1]) is not None)

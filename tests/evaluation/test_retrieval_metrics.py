@@ -10,6 +10,7 @@ from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
 
+from properties import examples
 from unimetric.evaluation import evaluate, metrics
 from unimetric.evaluation.distances import unit_vectors
 from unimetric.evaluation.metrics import Retrieval, score_hits, score_queries
@@ -29,7 +30,7 @@ def test_the_paper_s_example_of_map_at_r() -> None:
     assert scores["map@r"].tolist() == pytest.approx([0.1, 0.12, 0.2, 1.0])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(hits=st.lists(st.booleans(), min_size=1, max_size=30), data=st.data())
 def test_hits_are_scored_by_the_definitions(hits: list[bool], data: st.DataObject) -> None:
     r = data.draw(st.integers(1, len(hits)))

@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matrix_products import Products
 
+from properties import examples
 from unimetric.evaluation import nearest_neighbours
 from unimetric.evaluation.distances import make_distance
 from unimetric.evaluation.screen import Candidates, full_precision, product_error
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     width=st.integers(1, 300),

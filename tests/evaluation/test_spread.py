@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from properties import examples
 from unimetric.evaluation.distances import make_distance
 from unimetric.evaluation.metrics import Retrieval
 from unimetric.evaluation.statistics import measure_spread
@@ -38,7 +39,7 @@ def among_themselves(vectors: torch.Tensor, classes: list[int], name: str = "cos
     return retrieval(vectors, vectors, classes, classes, list(range(len(classes))), name)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     classes=st.lists(st.integers(0, 3), min_size=1, max_size=90),
     gallery_classes=st.lists(st.integers(0, 3), min_size=1, max_size=9),

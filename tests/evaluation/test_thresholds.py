@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_curve
 
+from properties import examples
 from unimetric.errors import UserError
 from unimetric.evaluation.thresholds import Calibration, calibrate
 
@@ -35,7 +36,7 @@ def rates(queries: list[tuple[float, float]], threshold: float) -> tuple[float, 
     )
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(queries=st.lists(QUERY, min_size=1, max_size=60), wanted=st.floats(0.05, 0.95))
 def test_the_threshold_is_the_lowest_that_keeps_the_rate(queries: list[tuple[float, float]], wanted: float) -> None:
     calibration = calibrate(*arrays(queries), rates=[wanted])
@@ -61,7 +62,7 @@ def test_the_threshold_is_the_lowest_that_keeps_the_rate(queries: list[tuple[flo
         assert point.false_non_match_rate is None
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(queries=st.lists(QUERY, min_size=1, max_size=40))
 def test_the_curve_and_the_equal_error_rate_are_counted(queries: list[tuple[float, float]]) -> None:
     calibration = calibrate(*arrays(queries))

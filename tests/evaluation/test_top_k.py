@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from properties import examples
 from unimetric.evaluation import screen, top_k
 from unimetric.evaluation.distances import make_distance
 from unimetric.evaluation.rows import Tiling
@@ -56,7 +57,7 @@ def by_definition(similarities: Tensor, own: Tensor, allowed: Tensor, k: int) ->
     return values, rows.masked_fill(values == -torch.inf, -1)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(["random", "copies", "near copies", "equal", "coarse"]),
     distance=st.sampled_from(["cosine", "euclidean", "poincare"]),

@@ -20,14 +20,14 @@ __all__ = ["one_thread"]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    Embedder(make_backbone("vit_tiny_patch16_224", weights="random", image_size=32), "frozen").save_pretrained(folder)
+    Embedder(make_backbone("test_vit", weights="random", image_size=32), "frozen").save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def hyperbolic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hyperbolic")
-    backbone = make_backbone("vit_tiny_patch16_224", weights="random", image_size=32)
+    backbone = make_backbone("test_vit", weights="random", image_size=32)
     Embedder(backbone, "linear", embedding_size=8, geometry="poincare").save_pretrained(folder)
     return folder
 

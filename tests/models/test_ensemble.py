@@ -123,7 +123,7 @@ def test_no_members() -> None:
 def test_from_folders(tmp_path: Path) -> None:
     for name in ("a", "b"):
         torch.manual_seed(ord(name))
-        backbone = make_backbone("vit_tiny_patch16_224", weights="random", image_size=32)
+        backbone = make_backbone("test_vit", weights="random", image_size=32)
         Embedder(backbone, "linear", {}, 8).save_pretrained(tmp_path / name)
     ensemble = Ensemble.from_pretrained([tmp_path / "a", tmp_path / "b"])
     parts = [Embedder.from_pretrained(tmp_path / name).encode(images(2), precision="fp32") for name in ("a", "b")]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from toys import pixels, toy_backbone, toy_embedder
 
+from properties import examples
 from unimetric.config import RunConfig
 from unimetric.errors import UserError
 from unimetric.geometry import PoincareBall, Sphere, make_geometry
@@ -69,7 +70,7 @@ def test_distance_is_a_metric_and_agrees_with_the_hyperboloid(ball: PoincareBall
     torch.testing.assert_close(cosh, torch.cosh(math.sqrt(ball.curvature) * distances), rtol=1e-8, atol=1e-8)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     count=st.integers(1, 6),
@@ -139,7 +140,7 @@ def test_an_embedder_on_the_ball_shares_all_but_the_last_step() -> None:
 
 
 def small_embedder(geometry: str | PoincareBall) -> Embedder:
-    backbone = make_backbone("vit_tiny_patch16_224", weights="random", image_size=32)
+    backbone = make_backbone("test_vit", weights="random", image_size=32)
     return Embedder(backbone, "linear", {}, 8, geometry)
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 from torchvision.transforms import v2
 
+from properties import examples
 from unimetric.data.transforms import EvaluationTransform, TrainingTransform
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -51,7 +52,7 @@ def test_224_comes_from_256():
     assert not out.any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     long=st.integers(1, 2500),
     short=st.integers(1, 300),

@@ -20,7 +20,7 @@ FP32 = DeviceConfig(accelerator="cpu", precision="fp32")
 
 def make_model(folder: Path, seed: int = 0, geometry: str | PoincareBall = "sphere", size: int = 16) -> Path:
     torch.manual_seed(seed)
-    backbone = make_backbone("vit_tiny_patch16_224", weights="random", image_size=32)
+    backbone = make_backbone("test_vit", weights="random", image_size=32)
     Embedder(backbone, "linear", embedding_size=size, geometry=geometry).eval().save_pretrained(folder)
     return folder
 

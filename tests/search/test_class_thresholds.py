@@ -12,6 +12,7 @@ import torch
 from search_toys import FP32, store
 
 from toy_runs import make_images
+from unimetric.commands.index import ThresholdOptions
 from unimetric.commands.index import index as index_command
 from unimetric.errors import OptionError, UserError
 from unimetric.evaluation import evaluate
@@ -122,18 +123,22 @@ def test_the_command_calibrates_every_class(model: Path, images: Path, tmp_path:
     db = tmp_path / "db"
     index_command(model, [f"hats={images / 'hats'}", f"shoes={images / 'shoes'}"], db=str(db), device=FP32)
     make_images(tmp_path / "queries", classes=3, images=3, seed=7)
-    index_command(db=str(db), calibrate=[f"hats={tmp_path / 'queries'}"], per_class=True, device=FP32)
+    index_command(
+        db=str(db), thresholds=ThresholdOptions(calibrate=[f"hats={tmp_path / 'queries'}"], per_class=True), device=FP32
+    )
     with SearchIndex.open(db) as index:
         recorded = store(index).about["calibration"]
         assert {name: sorted(own["labels"]) for name, own in recorded["classes"].items()}["hats"] == sorted(
             {path.name for path in (images / "hats").iterdir()}
         )
         assert index.search_vectors(np.ones(16, np.float32), 24)
-    index_command(db=str(db), calibrate=[f"hats={tmp_path / 'queries'}"], device=FP32)
+    index_command(db=str(db), thresholds=ThresholdOptions(calibrate=[f"hats={tmp_path / 'queries'}"]), device=FP32)
     with SearchIndex.open(db) as index:
         assert "classes" not in store(index).about["calibration"]
     with pytest.raises(OptionError, match="--per_class needs --calibrate"):
-        index_command(model, [f"hats={images / 'hats'}"], db=str(db), per_class=True, device=FP32)
+        index_command(
+            model, [f"hats={images / 'hats'}"], db=str(db), thresholds=ThresholdOptions(per_class=True), device=FP32
+        )
 
 
 def test_damaged_offsets_are_named() -> None:

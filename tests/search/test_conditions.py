@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from search_toys import store
 
+from properties import examples
 from unimetric.errors import ArgumentError
 from unimetric.search import SearchIndex
 from unimetric.search.conditions import MAX_DEPTH, MAX_LENGTH, MAX_OPERATORS, parse_condition
@@ -62,7 +63,10 @@ def expected(written: Written) -> list[int]:
 
 
 @settings(
-    max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(400),
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(conditions())
 def test_the_engine_agrees_with_a_plain_evaluation(index: SearchIndex, written: Written) -> None:
@@ -278,7 +282,7 @@ def test_no_mutation_ends_a_process_or_leaves_the_dataset(index: SearchIndex) ->
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=300, derandomize=True)
+@settings(max_examples=examples(300), derandomize=True)
 @example("'" * 999)
 def test_any_text_is_parsed_or_refused(where: str) -> None:
     try:

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +15,7 @@ import pytest
 from search_toys import FP32, make_model, new_picture
 
 from s3_server import Bucket, bucket, meeting, s3_server, some
+from serving import start_server
 from toy_runs import unimetric
 from unimetric.models.embedder import Embedder
 from unimetric.search import NewItem, SearchIndex
@@ -44,22 +40,13 @@ def contents(db: object) -> list[dict[str, object]]:
 def served(db: str) -> Iterator[httpx.Client]:
     """Run ``unimetric serve`` in a process of its own until it answers, and a client for it."""
     token = "a token for the tests"
-    arguments = ["-m", "unimetric", "serve", db, "--port", "0", "--writable"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "500", "UNIMETRIC_TOKEN": token}
-    process = subprocess.Popen([sys.executable, *arguments], env=environment, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    url = next(found[1] for line in process.stderr if (found := re.search(r"served on (http://\S+?);", line)))
+    server = start_server(db, "--writable", UNIMETRIC_TOKEN=token)
     try:
-        with httpx.Client(base_url=url, timeout=60, headers={"Authorization": f"Bearer {token}"}) as client:
-            until = time.monotonic() + 60
-            while client.get("/readyz").status_code != 200:
-                assert time.monotonic() < until
-                time.sleep(0.05)
+        with server.client(headers={"Authorization": f"Bearer {token}"}) as client:
             yield client
     finally:
-        process.terminate()
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 0, said
+        code, said = server.stop()
+    assert code == 0, said
     assert "Traceback" not in said
 
 

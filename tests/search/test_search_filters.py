@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from properties import examples
 from unimetric.errors import UserError
 from unimetric.search import ItemNotFoundError, SearchIndex
 
@@ -55,7 +56,7 @@ PIECES = [
 ]
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(120), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(PIECES), max_size=9).map("".join))
 def test_no_condition_leaves_the_dataset(index: SearchIndex, where: str) -> None:
     try:

@@ -13,6 +13,7 @@ import pytest
 from search_toys import FP32, store
 
 from toy_runs import make_images
+from unimetric.commands.index import ThresholdOptions
 from unimetric.commands.index import index as index_command
 from unimetric.commands.search import search_images
 from unimetric.conformal import FLOOR_WEIGHT
@@ -190,7 +191,7 @@ def test_a_database_is_calibrated_on_images(catalogue: Path, model: Path, images
     make_images(tmp_path / "queries" / "hats", classes=4, images=3, seed=7)
     make_images(tmp_path / "queries" / "shoes", classes=3, images=3, seed=8)
     queries = [f"{name}={tmp_path / 'queries' / name}" for name in ("hats", "shoes")]
-    index_command(db=str(db), calibrate=queries, device=FP32)
+    index_command(db=str(db), thresholds=ThresholdOptions(calibrate=queries), device=FP32)
     with SearchIndex.open(db) as index:
         sets = store(index).about["calibration"]["unified"]["sets"]
         assert (sets["queries"], sets["gallery"]) == (18, 24), "3 of 21 queries are of a class that the database lacks"
@@ -203,16 +204,18 @@ def test_a_database_is_calibrated_on_images(catalogue: Path, model: Path, images
     index_command(model, sources, db=str(db), device=FP32)
     with SearchIndex.open(db) as index:
         assert store(index).about["calibration"]["unified"]["sets"] == sets
-    index_command(model, sources, db=str(db), metrics=str(tmp_path), device=FP32)
+    index_command(model, sources, db=str(db), thresholds=ThresholdOptions(metrics=str(tmp_path)), device=FP32)
     with SearchIndex.open(db) as index:
         assert "sets" not in store(index).about["calibration"]["unified"]
     with pytest.raises(UserError, match=r"dataset 'gloves' of the calibration is not in .*, which has hats, shoes"):
-        index_command(db=str(db), calibrate=[f"gloves={tmp_path / 'queries' / 'hats'}"], device=FP32)
+        index_command(
+            db=str(db), thresholds=ThresholdOptions(calibrate=[f"gloves={tmp_path / 'queries' / 'hats'}"]), device=FP32
+        )
 
 
 def test_an_indexed_query_is_not_its_own_answer(model: Path, images: Path, tmp_path: Path) -> None:
     db, source = tmp_path / "db", f"hats={images / 'hats'}"
-    index_command(model, [source], db=str(db), calibrate=[source], device=FP32)
+    index_command(model, [source], db=str(db), thresholds=ThresholdOptions(calibrate=[source]), device=FP32)
     with SearchIndex.open(db) as index:
         calibration = json.loads(json.dumps(store(index).about["calibration"]))
     assert calibration["unified"]["sets"]["queries"] == 12

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from search_toys import store
 
+from properties import examples
 from unimetric.search import SearchIndex
 from unimetric.search.items import Match
 from unimetric.search.memory.exact import Span, candidates
@@ -143,7 +144,7 @@ def test_a_column_that_is_added_later_is_empty_in_older_rows(filled: SearchIndex
     st.integers(0, 2**32 - 1),
     st.sampled_from([0.0, 0.01, 0.5, 1.0]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 def test_no_best_vector_is_missed(count: int, size: int, k: int, seed: int, share: float) -> None:
     """Also among vectors of any length, equal ones, and some that float32 cannot compare."""
     random = np.random.default_rng(seed)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from search_toys import store
 
+from properties import examples
 from unimetric.search import SearchIndex
 from unimetric.search.scoring import best_first, cosines
 
@@ -18,7 +19,7 @@ FillIndex = Callable[..., SearchIndex]
 
 
 @given(st.integers(1, 700), st.integers(1, 40), st.integers(0, 2**32 - 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_a_score_depends_on_the_two_vectors_alone(size: int, count: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     rows = random.normal(size=(count, size)).astype(np.float32)
@@ -32,7 +33,7 @@ def test_a_score_depends_on_the_two_vectors_alone(size: int, count: int, seed: i
 
 
 @given(st.integers(1, 700), st.integers(0, 2**32 - 1), st.sampled_from([1e-18, 1.0, 1e15]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_an_equal_vector_scores_exactly_one(size: int, seed: int, scale: float) -> None:
     vector = (scale * np.random.default_rng(seed).normal(size=size)).astype(np.float32)
     assert cosines(vector, np.stack([vector, -vector])).tolist() == [1.0, -1.0]

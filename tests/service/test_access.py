@@ -10,7 +10,7 @@ import pytest
 from gallery import Gallery, noise, png
 from stubs import ID, Served, StubIndex, served, small_picture
 
-from conftest import start_server
+from serving import start_server
 from unimetric.service.app import create_app
 from unimetric.service.options import ServiceConfig
 

@@ -16,7 +16,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from conftest import Server, picture
+from conftest import picture
+from serving import Server
 
 
 def check_refusal(answer: httpx.Response, status: int, code: str, *words: str) -> None:

@@ -24,7 +24,7 @@ import yaml
 from gallery import Gallery, noise, png
 from stubs import ID, served
 
-from conftest import Server, start_server
+from serving import Server, start_server
 
 ROOT = Path(__file__).parents[2]
 READ, WRITE = "a-token-for-readers", "a-token-for-writers"
@@ -195,7 +195,7 @@ def proxied(tmp_path: Path) -> Iterator[tuple[str, ssl.SSLContext]]:
         try:
             root = tmp_path / "caddy" / "pki" / "authorities" / "local" / "root.crt"
             until = time.monotonic() + 60
-            while not answers(port) or not root.is_file():
+            while not greets(port, root):
                 assert proxy.poll() is None, (tmp_path / "caddy.log").read_text()
                 assert time.monotonic() < until, (tmp_path / "caddy.log").read_text()
                 time.sleep(0.05)
@@ -220,9 +220,15 @@ def environment_of(home: Path, port: int, service: str, password: str) -> dict[s
     }
 
 
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def greets(port: int, root: Path) -> bool:
+    """The proxy has its certificate, too, which it asks itself for after it has opened the port."""
+    try:
+        trusted = ssl.create_default_context(cafile=str(root))
+        with socket.create_connection(("127.0.0.1", port), 10) as probe:
+            trusted.wrap_socket(probe, server_hostname="localhost").close()
+    except OSError:  # of TLS, too
+        return False
+    return True
 
 
 def test_behind_the_proxy_people_log_in_and_programs_send_tokens(proxied: tuple[str, ssl.SSLContext]) -> None:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from hostile import Corpus, build
 
-from conftest import start_server
+from serving import start_server
 from toy_runs import make_images, options_file, read_json, unimetric
 from unimetric.data.images import ImageError, decode_image
 from unimetric.search import SearchIndex

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from conftest import start_server
+from serving import start_server
 from toy_runs import make_images, unimetric
 from unimetric.formats.vectors import read_measured
 from unimetric.models.embedder import Embedder

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from conftest import Server
+from serving import Server
 
 
 @pytest.fixture(scope="module")

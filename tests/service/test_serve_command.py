@@ -16,7 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from conftest import TOKEN, Server, picture, start_server
+from conftest import TOKEN, picture
+from serving import Server, start_server
 from toy_runs import unimetric
 
 SLOW = str(Path(__file__).with_name("slow_serve.py"))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from stubs import Served, served
 
-from conftest import start_server
+from serving import start_server
 from toy_runs import make_images, unimetric
 from unimetric.config import DeviceConfig
 from unimetric.search import SearchIndex

@@ -30,7 +30,7 @@ ROWS = 12
 
 def make_model(folder: Path, seed: int, size: int) -> Path:
     torch.manual_seed(seed)
-    backbone = make_backbone("vit_tiny_patch16_224", weights="random", image_size=32)
+    backbone = make_backbone("test_vit", weights="random", image_size=32)
     Embedder(backbone, "linear", embedding_size=size).eval().save_pretrained(folder)
     return folder
 

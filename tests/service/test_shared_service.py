@@ -12,8 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from conftest import TOKEN, picture, start_server
+from conftest import TOKEN, picture
 from fork_server import Commands
+from serving import start_server
 from unimetric.search.stores import open_store
 
 NEW = 24

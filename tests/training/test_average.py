@@ -19,7 +19,7 @@ STEPS = 40
 
 @pytest.fixture(scope="module")
 def embedder() -> Embedder:
-    return Embedder(make_backbone("vit_tiny_patch16_224", weights="random", image_size=32), "linear", {}, 16)
+    return Embedder(make_backbone("test_vit", weights="random", image_size=32), "linear", {}, 16)
 
 
 def weights_of(embedder: Embedder) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from unimetric.training.optimiser import make_optimiser, step_rows
 
 @pytest.mark.parametrize("sampled", [0, 2])
 def test_processes_take_their_parts_of_a_whole_checkpoint(sampled: int, tmp_path: Path) -> None:
-    embedder = Embedder(make_backbone("vit_tiny_patch16_224", weights="random", image_size=32), "linear", {}, 4)
+    embedder = Embedder(make_backbone("test_vit", weights="random", image_size=32), "linear", {}, 4)
     loss = CurricularFace(7, 4, sampled_classes=sampled)
     optimiser = make_optimiser(embedder, loss, TrainingConfig())
     loss(torch.randn(3, 4), torch.tensor([0, 4, 6])).backward()

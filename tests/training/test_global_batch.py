@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import training.global_batch_child as global_batch_child
+from forked import ForkedCommand
 from toy_runs import make_images, options_file, read_json, tensors
 from unimetric.losses import LOSSES
 
@@ -52,11 +51,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             loss=loss,
         )
     processes = [
-        subprocess.Popen(
-            [sys.executable, global_batch_child.__file__, str(folder), str(world), *map(str, ports)],
-            env={**os.environ, "LOCAL_RANK": str(rank), "NODE_RANK": "0", "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
+        ForkedCommand(
+            [folder, world, *ports],
+            folder / f"log-{world}-{rank}",
+            script=global_batch_child.__file__,
+            environment={**os.environ, "LOCAL_RANK": str(rank), "NODE_RANK": "0", "OMP_NUM_THREADS": "1"},
         )
         for world in WORLDS
         for ports in [free_ports(len(options))]

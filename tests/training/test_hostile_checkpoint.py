@@ -33,7 +33,7 @@ class Parts:
 
     def __init__(self) -> None:
         torch.manual_seed(0)
-        backbone = make_backbone("vit_tiny_patch16_224", weights="random", image_size=32)
+        backbone = make_backbone("test_vit", weights="random", image_size=32)
         self.embedder = Embedder(backbone, "puma", {"adapter_bottleneck": 1, "prompts": 2, "prompt_length": 2}, 4)
         self.loss = CurricularFace(5, 4)
         self.optimiser = make_optimiser(self.embedder, self.loss, TrainingConfig())

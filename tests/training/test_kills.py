@@ -160,7 +160,7 @@ def test_a_checkpoint_reaches_the_disk_before_it_takes_its_name(
 
 def parts(name: str) -> tuple[Embedder, nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(0)
-    backbone = make_backbone("vit_tiny_patch16_224", weights="random", image_size=16)
+    backbone = make_backbone("test_vit", weights="random", image_size=16)
     embedder = Embedder(backbone, "linear", {}, 8).train()
     loss = make_loss(name, 3, 8)
     learned = [parameter for parameter in [*embedder.parameters(), *loss.parameters()] if parameter.requires_grad]

@@ -265,7 +265,7 @@ class Step:
 
     def __init__(self, loss: str = "curricularface") -> None:
         torch.manual_seed(1)
-        backbone = make_backbone("vit_tiny_patch16_224", weights="random", image_size=32)
+        backbone = make_backbone("test_vit", weights="random", image_size=32)
         options = {"adapter_bottleneck": 8, "prompts": 4, "prompt_length": 2}
         self.embedder = Embedder(backbone, "puma", options, 16).train()
         self.loss = make_loss(loss, 3, 16)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from toy_runs import assert_same_run, at_step, interrupt, options_file, start, unimetric
+from forked import ForkedCommand
+from toy_runs import assert_same_run, at_step, interrupt, options_file, unimetric
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,8 @@ def test_a_signal_leaves_a_run_that_goes_on(
 ) -> None:
     options = options_file(tmp_path / "options.yaml", training={"epochs": 15})
     run = tmp_path / "my run"
-    process = start("train", *sources, "--out", run, "--config", options, "--data.workers", 2)
+    command = ["train", *sources, "--out", run, "--config", options, "--data.workers", 2]
+    process = ForkedCommand(command, tmp_path / "log", environment={**os.environ, "COLUMNS": "500"})
     deadline = time.monotonic() + 120
     while not (run / "checkpoint.safetensors").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)

@@ -90,9 +90,9 @@ def index(
     db: str,
     dataset: str | None = None,
     vectors: list[str] | None = None,
-    rows: Annotated[RowOptions, Group("")],
-    changes: Annotated[ChangeOptions, Group("change a database")],
-    thresholds: Annotated[ThresholdOptions, Group("threshold of a match")],
+    rows: Annotated[RowOptions, Group("")] = RowOptions(),
+    changes: Annotated[ChangeOptions, Group("change a database")] = ChangeOptions(),
+    thresholds: Annotated[ThresholdOptions, Group("threshold of a match")] = ThresholdOptions(),
     device: Annotated[DeviceConfig, Without({"processes", "machines"})],
 ) -> int:
     """Embed images into a search database.

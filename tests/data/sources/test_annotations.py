@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.io import loadmat, savemat
 
+from properties import examples
 from unimetric.data.catalog import Item
 from unimetric.data.sources import read_source
 from unimetric.data.sources.benchmarks.listing import absent_images, readable_names
@@ -48,7 +49,7 @@ def test_matlab_numbers_of_any_type(kind: type) -> None:
         mat_numbers(Path("f"), values.reshape(-1), "label", 1, 8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.data())
 def test_no_damage_to_a_packed_mat_file_gets_past_its_reader(data: st.DataObject) -> None:
     """A byte of the packed content changed, or the end cut off: refused in one line. MATLAB packs its files."""
