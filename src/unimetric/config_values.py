@@ -48,6 +48,43 @@ def from_options(kind: type[T], values: Mapping[str, Any]) -> T:
     return kind(**parts)
 
 
+_TYPES = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
+
+
+def complete_options(owner: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options by name, those that are not given with their defaults; a default's type is the option's.
+
+    Args:
+        owner: The method, loss or sampler, for messages.
+        given: The options that a user gave.
+        defaults: All options.
+
+    Raises:
+        UserError: an unknown option, a value of another type, or a number that is not finite.
+    """
+    for name, value in given.items():
+        if name not in defaults:
+            known = nearest_names(str(name), defaults) if defaults else "it has none"
+            raise UserError(f"unknown option {shown(name)} of {owner}; {known}")
+        kind = type(defaults[name])
+        # A bool is an int to Python, not to a user.
+        numeric = (int, float) if kind is float else kind
+        fitting = isinstance(value, numeric) and isinstance(value, bool) == (kind is bool)
+        if not fitting or (kind is float and not math.isfinite(value)):
+            raise UserError(f"option {name} of {owner} is {shown(value)}: use {_TYPES[kind]}")
+    return {**defaults, **given}
+
+
+def require_option(owner: str, options: object, name: str, fitting: bool, remedy: str) -> None:
+    """Refuse the value of one of the options of a method or sampler.
+
+    Raises:
+        UserError: it is not fitting.
+    """
+    if not fitting:
+        raise UserError(f"option {name} of {owner} is {shown(getattr(options, name))}: {remedy}")
+
+
 def require_finite(option: str, value: object) -> None:
     """Refuse infinity and NaN, nested ones included, since JSON cannot hold them.
 

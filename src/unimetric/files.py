@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,46 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"cannot write to {nearest}: no permission; choose a folder that you may write to")
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def check_readable(folder: Path, content: str) -> None:
+    """Check that a folder exists and can be read; ``content`` names the one that is meant.
+
+    Raises:
+        UserError: there is none, it is a file, or no permission.
+    """
+    try:
+        folder.stat()
+    except PermissionError as error:
+        raise UserError(f"cannot read the folder {folder}: no permission; make it readable") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"there is no folder {folder}; check the path") from error
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file, not a folder; give the folder {content}")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise UserError(f"cannot read the folder {folder}: no permission; make it readable")
+
+
+def read_bytes(path: Path, missing: str = "check the path", damaged: str = "") -> bytes:
+    """Return the content of a file.
+
+    Args:
+        path: The file.
+        missing: Remedy where there is none.
+        damaged: Remedy, after a semicolon, where it is a folder.
+
+    Raises:
+        UserError: it is missing, is a folder, or cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {path}; {missing}") from error
+    except IsADirectoryError as error:
+        raise UserError(f"cannot read {path}: it is a folder{damaged}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; make it readable") from error
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, flush it to the disk, and rename it.
 
     A reader sees the old file or the new one, never a part. A failure keeps the old file and removes the temporary
@@ -112,25 +152,26 @@ def flush_folder(folder: Path) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically."""
-    write_atomically(path, lambda temporary: _write_bytes(temporary, content))
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, as UTF-8."""
-    write_atomically(path, lambda temporary: _write_text(temporary, text))
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"))
+
+
+def as_json(value: Any) -> Any:
+    """Return a value for `write_json`: dataclasses and mappings as dicts, tuples as lists, anything else as it is."""
+    if is_dataclass(value):
+        return {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: as_json(each) for name, each in value.items()}
+    return [as_json(each) for each in value] if isinstance(value, tuple | list) else value
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically, indented, without NaN or infinity."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def sha256_of_file(path: Path) -> str:

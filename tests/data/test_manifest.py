@@ -221,7 +221,7 @@ def test_a_repeated_row_is_taken_once(tmp_path: Path) -> None:
 
 
 def test_unreadable_manifests(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"there is no manifest .*absent.csv; check the path"):
+    with pytest.raises(UserError, match=r"there is no file .*absent.csv; check the path"):
         read_manifest(tmp_path / "absent.csv")
     with pytest.raises(UserError, match=r"sub: it is a folder"):
         read_manifest(tmp_path / "sub")

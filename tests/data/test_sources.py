@@ -107,7 +107,7 @@ def test_the_bare_word_demo_is_never_a_folder(demo: list[Path | None]) -> None:
         ("absent", "there is no file or folder absent; check the path"),
         ("mine=absent", "there is no file or folder absent"),
         ("folder:absent", "there is no folder absent"),
-        ("absent.csv", "there is no manifest absent.csv"),
+        ("absent.csv", "there is no file absent.csv"),
         ("list.xlsx", "cannot read list.xlsx: save it as a table .csv or .tsv or .parquet or .pq"),
         ("notes.txt", "cannot tell the format of notes.txt.*write FORMAT:PATH with one of folder, manifest"),
         ("~nobody-of-this-name/x", "there is no such home folder"),

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from retrieval_oracle import similarity
 
 from unimetric.errors import UserError
-from unimetric.evaluation.distances import cosine_similarities, unit_vectors
+from unimetric.evaluation.distances import cosine_similarities, make_distance
+
+unit_vectors = make_distance().prepare
 
 
 @settings(max_examples=30, deadline=None)

@@ -14,8 +14,10 @@ from retrieval_oracle import Image, ranking, similarity
 from properties import examples
 from unimetric.errors import UserError
 from unimetric.evaluation import top_k
-from unimetric.evaluation.distances import unit_vectors
+from unimetric.evaluation.distances import make_distance
 from unimetric.evaluation.neighbours import nearest_neighbours
+
+unit_vectors = make_distance().prepare
 
 # Few directions, so that most similarities occur more than once.
 COARSE = st.tuples(*[st.integers(-1, 2).map(float)] * 3).filter(any)

@@ -15,8 +15,8 @@ from torch import Tensor
 from properties import examples
 from unimetric.errors import UserError
 from unimetric.evaluation import evaluate, nearest_neighbours
-from unimetric.evaluation.poincare import hyperboloid_rows, lorentz_similarities
-from unimetric.geometry import PoincareBall
+from unimetric.evaluation.distances import make_distance
+from unimetric.evaluation.poincare import lorentz_similarities
 
 
 def some_points(count: int, width: int, seed: int, curvature: float = 0.1, reach: float = 0.62) -> Tensor:
@@ -68,7 +68,7 @@ def test_hyperbolic_and_cosine_neighbours_differ() -> None:
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), width=st.integers(1, 200), reach=st.sampled_from([0.5, 0.99999]))
 def test_both_matrix_products_are_exact_sums(seed: int, width: int, reach: float) -> None:
-    rows = hyperboloid_rows(PoincareBall(), some_points(4, width, seed, reach=reach).double())
+    rows = make_distance("poincare").prepare(some_points(4, width, seed, reach=reach).double())
     product = lorentz_similarities(rows.double(), rows)
     half = width + 1
     fractions = [[Fraction(entry) for entry in row] for row in rows.tolist()]

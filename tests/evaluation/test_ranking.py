@@ -8,9 +8,11 @@ from pytorch_metric_learning.utils.inference import CustomKNN
 from sklearn.metrics import average_precision_score
 
 from unimetric.evaluation import evaluate
-from unimetric.evaluation.distances import unit_vectors
+from unimetric.evaluation.distances import make_distance
 from unimetric.evaluation.metrics import Retrieval, average_precisions
 from unimetric.evaluation.neighbours import Tiling
+
+unit_vectors = make_distance().prepare
 
 
 def clusters(seed: int, images: int = 80, classes: int = 7) -> tuple[torch.Tensor, torch.Tensor]:

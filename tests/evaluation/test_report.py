@@ -123,7 +123,7 @@ def test_a_dataset_that_never_errs_and_one_that_does() -> None:
     report = evaluate(torch.cat([good, bad]), labels, ["good"] * 4 + ["bad"] * 4)
     assert report.separate["good"]["recall@1"] == 1
     assert report.separate["bad"]["recall@1"] == 0
-    worst = [(one.label, one.mistaken_for, one.score.recall_at_1) for one in report.worst_classes["bad"]]
+    worst = [(one.label, one.mistaken_for, one.recall_at_1) for one in report.worst_classes["bad"]]
     assert worst == [("x", "y", 0), ("y", "x", 0)]
     assert report.worst_classes["good"][0].mistaken_for is None
     assert report.separate_thresholds["good"].equal_error_rate == 0

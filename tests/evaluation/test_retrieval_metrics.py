@@ -12,9 +12,11 @@ from pytorch_metric_learning.utils.inference import CustomKNN
 
 from properties import examples
 from unimetric.evaluation import evaluate, metrics
-from unimetric.evaluation.distances import unit_vectors
-from unimetric.evaluation.metrics import Retrieval, score_hits, score_queries
+from unimetric.evaluation.distances import make_distance
+from unimetric.evaluation.metrics import Retrieval, judge_both, score_hits
 from unimetric.evaluation.neighbours import Tiling
+
+unit_vectors = make_distance().prepare
 
 
 def test_the_paper_s_example_of_map_at_r() -> None:
@@ -90,9 +92,9 @@ def random_retrieval(sizes: list[int]) -> Retrieval:
 @pytest.mark.parametrize("ks", [[1], [1, 30], [1000]])
 def test_tile_sizes_change_no_bit_of_a_score(ks: list[int]) -> None:
     retrieval = random_retrieval([1, 2, 2, 3, 5, 9, 17, 60, 150])
-    expected = score_queries(retrieval, ks, Tiling())
+    expected = judge_both(retrieval, None, ks, Tiling())[1].scores
     for tiling in [Tiling(1, 1000), Tiling(16, 16), Tiling(100, 7), Tiling(249, 249)]:
-        scores = score_queries(retrieval, ks, tiling)
+        scores = judge_both(retrieval, None, ks, tiling)[1].scores
         assert scores.keys() == expected.keys()
         for metric, values in scores.items():
             torch.testing.assert_close(values, expected[metric], rtol=0, atol=0, equal_nan=True)
@@ -109,7 +111,7 @@ def test_a_large_class_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch)
         return find(queries, own, datasets, gallery, k, tiling)  # type: ignore[arg-type]
 
     monkeypatch.setattr(metrics, "find", watched)
-    score_queries(random_retrieval([1, 2, 2, 200]), [1], Tiling(queries=50, gallery=40, memory=400_000))
+    judge_both(random_retrieval([1, 2, 2, 200]), None, [1], Tiling(queries=50, gallery=40, memory=400_000))
     # One more neighbour than positives: the first wrong one. One for the single member, two for the four in pairs.
     assert asked[:2] == [(1, 1), (4, 2)]
     # Lists of 200 for fewer queries at once: similarities and rows, twice, within a quarter of the memory.

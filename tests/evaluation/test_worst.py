@@ -20,7 +20,7 @@ def test_the_worst_come_first(queries: list[tuple[int, int, float, bool]], count
     precisions = np.array([precision for _, _, precision, _ in queries])
     classes = np.array([own for own, *_ in queries], dtype=np.int64)
     nearest = np.array([near for _, near, *_ in queries], dtype=np.int64)
-    found = worst_classes(hits, precisions, classes, nearest, count)
+    found = worst_classes(hits, precisions, classes, nearest, range(5), count)
 
     expected = []
     for own in range(5):
@@ -32,7 +32,7 @@ def test_the_worst_come_first(queries: list[tuple[int, int, float, bool]], count
             mistaken = min(wrong, key=lambda near: (-wrong[near], near)) if wrong else None
             expected.append((recall, precision, -len(of_class), own, mistaken))
     expected.sort(key=lambda entry: entry[:4])
-    assert [score.class_number for score in found] == [entry[3] for entry in expected[:count]]
+    assert [score.label for score in found] == [entry[3] for entry in expected[:count]]
     for score, (recall, precision, size, _, mistaken) in zip(found, expected, strict=False):
         assert score.recall_at_1 == pytest.approx(recall)
         assert score.map_at_r == pytest.approx(precision)

@@ -203,7 +203,7 @@ def test_lora_is_refused_where_there_is_nothing_to_attach_to():
         ("adaptformer", {"bottleneck": 0}, "option bottleneck of adaptformer is 0"),
         ("adaptformer", {"scale": 0.0}, "option scale of adaptformer is 0"),
         ("vpt-deep", {"prompt_length": 0}, "option prompt_length of vpt-deep is 0"),
-        ("full", {"rank": 4}, "unknown option 'rank' of --model.method full"),
+        ("full", {"rank": 4}, "unknown option 'rank' of full; it has none"),
     ],
 )
 def test_options_out_of_range_are_refused(method, options, message):

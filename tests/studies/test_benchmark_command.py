@@ -265,7 +265,7 @@ def test_mistakes_exit_with_2(images: list[Path], tmp_path: Path, capsys: pytest
     path = matrix(tmp_path / "toy.yaml", {"x": {"model": {"method": "puma", "options": {"prompt": 1}}}})
     for arguments, words in (
         (("leave-one-uot",), "nor a packaged benchmark; did you mean 'leave-one-out'"),
-        ((path, *images), "toy.yaml, x: unknown option 'prompt' of --model.method puma; did you mean 'prompts'"),
+        ((path, *images), "toy.yaml, x: unknown option 'prompt' of puma; did you mean 'prompts'"),
         ((path, tmp_path / "nowhere"), "nowhere"),
     ):
         assert unimetric("benchmark", *arguments, "--out", tmp_path / "out") == 2

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from unimetric.cpu import available_cores
 from unimetric.data.catalog import Item
@@ -17,11 +17,9 @@ from unimetric.data.sources.benchmarks.finding import folders_above, recognise
 from unimetric.data.sources.benchmarks.listing import absent_images
 from unimetric.data.sources.benchmarks.published import PUBLISHED, Published, count_differences
 from unimetric.errors import UserError
+from unimetric.files import check_readable
 from unimetric.progress import console as progress_console
 from unimetric.progress import track
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -125,25 +123,20 @@ def exit_code(checks: Sequence[DatasetCheck]) -> int:
 
 def _places(root: Path) -> dict[Path, list[str]]:
     """Return the folder, its children, and theirs where they are no dataset, with the datasets recognised in each."""
+    check_readable(root, "that holds the datasets")
     places = {root: recognise(root)}
-    for child in _folders(root, strict=True):
+    for child in _folders(root):
         places[child] = recognise(child)
         if not places[child] and not places[root]:
             places |= {grandchild: recognise(grandchild) for grandchild in _folders(child)}
     return places
 
 
-def _folders(folder: Path, *, strict: bool = False) -> list[Path]:
+def _folders(folder: Path) -> list[Path]:
     try:
         return sorted(child for child in folder.iterdir() if not child.name.startswith(".") and child.is_dir())
-    except OSError as error:
-        if not strict:
-            return []  # not among the folders that the user gave
-        if isinstance(error, FileNotFoundError):
-            raise UserError(f"there is no folder {folder}; check the path") from error
-        if isinstance(error, NotADirectoryError):
-            raise UserError(f"{folder} is a file, not a folder; give the folder that holds the datasets") from error
-        raise UserError(f"cannot read the folder {folder}: {error.strerror}; make it readable") from error
+    except OSError:
+        return []  # not among the folders that the user gave
 
 
 def _check(name: str, root: Path, places: Mapping[Path, Sequence[str]], decode: bool) -> DatasetCheck:
@@ -169,7 +162,7 @@ def _check(name: str, root: Path, places: Mapping[Path, Sequence[str]], decode: 
     copies = find_copies(train, test)
     unreadable = copies.unreadable
     if decode:
-        unreadable |= _undecodable([item.path for item in present if item.path not in unreadable], f"Decoding {name}")
+        unreadable |= _undecodable(name, [item.path for item in present if item.path not in unreadable])
     return DatasetCheck(
         name,
         found,
@@ -190,8 +183,12 @@ def _too_low(name: str, root: Path) -> str | None:
     return f"{root} is too low for {PUBLISHED[name].title}: it lies in {above}; check that folder"
 
 
-def _undecodable(paths: Sequence[Path], description: str) -> dict[Path, str]:
-    reasons = _in_threads(_decoding_problem, paths, description)
+def _undecodable(name: str, paths: Sequence[Path]) -> dict[Path, str]:
+    """Return the reasons of the files that do not decode; decoding releases Python's lock."""
+    cores = available_cores()
+    reasons = in_order(_decoding_problem, paths, threads=cores, ahead=4 * cores)
+    if paths and progress_console.is_terminal:
+        reasons = track(reasons, f"Decoding {name}", total=len(paths))
     return {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
 
 
@@ -203,17 +200,5 @@ def _decoding_problem(path: Path) -> str:
     return ""
 
 
-def _in_threads(function: Callable[[T], R], values: Sequence[T], description: str) -> Iterator[R]:
-    """Yield the function of every value, in order, under a progress bar; decoding releases Python's lock."""
-    cores = available_cores()
-    done = in_order(function, values, threads=cores, ahead=4 * cores)
-    shown = track(done, description, total=len(values)) if values and progress_console.is_terminal else done
-    yield from shown
-
-
 def _published_counts(published: Published) -> dict[str, Any]:
-    return {
-        "all_images": published.all_images,
-        "images": dict(published.images),
-        "classes": dict(published.classes),
-    }
+    return {"all_images": published.all_images, "images": dict(published.images), "classes": dict(published.classes)}

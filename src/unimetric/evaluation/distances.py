@@ -69,8 +69,11 @@ class Distance:
     reported: Callable[[Tensor], Tensor]
     """Maps those similarities to the reported ones, in the same order."""
 
-    def prepare(self, vectors: Vectors, name: str) -> Tensor:
-        """Check embeddings [N, E] and turn them into the N rows to compare; the name is for errors.
+    def prepare(self, vectors: Vectors, name: str = "vectors") -> Tensor:
+        """Check embeddings [N, E] and turn them into the N rows to compare, float32 on the CPU.
+
+        The arithmetic is done on the CPU, whatever the input's device, so that all devices start from the same bits.
+        Equal embeddings give equal rows. The name is for errors.
 
         Raises:
             UserError: not a floating-point matrix, empty, or a row that is infinite, NaN or cannot be compared.
@@ -136,33 +139,27 @@ def _minus_distance(ball: PoincareBall, similarities: Tensor) -> Tensor:
     return (-similarities).clamp_min(1).acosh() / -math.sqrt(ball.curvature)
 
 
-def unit_vectors(vectors: Vectors, name: str = "vectors") -> Tensor:
-    """Divide every row by its norm and round it to the grid.
+def unit_rows(block: Tensor, first_row: int, name: str) -> Tensor:
+    """Divide rows by their norms and round them to the grid: multiples of 2^-24 in [-1, 1].
 
-    Equal rows give equal unit vectors, and so do rows that differ by a factor that is a power of two.
-    The arithmetic is done on the CPU, whatever the input's device, so that all devices start from the same bits.
+    Rows that differ by a factor that is a power of two give equal unit vectors.
 
     Args:
-        vectors: Shape [N, E], floating point, N and E at least 1. The rows need not have unit length.
-        name: The argument's name in error messages.
-
-    Returns:
-        Unit vectors, shape [N, E], float32 on the CPU, every entry a multiple of 2^-24 in [-1, 1].
+        block: Shape [N, E], float64, finite.
+        first_row: Its first row number, for errors.
+        name: Of the embeddings, for errors.
 
     Raises:
-        UserError: not a floating-point matrix, empty, or a row that is zero, infinite or NaN.
+        UserError: a row is zero.
 
-    >>> unit_vectors(torch.tensor([[3.0, 0.0], [0.5, 0.5]]))
+    >>> unit_rows(torch.tensor([[3.0, 0.0], [0.5, 0.5]]).double(), 0, "vectors")
     tensor([[1.0000, 0.0000],
             [0.7071, 0.7071]])
     """
-    return prepare_rows(vectors, unit_rows, name)
-
-
-def unit_rows(block: Tensor, first_row: int, name: str) -> Tensor:
-    """Prepare a block of finite float64 rows for `unit_vectors`; ``first_row`` is its first row number, for errors."""
     largest = block.abs().amax(dim=1, keepdim=True)
-    _check_directions(largest, first_row, name)
+    if not bool(largest.all()):
+        row = first_row + int((largest[:, 0] == 0).nonzero()[0])
+        raise UserError(f"{name}: row {row} is all zeros, which has no cosine; drop it or fix the model")
     # Largest entry 1 first: no square can overflow or vanish in the norm.
     block = block / largest
     block /= torch.linalg.vector_norm(block, dim=1, keepdim=True)
@@ -173,8 +170,8 @@ def cosine_similarities(queries: Tensor, gallery: Tensor) -> Tensor:
     """Return the exact dot products of rows on the grid: cosines, up to the rounding of the rows.
 
     Args:
-        queries: From `unit_vectors`, shape [Q, E], as float64 on any device.
-        gallery: From `unit_vectors`, shape [G, E], on the same device.
+        queries: From `unit_rows`, shape [Q, E], as float64 on any device.
+        gallery: From `unit_rows`, shape [G, E], on the same device.
 
     Returns:
         Similarities, shape [Q, G], float64 on that device, in [-1, 1] up to 1e-6.
@@ -189,12 +186,6 @@ def cosine_similarities(queries: Tensor, gallery: Tensor) -> Tensor:
 def paired_cosines(queries: Tensor, gallery: Tensor) -> Tensor:
     """Return `cosine_similarities` of query i and gallery item i only: [P] from [P, E] and [P, E], as float64."""
     return (queries * gallery).sum(dim=1) + 0.0
-
-
-def _check_directions(largest: Tensor, first_row: int, name: str) -> None:
-    if not bool(largest.all()):
-        row = first_row + int((largest[:, 0] == 0).nonzero()[0])
-        raise UserError(f"{name}: row {row} is all zeros, which has no cosine; drop it or fix the model")
 
 
 def common_exponent(sides: Mapping[str, Vectors]) -> int:

@@ -179,17 +179,6 @@ class Datasets:
     """Shape [G], int64, from 0."""
 
 
-def judge_queries(retrieval: Retrieval, ks: Sequence[int], tiling: Tiling) -> Judgement:
-    """Find every query's neighbours in the whole gallery and judge them, as `judge_both` does.
-
-    Args:
-        retrieval: Q queries, G gallery items; either may be none.
-        ks: The k of each Recall@k, at least 1 each. One larger than the gallery takes all of it.
-        tiling: Tile sizes, device and memory.
-    """
-    return judge_both(retrieval, None, ks, tiling)[1]
-
-
 def judge_both(
     retrieval: Retrieval, datasets: Datasets | None, ks: Sequence[int], tiling: Tiling
 ) -> tuple[Judgement, Judgement]:
@@ -304,21 +293,6 @@ def _best_of_sharing(retrieval: Retrieval, rows: Tensor, tiling: Tiling) -> Tens
             values = paired_similarities(retrieval.distance, query, same, other, index)
             best[place] = torch.maximum(best[place], values.max().cpu())
     return best
-
-
-def score_queries(retrieval: Retrieval, ks: Sequence[int], tiling: Tiling) -> dict[str, Tensor]:
-    """Find every query's neighbours and score them: the scores of `judge_queries`.
-
-    Args:
-        retrieval: Q queries, G gallery items; either may be none.
-        ks: The k of each Recall@k, at least 1 each. One larger than the gallery takes all of it.
-        tiling: Tile sizes and device. A tile's lists of neighbours stay within its size, too.
-
-    Returns:
-        "recall@k" for each k, "map@r" and "r-precision": shape [Q], float64, from 0 to 1; NaN for a query
-        without a positive.
-    """
-    return judge_queries(retrieval, ks, tiling).scores
 
 
 def _blocks(

@@ -19,41 +19,32 @@ constants can give (c = 0.1, clipped at 2.3), it is 1e-5 in d for points nearer 
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from unimetric.errors import UserError
-from unimetric.evaluation.vectors import Vectors, prepare_rows
 from unimetric.geometry import PoincareBall
 
 _COARSE = 2.0**-24
 _FINE = 2.0**-20
 
 
-def hyperboloid_rows(ball: PoincareBall, points: Vectors, name: str = "vectors") -> Tensor:
+def lifted_rows(ball: PoincareBall, block: Tensor, first_row: int, name: str) -> Tensor:
     """Lift points to the hyperboloid, as coarse and fine parts side by side.
-
-    Equal points give equal rows. The arithmetic is done on the CPU, whatever the input's device, so
-    that all devices start from the same bits.
 
     Args:
         ball: The ball; its clipping is not used.
-        points: Shape [N, E], floating point, N and E at least 1, every norm below the ball's radius.
-        name: The argument's name in error messages.
+        block: Shape [N, E], float64, finite.
+        first_row: Its first row number, for errors.
+        name: Of the embeddings, for errors.
 
     Returns:
-        Shape [N, 2 (E + 1)], float32 on the CPU: the coarse part of ``X_0, X_1, ...``, then the fine part.
+        Shape [N, 2 (E + 1)], float32: the coarse part of ``X_0, X_1, ...``, then the fine part.
 
     Raises:
-        UserError: not a floating-point matrix, empty, or a row that is infinite, NaN or outside the ball.
+        UserError: a point is outside the ball.
     """
-    return prepare_rows(points, partial(lifted_rows, ball), name)
-
-
-def lifted_rows(ball: PoincareBall, block: Tensor, first_row: int, name: str) -> Tensor:
-    """Lift a block of finite float64 rows; ``first_row`` is the number of its first row, for errors."""
     _check_inside(ball, block, first_row, name)
     lifted = ball.to_hyperboloid(block)  # (n, E + 1)
     largest = lifted[:, :1]
@@ -68,8 +59,8 @@ def lorentz_similarities(queries: Tensor, gallery: Tensor) -> Tensor:
     """Return ``X_1.. Y_1.. - X_0 Y_0``, which is ``-cosh(sqrt(c) d)``: the higher, the nearer.
 
     Args:
-        queries: From `hyperboloid_rows`, shape [Q, 2 (E + 1)], as float64 on any device.
-        gallery: From `hyperboloid_rows`, shape [G, 2 (E + 1)], on the same device.
+        queries: From `lifted_rows`, shape [Q, 2 (E + 1)], as float64 on any device.
+        gallery: From `lifted_rows`, shape [G, 2 (E + 1)], on the same device.
 
     Returns:
         Shape [Q, G], float64 on that device, at most -1 up to the rounding of the rows.

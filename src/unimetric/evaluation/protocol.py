@@ -98,7 +98,7 @@ def evaluate(
     """
     measures = _Measures(_depths(ks), mean_average_precision, Tiling(query_tile, gallery_tile, device, memory), strict)
     check_count(resamples, "resamples")
-    _check_seed(seed)
+    check_count(seed, "seed", 0)
     comparison = _compare(vectors, labels, datasets, gallery, ids, gallery_ids, (distance, curvature, memory))
     warn_of_twins(comparison.queries.classes(), comparison.gallery.classes())
     return _report(comparison, measures, BootstrapOptions(int(resamples), int(seed)))
@@ -170,11 +170,6 @@ def _depths(ks: Any) -> list[int]:
     for k in depths:
         check_count(k, "ks")
     return list(dict.fromkeys(int(k) for k in depths))
-
-
-def _check_seed(seed: Any) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
-        raise UserError(f"seed: {seed!r}; give a whole number, at least 0")
 
 
 def _side(rows: Rows, labels: Hashables, datasets: Hashables, prefix: str) -> _Side:

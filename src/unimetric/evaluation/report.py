@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from unimetric.evaluation.opis import Inconsistency, class_pairs, inconsistency
 from unimetric.evaluation.per_query import PerQuery, QueryResults
 from unimetric.evaluation.statistics import Intervals, Spread, bootstrap_intervals, harmonic_mean, measure_spread
 from unimetric.evaluation.thresholds import Calibration, calibrate
+from unimetric.files import as_json
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -63,19 +64,24 @@ class WorstClass:
 
     label: Hashable
     """Its label in its dataset."""
-    score: ClassScore
-    """Its scores; class numbers are those of `PerQuery.classes`."""
+    queries: int
+    """Number of its queries with a positive."""
+    recall_at_1: float
+    """The share of them whose nearest neighbour is of this class, from 0 to 1."""
+    map_at_r: float
+    """The mean of their average precision at R, from 0 to 1."""
     mistaken_for: Hashable | None
-    """The most frequent label of its wrong nearest neighbours; None if there are none."""
+    """The most frequent label of their wrong nearest neighbours; of equally frequent ones, that of the lowest class
+    number. None if there are none."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return labels as text, and numbers, ready for `json.dumps`."""
         return {
             "label": str(self.label),
-            "queries": self.score.queries,
-            "recall@1": self.score.recall_at_1,
-            "map@r": self.score.map_at_r,
-            "mistaken_for": None if self.score.mistaken_for is None else str(self.mistaken_for),
+            "queries": self.queries,
+            "recall@1": self.recall_at_1,
+            "map@r": self.map_at_r,
+            "mistaken_for": None if self.mistaken_for is None else str(self.mistaken_for),
         }
 
 
@@ -115,27 +121,22 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report without `per_query` as plain dicts, lists, floats and ints, ready for `json.dumps`."""
-        counts = asdict(self.counts)
-        counts["datasets_left_out"] = list(self.counts.datasets_left_out)
-        return {
-            "separate": {name: dict(metrics) for name, metrics in self.separate.items()},
-            "harmonic": dict(self.harmonic),
-            "unified": dict(self.unified),
-            "counts": counts,
-            "distance": self.distance,
-            "intervals": self.intervals.to_dict(),
-            "unified_gap": dict(self.unified_gap),
-            "domain_confusion": self.confusion.to_dict(),
-            "spread": {
-                "separate": {name: asdict(spread) for name, spread in self.separate_spread.items()},
-                "unified": asdict(self.unified_spread),
-            },
-            "thresholds": {
-                "separate": {name: calibration.to_dict() for name, calibration in self.separate_thresholds.items()},
-                "unified": self.unified_thresholds.to_dict(),
-            },
-            "worst_classes": {name: [one.to_dict() for one in worst] for name, worst in self.worst_classes.items()},
-        }
+        plain: dict[str, Any] = as_json(
+            {
+                "separate": self.separate,
+                "harmonic": self.harmonic,
+                "unified": self.unified,
+                "counts": self.counts,
+                "distance": self.distance,
+                "intervals": self.intervals,
+                "unified_gap": self.unified_gap,
+                "domain_confusion": self.confusion,
+                "spread": {"separate": self.separate_spread, "unified": self.unified_spread},
+                "thresholds": {"separate": self.separate_thresholds, "unified": self.unified_thresholds},
+                "worst_classes": {name: [one.to_dict() for one in worst] for name, worst in self.worst_classes.items()},
+            }
+        )
+        return plain
 
 
 @dataclass(frozen=True)
@@ -221,18 +222,12 @@ def _consistency(retrieval: Retrieval, seed: int) -> Inconsistency | None:
 def _worst(per_query: PerQuery, rows: npt.NDArray[np.bool_]) -> tuple[WorstClass, ...]:
     results = per_query.separate
     nearest = results.nearest[rows]
-    scores = worst_classes(
+    return worst_classes(
         results.scores["recall@1"][rows],
         results.scores["map@r"][rows],
         per_query.query_classes[rows],
         np.where(nearest >= 0, per_query.gallery_classes[nearest], -1),
-    )
-    labels = [label for _, label in per_query.classes]
-    return tuple(
-        WorstClass(
-            labels[score.class_number], score, None if score.mistaken_for is None else labels[score.mistaken_for]
-        )
-        for score in scores
+        [label for _, label in per_query.classes],
     )
 
 
@@ -255,10 +250,6 @@ class DomainConfusion:
     matrix: tuple[tuple[float, ...] | None, ...]
     """K rows of K shares, from 0 to 1: of the queries of the row's dataset, those whose nearest neighbour is of the
     column's. A row sums to 1; entries off the diagonal are the confusion. None for a dataset without such a query."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return names and rows, ready for `json.dumps`."""
-        return {"datasets": list(self.datasets), "matrix": [row if row is None else list(row) for row in self.matrix]}
 
 
 def domain_confusion(query_domains: Integers, neighbour_domains: Integers, domains: int) -> Floats:
@@ -313,26 +304,14 @@ COUNT = 10
 """Maximum number of worst classes that a report names for each dataset."""
 
 
-@dataclass(frozen=True)
-class ClassScore:
-    """Scores of one class."""
-
-    class_number: int
-    """Number of the class."""
-    queries: int
-    """Number of its queries with a positive."""
-    recall_at_1: float
-    """The share of them whose nearest neighbour is of this class, from 0 to 1."""
-    map_at_r: float
-    """The mean of their average precision at R, from 0 to 1."""
-    mistaken_for: int | None
-    """The most frequent class of their wrong nearest neighbours; of equally frequent ones, the lowest number. None if
-    there are none."""
-
-
 def worst_classes(
-    hits: Floats, average_precisions: Floats, classes: Integers, nearest_classes: Integers, count: int = COUNT
-) -> list[ClassScore]:
+    hits: Floats,
+    average_precisions: Floats,
+    classes: Integers,
+    nearest_classes: Integers,
+    labels: Sequence[Hashable],
+    count: int = COUNT,
+) -> tuple[WorstClass, ...]:
     """Return the classes with the lowest Recall@1; ties go to the lower MAP@R, more queries, the lower number.
 
     Args:
@@ -341,31 +320,21 @@ def worst_classes(
         average_precisions: Average precision at R of each query, shape [Q].
         classes: The class of each query, shape [Q], numbers from 0.
         nearest_classes: The class of each query's nearest neighbour, shape [Q]; -1 where there is none.
+        labels: The label of every class number.
         count: Maximum number of classes.
 
-    >>> hits, classes = np.array([1.0, 0.0, 1.0, 1.0]), np.array([7, 7, 5, 5])
-    >>> worst_classes(hits, hits, classes, np.array([7, 5, 5, 5]), count=1)
-    [ClassScore(class_number=7, queries=2, recall_at_1=0.5, map_at_r=0.5, mistaken_for=5)]
+    >>> hits, classes = np.array([1.0, 0.0, 1.0, 1.0]), np.array([1, 1, 0, 0])
+    >>> worst_classes(hits, hits, classes, np.array([1, 0, 0, 0]), ["cat", "dog"], count=1)
+    (WorstClass(label='dog', queries=2, recall_at_1=0.5, map_at_r=0.5, mistaken_for='cat'),)
     """
     scored = ~np.isnan(hits)
     numbers, places, queries = np.unique(classes[scored], return_inverse=True, return_counts=True)
     recalls = np.bincount(places, weights=hits[scored], minlength=len(numbers)) / queries
     precisions = np.bincount(places, weights=average_precisions[scored], minlength=len(numbers)) / queries
-    worst = np.lexsort((numbers, -queries, precisions, recalls))[:count]
-    return [
-        ClassScore(
-            int(numbers[i]),
-            int(queries[i]),
-            float(recalls[i]),
-            float(precisions[i]),
-            _most_frequent(nearest_classes[scored & (classes == numbers[i]) & (hits == 0) & (nearest_classes >= 0)]),
-        )
-        for i in worst
-    ]
-
-
-def _most_frequent(numbers: Integers) -> int | None:
-    if not len(numbers):
-        return None
-    values, counts = np.unique(numbers, return_counts=True)
-    return int(values[counts.argmax()])
+    worst = []
+    for i in np.lexsort((numbers, -queries, precisions, recalls))[:count]:
+        wrong = nearest_classes[scored & (classes == numbers[i]) & (hits == 0) & (nearest_classes >= 0)]
+        mistaken_for = labels[int(np.bincount(wrong).argmax())] if len(wrong) else None
+        scores = int(queries[i]), float(recalls[i]), float(precisions[i])
+        worst.append(WorstClass(labels[numbers[i]], *scores, mistaken_for))
+    return tuple(worst)

@@ -144,11 +144,11 @@ class Tiling:
         return max(1, self.memory // 4 // (NUMBER_BYTES * rows[:1].shape[1]))
 
 
-def check_count(value: Any, name: str) -> None:
-    """Check that a value is an integer of at least 1.
+def check_count(value: Any, name: str, least: int = 1) -> None:
+    """Check that a value is an integer of at least ``least``.
 
     Raises:
         UserError: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise UserError(f"{name}: {value!r}; give a whole number, at least 1")
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise UserError(f"{name}: {value!r}; give a whole number, at least {least}")

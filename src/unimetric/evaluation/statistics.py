@@ -26,7 +26,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -223,18 +222,6 @@ class Intervals:
     unified_gap: Mapping[str, Interval]
     """For each dataset, of its separate minus its unified Recall@1, each resample holding both."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain dicts, lists, floats and ints, ready for `json.dumps`."""
-        return {
-            "level": self.level,
-            "resamples": self.resamples,
-            "seed": self.seed,
-            "separate": {name: _lists(intervals) for name, intervals in self.separate.items()},
-            "harmonic": _lists(self.harmonic),
-            "unified": _lists(self.unified),
-            "unified_gap": _lists(self.unified_gap),
-        }
-
 
 def bootstrap_intervals(per_query: PerQuery, metrics: Sequence[str], resamples: int, seed: int) -> Intervals:
     """Resample the queries with a positive within each dataset, the same ones for all metrics and protocols.
@@ -278,10 +265,6 @@ def bootstrap_intervals(per_query: PerQuery, metrics: Sequence[str], resamples: 
 def _intervals(metrics: Sequence[str], drawn: Floats) -> dict[str, Interval]:
     """Return the interval of each metric from resampled values [B, M]."""
     return {metric: percentile_interval(drawn[:, i]) for i, metric in enumerate(metrics)}
-
-
-def _lists(intervals: Mapping[str, Interval]) -> dict[str, list[float]]:
-    return {name: list(interval) for name, interval in intervals.items()}
 
 
 PAIRS = 100_000

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from unimetric.conformal import SetCalibration
 from unimetric.errors import UserError
 from unimetric.evaluation.answers import AnswerCurve, answer_curve
 from unimetric.evaluation.opis import Inconsistency
+from unimetric.files import as_json
 
 Floats = npt.NDArray[np.float64]
 
@@ -99,16 +100,7 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists, floats and ints, ready for `json.dumps`."""
-        plain = asdict(self)
-        plain["operating_points"] = list(plain["operating_points"])
-        if plain["roc"] is not None:
-            plain["roc"] = {name: list(values) for name, values in plain["roc"].items()}
-        if plain["answers"] is not None:
-            plain["answers"] = {name: list(values) for name, values in plain["answers"].items()}
-        if plain["consistency"] is not None and plain["consistency"]["thresholds"] is not None:
-            plain["consistency"]["thresholds"] = list(plain["consistency"]["thresholds"])
-        if plain["sets"] is not None:
-            plain["sets"] |= {name: list(plain["sets"][name]) for name in ("ranks", "shortfalls")}
+        plain: dict[str, Any] = as_json(self)
         return plain
 
 
@@ -141,11 +133,8 @@ def calibrate(
         if not 0 < rate < 1:
             raise UserError(f"false-match rate: {rate!r}; give a number between 0 and 1, such as 0.01")
     mated = ~np.isnan(genuine)
-    scores = _Scores(
-        np.sort(genuine[mated]),
-        np.sort(impostors[~np.isnan(impostors)]),
-        np.sort(genuine[mated & (hits == 1)]),
-    )
+    right = np.sort(genuine[mated & (hits == 1)])
+    scores = _Scores(np.sort(genuine[mated]), np.sort(impostors[~np.isnan(impostors)]), right)
     both = bool(len(scores.genuine) and len(scores.impostors))
     equal_error = scores.equal_error() if both else None
     return Calibration(

@@ -7,12 +7,12 @@ defaults, raises ``ValueError`` for constants out of range, and add it to ``LOSS
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from torch import Tensor, nn
 
+from unimetric.config_values import complete_options
 from unimetric.errors import UserError, nearest_names
 from unimetric.geometry import Geometry, PoincareBall, Sphere
 from unimetric.losses import pml
@@ -95,12 +95,7 @@ def make_loss(
     for size, value in (("num_classes", num_classes), ("embedding_size", embedding_size)):
         if value < 1:
             raise UserError(f"loss {name!r}: {size} must be at least 1, got {value}")
-    defaults = LOSSES[name].options
-    checked: dict[str, float | int | bool] = {}
-    for option, given in (options or {}).items():
-        if option not in defaults:
-            raise UserError(f"unknown option {option!r} of loss {name!r}; {nearest_names(option, defaults)}")
-        checked[option] = _of_type(given, type(defaults[option]), f"loss {name!r}: {option}")
+    checked = complete_options(f"loss {name!r}", options or {}, LOSSES[name].options)
 
     def make(size: int) -> nn.Module:
         return LOSSES[name].make(num_classes, size, **checked)
@@ -147,13 +142,3 @@ def place_proxies(loss: nn.Module, directions: Tensor) -> None:
     loss = whole_loss(loss)
     if isinstance(loss, CurricularFace | pml.MinedLoss):
         loss.place_proxies(directions)
-
-
-def _of_type(value: float | int | bool, wanted: type, what: str) -> float | int | bool:
-    """Return the value as a finite number of the wanted type, else raise a UserError; a bool is not a number."""
-    if wanted is float and type(value) is int:
-        return float(value)
-    if type(value) is wanted and math.isfinite(value):
-        return value
-    words = {bool: "true or false", int: "a whole number", float: "a finite number"}[wanted]
-    raise UserError(f"{what} must be {words}, got {value!r}")

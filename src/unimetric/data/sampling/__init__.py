@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from unimetric.config_values import complete_options
 from unimetric.data.sampling.adaptive import AdaptiveOptions, AdaptiveSampler
 from unimetric.data.sampling.base import BatchSampler, Share, TrainLabels
 from unimetric.data.sampling.class_balanced import ClassBalancedOptions, ClassBalancedSampler
@@ -60,24 +61,10 @@ def sampler_options(name: str, options: Mapping[str, Any], loss_images_per_class
     if name not in SAMPLERS:
         raise UserError(f"unknown --sampling.name {name!r}; {nearest_names(name, ['auto', *SAMPLERS])}")
     kind = SAMPLERS[name].options
-    defaults = asdict(kind())
-    for option, value in options.items():
-        if option not in defaults:
-            known = nearest_names(option, defaults) if defaults else "it has none"
-            raise UserError(f"unknown option {option!r} of --sampling.name {name}; {known}")
-        _check_type(name, option, value, defaults[option])
-    complete = kind(**options)
+    complete = kind(**complete_options(f"sampler {name}", options, asdict(kind())))
     if getattr(complete, "images_per_class", None) == 0:
         complete = replace(complete, images_per_class=loss_images_per_class or 1)
     return name, complete
-
-
-def _check_type(sampler: str, option: str, value: Any, default: Any) -> None:
-    wanted = (int, float) if isinstance(default, float) else (type(default),)
-    # A bool is an int to Python, not to a user.
-    if isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, wanted):
-        words = {bool: "true or false", int: "a whole number", float: "a number"}[type(default)]
-        raise UserError(f"option {option} of sampler {sampler} is {value!r}: use {words}")
 
 
 def make_sampler(

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unimetric.data.sampling.base import BatchSampler, Numbers, Share, TrainLabels, require
+from unimetric.config_values import require_option
+from unimetric.data.sampling.base import BatchSampler, Numbers
 from unimetric.data.sampling.dataset_balanced import DatasetStreams, Shares, require_group, whole_counts
 from unimetric.data.sampling.streams import Stream
 
@@ -37,14 +38,11 @@ class AdaptiveOptions:
     images_per_class: int = 0
 
     def __post_init__(self) -> None:
-        def check(option: str, good: bool, remedy: str) -> None:
-            require(good, "adaptive", option, getattr(self, option), remedy)
-
-        check("round_steps", self.round_steps >= 1, "use 1 or more")
-        check("smoothing", 0 <= self.smoothing < 1, "use 0 or more, below 1")
-        check("sharpness", 0 <= self.sharpness <= 100, "use a number from 0 to 100")
-        check("floor", 0 <= self.floor <= 1, "use a number from 0 to 1")
-        require_group("adaptive", self.images_per_class)
+        require_option("sampler adaptive", self, "round_steps", self.round_steps >= 1, "use 1 or more")
+        require_option("sampler adaptive", self, "smoothing", 0 <= self.smoothing < 1, "use 0 or more, below 1")
+        require_option("sampler adaptive", self, "sharpness", 0 <= self.sharpness <= 100, "use a number from 0 to 100")
+        require_option("sampler adaptive", self, "floor", 0 <= self.floor <= 1, "use a number from 0 to 1")
+        require_group("adaptive", self)
 
 
 class AdaptiveSampler(BatchSampler):
@@ -67,17 +65,8 @@ class AdaptiveSampler(BatchSampler):
     observes = True
     options: AdaptiveOptions
 
-    def __init__(
-        self,
-        labels: TrainLabels,
-        batch_size: int,
-        options: AdaptiveOptions,
-        *,
-        seed: int = 0,
-        share: Share | None = None,
-    ) -> None:
-        super().__init__(labels, batch_size, options, seed=seed, share=share)
-        self._streams = DatasetStreams(labels, self.options.images_per_class)
+    def _prepare(self, batch_size: int) -> None:
+        self._streams = DatasetStreams(self.labels, self.options.images_per_class)
         self._sizes = np.minimum(self.batch_size, self._streams.capacities)
         self.round_steps = min(self.options.round_steps, len(self))
         self._levels: Shares  # smoothed loss, NaN before the first; all of these [K]

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unimetric.errors import UserError
-
 Numbers = NDArray[np.int32]
 
 
@@ -105,6 +103,10 @@ class BatchSampler(ABC):
         # Independent of the number of processes: global batches are those of a single process.
         self.batch_size = min(batch_size, len(labels))
         self.epoch, self.first_batch = 0, 0
+        self._prepare(batch_size)
+
+    def _prepare(self, batch_size: int) -> None:  # noqa: B027 - a plain shuffle needs nothing
+        """Make what the epochs need; refuse images that cannot make batches of this size."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -155,13 +157,3 @@ class BatchSampler(ABC):
     def shares(self) -> dict[str, float]:
         """Return the present share of batches of each dataset by name, where it changes during a run."""
         return {}
-
-
-def require(condition: bool, sampler: str, option: str, value: object, remedy: str) -> None:
-    """Refuse a value of an option.
-
-    Raises:
-        UserError: the condition does not hold.
-    """
-    if not condition:
-        raise UserError(f"option {option} of sampler {sampler} is {value!r}: {remedy}")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unimetric.data.sampling.base import BatchSampler, Numbers, Share, TrainLabels, require
+from unimetric.config_values import require_option
+from unimetric.data.sampling.base import BatchSampler, Numbers
 from unimetric.data.sampling.streams import ClassStream
 from unimetric.errors import UserError
 
@@ -23,13 +24,8 @@ class ClassBalancedOptions:
     images_per_class: int = 4
 
     def __post_init__(self) -> None:
-        require(
-            2 <= self.images_per_class <= 2**16,
-            "class-balanced",
-            "images_per_class",
-            self.images_per_class,
-            "use 2 or more, at most 65536",
-        )
+        fitting = 2 <= self.images_per_class <= 2**16
+        require_option("sampler class-balanced", self, "images_per_class", fitting, "use 2 or more, at most 65536")
 
 
 class ClassBalancedSampler(BatchSampler):
@@ -44,17 +40,22 @@ class ClassBalancedSampler(BatchSampler):
 
     options: ClassBalancedOptions
 
-    def __init__(
-        self,
-        labels: TrainLabels,
-        batch_size: int,
-        options: ClassBalancedOptions,
-        *,
-        seed: int = 0,
-        share: Share | None = None,
-    ) -> None:
-        super().__init__(labels, batch_size, options, seed=seed, share=share)
-        _refuse_unsuitable_batch(labels, batch_size, options.images_per_class)
+    def _prepare(self, batch_size: int) -> None:
+        group = self.options.images_per_class
+        capacity = int(self.labels.pair_capacities(group).sum())
+        largest = capacity // group * group
+        wants = f"--training.batch_size is {batch_size}: sampler class-balanced takes {group} images of each class"
+        if largest == 0:
+            raise UserError(
+                f"{wants}, and the train classes of two images or more give only {capacity} of a batch: add images, or "
+                "use --sampling.name natural"
+            )
+        if batch_size > capacity:
+            count = len(self.labels)
+            raise UserError(f"{wants}, which gives at most {capacity} of {count} train images; use {largest} or less")
+        if batch_size % group:
+            use = max(batch_size // group, 1) * group
+            raise UserError(f"{wants}; use a multiple of {group}, for example {use}")
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -68,19 +69,3 @@ class ClassBalancedSampler(BatchSampler):
         stream = ClassStream(numbers, self.labels.classes, self.options.images_per_class, random)
         for _ in range(len(self)):
             yield stream.take(self.batch_size)
-
-
-def _refuse_unsuitable_batch(labels: TrainLabels, batch_size: int, group: int) -> None:
-    capacity = int(labels.pair_capacities(group).sum())
-    largest = capacity // group * group
-    wants = f"--training.batch_size is {batch_size}: sampler class-balanced takes {group} images of each class"
-    if largest == 0:
-        raise UserError(
-            f"{wants}, and the train classes of two images or more give only {capacity} of a batch: add images, or "
-            "use --sampling.name natural"
-        )
-    if batch_size > capacity:
-        raise UserError(f"{wants}, which gives at most {capacity} of {len(labels)} train images; use {largest} or less")
-    if batch_size % group:
-        use = max(batch_size // group, 1) * group
-        raise UserError(f"{wants}; use a multiple of {group}, for example {use}")

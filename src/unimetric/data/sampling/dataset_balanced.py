@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unimetric.data.sampling.base import BatchSampler, Numbers, Share, TrainLabels, require
+from unimetric.config_values import require_option
+from unimetric.data.sampling.base import BatchSampler, Numbers, TrainLabels
 from unimetric.data.sampling.streams import ClassStream, ImageStream, Stream
 from unimetric.errors import UserError
 
@@ -28,7 +29,7 @@ class DatasetBalancedOptions:
     images_per_class: int = 0
 
     def __post_init__(self) -> None:
-        require_group("dataset-balanced", self.images_per_class)
+        require_group("dataset-balanced", self)
 
 
 @dataclass(frozen=True)
@@ -45,29 +46,20 @@ class TemperatureOptions:
     images_per_class: int = 0
 
     def __post_init__(self) -> None:
-        require(
-            0 < self.temperature < math.inf,
-            "temperature",
-            "temperature",
-            self.temperature,
-            "use a number above 0; the same share for every dataset is --sampling.name dataset-balanced",
-        )
-        require_group("temperature", self.images_per_class)
+        remedy = "use a number above 0; the same share for every dataset is --sampling.name dataset-balanced"
+        require_option("sampler temperature", self, "temperature", self.temperature > 0, remedy)
+        require_group("temperature", self)
 
 
-def require_group(sampler: str, images_per_class: int) -> None:
-    """Check the option that the dataset samplers share.
+def require_group(sampler: str, options: Any) -> None:
+    """Check ``images_per_class``, which the dataset samplers share.
 
     Raises:
         UserError: out of range.
     """
-    require(
-        0 <= images_per_class <= 2**16,
-        sampler,
-        "images_per_class",
-        images_per_class,
-        "use 0 (the loss's number), 1 (regardless of classes) or more, at most 65536",
-    )
+    fitting = 0 <= options.images_per_class <= 2**16
+    remedy = "use 0 (the loss's number), 1 (regardless of classes) or more, at most 65536"
+    require_option(f"sampler {sampler}", options, "images_per_class", fitting, remedy)
 
 
 class DatasetStreams:
@@ -116,18 +108,9 @@ class DatasetBalancedSampler(BatchSampler):
 
     options: DatasetBalancedOptions | TemperatureOptions
 
-    def __init__(
-        self,
-        labels: TrainLabels,
-        batch_size: int,
-        options: DatasetBalancedOptions | TemperatureOptions,
-        *,
-        seed: int = 0,
-        share: Share | None = None,
-    ) -> None:
-        super().__init__(labels, batch_size, options, seed=seed, share=share)
-        group = options.images_per_class
-        self._streams = DatasetStreams(labels, group)
+    def _prepare(self, batch_size: int) -> None:
+        group = self.options.images_per_class
+        self._streams = DatasetStreams(self.labels, group)
         capacity = int(self._streams.capacities.sum())
         if capacity < self.batch_size:
             raise UserError(

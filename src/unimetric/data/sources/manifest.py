@@ -16,6 +16,7 @@ from unimetric.data.sources.remote import local_names, uri_of
 from unimetric.data.sources.split_names import SPLIT_NAMES, split_role
 from unimetric.data.sources.table import CsvTable, Table, open_table
 from unimetric.errors import UserError, nearest_names, shown
+from unimetric.files import read_bytes
 
 _ALIASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "path": (
@@ -136,7 +137,7 @@ def load_manifest(
 
     For arguments and errors see `read_manifest`.
     """
-    rows = parse_manifest(uri_of(file) or file, _read(file), name, classes=classes)
+    rows = parse_manifest(uri_of(file) or file, read_bytes(file), name, classes=classes)
     paths, notes = locate_images(file, local_names(file, rows.paths), rows.table.row_place)
     return rows, list(map(Item, paths, rows.labels, rows.datasets, rows.roles)), (*rows.columns.notes, *notes)
 
@@ -290,15 +291,3 @@ def _roles(table: Table, texts: list[str]) -> list[str | None]:
                 f"{nearest_names(text.strip().casefold(), names)}, or empty"
             )
     return [roles[text] for text in texts]
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"there is no manifest {file}; check the path") from error
-    except IsADirectoryError as error:
-        raise UserError(f"cannot read the manifest {file}: it is a folder") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read the manifest {file}: {reason}; make it readable") from error

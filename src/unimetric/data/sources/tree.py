@@ -14,6 +14,7 @@ from unimetric.data.catalog import Unusable
 from unimetric.data.images import SUFFIXES, UNSUPPORTED
 from unimetric.data.sources.unusable import LEADS_BACK, defect, is_text, without_text
 from unimetric.errors import UserError, escaped
+from unimetric.files import check_readable
 
 _CLUTTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir", "$RECYCLE.BIN", "lost+found"})
 """Files and folders of operating systems, besides names with a leading dot."""
@@ -82,22 +83,11 @@ def read_tree(root: Path) -> Folder:
     """
     if not is_text(str(root)):
         raise UserError(f"the name of the folder {escaped(root)} is not valid UTF-8; rename it")
-    _check_folder(root)
+    check_readable(root, "that holds the class folders")
     tree = _scan(root, ())
     if not any(path.suffix.lower() in SUFFIXES for path in tree.all_images()):
         raise UserError(_no_images(tree))
     return tree
-
-
-def _check_folder(root: Path) -> None:
-    try:
-        root.stat()
-    except PermissionError as error:
-        raise UserError(f"cannot read the folder {root}: no permission") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"there is no folder {root}; check the path") from error
-    if not root.is_dir():
-        raise UserError(f"{root} is a file, not a folder; give the folder that holds the class folders")
 
 
 def _scan(path: Path, ancestors: tuple[tuple[int, int], ...]) -> Folder:

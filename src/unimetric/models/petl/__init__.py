@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from unimetric.config_values import complete_options
 from unimetric.errors import UserError, nearest_names, shown
 from unimetric.models.backbone import Backbone
 from unimetric.models.petl.adaptformer import AdaptFormer, AdaptFormerOptions
@@ -59,21 +60,7 @@ def method_options(name: str, options: Mapping[str, Any]) -> Any:
     if name not in METHODS:
         raise UserError(f"unknown --model.method {shown(name)}; {nearest_names(name, METHODS)}")
     kind = METHODS[name].options
-    defaults = asdict(kind())
-    for option, value in options.items():
-        if option not in defaults:
-            raise UserError(
-                f"unknown option {shown(option)} of --model.method {name}; {nearest_names(option, defaults)}"
-            )
-        _check_type(name, option, value, defaults[option])
-    return kind(**{field.name: options.get(field.name, defaults[field.name]) for field in fields(kind)})
-
-
-def _check_type(method: str, option: str, value: Any, default: Any) -> None:
-    wanted = (int, float) if isinstance(default, float) else (type(default),)
-    # In Python a bool is an int; reject it where a number is expected.
-    if isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, wanted):
-        raise UserError(f"option {option} of {method} is {shown(value)}: use a {type(default).__name__}")
+    return kind(**complete_options(name, options, asdict(kind())))
 
 
 def make_method(name: str, backbone: Backbone, options: Mapping[str, Any]) -> Method:

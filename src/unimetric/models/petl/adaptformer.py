@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unimetric.errors import UserError
+from unimetric.config_values import require_option
 from unimetric.models.backbone import Backbone, FrozenBlock
 from unimetric.models.petl.base import Method, in_autocast_dtype
 
@@ -26,10 +26,9 @@ class AdaptFormerOptions:
     scale: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 1 <= self.bottleneck <= 2**16:
-            raise UserError(f"option bottleneck of adaptformer is {self.bottleneck}: use a value from 1 to {2**16}")
-        if not 0 < self.scale <= 1e3:
-            raise UserError(f"option scale of adaptformer is {self.scale}: use a value above 0, at most 1000")
+        fitting = 1 <= self.bottleneck <= 2**16
+        require_option("adaptformer", self, "bottleneck", fitting, f"use a value from 1 to {2**16}")
+        require_option("adaptformer", self, "scale", 0 < self.scale <= 1e3, "use a value above 0, at most 1000")
 
 
 class AdaptFormer(Method):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from unimetric.config_values import require_option
 from unimetric.errors import UserError
 from unimetric.models.backbone import Backbone, FrozenBlock
 from unimetric.models.petl.base import Method, in_autocast_dtype
@@ -35,12 +36,9 @@ class LoraOptions:
     targets: str = "qkv"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.rank <= 2**12:
-            raise UserError(f"option rank of lora is {self.rank}: use a value from 1 to {2**12}")
-        if not 0 < self.alpha <= 1e4:
-            raise UserError(f"option alpha of lora is {self.alpha}: use a value above 0, at most 10000")
-        if self.targets not in _TARGETS:
-            raise UserError(f"option targets of lora is {self.targets!r}: use {', '.join(_TARGETS)}")
+        require_option("lora", self, "rank", 1 <= self.rank <= 2**12, f"use a value from 1 to {2**12}")
+        require_option("lora", self, "alpha", 0 < self.alpha <= 1e4, "use a value above 0, at most 10000")
+        require_option("lora", self, "targets", self.targets in _TARGETS, f"use {', '.join(_TARGETS)}")
 
 
 class LowRankUpdate(nn.Module):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from unimetric.errors import UserError
+from unimetric.config_values import require_option
 from unimetric.models.backbone import Backbone, FrozenBlock
 from unimetric.models.petl.adapter import StochasticAdapter
 from unimetric.models.petl.base import Method, in_autocast_dtype
@@ -40,13 +40,11 @@ class PumaOptions:
             ("prompt_length", 1, 2**12),
             ("orthogonality", 0, 1e6),
         ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise UserError(f"option {name} of puma is {value}: use a value from {low} to {high}")
-        if not 0 <= self.adapter_drop < 1:
-            raise UserError(f"option adapter_drop of puma is {self.adapter_drop}: use 0 or more, below 1")
-        if not 0 < self.adapter_scale <= 1e3:
-            raise UserError(f"option adapter_scale of puma is {self.adapter_scale}: use a value above 0, at most 1000")
+            fitting = low <= getattr(self, name) <= high
+            require_option("puma", self, name, fitting, f"use a value from {low} to {high}")
+        require_option("puma", self, "adapter_drop", 0 <= self.adapter_drop < 1, "use 0 or more, below 1")
+        fitting = 0 < self.adapter_scale <= 1e3
+        require_option("puma", self, "adapter_scale", fitting, "use a value above 0, at most 1000")
 
 
 class Puma(Method):

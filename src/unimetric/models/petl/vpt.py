@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from unimetric.errors import UserError
+from unimetric.config_values import require_option
 from unimetric.models.backbone import Backbone
 from unimetric.models.petl.base import Method
 
@@ -24,8 +24,8 @@ class VptOptions:
     prompt_length: int = 8
 
     def __post_init__(self) -> None:
-        if not 1 <= self.prompt_length <= 2**12:
-            raise UserError(f"option prompt_length of vpt-deep is {self.prompt_length}: use a value from 1 to {2**12}")
+        fitting = 1 <= self.prompt_length <= 2**12
+        require_option("vpt-deep", self, "prompt_length", fitting, f"use a value from 1 to {2**12}")
 
 
 class VptDeep(Method):

@@ -25,7 +25,16 @@ class BenchmarkReader(Protocol):
     """Reader of one benchmark dataset."""
 
     def __call__(self, folder: Path, name: str | None = None, *, require_images: bool = True) -> list[Dataset]:
-        """Read it; an image that is listed but absent is an error, unless ``require_images`` is false."""
+        """Read the items that the annotation files list, in their order.
+
+        Args:
+            folder: the dataset's folder, as its authors distribute it.
+            name: the dataset's name; by default that of the source.
+            require_images: refuse a dataset of which a listed image is absent.
+
+        Raises:
+            UserError: another folder was given, an annotation file is missing or damaged, or images are absent.
+        """
 
 
 BENCHMARKS: dict[str, BenchmarkReader] = {

@@ -19,16 +19,8 @@ _TEST = "images_variant_test.txt"
 def read_aircraft(folder: Path, name: str | None = None, *, require_images: bool = True) -> list[Dataset]:
     """Read FGVC-Aircraft: the train and validation images, then the test images, divided by variant.
 
-    Labels are the variants, sorted by code point to divide them.
-
-    Args:
-        folder: the folder ``fgvc-aircraft-2013b`` or the folder ``data`` in it, with ``images_variant_trainval.txt``,
-            ``images_variant_test.txt`` and ``images``.
-        name: the dataset's name; by default aircraft.
-        require_images: refuse a dataset of which a listed image is absent.
-
-    Raises:
-        UserError: another folder was given, an annotation file is missing or damaged, or images are absent.
+    Labels are the variants, sorted by code point to divide them. The folder is ``fgvc-aircraft-2013b`` or ``data`` in
+    it, with ``images_variant_trainval.txt``, ``images_variant_test.txt`` and ``images``.
     """
     first = find_file(folder, "aircraft", [f"data/{_TRAINVAL}", f"data/{_TEST}", _TRAINVAL, _TEST])
     data = first.parent

@@ -37,15 +37,6 @@ def read_cars196(folder: Path, name: str | None = None, *, require_images: bool 
     Two forms are taken: ``cars_annos.mat`` with ``car_ims``, which is preferred, and ``devkit/cars_train_annos.mat``
     and ``cars_test_annos_withlabels.mat`` (beside or in ``devkit``) with ``cars_train`` and ``cars_test``. The
     authors' train and test sets divide images, not classes, and are joined.
-
-    Args:
-        folder: the folder with either.
-        name: the dataset's name; by default cars196.
-        require_images: refuse a dataset of which a listed image is absent.
-
-    Raises:
-        UserError: another folder was given, an annotation file is missing or damaged, or has no labels, or images are
-            absent.
     """
     file = find_file(folder, "cars196", [_ALL, *_TRAIN, *_TEST])
     whole = find_optional(folder, [_ALL])

@@ -17,16 +17,8 @@ TRAIN_CLASSES = 100
 def read_cub200(folder: Path, name: str | None = None, *, require_images: bool = True) -> list[Dataset]:
     """Read CUB-200-2011 in the order of ``images.txt``; labels are species, as in "Black footed Albatross".
 
-    The authors' ``train_test_split.txt`` divides images, not classes, and is not used.
-
-    Args:
-        folder: the folder ``CUB_200_2011``, with ``images.txt``, ``image_class_labels.txt``, ``classes.txt`` and
-            ``images``.
-        name: the dataset's name; by default cub200.
-        require_images: refuse a dataset of which a listed image is absent.
-
-    Raises:
-        UserError: another folder was given, an annotation file is missing or damaged, or images are absent.
+    The folder ``CUB_200_2011`` has ``images.txt``, ``image_class_labels.txt``, ``classes.txt`` and ``images``. The
+    authors' ``train_test_split.txt`` divides images, not classes, and is not used.
     """
     images_file = find_file(folder, "cub200", ["images.txt"])
     if recognise(folder) == ["nabirds"]:

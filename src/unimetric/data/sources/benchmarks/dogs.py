@@ -17,15 +17,8 @@ TRAIN_CLASSES = 60
 def read_dogs(folder: Path, name: str | None = None, *, require_images: bool = True) -> list[Dataset]:
     """Read Stanford Dogs in the order of ``file_list.mat``; labels are breeds, as in "Siberian husky".
 
-    The authors' ``train_list.mat`` and ``test_list.mat`` divide images, not classes, and are not used.
-
-    Args:
-        folder: the folder with ``file_list.mat``, also in ``lists``, and ``Images``.
-        name: the dataset's name; by default dogs.
-        require_images: refuse a dataset of which a listed image is absent.
-
-    Raises:
-        UserError: another folder was given, the annotation file is missing or damaged, or images are absent.
+    The folder has ``file_list.mat``, also in ``lists``, and ``Images``. The authors' ``train_list.mat`` and
+    ``test_list.mat`` divide images, not classes, and are not used.
     """
     file = find_file(folder, "dogs", ["file_list.mat", "lists/file_list.mat"])
     images = find_images(folder, "dogs", ["Images", "images"], required=require_images)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from unimetric.data.sources.benchmarks.published import PUBLISHED
 from unimetric.errors import UserError
+from unimetric.files import check_readable
 
 
 def recognise(folder: Path) -> list[str]:
@@ -34,7 +34,7 @@ def find_file(folder: Path, source: str, names: Sequence[str]) -> Path:
         UserError: there is no such folder, or it holds none of the files; if it is one level too high or too low,
             the message names the right one.
     """
-    check_folder(folder, source)
+    check_readable(folder, f"of {PUBLISHED[source].title}")
     if found := find_optional(folder, names):
         return found
     title = PUBLISHED[source].title
@@ -59,24 +59,6 @@ def find_optional(folder: Path, names: Sequence[str]) -> Path | None:
         UserError: a folder within it cannot be read.
     """
     return next((folder / name for name in names if _is_there(folder / name, Path.is_file)), None)
-
-
-def check_folder(folder: Path, source: str) -> None:
-    """Refuse a path that is not a readable folder.
-
-    Raises:
-        UserError: there is none, or it cannot be read.
-    """
-    try:
-        folder.stat()
-    except PermissionError as error:
-        raise UserError(f"cannot read the folder {folder}: no permission; make it readable") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"there is no folder {folder}; check the path") from error
-    if not folder.is_dir():
-        raise UserError(f"{folder} is a file, not a folder; give the folder of {PUBLISHED[source].title}")
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise UserError(f"cannot read the folder {folder}: no permission; make it readable")
 
 
 def find_images(

@@ -19,15 +19,8 @@ _SETS = ("trnid", "valid", "tstid")
 def read_flowers102(folder: Path, name: str | None = None, *, require_images: bool = True) -> list[Dataset]:
     """Read Oxford Flowers-102 in the order of the images' numbers: its three sets together, divided by class.
 
-    Labels are the numbers of the classes: its files have no names.
-
-    Args:
-        folder: the folder with ``imagelabels.mat``, ``setid.mat`` and ``jpg``.
-        name: the dataset's name; by default flowers102.
-        require_images: refuse a dataset of which a listed image is absent.
-
-    Raises:
-        UserError: another folder was given, an annotation file is missing or damaged, or images are absent.
+    Labels are the numbers of the classes: its files have no names. The folder has ``imagelabels.mat``, ``setid.mat``
+    and ``jpg``.
     """
     labels_file = find_file(folder, "flowers102", ["imagelabels.mat"])
     images = find_images(folder, "flowers102", ["jpg"], required=require_images)

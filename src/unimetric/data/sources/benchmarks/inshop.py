@@ -19,16 +19,8 @@ _IMAGES = "img/"
 def read_inshop(folder: Path, name: str | None = None, *, require_images: bool = True) -> list[Dataset]:
     """Read In-Shop in the order of ``list_eval_partition.txt``; labels are its item ids, such as "id_00000002".
 
-    A query is looked for among the gallery images only, never among the other queries.
-
-    Args:
-        folder: the folder of the benchmark, with ``list_eval_partition.txt``, also in ``Eval`` or ``Anno``, and
-            ``img``, also in ``Img``.
-        name: the dataset's name; by default inshop.
-        require_images: refuse a dataset of which a listed image is absent.
-
-    Raises:
-        UserError: another folder was given, the annotation file is missing or damaged, or images are absent.
+    A query is looked for among the gallery images only, never among the other queries. The folder has
+    ``list_eval_partition.txt``, also in ``Eval`` or ``Anno``, and ``img``, also in ``Img``.
     """
     file = find_file(folder, "inshop", [_FILE, f"Eval/{_FILE}", f"Anno/{_FILE}"])
     # In this order, for where upper and lower case are the same "img" is there with either.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimetric.errors import UserError
+from unimetric.files import read_bytes
 
 _MAT_HEADER = 128
 """Bytes before the first variable of a MATLAB 5 file."""
@@ -35,15 +37,10 @@ def read_mat(file: Path, names: Sequence[str], optional: Sequence[str] = ()) -> 
     # Slow to import, and most runs read no .mat file.
     from scipy.io import loadmat
 
+    raw = read_bytes(file, "download it", "; download the file again")
     try:
-        _check_mat(file.read_bytes())
-        content = loadmat(str(file), appendmat=False, variable_names=[*names, *optional])
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {file}; download it") from error
-    except PermissionError as error:
-        raise UserError(f"cannot read {file}: no permission; make it readable") from error
-    except IsADirectoryError as error:
-        raise UserError(f"cannot read {file}: it is a folder; download the file again") from error
+        _check_mat(raw)
+        content = loadmat(io.BytesIO(raw), variable_names=[*names, *optional])
     except Exception as error:  # a damaged file raises errors of any type: TypeError, zlib.error, OverflowError, ...
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(

@@ -20,15 +20,7 @@ def read_nabirds(folder: Path, name: str | None = None, *, require_images: bool 
 
     Class ids are sparse, for inner nodes of the hierarchy have some: the ids that images have are sorted as numbers,
     and the first 278 of them train. The authors' ``train_test_split.txt`` divides images, not classes, and is not
-    used.
-
-    Args:
-        folder: the folder ``nabirds``, with ``images.txt``, ``image_class_labels.txt``, ``classes.txt`` and ``images``.
-        name: the dataset's name; by default nabirds.
-        require_images: refuse a dataset of which a listed image is absent.
-
-    Raises:
-        UserError: another folder was given, an annotation file is missing or damaged, or images are absent.
+    used. The folder has ``images.txt``, ``image_class_labels.txt``, ``classes.txt`` and ``images``.
     """
     images_file = find_file(folder, "nabirds", ["images.txt"])
     images = find_images(folder, "nabirds", ["images"], required=require_images)

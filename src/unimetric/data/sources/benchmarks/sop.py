@@ -17,16 +17,8 @@ _COLUMNS = ("class_id", "path")
 def read_sop(folder: Path, name: str | None = None, *, require_images: bool = True) -> list[Dataset]:
     """Read Stanford Online Products: ``Ebay_train.txt``, then ``Ebay_test.txt``, each in its order.
 
-    Labels are the numbers of the classes, which have no names.
-
-    Args:
-        folder: the folder ``Stanford_Online_Products``, with the two files and twelve folders such as
-            ``bicycle_final``.
-        name: the dataset's name; by default sop.
-        require_images: refuse a dataset of which a listed image is absent.
-
-    Raises:
-        UserError: another folder was given, an annotation file is missing or damaged, or images are absent.
+    Labels are the numbers of the classes, which have no names. The folder ``Stanford_Online_Products`` has the two
+    files and twelve folders such as ``bicycle_final``.
     """
     find_file(folder, "sop", [file for _, file in _FILES])
     listed = []

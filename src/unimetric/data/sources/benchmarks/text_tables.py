@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unimetric.errors import UserError
+from unimetric.files import read_bytes
 
 
 class Row(NamedTuple):
@@ -151,14 +152,7 @@ def _by_key(file: Path, rows: Iterable[Row]) -> dict[str, Row]:
 
 def _read_lines(file: Path) -> list[tuple[int, str]]:
     """Return stripped lines with their numbers, from 1; empty ones are skipped."""
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {file}; download it") from error
-    except IsADirectoryError as error:
-        raise UserError(f"cannot read {file}: it is a folder; download the file again") from error
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}; make it readable") from error
+    content = read_bytes(file, "download it", "; download the file again")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

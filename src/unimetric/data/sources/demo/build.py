@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import shutil
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
 
 from unimetric.data.sources.demo.packages import package_versions
 from unimetric.files import cache_folder, explain_os_error, make_folder, write_json, write_text
@@ -36,20 +35,16 @@ _COVERS = (
 )
 # For the progress bar only.
 _ABOUT = 1800
-# A build takes seconds, so older temporary folders are left over from a killed process.
-_STALE_SECONDS = 3600
-_ATTEMPTS = 5
 
 
-def build_demo(folder: Path | None = None, *, rebuild: bool = False) -> Path:
+def build_demo(folder: Path | None = None) -> Path:
     """Build the demo data, unless it exists.
 
-    It is built in a temporary folder and then renamed, so that it is never incomplete. If two processes build at
-    once, both use the result of the faster one.
+    It is built in a temporary folder and then renamed, so that it is never incomplete. Of two processes, the second
+    one waits and uses the result of the first.
 
     Args:
         folder: its parent folder; by default the user's cache folder.
-        rebuild: build it even if it exists.
 
     Returns:
         The folder ``demo-data-<key>``, where the key depends on the data's format and the packages' versions. It
@@ -62,21 +57,21 @@ def build_demo(folder: Path | None = None, *, rebuild: bool = False) -> Path:
     versions = package_versions()
     parent = cache_folder() if folder is None else folder
     root = parent / f"demo-data-{_key(versions)}"
-    if not rebuild and is_complete(root):
+    if is_complete(root):
         return root
     make_folder(parent)
-    _remove_stale(parent)
-    with explain_os_error(parent, "write to"):
-        temporary = Path(tempfile.mkdtemp(prefix=".demo-data-", dir=parent))
-        try:
-            _fill(temporary, versions)
-            # mkdtemp closes the folder to other users; a shared cache is read by them.
-            mask = os.umask(0)
-            os.umask(mask)
-            temporary.chmod(0o777 & ~mask)
-            _move(temporary, root, rebuild)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with explain_os_error(parent, "write to"), FileLock(parent / ".demo-data.lock"):
+        if is_complete(root):
+            return root
+        # The lock is ours, so these are left over from a killed process.
+        for leftover in parent.glob(".demo-data-*"):
+            shutil.rmtree(leftover)
+        with tempfile.TemporaryDirectory(prefix=".demo-data-", dir=parent) as temporary:
+            # A folder within it, since the temporary one is closed to other users, who may share the cache.
+            built = make_folder(Path(temporary) / "built")
+            _fill(built, versions)
+            shutil.rmtree(root, ignore_errors=True)
+            built.rename(root)
     return root
 
 
@@ -144,11 +139,7 @@ def _fill(root: Path, versions: dict[str, str]) -> None:
         _save(drawing, root / domain / drawing.label, drawn[domain][drawing.label])
     write_text(root / LICENCES, licences())
     domains: dict[str, Any] = {
-        domain: {
-            "classes": len(counts),
-            "images": counts.total(),
-            "sha256": pixel_fingerprint(root / domain),
-        }
+        domain: {"classes": len(counts), "images": counts.total(), "sha256": pixel_fingerprint(root / domain)}
         for domain, counts in drawn.items()
     }
     # Written last, because its presence marks the data as complete.
@@ -162,39 +153,3 @@ def _save(drawing: Drawing, folder: Path, number: int) -> None:
         drawing.draw().save(folder / f"{stem}.png")
     else:
         drawing.draw().save(folder / f"{stem}.jpg", quality=drawing.jpeg_quality)
-
-
-def _move(built: Path, root: Path, replace: bool) -> None:
-    """Rename ``built`` to ``root``; complete data there stays, unless ``replace``."""
-    for attempt in reversed(range(_ATTEMPTS)):
-        if not replace and is_complete(root):
-            return
-        try:
-            if root.exists():
-                _remove(root)
-            built.rename(root)
-        except OSError:
-            # Another process was faster and has built the same data.
-            if is_complete(root):
-                return
-            if attempt == 0:
-                raise
-        else:
-            return
-
-
-def _remove(root: Path) -> None:
-    # Renamed first, so that no process takes partly deleted data for complete data.
-    shelf = Path(tempfile.mkdtemp(prefix=".demo-data-", dir=root.parent))
-    try:
-        root.rename(shelf / "old")
-    finally:
-        shutil.rmtree(shelf, ignore_errors=True)
-
-
-def _remove_stale(parent: Path) -> None:
-    for path in parent.glob(".demo-data-*"):
-        # Another process may have removed it by now.
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-                shutil.rmtree(path)
