@@ -74,7 +74,7 @@ def embed(
 
     embedded = embed_sources(source, sources, user_path(out), batch_size=batch_size, strict=strict, cache=cache)
     for entry in embedded.skipped:
-        log_status(f"skipped {escaped(entry.item.path)}: {entry.reason}")
+        log_status(f"skipped {escaped(entry.path)}: {entry.reason}")
     log_status(f"{len(embedded.items)} vectors are in {out}; {len(embedded.skipped)} files were skipped.")
     return 0
 
@@ -130,7 +130,8 @@ def embed_sources(
     """
     from unimetric.data.reading import image_reader
     from unimetric.data.sources import read_sources
-    from unimetric.evaluation.evaluate_split import as_skipped, embed_items
+    from unimetric.data.sources.unusable import unusable_files
+    from unimetric.evaluation.evaluate_split import embed_items
     from unimetric.progress import log_status
 
     if out.suffix not in (".parquet", ".npz"):
@@ -140,7 +141,7 @@ def embed_sources(
     for line in (note for dataset in datasets for note in dataset.notes):
         log_status(f"note: {line}", style="yellow")
     items = [item for dataset in datasets for item in dataset.items]
-    unusable = as_skipped(datasets, strict)
+    unusable = unusable_files(datasets, strict)
     embedder = model.load()
     read = image_reader(cache, False, embedder.transform.image_size, "cache")
     if note := read.note(item.path for item in items):

@@ -181,7 +181,7 @@ def _measure(config: RunConfig, split: Split, embedder: Embedder | Ensemble, out
     from unimetric.models.ensemble import Ensemble
     from unimetric.models.sizes import Sizes
     from unimetric.training.provenance import measured_sides, provenance
-    from unimetric.training.setup import configured_reader, describe, left_out_of, log_split
+    from unimetric.training.setup import configured_reader, describe, log_split
 
     log_split(split)
     sides = measured_sides(config, split)
@@ -198,7 +198,7 @@ def _measure(config: RunConfig, split: Split, embedder: Embedder | Ensemble, out
         mean_average_precision=config.evaluation.mean_average_precision,
         read=read,
     )
-    metrics = describe(config, embedder, measurement.metrics, [*left_out_of(split), *measurement.skipped])
+    metrics = describe(config, embedder, measurement.metrics, [*split.unusable, *measurement.skipped])
     if config.evaluation.budgets and measurement.vectors is not None:
         sizes = Sizes() if isinstance(embedder, Ensemble) or embedder.whole is not None else embedder.sizes
         metrics["budgets"] = measure_budgets(measurement.vectors, sizes, embedder.geometry)

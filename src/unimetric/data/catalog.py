@@ -39,7 +39,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """Entry of a folder that cannot be read as an image, and the reason in a few words."""
+    """File, or other entry of a folder, that cannot be read as an image, and the reason in a few words."""
 
     path: Path
     reason: str

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from unimetric.data.catalog import Dataset, Item, identities
+from unimetric.data.catalog import Item, Unusable, identities
 from unimetric.data.images import ImageError, decode_image
-from unimetric.data.sources.unusable import unusable_files
 from unimetric.errors import UserError
 from unimetric.evaluation import LabelWarning, Report, evaluate
 from unimetric.evaluation.per_query import PerQuery
@@ -45,33 +44,12 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """An image that could not be read, with the reason."""
-
-    item: Item
-    reason: str
-
-
-def as_skipped(datasets: Iterable[Dataset], strict: bool = False) -> list[Skipped]:
-    """Return the entries of the datasets' folders that cannot be opened.
-
-    Raises:
-        UserError: ``strict`` is set, and one of them has an image's file extension.
-    """
-    return [
-        Skipped(Item(entry.path, "", dataset.name), entry.reason)
-        for dataset in datasets
-        for entry in unusable_files([dataset], strict)
-    ]
-
-
-@dataclass(frozen=True)
 class EmbeddedItems:
     """Items, their vectors float32 [N, E], and the images that could not be read."""
 
     items: tuple[Item, ...]
     vectors: NDArray[np.float32]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[Unusable, ...]
 
 
 def embed_items(
@@ -93,7 +71,7 @@ def embed_items(
     """
     vectors: list[NDArray[np.float32]] = []
     kept: list[Item] = []
-    skipped: list[Skipped] = []
+    skipped: list[Unusable] = []
     with progress_bar() as progress:
         task = progress.add_task(description, total=len(items), note="")
         batches = embedder.encode_batches(
@@ -109,7 +87,7 @@ def embed_items(
                 if error is None:
                     kept.append(item)
                 else:
-                    skipped.append(Skipped(item, error.reason))
+                    skipped.append(Unusable(item.path, error.reason))
             position += len(errors)
             progress.update(task, completed=position, note=f"{len(skipped)} skipped" if skipped else "")
     if items and not kept:
@@ -122,7 +100,7 @@ class Measurement:
     """Metrics as ``metrics.json`` holds them, the skipped files, and the vectors."""
 
     metrics: dict[str, Any]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[Unusable, ...]
     vectors: MeasuredVectors | None = None
     """None where nothing was measured."""
     per_query: PerQuery | None = None

@@ -124,7 +124,7 @@ def _measure(run: Run) -> Baseline:
     measurement = run.evaluate(embedder, query, gallery, "Measuring the frozen backbone")
     assert measurement.per_query is not None  # noqa: S101  # there are queries
     kept = {name: value for name, value in measurement.metrics.items() if name in _KEPT}
-    described = describe(config, embedder, kept, list(measurement.skipped))
+    described = describe(config, embedder, kept, measurement.skipped)
     return Baseline({name: described[name] for name in (*kept, "model")}, measurement.per_query)
 
 

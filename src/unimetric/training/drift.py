@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from statistics import harmonic_mean
 from typing import Any
 
 import numpy as np
@@ -163,16 +163,12 @@ def describe_drift(drift: dict[str, Any]) -> list[str]:
 def _recall(query: Vectors, gallery: Vectors, items: Sequence[Item], options: dict[str, Any]) -> float | None:
     labels, datasets = [item.label for item in items], [item.dataset for item in items]
     ids = list(range(len(items)))
-    classes: dict[tuple[str, str], int] = {}
-    for item in items:
-        classes[item.dataset, item.label] = classes.get((item.dataset, item.label), 0) + 1
-    if max(classes.values()) < 2:
+    if max(Counter(zip(datasets, labels, strict=True)).values()) < 2:
         return None
     report = evaluate(
         query, labels, datasets, gallery=(gallery, labels, datasets, ids), ks=(1,), ids=ids, resamples=1, **options
-    ).to_dict()
-    values = [scores["recall@1"] for scores in report["separate"].values()]
-    return float(harmonic_mean(values)) if all(values) else 0.0
+    )
+    return report.harmonic["recall@1"]
 
 
 def _some(items: Sequence[Item]) -> tuple[Item, ...]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unimetric.config import DeviceConfig, ExtendConfig, ExtensionConfig, RunConfig, SamplingConfig
 from unimetric.data.catalog import ClassIndex, Dataset
-from unimetric.data.replay import ReplaySet, has_replay, read_replay, write_replay
+from unimetric.data.replay import ReplaySet, has_replay, read_replay
 from unimetric.data.sources import read_sources
 from unimetric.errors import UserError
 from unimetric.files import explain_os_error, make_folder
@@ -28,6 +28,7 @@ from unimetric.training.extension import (
     PROXIES,
     carry_over_check,
     loss_state,
+    make_replay,
     replay_folder,
     same_images,
     write_proxies,
@@ -142,7 +143,6 @@ def _write_from_images(config: RunConfig, run: RunFolder, images_per_class: int)
             f"{run.path} has no replay set, and its train images cannot be read ({error}): put them back, or name "
             "where they are now in its config.yaml"
         ) from error
-    folder = replay_folder(run.path)
     carry_over_check(config, loss_state(run), ClassIndex.of(split.train).classes, run.checkpoint)
     if not same_images(config, split, run):
         log_status(
@@ -150,13 +150,7 @@ def _write_from_images(config: RunConfig, run: RunFolder, images_per_class: int)
             "renamed, their proxies are mixed up",
             style="yellow",
         )
-    kept, notes = write_replay(folder, split.train, config.model.image_size, images_per_class, config.data.split_seed)
-    for note in notes:
-        log_status(f"note: {note}", style="yellow")
-    log_status(
-        f"The replay set {folder} holds {len(kept.items)} images of {len(kept.classes)} classes, {kept.bytes:,} bytes."
-    )
-    return kept
+    return make_replay(config, split, run, config.model.image_size, images_per_class)
 
 
 def _refuse_known(names: Sequence[str], kept: ReplaySet, run: Path) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from unimetric.config import RunConfig
 from unimetric.data.catalog import ClassIndex, Item
-from unimetric.data.replay import read_replay, write_replay
+from unimetric.data.replay import ReplaySet, read_replay, write_replay
 from unimetric.data.splits import Split
 from unimetric.errors import UserError, cause
 from unimetric.evaluation.evaluate_split import embed_items
@@ -37,7 +37,7 @@ from unimetric.models.saving import read_model_config
 from unimetric.models.source import ModelSource
 from unimetric.progress import log_status
 from unimetric.training.checkpoint import read_tensors
-from unimetric.training.tensors import write_tensors
+from unimetric.training.tensors import independent, write_tensors
 
 PROXIES = "proxies.safetensors"
 MEAN_IMAGES = 32
@@ -64,14 +64,7 @@ def replay_folder(base: str | Path) -> Path:
 
 def with_replay(split: Split, base: str) -> Split:
     """Return the split with the replayed images on its train side, before the new ones."""
-    return Split(
-        (*read_replay(replay_folder(base)).items, *split.train),
-        split.validation,
-        split.query,
-        split.gallery,
-        split.notes,
-        split.unusable,
-    )
+    return replace(split, train=(*read_replay(replay_folder(base)).items, *split.train))
 
 
 @dataclass
@@ -198,9 +191,7 @@ def write_proxies(path: Path, state: dict[str, Tensor], classes: Sequence[tuple[
     Raises:
         UserError: full disk, or no permission.
     """
-    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
-    metadata = {"classes": json.dumps(list(classes))}
-    write_tensors(path, tensors, metadata)
+    write_tensors(path, independent(state), {"classes": json.dumps(list(classes))})
 
 
 def read_proxies(path: Path) -> tuple[list[tuple[str, str]], dict[str, Tensor]]:
@@ -291,12 +282,23 @@ def keep_replay(config: RunConfig, split: Split, run: RunFolder, image_size: int
         UserError: full disk, or no permission.
     """
     if config.data.replay_per_class:
-        kept, notes = write_replay(
-            replay_folder(run.path), split.train, image_size, config.data.replay_per_class, config.data.split_seed
-        )
-        for note in notes:
-            log_status(f"note: {note}", style="yellow")
-        log_status(f"{len(kept.items)} images are kept for unimetric extend, {kept.bytes:,} bytes.")
+        make_replay(config, split, run, image_size, config.data.replay_per_class)
+
+
+def make_replay(config: RunConfig, split: Split, run: RunFolder, image_size: int, images_per_class: int) -> ReplaySet:
+    """Write the replay set of a run from its train images, and log its size and the images that cannot be read.
+
+    Raises:
+        UserError: as `write_replay`.
+    """
+    folder = replay_folder(run.path)
+    kept, notes = write_replay(folder, split.train, image_size, images_per_class, config.data.split_seed)
+    for note in notes:
+        log_status(f"note: {note}", style="yellow")
+    log_status(
+        f"The replay set {folder} holds {len(kept.items)} images of {len(kept.classes)} classes, {kept.bytes:,} bytes."
+    )
+    return kept
 
 
 def loss_state(run: RunFolder) -> dict[str, Tensor]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from unimetric.data.catalog import ClassIndex
+from unimetric.data.catalog import ClassIndex, Unusable
 from unimetric.evaluation.budgets import measure_budgets
-from unimetric.evaluation.evaluate_split import Measurement, Skipped
+from unimetric.evaluation.evaluate_split import Measurement
 from unimetric.files import write_json
 from unimetric.formats.vectors import write_measured
 from unimetric.geometry import Sphere
@@ -18,7 +18,7 @@ from unimetric.training.extension import keep_replay
 from unimetric.training.provenance import provenance
 from unimetric.training.resolve import Run
 from unimetric.training.rotation import rotate
-from unimetric.training.setup import describe, left_out_of, unmeasured
+from unimetric.training.setup import describe, unmeasured
 
 
 def write_results(run: Run, progress: Progress) -> dict[str, Any]:
@@ -33,16 +33,17 @@ def write_results(run: Run, progress: Progress) -> dict[str, Any]:
     config, split, folder = run.config, run.split, run.folder
     _fit_sizes(run)
     measurement = _measure(run)
-    train_skipped = [Skipped(split.train[number], reason) for number, reason in sorted(progress.skipped.items())]
-    validation_skipped = [
-        Skipped(split.validation[number], reason) for number, reason in sorted(progress.skipped_validation.items())
+    trained = [Unusable(split.train[number].path, reason) for number, reason in sorted(progress.skipped.items())]
+    validated = [
+        Unusable(split.validation[number].path, reason)
+        for number, reason in sorted(progress.skipped_validation.items())
     ]
-    skipped = [*left_out_of(split), *train_skipped, *validation_skipped, *measurement.skipped]
+    skipped = [*split.unusable, *trained, *validated, *measurement.skipped]
     metrics = describe(config, run.embedder, measurement.metrics, skipped)
     metrics["counts"]["train_images"] = len(split.train)
     metrics["counts"]["train_classes"] = len(ClassIndex.of(split.train))
-    metrics["counts"]["skipped_train_files"] = len(train_skipped)
-    metrics["counts"]["skipped_validation_files"] = len(validation_skipped)
+    metrics["counts"]["skipped_train_files"] = len(trained)
+    metrics["counts"]["skipped_validation_files"] = len(validated)
     metrics["counts"]["skipped_steps"] = len(progress.skipped_steps)
     if progress.skipped_steps:
         log_status(f"{len(progress.skipped_steps)} of {progress.step} steps were skipped: not finite", style="yellow")

@@ -21,13 +21,7 @@ from unimetric.models.network import assign_weights, learned_weights
 from unimetric.models.petl.noise import drawing_for
 from unimetric.progress import console, duration, log_status, progress_bar
 from unimetric.training.average import averaged_weights, update_average
-from unimetric.training.checkpoint import (
-    Progress,
-    check_skipped,
-    load_checkpoint,
-    naming_the_kept_checkpoint,
-    save_checkpoint,
-)
+from unimetric.training.checkpoint import Progress, load_checkpoint, naming_the_kept_checkpoint, save_checkpoint
 from unimetric.training.discriminant import start_from_discriminant
 from unimetric.training.finish import write_results
 from unimetric.training.global_batch import gather
@@ -103,7 +97,6 @@ def _restore(run: Run, resume: bool) -> Progress:
     continues = resume and folder.checkpoint.is_file()
     if continues:
         progress = load_checkpoint(folder.checkpoint, run.embedder, run.loss, run.optimiser, run.identity)
-        check_skipped(folder.checkpoint, progress, len(run.split.train), len(run.split.validation))
         run.sampler.restore(progress.sampler)
     log_split(run.split)
     if continues:
@@ -317,8 +310,8 @@ def _validate(run: Run, progress: Progress, log: TrainingLog | None) -> None:
 def _measure_validation(run: Run, progress: Progress, log: TrainingLog) -> None:
     images = run.split.validation
     measurement = run.evaluate(run.embedder, images, images, "Validating", brief=True)
-    number = {item: index for index, item in enumerate(images)}
-    progress.skipped_validation |= {number[entry.item]: entry.reason for entry in measurement.skipped}
+    number = {item.path: index for index, item in enumerate(images)}
+    progress.skipped_validation |= {number[entry.path]: entry.reason for entry in measurement.skipped}
     metrics = measurement.metrics
     progress.validated = progress.step
     score = metrics["harmonic"]["recall@1"]

@@ -26,7 +26,7 @@ from unimetric.training.extension import Extension
 from unimetric.training.provenance import code_version, describe_processor
 from unimetric.training.setup import build_embedder
 from unimetric.training.step import ComputedStep, Objective, StepInput, compute_step, noise_seed
-from unimetric.training.tensors import write_tensors
+from unimetric.training.tensors import independent, part_of, write_tensors
 
 TENSORS, FACTS = "tensors.safetensors", "step.json"
 
@@ -67,7 +67,6 @@ def write_nonfinite_dump(
         # The state behind the seed, in case another version of torch derives a different one.
         generator = torch.Generator().manual_seed(noise_seed(given.seed, given.step, use))
         tensors[name] = generator.get_state()
-    copies = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
     content = {
         **facts,
         "cause": diagnosis.cause,
@@ -86,7 +85,7 @@ def write_nonfinite_dump(
         "configuration": asdict(config),
     }
     make_folder(folder)
-    write_tensors(folder / TENSORS, copies)
+    write_tensors(folder / TENSORS, independent(tensors))
     write_json(folder / FACTS, content)
 
 
@@ -120,8 +119,8 @@ def replay_step(folder: str | Path, *, precision: str | None = None, device: str
         config.loss.options,
         config.model.nested_sizes,
     )
-    embedder.load_state_dict(_part(tensors, "model"), strict=False)
-    loss.load_state_dict(_part(tensors, "loss"))
+    embedder.load_state_dict(part_of(tensors, "model"), strict=False)
+    loss.load_state_dict(part_of(tensors, "loss"))
     place = choose_device(device)
     given = StepInput(
         images=tensors["images"].to(place),
@@ -142,8 +141,3 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return json.loads((folder / FACTS).read_text(encoding="utf-8")), load_file(folder / TENSORS)
     except (SafetensorError, ValueError) as error:
         raise UserError(f"{folder} is damaged ({error}): let the run come upon the step again") from error
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    start = f"{prefix}."
-    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}

@@ -12,7 +12,7 @@ import torch
 import unimetric
 from unimetric.config import DataConfig, RunConfig
 from unimetric.cpu import available_cores
-from unimetric.data.catalog import Dataset, Item
+from unimetric.data.catalog import Dataset, Item, Unusable
 from unimetric.data.copies import copy_notes
 from unimetric.data.images import is_image_name
 from unimetric.data.reading import ImageReader, image_reader
@@ -22,7 +22,7 @@ from unimetric.data.sources import read_sources
 from unimetric.data.sources.unusable import unusable_files
 from unimetric.data.splits import Split, split_datasets
 from unimetric.errors import UserError, escaped
-from unimetric.evaluation.evaluate_split import Measurement, Skipped
+from unimetric.evaluation.evaluate_split import Measurement
 from unimetric.geometry import Geometry, Sphere
 from unimetric.integrations.loggers import chosen_loggers
 from unimetric.losses import LOSSES, loss_geometry, make_loss
@@ -149,11 +149,6 @@ def _left_out(datasets: Sequence[Dataset]) -> Iterator[str]:
             )
 
 
-def left_out_of(split: Split) -> list[Skipped]:
-    """Files in the folders of a split that could not be opened, as listed in ``metrics.json``."""
-    return [Skipped(Item(entry.path, "", ""), entry.reason) for entry in split.unusable]
-
-
 def build_embedder(config: RunConfig) -> Embedder:
     """A fresh embedder as configured, its random weights from the configured seed.
 
@@ -218,13 +213,13 @@ def unmeasured() -> Measurement:
 
 
 def describe(
-    config: RunConfig, embedder: Embedder | Ensemble, metrics: dict[str, Any], skipped: list[Skipped]
+    config: RunConfig, embedder: Embedder | Ensemble, metrics: dict[str, Any], skipped: Sequence[Unusable]
 ) -> dict[str, Any]:
     """Add the model, the machine and the skipped files to measured numbers."""
     precision = choose_precision(config.device.precision, embedder.device)
     metrics["counts"]["skipped_files"] = len(skipped)
     return metrics | {
-        "skipped": [{"path": str(entry.item.path), "reason": entry.reason} for entry in skipped],
+        "skipped": [{"path": str(entry.path), "reason": entry.reason} for entry in skipped],
         "model": embedder.description() if isinstance(embedder, Ensemble) else _describe_model(embedder),
         "machine": {
             "device": str(embedder.device),

@@ -15,6 +15,17 @@ from unimetric.files import write_atomically
 _CHUNK = 2**20
 
 
+def independent(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies on the CPU; tensors may share memory, and a file holds each by itself."""
+    return {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+
+
+def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix and a dot, by the rest of their names."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file atomically.
 

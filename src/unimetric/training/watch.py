@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from unimetric.data.workers import describe_end
+from unimetric.errors import cause
 
 _PERIOD = 1.0
 """Seconds between two checks."""
@@ -123,7 +124,7 @@ class Watch:
                 self._store.add(f"beat/{self.rank}", 1)
             return self._look_for_all() if self.rank == 0 else self._look_for_first()
         except RuntimeError as error:
-            return Verdict(f"the first of {self.count} processes is gone ({_one_line(error)})", from_first=False)
+            return Verdict(f"the first of {self.count} processes is gone ({cause(error)})", from_first=False)
 
     def _look_for_all(self) -> Verdict | None:
         # A published reason is more precise than an exit code.
@@ -164,7 +165,7 @@ class Watch:
         try:
             self._store.set(key, json.dumps(asdict(verdict)))
         except RuntimeError as error:
-            print(f"unimetric: cannot reach the other processes: {_one_line(error)}", file=sys.stderr)  # noqa: T201
+            print(f"unimetric: cannot reach the other processes: {cause(error)}", file=sys.stderr)  # noqa: T201
 
     def _read(self, key: str) -> Verdict | None:
         if self._store is None or not self._store.check([key]):
@@ -177,7 +178,3 @@ def leave_now(verdict: Verdict, line: str) -> None:
     if line:
         print(line, file=sys.stderr, flush=True)  # noqa: T201
     os._exit(verdict.exit_code)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
