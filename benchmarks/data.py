@@ -132,7 +132,7 @@ def plain_loader(root: Path, arguments: argparse.Namespace) -> Callable[[], obje
 
 def own_loader(paths: list[Path], read: ImageReader, arguments: argparse.Namespace) -> Callable[[], object]:
     """The loader of training, and the normalisation that the training step does."""
-    transform = TrainingTransform(arguments.image_size, HALVES, HALVES)
+    transform = TrainingTransform(arguments.image_size)
     items = [Item(path, path.parent.name, "a") for path in paths]
     sampler = InOrder(len(items), arguments.batch)
     loader = training_loader(items, [0] * len(items), transform, sampler, seed=0, workers=arguments.workers, read=read)

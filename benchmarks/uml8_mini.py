@@ -18,7 +18,7 @@ from machine import write_result
 from unimetric.commands.evaluate import evaluate_model
 from unimetric.config import RunConfig, run_config
 from unimetric.formats.run_folder import RunFolder
-from unimetric.report.tables import markdown_table, print_results
+from unimetric.report.tables import print_results, result_cells
 from unimetric.training.loop import train
 
 
@@ -39,7 +39,9 @@ def main() -> None:
         ("ours", _run(recipe, arguments.out / "ours")),
     ]
     print_results(rows)
-    table = markdown_table(rows)
+    header, cells = result_cells(rows)
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *cells]
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     results = {name: {key: value for key, value in metrics.items() if key != "skipped"} for name, metrics in rows}
     path = write_result("uml8_mini", {"config": arguments.config.name, "results": results})
     path.with_suffix(".md").write_text(f"Recall@1 on the unseen half of each domain's classes.\n\n{table}")

@@ -9,7 +9,7 @@ The first sentence of a field's description is its line in ``--help``; the whole
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -379,12 +379,8 @@ def run_config(values: Mapping[str, Any], origin: str) -> RunConfig:
     return from_options(RunConfig, values)
 
 
-def read_options(path: Path, extra: Sequence[str] = ()) -> dict[str, Any]:
+def read_options(path: Path) -> dict[str, Any]:
     """The nested options in a YAML file, by name as in `RunConfig`; their types are not looked at.
-
-    Args:
-        path: The file.
-        extra: Further valid names in addition to the sections.
 
     Raises:
         UserError: the file cannot be read, is no YAML, or has an unknown option.
@@ -392,5 +388,5 @@ def read_options(path: Path, extra: Sequence[str] = ()) -> dict[str, Any]:
     values = read_yaml(path)
     if not isinstance(values, Mapping):
         raise UserError(f"{path} holds no options: write a section, for example data:, and its options below it")
-    check_names(RunConfig, {name: value for name, value in values.items() if name not in extra}, str(path), extra)
+    check_names(RunConfig, values, str(path))
     return dict(values)

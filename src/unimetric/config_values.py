@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
 from unimetric.errors import UnknownOptionError, UserError, nearest_names, shown
@@ -12,7 +12,7 @@ from unimetric.errors import UnknownOptionError, UserError, nearest_names, shown
 T = TypeVar("T")
 
 
-def check_names(kind: type[Any], values: Any, origin: str, extra: Sequence[str] = ()) -> None:
+def check_names(kind: type[Any], values: Any, origin: str) -> None:
     """Check that every option, nested ones included, is a field of a configuration dataclass.
 
     Raises:
@@ -24,9 +24,7 @@ def check_names(kind: type[Any], values: Any, origin: str, extra: Sequence[str] 
         raise UserError(f"{origin} has {shown(values)} where options should stand: {', '.join(known)}")
     for name, value in values.items():
         if name not in known:
-            raise UnknownOptionError(
-                f"{origin} has an unknown option {shown(name)}; {nearest_names(str(name), [*known, *extra])}"
-            )
+            raise UnknownOptionError(f"{origin} has an unknown option {shown(name)}; {nearest_names(str(name), known)}")
         if dataclasses.is_dataclass(known[name]):
             check_names(cast(type[Any], known[name]), value, f"{origin}, {name}:")
 

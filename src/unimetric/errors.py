@@ -124,14 +124,14 @@ def cause(error: BaseException) -> str:
     return escaped(" ".join(str(error).split())[:200])
 
 
-def nearest_names(name: str, valid: Iterable[str], count: int = 3) -> str:
+def nearest_names(name: str, valid: Iterable[str]) -> str:
     """Return the valid names nearest to a wrong one, for the end of an error message.
 
     >>> nearest_names("arcfase", ["arcface", "cosface", "triplet"])
     "did you mean 'arcface' or 'cosface'? valid: arcface, cosface, triplet"
     """
     names = sorted(valid)
-    close = difflib.get_close_matches(name, names, n=count, cutoff=0.5)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     listed = ", ".join(names) if len(names) <= 40 else f"{len(names)} names"
     if not close:
         return f"valid: {listed}"

@@ -59,6 +59,17 @@ def duration(seconds: float) -> str:
     return f"about {round(seconds / 60)} minutes"
 
 
+def clock_time(seconds: float) -> str:
+    """Return a time in minutes and seconds, with hours where there are any.
+
+    >>> clock_time(59.6), clock_time(3605)
+    ('1:00', '1:00:05')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
 def progress_bar(disable: bool = False) -> Progress:
     """Return a progress bar on standard error with a count, the time spent and the time left."""
     return Progress(

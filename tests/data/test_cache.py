@@ -216,7 +216,7 @@ def test_batches_come_from_the_cache(workers: int, paths: list[Path], tmp_path: 
     def batches(read: ImageReader, count: int) -> list[torch.Tensor]:
         sampler = make_sampler("natural", {}, numbers, None, 4)
         sampler.start(0)
-        transform = TrainingTransform(16, (0.5,) * 3, (0.5,) * 3)
+        transform = TrainingTransform(16)
         loader = training_loader(items, numbers, transform, sampler, seed=0, workers=count, read=read)
         return [batch.images for batch in loader]
 

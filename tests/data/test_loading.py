@@ -17,7 +17,7 @@ from unimetric.data.sampling import make_sampler
 from unimetric.data.transforms import TrainingTransform
 from unimetric.data.workers import WorkerLoader
 
-TRANSFORM = TrainingTransform(16, (0.5,) * 3, (0.5,) * 3)
+TRANSFORM = TrainingTransform(16)
 
 
 @pytest.fixture(scope="module")

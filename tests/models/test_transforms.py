@@ -87,8 +87,7 @@ def test_a_sliver_takes_no_memory():
 
 
 def train(image, seed, **options):
-    transform = TrainingTransform(32, MEAN, STD, **options)
-    return transform.normalise(transform(image, seed))
+    return EvaluationTransform(32, MEAN, STD).normalise(TrainingTransform(32, **options)(image, seed))
 
 
 @pytest.mark.parametrize("shape", [(60, 40), (1, 4000), (4000, 1), (5, 7), (1, 1)])
@@ -107,7 +106,7 @@ def test_training_crops_are_those_of_pillow_to_a_few_grey_levels(shape):
     noise = np.random.default_rng(0).integers(0, 256, (shape[1], shape[0], 3), dtype=np.uint8)
     image = Image.fromarray(noise).filter(ImageFilter.GaussianBlur(1))
     for seed in range(20):
-        found = TrainingTransform(32, MEAN, STD, crop_scale_min=0.3)(image, seed)
+        found = TrainingTransform(32, crop_scale_min=0.3)(image, seed)
         torch.manual_seed(seed)
         crop = v2.RandomResizedCrop(32, scale=(0.3, 1.0), interpolation=v2.InterpolationMode.BICUBIC)(image)
         mirrored = bool(torch.rand(()) < 0.5)
@@ -139,8 +138,7 @@ def test_crops_take_at_least_the_wanted_share_of_the_area(smallest):
     ramp[..., 0], ramp[..., 1] = np.arange(200)[None], np.arange(200)[:, None]
     areas = []
     for seed in range(100):
-        transform = TrainingTransform(32, (0, 0, 0), (1 / 255,) * 3, crop_scale_min=smallest)
-        out = transform.normalise(transform(Image.fromarray(ramp), seed))
+        out = TrainingTransform(32, crop_scale_min=smallest)(Image.fromarray(ramp), seed).float()
         # Centres of the first and last pixel are 31/32 of the crop's side apart.
         width, height = ((out[c].max() - out[c].min()) * 32 / 31 for c in (0, 1))
         areas.append(float(width * height) / 200**2)

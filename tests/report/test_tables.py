@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from unimetric.report.tables import markdown_table, print_results
+from unimetric.report.tables import print_results, result_cells
 
 
 def metrics(separate: dict[str, float], harmonic: float, unified: float, **more: Any) -> dict[str, Any]:
@@ -84,14 +84,13 @@ def test_what_was_not_measured_is_said() -> None:
     )
 
 
-def test_markdown() -> None:
-    table = markdown_table([*ROWS, ("a|b", metrics({"cars": 0.1}, 0.1, 0.1, seconds=59.6))])
-    assert table.splitlines() == [
-        "| Recall@1, % | birds | cars | flowers | harmonic | unified | trained | time |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-        "| frozen | 50.0 | 6.7 | – | 10.0 | 20.0 | 0 | 0:05 |",
-        "| puma | 100.0 | – | 25.0 | 30.0 | 40.0 | 2.49 M | 1:00:05 |",
-        r"| a\|b | – | 10.0 | – | 10.0 | 10.0 | 2.49 M | 1:00 |",
+def test_cells() -> None:
+    header, cells = result_cells([*ROWS, ("a|b", metrics({"cars": 0.1}, 0.1, 0.1, seconds=59.6))])
+    assert header == ["Recall@1, %", "birds", "cars", "flowers", "harmonic", "unified", "trained", "time"]
+    assert cells == [
+        ["frozen", "50.0", "6.7", "–", "10.0", "20.0", "0", "0:05"],
+        ["puma", "100.0", "–", "25.0", "30.0", "40.0", "2.49 M", "1:00:05"],
+        ["a|b", "–", "10.0", "–", "10.0", "10.0", "2.49 M", "1:00"],
     ]
 
 

@@ -39,24 +39,22 @@ class EvaluationTransform:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Normalise pixels, uint8 [..., 3, S, S], to float32 of the same shape."""
-        return _normalise(pixels, self.mean, self.std)
+        scaled = F.to_dtype(pixels, torch.float32, scale=True)
+        normalised: Tensor = F.normalize(scaled, list(self.mean), list(self.std))
+        return normalised
 
 
 @dataclass(frozen=True)
 class TrainingTransform:
-    """Cut a random crop, resize it to the input (bicubic), mirror it by chance; `normalise` is for whole batches.
+    """Cut a random crop, resize it to the input (bicubic) and mirror it by chance.
 
     Args:
         image_size: Side S of the square input in pixels.
-        mean: Per channel, for pixel values in [0, 1].
-        std: Per channel, for pixel values in [0, 1].
         crop_scale_min: Smallest share of the image's area that a crop takes, in (0, 1].
         horizontal_flip: Mirror half of the images.
     """
 
     image_size: int
-    mean: Sequence[float]
-    std: Sequence[float]
     crop_scale_min: float = 0.2
     horizontal_flip: bool = True
 
@@ -72,12 +70,3 @@ class TrainingTransform:
         # A tensor, not a Pillow image: the same bicubic filter, to a few grey levels, in a third of the time.
         pixels = F.resize(pixels, [self.image_size] * 2, interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
         return (F.horizontal_flip(pixels) if mirrored else pixels).contiguous()
-
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """Normalise pixels, uint8 [..., 3, S, S], to float32 of the same shape."""
-        return _normalise(pixels, self.mean, self.std)
-
-
-def _normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    normalised: Tensor = F.normalize(F.to_dtype(pixels, torch.float32, scale=True), list(mean), list(std))
-    return normalised

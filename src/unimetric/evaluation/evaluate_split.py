@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from unimetric.data.catalog import Item, Unusable, identities
-from unimetric.data.images import ImageError, decode_image
+from unimetric.data.images import decode_image
 from unimetric.errors import UserError
 from unimetric.evaluation import LabelWarning, Report, evaluate
 from unimetric.evaluation.per_query import PerQuery
@@ -24,23 +24,8 @@ from unimetric.formats.vectors import MeasuredVectors
 from unimetric.geometry import Geometry, PoincareBall
 from unimetric.progress import progress_bar
 
-
-class Encoder(Protocol):
-    """A model that can be evaluated: an `Embedder`, or an `Ensemble` of them."""
-
-    @property
-    def geometry(self) -> Geometry:
-        """The space of the vectors: unit sphere or Poincaré ball."""
-
-    def encode_batches(
-        self,
-        images: Iterable[Callable[[], Image.Image]],
-        *,
-        batch_size: int = 32,
-        precision: str = "auto",
-        skip_unreadable: bool = False,
-    ) -> Iterator[tuple[NDArray[np.float32], list[ImageError | None]]]:
-        """Embed images batch by batch, as `Embedder.encode_batches` does."""
+if TYPE_CHECKING:
+    from unimetric.models.encoding import Encoder
 
 
 @dataclass(frozen=True)

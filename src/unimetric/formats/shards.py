@@ -15,9 +15,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from unimetric.errors import UserError
+from unimetric.formats.vectors import as_unicode
 from unimetric.storage import objects as storage
 
 INFO_FILE = "shards.json"
+_ROWS = 8192
+"""Rows that are read at once."""
 _SKIPPED = b"unimetric.skipped"
 _FINGERPRINT = b"unimetric.fingerprint"
 _BASE = b"unimetric.base"
@@ -125,14 +128,14 @@ def write_shard(
     """
     flat = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
     columns = {
-        "path": pa.array([_unicode(row.path) for row in rows], pa.string()),
-        "label": pa.array([_unicode(row.label) for row in rows], pa.string()),
-        "dataset": pa.array([_unicode(row.dataset) for row in rows], pa.string()),
+        "path": pa.array([as_unicode(row.path) for row in rows], pa.string()),
+        "label": pa.array([as_unicode(row.label) for row in rows], pa.string()),
+        "dataset": pa.array([as_unicode(row.dataset) for row in rows], pa.string()),
         "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
         "content_hash": pa.array([row.content_hash for row in rows], pa.string()),
         "thumbnail": pa.array([row.thumbnail for row in rows], pa.binary()),
     }
-    entries = json.dumps([[_unicode(entry.path), entry.reason] for entry in skipped])
+    entries = json.dumps([[as_unicode(entry.path), entry.reason] for entry in skipped])
     table = pa.table(columns).replace_schema_metadata({_SKIPPED: entries, _FINGERPRINT: fingerprint, _BASE: base})
     content = io.BytesIO()
     pq.write_table(table, content)
@@ -173,7 +176,7 @@ def shard_files(folder: str) -> list[str]:
     return files
 
 
-def read_shard(place: str, fingerprint: str, rows: int = 8192) -> Iterator[dict[str, Any]]:
+def read_shard(place: str, fingerprint: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a shard in parts: lists by column name, ``vector`` as float32 [n, E], ``base`` as text.
 
     Raises:
@@ -188,7 +191,7 @@ def read_shard(place: str, fingerprint: str, rows: int = 8192) -> Iterator[dict[
                     f"{place} holds vectors of another model (fingerprint {found[:12]}, not {fingerprint[:12]}); "
                     "name the model that they were embedded with"
                 )
-            for batch in file.iter_batches(batch_size=rows):
+            for batch in file.iter_batches(batch_size=_ROWS):
                 columns: dict[str, Any] = {
                     name: batch[name].to_pylist() for name in batch.schema.names if name != "vector"
                 }
@@ -204,8 +207,3 @@ def read_shard(place: str, fingerprint: str, rows: int = 8192) -> Iterator[dict[
 
 def _damaged(place: str, error: Exception) -> UserError:
     return UserError(f"the shard {place} is damaged ({' '.join(str(error).split())}); delete it and embed again")
-
-
-def _unicode(text: str) -> str:
-    """Escape bytes of a file name that are not UTF-8, which Parquet cannot hold."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,9 @@ def check_type(name: str) -> StoredType:
     Raises:
         UserError: it is none.
     """
-    for known in STORED_TYPES:
-        if name == known:
-            return known
-    raise UserError(f"--vector_type is {shown(name)}; {nearest_names(name, STORED_TYPES)}")
+    if name not in STORED_TYPES:
+        raise UserError(f"--vector_type is {shown(name)}; {nearest_names(name, STORED_TYPES)}")
+    return cast(StoredType, name)
 
 
 def encode_vectors(type: StoredType, vectors: NDArray[np.float32]) -> NDArray[Any]:

@@ -69,14 +69,14 @@ def write_measured(path: Path, measured: MeasuredVectors) -> None:
         vectors = np.concatenate([measured.query_vectors, measured.gallery_vectors])
         sides = ["query"] * len(measured.query) + ["gallery"] * len(measured.gallery)
     columns = {
-        "path": [_unicode(str(item.path)) for item in items],
-        "label": [_unicode(item.label) for item in items],
-        "dataset": [_unicode(item.dataset) for item in items],
+        "path": [as_unicode(str(item.path)) for item in items],
+        "label": [as_unicode(item.label) for item in items],
+        "dataset": [as_unicode(item.dataset) for item in items],
         "side": sides,
         "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
     }
     if any(item.labels for item in items):
-        several = [[_unicode(label) for label in item.labels] or None for item in items]
+        several = [[as_unicode(label) for label in item.labels] or None for item in items]
         columns["labels"] = pa.array(several, pa.list_(pa.string()))
     table = pa.table(columns)
     write_atomically(path, lambda temporary: pq.write_table(table, temporary))
@@ -120,6 +120,6 @@ def read_measured(path: Path) -> MeasuredVectors:
     )
 
 
-def _unicode(text: str) -> str:
+def as_unicode(text: str) -> str:
     """Escape bytes of a file name that are not UTF-8, which neither Parquet nor a page can hold."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -16,6 +16,7 @@ from unimetric.data.batches import ImageLike, listed_images, prepared_batches
 from unimetric.data.images import ImageError
 from unimetric.data.transforms import EvaluationTransform
 from unimetric.errors import UserError
+from unimetric.geometry import Geometry
 from unimetric.models.devices import choose_precision
 from unimetric.models.inference import fuse
 from unimetric.models.int8 import Int8Model
@@ -95,15 +96,17 @@ def _state_of(network: Network) -> tuple[object, ...]:
 
 
 class Encoder:
-    """Base of classes that embed images.
+    """Base of classes that embed images: `Embedder`, and `Ensemble` of them.
 
-    Subclasses define ``embedding_size``, `transform` and `inference_form`.
+    Subclasses define ``embedding_size``, ``geometry``, `transform` and `inference_form`.
 
     Attributes:
+        geometry: The space of the vectors: unit sphere or Poincaré ball.
         encoded_in: The form that `encode` last used, in a few words; None before.
     """
 
     embedding_size: int
+    geometry: Geometry
     encoded_in: str | None = None
 
     @property

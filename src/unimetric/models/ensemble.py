@@ -45,7 +45,7 @@ class Ensemble(nn.Module, Encoder):
         for member, name in zip(members, self.names, strict=True):
             _check_same_kind(members[0], member, self.names[0], name)
         self.models = nn.ModuleList(members)
-        self.embedding_size = members[0].embedding_size
+        self.embedding_size, self.geometry = members[0].embedding_size, members[0].geometry
 
     @classmethod
     def from_pretrained(
@@ -68,11 +68,6 @@ class Ensemble(nn.Module, Encoder):
     def members(self) -> list[Embedder]:
         """The embedders, in the order given."""
         return [cast(Embedder, member) for member in self.models]
-
-    @property
-    def geometry(self) -> Geometry:
-        """The space of the members' vectors."""
-        return self.members[0].geometry
 
     @property
     def transform(self) -> EvaluationTransform:

@@ -27,13 +27,7 @@ class Network(nn.Module):
     final norm and pooling → linear head → L2 normalisation, or exponential map into the ball. Only the method and the
     head have gradients.
 
-    Args:
-        backbone: The frozen backbone. The network takes it over.
-        method: Name of the parameter-efficient method, see `METHODS`.
-        options: Its options; others keep their defaults.
-        embedding_size: E. A method without a head returns vectors of the backbone's own width instead.
-        geometry: The space of the vectors: ``sphere``, ``poincare`` (with the paper's constants), or a `PoincareBall`
-            with others. A method without a head supports the sphere only.
+    For the arguments see `unimetric.models.embedder.Embedder`. The network takes the backbone over.
 
     Attributes:
         size_map: For a model with shortened vectors, the linear map [E, s] before they are normalised again; else None.

@@ -29,18 +29,9 @@ def push_model(
     message: str = "",
     token: str | None = None,
 ) -> str:
-    """Push the model of a run folder or a model folder.
+    """Push the model of a run folder or a model folder, and return the address of the commit.
 
-    Args:
-        path: The folder.
-        name: The model on the hub, with a branch as its revision.
-        private: Make a new model private.
-        license: Identifier of the licence for the card, such as ``apache-2.0``.
-        message: The commit's first line.
-        token: Access token; by default that of HF_TOKEN or of ``hf auth login``.
-
-    Returns:
-        The address of the commit.
+    A branch is the revision of ``name``. For the other arguments see `Embedder.push_to_hub`.
 
     Raises:
         UserError: the folder contains no model or a damaged one, or the hub refused or cannot be reached.

@@ -1,4 +1,4 @@
-"""Tables of measured numbers for the terminal and in Markdown."""
+"""Tables of measured numbers for the terminal."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from unimetric.progress import clock_time
 
 _PACKAGED_NOTE = (
     "dinov2-small is a DINOv2 that was fine-tuned for saliency: its frozen numbers are well below the original's."
@@ -42,7 +44,7 @@ def _values(metrics: dict[str, Any], datasets: Sequence[str], intervals: bool) -
         ),
         *(_recall(metrics[part], ends and ends[part]) if metrics[part] else "–" for part in ("harmonic", "unified")),
         _count(metrics["model"]["trainable_parameters"]),
-        _duration(metrics.get("training_seconds", 0) + metrics["seconds"]),
+        clock_time(metrics.get("training_seconds", 0) + metrics["seconds"]),
     ]
 
 
@@ -98,15 +100,8 @@ def _single(name: str, metrics: dict[str, Any], *, intervals: bool) -> tuple[lis
     ]
     cells += [[part, _recall(metrics[part], ends and ends[part]), ""] for part in ("harmonic", "unified")]
     cells.append(["trained", _count(metrics["model"]["trainable_parameters"]), ""])
-    cells.append(["time", _duration(metrics.get("training_seconds", 0) + metrics["seconds"]), ""])
+    cells.append(["time", clock_time(metrics.get("training_seconds", 0) + metrics["seconds"]), ""])
     return ["", name, "lost in the union"], cells
-
-
-def markdown_table(rows: Sequence[Row]) -> str:
-    """Return the table in Markdown."""
-    header, cells = result_cells(rows)
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *cells]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
 def _table(header: Sequence[str], cells: Sequence[Sequence[str]], title: str) -> Table:
@@ -151,9 +146,3 @@ def _count(value: int) -> str:
     if value >= 10_000:
         return f"{value / 1e6:.2f} M"
     return str(value)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

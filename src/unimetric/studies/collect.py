@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -190,8 +189,7 @@ def _joined(datasets: Sequence[str | None], measured: Sequence[dict[str, Any]], 
         if dataset in metrics["separate"]:
             values[str(dataset)] = metrics["separate"][dataset]["recall@1"]
     if len(values) == len(datasets):
-        recalls = list(values.values())
-        values[HARMONIC] = 0.0 if min(recalls) == 0 else len(recalls) / math.fsum(1 / recall for recall in recalls)
+        values[HARMONIC] = statistics.harmonic_mean(values.values())
     costs = [_costs(metrics) for metrics in measured]
     for name, join in ((PARAMETERS, sum), (SECONDS, sum), (MEMORY, max)):
         if all(name in cost for cost in costs):

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from unimetric.progress import clock_time
 from unimetric.studies.collect import MEMORY, PARAMETERS, RATIO, SECONDS, Row, Summary
 
 _COSTS = (PARAMETERS, RATIO, SECONDS, MEMORY)
@@ -80,12 +81,6 @@ def _count(value: float) -> str:
     return f"{value / 1e3:.1f} k" if value >= 10_000 else f"{value:.0f}"
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
 def _bytes(value: float) -> str:
     return f"{value / 1e9:.2f} GB"
 
@@ -93,7 +88,7 @@ def _bytes(value: float) -> str:
 _FORMATS: dict[str, Callable[[float], str]] = {
     PARAMETERS: _count,
     RATIO: "{:.1f}".format,
-    SECONDS: _duration,
+    SECONDS: clock_time,
     MEMORY: _bytes,
 }
 

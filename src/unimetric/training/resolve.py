@@ -19,11 +19,12 @@ from unimetric.data.splits import Split
 from unimetric.data.transforms import TrainingTransform
 from unimetric.data.workers import WorkerLoader, check_handover
 from unimetric.errors import UserError
-from unimetric.evaluation.evaluate_split import Encoder, Measurement, check_positives, measure
+from unimetric.evaluation.evaluate_split import Measurement, check_positives, measure
 from unimetric.formats.run_folder import RunFolder, run_identity
 from unimetric.losses import LOSSES, CurricularFace, make_loss, proxy_slice
 from unimetric.models.devices import compute_dtype
 from unimetric.models.embedder import Embedder
+from unimetric.models.encoding import Encoder
 from unimetric.progress import console
 from unimetric.training.extension import Extension, old_classes, old_new_groups
 from unimetric.training.optimiser import make_optimiser, rate_schedule
@@ -257,11 +258,8 @@ def _loader(
     sampler: BatchSampler,
     read: ImageReader,
 ) -> WorkerLoader[Batch]:
-    backbone, training = embedder.backbone, config.training
-    transform = TrainingTransform(
-        backbone.image_size, backbone.mean, backbone.std, training.crop_scale_min, training.horizontal_flip
-    )
-    workers = config.data.workers
+    training, workers = config.training, config.data.workers
+    transform = TrainingTransform(embedder.backbone.image_size, training.crop_scale_min, training.horizontal_flip)
     return training_loader(train, numbers, transform, sampler, seed=training.seed, workers=workers, read=read)
 
 
