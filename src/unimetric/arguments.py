@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 
 from unimetric.config import RunConfig, run_config
 from unimetric.config_values import from_options
@@ -148,7 +148,7 @@ class Command:
         """
         _check_names(self.parser, argv)
         start = None if base is None else self.parser.parse_object(_known(self.parser, base), defaults=False)
-        return _as_dict(self.parser.parse_args(list(argv), namespace=start, defaults=False))
+        return dict(self.parser.parse_args(list(argv), namespace=start, defaults=False).as_dict())
 
     def call(self, values: Mapping[str, Any]) -> int:
         """Call the function with parsed values.
@@ -297,10 +297,6 @@ def _known(parser: ArgumentParser, values: Mapping[str, Any]) -> dict[str, Any]:
         for section, options in values.items()
         if (kept := {name: value for name, value in options.items() if f"{section}.{name}" in known})
     }
-
-
-def _as_dict(namespace: Namespace) -> dict[str, Any]:
-    return dict(namespace.as_dict())
 
 
 def _converted(value: Any, hint: Any) -> Any:

@@ -106,7 +106,8 @@ def _run(argv: list[str]) -> int:
         print(f"unimetric {__version__}")  # noqa: T201
         return 0
     if name.partition("=")[0] == "--print_completion":
-        print(completion_script(_shell(argv), COMMANDS))  # noqa: T201
+        _, equals, shell = name.partition("=")
+        print(completion_script(shell if equals else "".join(argv[1:2]), COMMANDS))  # noqa: T201
         return 0
     if name not in COMMANDS:
         kind, known = ("option", [*_OPTIONS]) if name.startswith("-") else ("command", [*COMMANDS])
@@ -135,11 +136,6 @@ def _one_line(error: Exception) -> str:
         if len(text) <= _LONGEST_MESSAGE
         else f"{text[: _LONGEST_MESSAGE // 2]} ... {text[-_LONGEST_MESSAGE // 3 :]}"
     )
-
-
-def _shell(argv: Sequence[str]) -> str:
-    _, equals, shell = argv[0].partition("=")
-    return shell if equals else argv[1] if len(argv) > 1 else ""
 
 
 def _overview() -> str:

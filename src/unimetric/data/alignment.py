@@ -62,7 +62,10 @@ class Prepared:
         """Prepare grey values [S, S] of a whole picture that was stretched to a square."""
         side = len(grey)
         ground = _band(grey, side / 90)
-        sums, squares = (_integral(values) for values in (ground, ground**2))
+        # Sums over everything above and left of each place.
+        sums, squares = (
+            np.pad(values.astype(np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0))) for values in (ground, ground**2)
+        )
         spreads = []
         for small in _sizes(side):
             mean = _window(sums, small) / small**2
@@ -108,15 +111,11 @@ def refined(one: Grey, other: Grey, start: Overlay) -> Overlay:
 
 
 def _misfit(ground: Image.Image, pattern: NDArray[np.float32], box: NDArray[np.float64]) -> float:
-    return -_overlap(ground, pattern, box)
-
-
-def _overlap(ground: Image.Image, pattern: NDArray[np.float32], box: NDArray[np.float64]) -> float:
-    """Return the normalised cross-correlation of a part with its place in the whole."""
+    """Return minus the normalised cross-correlation of a part with its place in the whole."""
     window = _laid_over(ground, len(pattern), box)
     # Skip the border, where the band-pass lacks neighbours.
     inner = slice(len(pattern) // 16, -(len(pattern) // 16))
-    return float(_correlation(window[inner, inner].ravel(), pattern[inner, inner].ravel()))
+    return -float(_correlation(window[inner, inner].ravel(), pattern[inner, inner].ravel()))
 
 
 def _laid_over(ground: Image.Image, side: int, box: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -189,10 +188,6 @@ def _band(grey: Grey, blur: float) -> NDArray[np.float32]:
     band = ndimage.gaussian_filter(values, blur) - ndimage.uniform_filter(values, around)
     scaled: NDArray[np.float32] = band / (ndimage.uniform_filter(np.abs(band), around) + _FAINT)
     return scaled
-
-
-def _integral(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.pad(values.astype(np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
 
 
 def _window(sums: NDArray[np.float64], size: int) -> NDArray[np.float64]:

@@ -57,14 +57,14 @@ def select_train(
     if few_shot is not None:
         notes += _too_small(train, few_shot)
         train = [item for item in train if ranked[item][0] < few_shot]
-    limits = {item.dataset: _limit(item.dataset, train_images or {}) for item in train}
+    limits = train_images or {}
     members: defaultdict[str, list[Item]] = defaultdict(list)
     for item in train:
         members[item.dataset].append(item)
     kept: set[Item] = set()
     for dataset, items in members.items():
         # The first image of every class, the classes in an order of their own, then the second of every class, ...
-        taken = sorted(items, key=ranked.__getitem__)[: limits[dataset]]
+        taken = sorted(items, key=ranked.__getitem__)[: limits.get(dataset, limits.get(OTHERS))]
         notes += _without_images(dataset, items, taken)
         kept.update(taken)
     return replace(split, train=tuple(item for item in train if item in kept), notes=(*split.notes, *notes))
@@ -100,10 +100,6 @@ def _too_small(train: Sequence[Item], few_shot: int) -> list[str]:
         "and give all they have"
         for dataset, count in small.items()
     ]
-
-
-def _limit(dataset: str, limits: Mapping[str, int]) -> int | None:
-    return limits.get(dataset, limits.get(OTHERS))
 
 
 def _without_images(dataset: str, items: Sequence[Item], taken: Sequence[Item]) -> list[str]:

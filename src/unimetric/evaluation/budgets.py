@@ -122,7 +122,6 @@ class _Task:
         query_ids: Number of each query's image, [Q].
         gallery_ids: Number of each gallery item's image, [G].
         query, gallery: The items.
-        query_classes, gallery_classes: Numbers of (dataset, label); None where an image has several labels.
         query_datasets, gallery_datasets: Numbers of datasets.
         names: Names of the datasets.
         scored: True for a query with another image of its class in the gallery, [Q].
@@ -132,8 +131,6 @@ class _Task:
     gallery: tuple[Item, ...]
     query_ids: npt.NDArray[np.int64]
     gallery_ids: npt.NDArray[np.int64]
-    query_classes: npt.NDArray[np.int64] | None
-    gallery_classes: npt.NDArray[np.int64] | None
     query_datasets: npt.NDArray[np.int64]
     gallery_datasets: npt.NDArray[np.int64]
     names: tuple[str, ...]
@@ -143,17 +140,13 @@ class _Task:
     def of(cls, vectors: MeasuredVectors) -> _Task:
         sides = (vectors.query, vectors.gallery)
         (query_ids, gallery_ids), _ = factorize(*vectors.identities())
-        (query_classes, gallery_classes), _ = factorize(*([(i.dataset, i.label) for i in side] for side in sides))
         (query_datasets, gallery_datasets), names = factorize(*([i.dataset for i in side] for side in sides))
         members = Counter((item.dataset, label) for item in vectors.gallery for label in item.all_labels)
         own = np.isin(query_ids.numpy(), gallery_ids.numpy()).tolist()
-        several = any(item.labels for side in sides for item in side)
         return cls(
             *sides,
             query_ids.numpy(),
             gallery_ids.numpy(),
-            None if several else query_classes.numpy(),
-            None if several else gallery_classes.numpy(),
             query_datasets.numpy(),
             gallery_datasets.numpy(),
             tuple(map(str, names)),
@@ -200,17 +193,11 @@ class _Task:
         nearest = found.numpy()  # (Q, k), -1 where there is none
         if finer is not None:
             nearest = _rescored(queries[rows], finer[gallery_rows], nearest)
-        first = nearest[:, 0]
-        hits[asked] = self._is_right(rows, gallery_rows[first]) & (first >= 0)
+        hits[asked] = [
+            place >= 0 and self.gallery[gallery_rows[place]].is_right_for(self.query[row])
+            for row, place in zip(rows.tolist(), nearest[:, 0].tolist(), strict=True)
+        ]
         return hits
-
-    def _is_right(self, rows: npt.NDArray[np.int64], found: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Return true where a gallery item is of a query's class, or shares a label with it."""
-        if self.query_classes is None or self.gallery_classes is None:
-            pairs = zip(rows.tolist(), found.tolist(), strict=True)
-            return np.array([self.gallery[place].is_right_for(self.query[row]) for row, place in pairs], bool)
-        right: npt.NDArray[np.bool_] = self.gallery_classes[found] == self.query_classes[rows]
-        return right
 
     def points(self, budgets: Sequence[Budget], hits: Sequence[tuple[Floats, Floats]]) -> list[dict[str, Any]]:
         """Return the values and intervals of every budget, all from the same resamples."""

@@ -53,12 +53,7 @@ class Hyperbolic(nn.Module):
     """
 
     def __init__(
-        self,
-        num_classes: int,
-        embedding_size: int,
-        temperature: float = 0.2,
-        curvature: float = 0.1,
-        clip: float = 2.3,
+        self, num_classes: int, embedding_size: int, temperature: float = 0.2, curvature: float = 0.1, clip: float = 2.3
     ) -> None:
         super().__init__()
         check_constant(embedding_size >= 1, "embedding_size must be at least 1", embedding_size)

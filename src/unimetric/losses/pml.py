@@ -31,11 +31,7 @@ class MinedLoss(nn.Module):
     """
 
     def __init__(
-        self,
-        loss: nn.Module,
-        embedding_size: int,
-        num_classes: int | None = None,
-        miner: nn.Module | None = None,
+        self, loss: nn.Module, embedding_size: int, num_classes: int | None = None, miner: nn.Module | None = None
     ) -> None:
         super().__init__()
         self.loss = loss

@@ -319,10 +319,7 @@ def _create(name: str, **options: Any) -> Any:
 
 def _check_name(name: str) -> None:
     if not timm.is_model(name):
-        valid = [
-            *PACKAGED,
-            *(model for family in _FAMILIES for model in list_models(module=family, pretrained=True)),
-        ]
+        valid = [*PACKAGED, *(model for family in _FAMILIES for model in list_models(module=family, pretrained=True))]
         architectures = {valid_name.split(".")[0] for valid_name in valid}
         raise UserError(f"unknown --model.backbone {shown(name)}; {nearest_names(name, {*valid, *architectures})}")
     architecture, _, tag = name.partition(".")

@@ -18,7 +18,7 @@ from unimetric.data.transforms import EvaluationTransform
 from unimetric.errors import UserError
 from unimetric.geometry import Geometry
 from unimetric.models.devices import choose_precision
-from unimetric.models.inference import fuse
+from unimetric.models.inference import InferenceModel, fuse
 from unimetric.models.int8 import Int8Model
 from unimetric.models.network import Network, learned_names
 from unimetric.models.per_image import PerImageModel
@@ -72,16 +72,12 @@ class InferenceCache:
         if made is not None and made[0] == (chosen, *_state_of(network)):
             return made[1]
         with network.backbone.holding(torch.float32, trained_too=True):
-            made = (chosen, *_state_of(network)), _inference_form(network, chosen)
+            form: PixelEmbedder = Int8Model(network) if chosen == "int8" else fuse(network, chosen)
+            if isinstance(form, InferenceModel) and network.device.type == "cpu":
+                form = PerImageModel(form)
+            made = (chosen, *_state_of(network)), form
         self._made = made
         return made[1]
-
-
-def _inference_form(network: Network, precision: str) -> PixelEmbedder:
-    if precision == "int8":
-        return Int8Model(network)
-    model = fuse(network, precision)
-    return PerImageModel(model) if network.device.type == "cpu" else model
 
 
 def _state_of(network: Network) -> tuple[object, ...]:

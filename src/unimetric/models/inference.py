@@ -50,19 +50,16 @@ def fuse(network: Network, precision: str = "auto") -> InferenceModel:
         # Copy the structure only, because most weights are about to be replaced by smaller ones.
         twin = copy.deepcopy(network, {id(tensor): _same_values(tensor) for tensor in originals})
         model = InferenceModel(twin.eval(), dtype)
-        _own_what_is_learned(model, {tensor.data_ptr() for tensor in learned_weights(network).values()})
+        learned = {tensor.data_ptr() for tensor in learned_weights(network).values()}
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.data_ptr() in learned:
+                tensor.data = tensor.data.clone()
     return model
 
 
 def _same_values(tensor: Tensor) -> Tensor:
     shared = tensor.detach()
     return nn.Parameter(shared, requires_grad=False) if isinstance(tensor, nn.Parameter) else shared
-
-
-def _own_what_is_learned(model: nn.Module, learned: set[int]) -> None:
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.data_ptr() in learned:
-            tensor.data = tensor.data.clone()
 
 
 class InferenceModel(nn.Module):

@@ -104,8 +104,7 @@ def _read_onnx(path: Path) -> dict[str, torch.Tensor]:
     weights: dict[str, NDArray[np.float32]] = {
         "cls_token": values["backbone.embeddings.cls_token"],
         "pos_embed": np.concatenate(
-            [value for name, value in values.items() if re.fullmatch(r"onnx::\w+", name) and value.ndim == 3],
-            axis=1,
+            [value for name, value in values.items() if re.fullmatch(r"onnx::\w+", name) and value.ndim == 3], axis=1
         ),
         "patch_embed.proj.weight": values["backbone.embeddings.patch_embeddings.projection.weight"],
         "patch_embed.proj.bias": values["backbone.embeddings.patch_embeddings.projection.bias"],
@@ -135,11 +134,7 @@ def _block(index: int, values: dict[str, Any], linear: dict[str, Any]) -> dict[s
         f"{new}.ls1.gamma": values[f"{old}.layer_scale1.lambda1"],
         f"{new}.ls2.gamma": values[f"{old}.layer_scale2.lambda1"],
     }
-    for theirs, ours in (
-        ("attention.output.dense", "attn.proj"),
-        ("mlp.fc1", "mlp.fc1"),
-        ("mlp.fc2", "mlp.fc2"),
-    ):
+    for theirs, ours in (("attention.output.dense", "attn.proj"), ("mlp.fc1", "mlp.fc1"), ("mlp.fc2", "mlp.fc2")):
         block[f"{new}.{ours}.weight"] = linear[f"layer.{index}.{theirs}"]
         block[f"{new}.{ours}.bias"] = values[f"{old}.{theirs}.bias"]
     for norm in ("norm1", "norm2"):

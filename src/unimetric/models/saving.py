@@ -85,7 +85,8 @@ def read_model_config(path: Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         UserError: the folder contains no model, or its configuration is damaged.
     """
-    folder = _model_folder(path)
+    inside = path / "model"
+    folder = inside if not (path / CONFIG).is_file() and (inside / CONFIG).is_file() else path
     return folder, _read_config(folder)
 
 
@@ -99,11 +100,6 @@ def model_fingerprint(config: dict[str, Any]) -> str:
     backbone = {name: value for name, value in config["backbone"].items() if name != "weights"}
     content = {name: value for name, value in config.items() if name != "rotation"} | {"backbone": backbone}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _model_folder(path: Path) -> Path:
-    inside = path / "model"
-    return inside if not (path / CONFIG).is_file() and (inside / CONFIG).is_file() else path
 
 
 def read_geometry(path: Path, config: dict[str, Any]) -> Geometry:

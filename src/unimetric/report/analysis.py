@@ -158,7 +158,7 @@ class Analysis:
         """The rows of each class's queries."""
         rows: dict[tuple[str, str], list[int]] = {}
         for row, item in enumerate(self.vectors.query):
-            rows.setdefault(_class(item), []).append(row)
+            rows.setdefault((item.dataset, item.label), []).append(row)
         return rows
 
     @cached_property
@@ -176,10 +176,6 @@ class Analysis:
 def _score(value: float, interval: Sequence[float], queries: int) -> Score:
     low, high = interval
     return Score(value, low, high, queries)
-
-
-def _class(item: Item) -> tuple[str, str]:
-    return item.dataset, item.label
 
 
 def analyse(measured: Measured) -> Analysis:

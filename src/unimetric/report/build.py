@@ -52,10 +52,7 @@ class ReportOptions:
 
 
 def write_report(
-    folder: Path,
-    out: Path,
-    options: ReportOptions | None = None,
-    source: ModelSource | None = None,
+    folder: Path, out: Path, options: ReportOptions | None = None, source: ModelSource | None = None
 ) -> list[str]:
     """Write the report of a run, or of a folder that ``unimetric evaluate`` wrote, as one HTML file.
 

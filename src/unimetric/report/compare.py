@@ -197,7 +197,8 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
         width = max(len(short(line, 24)) for line, _ in comparison.lines)
         for line, cells in comparison.lines:
             cell = cells[number]
-            text = f"  {short(line, 24):{width}}  {percent(cell.score.value):>5} {_brackets(cell.score):14}"
+            interval = f"[{percent(cell.score.low)}, {percent(cell.score.high)}]"
+            text = f"  {short(line, 24):{width}}  {percent(cell.score.value):>5} {interval:14}"
             difference, probability = difference_words(cell)
             console.print(Text(f"{text} {difference:20} {probability}".rstrip()), soft_wrap=True)
         _, values = comparison.opis[-1]
@@ -222,10 +223,6 @@ def opis_words(value: float | None, first: float | None) -> tuple[str, str]:
     if value is None:
         return "–", ""
     return f"{value:.4f}", "" if first is None else f"{value - first:+.4f}".replace("-", "−")
-
-
-def _brackets(score: Score) -> str:
-    return f"[{percent(score.low)}, {percent(score.high)}]"
 
 
 def write_comparison(comparison: Comparison, out: Path) -> None:

@@ -47,12 +47,7 @@ class Inspection:
     distance: str
 
 
-def inspect_image(
-    folder: Path,
-    image: Path,
-    k: int = 8,
-    source: ModelSource | None = None,
-) -> Inspection:
+def inspect_image(folder: Path, image: Path, k: int = 8, source: ModelSource | None = None) -> Inspection:
     """Embed an image and find its neighbours in the gallery of a run.
 
     Args:

@@ -79,13 +79,12 @@ def collect(plan: Plan, folder: Folder) -> list[Row]:
         UserError: a ``metrics.json`` is damaged.
     """
     rows = [row for entry in plan.entries for row in _rows(plan, folder, entry)]
-    specialists = {entry.name for entry in plan.entries if _is_specialist(entry)}
+    specialists = {
+        entry.name
+        for entry in plan.entries
+        if entry.mode == "each" and entry.values.get("model", {}).get("method") == "full"
+    }
     return add_ratios(rows, specialists)
-
-
-def _is_specialist(entry: Entry) -> bool:
-    """Return whether an entry has one fully fine-tuned model per dataset."""
-    return entry.mode == "each" and entry.values.get("model", {}).get("method") == "full"
 
 
 def add_ratios(rows: Sequence[Row], specialists: Collection[str]) -> list[Row]:
@@ -109,7 +108,8 @@ def add_ratios(rows: Sequence[Row], specialists: Collection[str]) -> list[Row]:
 
 def _rows(plan: Plan, folder: Folder, entry: Entry) -> list[Row]:
     chosen = {model.name: folder.chosen(plan, entry, model) for model in entry.models}
-    main, ensemble = _Builder(_row_name(entry), entry), _Builder(f"{entry.name}, ensemble", entry)
+    main: list[_OfSeed] = []
+    ensembles: list[_OfSeed] = []
     for seed in entry.seeds:
         runs = [
             plan.run(entry, model, seed, options)
@@ -120,10 +120,10 @@ def _rows(plan: Plan, folder: Folder, entry: Entry) -> list[Row]:
         if len(measured) < len(entry.models):
             continue
         if entry.mode == "all":
-            main.add(seed, [measured[0][0]], _values(measured[0][1]))
+            main.append((seed, [measured[0][0]], _values(measured[0][1])))
             continue
         by_dataset = [model.dataset for model in entry.models]
-        main.add(seed, runs, _joined(by_dataset, [metrics for _, metrics in measured], entry.mode))
+        main.append((seed, runs, _joined(by_dataset, [metrics for _, metrics in measured], entry.mode)))
         if entry.mode == "each" and len(runs) > 1:
             together = plan.ensemble(entry, seed, runs)
             metrics = folder.metrics(together)
@@ -132,34 +132,29 @@ def _rows(plan: Plan, folder: Folder, entry: Entry) -> list[Row]:
                 costs = _joined(by_dataset, [member for _, member in measured], entry.mode)
                 # Training costs are those of the members; memory is that of the ensemble's own evaluation.
                 own |= {name: costs[name] for name in (PARAMETERS, SECONDS) if name in costs}
-                ensemble.add(seed, [together], own)
-    return [main.row(), ensemble.row()] if entry.mode == "each" and len(entry.models) > 1 else [main.row()]
-
-
-def _row_name(entry: Entry) -> str:
-    return {
+                ensembles.append((seed, [together], own))
+    name = {
         "all": entry.name,
         "each": f"{entry.name}, each by its own model",
         "leave-one-out": f"{entry.name}, each by the model without it",
     }[entry.mode]
+    rows = [_row(name, entry, main)]
+    if entry.mode == "each" and len(entry.models) > 1:
+        rows.append(_row(f"{entry.name}, ensemble", entry, ensembles))
+    return rows
 
 
-class _Builder:
-    def __init__(self, name: str, entry: Entry) -> None:
-        self.name, self.entry = name, entry
-        self.seeds: list[int] = []
-        self.values: dict[str, list[float]] = {}
-        self.runs: list[Run] = []
+_OfSeed = tuple[int, Sequence[Run], dict[str, float]]
+"""A seed, its runs and its values by column."""
 
-    def add(self, seed: int, runs: Sequence[Run], values: dict[str, float]) -> None:
-        self.seeds.append(seed)
-        self.runs += runs
-        for column, value in values.items():
-            self.values.setdefault(column, []).append(value)
 
-    def row(self) -> Row:
-        entry = self.entry
-        return Row(self.name, entry.name, tuple(self.seeds), entry.seeds, self.values, tuple(self.runs))
+def _row(name: str, entry: Entry, seeds: Sequence[_OfSeed]) -> Row:
+    values: dict[str, list[float]] = {}
+    for _, _, of_seed in seeds:
+        for column, value in of_seed.items():
+            values.setdefault(column, []).append(value)
+    runs = tuple(run for _, runs, _ in seeds for run in runs)
+    return Row(name, entry.name, tuple(seed for seed, _, _ in seeds), entry.seeds, values, runs)
 
 
 def _values(metrics: dict[str, Any]) -> dict[str, float]:

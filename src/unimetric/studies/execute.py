@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,10 +163,5 @@ def _reason(log: Path, start: int, code: int) -> str:
     with log.open("rb") as file:
         file.seek(start)
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    return next(_last_lines(lines), f"exit code {code}")
-
-
-def _last_lines(lines: list[str]) -> Iterator[str]:
     # The first line is the command itself.
-    for line in reversed(lines[1:]):
-        yield line.removeprefix("unimetric: error: ")
+    return lines[-1].removeprefix("unimetric: error: ") if len(lines) > 1 else f"exit code {code}"

@@ -240,12 +240,7 @@ def _entries(file: MatrixFile, base: Mapping[str, Any], datasets: Sequence[str])
 
 
 def _entry(
-    file: MatrixFile,
-    base: Mapping[str, Any],
-    datasets: Sequence[str],
-    name: str,
-    folder: str,
-    labels: Sequence[str],
+    file: MatrixFile, base: Mapping[str, Any], datasets: Sequence[str], name: str, folder: str, labels: Sequence[str]
 ) -> Entry:
     origin = f"{file.path}, {name}"
     overlay = merge(*(file.axes[axis][label] for axis, label in zip(file.axes, labels, strict=True)))

@@ -57,12 +57,7 @@ class Progress:
 
 
 def save_checkpoint(
-    path: Path,
-    embedder: Embedder,
-    loss: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    progress: Progress,
-    identity: str,
+    path: Path, embedder: Embedder, loss: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress, identity: str
 ) -> None:
     """Write a checkpoint; the previous one stays until the new one is complete.
 

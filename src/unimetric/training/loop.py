@@ -152,7 +152,8 @@ def train_steps(run: Run, progress: Progress) -> None:
     fabric, total = run.fabric, run.total_steps
     model, optimiser = fabric.setup(run.embedder, run.optimiser)
     model.train()
-    writer = _open_log(run, progress) if run.first else nullcontext()
+    options = run.config.training.loggers, asdict(run.config)
+    writer = TrainingLog(run.folder.path, progress.step, *options) if run.first else nullcontext()
     bars = progress_bar(disable=not (run.first and console.is_terminal))
     with StopRequest(run.processes.count == 1) as stop, writer as log, bars as bar, run.loader:
         task = bar.add_task("Training", total=total, completed=progress.step, note="")
@@ -200,10 +201,6 @@ def train_steps(run: Run, progress: Progress) -> None:
             if stopping:
                 done_of_all = f"{progress.step} of {total}"
                 raise Interrupted(f"stopped after step {done_of_all}, nothing is lost", run.folder.how_to_resume)
-
-
-def _open_log(run: Run, progress: Progress) -> TrainingLog:
-    return TrainingLog(run.folder.path, progress.step, run.config.training.loggers, asdict(run.config))
 
 
 def _log_step(run: Run, progress: Progress, log: TrainingLog | None, value: float | None) -> None:

@@ -116,11 +116,7 @@ def _check_datasets(data: DataConfig, datasets: Sequence[str], training: bool) -
 
 def log_split(split: Split) -> None:
     """Print the size of each dataset's sides, and the notes of the split."""
-    parts = {
-        "train on": split.train,
-        "validate on": split.validation,
-        "test on": (*split.query, *split.gallery),
-    }
+    parts = {"train on": split.train, "validate on": split.validation, "test on": (*split.query, *split.gallery)}
     for dataset in dict.fromkeys(item.dataset for items in parts.values() for item in items):
         said: list[str] = []
         for use, items in parts.items():
@@ -207,8 +203,7 @@ def unmeasured() -> Measurement:
     """Return a measurement of nothing, with null for numbers, for a run without held-out classes."""
     counts = {"queries": 0, "gallery": 0, "queries_without_positive": 0, "datasets": {}}
     return Measurement(
-        {"separate": {}, "harmonic": None, "unified": None, "counts": counts, "distance": None, "seconds": 0.0},
-        (),
+        {"separate": {}, "harmonic": None, "unified": None, "counts": counts, "distance": None, "seconds": 0.0}, ()
     )
 
 

@@ -55,11 +55,7 @@ class Watch:
     """
 
     def __init__(
-        self,
-        rank: int,
-        count: int,
-        children: Mapping[int, subprocess.Popen[bytes]],
-        leave: Callable[[Verdict], None],
+        self, rank: int, count: int, children: Mapping[int, subprocess.Popen[bytes]], leave: Callable[[Verdict], None]
     ) -> None:
         self.rank, self.count, self.children = rank, count, children
         self._leave = leave
@@ -122,7 +118,9 @@ class Watch:
         try:
             if self._store is not None:
                 self._store.add(f"beat/{self.rank}", 1)
-            return self._look_for_all() if self.rank == 0 else self._look_for_first()
+            if self.rank == 0:
+                return self._look_for_all()
+            return self._read("verdict") or (self._silent(0) if self._is_silent(0) else None)
         except RuntimeError as error:
             return Verdict(f"the first of {self.count} processes is gone ({cause(error)})", from_first=False)
 
@@ -135,9 +133,6 @@ class Watch:
             if process.poll():
                 return self._read(f"failed/{rank}") or Verdict(f"{self._name(rank)} {describe_end(process.returncode)}")
         return next((self._silent(rank) for rank in range(1, self.count) if self._is_silent(rank)), None)
-
-    def _look_for_first(self) -> Verdict | None:
-        return self._read("verdict") or (self._silent(0) if self._is_silent(0) else None)
 
     def _is_silent(self, rank: int) -> bool:
         if self._store is None:

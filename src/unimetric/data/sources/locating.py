@@ -35,7 +35,10 @@ def locate_images(
         UserError: images are missing.
     """
     folder = manifest.parent
-    found = {text: _existing(folder, text) for text in dict.fromkeys(texts)}
+    found = {
+        text: next((path for spelling in _spellings(text) if _is_file(path := folder / spelling)), None)
+        for text in dict.fromkeys(texts)
+    }
     notes: tuple[str, ...] = ()
     if not any(found.values()):
         guess, found = _without_endings(folder, found)
@@ -47,13 +50,6 @@ def locate_images(
     if missing:
         raise _missing(manifest, texts, missing, row_place)
     return [path for text in texts if (path := found[text]) is not None], notes
-
-
-def _existing(folder: Path, text: str) -> Path | None:
-    for spelling in _spellings(text):
-        if _is_file(path := folder / spelling):
-            return path
-    return None
 
 
 def _spellings(text: str) -> Iterable[str | Path]:

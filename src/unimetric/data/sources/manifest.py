@@ -158,7 +158,7 @@ def _with_all_labels(rows: Rows, items: Sequence[Item]) -> tuple[list[Item], lis
 
 def parse_manifest(file: PurePath | str, content: bytes, name: str | None = None, *, classes: bool = True) -> Rows:
     """Read the rows of a manifest from its bytes; ``file`` is its path or address, otherwise as `read_manifest`."""
-    table = open_table(file, content, _columns_found)
+    table = open_table(file, content, lambda names: sum(bool(_find(names, wanted)) for wanted in ("path", "label")))
     if not table.names:
         raise UserError(f"the manifest {file} is empty; give it one row per image")
     columns = find_columns(table, classes=classes)
@@ -257,10 +257,6 @@ def _find(names: Sequence[str], wanted: str) -> list[int]:
         if found := exact or [place for place, key in enumerate(keys) if key in group]:
             return found
     return []
-
-
-def _columns_found(names: list[str]) -> int:
-    return sum(bool(_find(names, wanted)) for wanted in ("path", "label"))
 
 
 def _key(name: str) -> str:

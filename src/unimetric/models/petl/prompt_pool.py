@@ -51,10 +51,6 @@ class PromptPool(nn.Module):
         """Return the mean squared distance from orthogonality of keys, attentions and flattened prompts, a scalar."""
         with torch.autocast(self.keys.device.type, enabled=False):
             return sum(
-                (_gram(rows) - torch.eye(len(rows), device=rows.device)).square().mean()
+                (F.linear(rows, rows) - torch.eye(len(rows), device=rows.device)).square().mean()
                 for rows in (self.keys, self.attentions, self.prompts.flatten(1))
             )  # type: ignore[return-value]
-
-
-def _gram(rows: Tensor) -> Tensor:
-    return F.linear(rows, rows)
