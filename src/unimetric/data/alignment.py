@@ -87,15 +87,10 @@ def best_overlay(one: Prepared, other: Prepared) -> Overlay:
 
 
 def refined(one: Grey, other: Grey, start: Overlay) -> Overlay:
-    """Return an overlay with refined place, width and height.
+    """Return an overlay with refined place, width and height, of grey values [S, S], S larger than for `best_overlay`.
 
     Its fit is the lower quartile of the correlation over all textured blocks: a watermark changes few of them, while
     two products on a white background share nothing but the outline.
-
-    Args:
-        one: Grey values [S, S], where S may be larger than in `best_overlay`.
-        other: Likewise.
-        start: The initial overlay.
     """
     whole, part = (other, one) if start.swapped else (one, other)
     part = part[:, ::-1] if start.mirrored else part

@@ -55,12 +55,7 @@ def near_twins(labels: Iterable[Hashable]) -> list[list[Hashable]]:
 
 
 def label_notes(owner: str, written: Iterable[str]) -> list[str]:
-    """Return remarks on the labels of one dataset, one line each.
-
-    Args:
-        owner: the dataset in words, such as "dataset 'birds'".
-        written: its labels as its source writes them.
-    """
+    """Return remarks on the labels of one dataset as its source writes them, one line each; ``owner`` names it."""
     written = set(written)
     labels = {clean_label(label) for label in written}
     notes = []

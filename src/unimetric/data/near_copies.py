@@ -62,10 +62,7 @@ def near_copy(
 ) -> NearCopy | None:
     """Return how two pictures are copies of each other, or None.
 
-    Args:
-        one: The `small_grey` of a picture, prepared.
-        other: That of the other.
-        pictures: Returns both pictures; called where the small ones are promising.
+    The `small_grey` of both are given, prepared; ``pictures`` returns both, where the small ones are promising.
     """
     overlay = best_overlay(one, other)
     if overlay.fit < _PROMISING:

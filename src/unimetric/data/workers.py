@@ -80,12 +80,9 @@ def check_handover(batch_bytes: int, workers: int, processes: int = 1) -> None:
 
 
 def share(tensors: tuple[Tensor, ...]) -> str | None:
-    """Move tensors of a batch to shared memory, in a worker; nothing to do elsewhere.
+    """Move tensors of a batch to shared memory, in a worker; return the error, or None.
 
     Torch would do it in a separate thread, whose errors are lost.
-
-    Returns:
-        None, or the error.
     """
     if get_worker_info() is None:
         return None

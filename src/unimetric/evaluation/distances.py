@@ -140,14 +140,10 @@ def _minus_distance(ball: PoincareBall, similarities: Tensor) -> Tensor:
 
 
 def unit_rows(block: Tensor, first_row: int, name: str) -> Tensor:
-    """Divide rows by their norms and round them to the grid: multiples of 2^-24 in [-1, 1].
+    """Divide finite float64 rows [N, E] by their norms and round them to the grid: multiples of 2^-24 in [-1, 1].
 
-    Rows that differ by a factor that is a power of two give equal unit vectors.
-
-    Args:
-        block: Shape [N, E], float64, finite.
-        first_row: Its first row number, for errors.
-        name: Of the embeddings, for errors.
+    Rows that differ by a factor that is a power of two give equal unit vectors. ``first_row`` and ``name`` are for
+    errors.
 
     Raises:
         UserError: a row is zero.
@@ -167,14 +163,10 @@ def unit_rows(block: Tensor, first_row: int, name: str) -> Tensor:
 
 
 def cosine_similarities(queries: Tensor, gallery: Tensor) -> Tensor:
-    """Return the exact dot products of rows on the grid: cosines, up to the rounding of the rows.
+    """Return the exact dot products [Q, G] of rows on the grid: cosines, up to the rounding of the rows.
 
-    Args:
-        queries: From `unit_rows`, shape [Q, E], as float64 on any device.
-        gallery: From `unit_rows`, shape [G, E], on the same device.
-
-    Returns:
-        Similarities, shape [Q, G], float64 on that device, in [-1, 1] up to 1e-6.
+    Queries [Q, E] as float64 and gallery [G, E] are from `unit_rows`, on one device, which the float64 result is on
+    too. It lies in [-1, 1] up to 1e-6.
     """
     similarities = queries @ gallery.to(torch.float64).T  # (Q, G)
     if similarities.is_cuda:
@@ -221,16 +213,10 @@ def scaled(values: Tensor, exponent: int) -> Tensor:
 
 
 def euclidean_rows(exponent: int, block: Tensor, first_row: int, name: str) -> Tensor:
-    """Scale points, round them to the grid and append their squared norms.
+    """Scale finite float64 points [N, E], round them to the grid and append their squared norms.
 
-    Args:
-        exponent: From `common_exponent`.
-        block: Shape [N, E], float64, finite.
-        first_row: Unused, since every finite row has a distance.
-        name: Unused, likewise.
-
-    Returns:
-        Shape [N, E + 3], float32: the point, its squared norm, 1, and the rounding error of that squared norm.
+    The exponent is from `common_exponent`; ``first_row`` and ``name`` are unused, since every finite row has a
+    distance. Returns float32 [N, E + 3]: the point, its squared norm, 1, and the rounding error of that squared norm.
     """
     points = scaled(block, -exponent).div_(GRID).round_().mul_(GRID)
     squares = points.square().sum(dim=1, keepdim=True)
@@ -239,14 +225,10 @@ def euclidean_rows(exponent: int, block: Tensor, first_row: int, name: str) -> T
 
 
 def minus_squared_distances(queries: Tensor, gallery: Tensor) -> Tensor:
-    """Return ``-|x - y|^2`` of scaled points, exactly: the higher, the nearer.
+    """Return ``-|x - y|^2`` of scaled points, exactly, [Q, G]: the higher, the nearer.
 
-    Args:
-        queries: From `euclidean_rows`, shape [Q, E + 3], as float64 on any device.
-        gallery: From `euclidean_rows`, shape [G, E + 3], on the same device.
-
-    Returns:
-        Shape [Q, G], float64 on that device, from -4 to 0 up to 1e-5.
+    Queries [Q, E + 3] as float64 and gallery [G, E + 3] are from `euclidean_rows`, on one device, which the float64
+    result is on too. It lies between -4 and 0 up to 1e-5.
     """
     gallery = gallery.to(torch.float64)
     similarities = (2 * queries[:, :-3]) @ gallery[:, :-3].T  # (Q, G)

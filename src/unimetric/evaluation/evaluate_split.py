@@ -156,11 +156,7 @@ def evaluate_vectors(
 ) -> Report:
     """Evaluate what was embedded: the same vectors give the same report, bit by bit.
 
-    Args:
-        vectors: Queries and gallery; an image is excluded from its own neighbours.
-        geometry: The space of the vectors, which sets the distance.
-        ks: The k of every Recall@k. Recall@1 is measured in any case.
-        mean_average_precision: Also compute mAP.
+    An image is excluded from its own neighbours; the geometry sets the distance. Recall@1 is measured in any case.
 
     Raises:
         UserError: nothing can be measured.

@@ -52,14 +52,9 @@ class Retrieval:
     """The labels of the classes, if images have several; then, a gallery item that shares one is a positive."""
 
     def are_positives(self, query_rows: Tensor, gallery_rows: Tensor) -> Tensor:
-        """Return true where a gallery item is a positive of a query or the query itself.
+        """Return true, bool [q, n], where a gallery item is a positive of a query or the query itself.
 
-        Args:
-            query_rows: Shape [q], int64.
-            gallery_rows: Shape [q, n], int64.
-
-        Returns:
-            Shape [q, n], bool.
+        Query rows [q] and gallery rows [q, n] are int64.
         """
         of_queries, of_items = self.query_classes[query_rows], self.gallery_classes[gallery_rows]
         if self.label_sets is None:

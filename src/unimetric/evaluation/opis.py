@@ -77,11 +77,8 @@ class ClassPairs:
 def class_pairs(retrieval: Retrieval, seed: int = 0) -> ClassPairs:
     """Return the similarities of the pairs of every class in the gallery that has a query.
 
-    Of more than 2,000 pairs of a kind (fewer with more than 1,000 classes), as many are drawn with replacement.
-
-    Args:
-        retrieval: Queries, gallery, classes and distance. A query is not paired with itself.
-        seed: The same seed draws the same pairs.
+    Of more than 2,000 pairs of a kind (fewer with more than 1,000 classes), as many are drawn with replacement; the
+    same seed draws the same ones. A query is not paired with itself.
     """
     generator = np.random.default_rng(seed)
     queries, gallery = _Groups(retrieval.query_classes.numpy()), _Groups(retrieval.gallery_classes.numpy())

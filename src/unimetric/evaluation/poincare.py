@@ -31,16 +31,10 @@ _FINE = 2.0**-20
 
 
 def lifted_rows(ball: PoincareBall, block: Tensor, first_row: int, name: str) -> Tensor:
-    """Lift points to the hyperboloid, as coarse and fine parts side by side.
+    """Lift finite float64 points [N, E] to the hyperboloid; the clipping of the ball is not used.
 
-    Args:
-        ball: The ball; its clipping is not used.
-        block: Shape [N, E], float64, finite.
-        first_row: Its first row number, for errors.
-        name: Of the embeddings, for errors.
-
-    Returns:
-        Shape [N, 2 (E + 1)], float32: the coarse part of ``X_0, X_1, ...``, then the fine part.
+    The result is float32 [N, 2 (E + 1)]: the coarse part of ``X_0, X_1, ...``, then the fine part. ``first_row`` and
+    ``name`` are for errors.
 
     Raises:
         UserError: a point is outside the ball.
@@ -56,14 +50,10 @@ def lifted_rows(ball: PoincareBall, block: Tensor, first_row: int, name: str) ->
 
 
 def lorentz_similarities(queries: Tensor, gallery: Tensor) -> Tensor:
-    """Return ``X_1.. Y_1.. - X_0 Y_0``, which is ``-cosh(sqrt(c) d)``: the higher, the nearer.
+    """Return ``X_1.. Y_1.. - X_0 Y_0``, which is ``-cosh(sqrt(c) d)``, [Q, G]: the higher, the nearer.
 
-    Args:
-        queries: From `lifted_rows`, shape [Q, 2 (E + 1)], as float64 on any device.
-        gallery: From `lifted_rows`, shape [G, 2 (E + 1)], on the same device.
-
-    Returns:
-        Shape [Q, G], float64 on that device, at most -1 up to the rounding of the rows.
+    Queries [Q, 2 (E + 1)] as float64 and gallery [G, 2 (E + 1)] are from `lifted_rows`, on one device, which the
+    float64 result is on too. It is at most -1 up to the rounding of the rows.
     """
     width = queries.shape[1] // 2
     signed = queries.clone()

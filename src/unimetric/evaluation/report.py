@@ -160,14 +160,8 @@ def summarise(
 ) -> Report:
     """Compute all numbers of a report.
 
-    Args:
-        per_query: Results of each query.
-        counts: Numbers of queries and gallery items.
-        metrics: Names of the scores to report.
-        distance: The distance that the queries were compared by.
-        options: Resamples and seed.
-        parts: The retrieval within each dataset that has a separate value.
-        whole: The retrieval in the union of all.
+    The ``metrics`` are names of the scores to report; ``parts`` are the retrieval within each dataset that has a
+    separate value, ``whole`` is that in the union of all.
     """
     rows = {name: per_query.query_datasets == per_query.datasets.index(name) for name in parts}
     separate = {name: _means(per_query.separate, metrics, rows[name]) for name in parts}

@@ -85,16 +85,10 @@ class SelectedRows:
 
 
 def hold_or_stream(vectors: Vectors, name: str, distance: Distance, memory: int) -> Rows:
-    """Return prepared rows, held in memory if they fit, else read again on each access.
-
-    Args:
-        vectors: Shape [N, E], floating point.
-        name: Their name in errors.
-        distance: The distance that prepares them.
-        memory: Maximum number of bytes to hold.
+    """Return prepared rows of vectors [N, E], held where ``memory`` bytes are enough, else read again on each access.
 
     Raises:
-        UserError: not a floating-point matrix, empty, or a row that cannot be compared.
+        UserError: not a floating-point matrix, empty, or a row that cannot be compared; ``name`` is theirs.
     """
     for rows, block in blocks(vectors, name):
         width = distance.preparation(block, rows.start, name).shape[1]

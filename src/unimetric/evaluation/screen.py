@@ -88,12 +88,7 @@ class Candidates:
         return torch.maximum(self.floor, self.values[:, self.k - 1].double() - 2 * self.errors)
 
     def add(self, tile: Tensor, start: int) -> None:
-        """Add a tile of products.
-
-        Args:
-            tile: Shape [Q, multiple of GROUP], float32; -inf for excluded items.
-            start: The number of the first column's item.
-        """
+        """Add products [Q, multiple of GROUP], float32, -inf for excluded items; ``start`` is the first item."""
         groups = tile.view(len(tile), -1, GROUP)
         highest = groups.amax(dim=2)  # (Q, groups)
         # A candidate must exceed both the float32 just below the needed value and the last of the list.

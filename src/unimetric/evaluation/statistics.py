@@ -226,11 +226,7 @@ class Intervals:
 def bootstrap_intervals(per_query: PerQuery, metrics: Sequence[str], resamples: int, seed: int) -> Intervals:
     """Resample the queries with a positive within each dataset, the same ones for all metrics and protocols.
 
-    Args:
-        per_query: Results of each query.
-        metrics: M names of scores.
-        resamples: Number of resamples, at least 1.
-        seed: The same seed draws the same queries.
+    The ``metrics`` are M names of scores; there is at least one resample, and the same seed draws the same queries.
     """
     separate, unified, gaps, sizes = {}, {}, {}, {}
     for number, name in enumerate(per_query.datasets):

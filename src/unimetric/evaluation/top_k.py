@@ -289,14 +289,10 @@ def _product(left: Tensor, right: Tensor, buffer: Tensor) -> Tensor:
 
 
 def _hide(tile: Tensor, own: Tensor, known: Sequence[_Known], start: int, stop: int) -> None:
-    """Exclude each query itself, and places that it has already seen, from those between ``start`` and ``stop``.
+    """Exclude each query itself, and places that it has already seen, from the similarities of a tile.
 
-    Args:
-        tile: Similarities, shape [Q, stop - start or more].
-        own: The place to exclude for each query, shape [Q].
-        known: The places that queries have already seen.
-        start: The place of the first column.
-        stop: The place after the last.
+    The tile is [Q, stop - start or more], its columns the places from ``start`` to ``stop``; ``own`` is the place to
+    exclude for each query, [Q].
     """
     inside = ((own >= start) & (own < stop)).nonzero()[:, 0]
     tile[inside, own[inside] - start] = -torch.inf

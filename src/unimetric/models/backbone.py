@@ -288,12 +288,7 @@ def make_backbone(name: str, *, weights: str = "pretrained", image_size: int = 2
 
 
 def outline_backbone(name: str, *, image_size: int, pool: str = "auto") -> Backbone:
-    """Make a backbone on the device ``meta``: it has names and shapes, but no values, and takes no memory.
-
-    Args:
-        name: As for `make_backbone`.
-        image_size: Side of the square input in pixels.
-        pool: As for `make_backbone`.
+    """Make a backbone on the device ``meta``, as `make_backbone`: names and shapes without values or memory.
 
     Raises:
         UserError: unknown or unsupported name, or a size that the patch does not divide.

@@ -107,14 +107,7 @@ class ExportedEmbedder:
         self._mean, self._std = (np.asarray(about[name], np.float32)[:, None, None] for name in ("mean", "std"))
 
     def encode(self, images: Sequence[ImageLike] | ImageLike, *, batch_size: int = 32) -> NDArray[np.float32]:
-        """Embed images as `Embedder.encode` does.
-
-        Args:
-            images: The images, or a single one: paths, PIL images or arrays.
-            batch_size: Images per forward pass.
-
-        Returns:
-            Unit vectors, or points of the ball, float32 [N, E], in the order of ``images``.
+        """Embed images, or a single one, as `Embedder.encode` does: float32 [N, E], in their order.
 
         Raises:
             UserError: a file that cannot be read, or an array that is not an image.

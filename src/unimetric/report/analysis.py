@@ -113,13 +113,7 @@ class Analysis:
         return _score(value, self.numbers["intervals"]["unified_gap"][dataset], self.scored(dataset))
 
     def mistakes(self, dataset: str, count: int, neighbours: int) -> list[Mistake]:
-        """Return a dataset's mistakes in the union, the most similar wrong neighbour first.
-
-        Args:
-            dataset: The dataset's name.
-            count: The most mistakes.
-            neighbours: The most neighbours of each.
-        """
+        """Return at most ``count`` mistakes of a dataset in the union, the most similar wrong neighbour first."""
         wrong = self.wrong(dataset)
         nearest = self.report.per_query.unified.best_negative[wrong]
         rows = wrong[np.argsort(-nearest, kind="stable")[:count]]

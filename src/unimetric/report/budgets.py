@@ -64,11 +64,9 @@ def _kept(value: float, whole: float) -> str:
 
 
 def budget_figure(points: Sequence[Mapping[str, Any]], name: str) -> str:
-    """Draw Recall@1 over the bytes per image, on a logarithmic axis: a line for every type, with 95 % intervals.
+    """Draw Recall@1 over the bytes per image of the points of `measure_budgets`, on a logarithmic axis.
 
-    Args:
-        points: Of `measure_budgets`.
-        name: The figure's name, unique within the page.
+    Every type has a line, with 95 % intervals. The figure's name is unique within the page.
     """
     types = list(dict.fromkeys(map(type_name, points)))
     with drawing():

@@ -62,10 +62,7 @@ class Comparison:
 
 
 def compare_runs(folders: Sequence[Path]) -> Comparison:
-    """Compare two or more runs, query by query.
-
-    Args:
-        folders: Run folders or folders written by ``unimetric evaluate``; the others are compared with the first.
+    """Compare the folders of two or more runs, or of evaluations, query by query, with the first.
 
     Raises:
         UserError: fewer than two runs, one given twice, an incomplete one, or runs measured on different images.

@@ -16,11 +16,9 @@ from unimetric.report.figures import short
 
 
 def render(template: str, values: dict[str, Any]) -> str:
-    """Render a page with its stylesheet and script inside, and a policy that allows only these two.
+    """Render a template with its stylesheet and script inside, and a policy that allows only these two.
 
-    Args:
-        template: Its name in ``templates/``.
-        values: The template's values. Every string is escaped, except `markupsafe.Markup`.
+    Every string of the values is escaped, except `markupsafe.Markup`.
     """
     environment = Environment(
         loader=PackageLoader("unimetric.report"),

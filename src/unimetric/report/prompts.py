@@ -35,10 +35,7 @@ def average_prompt_weights(
 ) -> dict[str, NDArray[np.float32]] | None:
     """Return each dataset's average weight of every prompt, float32 [M]; None for a model without a pool.
 
-    Args:
-        embedder: The model.
-        images: The images of every dataset.
-        per_dataset: The most images of each dataset, evenly spaced.
+    Of each dataset, at most ``per_dataset`` images are taken, evenly spaced.
     """
     averages = {}
     for dataset, paths in images.items():

@@ -23,11 +23,8 @@ Row = tuple[str, dict[str, Any]]
 def result_cells(rows: Sequence[Row], *, intervals: bool = False) -> tuple[list[str], list[list[str]]]:
     """Return header and cells: per row a name, each dataset's Recall@1, harmonic mean, unified, parameters, time.
 
-    Recall@1 is in percent, time in minutes:seconds; missing values are shown as a dash.
-
-    Args:
-        rows: The measurements.
-        intervals: Write known 95 % intervals behind the numbers, as ``42.4 [40.1, 44.6]``.
+    Recall@1 is in percent, with known 95 % ``intervals`` as ``42.4 [40.1, 44.6]``; time is in minutes:seconds; missing
+    values are shown as a dash.
     """
     datasets = list(dict.fromkeys(name for _, metrics in rows for name in metrics["separate"]))
     header = ["Recall@1, %", *datasets, "harmonic", "unified", "trained", "time"]

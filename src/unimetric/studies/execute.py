@@ -32,15 +32,9 @@ class Failure:
 
 
 def execute(plan: Plan, folder: Folder, after_each: Callable[[], None]) -> list[Failure]:
-    """Run everything that is not done, all entries of the first seed before the second seed.
+    """Run everything that is not done, all entries of the first seed before the second seed; return what failed.
 
-    Args:
-        plan: The runs.
-        folder: Their folder.
-        after_each: Called after every run that succeeded.
-
-    Returns:
-        The runs that failed; the others are done.
+    ``after_each`` is called after every run that succeeded.
 
     Raises:
         UserError: a folder holds a run with other options, or another benchmark is running there.

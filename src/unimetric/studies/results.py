@@ -17,10 +17,9 @@ Measured = list[tuple[Run, dict[str, Any]]]
 
 
 def write_report(plan: Plan, folder: Folder, failures: Sequence[Failure] = ()) -> tuple[Grid, list[str]]:
-    """Write ``table.md``, ``table.csv``, ``table.tex``, ``results.csv`` and ``results.json`` of the finished runs.
+    """Write the finished runs' tables and ``results.json``; return the table and its notes.
 
-    Returns:
-        The table and its notes.
+    The tables are ``table.md``, ``table.csv``, ``table.tex`` and ``results.csv``.
 
     Raises:
         UserError: a run's numbers are damaged.

@@ -42,12 +42,9 @@ def update_average(average: dict[str, Tensor], embedder: Embedder, step: int, ho
 
 @contextmanager
 def averaged_weights(embedder: Embedder, average: dict[str, Tensor], origin: Path) -> Iterator[None]:
-    """Give a model the average for the length of a block, then its own weights again; an empty average changes nothing.
+    """Give a model the average for the length of a block, then its own weights again; an empty one changes nothing.
 
-    Args:
-        embedder: The model.
-        average: Weights by name.
-        origin: The file that an error message names.
+    Errors name the file ``origin``.
     """
     if not average:
         yield

@@ -41,16 +41,11 @@ class Baseline:
 
 
 def compare_with_frozen(run: Run, measurement: Measurement) -> dict[str, Any]:
-    """The part ``baseline`` of ``metrics.json``.
+    """Return the part ``baseline`` of ``metrics.json``, for the measurement of a trained run on ``run.measured``.
 
-    Args:
-        run: A trained run.
-        measurement: Of its model, on ``run.measured``.
-
-    Returns:
-        ``frozen``: the frozen backbone's numbers. ``difference``: Recall@1 of the trained model minus the frozen
-        backbone's, with a paired 95 % bootstrap interval: for every dataset (``separate``), ``harmonic``, ``unified``.
-        Nothing where nothing was measured.
+    ``frozen``: the frozen backbone's numbers. ``difference``: Recall@1 of the trained model minus the frozen
+    backbone's, with a paired 95 % bootstrap interval: for every dataset (``separate``), ``harmonic``, ``unified``. It
+    is empty where nothing was measured.
 
     Raises:
         UserError: the images cannot be read any more.

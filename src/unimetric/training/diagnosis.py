@@ -44,16 +44,10 @@ def diagnose(
     dtype: torch.dtype,
     alone: bool,
 ) -> Diagnosis:
-    """Find the likely cause, of this process's part of the batch.
+    """Find the likely cause, of this process's part of the batch; ``alone`` if there is no other process.
 
-    Args:
-        objective: Model and loss; their moving averages are those before the step.
-        given: The step.
-        gradients: Of the backward pass, by name.
-        value: The loss.
-        config: For the values of the options that the remedy names.
-        dtype: Of the step's products.
-        alone: True for a single process.
+    The objective's moving averages are those before the step, the ``gradients`` by name those of its backward pass, and
+    ``value`` is its loss. ``dtype`` is that of its products, and the remedy names values of the configuration.
     """
     embedder, loss = objective.embedder, objective.loss
     lower = f"lower --training.learning_rate ({config.training.learning_rate:g})"

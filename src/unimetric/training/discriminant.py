@@ -122,16 +122,9 @@ def start_from_discriminant(
 ) -> None:
     """Set the head to the discriminant of the train images' features, and the proxies to the mapped class means.
 
-    Images that cannot be read are skipped; training names them.
-
-    Args:
-        embedder: With a head, on the sphere.
-        loss: Its proxies are placed where it has any.
-        paths: The train images, N.
-        numbers: Their class numbers.
-        precision: As in `Embedder.encode`.
-        batch_size: Images per forward pass.
-        read: Makes an upright RGB image of a path, or raises `ImageError`.
+    The embedder has a head and is on the sphere; a loss without proxies has none to place. Images that cannot be read
+    are skipped, and training names them. Of N ``paths``, the class numbers are ``numbers``; the rest is as for
+    `embed_items`.
 
     Raises:
         UserError: no image can be read.

@@ -38,16 +38,8 @@ def measure_drift(
 ) -> dict[str, Any]:
     """Embed images of the old datasets with both models, and compare.
 
-    Args:
-        teacher: The old model.
-        embedder: The extended one.
-        items: Labelled images; of more than `MOST_IMAGES`, so many are drawn, evenly over the classes.
-        where: Description of the images, for the reader.
-        batch_size: Images per forward pass.
-        precision: As in `Embedder.encode`.
-
-    Returns:
-        `compare_embeddings`, with ``images`` and ``measured_on``.
+    Of more than `MOST_IMAGES`, so many are drawn, evenly over the classes; ``where`` describes them for the reader.
+    The result is `compare_embeddings`, with ``images`` and ``measured_on``.
     """
     shown = _some(items)
     options: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "description": "Measuring the drift"}

@@ -40,17 +40,10 @@ from unimetric.training.setup import load_split
 def extend_run(
     run: Path, data: Sequence[str], out: Path, options: ExtendConfig, device: DeviceConfig
 ) -> tuple[RunConfig, dict[str, Any]]:
-    """Train a model further on new datasets, and write a run folder like any other.
+    """Train a model further on new datasets, and write a run folder ``out`` like any other.
 
-    Args:
-        run: The run that is extended; only a replay set is written to it, where it has none.
-        data: Sources of the new datasets.
-        out: The new run's folder.
-        options: Options of the extension.
-        device: Device and precision.
-
-    Returns:
-        The new run's configuration, and the content of its ``metrics.json``.
+    Only a replay set is written to the old run, where it has none. Returns the new run's configuration, and the content
+    of its ``metrics.json``.
 
     Raises:
         UserError: the run lacks its model, its checkpoint or a replay set and the images to make one; a new dataset

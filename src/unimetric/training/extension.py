@@ -118,10 +118,7 @@ class Extension:
     def penalty(self, images: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the penalty of a batch's replayed images, a float32 scalar; 0 if there are none.
 
-        Args:
-            images: The training images, [B, 3, S, S].
-            embeddings: Embeddings by the model in training, [B, E].
-            labels: Class numbers, [B].
+        The images are [B, 3, S, S], their embeddings by the model in training [B, E], and the labels class numbers [B].
         """
         replayed = self.old[labels]
         if self.weight == 0 or not bool(replayed.any()):

@@ -22,10 +22,7 @@ from unimetric.training.setup import describe, unmeasured
 
 
 def write_results(run: Run, progress: Progress) -> dict[str, Any]:
-    """Measure on the configured classes; save the model with its numbers, then vectors and numbers.
-
-    Returns:
-        The content of ``metrics.json``.
+    """Measure on the configured classes; save the model, vectors and numbers; return the content of ``metrics.json``.
 
     Raises:
         UserError: nothing can be measured, a full disk, or no permission.

@@ -41,14 +41,10 @@ class GlobalBatch:
 
     @classmethod
     def exchange(cls, batch: Batch, slots: int, group: dist.ProcessGroup) -> GlobalBatch:
-        """Exchange the contents of the slices with the other processes.
+        """Exchange the contents of the slices with the other processes, on the CPU.
 
-        Image i of process r is image ``r + i · W`` of the global batch of W processes, as the samplers share it out.
-
-        Args:
-            batch: This process's slice.
-            slots: Images of a slice, at most; the same number in all processes.
-            group: Sends tensors of the CPU.
+        Image i of process r is image ``r + i · W`` of the global batch of W processes, as the samplers share it out. A
+        slice has at most ``slots`` images, the same number in all processes.
         """
         message = torch.full((slots,), _NO_IMAGE)
         message[: len(batch.images) + len(batch.skipped)] = _UNREADABLE

@@ -45,14 +45,7 @@ def handle_nonfinite_step(run: Run, given: StepInput, numbers: Sequence[int], va
     """Diagnose a step and dump its input; record it as skipped, or end the run.
 
     To be called in all processes, with moving averages as before the step and gradients as after it. Of the skipped
-    steps, the first one is dumped.
-
-    Args:
-        run: The run.
-        given: The step.
-        numbers: Numbers of its train images.
-        value: The loss.
-        progress: Before the step.
+    steps, the first one is dumped. ``numbers`` are those of the train images, ``progress`` is before the step.
 
     Raises:
         NonFiniteError: the run is to stop.

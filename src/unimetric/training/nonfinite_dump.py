@@ -41,21 +41,14 @@ def write_nonfinite_dump(
     dtype: torch.dtype,
     facts: dict[str, Any],
 ) -> None:
-    """Write pixels, labels, weights, the state of the random numbers, configuration and versions.
+    """Write pixels, labels, weights, the state of the random numbers, configuration and versions into a folder.
 
-    Args:
-        folder: Created if missing. ``tensors.safetensors`` and ``step.json`` are written, the latter last.
-        objective: Model and loss before the step; frozen weights are named by their fingerprint only.
-        given: The step's input.
-        items: The images, in the order of the batch.
-        diagnosis: The likely cause.
-        config: Of the run.
-        dtype: Of the step's products.
-        facts: Further numbers for the file; ``number_of_classes`` among them.
+    ``tensors.safetensors`` is written first, then ``step.json``. The objective is that before the step; frozen weights
+    are named by their fingerprint only. The items are in the order of the batch; ``facts`` are further numbers, with
+    ``number_of_classes`` among them.
 
     Raises:
-        WriteError: full disk, or no permission.
-        UserError: the folder cannot be made.
+        UserError: the folder cannot be made; a `WriteError` for a full disk.
     """
     embedder, extension = objective.embedder, objective.extension
     tensors = {f"model.{name}": value for name, value in learned_weights(embedder).items()}

@@ -67,10 +67,8 @@ class Objective:
     def penalties(self, images: Tensor, embeddings: Tensor, labels: Tensor) -> list[Tensor]:
         """Return the scalars that are added to the loss of a forward pass.
 
-        Args:
-            images: float32 [b, 3, S, S], normalised.
-            embeddings: [b, E], of these images.
-            labels: int64 [b], their classes; empty for the dummy image of a rank without images.
+        The images are float32 [b, 3, S, S], normalised, with their embeddings [b, E] and classes, int64 [b]; no classes
+        for the dummy image of a rank without images.
         """
         found = [self.embedder.method.penalty()]
         if self.extension is not None:

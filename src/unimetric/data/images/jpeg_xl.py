@@ -19,9 +19,7 @@ _MOST_BOXES = 1000
 def open_jpeg_xl(file: IO[bytes], check_size: Callable[[tuple[int, int]], None]) -> Image.Image:
     """Open an image; its pixels are upright, or its EXIF orientation is to be applied.
 
-    Args:
-        file: The content, from its beginning.
-        check_size: Raises for a size, width and height, that is not to be decoded.
+    ``check_size`` raises for a size, width and height, that is not to be decoded.
 
     Raises:
         UnidentifiedImageError: the header is damaged.

@@ -78,17 +78,10 @@ def make_sampler(
     seed: int = 0,
     share: Share | None = None,
 ) -> BatchSampler:
-    """Make a sampler of train images.
+    """Make a sampler of train images; for name, options and ``loss_images_per_class`` see `sampler_options`.
 
-    Args:
-        name: See `sampler_options`, as for ``options`` and ``loss_images_per_class``.
-        options: The sampler's options by name.
-        class_numbers: Class of each of the N train images.
-        class_datasets: Name of the dataset of each class; None puts all into one.
-        batch_size: Images per batch over all processes; a plain shuffle takes at most N.
-        loss_images_per_class: See `sampler_options`.
-        seed: Seed of the order.
-        share: This process's part of each batch.
+    ``class_numbers`` has the class of each of the N train images, ``class_datasets`` the dataset of each class; None
+    puts all into one. A batch is over all processes, of which this one takes its ``share``.
 
     Raises:
         UserError: unknown sampler or option, a value out of range, or images that cannot make such batches.

@@ -23,12 +23,7 @@ def recognise(folder: Path) -> list[str]:
 
 
 def find_file(folder: Path, source: str, names: Sequence[str]) -> Path:
-    """Return the first of the named files that a dataset's folder holds.
-
-    Args:
-        folder: the dataset's folder, as the user gave it.
-        source: the dataset, a key of `PUBLISHED`.
-        names: places of the file relative to the folder, the usual one first.
+    """Return the first of the named files that a dataset's folder holds, the usual place first.
 
     Raises:
         UserError: there is no such folder, or it holds none of the files; if it is one level too high or too low,
@@ -66,12 +61,7 @@ def find_images(
 ) -> Path:
     """Return the first of the named folders of images that a dataset's folder holds.
 
-    Args:
-        folder: the dataset's.
-        source: the dataset, a key of `PUBLISHED`.
-        names: places of the images relative to the folder, in the order to try.
-        usual: the usual place; by default the first of ``names``.
-        required: refuse a folder that holds none of them; else the usual one is returned.
+    If it holds none and they are not ``required``, the ``usual`` one is returned, by default the first of ``names``.
 
     Raises:
         UserError: it holds none of them; if the folder above does, the message names that one.

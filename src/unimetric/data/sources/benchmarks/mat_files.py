@@ -24,12 +24,7 @@ _MAT_COMPRESSED = 15
 
 
 def read_mat(file: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
-    """Read variables of a MATLAB 5 file.
-
-    Args:
-        file: the .mat file.
-        names: required variables.
-        optional: variables to read if they are there.
+    """Read variables of a MATLAB 5 file: the required ``names``, and the optional ones that are there.
 
     Raises:
         UserError: the file is missing, unreadable or damaged, or lacks a variable.

@@ -141,12 +141,7 @@ PUBLISHED: dict[str, Published] = {
 
 
 def count_differences(name: str, items: Sequence[Item]) -> list[str]:
-    """Return the differences of a copy from the published counts, one phrase each.
-
-    Args:
-        name: a key of `PUBLISHED`.
-        items: the items of the copy; each has a role.
-    """
+    """Return the differences of a copy, of which each item has a role, from the published counts, one phrase each."""
     published = PUBLISHED[name]
     differences = []
     for role, wanted in published.images.items():

@@ -72,11 +72,7 @@ def read_table_with_header(file: Path, columns: Sequence[str], *, count_first: b
 
 
 def read_image_classes(images_file: Path, classes_file: Path) -> list[tuple[str, Row]]:
-    """Join the two tables of CUB-200-2011 and NABirds on the image's id: the path and the class's row of each image.
-
-    Args:
-        images_file: the table ``image_id path``.
-        classes_file: the table ``image_id class_id``.
+    """Join the two tables of CUB-200-2011 and NABirds on the image's id: each image's path, and its class's row.
 
     Raises:
         UserError: as `read_table`; an id is listed twice, or in one of the files only.
@@ -109,14 +105,7 @@ def read_class_names(file: Path, low: int, high: int) -> dict[int, str]:
 
 
 def whole_number(text: str, place: str, what: str, low: int, high: int) -> int:
-    """Return a whole number written in digits.
-
-    Args:
-        text: the digits.
-        place: the file, and the line if it has lines, for the message.
-        what: the meaning of the number, for the message.
-        low: the least that is valid.
-        high: the largest that is valid.
+    """Return a whole number from ``low`` to ``high``, written in digits; ``place`` and ``what`` are for the message.
 
     Raises:
         UserError: it is not a whole number, or out of range.

@@ -42,11 +42,7 @@ def package_versions() -> dict[str, str]:
 
 
 def package_file(package: str, path: str) -> Path:
-    """Return the path of a file of an installed package.
-
-    Args:
-        package: the name of the distribution, as for pip.
-        path: the file, relative to the site-packages folder.
+    """Return a file of an installed distribution; its path is relative to the site-packages folder.
 
     Raises:
         UserError: the package or the file is missing.
