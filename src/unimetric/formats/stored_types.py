@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ def check_type(name: str) -> StoredType:
     """
     if name not in STORED_TYPES:
         raise UserError(f"--vector_type is {shown(name)}; {nearest_names(name, STORED_TYPES)}")
-    return cast(StoredType, name)
+    return name
 
 
 def encode_vectors(type: StoredType, vectors: NDArray[np.float32]) -> NDArray[Any]:

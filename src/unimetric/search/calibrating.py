@@ -84,7 +84,7 @@ def calibrate_database(
         store.write_about({**store.read_about(), "calibration": {**thresholds, "database": True}})
     finally:
         store.close()
-    refused = tuple(Refused(str(entry.item.path), entry.reason) for entry in embedded.skipped)
+    refused = tuple(Refused(str(entry.path), entry.reason) for entry in embedded.skipped)
     absent = report.counts.queries_without_positive
     before = report.unified_thresholds.consistency
     opis = None if before is None else before.opis, thresholds["unified"]["consistency"]["opis"]

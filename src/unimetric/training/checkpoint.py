@@ -164,8 +164,8 @@ def _optimiser_state(
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
-        number, _, key = name.partition(".")
-        state.setdefault(int(number), {})[key] = value
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = value
     for number, moments in state.items():
         shape = parameters[number].shape if number < len(parameters) else None
         if {value.shape for key, value in moments.items() if key != "step"} != {shape}:

@@ -36,7 +36,7 @@ def locate_images(
     """
     folder = manifest.parent
     found = {
-        text: next((path for spelling in _spellings(text) if _is_file(path := folder / spelling)), None)
+        text: next((place for spelling in _spellings(text) if _is_file(place := folder / spelling)), None)
         for text in dict.fromkeys(texts)
     }
     notes: tuple[str, ...] = ()
