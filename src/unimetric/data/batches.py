@@ -40,17 +40,9 @@ def prepared_batches(
     threads: int,
     skip_unreadable: bool = False,
 ) -> Iterator[tuple[list[Pixels], list[ImageError | None]]]:
-    """Yield the pixels of the readable images batch by batch, while the next batch is decoded.
+    """Yield batches of readable images' pixels, each with None or the error of every image, and decode the next one.
 
-    Args:
-        images: The images, taken as they are needed.
-        prepare: Turns an upright RGB image into its pixels; called in the threads.
-        batch_size: Images per batch.
-        threads: Number of images that are decoded at once.
-        skip_unreadable: Skip images that cannot be read instead of raising.
-
-    Yields:
-        The results of ``prepare`` for a batch's readable images; and for every image of the batch None or its error.
+    ``prepare`` turns an upright RGB image into its pixels, in one of the threads. Images are taken as they are needed.
 
     Raises:
         UserError: An image cannot be read and ``skip_unreadable`` is not set, or ``batch_size`` is below 1.

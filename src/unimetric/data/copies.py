@@ -32,14 +32,10 @@ class Copies:
 
 
 def find_copies(first: Iterable[Path], second: Iterable[Path], *, same_path: bool = False) -> Copies:
-    """Find the files of the second side of which the first has a byte-identical copy.
+    """Find the files of the second side, each there once, of which the first has a byte-identical copy.
 
-    Only files that agree in size and in their last bytes are read as a whole. Empty files are unreadable, not copies.
-
-    Args:
-        first: paths.
-        second: paths, each at most once.
-        same_path: count a path that is on both sides as its own copy.
+    Only files that agree in size and in their last bytes are read as a whole. Empty files are unreadable, not copies. A
+    path that is on both sides is its own copy only with ``same_path``.
     """
     left, right = dict.fromkeys(first), list(second)
     unreadable: dict[Path, str] = {}

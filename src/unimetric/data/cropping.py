@@ -22,16 +22,11 @@ def resize_shorter_side(image: Image.Image, side: int) -> Image.Image:
 
 
 def evaluation_crop(image: Image.Image, image_size: int, shorter_side: int | None = None) -> Image.Image:
-    """Return the centre of an RGB image, S x S pixels, S = ``image_size``.
+    """Return the centre of an RGB image, S x S pixels, S = ``image_size``, of any size.
 
-    The result is torchvision's ``Resize`` (bicubic, antialiased) and ``CenterCrop``. Images whose resized form has more
-    than 16 million pixels (244 times as long as wide for an S of 224) are not resized whole: there, a value may differ
-    by 2 of 255.
-
-    Args:
-        image: Any size.
-        image_size: S.
-        shorter_side: The length its shorter side is resized to first, at least S; by default `resized_side`.
+    The shorter side is resized first, by default to `resized_side`. The result is torchvision's ``Resize`` (bicubic,
+    antialiased) and ``CenterCrop``. Images whose resized form has more than 16 million pixels (244 times as long as
+    wide for an S of 224) are not resized whole: there, a value may differ by 2 of 255.
     """
     width, height = _resized(image, resized_side(image_size) if shorter_side is None else shorter_side)
     left, top = round((width - image_size) / 2), round((height - image_size) / 2)

@@ -102,11 +102,9 @@ def list_datasets() -> list[dict[str, Any]]:
 
 
 def check_datasets(root: Path, *, decode: bool = False) -> list[DatasetCheck]:
-    """Look for every benchmark dataset in a folder, and check those found.
+    """Look for every benchmark dataset in a folder that holds them, or is one, and check those found.
 
-    Args:
-        root: A folder that holds the datasets' folders, or one of these.
-        decode: Decode every image, which takes minutes for a hundred thousand.
+    With ``decode``, every image is decoded, which takes minutes for a hundred thousand.
 
     Raises:
         UserError: the folder is missing or cannot be read.

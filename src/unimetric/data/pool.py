@@ -21,16 +21,12 @@ _PAUSE = 1.0
 
 
 def in_order(work: Callable[[T], R], tasks: Iterable[T], *, threads: int, ahead: int) -> Iterator[R]:
-    """Do work in threads, and yield its results in the order of the tasks.
+    """Do work in threads, and yield its results in the order of the tasks; its errors are raised here.
 
-    Where the caller stops early or is interrupted, waiting work is dropped, and work that has begun gets 3 seconds to
-    end. The threads of `concurrent.futures` would keep the process until a hanging file system answers.
-
-    Args:
-        work: Called with each task; its errors are raised here.
-        tasks: Taken as they are needed, in the caller's thread.
-        threads: Number of threads, at least 1.
-        ahead: Tasks that are begun before their results are needed, at least 1.
+    Tasks are taken in the caller's thread, as they are needed; ``ahead`` of them, at least 1, are begun before their
+    results are needed. Where the caller stops early or is interrupted, waiting work is dropped, and work that has begun
+    gets 3 seconds to end. The threads of `concurrent.futures` would keep the process until a hanging file system
+    answers.
     """
     jobs: SimpleQueue[tuple[Future[R], T] | None] = SimpleQueue()
 

@@ -52,13 +52,10 @@ class ImageReader:
 
 
 def image_reader(cache: str | None, reduced: bool, image_size: int, option: str) -> ImageReader:
-    """Return the reader for these options.
+    """Return the reader for a cache that ``unimetric prepare`` wrote, or for none.
 
-    Args:
-        cache: A folder that ``unimetric prepare`` wrote, or None.
-        reduced: Decode JPEG files at a reduced size, not below twice the size that the input is cut from.
-        image_size: Side S of the model's input in pixels.
-        option: Name of the cache's option, for messages.
+    JPEG files are decoded at a ``reduced`` size, not below twice the size that an input of S pixels is cut from;
+    ``option`` names the cache in messages.
 
     Raises:
         UserError: The folder is no cache, or its images are too small for the input.

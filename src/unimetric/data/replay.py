@@ -66,18 +66,9 @@ def write_replay(
 ) -> tuple[ReplaySet, list[str]]:
     """Choose images, reduce them and write them; an existing replay set is replaced.
 
-    Images are resized as for evaluation (the shorter side is 256/224 of the input size), but never enlarged,
-    and written as JPEG; images of another replay set are copied as they are.
-
-    Args:
-        folder: The replay folder.
-        train: All train images of the model.
-        image_size: Its input size in pixels.
-        images_per_class: At least 1.
-        seed: Of the choice.
-
-    Returns:
-        The replay set, and a remark for each image that could not be read and was skipped.
+    Images are resized as for evaluation (the shorter side is 256/224 of the input size), but never enlarged, and
+    written as JPEG; images of another replay set are copied as they are. With the set comes a remark for each image
+    that could not be read and was skipped.
 
     Raises:
         UserError: No image can be read, a full disk, or no permission.

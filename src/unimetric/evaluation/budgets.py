@@ -55,17 +55,12 @@ class Budget:
 def measure_budgets(vectors: MeasuredVectors, sizes: Sizes, geometry: Geometry) -> dict[str, Any] | None:
     """Measure Recall@1 for every size and type, and the thresholds of a match for every size.
 
-    The gallery is stored, the queries are whole. Gallery items of equal similarity are taken in the order of rows.
+    The gallery is stored, the queries are whole; without means to shorten vectors, only whole ones are measured.
+    Gallery items of equal similarity are taken in the order of rows.
 
-    Args:
-        vectors: Whole vectors of queries and gallery.
-        sizes: The model's means to shorten them; without any, only the whole vectors are measured.
-        geometry: The space of the vectors.
-
-    Returns:
-        ``points``: for every budget its bytes, the separate Recall@1 of each dataset, their harmonic mean, the unified
-        one, and 95 % intervals of both, which use the same resamples as all other intervals; ``thresholds`` by size.
-        None for a hyperbolic model, which has neither.
+    ``points`` of the result has, for every budget, its bytes, the separate Recall@1 of each dataset, their harmonic
+    mean, the unified one, and 95 % intervals of both from the same resamples as all other intervals; ``thresholds`` is
+    by size. A hyperbolic model has neither: None.
     """
     if not isinstance(geometry, Sphere):
         return None

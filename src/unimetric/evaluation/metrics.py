@@ -315,17 +315,10 @@ TILE_NUMBERS = 2**22
 
 
 def average_precisions(retrieval: Retrieval, tiling: Tiling) -> Tensor:
-    """Return the average precision of every query, over the ranking of all gallery items but itself.
+    """Return the average precision of every query, [Q] float64, over the ranking of all gallery items but itself.
 
-    Among equally similar items the lower gallery row comes first.
-
-    Args:
-        retrieval: Q queries, G gallery items; either may be none.
-        tiling: Tile sizes and device. Memory is a few times that of a tile of ``queries * gallery``, or of one query
-            against the gallery, whichever is more.
-
-    Returns:
-        Shape [Q], float64; NaN for a query without a positive.
+    Among equally similar items the lower gallery row comes first. A query without a positive has NaN. Memory is a few
+    times that of a tile of ``queries * gallery``, or of one query against the gallery, whichever is more.
     """
     scores = torch.full((len(retrieval.queries),), torch.nan, dtype=torch.float64)
     positives = retrieval.positives()

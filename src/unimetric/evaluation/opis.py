@@ -112,16 +112,11 @@ def inconsistency(pairs: ClassPairs) -> Inconsistency:
 
 
 def class_offsets(pairs: ClassPairs, groups: Sequence[int], members: Sequence[int]) -> Floats:
-    """Return an offset for each class; similarities less their class's offset mean more nearly the same.
+    """Return an offset for each of C classes; similarities less their class's offset mean more nearly the same.
 
     The offset is half way between the similarity that 1 % of the pairs with other classes reach, and the mean of the
-    pairs within the class. With few members, the distance between the two is drawn towards the mean of the group.
-    The mean of all offsets is 0, so that thresholds keep their scale.
-
-    Args:
-        pairs: Of C classes.
-        groups: The group of each class, such as its dataset, shape [C].
-        members: The number of items of each class, shape [C].
+    pairs within the class. With few ``members`` [C], the distance between the two is drawn towards the mean of the
+    class's group, [C], such as its dataset. The mean of all offsets is 0, so that thresholds keep their scale.
     """
     if not len(pairs.classes):
         return np.zeros(0)

@@ -277,14 +277,8 @@ def unified_gap(separate: Mapping[str, Floats], unified: Mapping[str, Floats]) -
     """Return the separate minus the unified Recall@1 of each dataset, its loss from sharing the space.
 
     From 0 to 1, never negative: a right nearest neighbour in the union is also nearest in the dataset's own gallery.
-
-    Args:
-        separate: For each dataset, 1 where a query's nearest neighbour in its own gallery is right, else 0, shape [Q];
-            NaN for a query without a positive, which is skipped.
-        unified: The same in the union of the galleries.
-
-    Returns:
-        For each dataset with a query that has a positive, the gap.
+    Both sides have, for each dataset, 1 where a query's nearest neighbour is right, else 0, [Q], and NaN for a query
+    without a positive, which is skipped; a dataset without any other has no gap.
     """
     gaps = {}
     for name, hits in separate.items():

@@ -50,16 +50,10 @@ _BLOCK = 2**20
 
 
 def resampled_means(values: Floats, resamples: int = RESAMPLES, seed: int | Sequence[int] = 0) -> Floats:
-    """Return the means of bootstrap resamples, for several metrics of the same queries at once.
+    """Return the means [B, M] of B bootstrap resamples of M metrics of the same queries, [Q, M], finite.
 
-    Args:
-        values: Shape [Q, M], finite, at least one row: M metrics of Q queries, each of magnitude about 1.
-        resamples: B, the number of resamples.
-        seed: The same seed and Q draw the same queries.
-
-    Returns:
-        Shape [B, M]. Row b holds all metrics of the same resample, so differences and other functions of a row are
-        bootstrap values, too.
+    The metrics have a magnitude of about 1. The same seed and Q draw the same queries. A row holds all metrics of the
+    same resample, so differences and other functions of a row are bootstrap values, too.
     """
     queries = len(values)
     rounded = np.rint(values / _GRID)
@@ -287,11 +281,8 @@ class Spread:
 def measure_spread(retrieval: Retrieval, limit: int = PAIRS, seed: int = 0) -> Spread:
     """Compute alignment and uniformity of queries and gallery.
 
-    Args:
-        retrieval: Queries, gallery, classes and distance; positives are those of `Retrieval`.
-        limit: Maximum number of pairs of each kind; of more, as many are drawn with replacement, and pairs of a query
-            with itself are dropped.
-        seed: The same seed draws the same pairs.
+    Of more pairs of a kind than ``limit``, as many are drawn with replacement, and pairs of a query with itself are
+    dropped. The same seed draws the same pairs.
     """
     everyone = torch.zeros(len(retrieval.queries), dtype=torch.int64)
     everything = torch.zeros(len(retrieval.gallery), dtype=torch.int64)

@@ -106,16 +106,10 @@ class SearchResults:
 def find(
     queries: Tensor, self_indices: Tensor, datasets: Tensor | None, gallery: Gallery, k: int, tiling: Tiling
 ) -> SearchResults:
-    """Find the nearest neighbours of queries.
+    """Find the k nearest neighbours of queries, prepared float32 rows [Q, W]; no result depends on the tiling.
 
-    Args:
-        queries: Prepared rows, shape [Q, W], float32.
-        self_indices: The gallery row to exclude for each query, shape [Q], int64, -1 for none.
-        datasets: The number of each query's dataset, shape [Q], int64, ascending. Without it, both results are those of
-            the whole gallery.
-        gallery: The gallery.
-        k: Neighbours per query, at least 1.
-        tiling: Tile sizes, device and memory; no result depends on them.
+    ``self_indices`` has the gallery row to exclude for each query, int64 [Q], -1 for none; ``datasets`` the number of
+    each query's dataset, int64 [Q], ascending. Without it, both results are those of the whole gallery.
     """
     found = TopK.none(len(queries), k)
     asking = _Queries(queries, gallery.places[self_indices], found, ())

@@ -111,17 +111,10 @@ def fetch_model(name: HubName) -> Path:
 def push_files(
     name: HubName, files: Mapping[str, bytes], *, message: str, private: bool = False, token: str | None = None
 ) -> str:
-    """Write files into one commit of a model on the hub, which is made if it does not exist.
+    """Write files into one commit of a model on the hub, which is made if it does not exist; return its address.
 
-    Args:
-        name: The model; its revision is the branch, made if it does not exist.
-        files: Contents by name. ``README.md``, the model card, is validated first.
-        message: The commit's first line.
-        private: Make a new model private. An existing one keeps its visibility.
-        token: Access token; by default that of HF_TOKEN or of ``hf auth login``.
-
-    Returns:
-        The address of the commit.
+    The name's revision is the branch, made if it does not exist. ``README.md``, the model card, is validated first.
+    Only a new model is made private. By default, the access token is that of HF_TOKEN or of ``hf auth login``.
 
     Raises:
         HubError: the card is not valid, or the hub refused.

@@ -18,17 +18,11 @@ def check_constant(ok: bool, requirement: str, value: object) -> None:
 
 
 def check_batch(embeddings: Tensor, labels: Tensor, embedding_size: int, num_classes: int | None) -> None:
-    """Check the shapes, types and labels of a batch.
+    """Check a batch: embeddings [B, E], floating point, B >= 1, and labels [B], int64, in ``[0, num_classes)``.
 
-    The range check reads two numbers back to the host, one short synchronisation per step on an accelerator.
-    Without it, a label out of range would end the process with a device-side assertion that names no label.
-
-    Args:
-        embeddings: floating point, shape ``[B, E]``, ``B >= 1``.
-        labels: int64, shape ``[B]``.
-        embedding_size: the ``E`` the loss was made for.
-        num_classes: labels must lie in ``[0, num_classes)``; None for losses without class proxies, which
-            only compare labels with each other.
+    Losses without class proxies, which only compare labels with each other, have None for the number of classes. The
+    range check reads two numbers back to the host, one short synchronisation per step on an accelerator. Without it, a
+    label out of range would end the process with a device-side assertion that names no label.
 
     Raises:
         ValueError: a wrong shape or type, or a label out of range.

@@ -39,12 +39,10 @@ class OneThreadCalls:
     def __call__(
         self, run: Run, images: Sequence[Tensor], test_images: Callable[[], Sequence[Tensor]] | None
     ) -> list[NDArray[np.float32]]:
-        """Return the results of all calls, in the order of the images.
+        """Return the results of all calls, in the order of the images, of which there is at least one.
 
-        Args:
-            run: The function; thread-safe. Its result for an image must not depend on the other images.
-            images: At least one.
-            test_images: Makes the images that numbers of threads are compared on. None to use one thread per call.
+        The function is thread-safe, and its result for an image must not depend on the other images. Numbers of threads
+        are compared on the ``test_images``; None uses one thread per call.
         """
         threads = torch.get_num_threads()
         if threads == 1:

@@ -54,16 +54,9 @@ class ReportOptions:
 def write_report(
     folder: Path, out: Path, options: ReportOptions | None = None, source: ModelSource | None = None
 ) -> list[str]:
-    """Write the report of a run, or of a folder that ``unimetric evaluate`` wrote, as one HTML file.
+    """Write the report of a run, or of an evaluation, as one HTML file; return the notes on parts that it lacks.
 
-    Args:
-        folder: The folder of ``metrics.json`` and ``vectors.parquet``.
-        out: The file to write.
-        options: Sizes of the report.
-        source: The model, for its prompts; without a path, the one in the folder or above it.
-
-    Returns:
-        The notes at the top of the page, on parts that it lacks.
+    The model is for its prompts; without a path, it is the one in the folder or above it.
 
     Raises:
         UserError: a part is missing or damaged, or the file cannot be written.

@@ -64,10 +64,8 @@ def interval_figure(groups: Sequence[tuple[str, Sequence[Score | None]]], series
 def roc_figure(curves: Sequence[tuple[Mapping[str, Any], float, int | None]], name: str) -> str:
     """Draw receiver operating characteristics, with a dot at each equal error rate.
 
-    Args:
-        curves: For each dataset the curve of `thresholds.RocCurve`, its equal error rate, and the dataset's number, or
-            None for the union.
-        name: The figure's name, unique within the page.
+    A curve is that of `thresholds.RocCurve`, its equal error rate, and its dataset's number, or None for the union. The
+    figure's name is unique within the page.
     """
     rates = [rate for curve, _, _ in curves for rate in curve["false_match_rates"] if rate > 0]
     least = 0.7 * min(rates, default=0.01)
@@ -99,12 +97,8 @@ def roc_figure(curves: Sequence[tuple[Mapping[str, Any], float, int | None]], na
 def prompt_figures(similarities: Mapping[str, NDArray[np.float32]], name: str) -> tuple[str, str]:
     """Draw the average similarity of every prompt, a row of bars for each dataset (PUMA, arXiv 2309.08944, Figure 3).
 
-    Args:
-        similarities: For each dataset, the average over its images of each of the M similarities, in [-1, 1].
-        name: The figures' name, unique within the page.
-
-    Returns:
-        The similarities themselves, and their differences from the mean over the datasets.
+    For each dataset, the averages over its images of the M similarities are in [-1, 1]. The second figure has their
+    differences from the mean over the datasets. The name is unique within the page.
     """
     mean = np.mean(list(similarities.values()), axis=0)
     differences = {dataset: values - mean for dataset, values in similarities.items()}

@@ -48,13 +48,9 @@ class Inspection:
 
 
 def inspect_image(folder: Path, image: Path, k: int = 8, source: ModelSource | None = None) -> Inspection:
-    """Embed an image and find its neighbours in the gallery of a run.
+    """Embed an image and find its ``k`` neighbours in the gallery of a run, or of an evaluation.
 
-    Args:
-        folder: A run folder, or one that ``unimetric evaluate`` wrote.
-        image: Any image; one of the measured ones is not its own neighbour.
-        k: Number of neighbours.
-        source: The model; without a path, the one in the folder or above it.
+    One of the measured images is not its own neighbour. Without a path, the model is the one in the folder or above it.
 
     Raises:
         UserError: the image, the model or the vectors cannot be read, or ``k`` is below 1.

@@ -90,12 +90,8 @@ def collect(plan: Plan, folder: Folder) -> list[Row]:
 def add_ratios(rows: Sequence[Row], specialists: Collection[str]) -> list[Row]:
     """Add `RATIO`: the trained parameters of all dataset-specific models together, divided by a row's own.
 
-    Args:
-        rows: All rows.
-        specialists: The entries with a fully fine-tuned model per dataset; the first complete one counts.
-
-    Returns:
-        The rows; unchanged if no such entry is complete, and without a value where a row trains no parameters.
+    Of the ``specialists``, the entries with a fully fine-tuned model per dataset, the first complete one counts;
+    without one, the rows are unchanged. A row that trains no parameters has no value.
     """
     total = next((row.values[PARAMETERS][0] for row in rows if row.entry in specialists and row.seeds), None)
     if total is None:

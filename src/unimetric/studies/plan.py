@@ -178,13 +178,9 @@ def make_plan(
     check: Check,
     dataset_names: Callable[[Sequence[str]], Sequence[str]] | None = None,
 ) -> Plan:
-    """Lay out the runs of a benchmark.
+    """Lay out the runs of a benchmark, with these sources in the place of the file's, if there are any.
 
-    Args:
-        file: The benchmark's file.
-        sources: As in `DataConfig.sources`, instead of the file's.
-        check: Makes a configuration of options.
-        dataset_names: From sources to the names of their datasets; by default, the sources are read.
+    ``check`` makes a configuration of options; by default, the sources are read for the names of their datasets.
 
     Raises:
         UserError: an entry is malformed, a source cannot be read, or none is given.

@@ -18,14 +18,8 @@ def update_average(average: dict[str, Tensor], embedder: Embedder, step: int, ho
     """Move an exponential moving average towards the learned weights, in place; an empty one starts as them.
 
     The weights of ``horizon`` steps ago count 1/e as much as the present ones (Polyak and Juditsky, 1992). The first
-    steps count less, so that the start is soon forgotten: after step s at most ``(1 + s) / (10 + s)`` of the average
-    stays.
-
-    Args:
-        average: By name, float32; integers are copied.
-        embedder: The model after the step.
-        step: s, the steps done, from 1.
-        horizon: Steps, at least 1.
+    steps count less, so that the start is soon forgotten: after ``step`` s, from 1, at most ``(1 + s) / (10 + s)`` of
+    the average stays. It is float32 by name; integers are copied.
     """
     weights = learned_weights(embedder)
     if not average:

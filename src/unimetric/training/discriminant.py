@@ -79,16 +79,11 @@ class Discriminant:
 
 
 def linear_discriminant(statistics: ClassStatistics, size: int, shrinkage: float = SHRINKAGE) -> Discriminant:
-    """Return the ``size`` directions that separate the class means best, in units of within-class deviations.
+    """Return the E directions that separate the class means best, in units of within-class deviations; E is ``size``.
 
     Generalised eigenvectors of the between-class covariance of the class means (every class weighs the same) and the
-    within-class covariance ``S_w + shrinkage · mean(diag S_w) · I``. Where ``size`` is larger than D, the directions
-    beyond are 0.
-
-    Args:
-        statistics: Of at least one feature.
-        size: E, at least 1.
-        shrinkage: At least 0; above 0 where there are fewer features than dimensions.
+    within-class covariance ``S_w + shrinkage · mean(diag S_w) · I``. Shrinkage has to be above 0 where there are fewer
+    features than dimensions D, and there is at least one. Where E is larger than D, the directions beyond are 0.
     """
     counts, sums = statistics.counts, statistics.sums
     present = counts > 0

@@ -50,21 +50,14 @@ def measure_drift(
 
 
 def compare_embeddings(old: Vectors, new: Vectors, items: Sequence[Item], geometry: Geometry) -> dict[str, Any]:
-    """Compare two embeddings of the same images.
+    """Compare two embeddings [N, E] of the same N images, at least 2, by the distance of their geometry.
 
-    Args:
-        old: [N, E], N at least 2.
-        new: [N, E].
-        items: N.
-        geometry: Of the embeddings; decides the distance.
-
-    Returns:
-        ``cosine``: mean, and 5th percentile, of the cosine between an image's old and new embedding.
-        ``neighbours_kept``: the mean share of an image's k nearest neighbours (itself excluded) among the old
-        embeddings that are among the k nearest among the new, with ``k``. ``recall_at_1``: harmonic mean over the
-        datasets of Recall@1 within each, of old queries in the old index (``old``), new ones in a new one (``new``),
-        and new ones in the old one (``new_in_old``); null where no class has two images. ``reindex``: whether
-        re-indexing is advised, which is the case if ``new_in_old`` is more than `TOLERANCE` below ``old``.
+    ``cosine`` has the mean, and the 5th percentile, of the cosine between an image's old and new embedding.
+    ``neighbours_kept`` is the mean share of an image's ``k`` nearest neighbours (itself excluded) among the old
+    embeddings that are among the k nearest among the new. ``recall_at_1`` is the harmonic mean over the datasets of
+    Recall@1 within each, of old queries in the old index (``old``), new ones in a new one (``new``), and new ones in
+    the old one (``new_in_old``); null where no class has two images. ``reindex`` is true, and re-indexing advised, if
+    ``new_in_old`` is more than `TOLERANCE` below ``old``.
     """
     k = min(NEIGHBOURS, len(items) - 1)
     ids = list(range(len(items)))

@@ -57,16 +57,12 @@ def rate_schedule(config: TrainingConfig, steps_per_epoch: int, total_steps: int
 
 @torch.no_grad()
 def step_rows(optimiser: torch.optim.AdamW, proxies: nn.Parameter, rows: Tensor) -> None:
-    """AdamW's step of some of the proxies; the others and their moments are unchanged.
+    """Make AdamW's step of some of the proxies [C, E]; the others and their moments are unchanged.
 
     A proxy that was not drawn has no gradient. AdamW would treat that as a gradient of zero, and move the proxy by its
-    old average and the weight decay. Here each row has its own number of steps, as if it were a parameter that exists
-    only in the steps that drew it. The gradient is removed, so that the optimiser's own step skips the proxies.
-
-    Args:
-        optimiser: Has the proxies in one of its groups, with AdamW's plain options.
-        proxies: [C, E], with a gradient.
-        rows: Drawn proxies, int64, each once.
+    old average and the weight decay. Here each row, int64 and once, has its own number of steps, as if it were a
+    parameter that exists only in the steps that drew it. The gradient is removed, so that the optimiser's own step
+    skips the proxies.
     """
     gradient, proxies.grad = proxies.grad, None
     assert gradient is not None  # noqa: S101  # there was a backward

@@ -35,18 +35,12 @@ def make_dataset(
 ) -> list[Dataset]:
     """Make the dataset of the images that annotation files list, in their order.
 
-    Args:
-        source: the dataset's key in `PUBLISHED`, and its name if ``name`` is None.
-        name: the dataset's name.
-        images: the folder that the paths are relative to.
-        file: the annotation file, for messages.
-        listed: the images.
-        require_images: refuse a dataset of which a listed image is absent.
-        notes: remarks for the reader of the numbers. Differences from the published counts are added.
+    It is called ``name``, or else like its ``source``; paths are relative to ``images``, and ``file`` is for messages.
+    To the notes, differences from the published counts are added.
 
     Raises:
         UserError: a path leads out of the folder, an image is listed with two labels or in two splits, or images
-            are absent.
+            are absent though they are required.
     """
     called = name or source
     kept: dict[str, Listed] = {}

@@ -19,12 +19,10 @@ class Row(NamedTuple):
 
 
 def read_table(file: Path, columns: Sequence[str], *, rest: bool = False) -> list[Row]:
-    """Read a table without a header, its columns separated by blanks; blank lines are skipped.
+    """Read a UTF-8 table without a header, its columns separated by blanks; blank lines are skipped.
 
-    Args:
-        file: the table, UTF-8.
-        columns: names of the columns, for messages.
-        rest: the last column takes the rest of the line, blanks included.
+    The names of the columns are for messages. With ``rest``, the last column takes the rest of the line, blanks
+    included.
 
     Raises:
         UserError: the file is missing, unreadable, empty or not UTF-8, or a row has too few or too many values.
@@ -41,12 +39,9 @@ def read_table(file: Path, columns: Sequence[str], *, rest: bool = False) -> lis
 
 
 def read_table_with_header(file: Path, columns: Sequence[str], *, count_first: bool = False) -> list[Row]:
-    """Read the named columns of a table whose first line names its columns; as `read_table` otherwise.
+    """Read the wanted columns, in this order, of a table whose first line names its columns; else as `read_table`.
 
-    Args:
-        file: the table, UTF-8.
-        columns: the columns wanted, in the order wanted.
-        count_first: allow a line with the number of rows before the header; the number is not used.
+    With ``count_first``, a line with the number of rows may come before the header; the number is not used.
 
     Raises:
         UserError: as `read_table`, or a column is missing.

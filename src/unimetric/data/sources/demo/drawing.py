@@ -33,17 +33,10 @@ def generator(*parts: str) -> np.random.Generator:
 
 
 def place(mask: Image.Image, rng: np.random.Generator, *, turn: float) -> Image.Image:
-    """Put a shape on a plain ground: random colours, size, position, and rotation.
+    """Put a shape on a plain ground: random colours, size, position, and rotation up to ``turn`` degrees either way.
 
-    All of it stays within the middle 87 % of the picture, which evaluation's centre crop keeps.
-
-    Args:
-        mask: grey picture of the shape, white where it is; must not be empty.
-        rng: source of the variation.
-        turn: the largest rotation, in degrees either way.
-
-    Returns:
-        RGB picture [SIDE x SIDE].
+    The mask is grey, white where the shape is, and not empty. All of it stays within the middle 87 % of the RGB picture
+    [SIDE x SIDE], which evaluation's centre crop keeps.
     """
     mask = mask.rotate(rng.uniform(-turn, turn), Image.Resampling.BICUBIC, expand=True)
     mask = mask.crop(mask.getbbox())
