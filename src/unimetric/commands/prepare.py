@@ -59,7 +59,7 @@ def prepare_sources(
     out: Path,
     *,
     side: int = 256,
-    format: str = "jpeg",
+    format: Literal["jpeg", "raw"] = "jpeg",
     workers: int | Literal["auto"] = "auto",
     strict: bool = False,
 ) -> Prepared:
@@ -79,13 +79,12 @@ def prepare_sources(
     from unimetric.data.cache import CacheKind
     from unimetric.data.images import ImageError
     from unimetric.data.loading import worker_count
-    from unimetric.data.preparing import check_kind, prepare_cache
+    from unimetric.data.preparing import prepare_cache
     from unimetric.data.sources import read_sources
     from unimetric.data.sources.unusable import unusable_files
     from unimetric.progress import progress_bar
 
     kind = CacheKind(side, format)
-    check_kind(kind)
     check_writable(out)
     datasets = read_sources(sources, classes=False)
     paths = [item.path for dataset in datasets for item in dataset.items]

@@ -18,7 +18,7 @@ def report(
     out: Path | None = None,
     mistakes: NonNegativeInt = 6,
     neighbours: PositiveInt = 5,
-    points: NonNegativeInt = 2000,
+    points: PositiveInt = 2000,
     model: Path | None = None,
     weights: str | None = None,
     device: Annotated[DeviceConfig, Without({"processes", "machines"})],

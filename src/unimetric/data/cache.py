@@ -11,6 +11,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
@@ -36,7 +37,7 @@ class CacheKind:
     """
 
     side: int
-    format: str
+    format: Literal["jpeg", "raw"]
 
     def __str__(self) -> str:
         return f"{self.format} of a shorter side of {self.side} pixels"
@@ -69,7 +70,7 @@ class ImageCache:
         try:
             with explain_os_error(path, "read"):
                 about = json.loads(path.read_text(encoding="utf-8"))
-            return cls(folder, CacheKind(int(about["side"]), str(about["format"])))
+            return cls(folder, CacheKind(int(about["side"]), about["format"]))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged: delete {folder} and prepare it again") from error
 

@@ -17,7 +17,6 @@ from unimetric.data.pool import in_order
 from unimetric.errors import UserError
 from unimetric.files import explain_os_error, make_folder, write_json
 
-FORMATS = ("jpeg", "raw")
 _QUALITY = 95
 _LONGEST_JPEG = 65_500
 
@@ -67,7 +66,6 @@ def prepare_cache(
         UserError: The folder cannot be written, holds images of another kind, or is being written by another process;
             or an image cannot be read and ``strict`` is set.
     """
-    check_kind(kind)
     make_folder(folder)
     with explain_os_error(folder, "write to"):
         try:
@@ -77,18 +75,6 @@ def prepare_cache(
             raise UserError(
                 f"{folder} is being written by another process: wait for it, or choose another --out"
             ) from error
-
-
-def check_kind(kind: CacheKind) -> None:
-    """Check the requested kind.
-
-    Raises:
-        UserError: An unknown format, or a side below 1.
-    """
-    if kind.format not in FORMATS:
-        raise UserError(f"--format is {kind.format!r}: use {' or '.join(FORMATS)}")
-    if kind.side < 1:
-        raise UserError(f"--side is {kind.side}: use a positive number of pixels, 256 for an input of 224")
 
 
 def _opened(folder: Path, kind: CacheKind) -> ImageCache:

@@ -44,12 +44,6 @@ class ReportOptions:
     neighbours: int = 5
     points: int = 2000
 
-    def __post_init__(self) -> None:
-        for name, least in (("mistakes", 0), ("neighbours", 1), ("points", 1)):
-            value = getattr(self, name)
-            if value < least:
-                raise UserError(f"--{name} is {value}: use {least} or more")
-
 
 def write_report(
     folder: Path, out: Path, options: ReportOptions | None = None, source: ModelSource | None = None

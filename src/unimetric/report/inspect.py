@@ -53,12 +53,10 @@ def inspect_image(folder: Path, image: Path, k: int = 8, source: ModelSource | N
     One of the measured images is not its own neighbour. Without a path, the model is the one in the folder or above it.
 
     Raises:
-        UserError: the image, the model or the vectors cannot be read, or ``k`` is below 1.
+        UserError: the image, the model or the vectors cannot be read.
     """
     from unimetric.report.prompts import prompt_weights
 
-    if k < 1:
-        raise UserError(f"-k is {k}: use 1 or more")
     source = located(source or ModelSource(), folder)
     measured = read_run(folder)
     if source.path is None:

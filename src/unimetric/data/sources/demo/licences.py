@@ -32,4 +32,5 @@ def licences() -> str:
     ]
     content = (resources.files(__package__) / "licences.md.j2").read_text(encoding="utf-8")
     template = Template(content, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    return template.render(photographs=PHOTOGRAPHS, texts=texts)
+    rendered: str = template.render(photographs=PHOTOGRAPHS, texts=texts)
+    return rendered
