@@ -174,8 +174,8 @@ def test_without_its_checksum_it_is_refused(parts: Parts, content: bytes, tmp_pa
 def test_moments_of_other_parameters_are_refused(parts: Parts, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     parts.save(path)
-    parts.optimiser.param_groups[0]["params"].reverse()
     before = parts.tensors()
+    parts.optimiser.param_groups[0]["params"].reverse()
     assert parts.load(path) is None
     parts.optimiser.param_groups[0]["params"].reverse()
     assert all(torch.equal(value, before[name]) for name, value in parts.tensors().items())
