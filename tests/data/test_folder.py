@@ -495,3 +495,16 @@ def test_unreadable_folder(tmp_path: Path) -> None:
             read_folder(root / "b" / "deeper")
     finally:
         (root / "b").chmod(0o700)
+
+
+def test_images_two_folders_below_every_class_are_noted(tmp_path: Path) -> None:
+    root = make(tmp_path / "office", "amazon/images/bike/1.jpg", "amazon/images/mug/2.jpg", "dslr/images/mug/3.jpg")
+    (dataset,) = read_folder(root)
+    assert dataset.labels == ("amazon", "dslr")
+    (note,) = dataset.notes
+    assert note == (
+        f"dataset 'office': all images in {root}/amazon/images are of the class 'amazon'; "
+        "if the 2 folders in it are the classes, name it as a source"
+    )
+    make(root, "dslr/4.jpg")
+    assert read_folder(root)[0].notes == ()

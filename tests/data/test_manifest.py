@@ -368,6 +368,25 @@ def test_doubtful_labels_are_noted_and_kept(first: str, second: str, message: st
 
 
 @pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ("xmin,ymin,xmax,ymax", "xmin and ymin and xmax and ymax are not read, whole pictures are; to cut objects out"),
+        ("x_1,x_2,Y_1,y_2", "x_1 and y_1 and x_2 and y_2 are not read"),
+        ("bbox", "bbox are not read"),
+        (
+            "split,is_query,is_gallery",
+            "is_query and is_gallery are not read; write query or gallery in the",
+        ),
+        ("is_train", "column 'is_train' is not read"),
+    ],
+)
+def test_columns_that_would_change_the_result_are_named(columns: str, message: str, tmp_path: Path) -> None:
+    cells = "".join(",test" if name == "split" else ",1" for name in columns.split(","))
+    (note,) = read_csv(tmp_path, f"path,label,{columns}\na.jpg,x{cells}\n")[0].notes
+    assert message in note
+
+
+@pytest.mark.parametrize(
     ("path", "message"),
     [
         (
@@ -376,7 +395,11 @@ def test_doubtful_labels_are_noted_and_kept(first: str, second: str, message: st
         ),
         ("file:///data/a.jpg", "write paths without file://"),
         ("sub", "this is a folder; write a row for each"),
-        ("B.JPG", "there is b.jpg: write capitals as"),
+        ("B.JPG", "there is .*/b.jpg: write the path as the file is named"),
+        ("SUB/D.Jpg", "there is .*/sub/d.jpg: write"),
+        ("/sub/d.jpg", "there is .*/sub/d.jpg: write"),
+        ("'sub/d.jpg'", "there is .*/sub/d.jpg: write"),
+        ("sub%2fd.jpg", "there is .*/sub/d.jpg: write"),
         ("C:\\\\data\\\\a.jpg", "write paths with / instead of"),
         ("no\\\\where.jpg", "write paths with / instead of"),
         ("~/nowhere.jpg", "paths are relative to"),

@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from unimetric.data.catalog import Dataset
+from unimetric.data.images import is_image_name
 from unimetric.data.labels import near_twins
 from unimetric.data.sources.benchmarks import BENCHMARKS, refuse_neighbours
 from unimetric.data.sources.benchmarks.finding import recognise
@@ -178,6 +179,8 @@ def _format_of(path: Path) -> str:
         raise UserError(f"there is no file or folder {path}; check the path, or write 'demo' for the demo data")
     if path.suffix.lower() in (".xlsx", ".xls", ".ods", ".json", ".jsonl"):
         raise UserError(f"cannot read {path}: save it as a table {' or '.join(SUFFIXES)}")
+    if is_image_name(path):
+        raise UserError(f"{path} is one image; give the folder that holds it, or a manifest")
     raise UserError(
         f"cannot tell the format of {path}: it is not a folder, and does not end in "
         f"{' or '.join(SUFFIXES)}; write FORMAT:PATH with one of {', '.join(SOURCES)}"

@@ -271,7 +271,21 @@ def _dataset(layout: _Layout, *, linked: bool) -> Dataset:
     ignored.update(path for folder in layout.folders for path in _outside(folder, classes))
     unusable = tuple(entry for folder in layout.folders for entry in folder.all_unusable())
     notes = label_notes(f"dataset {layout.name!r}", {text for folder, text, _ in layout.classes if folder.image_count})
-    return Dataset(layout.name, kept, tuple(sorted(ignored)), tuple(notes), unusable)
+    return Dataset(layout.name, kept, tuple(sorted(ignored)), (*notes, *_deep_classes(layout)), unusable)
+
+
+def _deep_classes(layout: _Layout) -> list[str]:
+    """Return a remark if images lie in folders of folders of the classes only, as if those were datasets."""
+    classes = [folder for folder, *_ in layout.classes if folder.image_count]
+    if any(folder.images or any(child.images for child in folder.children) for folder in classes):
+        return []
+    inner = next((child for folder in classes for child in folder.children if len(child.class_folders()) > 1), None)
+    if inner is None:
+        return []
+    return [
+        f"dataset {layout.name!r}: all images in {inner.path} are of the class {classes[0].path.name!r}; if the "
+        f"{len(inner.class_folders())} folders in it are the classes, name it as a source"
+    ]
 
 
 def _outside(folder: Folder, classes: set[int]) -> Iterator[Path]:

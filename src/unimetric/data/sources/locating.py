@@ -7,6 +7,7 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PureWindowsPath
+from urllib.parse import unquote
 
 from unimetric.data.images import SUFFIXES, image_file
 from unimetric.data.sources.remote import is_remote
@@ -128,16 +129,29 @@ def _remedy(folder: Path, text: str) -> str:
         return "download the images and write their paths"
     if PureWindowsPath(text).drive or "\\" in text:
         return f"write paths with / instead of \\, relative to {folder}"
-    path = folder / text
     try:
-        if path.is_dir():
+        if (folder / text).is_dir():
             return "this is a folder; write a row for each of its images"
-        other = next((name for name in os.listdir(path.parent) if name.casefold() == path.name.casefold()), None)  # noqa: PTH208
     except (OSError, ValueError):
-        other = None
-    if other is not None:
-        return f"there is {escaped(other)}: write capitals as the file's name has them"
+        return f"paths are relative to {folder}"
+    for spelling in (text, unquote(text), text.strip("'\"/")):
+        if (found := _in_any_case(folder, spelling)) is not None:
+            return f"there is {escaped(found)}: write the path as the file is named"
     return f"paths are relative to {folder}"
+
+
+def _in_any_case(folder: Path, text: str) -> Path | None:
+    """Return the file at a path whose names may be written in other capitals."""
+    place, *names = (folder / text).parts
+    for name in names:
+        try:
+            path = os.path.join(place, name)  # noqa: PTH118
+            if not os.path.lexists(path):
+                path = next(entry.path for entry in os.scandir(place) if entry.name.casefold() == name.casefold())
+        except (OSError, ValueError, StopIteration):
+            return None
+        place = path
+    return Path(place) if _is_file(Path(place)) else None
 
 
 def _is_file(path: Path) -> bool:

@@ -44,7 +44,17 @@ _ALIASES: dict[str, tuple[tuple[str, ...], ...]] = {
 """The columns read, and other names that are taken for them: the first group before the second."""
 _BOX = ("x", "y", "width", "height")
 """Columns that cut an object out of its picture, where a manifest has all four."""
-_SPLIT_LIKE = ("set", "subset", "partition", "phase", "usage", "fold")
+_SPLIT_LIKE = ("set", "subset", "partition", "phase", "usage", "fold", "is_train", "is_test")
+_ROLE_LIKE = ("is_query", "is_gallery")
+_BOX_LIKE = (
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("x_min", "y_min", "x_max", "y_max"),
+    ("x1", "y1", "x2", "y2"),
+    ("x_1", "y_1", "x_2", "y_2"),
+    ("left", "top", "right", "bottom"),
+    ("bbox",),
+    ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2"),
+)
 
 
 @dataclass(frozen=True)
@@ -214,8 +224,19 @@ def find_columns(table: Table, *, classes: bool = True) -> Columns:
         notes.append(
             f"the manifest {table.place}: column {like[0]!r} is not read; if it divides train from test, call it split"
         )
+    if any(_key(name) in _ROLE_LIKE for name in table.names):
+        notes.append(
+            f"the manifest {table.place}: {' and '.join(_ROLE_LIKE)} are not read; write query or gallery in the "
+            "column split"
+        )
     box = tuple(place for name in _BOX for place, other in enumerate(table.names) if _key(other) == name)
     if len(box) != len(_BOX):
+        keys = {_key(name) for name in table.names}
+        if unread := next((names for names in _BOX_LIKE if keys.issuperset(names)), None):
+            notes.append(
+                f"the manifest {table.place}: {' and '.join(unread)} are not read, whole pictures are; to cut objects "
+                f"out, give {', '.join(_BOX)} in pixels"
+            )
         return Columns(path, label, dataset, split, None, tuple(notes))
     notes.append(f"the manifest {table.place}: images are cut out by the columns {', '.join(_BOX)}")
     return Columns(path, label, dataset, split, box, tuple(notes))

@@ -105,12 +105,12 @@ class CsvTable:
                 return content.decode("utf-16")
         except UnicodeDecodeError as error:
             raise UserError(f"the manifest {self.place} is damaged UTF-16; save it as UTF-8") from error
-        if b"\0" in content[:4]:
-            raise UserError(f"the manifest {self.place} is UTF-16, UTF-32 or no text; save it as UTF-8")
         if content.startswith(_ARCHIVES):
             raise UserError(
                 f"the manifest {self.place} is a spreadsheet or an archive, not CSV; save it as CSV (UTF-8)"
             )
+        if b"\0" in content[:4]:
+            raise UserError(f"the manifest {self.place} is UTF-16, UTF-32 or no text; save it as UTF-8")
         # A column that is not read may hold anything.
         return content.decode("utf-8-sig", "surrogateescape")
 
