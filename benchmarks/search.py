@@ -96,7 +96,7 @@ def latency(search: Search, queries: Vectors, clients: int, seconds: float) -> d
     took = [one for client in times for one in client]
     p50, p99 = (float(value) * 1000 for value in np.percentile(took, [50, 99]))
     rate = len(took) / (time.perf_counter() - begin)
-    return {"p50_ms": round(p50, 2), "p99_ms": round(p99, 2), "queries_per_second": round(rate, 1)}
+    return {"p50_ms": round(p50, 4), "p99_ms": round(p99, 4), "queries_per_second": round(rate, 1)}
 
 
 def make_database(place: Path, vectors: Vectors, batch: int) -> tuple[SearchIndex, float]:

@@ -2,19 +2,21 @@
 
 A database of vectors in tight classes is made, as ``search.py`` makes it, with the files of its graph. Then, in turns:
 `SearchIndex.search_vectors`, which returns rows with all their columns, and hnswlib, which returns the numbers of
-vectors, each with its least effort that reaches the wanted recall; and the database alone. One client, and 32 clients.
+vectors, each with its least effort that reaches the wanted recall. One client, and 32 clients.
 Further: bytes of memory a vector, seconds to the first answer from existing files, and recall under conditions that
 keep 0.01 to 50 % of the rows, on one side of the space and anywhere.
 
     python benchmarks/search_memory.py --rows 1000000 --work FOLDER
 
-With ``--work`` database and graphs are kept there, an interrupted run goes on with them, and a graph of another run of
-the same size is used again. Needs ``hnswlib``, which is no dependency of the package.
+With ``--work`` database, graphs and figures are kept there, and an interrupted run goes on with them. ``--stages`` runs
+some of build, open, one_client, clients and conditions; the result is written once there are figures of all. Needs
+``hnswlib``, which is no dependency of the package.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -33,7 +35,6 @@ from numpy.typing import NDArray
 from machine import write_result
 from search import SIZE, K, Source, Vectors, latency, make_database, nearest, percentiles, recall
 from unimetric.search import SearchIndex
-from unimetric.search.database_search import DatabaseSearch
 from unimetric.search.memory import search as memory_search
 from unimetric.search.memory.files import MemoryFiles
 
@@ -41,25 +42,27 @@ Search = Callable[[Vectors], Sequence[int]]
 BATCH = 50_000
 SHARES = (0.0001, 0.001, 0.01, 0.1, 0.5)
 
+STAGES = ("build", "open", "one_client", "clients", "conditions")
+
 READY = """
 import sys, time
-import numpy as np
+import lancedb, numpy as np, pyarrow.compute, usearch.index
 from unimetric.search import SearchIndex
 from unimetric.search.memory import search as memory_search
 memory_search.EXACT_ROWS = int(sys.argv[2])
 query = np.load(sys.argv[3])
-with open('/proc/self/statm') as file:
-    before = int(file.read().split()[1])
+def resident():
+    with open('/proc/self/statm') as file:
+        return 4096 * int(file.read().split()[1])
+before = resident()
 begin = time.perf_counter()
 index = SearchIndex.open(sys.argv[1])
 index.prepare()
 index.search_vectors(query[0], 10)
-ready = time.perf_counter() - begin
+ready, first = time.perf_counter() - begin, resident()
 for one in query:
     index.search_vectors(one, 10)
-with open('/proc/self/statm') as file:
-    after = int(file.read().split()[1])
-print(ready, (after - before) * 4096)
+print(ready, first - before, resident() - before)
 """
 
 
@@ -72,12 +75,21 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="time of each measurement with clients")
     parser.add_argument("--rounds", type=int, default=3, help="repetitions in turns; medians are reported")
     parser.add_argument("--exact_rows", type=int, default=memory_search.EXACT_ROWS, help="no graph up to so many rows")
-    parser.add_argument("--work", type=Path, help="folder to keep database and graphs in")
+    parser.add_argument("--work", type=Path, help="folder to keep database, graphs and figures in")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="what to do in this run")
+    parser.add_argument("--note", default="", help="conditions of the measurement")
     options = parser.parse_args()
+    name = "search_memory" if options.exact_rows == memory_search.EXACT_ROWS else "search_graph"
     memory_search.EXACT_ROWS = options.exact_rows
     with kept(options.work) as folder:
-        result = measure(folder, options)
-    print(write_result(f"search_memory_{options.rows}", result))
+        figures = folder / f"figures_{options.exact_rows}.json"
+        result = json.loads(figures.read_text()) if figures.is_file() else {}
+        for stage in options.stages:
+            result[stage] = measure(stage, folder, options)
+            figures.write_text(json.dumps(result))
+    if set(STAGES) <= set(result):
+        parts = {stage: result[stage] for stage in STAGES}
+        print(write_result(f"{name}_{options.rows}", {"rows": options.rows, **parts, "note": options.note}))
 
 
 @contextmanager
@@ -91,37 +103,46 @@ def kept(work: Path | None) -> Iterator[Path]:
         yield work
 
 
-def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """All figures."""
-    vectors, queries = drawn(folder, options)
-    truth = nearest(vectors, queries)
+def measure(stage: str, folder: Path, options: argparse.Namespace) -> Any:
+    """The figures of one stage."""
     place = folder / "db"
+    if stage == "build":
+        return built(place, folder, options)
+    if stage == "open":
+        return started(place, folder, options)
+    vectors, queries = drawn(folder, options)
+    with SearchIndex.open(place) as index:
+        index.prepare()
+        if stage == "conditions":
+            return under_conditions(index, vectors, queries[:200])
+        library = hnswlib_graph(folder)
+        effort = library_effort(library, folder, queries, options.recall)
+        ways = {"memory": of_index(index), "hnswlib": of_hnswlib(library)}
+        truth = np.load(folder / "truth.npy")
+        found = {"hnswlib": f"M 16, ef {effort}"}
+        found |= {f"{name}_recall_at_10": round(recall(way, queries, truth), 4) for name, way in ways.items()}
+        clients = 1 if stage == "one_client" else 32
+        return found | in_turns(ways, queries, clients, options)
+
+
+def built(place: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Make what is missing: vectors, truth, database and both graphs; give seconds of the graphs, bytes of files."""
+    vectors, queries = drawn(folder, options)
+    if not (folder / "truth.npy").is_file():
+        np.save(folder / "truth.npy", nearest(vectors, queries))
     if not (place / "items.lance").is_dir():
         make_database(place, vectors, BATCH)[0].close()
     begin = time.perf_counter()
     with SearchIndex.open(place) as index:
         index.prepare()
-        building = time.perf_counter() - begin
-        ways = {"memory": of_index(index, vectors), "database": of_database(index)}
-        library, effort, library_seconds = of_hnswlib(folder / "hnswlib.bin", vectors, queries, truth, options.recall)
-        ways["hnswlib"] = library
-        print("graphs are ready", round(building, 1), effort, flush=True)
-        result: dict[str, Any] = {
-            "rows": options.rows,
-            "hnswlib": effort,
-            "hnswlib_build_seconds": library_seconds,
-            "recall_at_10": {
-                "memory": round(recall(ways["memory"], queries, truth), 4),
-                "hnswlib": round(recall(library, queries, truth), 4),
-            },
-            "clients": in_turns(ways, queries, options),
-            "conditions": under_conditions(index, vectors, queries[:200]),
-        }
+    seconds = {"memory": round(time.perf_counter() - begin, 1)}
+    begin = time.perf_counter()
+    make_hnswlib_graph(folder, vectors)
+    seconds["hnswlib"] = round(time.perf_counter() - begin, 1)
     files = MemoryFiles(str(place.absolute()))
     sizes = {path.name: path.stat().st_size for path in files.folder.rglob("*") if path.is_file()}
-    result["file_bytes_per_vector"] = {name: round(size / options.rows, 1) for name, size in sorted(sizes.items())}
-    result |= started(place, folder, options)
-    return result
+    bytes_per_vector = {name: round(size / options.rows, 1) for name, size in sorted(sizes.items())}
+    return {"seconds": seconds, "file_bytes_per_vector": bytes_per_vector}
 
 
 def drawn(folder: Path, options: argparse.Namespace) -> tuple[Vectors, Vectors]:
@@ -131,70 +152,65 @@ def drawn(folder: Path, options: argparse.Namespace) -> tuple[Vectors, Vectors]:
         source = Source(options.rows)
         np.save(file, source.draw(options.rows, 1))
         np.save(folder / "queries.npy", source.draw(options.queries, 2))
-    return np.load(file), np.load(folder / "queries.npy")
+    return np.load(file, mmap_mode="r"), np.load(folder / "queries.npy")
 
 
-def of_index(index: SearchIndex, vectors: Vectors) -> Search:
+def of_index(index: SearchIndex) -> Search:
     """The search of the package, in memory, with all columns of the rows."""
     return lambda query: [int(match.id, 16) for match in index.search_vectors(query, K)[0]]
 
 
-def of_database(index: SearchIndex) -> Search:
-    """The search in the database alone, as before there were vectors in memory."""
-    store = index._store
-    columns = [name for name in store.column_names if name not in ("vector", "thumbnail", "fingerprint")]
-    alone = DatabaseSearch(store)
-    return lambda query: [int(row["id"], 16) for row, _ in alone.nearest(query[None], K, columns)[0]]
-
-
-def of_hnswlib(
-    file: Path, vectors: Vectors, queries: Vectors, truth: NDArray[np.int64], wanted: float
-) -> tuple[Search, str, float | None]:
-    """hnswlib's search, its least effort that reaches the recall, and the seconds that building took here."""
-    hnswlib = import_module("hnswlib")
-    graph = hnswlib.Index(space="ip", dim=SIZE)
-    seconds = None
-    if file.is_file():
-        graph.load_index(str(file), max_elements=len(vectors))
-    else:
+def make_hnswlib_graph(folder: Path, vectors: Vectors) -> None:
+    """Build hnswlib's graph, or what is missing of it."""
+    file = folder / "hnswlib.bin"
+    graph = hnswlib_graph(folder) if file.is_file() else import_module("hnswlib").Index(space="ip", dim=SIZE)
+    if not file.is_file():
         graph.init_index(max_elements=len(vectors), ef_construction=100, M=16)
-    if graph.get_current_count() < len(vectors):
-        begin = time.perf_counter()
-        for start in range(graph.get_current_count(), len(vectors), 50_000):
-            part = vectors[start : start + 50_000]
-            graph.add_items(part, np.arange(start, start + len(part)), num_threads=os.cpu_count() or 1)
-            graph.save_index(str(file))
-        seconds = round(time.perf_counter() - begin, 1)
+    for start in range(graph.get_current_count(), len(vectors), BATCH):
+        part = vectors[start : start + BATCH]
+        graph.add_items(part, np.arange(start, start + len(part)), num_threads=os.cpu_count() or 1)
+        graph.save_index(str(file))
+
+
+def hnswlib_graph(folder: Path) -> Any:
+    """hnswlib's graph from its file."""
+    graph = import_module("hnswlib").Index(space="ip", dim=SIZE)
+    graph.load_index(str(folder / "hnswlib.bin"), max_elements=len(np.load(folder / "vectors.npy", mmap_mode="r")))
+    return graph
+
+
+def of_hnswlib(graph: Any) -> Search:
+    """hnswlib's search, which returns the numbers of vectors."""
 
     def search(query: Vectors) -> Sequence[int]:
         found: Sequence[int] = graph.knn_query(query, K, num_threads=1)[0][0].tolist()
         return found
 
-    effort = 0
-    for effort in (10, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512):
+    return search
+
+
+def library_effort(graph: Any, folder: Path, queries: Vectors, wanted: float) -> int:
+    """hnswlib's least effort that reaches a recall."""
+    truth = np.load(folder / "truth.npy")
+    for effort in (10, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256):
         graph.set_ef(effort)
-        if recall(search, queries, truth) >= wanted:
-            break
-    return search, f"M 16, ef {effort}", seconds
+        if recall(of_hnswlib(graph), queries, truth) >= wanted:
+            return effort
+    return 512
 
 
-def in_turns(ways: dict[str, Search], queries: Vectors, options: argparse.Namespace) -> dict[str, Any]:
+def in_turns(ways: dict[str, Search], queries: Vectors, clients: int, options: argparse.Namespace) -> dict[str, Any]:
     """Median over the rounds of latency and rate, all ways in turns."""
-    result: dict[str, Any] = {}
-    for clients in (1, 32):
-        measured: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
-        for _ in range(options.rounds):
-            for name, search in ways.items():
-                measured[name].append(timed(search, queries, clients, options.seconds))
-        medians = {
-            name: {key: statistics.median(one[key] for one in found) for key in found[0]}
-            for name, found in measured.items()
-        }
-        medians["memory_to_hnswlib_p50"] = {  # type: ignore[assignment]
-            "ratio": round(medians["memory"]["p50_ms"] / medians["hnswlib"]["p50_ms"], 2)
-        }
-        result[str(clients)] = medians
-        print(clients, medians, flush=True)
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    for _ in range(options.rounds):
+        for name, search in ways.items():
+            measured[name].append(timed(search, queries, clients, options.seconds))
+    result: dict[str, Any] = {
+        name: {key: statistics.median(one[key] for one in found) for key in found[0]}
+        for name, found in measured.items()
+    }
+    result["p50_ratio"] = round(result["memory"]["p50_ms"] / result["hnswlib"]["p50_ms"], 2)
+    print(clients, result, flush=True)
     return result
 
 
@@ -258,12 +274,18 @@ def _best(vectors: Vectors, queries: Vectors) -> list[NDArray[np.int64]]:
 
 
 def started(place: Path, folder: Path, options: argparse.Namespace) -> dict[str, float]:
-    """Seconds from opening to the first answer in a new process, and the memory that it took, after 1,000 queries."""
+    """Seconds from opening to the first answer in a new process, and the memory that it took, after 1,000 queries.
+
+    The libraries were imported before. Pages of the mapped files count as far as they were read.
+    """
     command = [sys.executable, "-c", READY, str(place), str(options.exact_rows), str(folder / "queries.npy")]
-    found = [subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() for _ in range(3)]
+    runs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() for _ in range(3)]
+    found = [[float(value) for value in run] for run in runs]
+    seconds, first, later = (statistics.median(run[part] for run in found) for part in range(3))
     return {
-        "ready_seconds": round(statistics.median(float(seconds) for seconds, _ in found), 2),
-        "resident_bytes_per_vector": round(statistics.median(int(memory) for _, memory in found) / options.rows, 1),
+        "ready_seconds": round(seconds, 2),
+        "resident_bytes_per_vector_when_ready": round(first / options.rows, 1),
+        "resident_bytes_per_vector": round(later / options.rows, 1),
     }
 
 

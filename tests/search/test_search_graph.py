@@ -90,7 +90,8 @@ def plain(opened: Store, query: np.ndarray, k: int, keep: Where = lambda row: Tr
 
 
 def found(search: MemorySearch, queries: np.ndarray, k: int = K, **options) -> list[list[tuple[str, float]]]:
-    return [[(row["id"], score) for row, score in rows] for rows in search.nearest(queries, k, COLUMNS, **options)]
+    answers = search.nearest(queries, k, COLUMNS, **options)
+    return [list(zip(rows.columns["id"], rows.scores, strict=True)) for rows in answers]
 
 
 def recall(search: MemorySearch, opened: Store, queries: np.ndarray, k: int = K) -> float:

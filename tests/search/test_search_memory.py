@@ -160,8 +160,8 @@ def test_no_best_vector_is_missed(count: int, size: int, k: int, seed: int, shar
     chosen = random.random(count) < share
     cut = count // 2
     spans = [
-        Span(vectors[:cut], inverse[:cut], 0, chosen[:cut]),
-        Span(vectors[cut:], inverse[cut:], cut, chosen[cut:] if share < 1 else None),
+        Span(vectors[:cut], inverse[:cut], 0, np.flatnonzero(chosen[:cut])),
+        Span(vectors[cut:], inverse[cut:], cut, np.flatnonzero(chosen[cut:]) if share < 1 else None),
     ]
     if share == 1:
         spans[0] = Span(vectors[:cut], inverse[:cut])

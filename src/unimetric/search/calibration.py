@@ -10,13 +10,18 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unimetric.errors import UserError
 from unimetric.files import explain_os_error
+
+_Curve: TypeAlias = "tuple[NDArray[np.float64], NDArray[np.float64]]"
+"""Scores, and the share of right answers at each."""
 
 Strength = Literal["identical", "strong", "possible", "weak"]
 
@@ -110,8 +115,27 @@ class Calibration:
         One search in five is assumed to be for something that is not there: see `unimetric.evaluation.answers`. A
         dataset with too few queries for an estimate of its own uses that of all datasets. None without an estimate.
         """
-        curve = self.separate.get(dataset, self.unified).get("answers") or self.unified.get("answers")
-        return None if curve is None else float(np.interp(evidence, curve["scores"], curve["right"]))
+        return self.confidences([evidence], [dataset])[0]
+
+    def confidences(self, evidence: Sequence[float], datasets: Sequence[str]) -> list[float | None]:
+        """Return the `confidence` of several answers."""
+        found: list[float | None] = [None] * len(evidence)
+        for dataset in set(datasets):
+            curve = self._curves.get(dataset, self._unified_curve)
+            if curve is not None:
+                places = [place for place, name in enumerate(datasets) if name == dataset]
+                values = np.interp([evidence[place] for place in places], *curve).tolist()
+                for place, value in zip(places, values, strict=True):
+                    found[place] = value
+        return found
+
+    @cached_property
+    def _unified_curve(self) -> _Curve | None:
+        return _curve(self.unified)
+
+    @cached_property
+    def _curves(self) -> dict[str, _Curve | None]:
+        return {name: _curve(gallery) or self._unified_curve for name, gallery in self.separate.items()}
 
     def _gallery(self, datasets: Sequence[str] | None) -> Mapping[str, Any]:
         names = sorted(set(datasets or ()))
@@ -157,6 +181,13 @@ def _points(gallery: Mapping[str, Any]) -> dict[float, float | None]:
         float(point["wanted_false_match_rate"]): None if point["threshold"] is None else float(point["threshold"])
         for point in gallery["operating_points"]
     }
+
+
+def _curve(gallery: Mapping[str, Any]) -> _Curve | None:
+    answers = gallery.get("answers")
+    if not answers:
+        return None
+    return np.asarray(answers["scores"], np.float64), np.asarray(answers["right"], np.float64)
 
 
 def _check_answers(answers: Mapping[str, Any] | None) -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from unimetric.data.sources.metadata import Value
-from unimetric.search.rows import shown_metadata
+from unimetric.search.rows import shown_values
 from unimetric.search.stores.base import KINDS, Store
 
 MOST_CHOICES = 50
@@ -61,16 +61,18 @@ class Columns:
         # One column at a time, so that a wide table is never in memory as a whole.
         values = self._store.rows([name])[name]
         present = pc.drop_null(values)
-        counted = _shown(pc.value_counts(present), name) if pc.count_distinct(present).as_py() <= MOST_CHOICES else []
+        counted = _shown(pc.value_counts(present)) if pc.count_distinct(present).as_py() <= MOST_CHOICES else []
         ordered = sorted(counted, key=lambda entry: (-entry[1], str(entry[0])))
         low = high = None
         if kind in ("number", "date", "time") and len(present):
             ends = pc.min_max(present).as_py()
-            low, high = (shown_metadata({name: ends[end]})[name] for end in ("min", "max"))
+            low, high = shown_values([ends["min"], ends["max"]])
         return ColumnSummary(
             name, kind, pc.count_distinct(present).as_py(), len(values) - len(present), tuple(ordered), low, high
         )
 
 
-def _shown(counted: pa.StructArray, name: str) -> list[tuple[Value, int]]:
-    return [(shown_metadata({name: entry["values"]})[name], entry["counts"]) for entry in counted.to_pylist()]
+def _shown(counted: pa.StructArray) -> list[tuple[Value, int]]:
+    return list(
+        zip(shown_values(counted.field("values").to_pylist()), counted.field("counts").to_pylist(), strict=True)
+    )

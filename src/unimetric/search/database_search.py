@@ -15,7 +15,7 @@ from unimetric.search.effort import MeasuredEffort, chosen_effort, effort_under_
 from unimetric.search.maintenance import EXACT_BELOW
 from unimetric.search.scoring import SPARE, best_first, cosines, rounding, vectors_of
 from unimetric.search.stores.base import Effort, Store
-from unimetric.search.vector_search import ScoredRow
+from unimetric.search.vector_search import NearestRows
 
 
 class DatabaseSearch:
@@ -40,9 +40,9 @@ class DatabaseSearch:
         columns: Sequence[str],
         condition: Condition | None = None,
         exact: bool = False,
-    ) -> list[list[ScoredRow]]:
+    ) -> list[NearestRows]:
         """Return the k nearest rows to each vector [N, E]; see `VectorSearch.nearest`."""
-        answers: list[list[ScoredRow]] = [[] for _ in vectors]
+        answers: dict[int, NearestRows] = {}
         effort = None if exact else self._effort(k, condition)
         pending, wanted = list(range(len(vectors))), k + max(SPARE, k // 8)
         while pending:
@@ -56,7 +56,7 @@ class DatabaseSearch:
                     undecided.append(place)
                 answers[place] = answer
             pending, wanted = undecided, 4 * wanted
-        return answers
+        return [answers[place] for place in range(len(vectors))]
 
     def _tables(
         self,
@@ -122,20 +122,20 @@ class DatabaseSearch:
         return counts[condition]
 
 
-def _rescored(query: NDArray[np.float32], table: pa.Table, k: int) -> list[ScoredRow]:
+def _rescored(query: NDArray[np.float32], table: pa.Table, k: int) -> NearestRows:
     if not len(table):
-        return []
+        return NearestRows([], table.drop_columns(["vector", "_distance"]).to_pydict())
     scores = cosines(query, vectors_of(table["vector"]))
     order = best_first(scores, table["id"].to_pylist(), k)
-    rows = table.drop_columns(["vector", "_distance"]).take(pa.array(order)).to_pylist()
-    return list(zip(rows, scores[order].tolist(), strict=True))
+    rows = table.drop_columns(["vector", "_distance"]).take(pa.array(order))
+    return NearestRows(scores[order].tolist(), rows.to_pydict())
 
 
-def _may_be_tied(answer: list[ScoredRow], table: pa.Table) -> bool:
+def _may_be_tied(answer: NearestRows, table: pa.Table) -> bool:
     """Return True if a row that was not returned could have the score of the last row of the answer, or more."""
     size = table["vector"].type.list_size
     farthest = 1 - float(np.max(table["_distance"].to_numpy()))
-    return answer[-1][1] <= farthest + 2 * rounding(size)
+    return answer.scores[-1] <= farthest + 2 * rounding(size)
 
 
 def _same_distances(one: pa.Table, other: pa.Table) -> bool:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from unimetric.search.conditions import Condition
 from unimetric.search.stores.base import Store
+from unimetric.search.vector_search import NearestRows
 
 
 def nearest_hyperbolic(
@@ -19,8 +20,8 @@ def nearest_hyperbolic(
     k: int,
     columns: Sequence[str],
     where: Condition | None,
-) -> list[list[tuple[dict[str, Any], float]]]:
-    """Return for every point [N, E] of the ball the nearest rows, each with minus its distance.
+) -> list[NearestRows]:
+    """Return for every point [N, E] of the ball the nearest rows, with minus their distances.
 
     Args:
         store: The database.
@@ -39,7 +40,7 @@ def nearest_hyperbolic(
     ball = PoincareBall(**{name: value for name, value in geometry.items() if name != "name"})
     table = store.rows(["id", "vector"], where)
     if not len(table):
-        return [[] for _ in vectors]
+        return [NearestRows([], {name: [] for name in columns}) for _ in vectors]
     flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     points = torch.from_numpy(flat.reshape(len(table), -1).copy())
     queries = torch.from_numpy(np.array(vectors))
@@ -48,5 +49,8 @@ def nearest_hyperbolic(
     for query, nearest in zip(queries, places.tolist(), strict=True):
         distances = ball.distances(query[None].double(), points[nearest].double())[0].tolist()
         score = {table["id"][place].as_py(): -value for place, value in zip(nearest, distances, strict=True)}
-        answers.append([(row, score[row["id"]]) for row in store.rows_of(list(score), columns).to_pylist()])
+        rows = store.rows_of(list(score), columns)
+        ids = rows["id"].to_pylist()
+        order = sorted(range(len(ids)), key=lambda place: (-score[ids[place]], ids[place]))
+        answers.append(NearestRows([score[ids[place]] for place in order], rows.take(order).to_pydict()))
     return answers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,9 +21,10 @@ from unimetric.search.guarantee import Guarantee, SetLimit, find_sets, limit_of
 from unimetric.search.hyperbolic import nearest_hyperbolic
 from unimetric.search.items import ItemNotFoundError, Match, StoredItem
 from unimetric.search.memory.search import MemorySearch, vector_search
-from unimetric.search.rows import shown_metadata
+from unimetric.search.rows import shown_values
 from unimetric.search.stores.base import COLUMNS, KINDS, Store
 from unimetric.search.together import joined
+from unimetric.search.vector_search import NearestRows
 
 MAX_K = 1000
 """Maximum number of answers to one query."""
@@ -165,7 +167,10 @@ class Searcher:
                 f"vectors are {array.dtype} {list(array.shape)}: give floats [N, {size}], as the database's model does"
             )
         array = array.astype(np.float32, copy=False)
-        if not np.isfinite(array).all() or (not self.is_hyperbolic and not array.any(axis=1).all()):
+        with np.errstate(over="ignore"):
+            squares = np.add.reduce(np.square(array, dtype=np.float64), axis=1)
+        least = -1.0 if self.is_hyperbolic else 0.0
+        if not all(least < square < math.inf for square in squares.tolist()):
             raise ArgumentError("vectors hold a row that is not finite or zero: it has no neighbours; leave it out")
         return array
 
@@ -175,24 +180,17 @@ class Searcher:
         if scope.limit is not None:
             everything = replace(scope, limit=None)
             return find_sets(lambda some, k: self.matches(some, k, everything, exact=True), vectors, scope.limit)
-        threshold = self.threshold(scope.datasets)
-        return [
-            sorted(
-                (self._match(row, score, threshold) for row, score in rows),
-                key=lambda match: (-match.score, match.id),
-            )
-            for rows in self._scored(vectors, k, scope.condition, exact)
-        ]
+        return [self._matches(rows, scope) for rows in self._scored(vectors, k, scope.condition, exact)]
 
     def together(
         self, ids: Sequence[str], vectors: NDArray[np.float32], k: int, scope: Scope, exact: bool
     ) -> list[list[Match]]:
         """Return the rows that are most similar to some vectors [M, E] on average, without some items; one answer."""
         query, factor = joined(vectors, self._store.about["model"]["geometry"])
-        threshold = self.threshold(scope.datasets)
         # As many more, since each item is among its own best matches.
         (rows,) = self._scored(query, k + len(ids), scope.condition, exact)
-        found = [self._match(row, score * factor, threshold) for row, score in rows if row["id"] not in ids]
+        rows = NearestRows([score * factor for score in rows.scores], rows.columns)
+        found = [match for match in self._matches(rows, scope) if match.id not in ids]
         return [sorted(found, key=lambda match: (-match.score, match.id))[:k]]
 
     def vectors_of(self, ids: Sequence[str]) -> NDArray[np.float32]:
@@ -218,7 +216,7 @@ class Searcher:
 
     def item(self, id: str) -> StoredItem:
         """Return one row; see `row`."""
-        return _stored(self.row(id, self.row_columns).to_pylist()[0])
+        return _stored(self.row(id, self.row_columns))
 
     def sample(self, n: int, seed: int, datasets: Sequence[str] | None) -> list[StoredItem]:
         """Return n distinct rows; see `SearchIndex.sample`."""
@@ -228,8 +226,9 @@ class Searcher:
         ids = ids.take(pc.sort_indices(ids))
         chosen = np.random.default_rng(seed).choice(len(ids), min(n, len(ids)), replace=False)
         wanted = [ids[int(place)].as_py() for place in chosen]
-        rows = {row["id"]: row for row in self._store.rows_of(wanted, self.row_columns).to_pylist()}
-        return [_stored(rows[id]) for id in wanted if id in rows]
+        rows = self._store.rows_of(wanted, self.row_columns)
+        places = {id: place for place, id in enumerate(rows["id"].to_pylist())}
+        return [_stored(rows.slice(places[id], 1)) for id in wanted if id in places]
 
     @property
     def _named_columns(self) -> dict[str, str]:
@@ -239,38 +238,52 @@ class Searcher:
 
     def _scored(
         self, vectors: NDArray[np.float32], k: int, condition: Condition | None, exact: bool
-    ) -> list[list[tuple[dict[str, Any], float]]]:
-        """Return for every vector the nearest rows and their scores."""
+    ) -> list[NearestRows]:
         columns = self._answer_columns
         if self.is_hyperbolic:
             geometry = self._store.about["model"]["geometry"]
             return nearest_hyperbolic(self._store, geometry, vectors, k, columns, condition)
         return self._vectors.nearest(vectors, k, columns, condition, exact)
 
-    def _match(self, row: dict[str, Any], score: float, threshold: float | None) -> Match:
-        calibration = self._calibration
-        evidence = score if calibration is None else calibration.evidence(score, row["dataset"], row["label"])
-        confidence = None if calibration is None else calibration.confidence(evidence, row["dataset"])
-        if self.false_match_rate is None:
-            is_match = None if confidence is None else confidence >= POSSIBLE
-        else:
-            is_match = None if threshold is None else evidence >= threshold
-        return Match(
-            id=row["id"],
-            score=score,
-            dataset=row["dataset"],
-            label=row["label"],
-            path=row["path"],
-            metadata=_metadata(row),
-            is_match=is_match,
-            confidence=confidence,
-            strength=strength_of(score, 0.0 if self.is_hyperbolic else 1.0, confidence),
-        )
+    def _matches(self, rows: NearestRows, scope: Scope) -> list[Match]:
+        columns, calibration, count = rows.columns, self._calibration, len(rows.scores)
+        confidences: list[float | None] = [None] * count
+        is_match: list[bool | None] = [None] * count
+        if calibration is not None:
+            evidence = list(map(calibration.evidence, rows.scores, columns["dataset"], columns["label"]))
+            confidences = calibration.confidences(evidence, columns["dataset"])
+            threshold = self.threshold(scope.datasets)
+            if self.false_match_rate is None:
+                is_match = [None if value is None else value >= POSSIBLE for value in confidences]
+            elif threshold is not None:
+                is_match = [value >= threshold for value in evidence]
+        perfect = 0.0 if self.is_hyperbolic else 1.0
+        return [
+            Match(*values)
+            for values in zip(
+                columns["id"],
+                rows.scores,
+                columns["dataset"],
+                columns["label"],
+                columns["path"],
+                _metadata(columns, count),
+                is_match,
+                confidences,
+                [strength_of(score, perfect, found) for score, found in zip(rows.scores, confidences, strict=True)],
+                strict=True,
+            )
+        ]
 
 
-def _stored(row: Mapping[str, Any]) -> StoredItem:
-    return StoredItem(row["id"], row["dataset"], row["label"], row["path"], _metadata(row), row["content_hash"])
+def _stored(row: pa.Table) -> StoredItem:
+    columns = row.to_pydict()
+    values = {name: columns[name][0] for name in ("id", "dataset", "label", "path", "content_hash")}
+    return StoredItem(**values, metadata=_metadata(columns, 1)[0])
 
 
-def _metadata(row: Mapping[str, Any]) -> dict[str, Value]:
-    return shown_metadata({name: value for name, value in row.items() if name not in COLUMNS})
+def _metadata(columns: Mapping[str, list[Any]], count: int) -> list[dict[str, Value]]:
+    """Return the metadata of each of some rows."""
+    further = {name: shown_values(values) for name, values in columns.items() if name not in COLUMNS}
+    if not further:
+        return [{} for _ in range(count)]
+    return [dict(zip(further, values, strict=True)) for values in zip(*further.values(), strict=True)]

@@ -163,11 +163,9 @@ def rows_table(
     return pa.table(columns)
 
 
-def shown_metadata(values: Mapping[str, Any]) -> dict[str, Value]:
-    """Return metadata of a row for users: whole numbers as integers."""
-    return {
-        name: int(value) if isinstance(value, float) and value.is_integer() else value for name, value in values.items()
-    }
+def shown_values(values: Iterable[Any]) -> list[Value]:
+    """Return stored metadata for users: whole numbers as integers."""
+    return [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
 
 
 def name_problem(name: str) -> str | None:

@@ -16,20 +16,22 @@ SPARE = 8
 
 
 def cosines(query: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the cosine of a query [E] with each row [N, E], float64, from -1 to 1.
+    """Return the cosine of a query [E] with each row [N, E], or of each of N queries with its row, from -1 to 1.
 
     The value depends on the two vectors alone, not on the other rows; it is exactly 1 for equal ones. A row of zeros
     has the cosine 0, one that is not finite -1.
     """
     wide = rows.astype(np.float64)
-    asked = query.astype(np.float64)[None]
+    asked = (query if query.ndim == 2 else query[None]).astype(np.float64)
+    total = np.add.reduce
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         # The square root of a rounded square is the number itself, hence the exact 1.
-        lengths = np.sqrt((wide * wide).sum(axis=1) * (asked * asked).sum(axis=1))
-        found = (wide * asked).sum(axis=1) / lengths
-    found[lengths == 0] = 0.0
-    found[np.isnan(found)] = -1.0
-    return np.asarray(np.clip(found, -1.0, 1.0))
+        lengths = np.sqrt(total(wide * wide, axis=1) * total(asked * asked, axis=1))
+        found = np.asarray(np.minimum(np.maximum(total(wide * asked, axis=1) / lengths, -1.0), 1.0))
+    odd = np.isnan(found)
+    if odd.any():
+        found[odd] = np.where(lengths[odd] == 0, 0.0, -1.0)
+    return found
 
 
 def rounding(size: int) -> float:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unimetric.search.conditions import Condition
 
-ScoredRow: TypeAlias = "tuple[dict[str, Any], float]"
-"""Some columns of a row, and its cosine with the query."""
+
+@dataclass(frozen=True)
+class NearestRows:
+    """The rows nearest to one query, the nearest first, equally near ones by id.
+
+    Attributes:
+        scores: Cosines with the query; minus the distance for a hyperbolic model.
+        columns: The values of the rows, by column.
+    """
+
+    scores: list[float]
+    columns: Mapping[str, list[Any]]
 
 
 class VectorSearch(Protocol):
@@ -24,8 +35,8 @@ class VectorSearch(Protocol):
         columns: Sequence[str],
         condition: Condition | None = None,
         exact: bool = False,
-    ) -> list[list[ScoredRow]]:
-        """Return for every vector [N, E] the k rows of the highest cosine, the highest first, equal ones by id.
+    ) -> list[NearestRows]:
+        """Return for every vector [N, E] the k rows of the highest cosine.
 
         Args:
             vectors: Finite, none of them zero.

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from unimetric.search.memory.cells import Cells
 from unimetric.search.scoring import vectors_of
 from unimetric.search.stores.base import RowNumbers, Store
 
@@ -29,7 +30,7 @@ class Block:
         numbers: The number of each row, int64 [N]; `GONE` for none.
         vectors: Float32 [N, E].
         inverse: One over the length of each vector, float32 [N]; infinite where float32 does not do.
-        rows: The other columns.
+        rows: The other columns; those of a file are `packed`.
     """
 
     numbers: NDArray[np.int64]
@@ -70,17 +71,18 @@ class Block:
         mask[self.places(numbers)] = True
         return mask
 
-    def take(self, places: NDArray[np.intp], columns: Sequence[str]) -> list[dict[str, Any]]:
-        """Return some columns of rows; None for columns that were added to the database later."""
-        rows: list[dict[str, Any]] = self.rows.take(pa.array(places)).to_pylist()
-        if self.rows.schema.names == list(columns):
-            return rows
-        return [{name: row.get(name) for name in columns} for row in rows]
+    def values(self, places: NDArray[np.intp], columns: Sequence[str]) -> dict[str, list[Any]]:
+        """Return the values of rows by column; None for columns that were added to the database later."""
+        return self._cells.values(places, columns)
 
     def kept(self, mask: NDArray[np.bool_]) -> Block:
         """Return the rows of some places."""
         rows = self.rows.filter(pa.array(mask))
         return Block(self.numbers[mask], self.vectors[mask], self.inverse[mask], rows)
+
+    @cached_property
+    def _cells(self) -> Cells:
+        return Cells(self.rows)
 
     @cached_property
     def _ascending(self) -> tuple[NDArray[np.int64], NDArray[np.intp] | None]:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from unimetric.search.memory.blocks import GONE, Block
+from unimetric.search.memory.cells import column_of
 from unimetric.search.memory.files import MemoryFiles, Saved, open_graph
 from unimetric.search.memory.graph import Graph, measured_counts
 from unimetric.search.memory.state import State, read_state
@@ -84,7 +85,7 @@ def reused(fresh: Block, before: Saved) -> tuple[Block, Graph | None]:
     nodes = len(before.graph)
     if not nodes or before.block.vectors.shape[1] != fresh.vectors.shape[1]:
         return fresh, None
-    ids = pa.array(before.block.rows.column("id").slice(0, nodes))
+    ids = column_of(before.block.rows.slice(0, nodes), "id")
     found = pc.index_in(ids, value_set=fresh.rows.column("id")).to_numpy(zero_copy_only=False)
     places = np.where(np.isnan(found), GONE, found).astype(np.int64)
     for start in range(0, nodes, 1 << 16):

@@ -29,13 +29,13 @@ class Span:
         vectors: Float32 [N, E].
         inverse: One over their lengths, float32 [N]; infinite for those that are always candidates.
         offset: Added to the places of candidates.
-        chosen: The rows to compare, bool [N]; None for all.
+        chosen: The places of the rows to compare, ascending; None for all.
     """
 
     vectors: NDArray[np.float32]
     inverse: NDArray[np.float32]
     offset: int = 0
-    chosen: NDArray[np.bool_] | None = None
+    chosen: NDArray[np.intp] | None = None
 
 
 def candidates(queries: NDArray[np.float32], spans: list[Span], k: int) -> list[NDArray[np.intp]]:
@@ -54,18 +54,20 @@ def candidates(queries: NDArray[np.float32], spans: list[Span], k: int) -> list[
 
 def _screen(unit: NDArray[np.float32], span: Span) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
     """Return the products of unit queries with the chosen vectors, [Q, n], and the places of these, [n]."""
-    places = np.arange(len(span.vectors)) if span.chosen is None else np.flatnonzero(span.chosen)
-    sparse = len(places) < _SPARSE * len(span.vectors)
+    size = len(span.vectors)
+    places = np.arange(size) if span.chosen is None else span.chosen
+    sparse = len(places) < _SPARSE * size
     products = np.empty((len(unit), len(places)), np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
         done = 0
-        for start in range(0, len(places) if sparse else len(span.vectors), _TILE):
+        for start in range(0, len(places) if sparse else size, _TILE):
             rows: NDArray[np.intp] | slice = places[start : start + _TILE] if sparse else slice(start, start + _TILE)
             inverse = span.inverse[rows]
             part = (unit @ span.vectors[rows].T) * inverse
             part[:, np.isinf(inverse)] = np.inf
             if not sparse and span.chosen is not None:
-                part = part[:, span.chosen[rows]]
+                first, last = np.searchsorted(places, [start, start + _TILE])
+                part = part[:, places[first:last] - start]
             products[:, done : done + part.shape[1]] = part
             done += part.shape[1]
     return products, places + span.offset

@@ -1,6 +1,7 @@
 """Files of vectors, rows and graph beside a database, mapped into memory.
 
-They are a copy that may be deleted at any time: a missing, damaged or old one is made anew from the database.
+They are a copy that may be deleted at any time: a missing, damaged or old one is made anew from the database. Their
+checksums are read once; later, files that nobody wrote to since are opened without reading them.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
+import time
 import uuid
 import zlib
 from dataclasses import dataclass
@@ -21,19 +24,22 @@ from filelock import FileLock
 from filelock import Timeout as FileLockTimeout
 
 from unimetric.errors import UserError
-from unimetric.files import cache_folder, check_writable, make_folder, write_json
+from unimetric.files import cache_folder, check_writable, make_folder, write_json, write_text
 from unimetric.search.memory.blocks import Block
+from unimetric.search.memory.cells import packed
 from unimetric.search.memory.graph import Graph
 from unimetric.search.stores.base import is_uri
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 _FOLDER = ".memory"
-_CURRENT = "current.json"
+_CURRENT, _CHECKED = "current.json", "checked.json"
 _ARRAYS = ("numbers", "vectors", "inverse")
 _ROWS, _GRAPH = "rows.arrow", "graph.usearch"
 _CHUNK = 1 << 24
+_SETTLED = 50_000_000
+"""Nanoseconds after which a further write to a file changes its times for certain."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,15 +102,16 @@ class MemoryFiles:
         folder.mkdir()
         for name in _ARRAYS:
             np.save(folder / f"{name}.npy", getattr(block, name))
-        with pa.OSFile(str(folder / _ROWS), "wb") as sink, pa.ipc.new_file(sink, block.rows.schema) as writer:
-            writer.write_batch(block.rows)
+        rows = packed(block.rows)
+        with pa.OSFile(str(folder / _ROWS), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
+            writer.write_batch(rows)
         graph.save(folder / _GRAPH)
         about = {
             "format": _FORMAT,
             "folder": folder.name,
             "identity": identity,
             "counts": None if counts is None else {str(k): count for k, count in counts.items()},
-            "sums": {file.name: _sum(file) for file in sorted(folder.iterdir())},
+            "sums": {file.name: _flushed_sum(file) for file in sorted(folder.iterdir())},
         }
         write_json(self.folder / _CURRENT, about)
         for other in self.folder.iterdir():
@@ -129,9 +136,7 @@ class MemoryFiles:
     def _load(self) -> Saved:
         about = _read(self.folder / _CURRENT)
         folder = self.folder / Path(str(about["folder"])).name
-        for name, wanted in about["sums"].items():
-            if _sum(folder / name) != wanted:
-                raise ValueError(f"{name} was changed")
+        self._check(folder, about["sums"])
         arrays: dict[str, Any] = {
             name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)) for name in _ARRAYS
         }
@@ -146,6 +151,26 @@ class MemoryFiles:
             None if counts is None else {int(k): count for k, count in counts.items()},
             folder,
         )
+
+    def _check(self, folder: Path, sums: dict[str, list[int]]) -> None:
+        """Compare files with their checksums, unless that was done and none was written to since.
+
+        Raises:
+            ValueError: one is damaged.
+        """
+        found = {name: _state(folder / name) for name in sums}
+        checked = self.folder / _CHECKED
+        if checked.is_file() and checked.read_bytes() == _record(folder, found).encode():
+            return
+        for name, wanted in sums.items():
+            if _sum(folder / name) != wanted:
+                raise ValueError(f"{name} was changed")
+        if time.time_ns() - max(max(state[2:]) for state in found.values()) < _SETTLED:
+            return
+        try:
+            write_text(checked, _record(folder, found))
+        except UserError as error:
+            log.info("checksums are read at every start: %s", error)
 
 
 def open_graph(saved: Saved) -> Graph:
@@ -163,6 +188,22 @@ def _folder_of(place: str) -> Path:
         else:
             return folder
     return cache_folder() / "memory" / hashlib.sha256(place.encode()).hexdigest()[:32]
+
+
+def _state(file: Path) -> list[int]:
+    """Return length, node and times of a file, in nanoseconds; a write changes a time."""
+    status = file.stat()
+    return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _record(folder: Path, states: dict[str, list[int]]) -> str:
+    return json.dumps({folder.name: states}) + "\n"
+
+
+def _flushed_sum(file: Path) -> list[int]:
+    with file.open("r+b") as content:
+        os.fsync(content.fileno())
+    return _sum(file)
 
 
 def _sum(file: Path) -> list[int]:

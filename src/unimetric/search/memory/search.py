@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +15,14 @@ from unimetric.errors import UserError
 from unimetric.search.conditions import Condition
 from unimetric.search.database_search import DatabaseSearch
 from unimetric.search.memory.building import build, state_of
+from unimetric.search.memory.combining import Combined
 from unimetric.search.memory.exact import Span, candidates
 from unimetric.search.memory.files import MemoryFiles, Saved
 from unimetric.search.memory.state import Selection, Selections, State, caught_up, folded, read_state
 from unimetric.search.memory.walking import walked
 from unimetric.search.scoring import best_first, cosines
 from unimetric.search.stores.base import RowNumbers, Store
-from unimetric.search.vector_search import ScoredRow, VectorSearch
+from unimetric.search.vector_search import NearestRows, VectorSearch
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,13 @@ _PAUSE = 10.0
 
 _ATTEMPTS = 3
 """A condition is evaluated so often while another process writes, before the database is asked instead."""
+
+
+_Asked: TypeAlias = "tuple[State, Selection, int, bool]"
+"""The rows, the chosen ones of them, k, and True to compare with all of these."""
+
+_Ranked: TypeAlias = "tuple[NDArray[np.intp], list[float]]"
+"""Places, and their scores."""
 
 
 class MemorySearch:
@@ -57,6 +65,7 @@ class MemorySearch:
         self._changing = threading.Lock()
         self._state: State | None = None
         self._selections = Selections(numbers)
+        self._ranked = Combined(_ranked)
         self._asked = 0
         self._files = MemoryFiles(store.place)
         self._building: threading.Thread | None = None
@@ -86,7 +95,7 @@ class MemorySearch:
         columns: Sequence[str],
         condition: Condition | None = None,
         exact: bool = False,
-    ) -> list[list[ScoredRow]]:
+    ) -> list[NearestRows]:
         """Return the k nearest rows to each vector [N, E]; see `VectorSearch.nearest`."""
         self._asked += len(vectors)
         # Reading all rows for a single query would take longer than the query.
@@ -96,9 +105,10 @@ class MemorySearch:
             state = self._current(columns)
             if state is None:
                 break
-            selection = self._select(state, condition)
+            selection = self._selections.of(state, condition)
             if selection is not None:
-                return _answers(state, selection, vectors, k, columns, exact)
+                ranked = self._ranked((state, selection, k, exact), vectors)
+                return _with_columns(state, ranked, columns)
         return self._otherwise.nearest(vectors, k, columns, condition, exact)
 
     def _current(self, columns: Sequence[str]) -> State | None:
@@ -162,14 +172,6 @@ class MemorySearch:
         with self._changing:
             self._state = self._usable(saved, columns) or self._state
 
-    def _select(self, state: State, condition: Condition | None) -> Selection | None:
-        """Return the rows that meet a condition; None if the database was changed meanwhile."""
-        if condition is None:
-            return self._selections.of(state, None)
-        with self._changing:
-            selection = self._selections.of(state, condition)
-        return selection if self._numbers.version == state.version else None
-
 
 def vector_search(store: Store) -> VectorSearch:
     """Return the way to search a database: in memory where its engine has row numbers, and in the database."""
@@ -177,48 +179,49 @@ def vector_search(store: Store) -> VectorSearch:
     return database if store.numbers is None else MemorySearch(store, store.numbers, database)
 
 
-def _answers(
-    state: State, selection: Selection, vectors: NDArray[np.float32], k: int, columns: Sequence[str], exact: bool
-) -> list[list[ScoredRow]]:
+def _ranked(asked: _Asked, vectors: NDArray[np.float32]) -> list[_Ranked]:
+    """Return for each vector [N, E] the places of the best rows and their scores, equal ones by id."""
+    state, selection, k, exact = asked
     if not selection.count:
-        return [[] for _ in vectors]
+        return [(np.empty(0, np.intp), []) for _ in vectors]
     found: list[NDArray[np.intp] | None] = [None for _ in vectors]
     if not exact and state.graph is not None:
         found = walked(state, selection, vectors, k)
     pending = [place for place, places in enumerate(found) if places is None]
     if pending:
         spans = [
-            Span(state.base.vectors, state.base.inverse, 0, selection.base),
-            Span(state.tail.vectors, state.tail.inverse, len(state.base), selection.tail),
+            Span(state.base.vectors, state.base.inverse, 0, selection.base_places),
+            Span(state.tail.vectors, state.tail.inverse, len(state.base), selection.tail_places),
         ]
         best = candidates(vectors[pending], [span for span in spans if len(span.vectors)], k)
         for place, places in zip(pending, best, strict=True):
             found[place] = places
-    return [
-        ranked(state, query, places, k, columns)
-        for query, places in zip(vectors, found, strict=True)
-        if places is not None
-    ]
+    candidates_of = [places for places in found if places is not None]
+    if len(vectors) == 1:
+        return [_best(state, candidates_of[0], cosines(vectors[0], state.vectors_at(candidates_of[0])), k)]
+    together, sizes = np.concatenate(candidates_of), [len(places) for places in candidates_of]
+    scores = cosines(np.repeat(vectors, sizes, axis=0), state.vectors_at(together))
+    parts = np.split(scores, np.cumsum(sizes)[:-1])
+    return [_best(state, places, part, k) for places, part in zip(candidates_of, parts, strict=True)]
 
 
-def ranked(
-    state: State, query: NDArray[np.float32], places: NDArray[np.intp], k: int, columns: Sequence[str]
-) -> list[ScoredRow]:
-    """Return the k best of some places with their columns, by their scores in float64, equal ones by id."""
-    scores = cosines(query, state.vectors_at(places))
-    order = np.argsort(-scores, kind="stable")
-    border = scores[order[: k + 1]]
-    if (border[1:] == border[:-1]).any():
-        ids = [str(row["id"]) for row in _rows(state, places, ["id"])]
-        order = best_first(scores, ids, k)
-    order = order[:k]
-    return list(zip(_rows(state, places[order], columns), scores[order].tolist(), strict=True))
+def _best(state: State, places: NDArray[np.intp], scores: NDArray[np.float64], k: int) -> _Ranked:
+    order = (-scores).argsort(kind="stable")
+    best = scores[order[: k + 1]].tolist()
+    if len(set(best)) < len(best):
+        order = best_first(scores, state.values_at(places, ["id"])["id"], k)
+        best = scores[order].tolist()
+    return places[order[:k]], best[:k]
 
 
-def _rows(state: State, places: NDArray[np.intp], columns: Sequence[str]) -> list[dict[str, Any]]:
-    early = places < len(state.base)
-    if early.all():
-        return state.base.take(places, columns)
-    rows = iter(state.base.take(places[early], columns))
-    late = iter(state.tail.take(places[~early] - len(state.base), columns))
-    return [next(rows if first else late) for first in early.tolist()]
+def _with_columns(state: State, ranked: Sequence[_Ranked], columns: Sequence[str]) -> list[NearestRows]:
+    if len(ranked) == 1:
+        places, scores = ranked[0]
+        return [NearestRows(scores, state.values_at(places, columns))]
+    values = state.values_at(np.concatenate([places for places, _ in ranked]), columns)
+    answers, start = [], 0
+    for _, scores in ranked:
+        end = start + len(scores)
+        answers.append(NearestRows(scores, {name: column[start:end] for name, column in values.items()}))
+        start = end
+    return answers

@@ -6,8 +6,11 @@ masked.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,10 +49,27 @@ class State:
     def __len__(self) -> int:
         return self.alive + len(self.tail)
 
+    @cached_property
+    def odd_nodes(self) -> NDArray[np.intp]:
+        """The places in the graph of vectors that no walk can find."""
+        nodes = 0 if self.graph is None else len(self.graph)
+        return self.base.odd_places[self.base.odd_places < nodes]
+
     @property
     def last(self) -> int:
         """The highest number."""
         return max(self.base.last, self.tail.last)
+
+    def values_at(self, places: NDArray[np.intp], columns: Sequence[str]) -> dict[str, list[Any]]:
+        """Return the values of places by column."""
+        early = places < len(self.base)
+        if early.all():
+            return self.base.values(places, columns)
+        first, later = np.flatnonzero(early), np.flatnonzero(~early)
+        order = np.argsort(np.concatenate([first, later])).tolist()
+        head = self.base.values(places[first], columns)
+        rest = self.tail.values(places[later] - len(self.base), columns)
+        return {name: [(head[name] + rest[name])[place] for place in order] for name in columns}
 
     def vectors_at(self, places: NDArray[np.intp]) -> NDArray[np.float32]:
         """Return the vectors of places, [n, E]."""
@@ -75,6 +95,23 @@ class Selection:
     base: NDArray[np.bool_] | None
     tail: NDArray[np.bool_] | None
     count: int
+
+    @property
+    def base_places(self) -> NDArray[np.intp] | None:
+        """The chosen places of the base, ascending; None for all."""
+        if self.base is None:
+            return None
+        # Many places would take more memory than the time is worth.
+        return self._few_places if self.count < len(self.base) // 4 else np.flatnonzero(self.base)
+
+    @property
+    def tail_places(self) -> NDArray[np.intp] | None:
+        """The chosen places of the tail."""
+        return None if self.tail is None else np.flatnonzero(self.tail)
+
+    @cached_property
+    def _few_places(self) -> NDArray[np.intp]:
+        return np.flatnonzero(self.base if self.base is not None else ())
 
 
 def read_state(store: Store, numbers: RowNumbers, columns: Sequence[str]) -> State:
@@ -144,23 +181,42 @@ class Selections:
         most: Conditions to keep.
     """
 
-    def __init__(self, numbers: RowNumbers, most: int = 64) -> None:
+    def __init__(self, numbers: RowNumbers, most: int = 32) -> None:
         self._numbers = numbers
         self._most = most
+        self._evaluating = threading.Lock()
         self._base: Block | None = None
         self._known: dict[Condition, tuple[int, NDArray[np.bool_], NDArray[np.int64]]] = {}
+        self._of_state: tuple[State | None, dict[Condition | None, Selection]] = (None, {})
 
-    def of(self, state: State, condition: Condition | None) -> Selection:
-        """Return the rows of a state that meet a condition, as the database evaluates it in its present version."""
+    def of(self, state: State, condition: Condition | None) -> Selection | None:
+        """Return the rows of a state that meet a condition; None if the database is of another version now."""
+        of_state, selections = self._of_state
+        selection = selections.get(condition) if of_state is state else None
+        if selection is not None:
+            return selection
+        with self._evaluating:
+            selection = self._selected(state, condition)
+            if selection is not None:
+                kept = dict(self._of_state[1]) if self._of_state[0] is state else {}
+                while len(kept) >= self._most:
+                    del kept[next(iter(kept))]
+                self._of_state = state, {**kept, condition: selection}
+            return selection
+
+    def _selected(self, state: State, condition: Condition | None) -> Selection | None:
         if condition is None:
             return Selection(None if state.dead is None else ~state.dead, None, len(state))
-        base, later = self._evaluate(state, condition)
+        evaluated = self._evaluate(state, condition)
+        if evaluated is None:
+            return None
+        base, later = evaluated
         if state.dead is not None:
             base = base & ~state.dead
         tail = state.tail.mask(later)
         return Selection(base, tail, int(base.sum()) + int(tail.sum()))
 
-    def _evaluate(self, state: State, condition: Condition) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    def _evaluate(self, state: State, condition: Condition) -> tuple[NDArray[np.bool_], NDArray[np.int64]] | None:
         if self._base is not state.base:
             self._base, self._known = state.base, {}
         known = self._known.pop(condition, None)
@@ -171,6 +227,8 @@ class Selections:
             first, mask, later = known
             if first < state.last:
                 later = np.concatenate([later, self._numbers.select(condition, above=first)])
+        if self._numbers.version != state.version:
+            return None
         later = later[later <= state.last]
         while len(self._known) >= self._most:
             del self._known[next(iter(self._known))]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from unimetric.search.memory.exact import Span, candidates
-from unimetric.search.memory.graph import Graph
 from unimetric.search.memory.state import Selection, State
 
 _WALK_COST = 32
@@ -37,43 +34,39 @@ def walked(state: State, selection: Selection, vectors: NDArray[np.float32], k: 
     ]
     if not levels or state.graph is None:
         return [None for _ in vectors]
-    further = _unlinked(state, selection, vectors, k)
-    graph = state.graph
-    return [
-        None if near is None else np.concatenate([near, far])
-        for near, far in zip((_walk(graph, chosen, query, k, levels) for query in vectors), further, strict=True)
-    ]
-
-
-def _walk(
-    graph: Graph,
-    chosen: NDArray[np.bool_] | None,
-    query: NDArray[np.float32],
-    k: int,
-    levels: Sequence[tuple[int, int]],
-) -> NDArray[np.intp] | None:
+    near: list[NDArray[np.intp] | None] = [None for _ in vectors]
+    pending = list(range(len(vectors)))
     for depth, count in levels:
-        places = graph.walk(query, min(count, len(graph)))
-        if chosen is None:
-            return places
-        hits = np.flatnonzero(chosen[places])
-        if len(hits) >= k and hits[k - 1] < depth:
-            return places[hits]
-    return None
+        for place, found in zip(pending, state.graph.walk(vectors[pending], count), strict=True):
+            near[place] = found if chosen is None else _complete(found, chosen, k, depth)
+        pending = [place for place in pending if near[place] is None]
+        if not pending:
+            break
+    return _with_unlinked(near, state, selection, vectors, k)
 
 
-def _unlinked(state: State, selection: Selection, vectors: NDArray[np.float32], k: int) -> list[NDArray[np.intp]]:
-    """Return candidates among the rows that are in no graph."""
+def _complete(found: NDArray[np.intp], chosen: NDArray[np.bool_], k: int, depth: int) -> NDArray[np.intp] | None:
+    """Return the chosen ones of the places of a walk; None if fewer than k are within its depth."""
+    hits = np.flatnonzero(chosen[found])
+    return found[hits] if len(hits) >= k and hits[k - 1] < depth else None
+
+
+def _with_unlinked(
+    near: list[NDArray[np.intp] | None], state: State, selection: Selection, vectors: NDArray[np.float32], k: int
+) -> list[NDArray[np.intp] | None]:
+    """Return the places of walks with candidates among the rows that no walk finds."""
     nodes = 0 if state.graph is None else len(state.graph)
     base, tail = state.base, state.tail
+    if nodes == len(base) and not len(tail) and not len(state.odd_nodes):
+        return near
     spans = []
     if nodes < len(base):
-        chosen = None if selection.base is None else selection.base[nodes:]
+        chosen = None if selection.base is None else np.flatnonzero(selection.base[nodes:])
         spans.append(Span(base.vectors[nodes:], base.inverse[nodes:], nodes, chosen))
     if len(tail):
-        spans.append(Span(tail.vectors, tail.inverse, len(base), selection.tail))
-    odd = base.odd_places[base.odd_places < nodes]
+        spans.append(Span(tail.vectors, tail.inverse, len(base), selection.tail_places))
+    odd = state.odd_nodes
     if selection.base is not None:
         odd = odd[selection.base[odd]]
-    found = candidates(vectors, spans, k) if spans else [np.empty(0, np.intp) for _ in vectors]
-    return [np.concatenate([places, odd]) if len(odd) else places for places in found]
+    far = candidates(vectors, spans, k) if spans else [np.empty(0, np.intp) for _ in vectors]
+    return [None if one is None else np.concatenate([one, other, odd]) for one, other in zip(near, far, strict=True)]
