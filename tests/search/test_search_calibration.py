@@ -92,7 +92,7 @@ def test_is_match_by_the_confidence(index: SearchIndex) -> None:
     (everything,) = index.search_vectors(index.embedder.encode([index.sample(1)[0].path], precision="fp32"), 24)
     assert everything[0].strength == "identical"
     for match in everything[1:]:
-        confidence = np.interp(match.score, [0.0, 0.5, 0.9], [0.1, 0.5, 0.95])
+        confidence = float(np.interp(match.score, [0.0, 0.5, 0.9], [0.1, 0.5, 0.95]))
         assert match.confidence == pytest.approx(confidence)
         assert match.strength == ("strong" if confidence >= 0.9 else "possible" if confidence >= 0.5 else "weak")
         assert match.is_match is (confidence >= 0.5)
