@@ -50,7 +50,8 @@ def _seeds(first: int, seconds: float) -> Iterator[int]:
 
 
 def _share(session: pytest.Session) -> float:
-    tests = sum(item.get_closest_marker("soak") is not None for item in session.items)
+    calls = [getattr(item, "callspec", None) for item in session.items]
+    tests = sum(call is not None and call.params.get("seeds") == "soak" for call in calls)
     return SOAK_SECONDS * int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) / max(1, tests)
 
 

@@ -81,9 +81,17 @@ def test_an_array_of_four_axes_is_a_list_of_images(embedder):
         embedder.encode([stack])
 
 
-def test_one_opened_file_may_be_listed_twice(embedder, tmp_path, monkeypatch):
+@pytest.fixture
+def eight_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(8)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("eight_threads")
+def test_one_opened_file_may_be_listed_twice(embedder, tmp_path):
     """Opened files are read when they are needed: two threads at once would each get a part of one."""
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     path = tmp_path / "turned.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -95,7 +95,7 @@ def test_is_match_by_the_confidence(index: SearchIndex) -> None:
         confidence = float(np.interp(match.score, [0.0, 0.5, 0.9], [0.1, 0.5, 0.95]))
         assert match.confidence == pytest.approx(confidence)
         assert match.strength == ("strong" if confidence >= 0.9 else "possible" if confidence >= 0.5 else "weak")
-        assert match.is_match is (confidence >= 0.5)
+        assert match.is_match == (confidence >= 0.5)
     assert {match.strength for match in everything} == {"identical", "strong", "possible", "weak"}
 
 

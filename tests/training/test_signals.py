@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from safetensors import safe_open
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from forked import ForkedCommand
-from toy_runs import assert_same_run, at_step, interrupt, options_file, unimetric
+from toy_runs import assert_same_run, at_step, interrupt, options_file, removed, unimetric
 
 
 @pytest.mark.parametrize(
@@ -55,24 +56,22 @@ def test_a_signal_leaves_a_run_that_goes_on(
 
 
 def test_sigterm_before_the_first_step_leaves_a_run_that_goes_on(
-    sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    sources: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from unimetric.training import loop
-
-    original, run = loop.start_from_discriminant, tmp_path / "run"
+    run = tmp_path / "run"
     options = options_file(tmp_path / "options.yaml", training={"epochs": 1, "start": "discriminant"})
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
 
     def interrupted(*arguments: object) -> None:
+        """Before the first images are embedded, on which the head starts."""
         signal.raise_signal(signal.SIGTERM)
         raise AssertionError("went on")
 
-    monkeypatch.setattr(loop, "start_from_discriminant", interrupted)
-    assert unimetric("train", *sources, "--out", run, "--config", options) == 130
+    with removed(register_module_forward_pre_hook(interrupted)):
+        assert unimetric("train", *sources, "--out", run, "--config", options) == 130
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last == f"unimetric: stopped; continue with: unimetric train --resume {run}"
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-    monkeypatch.setattr(loop, "start_from_discriminant", original)
     assert unimetric("train", "--resume", run) == 0
     assert unimetric("train", *sources, "--out", tmp_path / "expected", "--config", options) == 0
     assert_same_run(tmp_path / "expected", run)
