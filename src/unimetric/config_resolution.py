@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser
 
 from unimetric.arguments import options_parser
@@ -95,11 +94,6 @@ def with_shorthands(config: RunConfig, sources: list[str] | None, strict: bool) 
     """Return the configuration with its values replaced by the positional SOURCE arguments and ``--strict``."""
     data = config.data
     return replace(config, data=replace(data, sources=sources or data.sources, strict=strict or data.strict))
-
-
-def as_yaml(config: RunConfig) -> str:
-    """The text of a file for ``--config``."""
-    return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
 
 
 @cache

@@ -124,6 +124,11 @@ def identities(paths: Iterable[Path]) -> list[str]:
     return resolved
 
 
+def item_identities(items: Sequence[Item]) -> list[tuple[str, str]]:
+    """Return the identity of every item's image: its dataset and the file behind its path."""
+    return [(item.dataset, file) for item, file in zip(items, identities(item.path for item in items), strict=True)]
+
+
 def unique_items(items: Sequence[Item]) -> tuple[tuple[Item, ...], tuple[Path, ...]]:
     """Take every image of one dataset once, in the given order: (the items kept, the repeated paths).
 

@@ -18,7 +18,7 @@ from functools import partial
 from multiprocessing.connection import Listener
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -124,9 +124,7 @@ class WorkerLoader(Generic[T_co]):
     def __enter__(self) -> WorkerLoader[T_co]:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         dead = [worker.exitcode for worker in self._workers() if worker.exitcode]
         self.close()
         if dead and isinstance(error, RuntimeError):

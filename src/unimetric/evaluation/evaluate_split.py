@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from unimetric.data.catalog import Item, Unusable, identities
+from unimetric.data.catalog import Item, Unusable, item_identities
 from unimetric.data.images import decode_image
 from unimetric.errors import UserError
 from unimetric.evaluation import LabelWarning, Report, evaluate
@@ -118,7 +118,7 @@ def measure(
     if strict:
         check_positives(query, gallery)
     # An image may be query and gallery at once; its file within its dataset is its identity.
-    identity = dict(zip((*query, *gallery), _identities([*query, *gallery]), strict=True))
+    identity = dict(zip((*query, *gallery), item_identities([*query, *gallery]), strict=True))
     distinct = list({identity[item]: item for item in (*query, *gallery)}.values())
     embedded = embed_items(
         embedder,
@@ -200,10 +200,10 @@ def check_positives(query: Sequence[Item], gallery: Sequence[Item]) -> None:
         UserError: some query has none; the first one is named.
     """
     members = Counter((item.dataset, label) for item in gallery for label in item.all_labels)
-    searched = set(_identities(gallery))
+    searched = set(item_identities(gallery))
     missing = [
         item
-        for item, own in zip(query, _identities(query), strict=True)
+        for item, own in zip(query, item_identities(query), strict=True)
         if all(members[item.dataset, label] - (own in searched) < 1 for label in item.all_labels)
     ]
     if missing:
@@ -212,8 +212,3 @@ def check_positives(query: Sequence[Item], gallery: Sequence[Item]) -> None:
             f"{first.path}: the gallery holds no other image of its class {first.label!r} of {first.dataset!r}, as of "
             f"{len(missing)} of {len(query)} queries: add images of these classes, or leave out --strict to count them"
         )
-
-
-def _identities(items: Sequence[Item]) -> list[tuple[str, str]]:
-    files = identities(item.path for item in items)
-    return [(item.dataset, file) for item, file in zip(items, files, strict=True)]

@@ -13,9 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from unimetric.config import RunConfig, read_options, run_config
+from unimetric.config import RunConfig, as_yaml, read_options, run_config
 from unimetric.data.catalog import ClassIndex
 from unimetric.data.splits import Split
 from unimetric.errors import ProcessLost, UserError
@@ -124,7 +122,7 @@ class RunFolder:
         Raises:
             UserError: full disk, or no permission.
         """
-        write_text(self.config, yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
+        write_text(self.config, as_yaml(config))
 
     def read_config(self) -> RunConfig:
         """Read the configuration that the run was started with.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from unimetric.data.catalog import Item, identities
+from unimetric.data.catalog import Item, item_identities
 from unimetric.errors import UserError
 from unimetric.files import write_atomically
 
@@ -45,11 +44,7 @@ class MeasuredVectors:
 
     def identities(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         """Return the identity of each query and gallery item: its dataset and the file behind its path."""
-        return _identities(self.query), _identities(self.gallery)
-
-
-def _identities(items: Sequence[Item]) -> list[tuple[str, str]]:
-    return [(item.dataset, file) for item, file in zip(items, identities(item.path for item in items), strict=True)]
+        return item_identities(self.query), item_identities(self.gallery)
 
 
 def write_measured(path: Path, measured: MeasuredVectors) -> None:

@@ -186,11 +186,3 @@ class CurricularFace(nn.Module):
         replace the given directions within one step.
         """
         self.proxies.copy_(directions * math.sqrt(self.embedding_size))
-
-    def extra_repr(self) -> str:
-        """Constants for ``print(loss)``."""
-        return (
-            f"num_classes={self.num_classes}, embedding_size={self.embedding_size}, margin={self.margin}, "
-            f"scale={self.scale}, momentum={self.momentum}, per_class={self.per_class}, "
-            f"update_first={self.update_first}, sampled_classes={self.sampled_classes}"
-        )

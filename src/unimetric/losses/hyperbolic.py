@@ -79,7 +79,3 @@ class Hyperbolic(nn.Module):
         with no_autocast(embeddings):
             points = self.ball.project(embeddings.float())
             return supervised_contrast(self.ball.distances(points, points), labels, self.temperature)
-
-    def extra_repr(self) -> str:
-        """Constants for ``print(loss)``."""
-        return f"embedding_size={self.embedding_size}, temperature={self.temperature}, ball={self.ball}"

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from unimetric.config import as_yaml
 from unimetric.files import make_folder, write_text
 from unimetric.progress import log_status
 from unimetric.studies.names import describe_values
 from unimetric.studies.plan import Entry, Model, Plan, Run
 from unimetric.studies.process import RunProcesses, command_line
-from unimetric.studies.state import Folder, State, options_text, runs_of
+from unimetric.studies.state import Folder, State, runs_of
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class _Execution:
         if state == "to do" and files.folder.is_dir():
             # Left by an evaluation, or by a training that was killed before its first step.
             shutil.rmtree(files.folder)
-        write_text(files.options, options_text(run))
+        write_text(files.options, as_yaml(run.config))
         log_status(f"{run.name}: {'resumed' if state == 'cut off' else 'started'}, log in {files.log}")
         size = files.log.stat().st_size if files.log.is_file() else 0
         code = self.processes.run(arguments(run, self.folder, resume=state == "cut off"), files.log)

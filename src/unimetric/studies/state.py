@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from unimetric.config import RunConfig, run_config
 from unimetric.errors import UserError
 from unimetric.studies.names import describe_values
@@ -132,11 +130,6 @@ def runs_of(plan: Plan, folder: Folder, entry: Entry) -> Iterator[Run]:
         yield from members
         if entry.mode == "each" and len(members) == len(entry.models) > 1:
             yield plan.ensemble(entry, seed, members)
-
-
-def options_text(run: Run) -> str:
-    """Return the content of the options file for the run's command."""
-    return yaml.safe_dump(asdict(run.config), sort_keys=False, allow_unicode=True)
 
 
 def _read_known_options(path: Path) -> RunConfig:

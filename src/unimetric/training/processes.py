@@ -81,12 +81,9 @@ class Processes:
         return bool(values.item())
 
     def number_of_first(self, value: float | None) -> float | None:
-        """Return rank 0's number, to the last bit; None must be None in all."""
-        if self.count == 1 or value is None:
-            return value
-        number = torch.tensor([value], dtype=torch.float64)
-        dist.broadcast(number, 0, group=self._control)
-        return number.item()
+        """Return rank 0's number, to the last bit."""
+        number: float | None = self.gather_objects(value)[0]
+        return number
 
     @torch.no_grad()
     def copy_from_first(self, tensors: Sequence[Tensor]) -> None:

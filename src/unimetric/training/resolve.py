@@ -287,14 +287,10 @@ def _refuse_untrainable(config: RunConfig, split: Split, measured: dict[str, tup
         raise UserError(
             "--model.method is 'frozen': it has nothing to train; use `unimetric evaluate`, or puma or linear"
         )
-    if training.selection == "best" and not split.validation:
-        raise UserError(
-            "--training.selection is 'best': no validation classes; set --data.validation_fraction, e.g. 0.2"
-        )
-    if config.evaluation.classes == "validation" and not split.validation:
-        raise UserError(
-            "--evaluation.classes is 'validation': no validation classes; set --data.validation_fraction, e.g. 0.5"
-        )
+    for name, value in (("training.selection", training.selection), ("evaluation.classes", config.evaluation.classes)):
+        if value in ("best", "validation") and not split.validation:
+            remedy = "set --data.validation_fraction, e.g. 0.2"
+            raise UserError(f"--{name} is {value!r}: no validation classes; {remedy}")
     if min(training.batch_size, len(split.train)) < config.device.total_processes:
         raise UserError(
             f"--training.batch_size is {training.batch_size}: {config.device.total_processes} processes share "

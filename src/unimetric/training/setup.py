@@ -54,20 +54,19 @@ def check_options(config: RunConfig) -> None:
             "curricularface can be divided; use that, or false"
         )
     geometry = choose_geometry(config)
-    if model.nested_sizes and geometry.name != "sphere":
-        raise UserError(
-            f"--model.nested_sizes is {model.nested_sizes}, which is for embeddings on the sphere, but --loss.name "
-            f"{config.loss.name} works on {geometry.name!r}: use another loss, or leave it out"
-        )
+    for option, value, default in (
+        ("model.nested_sizes", model.nested_sizes, []),
+        ("training.start", config.training.start, "random"),
+    ):
+        if value != default and geometry.name != "sphere":
+            raise UserError(
+                f"--{option} is {value!r}, which is for embeddings on the sphere, but --loss.name {config.loss.name} "
+                f"works on {geometry.name!r}: use another loss, or {default!r}"
+            )
     if model.nested_sizes and config.training.shard_proxies:
         raise UserError(
             f"--model.nested_sizes is {model.nested_sizes} and --training.shard_proxies is true: proxies that are "
             "divided have no nested sizes; leave one of the two out"
-        )
-    if config.training.start == "discriminant" and geometry.name != "sphere":
-        raise UserError(
-            f"--training.start is 'discriminant', which is for embeddings on the sphere, but --loss.name "
-            f"{config.loss.name} works on {geometry.name!r}: use random"
         )
     sampler_options(config.sampling.name, config.sampling.options, LOSSES[config.loss.name].images_per_class)
 
