@@ -50,9 +50,19 @@ def _seeds(first: int, seconds: float) -> Iterator[int]:
 
 
 def _share(session: pytest.Session) -> float:
-    calls = [getattr(item, "callspec", None) for item in session.items]
-    tests = sum(call is not None and call.params.get("seeds") == "soak" for call in calls)
+    random = {item.nodeid for item in session.items if "soak_seconds" in getattr(item, "fixturenames", ())}
+    for item in session.items:
+        call = getattr(item, "callspec", None)
+        if call is not None and call.params.get("seeds") == "soak":
+            random.add(item.nodeid)
+    tests = len(random)
     return SOAK_SECONDS * int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) / max(1, tests)
+
+
+@pytest.fixture
+def soak_seconds(request: pytest.FixtureRequest) -> float:
+    """The share of ``SOAK_SECONDS`` of one test under ``make soak``."""
+    return _share(request.session)
 
 
 @pytest.fixture(scope="module")

@@ -5,16 +5,22 @@ As a script it is the process that is forked: a JSON object a line comes in and 
 
 from __future__ import annotations
 
+import fcntl
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from failure_points import Failure, install
 
 
 class Commands:
@@ -24,13 +30,18 @@ class Commands:
         self.log = log
         self._server = self._start()
 
-    def run(self, *arguments: object, kill_after: float | None = None) -> Any:
-        """Run a command; ``kill_after`` seconds it gets SIGKILL.
+    def run(self, *arguments: object, kill_after: float | None = None, failure: Failure | None = None) -> Any:
+        """Run a command; ``kill_after`` seconds it gets SIGKILL, or one of its failure points fails.
 
         Returns:
             ``code``, negative for a signal, and ``seconds``. What the command said is in ``log``.
         """
-        request = {"arguments": [*map(str, arguments)], "kill_after": kill_after, "log": str(self.log)}
+        request = {
+            "arguments": [*map(str, arguments)],
+            "kill_after": kill_after,
+            "log": str(self.log),
+            "failure": None if failure is None else asdict(failure),
+        }
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         try:
@@ -67,27 +78,45 @@ class Commands:
 
 def serve() -> None:
     """Answer requests until the input ends."""
+    import lancedb  # noqa: F401 - what the commands would load, as below
     import torch
 
+    import unimetric.commands.index
+    import unimetric.commands.upgrade
     import unimetric.report.tables
     import unimetric.training.loop  # noqa: F401 - what the commands would load
     from unimetric.cli import main
 
     torch.set_num_threads(1)
+    # Its only threads are an idle event loop, which it starts anew in a child; the warning is about others.
+    warnings.filterwarnings("ignore", message="lancedb fork support")
+    gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)
         started = time.monotonic()
+        # A pipe, since the limit on the size of files would hold for a file as well.
+        into, out = os.pipe()
+        fcntl.fcntl(out, fcntl.F_SETPIPE_SZ, 1 << 20)
         child = os.fork()
         if child == 0:
             os.setsid()
-            with Path(request["log"]).open("wb") as log, Path(os.devnull).open("rb") as nothing:
-                for ours, theirs in ((nothing, 0), (log, 1), (log, 2)):
-                    os.dup2(ours.fileno(), theirs)
-            sys.exit(main(request["arguments"]))
+            with Path(os.devnull).open("rb") as nothing:
+                for ours, theirs in ((nothing.fileno(), 0), (out, 1), (out, 2)):
+                    os.dup2(ours, theirs)
+            finish = install(Failure(**request["failure"])) if request["failure"] else lambda: None
+            code = main(request["arguments"])
+            finish()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            # Without the destruction of all that was imported, which takes longer than most commands.
+            os._exit(code)
+        os.close(out)
         code = _wait(child, started, request["kill_after"])
         # The workers of one that was killed would find out by themselves only after seconds.
         with suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
+        with open(into, "rb") as said:  # noqa: PTH123 - a descriptor
+            Path(request["log"]).write_bytes(said.read())
         print(json.dumps({"code": code, "seconds": time.monotonic() - started}), flush=True)
 
 

@@ -12,13 +12,15 @@ from filelock import FileLock, Timeout
 from unimetric.data.cache import ABOUT, COPIES, CacheKind, ImageCache
 from unimetric.data.catalog import identities
 from unimetric.data.cropping import resize_shorter_side
-from unimetric.data.images import ImageError, decode_image, file_reason, split_box
+from unimetric.data.images import ImageError, decode_image, encode_image, file_reason, split_box
 from unimetric.data.pool import in_order
 from unimetric.errors import UserError
 from unimetric.files import explain_os_error, make_folder, write_json
 
 _QUALITY = 95
 _LONGEST_JPEG = 65_500
+_AT_ONCE = 1000
+"""Files that are flushed together before they take their names; a kill loses no more."""
 
 
 @dataclass(frozen=True)
@@ -91,26 +93,44 @@ def _prepare_locked(
 ) -> Prepared:
     for leftover in cache.folder.glob("??/.*"):
         leftover.unlink(missing_ok=True)
+    fresh: list[Path] = []
     distinct = list(dict(zip(identities([path.absolute() for path in paths]), paths, strict=True)).values())
     refused: list[ImageError] = []
     kept: set[Path] = set()
     written = source_bytes = 0
     outcomes = in_order(lambda path: _prepare(path, cache), distinct, threads=threads, ahead=4 * threads)
-    for done, outcome in enumerate(outcomes, 1):
-        if isinstance(outcome, ImageError):
-            if strict:
-                raise UserError(f"{outcome}; --strict is set: remove or replace the file") from outcome
-            refused.append(outcome)
-        else:
-            kept.add(outcome.copy)
-            written += outcome.new
-            source_bytes += outcome.source_bytes
-        on_read(done)
-    if hasattr(os, "sync"):
-        os.sync()  # one flush for all files
+    try:
+        for done, outcome in enumerate(outcomes, 1):
+            if isinstance(outcome, ImageError):
+                if strict:
+                    raise UserError(f"{outcome}; --strict is set: remove or replace the file") from outcome
+                refused.append(outcome)
+            else:
+                kept.add(outcome.copy)
+                fresh += [outcome.copy] if outcome.new else []
+                written += outcome.new
+                source_bytes += outcome.source_bytes
+            if len(fresh) >= _AT_ONCE:
+                _publish(fresh)
+            on_read(done)
+    finally:
+        _publish(fresh)
     copies = _without_outdated(list(cache.folder.glob(COPIES)), kept)
     size = sum(copy.stat().st_size for copy in copies)
     return Prepared(written, len(kept) - written, tuple(refused), len(copies), size, source_bytes)
+
+
+def _publish(copies: list[Path]) -> None:
+    """Flush written files, give them their names, and empty the list."""
+    if copies and hasattr(os, "sync"):
+        os.sync()  # one flush for all
+    for copy in copies:
+        _temporary(copy).replace(copy)
+    copies.clear()
+
+
+def _temporary(copy: Path) -> Path:
+    return copy.with_name(f".{copy.name}")
 
 
 def _without_outdated(copies: list[Path], current: set[Path]) -> list[Path]:
@@ -145,13 +165,13 @@ def _prepare(path: Path, cache: ImageCache) -> _Outcome | ImageError:
     reduced = image if small else resize_shorter_side(image, kind.side)
     # A file larger than its pixels holds something else: more frames, or noise.
     as_it_is = box is None and kind.format == "jpeg" and small and size <= 3 * image.width * image.height
-    temporary = copy.with_name(f".{copy.name}")
+    temporary = _temporary(copy)
     temporary.parent.mkdir(exist_ok=True)
     if as_it_is:
-        temporary.write_bytes(path.read_bytes())
+        content = path.read_bytes()
     elif kind.format == "jpeg" and not small and max(reduced.size) <= _LONGEST_JPEG:
-        reduced.save(temporary, "JPEG", quality=_QUALITY)
+        content = encode_image(reduced, "JPEG", quality=_QUALITY)
     else:
-        reduced.save(temporary, "PPM")
-    temporary.replace(copy)
+        content = encode_image(reduced, "PPM")
+    temporary.write_bytes(content)
     return _Outcome(copy, True, size)

@@ -18,7 +18,7 @@ from typing import Any
 
 from unimetric.data.catalog import ClassIndex, Item
 from unimetric.data.cropping import resize_shorter_side, resized_side
-from unimetric.data.images import ImageError, decode_image
+from unimetric.data.images import ImageError, decode_image, encode_image
 from unimetric.data.selection import select_train
 from unimetric.data.sources.manifest import read_manifest
 from unimetric.data.splits import Split
@@ -155,4 +155,5 @@ def _keep(source: Path, target: Path, image_size: int) -> None:
         image = resize_shorter_side(image, side)
     # JPEG has a longest side; training crops of such a sliver are nearly all from its inside.
     left, top = (max(0, length - _LONGEST_JPEG) // 2 for length in image.size)
-    image.crop((left, top, image.width - left, image.height - top)).save(target, quality=QUALITY)
+    cut = image.crop((left, top, image.width - left, image.height - top))
+    target.write_bytes(encode_image(cut, "JPEG", quality=QUALITY))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from PIL import Image
 
 from unimetric.data.cropping import contain
-from unimetric.data.images import ImageError, decode_image, split_box
+from unimetric.data.images import ImageError, decode_image, encode_image, split_box
 from unimetric.data.pool import in_order
 from unimetric.files import sha256_of_file
 
@@ -77,9 +76,7 @@ def jpeg(image: Image.Image, side: int = THUMBNAIL_SIDE) -> bytes:
     """Return a JPEG of at most ``side`` pixels a side, never enlarged, without the metadata of the file."""
     if max(image.size) > side:
         image = contain(image, side)
-    buffer = BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return buffer.getvalue()
+    return encode_image(image, "JPEG", quality=80)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from unimetric.data.images.boxes import Box, image_file, split_box, with_box, without_box
 from unimetric.data.images.decoding import MAX_PIXELS, decode_image
+from unimetric.data.images.encoding import encode_image
 from unimetric.data.images.formats import SUFFIXES, UNSUPPORTED, is_image_name
 from unimetric.data.images.pixels import ImageError, array_to_rgb, file_reason, load_image, to_rgb
 
@@ -13,6 +14,7 @@ __all__ = [
     "ImageError",
     "array_to_rgb",
     "decode_image",
+    "encode_image",
     "file_reason",
     "image_file",
     "is_image_name",

@@ -19,8 +19,11 @@ _MAT_HEADER = 128
 _MAT_VERSION = 0x0100
 _MAT_ORDERS: dict[bytes, Literal["little", "big"]] = {b"IM": "little", b"MI": "big"}
 """The order of the bytes of numbers, by the last two bytes of the header."""
-_MAT_COMPRESSED = 15
-"""The type of a variable that is packed with zlib."""
+_MAT_MATRIX, _MAT_COMPRESSED = 14, 15
+"""The types of a variable, and of one that is packed with zlib."""
+_MAT_TYPES = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13, _MAT_MATRIX, _MAT_COMPRESSED, 16, 17, 18}
+_MAT_DEEPEST = 20
+"""Arrays in arrays."""
 
 
 def read_mat(file: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
@@ -109,30 +112,42 @@ def check_same_length(file: Path, columns: Mapping[str, Sequence[Any]]) -> None:
 
 
 def _check_mat(content: bytes) -> None:
-    """Refuse a MATLAB 5 file of which a variable ends after it, or a packed variable fails its checksum.
-
-    scipy reads a file that lacks its last bytes without an error, and can crash the process on damaged ones.
+    """Refuse what scipy reads without an error, as a file that lacks its last bytes, or what crashes the process.
 
     Raises:
-        ValueError: the file is none of MATLAB 5, or ends too early.
+        ValueError: the file is none of MATLAB 5, ends too early, or has an element of an unknown type.
         zlib.error: a packed variable is damaged.
     """
-    place = _MAT_HEADER
-    if len(content) <= place:
+    if len(content) <= _MAT_HEADER:
         raise ValueError(f"it has {len(content)} bytes")
     if content[126:128] not in _MAT_ORDERS:
         raise ValueError("it does not begin as a MATLAB 5 file does")
     order = _MAT_ORDERS[content[126:128]]
     if (version := int.from_bytes(content[124:126], order)) != _MAT_VERSION:
         raise ValueError(f"its version is {version:#06x}, not that of MATLAB 5, {_MAT_VERSION:#06x}")
+    _check_elements(content[_MAT_HEADER:], order)
+
+
+def _check_elements(content: bytes, order: Literal["little", "big"], depth: int = 0) -> None:
+    place = 0
     while place < len(content):
         kind, size = (int.from_bytes(content[at : at + 4], order) for at in (place, place + 4))
-        place += 8
-        if place + size > len(content):
-            raise ValueError(f"it ends {place + size - len(content)} bytes too early")
+        start = place + 8
+        if small := kind >> 16:
+            # Type, size and up to four bytes share eight.
+            kind, size, start = kind & 0xFFFF, small, place + 4
+        if kind not in _MAT_TYPES or (small > 4) or depth > _MAT_DEEPEST:
+            raise ValueError(f"it has an element of type {kind} and {size} bytes")
+        if start + size > len(content):
+            raise ValueError(f"it ends {start + size - len(content)} bytes too early")
+        inside = content[start : start + size]
         if kind == _MAT_COMPRESSED:
-            zlib.decompress(content[place : place + size])
-        place += size
+            _check_elements(zlib.decompress(inside), order, depth + 1)
+        elif kind == _MAT_MATRIX:
+            _check_elements(inside, order, depth + 1)
+        place = start + size
+        # Only packed variables are not padded to eight bytes.
+        place += 0 if kind == _MAT_COMPRESSED else -place % 8
 
 
 def _unwrap(value: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from unimetric.data.images import encode_image
 from unimetric.data.sources.demo.packages import package_versions
 from unimetric.files import cache_folder, explain_os_error, make_folder, write_json, write_text
 from unimetric.progress import track
@@ -150,6 +151,7 @@ def _save(drawing: Drawing, folder: Path, number: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{number:02d}-{drawing.origin}"
     if drawing.jpeg_quality is None:
-        drawing.draw().save(folder / f"{stem}.png")
+        (folder / f"{stem}.png").write_bytes(encode_image(drawing.draw(), "PNG"))
     else:
-        drawing.draw().save(folder / f"{stem}.jpg", quality=drawing.jpeg_quality)
+        content = encode_image(drawing.draw(), "JPEG", quality=drawing.jpeg_quality)
+        (folder / f"{stem}.jpg").write_bytes(content)
