@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-
-import yaml
 
 from unimetric.config_values import check_names, from_options, require, require_finite
 from unimetric.errors import UserError
@@ -379,11 +377,6 @@ def run_config(values: Mapping[str, Any], origin: str) -> RunConfig:
     """
     check_names(RunConfig, values, origin)
     return from_options(RunConfig, values)
-
-
-def as_yaml(config: RunConfig) -> str:
-    """Return the text of a file for ``--config``, with every option."""
-    return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
 
 
 def read_options(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,11 @@ def read_yaml(path: Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
         raise UserError(f"{path} is not YAML: {cause(error)}; correct the file") from error
     except RecursionError as error:
         raise UserError(f"{path} is nested too deeply for options; correct the file") from error
+
+
+def as_yaml(options: Any) -> str:
+    """Return the text of a file with the fields of a dataclass, by name."""
+    return yaml.safe_dump(asdict(options), sort_keys=False, allow_unicode=True)
 
 
 def _check(path: Path, root: yaml.Node) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from unimetric.arguments import Common, PositiveInt, Without
-from unimetric.config import RunConfig, as_yaml
+from unimetric.config import RunConfig
 from unimetric.config_resolution import with_shorthands
 from unimetric.errors import MissingOptionError, OptionError, UserError
 from unimetric.files import check_writable, make_folder, write_json
 from unimetric.models.source import ModelSource
+from unimetric.yaml_files import as_yaml
 
 if TYPE_CHECKING:
     from unimetric.data.splits import Split

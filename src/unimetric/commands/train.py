@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from unimetric.arguments import Common
-from unimetric.config import RunConfig, as_yaml
+from unimetric.config import RunConfig
 from unimetric.config_resolution import with_shorthands
 from unimetric.errors import MissingOptionError, OptionError
+from unimetric.yaml_files import as_yaml
 
 if TYPE_CHECKING:
     from unimetric.formats.run_folder import RunFolder

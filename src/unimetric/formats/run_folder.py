@@ -13,12 +13,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from unimetric.config import RunConfig, as_yaml, read_options, run_config
+from unimetric.config import RunConfig, read_options, run_config
 from unimetric.data.catalog import ClassIndex
 from unimetric.data.splits import Split
 from unimetric.errors import ProcessLost, UserError
 from unimetric.files import check_writable, make_folder, write_text
 from unimetric.formats.vectors import VECTORS_FILE
+from unimetric.yaml_files import as_yaml
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from unimetric.config import as_yaml
 from unimetric.files import make_folder, write_text
 from unimetric.progress import log_status
 from unimetric.studies.names import describe_values
 from unimetric.studies.plan import Entry, Model, Plan, Run
 from unimetric.studies.process import RunProcesses, command_line
 from unimetric.studies.state import Folder, State, runs_of
+from unimetric.yaml_files import as_yaml
 
 
 @dataclass(frozen=True)
