@@ -53,20 +53,16 @@ def prepare_cache(
     strict: bool = False,
     on_read: Callable[[int], None] = lambda read: None,
 ) -> Prepared:
-    """Bring a cache up to date with images; those that it holds unchanged are not decoded again.
+    """Bring a cache, new or old, up to date with images; those that it holds unchanged are not decoded again.
 
-    Args:
-        paths: The images. One file that is reached by several paths is prepared once.
-        folder: The cache's folder, new or old.
-        kind: Storage of the images. ``jpeg``: those that have to be reduced are stored with quality 95, the others as
-            their files are. ``raw``: pixels, exactly as resized.
-        threads: Number of images to prepare at a time.
-        strict: Stop at the first image that cannot be read; finished images are kept.
-        on_read: Called with the number of images done.
+    As ``jpeg``, images that have to be reduced are stored with quality 95, the others as their files are; as ``raw``,
+    pixels, exactly as resized. One file that is reached by several paths is prepared once. With ``strict``, the first
+    image that cannot be read stops the work, and finished images are kept. ``on_read`` is called with the number of
+    images done.
 
     Raises:
-        UserError: The folder cannot be written, holds images of another kind, or is being written by another process;
-            or an image cannot be read and ``strict`` is set.
+        UserError: The folder cannot be written, holds images of another kind, or is being written by another
+            process; or an image cannot be read and ``strict`` is set.
     """
     make_folder(folder)
     with explain_os_error(folder, "write to"):

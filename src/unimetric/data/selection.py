@@ -38,16 +38,10 @@ def select_train(
 ) -> Split:
     """Keep some of the train images; the other sides stay as they are, and so does the order.
 
-    Args:
-        split: validation classes have been taken out already.
-        few_shot: images per train class; a class that has fewer keeps all. None keeps all of all classes.
-        train_images: the most train images of a dataset, by its name, spread evenly over its classes; `OTHERS` is
-            every dataset that is not named. Applied after ``few_shot``.
-        seed: seed of the draws.
-
-    Returns:
-        The split, with a note for each dataset that has classes with fewer images than ``few_shot``, and for each
-        whose limit leaves classes without an image.
+    Of each train class, ``few_shot`` images are kept; a class that has fewer keeps all. Then ``train_images`` has the
+    most of a dataset, by its name, spread evenly over its classes; `OTHERS` is every dataset that is not named.
+    Validation classes have been taken out already. Notes are added for each dataset that has classes with fewer images
+    than ``few_shot``, and for each whose limit leaves classes without an image.
     """
     if few_shot is None and not train_images:
         return split

@@ -40,10 +40,7 @@ _GRACE = 1.0
 def check_handover(batch_bytes: int, workers: int, processes: int = 1) -> None:
     """Check that workers can hand over batches: through a socket in ``TMPDIR`` and shared memory.
 
-    Args:
-        batch_bytes: Size of one batch.
-        workers: Worker processes of each training process; 0 needs nothing.
-        processes: Training processes on this machine.
+    Each of the training processes on this machine has so many ``workers``; 0 needs nothing.
 
     Raises:
         WorkerError: a socket cannot be made, or the free shared memory does not hold all batches under way.

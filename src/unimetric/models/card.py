@@ -20,12 +20,8 @@ def model_card(
 ) -> str:
     """Return the card as Markdown with the hub's metadata in front.
 
-    Args:
-        config: Content of the model's ``config.json``.
-        trainable_parameters: Number of learned values.
-        metrics: Measured numbers, in the shape of ``metrics.json``.
-        place: Name or folder to load the model from.
-        license: Identifier of the model's licence.
+    ``config`` is the content of the model's ``config.json``, ``metrics`` has the shape of ``metrics.json``, ``place``
+    is the name or folder to load the model from, and ``license`` the licence's identifier.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

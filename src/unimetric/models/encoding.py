@@ -163,18 +163,10 @@ class Encoder:
         precision: str = "auto",
         skip_unreadable: bool = False,
     ) -> Iterator[tuple[NDArray[np.float32], list[ImageError | None]]]:
-        """Embed images batch by batch while the next batch is being decoded; see `encode`.
+        """Embed images, read as they are needed, batch by batch while the next batch is being decoded; see `encode`.
 
-        All batches use the model's state at the time of the first request.
-
-        Args:
-            images: The images; the iterable is read as needed.
-            batch_size: Images per batch.
-            precision: As in `encode`.
-            skip_unreadable: Skip images that cannot be read instead of raising.
-
-        Yields:
-            The vectors [n, E] of a batch's readable images, and for every image of the batch None or its error.
+        All batches use the model's state at the time of the first request. A batch gives the vectors [n, E] of its
+        readable images, and for every image None or its error; without ``skip_unreadable``, the first error is raised.
         """
         form = self.inference_form(precision)
         self._log_form(form)

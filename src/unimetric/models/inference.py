@@ -27,18 +27,13 @@ product depend on its shape."""
 
 
 def fuse(network: Network, precision: str = "auto") -> InferenceModel:
-    """Make the inference form of a network on its device.
+    """Make the inference form of a network on its device; later training does not affect it.
 
     LayerScale is folded into the preceding products, LoRA's updates into the weights that they update, and an adapter's
     factor into its second product. The weights of matrix products are held in the type of the computation, while
     residual connections, norms, prompts and the head stay float32; no autocast is needed. Where only the class token is
-    pooled, the last block computes no other token. ``docs/performance.md`` has the measurements, including those of
-    rejected ideas.
-
-    Args:
-        network: The network, which is copied; later training does not affect the copy. Unchanged frozen weights are
-            shared.
-        precision: ``bf16``, ``fp32``, or ``auto``: bf16 where the device has instructions for it.
+    pooled, the last block computes no other token. Unchanged frozen weights are shared. ``docs/performance.md`` has the
+    measurements, including those of rejected ideas. The precision is as for `compute_dtype`.
 
     Raises:
         UserError: unknown precision.

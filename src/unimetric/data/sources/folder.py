@@ -72,17 +72,14 @@ def read_folder(root: Path, name: str | None = None) -> list[Dataset]:
 
 @no_garbage_collection()
 def read_images(root: Path, name: str | None = None) -> list[Dataset]:
-    """Read every image below a folder, for uses that need no classes.
+    """Read every image below a folder, with or without class folders, for uses that need no classes.
 
     As `read_folder`, except that images outside of class folders are kept, with an empty label, and that no layout is
     refused.
 
-    Args:
-        root: the folder, with or without class folders.
-        name: as for `read_folder`.
-
     Raises:
-        UserError: the folder is missing, unreadable or no folder, holds no images, or one image lies in two classes.
+        UserError: the folder is missing, unreadable or no folder, holds no images, or one image lies in two
+            classes.
     """
     tree = read_tree(root)
     whole = _name(tree, name)

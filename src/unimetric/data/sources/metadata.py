@@ -37,17 +37,10 @@ def read_metadata(file: Path, name: str | None = None) -> Metadata:
     """Read the further columns of a manifest.
 
     In CSV, a column is of numbers if each cell that is not empty is written like one, without leading zeros; of
-    booleans if each is ``true`` or ``false``; else of text. Parquet columns of text, numbers, booleans, dates and
-    times keep their type; whole numbers beyond 2^53 become text. Empty cells, NaN and infinity are None. Where an image
-    is listed twice, its first row counts. Columns without a name are left out; so are, with a note, columns of which
-    the name is there twice, and Parquet columns of other types.
-
-    Args:
-        file: the manifest.
-        name: as for `read_manifest`.
-
-    Raises:
-        UserError: as `read_manifest`.
+    booleans if each is ``true`` or ``false``; else of text. Parquet columns of text, numbers, booleans, dates and times
+    keep their type; whole numbers beyond 2^53 become text. Empty cells, NaN and infinity are None. Where an image is
+    listed twice, its first row counts. Columns without a name are left out; so are, with a note, columns of which the
+    name is there twice, and Parquet columns of other types. Arguments and errors are those of `read_manifest`.
     """
     rows, items, _ = load_manifest(file, name, classes=False)
     table = rows.table

@@ -24,16 +24,11 @@ _ARCHIVES = (b"PK\3\4", b"\x1f\x8b", b"\xd0\xcf\x11\xe0", b"BZh", b"\xfd7zXZ", b
 
 
 def open_table(place: PurePath | str, content: bytes, columns_found: Callable[[list[str]], int]) -> Table:
-    """Read a CSV or Parquet table.
+    """Read a CSV or Parquet table from its bytes; the ending of its ``place`` decides the format.
 
-    CSV is UTF-8, or UTF-16 with a byte order mark; quoted as in RFC 4180; separated by the one of comma, semicolon,
-    tab and ``|`` by which the most columns are found; Excel's first line ``sep=;`` names another. Empty rows are
-    skipped, and spaces between a separator and a quote.
-
-    Args:
-        place: the file's name, of which the ending decides the format, for error messages too.
-        content: its bytes.
-        columns_found: how many of the columns wanted are in a list of names.
+    CSV is UTF-8, or UTF-16 with a byte order mark; quoted as in RFC 4180; separated by the one of comma, semicolon, tab
+    and ``|`` that finds the most wanted columns (``columns_found`` counts them in a list of names); Excel's first line
+    ``sep=;`` names another. Empty rows are skipped, and spaces between a separator and a quote.
 
     Raises:
         UserError: the ending is another, or the file is damaged.
