@@ -49,6 +49,27 @@ def test_an_edited_copy_is_found(edit: str, tmp_path: Path) -> None:
     assert [(copy.one, copy.other) for copy in found] == [(6, 7)]
     assert AGREEMENT <= found[0].agreement <= 1
     assert ("mirrored" in found[0].how) == ("mirrored" in edit)
+    assert found[0].same_colours or edit in ("grey", "brighter", "watermarked")
+
+
+def product(colour: tuple[int, int, int]) -> Image.Image:
+    """A photograph of a box on white ground."""
+    image = Image.new("RGB", (160, 120), "white")
+    draw = ImageDraw.Draw(image)
+    draw.polygon([(30, 50), (90, 30), (130, 45), (125, 95), (60, 105)], fill=colour)
+    draw.line([(30, 50), (80, 62), (130, 45)], fill=tuple(value // 2 for value in colour), width=3)
+    draw.line([(80, 62), (60, 105)], fill=tuple(value // 2 for value in colour), width=3)
+    return image
+
+
+def test_a_product_in_another_colour_is_not_interchangeable(tmp_path: Path) -> None:
+    """It is reported, but its removal is not suggested."""
+    images = {"red": product((150, 40, 50)), "wine": product((120, 40, 70)), "same": compressed(product((150, 40, 50)))}
+    images |= {f"other{seed}": picture(seed) for seed in range(4)}
+    found = {(copy.one, copy.other): copy.same_colours for copy in near_copies(measured(tmp_path, images), [])}
+    assert found[0, 2]
+    assert not found.get((0, 1), False)
+    assert not found.get((1, 2), False)
 
 
 def test_an_image_that_is_gone_meanwhile_stops_the_audit(tmp_path: Path) -> None:

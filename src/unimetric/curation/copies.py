@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,12 +23,16 @@ from unimetric.data.images import ImageError, decode_image, image_file
 from unimetric.data.near_copies import NearCopy, near_copy
 from unimetric.errors import UserError
 from unimetric.evaluation.neighbours import nearest_neighbours
-from unimetric.progress import track
+from unimetric.files import explain_os_error, write_text
+from unimetric.progress import progress_bar
 
 _HASH_DISTANCE = 60
 """Maximum number of the 256 bits in which a proposed copy may differ; unrelated pictures differ in 128 ± 8."""
 
 _HASH_TILE = 2048
+
+_BLOCK = 256
+"""Pairs compared between two writes of the file that a stopped audit goes on from."""
 
 _SIMILARITY = 0.3
 """Minimum cosine of the whitened vectors of a proposed copy; 19 of 20 cropped copies reach 0.5."""
@@ -93,15 +100,57 @@ def exact_copies(measured: Measurements) -> list[Copy]:
 def near_copies(measured: Measurements, exact: Sequence[Copy]) -> list[Copy]:
     """Find re-encoded, resized, cropped, mirrored, recoloured, framed and watermarked copies.
 
-    Of each group of exact copies, only one image is compared.
+    Of each group of exact copies, only one image is compared. The pairs compared so far are kept beside the
+    measurements, so that a new call resumes one that was stopped.
     """
     repeated = {copy.other for copy in exact}
     rows = np.array([row for row in measured.shows_something.tolist() if row not in repeated], dtype=np.int64)
     pairs = sorted({*_alike_by_hash(measured, rows), *_alike_by_embedding(measured, rows)})
+    path = measured.folder / "pairs.jsonl"
+    decided = _decided_before(path, measured.key)
+    left = [pair for pair in pairs if pair not in decided]
     prepared = lru_cache(1024)(lambda row: Prepared.of(measured.grey[row]))
-    with ThreadPoolExecutor(2) as pool:
-        decided = pool.map(lambda pair: _decide(measured, prepared, *pair), pairs)
-        return [copy for copy in track(decided, "Comparing pictures", len(pairs)) if copy is not None]
+    with (
+        explain_os_error(path, "write"),
+        path.open("a", encoding="utf-8") as file,
+        ThreadPoolExecutor(2) as pool,
+        progress_bar() as progress,
+    ):
+        task = progress.add_task("Comparing pictures", total=len(pairs), completed=len(pairs) - len(left), note="")
+        for block in (left[start : start + _BLOCK] for start in range(0, len(left), _BLOCK)):
+            found = list(pool.map(lambda pair: _decide(measured, prepared, *pair), block))
+            decided.update(zip(block, found, strict=True))
+            file.write("".join(_line(*pair, copy) for pair, copy in zip(block, found, strict=True)))
+            file.flush()
+            progress.advance(task, len(block))
+    return [copy for pair in pairs if (copy := decided[pair]) is not None]
+
+
+def _line(one: int, other: int, copy: Copy | None) -> str:
+    return json.dumps([one, other, *([] if copy is None else [copy.agreement, copy.colours, copy.how])]) + "\n"
+
+
+def _decided_before(path: Path, key: str) -> dict[tuple[int, int], Copy | None]:
+    """Return the pairs that an earlier call compared; a file of other measurements is begun anew.
+
+    A last line that was cut off is removed.
+    """
+    decided: dict[tuple[int, int], Copy | None] = {}
+    with explain_os_error(path, "read"):
+        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    if not lines or lines[0] != f"{key}\n".encode():
+        write_text(path, f"{key}\n")
+        return decided
+    size = len(lines[0])
+    for line in lines[1:]:
+        if not line.endswith(b"\n"):
+            break
+        one, other, *copy = json.loads(line)
+        decided[one, other] = Copy(copy[0], copy[1], copy[2], one, other) if copy else None
+        size += len(line)
+    with explain_os_error(path, "write"):
+        os.truncate(path, size)
+    return decided
 
 
 def _alike_by_hash(measured: Measurements, rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

@@ -47,6 +47,8 @@ class Measurements:
 
     Attributes:
         items: The images.
+        folder: Folder of the arrays.
+        key: Changes with the images and the model.
         reasons: For each image that cannot be read, its row and the reason.
         files: SHA-256 of each file, uint8 [N, 32].
         pixels: SHA-256 of the size and the decoded RGB pixels, uint8 [N, 32].
@@ -57,6 +59,8 @@ class Measurements:
     """
 
     items: tuple[Item, ...]
+    folder: Path
+    key: str
     reasons: dict[int, str]
     files: NDArray[np.uint8]
     pixels: NDArray[np.uint8]
@@ -95,7 +99,12 @@ def measure(items: Sequence[Item], encoder: Encoder, model: str, folder: Path, p
     key = _key(items, model, precision)
     progress_file = folder / "progress.json"
     state = _state(progress_file, key)
-    arrays = _arrays(folder, len(items), encoder.embedding_size, resume=state["done"] > 0)
+    expected = _arrays(folder, len(items), encoder.embedding_size)
+    opened = {name: _opened(*array) for name, array in expected.items()} if state["done"] else {}
+    arrays: dict[str, Any] = {name: array for name, array in opened.items() if array is not None}
+    if len(arrays) < len(expected):
+        state = {"done": 0, "reasons": {}}
+        arrays = {name: _made(*array) for name, array in expected.items()}
     reasons: dict[int, str] = {int(row): reason for row, reason in state["reasons"].items()}
     with progress_bar() as progress, ThreadPoolExecutor(2) as pool:
         task = progress.add_task("Reading images", total=len(items), completed=state["done"], note="")
@@ -119,7 +128,7 @@ def measure(items: Sequence[Item], encoder: Encoder, model: str, folder: Path, p
     if len(reasons) == len(items):
         first = next(iter(reasons.values()))
         raise UserError(f"none of {len(items)} images can be read; the first is {items[0].path}: {first}")
-    return Measurements(tuple(items), reasons, **arrays)
+    return Measurements(tuple(items), folder, key, reasons, **arrays)
 
 
 def _key(items: Sequence[Item], model: str, precision: str) -> str:
@@ -146,24 +155,36 @@ def _state(path: Path, key: str) -> dict[str, Any]:
     return state if valid else fresh
 
 
-def _arrays(folder: Path, count: int, width: int, *, resume: bool) -> dict[str, Any]:
+def _arrays(folder: Path, count: int, width: int) -> dict[str, tuple[Path, tuple[int, ...], type]]:
+    """Return path, shape and type of every array."""
     shapes: dict[str, tuple[tuple[int, ...], type]] = {
-        "files": ((count, 32), np.uint8),
-        "pixels": ((count, 32), np.uint8),
-        "hashes": ((count, 2, HASH_BITS // 8), np.uint8),
-        "grey": ((count, SIDE, SIDE), np.uint8),
-        "numbers": ((count, 4), np.float32),
-        "vectors": ((count, width), np.float32),
+        "files": ((32,), np.uint8),
+        "pixels": ((32,), np.uint8),
+        "hashes": ((2, HASH_BITS // 8), np.uint8),
+        "grey": ((SIDE, SIDE), np.uint8),
+        "numbers": ((4,), np.float32),
+        "vectors": ((width,), np.float32),
     }
-    arrays = {}
-    for name, (shape, kind) in shapes.items():
-        path = folder / f"{name}.npy"
-        with explain_os_error(path, "write"):
-            if resume and path.is_file():
-                arrays[name] = np.load(path, mmap_mode="r+", allow_pickle=False)
-            else:
-                arrays[name] = np.lib.format.open_memmap(path, "w+", kind, shape)
-    return arrays
+    return {name: (folder / f"{name}.npy", (count, *shape), kind) for name, (shape, kind) in shapes.items()}
+
+
+def _opened(path: Path, shape: tuple[int, ...], kind: type) -> NDArray[Any] | None:
+    """Return the array of an earlier call, or None if it is missing or damaged."""
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    if array.shape != shape or array.dtype != kind:
+        return None
+    # Not opened so at first, because that lengthens a file that was cut off.
+    writable: NDArray[Any] = np.load(path, mmap_mode="r+", allow_pickle=False)
+    return writable
+
+
+def _made(path: Path, shape: tuple[int, ...], kind: type) -> NDArray[Any]:
+    with explain_os_error(path, "write"):
+        array: NDArray[Any] = np.lib.format.open_memmap(path, "w+", kind, shape)
+    return array
 
 
 def _read(path: Path) -> tuple[Image.Image, dict[str, Any]] | str:
