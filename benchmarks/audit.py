@@ -56,7 +56,9 @@ def main() -> None:
     similar_by = np.asarray(measured.vectors)
     if arguments.model:
         trained = Embedder.from_pretrained(arguments.model)
-        measured = measure(planted.items, trained, trained.fingerprint, work / "trained", "auto")
+        measured = measure(
+            planted.items, trained, trained.fingerprint, work / f"trained-{arguments.model.parent.name}", "auto"
+        )
     result: dict[str, Any] = {"photographs": planted.originals, "images": len(planted.items)}
     for choice in ("random", "similar", "both"):
         wrong = wrong_labels(planted, similar_by, choice)
