@@ -28,11 +28,13 @@ from unimetric.formats.run_folder import RunFolder
 from unimetric.formats.vectors import MeasuredVectors, read_measured
 from unimetric.geometry import Sphere
 from unimetric.models.embedder import Embedder
-from unimetric.models.sizes import Sizes
+from unimetric.models.sizes import Sizes, fit_rotation
 from unimetric.training.rotation import rotate
 from unimetric.training.setup import build_embedder, load_split
 
 RESULTS = Path(__file__).parent / "results"
+BOUND = "by a rotation fitted to the test images themselves"
+"""No user has it: the most that a rotation of these vectors can be expected to keep."""
 
 
 def measured(folder: Path, images: Path) -> list[dict[str, Any]]:
@@ -43,6 +45,7 @@ def measured(folder: Path, images: Path) -> list[dict[str, Any]]:
     ways = {"by a rotation": sizes}
     if sizes.nested:
         ways["by the first numbers"] = replace(sizes, rotation=None)
+    ways[BOUND] = replace(sizes, rotation=fit_rotation(vectors.gallery_vectors))
     return [budgets_of(folder, vectors, sizes, way) for way, sizes in ways.items()]
 
 
@@ -117,6 +120,8 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     for model in dict.fromkeys(row["model"] for row in result["rows"]):
         own = [row for row in result["rows"] if row["model"] == model]
+        if model.endswith(BOUND):
+            own = [row for row in own if row["type"] == "float32"]
         seeds = f", {own[0]['seeds']} seeds" if own[0]["seeds"] > 1 else ""
         lines += [
             "",
