@@ -88,4 +88,4 @@ def test_they_are_not_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert len([line for line in said.splitlines() if "error" in line]) == 1
     assert not (tmp_path / "run").exists()
     split = split_datasets(read_source(str(file)), strategy="test-only")
-    check_positives(split.query, split.gallery)
+    check_positives(split.query, split.gallery, strict=True)

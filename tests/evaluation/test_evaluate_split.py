@@ -42,16 +42,17 @@ def items_of(images: Path) -> list[Item]:
 
 def test_strict_wants_a_positive_for_every_query(tmp_path: Path) -> None:
     items = items_of(make_images(tmp_path / "images", classes=3, images=2))
-    check_positives(items, items)
+    check_positives(items, items, strict=True)
     # Its own image is no positive, by whatever path; one of its class in another dataset is none, either.
     alone = [*items[:1], *items[2:], Item(tmp_path / "other.png", items[0].label, "y")]
     with pytest.raises(UserError, match=r"c0/0\.png: .* 'c0' of 'x', as of 2 of 6 queries: .* --strict"):
-        check_positives(alone, alone)
+        check_positives(alone, alone, strict=True)
+    check_positives(alone, alone, strict=False)
     (tmp_path / "link.png").symlink_to(items[0].path)
     with pytest.raises(UserError, match="1 of 1 queries"):
-        check_positives(items[:1], [Item(tmp_path / "link.png", "c0", "x"), *items[2:]])
+        check_positives(items[:1], [Item(tmp_path / "link.png", "c0", "x"), *items[2:]], strict=False)
     with pytest.raises(UserError, match="6 of 6 queries"):
-        check_positives(items, [])
+        check_positives(items, [], strict=False)
 
 
 def test_a_query_without_a_positive_is_counted_or_refused(tmp_path: Path) -> None:

@@ -93,6 +93,8 @@ def _decoded(
 
 
 def _open(image: ImageLike) -> Image.Image:
+    if isinstance(image, str) and "://" in image:
+        raise UserError(f"{image}: addresses are not read; download the image and give its path")
     if isinstance(image, str | Path):
         return decode_image(Path(image))
     if isinstance(image, Image.Image):

@@ -115,8 +115,7 @@ def measure(
             gallery; or nothing can be measured.
     """
     start = time.perf_counter()
-    if strict:
-        check_positives(query, gallery)
+    check_positives(query, gallery, strict=strict)
     # An image may be query and gallery at once; its file within its dataset is its identity.
     identity = dict(zip((*query, *gallery), item_identities([*query, *gallery]), strict=True))
     distinct = list({identity[item]: item for item in (*query, *gallery)}.values())
@@ -193,22 +192,26 @@ def distance_options(geometry: Geometry) -> dict[str, Any]:
     return {"distance": geometry.distance, "curvature": curvature}
 
 
-def check_positives(query: Sequence[Item], gallery: Sequence[Item]) -> None:
-    """Check that each query has another image of its class in the gallery, as ``--strict`` requires.
+def check_positives(query: Sequence[Item], gallery: Sequence[Item], *, strict: bool) -> None:
+    """Check that some query, with ``strict`` each, has another image of its class in the gallery.
 
     Raises:
-        UserError: some query has none; the first one is named.
+        UserError: not so; the first query without one is named.
     """
     members = Counter((item.dataset, label) for item in gallery for label in item.all_labels)
+    if not strict and any(members[item.dataset, label] > 1 for item in query for label in item.all_labels):
+        return
     searched = set(item_identities(gallery))
     missing = [
         item
         for item, own in zip(query, item_identities(query), strict=True)
         if all(members[item.dataset, label] - (own in searched) < 1 for label in item.all_labels)
     ]
-    if missing:
+    alone = len(missing) == len(query)
+    if missing and (strict or alone):
         first = missing[0]
+        remedy = "" if alone else ", or leave out --strict to count them"
         raise UserError(
             f"{first.path}: the gallery holds no other image of its class {first.label!r} of {first.dataset!r}, as of "
-            f"{len(missing)} of {len(query)} queries: add images of these classes, or leave out --strict to count them"
+            f"{len(missing)} of {len(query)} queries: add images of these classes{remedy}"
         )

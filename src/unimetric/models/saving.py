@@ -151,7 +151,7 @@ def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
-        raise UserError(f"{path} does not exist: name the folder of a finished run or of a saved model")
+        raise UserError(f"{path} does not exist: name the folder of a finished run or of a saved model, or a backbone")
     try:
         with explain_os_error(path, "read"):
             if (size := path.stat().st_size) > _LARGEST_CONFIG:

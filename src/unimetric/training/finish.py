@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unimetric.data.catalog import ClassIndex, Unusable
+from unimetric.errors import UserError
 from unimetric.evaluation.budgets import measure_budgets
 from unimetric.evaluation.evaluate_split import Measurement
 from unimetric.files import write_json
@@ -76,4 +77,11 @@ def _measure(run: Run) -> Measurement:
     if not run.measured["query"]:
         return unmeasured()
     classes = run.config.evaluation.classes
-    return run.evaluate(run.embedder, run.measured["query"], run.measured["gallery"], f"Measuring on {classes} classes")
+    try:
+        return run.evaluate(
+            run.embedder, run.measured["query"], run.measured["gallery"], f"Measuring on {classes} classes"
+        )
+    except UserError as error:
+        # Images that cannot be read are found only now, after all of the training.
+        run.embedder.save_pretrained(run.folder.model)
+        raise UserError(f"{error}; the trained model is saved in {run.folder.model}") from error

@@ -296,7 +296,6 @@ def _refuse_untrainable(config: RunConfig, split: Split, measured: dict[str, tup
             f"--training.batch_size is {training.batch_size}: {config.device.total_processes} processes share "
             f"{len(split.train)} train images in batches of at most that many; use fewer --device.processes"
         )
-    if config.data.strict:
-        # Refused now instead of after hours of training.
-        check_positives(measured["query"], measured["gallery"])
-        check_positives(split.validation, split.validation)
+    # Refused now instead of after hours of training.
+    check_positives(measured["query"], measured["gallery"], strict=config.data.strict)
+    check_positives(split.validation, split.validation, strict=config.data.strict)
