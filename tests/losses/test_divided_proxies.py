@@ -11,8 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
+from forked import FORKED
 from unimetric.errors import UserError
 from unimetric.losses import CurricularFace, make_loss
 from unimetric.losses.negatives import targets_and_negatives
@@ -75,7 +76,11 @@ def one_of_several(rank: int, folder: str, count: int) -> None:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Results of two and three processes, by their number."""
     found = {count: tmp_path_factory.mktemp(f"of-{count}") for count in (2, 3)}
-    started = [spawn(one_of_several, (str(path), count), count, join=False) for count, path in found.items()]
+    method = FORKED.get_start_method()
+    started = [
+        start_processes(one_of_several, (str(path), count), count, join=False, start_method=method)
+        for count, path in found.items()
+    ]
     for processes in started:
         while not processes.join():
             pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -276,17 +277,18 @@ def test_the_effort_is_measured_and_recorded(fill: FillIndex, tmp_path: Path) ->
                 assert recall_of_scores(index, k, queries) >= 0.98
 
 
+QUICK = [("ivf-pq", 2, "mixed"), ("hnsw", 20, "near")]
+
+
 @pytest.mark.parametrize(
-    ("kind", "share"),
+    ("kind", "share", "place"),
     [
-        ("ivf-pq", 2),
-        ("hnsw", 20),
-        pytest.param("ivf-pq", 20, marks=pytest.mark.soak),
-        pytest.param("hnsw", 2, marks=pytest.mark.soak),
+        case if case in QUICK else pytest.param(*case, marks=pytest.mark.soak)
+        for case in itertools.product(("ivf-pq", "hnsw"), (2, 20), ("near", "mixed"))
     ],
 )
 def test_conditions_keep_their_recall(
-    kind: str, share: int, fill: FillIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, share: int, place: str, fill: FillIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where all rows that qualify are far from the query, in parts of the index that hold no near rows."""
     monkeypatch.setattr(database_search, "EXACT_BELOW", 0)
@@ -295,13 +297,11 @@ def test_conditions_keep_their_recall(
     centres = random.normal(size=(40, 16))
     which = np.arange(count) % 40
     vectors = (centres[which] + 0.3 * random.normal(size=(count, 16))).astype(np.float32)
-    near = np.array(["kept" if centre < 40 // share else "rest" for centre in which])
-    mixed = np.where(random.random(count) < 1 / share, "kept", "rest")
-    for name, datasets in (("near", near), ("mixed", mixed)):
-        with fill(tmp_path / name, vectors, datasets.tolist()) as index:
-            index.build_index(kind)
-            for filters in ({"datasets": ["kept"]}, {"where": "dataset = 'kept' AND id <> 'x'"}):
-                assert recall_of_scores(index, 10, vectors[::101], **filters) >= 0.98
+    kept = which < 40 // share if place == "near" else random.random(count) < 1 / share
+    with fill(tmp_path / "db", vectors, np.where(kept, "kept", "rest").tolist()) as index:
+        index.build_index(kind)
+        for filters in ({"datasets": ["kept"]}, {"where": "dataset = 'kept' AND id <> 'x'"}):
+            assert recall_of_scores(index, 10, vectors[::101], **filters) >= 0.98
 
 
 def recall_of_scores(index: SearchIndex, k: int, queries: np.ndarray, **filters: object) -> float:

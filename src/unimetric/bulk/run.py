@@ -48,9 +48,6 @@ class ShardOptions:
         batch_size: Images per forward pass.
         thumbnails: Keep thumbnails.
         strict: Stop at the first image that cannot be read.
-
-    Raises:
-        UserError: a value is out of range.
     """
 
     engine: str = "plain"
@@ -60,13 +57,6 @@ class ShardOptions:
     batch_size: int = 32
     thumbnails: bool = False
     strict: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "shard_rows", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name} is {value}: use 1 or more")
-        _shard(self.shard)
 
 
 def embed_shards(model: ModelSource, sources: Sequence[str], out: str, options: ShardOptions) -> Embedded:
@@ -82,10 +72,11 @@ def embed_shards(model: ModelSource, sources: Sequence[str], out: str, options: 
         The state of the folder; rows and skipped images are those of all finished shards.
 
     Raises:
-        UserError: the model or a source cannot be used, the folder holds another run's shards, or all images are
-            unreadable.
+        UserError: the model, a source or ``shard`` cannot be used, the folder holds another run's shards, or all
+            images are unreadable.
     """
     device, batch_size = model.device, options.batch_size
+    index, count = _shard(options.shard)
     folder, config = read_model_config(model.folder)
     weights = model.weights_file
     # Whole batches, so that the plain command has the same ones.
@@ -100,7 +91,6 @@ def embed_shards(model: ModelSource, sources: Sequence[str], out: str, options: 
     local = storage.local_path(out)
     out = str(local.absolute()) if local is not None else out.rstrip("/")
     finished = begin(out, info)
-    index, count = _shard(options.shard)
     missing = [unit for unit in units[index - 1 :: count] if unit.name not in finished]
     job = Job(
         str(folder.resolve()),

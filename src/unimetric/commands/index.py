@@ -255,10 +255,6 @@ def index_sources(
     from unimetric.search.indexing import index_items, source_items
     from unimetric.search.writing import CommitRule
 
-    if rows.commit_rows < 1:
-        raise UserError(f"--commit_rows is {rows.commit_rows}: use 1 or more")
-    if rows.batch_size < 1:
-        raise UserError(f"--batch_size is {rows.batch_size}: use 1 or more")
     named = [_renamed(sources, dataset)] if dataset is not None else list(sources)
     items, unusable = source_items(named, rows.strict)
     with _created(db, model, rows, thresholds, device) as index:
