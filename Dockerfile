@@ -12,7 +12,7 @@ ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 ARG EXTRAS=offline,search,export
 RUN python -m venv /opt/unimetric
 ENV PATH=/opt/unimetric/bin:$PATH
-RUN pip install --no-cache-dir --index-url "$TORCH_INDEX_URL" "torch>=2.6" "torchvision>=0.21"
+RUN pip install --no-cache-dir --index-url "$TORCH_INDEX_URL" "torch>=2.7" "torchvision>=0.22"
 WORKDIR /build
 COPY pyproject.toml README.md LICENSE ./
 COPY src src

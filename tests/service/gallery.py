@@ -16,6 +16,7 @@ from stubs import StubIndex
 from unimetric.search.calibration import POSSIBLE, STRONG, strength_of
 from unimetric.search.columns import ColumnSummary
 from unimetric.search.items import ItemNotFoundError, Match, StoredItem
+from unimetric.search.sorting import in_order
 
 HOSTILE = "<b>O'Brien & sons</b>"
 CATALOGUES = ("hats", "shoes", HOSTILE)
@@ -139,9 +140,16 @@ class Gallery(StubIndex):
     def thumbnail(self, id: str) -> bytes:
         return self._row(id)[1]
 
-    def sample(self, n: int, seed: int = 0, datasets: Any = None) -> list[StoredItem]:
+    def sample(
+        self, n: int, seed: int = 0, datasets: Any = None, where: Any = None, order: Any = None, offset: int = 0
+    ) -> list[StoredItem]:
+        self.conditions.append(where)
         items = [item for item, _, _ in self._rows.values() if not datasets or item.dataset in datasets]
-        return [items[place] for place in np.random.default_rng(seed).permutation(len(items))[:n]]
+        if order is None:
+            items = [items[place] for place in np.random.default_rng(seed).permutation(len(items))]
+        else:
+            items = in_order(items, lambda item: item.metadata[order.column], order.descending)
+        return items[offset : offset + n]
 
     def columns(self) -> list[ColumnSummary]:
         """The summaries of the columns, as of one with too many colours to choose from."""

@@ -26,7 +26,7 @@ ID = "0123456789abcdef" * 2
 class StubIndex:
     """As much of `SearchIndex` as the service uses. A replaced method can wait, fail or return a lot."""
 
-    fingerprint, threshold, group_copies = "stub", None, False
+    fingerprint, group_copies = "stub", False
 
     def prepare(self) -> None:
         pass
@@ -41,6 +41,9 @@ class StubIndex:
     def _embed_pixels(self, pixels: list[Any]) -> np.ndarray:
         self.embed(len(pixels))
         return np.stack([image.reshape(-1)[:4] for image in pixels])
+
+    def check_order(self, order: Any) -> None:
+        pass
 
     def threshold_of(self, datasets: Any = None) -> None:
         return None
@@ -66,7 +69,7 @@ class StubIndex:
     def item(self, id: str) -> StoredItem:
         return StoredItem(id, "hats", "bowler", "/hats/1.jpg", {}, "0" * 64)
 
-    def sample(self, n: int, seed: int = 0, datasets: Any = None) -> list[StoredItem]:
+    def sample(self, n: int, seed: int = 0, datasets: Any = None, **browsing: Any) -> list[StoredItem]:
         return [self.item(ID)]
 
     def thumbnail(self, id: str) -> bytes:

@@ -95,7 +95,7 @@ def test_uploads_share_a_budget_and_the_oldest_gives_way() -> None:
 def test_a_client_that_does_not_read_is_dropped() -> None:
     index = StubIndex()
     long = index.item(ID)
-    index.sample = lambda n, seed=0, datasets=None: [long] * 20_000  # type: ignore[method-assign]
+    index.sample = lambda n, seed=0, datasets=None, **browsing: [long] * 20_000  # type: ignore[method-assign]
     with served(index, request_seconds=0.3) as service, service.client() as client:
         request = b"GET /v1/items HTTP/1.1\r\nHost: localhost\r\n\r\n"
         with service.connect(request, buffer=4096) as idle:

@@ -242,3 +242,28 @@ def test_a_guarantee_is_a_set_or_is_refused_in_one_line(client: httpx.Client, im
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
     answer = client.post("/v1/search", files={"image": image}, data={"guarantee": "0.99999"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "not_calibrated")
+
+
+def test_answers_and_items_in_the_order_of_a_column(client: httpx.Client, images: dict[str, list[Path]]) -> None:
+    picture = images["hats"][0].read_bytes()
+    everything = search(client, picture, k="1000", group_copies="false")["matches"]
+    for descending in ("false", "true"):
+        expected = sorted(everything, key=lambda match: match["metadata"]["price"], reverse=descending == "true")
+        expected.sort(key=lambda match: not match["is_match"])
+        found = search(client, picture, k="9", sort="price", descending=descending, group_copies="false")["matches"]
+        assert [match["metadata"]["price"] for match in found] == [match["metadata"]["price"] for match in expected[:9]]
+        assert [match["is_match"] for match in found] == [match["is_match"] for match in expected[:9]]
+    wrong = client.post("/v1/search", files={"image": picture}, data={"sort": "prize"})
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (422, "invalid_request")
+    query = {"sort": "price", "where": "price > 2", "n": 4, "offset": 1}
+    items = client.get("/v1/items", params=query).raise_for_status().json()["items"]
+    prices = sorted(match["metadata"]["price"] for match in everything if match["metadata"]["price"] > 2)
+    assert [item["metadata"]["price"] for item in items] == prices[1:5]
+    assert client.get("/v1/items", params={"sort": "prize"}).status_code == 422
+
+
+@pytest.mark.parametrize("nothing", [{}, {"images": None}, {"ids": None, "vector": None}])
+def test_a_query_of_nothing_is_refused(client: httpx.Client, nothing: dict[str, None]) -> None:
+    answer = client.post("/v1/search", json={"k": 1, **nothing})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
+    assert "send either image, id or vector" in answer.json()["error"]["message"]

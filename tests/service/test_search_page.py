@@ -81,9 +81,9 @@ class Window:
     def settle(self) -> None:
         self.page.wait_for_selector(SETTLED)
 
-    def searched(self, act: Callable[[], Any]) -> dict[str, Any]:
-        """The answer to the search that an action starts."""
-        with self.page.expect_response("**/v1/search") as waiting:
+    def searched(self, act: Callable[[], Any], route: str = "search") -> dict[str, Any]:
+        """The answer to the search, or another request, that an action starts."""
+        with self.page.expect_response(f"**/v1/{route}") as waiting:
             act()
         answer = waiting.value
         assert answer.status == 200, answer.text()
@@ -348,17 +348,39 @@ def test_results_can_be_sorted_by_a_column(window: Window, gallery: Gallery) -> 
     page = window.page
     before = prices(window, "#results")
     page.locator("#filters summary").click()
-    page.select_option("#sort", label="price, highest first")
+    window.searched(lambda: page.select_option("#sort", label="price, highest first"))
+    assert len(prices(window, "#results")) == 12
     assert prices(window, "#results") == sorted(before, reverse=True)
     assert prices(window, "#weak") == sorted(prices(window, "#weak"), reverse=True)
+    assert max(prices(window, "#weak")) == 47.5, "of all, not only of those that were fetched before"
     assert window.address == {"sort": ["price"], "order": ["descending"]}
-    assert page.inner_text("#status") == "By price, of the 96 most similar; weaker ones are below."
-    assert window.searches == 1, "the results are there already"
-    page.select_option("#sort", label="price, lowest first")
+    assert page.inner_text("#status") == "By price, of the 1,000 most similar; weaker ones are below."
+    window.searched(lambda: page.select_option("#sort", label="price, lowest first"))
     assert prices(window, "#results") == sorted(before)
-    page.select_option("#sort", label="most similar first")
+    window.searched(lambda: page.select_option("#sort", label="most similar first"))
     assert prices(window, "#results") == before
     assert window.address == {}
+
+
+def test_the_catalogue_can_be_looked_through_in_the_order_of_a_column(window: Window, gallery: Gallery) -> None:
+    page = window.page
+    page.locator("#filters summary").click()
+    window.searched(lambda: page.select_option("#sort", label="price, highest first"), "items?*")
+    assert window.heading == "By price"
+    every = sorted((item.metadata["price"] for item in gallery.sample(999)), reverse=True)
+    assert prices(window, "#results") == every[:24]
+    for shown in range(48, len(every) + 1, 24):
+        page.click("#more")
+        page.wait_for_selector(f"#results .card:nth-child({shown})")
+        place = page.evaluate("() => [...document.querySelectorAll('.open')].indexOf(document.activeElement)")
+        assert place == shown - 24
+    assert prices(window, "#results") == every
+    condition = page.locator("#condition")
+    condition.fill("price < 20")
+    window.searched(lambda: condition.press("Enter"), "items?*")
+    assert gallery.conditions[-1] == "price < 20"
+    assert page.inner_text("#status") == "Searches look within these filters only."
+    assert window.address == {"where": ["price < 20"], "sort": ["price"], "order": ["descending"]}
 
 
 def test_results_can_be_grouped_by_class(browser: Any) -> None:
@@ -884,7 +906,7 @@ def test_every_state_fits_and_has_no_violation(
         page.locator("#filters summary").click()
         window.searched(page.locator(".choice").first.click)
         window.searched(lambda: page.check("#fold-copies"))
-        page.select_option("#sort", label="price, highest first")
+        window.searched(lambda: page.select_option("#sort", label="price, highest first"))
         page.locator(".fold").first.click()
         check()
         pictures = [gallery.first("hats")[1], gallery.first("shoes")[1]]

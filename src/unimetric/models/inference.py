@@ -229,7 +229,7 @@ class _ClassTokenBlock(InferenceBlock):
     """A block that computes only its class token [B, 1, D], which attends to all of the tokens [B, T, D]."""
 
     def __init__(self, block: InferenceBlock, tokens: Tensor) -> None:
-        # One by one: torch.export of torch 2.6 cannot follow an update of __dict__.
+        # One by one: torch.export of some versions cannot follow an update of __dict__.
         self._block, self._is_eva, self._dtype = block._block, block._is_eva, block._dtype
         self.divided = block.divided
         self._all_normed = block.attention_input(tokens)

@@ -20,7 +20,7 @@ LARGEST_ONNX = 2**31 - 2**20
 """Maximum bytes of weights in one ONNX file: a protocol buffer is limited to 2 GiB, part of which is the graph."""
 
 _LARGEST_BATCH = 2**31 - 1
-"""Without a limit, torch.export of torch 2.6 takes the largest integer for an end of the batch."""
+"""Without a limit, torch.export of torch 2.7 takes the largest integer for an end of the batch."""
 
 
 def onnx_graph(networks: Sequence[Network], largest: float = LARGEST_ONNX) -> Any:

@@ -22,6 +22,7 @@ from unimetric.search.maintenance import Maintenance
 from unimetric.search.model import check_embedder, create_for_model, load_embedder
 from unimetric.search.query import MAX_K, Searcher
 from unimetric.search.rows import metadata_kinds, named, signatures, stored_path
+from unimetric.search.sorting import Order
 from unimetric.search.stores import open_store
 from unimetric.search.stores.base import Store
 from unimetric.search.upgrade.both import delete_rows, thumbnail_before
@@ -183,11 +184,6 @@ class SearchIndex:
         """True if searches fold copies of a picture by default, as recorded when indexing."""
         return self._copies.by_default
 
-    @property
-    def threshold(self) -> float | None:
-        """The lowest score of a match in all datasets together; None without a calibration."""
-        return self.threshold_of()
-
     def threshold_of(self, datasets: Sequence[str] | None = None) -> float | None:
         """Return the threshold at the false-match rate, if any; a single dataset has its own if it was measured."""
         return self._searcher.threshold(datasets)
@@ -246,6 +242,10 @@ class SearchIndex:
     ) -> None:
         """Check the arguments of `search` as it does, without searching."""
         self._searcher.scope(k, datasets, where, guarantee)
+
+    def check_order(self, order: Order) -> None:
+        """Raise an `ArgumentError` for a column that is not there."""
+        self._searcher.check_order(order)
 
     def search_vectors(
         self,
@@ -326,7 +326,7 @@ class SearchIndex:
         return self._store.count(None if dataset is None else equals("dataset", dataset))
 
     def datasets(self) -> dict[str, int]:
-        """Return the number of rows of each dataset, by name in alphabetical order."""
+        """Return the number of rows of each dataset by name."""
         return self._searcher.datasets()
 
     def item(self, id: str) -> StoredItem:
@@ -338,13 +338,14 @@ class SearchIndex:
         content = self._searcher.thumbnail(id)
         return thumbnail_before(self._store, id) if content is None else content
 
-    def sample(self, n: int, seed: int = 0, datasets: Sequence[str] | None = None) -> list[StoredItem]:
+    def sample(self, n: int, seed: int = 0, datasets: Sequence[str] | None = None, **browsing: Any) -> list[StoredItem]:
         """Return n distinct rows of these datasets, or all if there are fewer; the same rows for the same seed.
 
-        Raises:
-            ArgumentError: n is negative, or an unknown dataset.
+        ``browsing``: ``where``, a condition; ``order``, an `Order` instead of the random one; ``offset``, rows to skip.
+
+        Raises an `ArgumentError` for a negative number, or an unknown dataset or column.
         """
-        return self._searcher.sample(n, seed, datasets)
+        return self._searcher.sample(n, seed, datasets, **browsing)
 
     def prepare(self) -> None:
         """Read the vectors into memory now; where their graph has to be made first, wait for it."""

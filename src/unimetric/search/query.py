@@ -22,6 +22,7 @@ from unimetric.search.hyperbolic import nearest_hyperbolic
 from unimetric.search.items import ItemNotFoundError, Match, StoredItem
 from unimetric.search.memory.search import MemorySearch, vector_search
 from unimetric.search.rows import shown_values
+from unimetric.search.sorting import Order, in_order
 from unimetric.search.stores.base import COLUMNS, KINDS, Store
 from unimetric.search.together import joined
 from unimetric.search.vector_search import NearestRows
@@ -218,17 +219,37 @@ class Searcher:
         """Return one row; see `row`."""
         return _stored(self.row(id, self.row_columns))
 
-    def sample(self, n: int, seed: int, datasets: Sequence[str] | None) -> list[StoredItem]:
+    def sample(
+        self,
+        n: int,
+        seed: int,
+        datasets: Sequence[str] | None,
+        where: str | None = None,
+        order: Order | None = None,
+        offset: int = 0,
+    ) -> list[StoredItem]:
         """Return n distinct rows; see `SearchIndex.sample`."""
-        if n < 0:
-            raise ArgumentError(f"n is {n}: use 0 or more")
-        ids = self._store.rows(["id"], self.scope(1, datasets, None).condition)["id"]
-        ids = ids.take(pc.sort_indices(ids))
-        chosen = np.random.default_rng(seed).choice(len(ids), min(n, len(ids)), replace=False)
-        wanted = [ids[int(place)].as_py() for place in chosen]
+        if n < 0 or offset < 0:
+            raise ArgumentError(f"n is {n}, offset {offset}: use 0 or more")
+        condition = self.scope(1, datasets, where).condition
+        if order is None:
+            ids = sorted(self._store.rows(["id"], condition)["id"].to_pylist())
+            wanted = [ids[place] for place in np.random.default_rng(seed).permutation(len(ids))[offset : offset + n]]
+        else:
+            self.check_order(order)
+            table = self._store.rows(list(dict.fromkeys(["id", order.column])), condition)
+            values = sorted(zip(table["id"].to_pylist(), table[order.column].to_pylist(), strict=True))
+            ordered = in_order(values, lambda row: row[1], order.descending)
+            wanted = [id for id, _ in ordered[offset : offset + n]]
         rows = self._store.rows_of(wanted, self.row_columns)
         places = {id: place for place, id in enumerate(rows["id"].to_pylist())}
         return [_stored(rows.slice(places[id], 1)) for id in wanted if id in places]
+
+    def check_order(self, order: Order) -> None:
+        """Raise an `ArgumentError` for a column that is not there."""
+        if order.column not in self._named_columns:
+            near = nearest_names(order.column, self._named_columns)
+            raise ArgumentError(f"sort: no column {shown(order.column)}; {near}")
 
     @property
     def _named_columns(self) -> dict[str, str]:

@@ -82,6 +82,13 @@ class _Filters(_In):
     group_copies: bool | None = Field(
         None, description="One match for all copies of a picture; by default as /v1/datasets gives it."
     )
+    sort: Name | None = Field(
+        None,
+        description=f"A column: return the first k in its order of the {MAX_K} most similar items. Matches come first, "
+        "and items without a value last.",
+        examples=["price"],
+    )
+    descending: bool = Field(False, description="Sort from the highest value down.")
 
 
 def _alternatives(*alone: str) -> JsonDict:
@@ -113,7 +120,8 @@ class _Query(_Filters):
     @model_validator(mode="after")
     def one_query(self) -> _Query:
         """Check that the query is one image, one item, one vector, or several pictures."""
-        given = self.model_fields_set & {"image", "id", "vector", "images", "ids"}
+        named = self.model_fields_set & {"image", "id", "vector", "images", "ids"}
+        given = {name for name in named if getattr(self, name) is not None}
         if len(given & {"image", "id", "vector"}) + bool(given & {"images", "ids"}) != 1:
             raise ValueError("send either image, id or vector, or images and ids for several pictures together")
         if self.each and (self.images is None or self.ids is not None):
@@ -172,7 +180,7 @@ class SearchForm(_Query):
         description="Images, a part each, that are one query, alone or with ids: matches are like all of them.",
     )
 
-    @field_validator("exact", "group_copies", "each", mode="before")
+    @field_validator("exact", "group_copies", "each", "descending", mode="before")
     @classmethod
     def true_or_false(cls, value: object, info: ValidationInfo) -> object:
         """Accept no other words: the description has only these."""
@@ -240,23 +248,6 @@ class FoldedCopy(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [_COPY]})
 
     id: str
-    score: float
-    dataset: str
-    label: str
-    path: str
-    metadata: dict[str, Value]
-    is_match: bool | None
-    confidence: float | None
-    strength: Strength | None
-    image: str = Field(description="Where its picture is, relative to the service.")
-
-
-class Match(BaseModel):
-    """An item that was found."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [_MATCH]})
-
-    id: str
     score: float = Field(description="Cosine similarity, or minus the distance of a hyperbolic model.")
     dataset: str
     label: str
@@ -273,6 +264,13 @@ class Match(BaseModel):
         description="identical, or a word for the confidence: strong from 0.9, possible from 0.5, else weak."
     )
     image: str = Field(description="Where its picture is, relative to the service.")
+
+
+class Match(FoldedCopy):
+    """An item that was found."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_MATCH]})
+
     copies: list[FoldedCopy] = Field(
         description="Copies of its picture that are no matches of their own, the most similar first; empty unless "
         "copies are grouped."

@@ -185,9 +185,8 @@ def parse(
             request: BaseModel = form_model.model_validate(values, strict=False)
         else:
             request = json_model.model_validate_json(body.content.removeprefix(_BOM))
-            given = request.model_fields_set
-            texts = [request.image] if "image" in given else []  # type: ignore[attr-defined]
-            texts += request.images if "images" in given else []  # type: ignore[attr-defined]
+            texts = [request.image] if "image" in request.model_fields_set else []  # type: ignore[attr-defined]
+            texts += getattr(request, "images", None) or []
             images = [_from_base64(text) for text in texts]
     except ValidationError as error:
         raise from_validation(error) from error

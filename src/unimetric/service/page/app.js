@@ -8,7 +8,7 @@ import { showItem } from "./item.js";
 import { follow, indexedSoFar, isIndexing } from "./progress.js";
 import { MOST, WHOLE, loaded, onChange, showQuery } from "./query.js";
 import { answerTo } from "./request.js";
-import { STEP, arranged, clear, describe, removeSkeletons, showExamples, showMatches, showSkeletons } from "./results.js";
+import { STEP, arranged, clear, describe, removeSkeletons, showItems, showMatches, showSkeletons } from "./results.js";
 import { asProblem, ask, canTryAgain, sentence } from "./service.js";
 
 const FETCHED = 4 * STEP; // matches that are asked for at first; more are asked for when these have been shown
@@ -126,7 +126,7 @@ function place() {
 function showAnswer() {
   clear();
   const { answer, asked, order } = current;
-  describe(answer, { asked, place: place(), order, partly: isIndexing() ? indexedSoFar() : null });
+  describe(answer, { asked, place: place(), order, most: limits.max_k, partly: isIndexing() ? indexedSoFar() : null });
   showMatches(arranged(answer.matches, order), current.shown, open);
   showMoreButton();
 }
@@ -139,14 +139,22 @@ function showMoreButton() {
 
 element("more").addEventListener("click", async () => {
   const state = current;
+  if (!state.query) {
+    try {
+      (await browse(state))?.querySelector("button").focus();
+    } catch (error) {
+      complain(sentence(asProblem(error), [], limits), () => { complain(""); element("more").click(); });
+    }
+    return;
+  }
   state.shown += STEP;
   const entries = () => arranged(state.answer.matches, state.order);
   if (state.shown > entries().length && state.answer.matches.length >= state.asked && state.asked < limits.max_k) {
     state.asked = limits.max_k;
     await search({ keep: true });
     if (current !== state) return;
-    // More results may belong to the classes that are shown, and between the others.
-    if (state.order.byClass || state.order.sort) clear();
+    // More results may belong to the classes that are shown.
+    if (state.order.byClass) clear();
   }
   const before = document.querySelectorAll(".card:not(.member)").length;
   const first = showMatches(entries(), state.shown, open);
@@ -237,23 +245,37 @@ async function search({ focus = false, keep = false, lost = false } = {}) {
 }
 
 async function showStart(state, signal, lost) {
-  const query = new URLSearchParams({ n: String(EXAMPLES) });
-  for (const name of state.datasets) query.append("dataset", name);
-  const { items } = await ask(`v1/items?${query}`, { signal });
+  const any = await browse(state, { signal, fresh: true });
   if (current !== state) return;
-  showExamples(items, open);
-  if (!items.length && isIndexing()) {
+  const { where, order } = state;
+  if (!any && isIndexing()) {
     head("Your pictures are being indexed");
     say("The first ones can be searched in a moment.");
-    return;
+  } else if (!any) {
+    head(where ? "Nothing fits the filters" : state.datasets.size ? `Nothing is in ${place()}` : "The catalogue is empty");
+    say(where ? "Change the filters, or clear them." : "Add images with: unimetric index MODEL FOLDER --db DB");
+  } else {
+    head(order.sort ? `By ${order.sort}` : "Or start from one of these");
+    const within = where ? "these filters" : place();
+    say(lost ? "Your picture was not kept. Choose it again to search." : where || state.datasets.size ? `Searches look within ${within} only.` : "");
   }
-  if (!items.length) {
-    head(state.datasets.size ? `Nothing is in ${place()}` : "The catalogue is empty");
-    say("Add images with: unimetric index MODEL FOLDER --db DB");
-    return;
-  }
-  head("Or start from one of these");
-  say(lost ? "Your picture was not kept. Choose it again to search." : state.datasets.size ? `Searches look in ${place()} only.` : "");
+}
+
+// Adds items of the catalogue: some examples, or all that fit the filters in their order.
+async function browse(state, { signal, fresh = false } = {}) {
+  const { where, order, datasets } = state;
+  const offset = fresh ? 0 : document.querySelectorAll("#results .card").length;
+  const n = where || order.sort ? STEP : EXAMPLES;
+  const query = new URLSearchParams({ n: String(n), offset: String(offset) });
+  for (const name of datasets) query.append("dataset", name);
+  if (where) query.set("where", where);
+  if (order.sort) query.set("sort", order.sort);
+  if (order.sort && order.descending) query.set("descending", "true");
+  const { items } = await ask(`v1/items?${query}`, { signal });
+  if (current !== state) return null;
+  if (fresh) clear();
+  element("more").hidden = items.length < n;
+  return showItems(items, open);
 }
 
 const namesOf = (query) => (query?.parts || []).filter((part) => part.kind === "file").map((part) => part.name);
@@ -278,7 +300,7 @@ function showOrderOf(state) {
   showOrder(columns, state.order, limits.group_copies, (change) => {
     state.order = { ...state.order, ...change };
     showOrderOf(state);
-    if ("copies" in change) {
+    if (!("byClass" in change)) {
       again(state);
       return;
     }

@@ -69,7 +69,6 @@ function read({ name, kind }, where) {
 // Columns as the service describes them; those whose content is not known yet have a name and a kind only.
 export function showFilters(columns, where, changed) {
   element("columns").hidden = !columns.length;
-  document.body.classList.toggle("plain-columns", !columns.length);
   showCondition(where);
   const values = new Map(columns.map((column) => [column.name, read(column, where)]));
   const compose = () => columns.flatMap((column) => parts(column, values.get(column.name))).join(" AND ");
@@ -156,15 +155,16 @@ const ENDS = {
 export function showOrder(columns, order, foldsCopies, changed) {
   const sort = element("sort");
   const options = [["", "", "most similar first"]];
-  columns.forEach(({ name, kind }, place) => {
+  const sortable = [...columns, { name: "path", kind: "text" }];
+  sortable.forEach(({ name, kind }, place) => {
     (ENDS[kind] || []).forEach((words, end) => options.push([`${place} ${end}`, name, `${name}, ${words}`]));
   });
   sort.replaceChildren(...options.map(([value, , words]) => Object.assign(make("option", "", words), { value })));
-  const place = columns.findIndex(({ name }) => name === order.sort);
+  const place = sortable.findIndex(({ name }) => name === order.sort);
   sort.value = place < 0 ? "" : `${place} ${Number(order.descending)}`;
   sort.onchange = () => {
     const [at, end] = sort.value.split(" ");
-    changed({ sort: sort.value ? columns[Number(at)].name : "", descending: end === "1" });
+    changed({ sort: sort.value ? sortable[Number(at)].name : "", descending: end === "1" });
   };
   element("by-class").checked = order.byClass;
   element("by-class").onchange = ({ target }) => changed({ byClass: target.checked });
@@ -178,11 +178,4 @@ const set = { where: "", order: "" };
 function showSet(part, words) {
   set[part] = words || "";
   element("filters-set").textContent = Object.values(set).filter(Boolean).join(", ");
-}
-
-export function compared(one, other, { sort, descending }) {
-  const [a, b] = [one, other].map((item) => item.metadata?.[sort] ?? null);
-  if (a === null || b === null) return Number(a === null) - Number(b === null); // items without a value come last
-  const order = typeof a === "string" ? a.localeCompare(b, "en", { numeric: true }) : Number(a) - Number(b);
-  return descending ? -order : order;
 }

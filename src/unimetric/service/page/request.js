@@ -18,6 +18,7 @@ export async function answerTo({ query, datasets, where, order, asked }, limits,
   if (datasets.size) filters.datasets = [...datasets];
   if (where) filters.where = where;
   if (order.copies !== null) filters.group_copies = order.copies;
+  if (order.sort) Object.assign(filters, { sort: order.sort, descending: order.descending });
   const ids = items.map((part) => part.id);
   const files = query.parts.filter((part) => part.kind === "file");
   if (!files.length) {

@@ -2,7 +2,6 @@
 
 import { setPicture } from "./access.js";
 import { button, counted, element, head, make, named, number, say, similarity } from "./dom.js";
-import { compared } from "./filters.js";
 
 export const STEP = 24; // cards that are shown at a time
 
@@ -33,15 +32,11 @@ function card(item, open) {
 
 // --- Folded results ------------------------------------------------------------------------------------------------
 
-// Matches in the order wanted, each with those folded into it: copies of its picture, or the others of its class.
-export function arranged(matches, { sort, descending, byClass }) {
-  const weak = ({ is_match: match }) => Number(match === false);
-  const ordered = sort
-    ? [...matches].sort((one, other) => weak(one) - weak(other) || compared(one, other, { sort, descending }))
-    : matches;
+// Matches, each with those folded into it: copies of its picture, or the others of its class.
+export function arranged(matches, { byClass }) {
   const entries = [];
   const classes = new Map();
-  for (const match of ordered) {
+  for (const match of matches) {
     const key = byClass && match.label ? JSON.stringify([match.dataset, match.label]) : null;
     const first = key && classes.get(key);
     if (first) {
@@ -117,9 +112,11 @@ export function clear() {
   element("more").hidden = true;
 }
 
-export function showExamples(items, open) {
-  clear();
-  element("results").append(...items.map((item) => card(item, open)));
+// Adds the cards of some items, and returns the first.
+export function showItems(items, open) {
+  const added = items.map((item) => card(item, open));
+  element("results").append(...added);
+  return added[0] || null;
 }
 
 // Adds the cards up to `count` that are not there yet, and returns the first new one.
@@ -134,10 +131,10 @@ export function showMatches(entries, count, open) {
   return added[0] || null;
 }
 
-// `order` is that of `arranged`, and `partly` the number of images that are indexed so far, or null.
-export function describe({ matches, no_match: none }, { asked, place, order, partly }) {
+// `most` is the number of items that are sorted at most, and `partly` that of images that are indexed so far, or null.
+export function describe({ matches, no_match: none }, { asked, place, order, most, partly }) {
   const good = matches.filter((match) => match.is_match !== false).length;
-  const first = order.sort ? `By ${order.sort}, of the ${number(matches.length)} most similar.` : order.byClass ? "The most similar of each class." : "The most similar first.";
+  const first = order.sort ? `By ${order.sort}, of the ${number(most)} most similar.` : order.byClass ? "The most similar of each class." : "The most similar first.";
   element("weak-heading").textContent = none ? "The nearest" : "Less alike";
   const so = partly === null ? "" : ` ${counted(partly, "picture is", "pictures are")} indexed so far.`;
   if (!matches.length) {

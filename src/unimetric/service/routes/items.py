@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from unimetric.search.items import NewItem
+from unimetric.search.sorting import Order
 from unimetric.service import schemas
 from unimetric.service.access import Check, read_access, write_access
 from unimetric.service.failures import ServiceError
@@ -25,7 +26,7 @@ def router(service: Service) -> APIRouter:
 
 
 def _add_reading(routes: APIRouter, service: Service) -> None:
-    @routes.get("", response_model=schemas.Items, responses=errors(422, *READ_ERRORS), summary="Get a sample of items")
+    @routes.get("", response_model=schemas.Items, responses=errors(422, *READ_ERRORS), summary="Get some items")
     async def sample(
         request: Request,
         n: Annotated[int, Query(ge=1, le=100, description="Number of items, at most.")] = 12,
@@ -33,8 +34,18 @@ def _add_reading(routes: APIRouter, service: Service) -> None:
         dataset: Annotated[
             list[schemas.Name], Query(max_length=100, description="The only datasets to take items from.")
         ] = [],  # noqa: B006 - FastAPI copies it
+        where: Annotated[str | None, Query(max_length=10_000, description="A condition on the columns.")] = None,
+        sort: Annotated[
+            schemas.Name | None, Query(description="A column to sort by, instead of a random order.")
+        ] = None,
+        descending: Annotated[
+            Literal["true", "false"], Query(description="Sort from the highest value down.")
+        ] = "false",
+        offset: Annotated[int, Query(ge=0, le=2**31 - 1, description="Items to skip.")] = 0,
     ) -> Any:
-        items = await service.workers.look_up(request, lambda: service.index.sample(n, seed, dataset))
+        order = None if sort is None else Order(sort, descending == "true")
+        browsing = {"where": where, "order": order, "offset": offset}
+        items = await service.workers.look_up(request, lambda: service.index.sample(n, seed, dataset, **browsing))
         return schemas.Items(items=[item_of(item) for item in items])
 
     @routes.get("/{id}", response_model=schemas.Item, responses=errors(404, *READ_ERRORS), summary="Get an item")

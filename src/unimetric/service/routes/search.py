@@ -12,6 +12,7 @@ from unimetric.search.columns import ColumnSummary
 from unimetric.search.guarantee import Guarantee
 from unimetric.search.index import MAX_K
 from unimetric.search.items import Match
+from unimetric.search.sorting import Order, sorted_matches
 from unimetric.service import catalogue_schemas as catalogue
 from unimetric.service import schemas
 from unimetric.service.access import read_access
@@ -104,27 +105,32 @@ async def _search(service: Service, parsed: ParsedRequest) -> schemas.SearchAnsw
     }
 
     guarantee = Guarantee.of(fields.guarantee, fields.guarantee_delta)
+    order = None if fields.sort is None else Order(fields.sort, fields.descending)
+    k = fields.k if order is None else MAX_K
+    most = fields.k if guarantee is None else None
 
     def find() -> list[list[Match]]:
         if (fields.images or fields.ids) and not fields.each:
             ids = [checked_id(id) for id in fields.ids or ()]
-            return [parsed.index.search_together(parsed.vectors, ids, fields.k, **filters)]
+            return [parsed.index.search_together(parsed.vectors, ids, k, **filters)]
         if "id" in fields.model_fields_set:
-            return [parsed.index.search_item(checked_id(fields.id), fields.k, **filters)]
+            return [parsed.index.search_item(checked_id(fields.id), k, **filters)]
         vectors = parsed.vectors
         if vectors is None:
             vectors = np.array(fields.vector, np.float64).clip(-_LARGEST, _LARGEST).astype(np.float32)
-        return parsed.index.search_vectors(vectors, fields.k, guarantee=guarantee, **filters)
+        return parsed.index.search_vectors(vectors, k, guarantee=guarantee, **filters)
 
     def answer() -> schemas.SearchAnswer | schemas.SearchAnswers:
+        if order is not None:
+            parsed.index.check_order(order)
         threshold = parsed.index.threshold_of(fields.datasets)
         answers = [
             schemas.SearchAnswer(
                 no_match=_no_match(found) if guarantee is None else not found,
                 threshold=threshold,
-                matches=[match_of(match) for match in found],
+                matches=[match_of(match) for match in found[:most]],
             )
-            for found in find()
+            for found in (find() if order is None else [sorted_matches(found, order) for found in find()])
         ]
         return schemas.SearchAnswers(answers=answers) if fields.each else answers[0]
 
@@ -145,7 +151,7 @@ def _describe(service: Service) -> catalogue.Datasets:
             for name, count in counts.items()
         ],
         items=sum(counts.values()),
-        threshold=index.threshold,
+        threshold=index.threshold_of(),
         columns=index.metadata_columns,
         model=index.fingerprint,
         max_k=MAX_K,
