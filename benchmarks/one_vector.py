@@ -1,9 +1,9 @@
 """The cost of vectors that do not depend on the batch: image by image against batches, at 112 and 224 px.
 
 The same inference form, in turns: whole batches at once with all threads, and image by image with one thread per call,
-which is what `Embedder.encode` uses on a CPU. For a batch of 32 and for a single query, wall time and processor time.
-Targets: at most 1.15 times the time of batches, a single query no slower, and vectors of the batch equal to those of
-single queries to the bit.
+which is what `Embedder.encode` and `ExportedEmbedder.encode` use on a CPU. For a batch of 32 and for a single query,
+wall time and processor time. Targets: at most 1.15 times the time of batches, a single query no slower, and vectors of
+the batch equal to those of single queries to the bit.
 
     python benchmarks/one_vector.py
 """
@@ -18,11 +18,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from machine import write_result
+from unimetric.cpu import available_cores
 from unimetric.models.backbone import make_backbone
 from unimetric.models.embedder import Embedder
-from unimetric.models.inference import InferenceModel, fuse
+from unimetric.models.inference import fuse
+from unimetric.models.onnx_export import onnx_graph
+from unimetric.models.onnx_runtime import OnnxNetwork, open_session
+
+Vectors = NDArray[np.float32]
+Encode = Callable[[list[torch.Tensor]], Vectors]
 
 LARGEST_RATIO = 1.15
 WAYS = ("batches", "image by image", "single query, batches", "single query, image by image")
@@ -35,7 +42,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repetitions", type=int, default=9)
     arguments = parser.parse_args()
-    rows = [measure(size, precision, arguments) for size in arguments.image_sizes for precision in ("bf16", "fp32")]
+    rows = [
+        measure(size, precision, arguments)
+        for size in arguments.image_sizes
+        for precision in ("bf16", "fp32", "exported fp32")
+    ]
     result = {"target_ratio": LARGEST_RATIO, "threads": torch.get_num_threads(), "batch": arguments.batch}
     print(write_result("one_vector", result | {"results": rows}))
 
@@ -43,23 +54,22 @@ def main() -> None:
 def measure(size: int, precision: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Median milliseconds per image of every way, and their ratios, at one input size."""
     embedder = Embedder(make_backbone("dinov2-small", weights="random", image_size=size), "puma").eval()
-    batched, form = fuse(embedder, precision), embedder.inference_form(precision)
     generator = torch.Generator().manual_seed(0)
     images = list(torch.randint(0, 256, (arguments.batch, 3, size, size), dtype=torch.uint8, generator=generator))
-    together = form.embed_pixels(images)
-    alone = np.concatenate([form.embed_pixels([image]) for image in images])
+    batched, by_image = exported_ways(embedder) if precision == "exported fp32" else ways(embedder, precision)
+    together, alone = by_image(images), np.concatenate([by_image([image]) for image in images])
     calls: dict[str, Callable[[], object]] = {
-        WAYS[0]: lambda: batch_at_once(batched, images),
-        WAYS[1]: lambda: form.embed_pixels(images),
-        WAYS[2]: lambda: batch_at_once(batched, images[:1]),
-        WAYS[3]: lambda: form.embed_pixels(images[:1]),
+        WAYS[0]: lambda: batched(images),
+        WAYS[1]: lambda: by_image(images),
+        WAYS[2]: lambda: batched(images[:1]),
+        WAYS[3]: lambda: by_image(images[:1]),
     }
     wall, processor = interleaved(calls, arguments.repetitions)
     row: dict[str, Any] = {
         "image_size": size,
         "precision": precision,
         "equal_to_the_bit": bool(np.array_equal(together, alone)),
-        "largest_difference_in_batches": float(np.abs(batch_at_once(batched, images) - alone).max()),
+        "largest_difference_in_batches": float(np.abs(batched(images) - alone).max()),
     }
     for kind, times in (("wall", wall), ("processor", processor)):
         row[f"{kind}_ms"] = {
@@ -72,11 +82,34 @@ def measure(size: int, precision: str, arguments: argparse.Namespace) -> dict[st
     return row
 
 
-@torch.inference_mode()
-def batch_at_once(model: InferenceModel, images: list[torch.Tensor]) -> np.ndarray[Any, Any]:
-    """Vectors of a whole batch in one forward pass."""
-    vectors: np.ndarray[Any, Any] = model(model.backbone.transform.normalise(torch.stack(images))).numpy()
-    return vectors
+def ways(embedder: Embedder, precision: str) -> tuple[Encode, Encode]:
+    """Whole batches in one forward pass with all threads, and image by image."""
+    model, form = fuse(embedder, precision), embedder.inference_form(precision)
+
+    @torch.inference_mode()
+    def batched(images: list[torch.Tensor]) -> Vectors:
+        vectors: Vectors = model(model.backbone.transform.normalise(torch.stack(images))).numpy()
+        return vectors
+
+    return batched, form.embed_pixels
+
+
+def exported_ways(embedder: Embedder) -> tuple[Encode, Encode]:
+    """The same for an exported file, run by onnxruntime."""
+    import onnxruntime
+
+    content = onnx_graph([embedder]).SerializeToString()
+    network = OnnxNetwork(open_session(content), available_cores())
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = available_cores()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def pixels(images: list[torch.Tensor]) -> Vectors:
+        return np.asarray(embedder.transform.normalise(torch.stack(images)).numpy())
+
+    return lambda images: session.run(["embeddings"], {"images": pixels(images)})[0], lambda images: network(
+        pixels(images)
+    )
 
 
 def interleaved(calls: dict[str, Callable[[], object]], repetitions: int) -> tuple[dict[str, float], dict[str, float]]:

@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from machine import write_result
 from search import SIZE, K, Source, Vectors, latency, make_database, nearest, percentiles, recall
 from unimetric.search import SearchIndex
+from unimetric.search.memory import graph as memory_graph
 from unimetric.search.memory import search as memory_search
 from unimetric.search.memory.files import MemoryFiles
 
@@ -132,6 +133,8 @@ def built(place: Path, folder: Path, options: argparse.Namespace) -> dict[str, A
         np.save(folder / "truth.npy", nearest(vectors, queries))
     if not (place / "items.lance").is_dir():
         make_database(place, vectors, BATCH)[0].close()
+    # All cores, as hnswlib uses them; usually half of them are left to searches.
+    memory_graph.available_cores = lambda: 2 * (os.cpu_count() or 1)
     begin = time.perf_counter()
     with SearchIndex.open(place) as index:
         index.prepare()
@@ -251,7 +254,7 @@ def under_conditions(index: SearchIndex, vectors: Vectors, queries: Vectors) -> 
                 "condition": column,
                 "share": share,
                 "rows": len(rows),
-                "recall_at_10": round(found / wanted, 4),
+                "recall_at_10": round(found / wanted, 4) if wanted else None,
                 "mean_ms": round(1000 * seconds / len(queries), 2),
             }
             print(entry, flush=True)

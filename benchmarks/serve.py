@@ -7,6 +7,10 @@ the store. What the service adds (HTTP, the upload, checks, threads, JSON) is gi
 two medians; and, of the very requests of the first, as their mean time less that of decoding, model and store in them,
 which ``/metrics`` gives. The second does not depend on the model's speed in two processes. Target: at most 5 ms.
 
+Each kind of request (a picture, four pictures of which each is a query, a vector, an item for "more like this") is
+measured with all numbers of clients, with the milliseconds that a request spends in each stage. ``--before SRC`` serves
+the same database from another version's ``src`` as well, in turns; a kind that it refuses is left out.
+
     unimetric index RUN FOLDER --db catalogue.db
     python benchmarks/serve.py catalogue.db FOLDER
 """
@@ -15,6 +19,8 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
+import re
 import socket
 import statistics
 import subprocess
@@ -24,6 +30,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -32,6 +39,9 @@ from PIL import Image
 from machine import write_result
 from unimetric.data.images import decode_image, is_image_name
 from unimetric.search import SearchIndex
+
+Body = dict[str, Any]
+"""What a request is made of, as `httpx.Client.post` takes it."""
 
 TARGET_MS = 5.0
 K = 10
@@ -45,14 +55,18 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=64)
     parser.add_argument("--side", type=int, default=512, help="longest side of a query, as the page sends them")
     parser.add_argument("--rounds", type=int, default=8, help="blocks of queries measured in turns with one client")
-    parser.add_argument("--seconds", type=float, default=10.0, help="how long 8 and 32 clients ask")
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long clients of a kind ask")
+    parser.add_argument("--before", type=Path, help="folder src of another version to serve from, too")
+    parser.add_argument("--note", default="", help="conditions of the measurement")
     arguments = parser.parse_args()
     queries = pictures(arguments.images, arguments.queries, arguments.side)
-    with SearchIndex.open(arguments.db) as index, served(arguments.db) as url:
-        alone = in_turns(index, url, queries, arguments.rounds)
-        print(alone)
-        crowds = {str(clients): crowd(url, queries, clients, arguments.seconds) for clients in (8, 32)}
-        print(crowds)
+    sources = {"now": None} if arguments.before is None else {"before": arguments.before, "now": None}
+    with SearchIndex.open(arguments.db) as index:
+        with served(arguments.db) as url:
+            alone = in_turns(index, url, queries, arguments.rounds)
+            print(alone, flush=True)
+        vectors = [index.embedder.encode(decode_image(query)).tolist() for query in queries]
+        kinds = requests_of(queries, vectors, [item.id for item in index.sample(len(queries))])
         result = {
             "target_added_ms": TARGET_MS,
             "rows": index.count(),
@@ -60,9 +74,37 @@ def main() -> None:
             "image_size": index.embedder.backbone.image_size,
             "queries": len(queries),
             "one_client": alone,
-            "clients": crowds,
+            "clients": {name: by_kind(arguments, kinds, source) for name, source in sources.items()},
+            "note": arguments.note,
         }
     print(write_result("serve", result))
+
+
+def requests_of(queries: Sequence[bytes], vectors: Sequence[list[float]], ids: Sequence[str]) -> dict[str, list[Body]]:
+    """The bodies of the requests of each kind."""
+    files = [("query.jpg", query, "image/jpeg") for query in queries]
+    several = [[("images", file) for file in files[start : start + 4]] for start in range(0, len(files) - 3, 4)]
+    return {
+        "picture": [{"files": {"image": file}, "data": {"k": str(K)}} for file in files],
+        "four pictures": [{"files": some, "data": {"k": str(K), "each": "true"}} for some in several],
+        "vector": [{"json": {"vector": vector, "k": K}} for vector in vectors],
+        "more like this": [{"json": {"id": id, "k": K}} for id in ids],
+    }
+
+
+def by_kind(arguments: argparse.Namespace, kinds: dict[str, list[Body]], source: Path | None) -> dict[str, Any]:
+    """Latency and stages by kind of request and number of clients, of the service of one version."""
+    result: dict[str, Any] = {}
+    with served(arguments.db, source) as url:
+        for kind, bodies in kinds.items():
+            with httpx.Client(base_url=url, timeout=60) as client:
+                if client.post("/v1/search", **bodies[0]).status_code != 200:
+                    continue
+            for clients in (1, 8, 32):
+                found = crowd(url, bodies, clients, arguments.seconds)
+                result.setdefault(kind, {})[str(clients)] = found
+                print(source, kind, clients, found, flush=True)
+    return result
 
 
 def pictures(folder: Path, count: int, side: int) -> list[bytes]:
@@ -79,13 +121,14 @@ def pictures(folder: Path, count: int, side: int) -> list[bytes]:
 
 
 @contextmanager
-def served(db: Path) -> Iterator[str]:
+def served(db: Path, source: Path | None = None) -> Iterator[str]:
     """The address of a service on a free port that is ready."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "unimetric", "serve", str(db), "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = os.environ if source is None else {**os.environ, "PYTHONPATH": str(source)}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     url = f"http://127.0.0.1:{port}"
     try:
         while True:
@@ -142,13 +185,21 @@ def in_turns(index: SearchIndex, url: str, queries: Sequence[bytes], rounds: int
 
 def work_seconds(client: httpx.Client) -> float:
     """Seconds that the service has spent on decoding, model and store so far."""
-    wanted = (
-        "unimetric_batch_seconds_sum",
-        'unimetric_stage_seconds_sum{stage="decode"}',
-        'unimetric_stage_seconds_sum{stage="store"}',
+    found = counters(client)
+    return found["batch"] + found.get("decode", 0.0) + found.get("store", 0.0)
+
+
+def counters(client: httpx.Client) -> dict[str, float]:
+    """Seconds that the service has spent in each stage so far, in forward passes, and in requests to search."""
+    lines = client.get("/metrics").text.splitlines()
+    values = {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[:1] != "#")}
+    stage = re.compile(r'unimetric_stage_seconds_sum\{stage="(.*)"\}')
+    found = {match[1]: value for name, value in values.items() if (match := stage.fullmatch(name))}
+    found["batch"] = values.get("unimetric_batch_seconds_sum", 0.0)
+    found["request"] = sum(
+        value for name, value in values.items() if name.startswith("unimetric_request_seconds_sum") and "search" in name
     )
-    found = dict(line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if not line.startswith("#"))
-    return sum(float(found.get(name, 0)) for name in wanted)
+    return found
 
 
 def post(client: httpx.Client, query: bytes) -> None:
@@ -157,10 +208,12 @@ def post(client: httpx.Client, query: bytes) -> None:
     answer.raise_for_status()
 
 
-def crowd(url: str, queries: Sequence[bytes], clients: int, seconds: float) -> dict[str, float]:
-    """Milliseconds per search while so many clients ask, each one search after the other."""
+def crowd(url: str, bodies: Sequence[Body], clients: int, seconds: float) -> dict[str, Any]:
+    """Milliseconds per search while so many clients ask, each one search after the other, and in each stage of it."""
     times: list[float] = []
     failures: list[Exception] = []
+    with httpx.Client(base_url=url) as client:
+        before = counters(client)
     end = time.perf_counter() + seconds
 
     def ask(first: int) -> None:
@@ -170,7 +223,7 @@ def crowd(url: str, queries: Sequence[bytes], clients: int, seconds: float) -> d
                 if start >= end:
                     return
                 try:
-                    post(client, queries[number % len(queries)])
+                    client.post("/v1/search", **bodies[number % len(bodies)]).raise_for_status()
                 except httpx.HTTPError as error:
                     failures.append(error)
                     return
@@ -184,8 +237,12 @@ def crowd(url: str, queries: Sequence[bytes], clients: int, seconds: float) -> d
         thread.join()
     if failures:
         raise failures[0]
-    p50, p99 = (round(1000 * float(value), 1) for value in np.percentile(times, [50, 99]))
-    return {"p50_ms": p50, "p99_ms": p99, "searches_per_second": round(len(times) / (time.perf_counter() - begin), 1)}
+    rate = len(times) / (time.perf_counter() - begin)
+    p50, p99 = (round(1000 * float(value), 2) for value in np.percentile(times, [50, 99]))
+    with httpx.Client(base_url=url) as client:
+        spent = {name: value - before.get(name, 0.0) for name, value in counters(client).items()}
+    stages = {name: round(1000 * value / len(times), 2) for name, value in spent.items() if value}
+    return {"p50_ms": p50, "p99_ms": p99, "searches_per_second": round(rate, 1), "mean_stage_ms": stages}
 
 
 if __name__ == "__main__":

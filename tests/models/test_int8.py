@@ -55,7 +55,7 @@ def rounded(model, seven_bits=False):
 
 
 def run(model, images):
-    return OnnxNetwork(open_session(model.SerializeToString(), 1), images_at_once=1)(images.numpy())
+    return OnnxNetwork(open_session(model.SerializeToString()))(images.numpy())
 
 
 def cosines(one, other):

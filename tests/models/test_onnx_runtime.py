@@ -84,8 +84,10 @@ def test_vectors_are_those_of_the_model(embedder, exported, tmp_path):
     Image.fromarray(np.arange(65000, dtype=np.uint16)[:6000:2].reshape(50, 60) * 20).save(images[2])
     Image.fromarray(picture(700, 4, 2)).save(images[3])
     expected = embedder.encode(images, precision="fp32")
+    alone = np.concatenate([exported.encode(image) for image in images])
     for batch_size in (1, 3, 32):
         found = exported.encode(images, batch_size=batch_size)
+        np.testing.assert_array_equal(found, alone)
         assert found.dtype == np.float32
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
         assert (found * expected).sum(axis=1).min() >= 0.9999

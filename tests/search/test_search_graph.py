@@ -196,16 +196,21 @@ def test_files_are_used_again(ready: MemorySearch, filled: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["vectors.npy", "numbers.npy", "rows.arrow", "graph.usearch", "current.json"])
-@pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "empty"])
+@pytest.mark.parametrize("damage", ["flipped", "written", "cut", "gone", "empty"])
 def test_damaged_files_are_made_again(name: str, damage: str, ready: MemorySearch, filled: Store) -> None:
     queries = draw(10, 61)
     expected = found(ready, queries, exact=True)
     (file,) = [path for path in files_of(filled) if path.name == name]
     content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 16
     if damage == "gone":
         file.unlink()
+    elif damage == "written":
+        # In place, where its length and its node stay as they were.
+        ready.close()
+        with file.open("r+b") as other:
+            other.write(content)
     else:
-        content[len(content) // 2] ^= 16
         copy = {"flipped": bytes(content), "cut": bytes(content[: len(content) // 2]), "empty": b""}[damage]
         # Not in place: the file is mapped by the search above.
         other = file.with_name("other")

@@ -59,8 +59,8 @@ def way(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def most(way: str) -> float:
-    """The share of queries for which more candidates may find nearer rows; none when all rows are compared."""
-    return 0.02 if way == "graph" else 0.0
+    """The share of rows that more candidates may show to be missing; none when all rows are compared."""
+    return 0.01 if way == "graph" else 0.0
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def index(way: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         yield opened
 
 
-@pytest.fixture(params=[200, pytest.param(10_000, marks=pytest.mark.soak)])
+@pytest.fixture(params=[200, pytest.param(10_000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
 def queries(request: pytest.FixtureRequest) -> np.ndarray:
     # Half of them are rows of the database.
     return np.concatenate([draw(request.param // 2, 1000), draw(500, 0)[np.arange(request.param // 2) % 500]])
@@ -131,9 +131,9 @@ def extra() -> pa.Table:
 
 
 def assert_no_less(fewer: list[Answer], more: list[Answer], name: str, most: float) -> None:
-    """A search that looks at more candidates finds what another one does, or nearer rows; most queries the same."""
-    different = 0
+    """A search that looks at more candidates finds what another one does, or nearer rows; nearly always the same."""
+    missing = 0
     for one, other in zip(fewer, more, strict=True):
         assert [score for _, score in other[: len(one)]] >= [score for _, score in one], name
-        different += other[: len(one)] != one
-    assert different <= most * len(fewer), (name, different)
+        missing += len(set(other[: len(one)]) - set(one))
+    assert missing <= most * sum(map(len, fewer)), (name, missing)

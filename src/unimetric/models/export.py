@@ -147,7 +147,11 @@ def _write_torch(program: torch.export.ExportedProgram, path: Path, about: dict[
 
 
 def _run_onnx(path: Path, precision: str) -> Runner:
-    network = OnnxNetwork(open_session(str(path), torch.get_num_threads()), images_at_once=int(precision == "int8"))
+    session = open_session(str(path))
+    if precision == "fp32":
+        # In batches, as other programs may run it.
+        return lambda images: session.run(["embeddings"], {"images": images.numpy()})[0]
+    network = OnnxNetwork(session, torch.get_num_threads())
     return lambda images: network(images.numpy())
 
 

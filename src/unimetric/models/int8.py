@@ -48,7 +48,7 @@ class Int8Model:
             raise UserError(f"precision int8 needs the package {missing}: pip install 'unimetric[export]'")
         self._transform, self._embedding_size = network.transform, network.embedding_size
         graph = quantise(onnx_graph([network]), network.transform)
-        self._network = OnnxNetwork(open_session(graph.SerializeToString(), 1), max(1, torch.get_num_threads()))
+        self._network = OnnxNetwork(open_session(graph.SerializeToString()), max(1, torch.get_num_threads()))
 
     def describe(self) -> str:
         """Return the precision and the device in a few words."""
@@ -142,7 +142,7 @@ def _channel_sizes(model: Any, norms: list[_Norm], images: NDArray[np.float32]) 
     probe.CopyFrom(model)
     probe.graph.output.extend(onnx.helper.make_empty_tensor_value_info(norm.output) for norm in norms)
     # One thread, so that the sums, and with them the vectors, are the same on any number of processors.
-    session = open_session(probe.SerializeToString(), 1)
+    session = open_session(probe.SerializeToString())
     names = [norm.output for norm in norms]
     sizes = [
         [np.abs(output).max(axis=(0, 1)) for output in session.run(names, {"images": image[None]})]

@@ -33,22 +33,22 @@ def default_name(precision: str, size: int | None = None) -> str:
 class OnnxNetwork:
     """A network of `unimetric.models.export`, run by onnxruntime.
 
-    A network with int8 products gets its images one by one, in several threads: its rounding scale depends on the whole
-    input of a call, and a vector must not depend on other images in the batch.
+    It gets its images one by one, in several threads: the order in which a product adds its terms, and the rounding
+    scale of int8, depend on the whole input of a call, and a vector must not depend on other images in the batch.
 
     Args:
         session: An `onnxruntime.InferenceSession` from `open_session`.
-        images_at_once: Number of threads, with one image each; 0 for all images in one call.
+        threads: Number of threads, with one image each.
     """
 
-    def __init__(self, session: Any, images_at_once: int = 0) -> None:
-        self._session, self._images_at_once = session, images_at_once
+    def __init__(self, session: Any, threads: int = 1) -> None:
+        self._session, self._threads = session, threads
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return vectors, float32 [B, E], for normalised images, float32 [B, 3, S, S] with B at least 1."""
-        if self._images_at_once == 0 or len(images) == 1:
-            return self._run(images)
-        with ThreadPoolExecutor(self._images_at_once) as pool:
+        if self._threads == 1 or len(images) == 1:
+            return np.concatenate([self._run(image[None]) for image in images])
+        with ThreadPoolExecutor(self._threads) as pool:
             return np.concatenate(list(pool.map(self._run, np.split(images, len(images)))))
 
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -56,15 +56,13 @@ class OnnxNetwork:
         return vectors  # type: ignore[no-any-return]
 
 
-def open_session(source: str | bytes, threads: int) -> Any:
-    """Open an `onnxruntime.InferenceSession` on the CPU, from a file's name or its content."""
+def open_session(source: str | bytes) -> Any:
+    """Open an `onnxruntime.InferenceSession` on the CPU, with one thread a call, from a file's name or its content."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # The default would count cores that a container may not use.
-    options.intra_op_num_threads = threads
-    # Threads that spin between two operators would take cores from other processes.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # More threads would divide products, and add their terms in another order on another machine.
+    options.intra_op_num_threads = 1
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
@@ -91,14 +89,11 @@ class ExportedEmbedder:
     def __init__(self, path: str | Path) -> None:
         self.path = user_path(path)
         self._threads = available_cores()
-        session = _session(self.path, self._threads)
+        session = _session(self.path)
         about = _metadata(self.path, session)
         self.precision: str = about.get("precision", "fp32")
         self.encoded_in = f"onnxruntime, {self.precision}, cpu"
-        if self.precision == "int8":
-            self._network = OnnxNetwork(_session(self.path, 1), images_at_once=self._threads)
-        else:
-            self._network = OnnxNetwork(session)
+        self._network = OnnxNetwork(session, self._threads)
         self.fingerprint: str = about["fingerprint"]
         self.compatible_with: tuple[str, ...] = tuple(about.get("compatible_with", ()))
         self.embedding_size: int = about["embedding_size"]
@@ -127,7 +122,7 @@ class ExportedEmbedder:
         return (pixels.astype(np.float32) * np.float32(1 / 255) - self._mean) / self._std
 
 
-def _session(path: Path, threads: int) -> Any:
+def _session(path: Path) -> Any:
     try:
         import onnxruntime  # noqa: F401 - report a missing package before a missing file
     except ModuleNotFoundError as error:
@@ -136,7 +131,7 @@ def _session(path: Path, threads: int) -> Any:
         # Open the file first, for an ordinary OSError instead of onnxruntime's own error.
         path.open("rb").close()
     try:
-        return open_session(str(path), threads)
+        return open_session(str(path))
     except Exception as error:
         raise UserError(f"{path} is damaged, or no ONNX file; export the model again with: unimetric export") from error
 
