@@ -4,6 +4,8 @@ INSTALLED := .venv/installed
 AUDIT := build/audit
 SOAK_SECONDS ?= 600
 SOAK_SEED ?= 1
+SOAK_KILLS ?= 1000
+SOAK_POINTS ?= 10000
 # One thread a process, and the tests and all commands that they start may keep their bytecode.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
@@ -20,7 +22,7 @@ test: $(INSTALLED)  ## Lint, types and every test but the soak tests
 	$(PYTEST)
 
 soak: $(INSTALLED)  ## Random kills and damaged files for SOAK_SECONDS, from the seed SOAK_SEED on, the longest tests, and all examples of properties
-	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_SEED=$(SOAK_SEED) $(PYTEST) -m 'soak or hypothesis'
+	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_SEED=$(SOAK_SEED) SOAK_KILLS=$(SOAK_KILLS) SOAK_POINTS=$(SOAK_POINTS) $(PYTEST) -m 'soak or hypothesis'
 
 docs: $(INSTALLED)  ## Build the documentation's site into build/site
 	$(BIN)/mkdocs build

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -30,8 +31,20 @@ class Commands:
         self.log = log
         self._server = self._start()
 
-    def run(self, *arguments: object, kill_after: float | None = None, failure: Failure | None = None) -> Any:
-        """Run a command; ``kill_after`` seconds it gets SIGKILL, or one of its failure points fails.
+    def run(
+        self,
+        *arguments: object,
+        kill_after: float | None = None,
+        failure: Failure | None = None,
+        on_start: Callable[[int], object] = lambda pid: None,
+    ) -> Any:
+        """Run a command; after ``kill_after`` seconds it gets SIGKILL, or one of its failure points fails.
+
+        Args:
+            arguments: The command and its arguments.
+            kill_after: Seconds.
+            failure: The point that fails.
+            on_start: Called with the process's id.
 
         Returns:
             ``code``, negative for a signal, and ``seconds``. What the command said is in ``log``.
@@ -47,6 +60,7 @@ class Commands:
         try:
             self._server.stdin.write(json.dumps(request) + "\n")
             self._server.stdin.flush()
+            on_start(json.loads(self._server.stdout.readline())["pid"])
             return json.loads(self._server.stdout.readline())
         except BaseException:
             # A test that ran out of time would leave its answer to the next one.
@@ -84,6 +98,7 @@ def serve() -> None:
     import unimetric.commands.index
     import unimetric.commands.upgrade
     import unimetric.report.tables
+    import unimetric.service
     import unimetric.training.loop  # noqa: F401 - what the commands would load
     from unimetric.cli import main
 
@@ -111,6 +126,7 @@ def serve() -> None:
             # Without the destruction of all that was imported, which takes longer than most commands.
             os._exit(code)
         os.close(out)
+        print(json.dumps({"pid": child}), flush=True)
         code = _wait(child, started, request["kill_after"])
         # The workers of one that was killed would find out by themselves only after seconds.
         with suppress(ProcessLookupError):

@@ -168,9 +168,10 @@ def model(folder: Path) -> tuple[list[bytes], Check]:
 def checkpoint(folder: Path) -> tuple[list[bytes], Check]:
     module = unimetric.training.checkpoint
     torch.manual_seed(0)
-    embedder = torch.nn.Linear(2, 2)
+    embedder = Embedder(make_backbone("vit_tiny_patch16_224", weights="random", image_size=32), "linear", {}, 2)
     loss = make_loss("curricularface", 2, 2)
-    optimiser = torch.optim.AdamW([*embedder.parameters(), *loss.parameters()])
+    learned = [one for one in [*embedder.parameters(), *loss.parameters()] if one.requires_grad]
+    optimiser = torch.optim.AdamW(learned)
     file = folder / "checkpoint.safetensors"
     # Unsigned: a checksum would keep the fuzzer out.
     module._checksum = lambda text, tensors: "0" * 8

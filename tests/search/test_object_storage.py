@@ -81,6 +81,26 @@ def test_index_search_change_and_delete(
         assert index.datasets() == {"shoes": 12}
 
 
+def test_upgrade_and_roll_back(bucket: Bucket, model: Path, images: Path, local: Path, tmp_path: Path) -> None:
+    newer = make_model(tmp_path / "newer", seed=1, size=24)
+    db, whole = f"{bucket.uri}/catalogue", tmp_path / "whole"
+    assert unimetric("index", model, images, "--db", db, *CPU) == 0
+    assert unimetric("index", newer, images, "--db", whole, *CPU) == 0
+    options = ("--model", newer, "--live", "now", "--sample", 8, "--batch_size", 4, *CPU)
+    # An image that is gone keeps the upgrade unfinished, and so open to be undone.
+    gone = Path(str(contents(db)[0]["path"]))
+    kept = gone.read_bytes()
+    gone.unlink()
+    try:
+        assert unimetric("upgrade", db, *options) == 1
+    finally:
+        gone.write_bytes(kept)
+    assert unimetric("upgrade", db, "--rollback", *CPU) == 0
+    assert contents(db) == contents(local)
+    assert unimetric("upgrade", db, *options) == 0
+    assert contents(db) == contents(whole)
+
+
 def test_embed_into_shards_and_import_them(
     bucket: Bucket, model: Path, images: Path, local: Path, embedder: Embedder, tmp_path: Path
 ) -> None:
