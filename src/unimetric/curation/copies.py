@@ -35,7 +35,7 @@ _BLOCK = 256
 """Pairs compared between two writes of the file that a stopped audit goes on from."""
 
 _SIMILARITY = 0.3
-"""Minimum cosine of the whitened vectors of a proposed copy, well below what most cropped copies have (0.5 and more)."""
+"""Minimum cosine of the whitened vectors of a proposed copy; most cropped copies have 0.5 and more."""
 
 _FEW = 1000
 """Up to this many images, the nearest are proposed however similar they are."""
