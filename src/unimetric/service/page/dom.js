@@ -16,6 +16,12 @@ export function button(words, kind, press) {
   return made;
 }
 
+// Fills an element with a text that may be broken after its underscores, dots, dashes and slashes.
+export function breakable(made, text) {
+  made.append(...text.match(/[^_./-]*[_./-]*/g).flatMap((part, place) => (place ? [make("wbr"), part] : [part])));
+  return made;
+}
+
 export const say = (text) => { element("status").textContent = text; };
 export const head = (text) => { element("heading").textContent = text; };
 export const number = (value) => value.toLocaleString("en");

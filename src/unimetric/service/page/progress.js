@@ -14,7 +14,7 @@ const pause = (milliseconds) => new Promise((resolve) => { setTimeout(resolve, m
 export const isIndexing = () => WORKING.includes(last?.indexing?.phase);
 export const indexedSoFar = () => last?.items ?? 0;
 
-// Asks again until the indexing has ended; `changed` is called when more images can be found, and at the end.
+// Asks again until the indexing has ended; `changed` is called at first, when more images can be found, and at the end.
 export async function follow(changed) {
   for (;;) {
     let status = null;
@@ -31,7 +31,7 @@ export async function follow(changed) {
     const [before, was] = [last?.items, isIndexing()];
     last = status;
     show(status.indexing);
-    if (before !== undefined && (before !== status.items || was !== isIndexing())) changed(isIndexing());
+    if (before === undefined ? isIndexing() : before !== status.items || was !== isIndexing()) changed(isIndexing());
     if (!isIndexing()) return;
     await pause(document.hidden ? 5 * EVERY : EVERY);
   }

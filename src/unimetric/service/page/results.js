@@ -1,7 +1,7 @@
 // Cards of items, and the answer to a search.
 
 import { setPicture } from "./access.js";
-import { button, counted, element, head, make, named, number, say, similarity } from "./dom.js";
+import { breakable, button, counted, element, head, make, named, number, say, similarity } from "./dom.js";
 
 export const STEP = 24; // cards that are shown at a time
 
@@ -18,7 +18,7 @@ function card(item, open) {
   setPicture(image, item.image);
   view.append(image);
   const words = make("span", "words");
-  words.append(make("span", "label", named(item)), " ", make("span", "dataset", item.dataset));
+  words.append(breakable(make("span", "label"), named(item)), " ", make("span", "dataset", item.dataset));
   if (item.score !== undefined) words.append(" ", measure(item));
   image.addEventListener("load", () => view.classList.remove("waiting"), { once: true });
   image.addEventListener("error", () => view.classList.replace("waiting", "failed"), { once: true });
@@ -145,7 +145,7 @@ export function describe({ matches, no_match: none }, { asked, place, order, mos
     say(`Nothing in ${place} is more likely right than wrong.${so}`);
   } else if (none === null) {
     head("Most similar");
-    say(`${first} This catalogue has no threshold for what is a match.${so}`);
+    say(`${first} This catalogue was not calibrated, so nothing is called a match.${so}`);
   } else {
     head(good < asked ? counted(good, "match", "matches") : `${number(good)} or more matches`);
     say(`${good === matches.length ? first : `${first.slice(0, -1)}; weaker ones are below.`}${so}`);
