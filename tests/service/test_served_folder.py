@@ -168,6 +168,9 @@ def test_a_folder_with_nothing_to_show_ends_it(
     assert "Traceback" not in said
 
 
-def test_words_for_a_folder_that_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_words_for_a_folder_that_is_missing_or_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert unimetric("serve", tmp_path / "photos") == 2
     assert str(tmp_path / "photos") in capsys.readouterr().err
+    (tmp_path / "photos").mkdir()
+    assert unimetric("serve", tmp_path / "photos") == 2
+    assert "is empty: name a folder of images" in capsys.readouterr().err

@@ -87,8 +87,12 @@ def place_of(db: str, *, model: Path | None, weights: str | None, device: Device
             return Place(db)
     except DatabaseMissingError:
         folder = (Path(db) if "://" in db else user_path(db)).absolute()
-        if not folder.is_dir() or not any(folder.iterdir()):
+        if not folder.is_dir():
             raise
+        if not any(folder.iterdir()):
+            raise UserError(
+                f"{folder} is empty: name a folder of images, or a database that unimetric index made"
+            ) from None
     images = str(folder.resolve())
     model = ModelSource(model or Path(_BACKBONE)).folder
     _, config = read_model_config(model)
