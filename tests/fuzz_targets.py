@@ -173,8 +173,6 @@ def checkpoint(folder: Path) -> tuple[list[bytes], Check]:
     learned = [one for one in [*embedder.parameters(), *loss.parameters()] if one.requires_grad]
     optimiser = torch.optim.AdamW(learned)
     file = folder / "checkpoint.safetensors"
-    # Unsigned: a checksum would keep the fuzzer out.
-    module._checksum = lambda text, tensors: "0" * 8
     module.save_checkpoint(file, embedder, loss, optimiser, module.Progress(step=1, skipped={0: "x"}), "same")
     first = file.read_bytes()
 

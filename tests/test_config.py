@@ -127,3 +127,11 @@ def test_no_option_of_a_part_is_infinite(section: str, value: object) -> None:
 def test_names_are_checked(values: Any, words: str) -> None:
     with pytest.raises(UserError, match=f"^here.*{words}"):
         run_config(values, "here")
+
+
+@pytest.mark.parametrize(
+    "values", [{"data": {"workers": "2@"}}, {"training": {"epochs": [1]}}, {"data": {"workers": {}}}]
+)
+def test_a_value_of_another_type_is_refused_with_its_file(values: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"run/config\.yaml has a value of another type"):
+        run_config(values, "run/config.yaml")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unimetric.config_values import check_names, from_options, require, require_finite
-from unimetric.errors import UserError
+from unimetric.errors import UserError, cause
 from unimetric.yaml_files import read_yaml
 
 
@@ -373,10 +373,13 @@ def run_config(values: Mapping[str, Any], origin: str) -> RunConfig:
     """Return a `RunConfig` from nested mappings of YAML or the command line; missing options keep their defaults.
 
     Raises:
-        UserError: an unknown option, or a value out of range; ``origin`` is named.
+        UserError: an unknown option, or a value out of range or of another type; ``origin`` is named.
     """
     check_names(RunConfig, values, origin)
-    return from_options(RunConfig, values)
+    try:
+        return from_options(RunConfig, values)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{origin} has a value of another type than its option takes: {cause(error)}") from error
 
 
 def read_options(path: Path) -> dict[str, Any]:
