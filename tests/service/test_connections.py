@@ -96,11 +96,11 @@ def test_a_client_that_does_not_read_is_dropped() -> None:
     index = StubIndex()
     long = index.item(ID)
     index.sample = lambda n, seed=0, datasets=None, **browsing: [long] * 20_000  # type: ignore[method-assign]
-    with served(index, request_seconds=0.3) as service, service.client() as client:
+    with served(index, request_seconds=1) as service, service.client() as client:
         request = b"GET /v1/items HTTP/1.1\r\nHost: localhost\r\n\r\n"
         with service.connect(request, buffer=4096) as idle:
             received = idle.recv(1)
-            until = time.monotonic() + 2
+            until = time.monotonic() + 3
             while time.monotonic() < until:
                 assert client.get("/healthz").status_code == 200
             try:
