@@ -173,6 +173,7 @@ def checkpoint(folder: Path) -> tuple[list[bytes], Check]:
     learned = [one for one in [*embedder.parameters(), *loss.parameters()] if one.requires_grad]
     optimiser = torch.optim.AdamW(learned)
     file = folder / "checkpoint.safetensors"
+    module._checksum = lambda *content: "same"  # a mutation would hardly come past it
     module.save_checkpoint(file, embedder, loss, optimiser, module.Progress(step=1, skipped={0: "x"}), "same")
     first = file.read_bytes()
 

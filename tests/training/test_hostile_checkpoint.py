@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from random import Random
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -110,13 +112,23 @@ def check(parts: Parts, path: Path, content: bytes) -> bool:
 def with_progress(content: bytes, text: str) -> bytes:
     length = struct.unpack("<Q", content[:8])[0]
     header = json.loads(content[8 : 8 + length])
-    header["__metadata__"]["progress"] = text
+    # The checksum is right, as that of another program would be.
+    value = zlib.crc32(text.encode("utf-8", "surrogatepass"))
+    for name, tensor in sorted(safetensors.torch.load(content).items()):
+        value = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), value)
+        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().tobytes(), value)
+    header["__metadata__"] |= {"progress": text, "checksum": f"{value:08x}"}
     changed = json.dumps(header).encode()
     return struct.pack("<Q", len(changed)) + changed + content[8 + length :]
 
 
 def test_an_untouched_one_is_taken(parts: Parts, content: bytes, tmp_path: Path) -> None:
     assert check(parts, tmp_path / "checkpoint.safetensors", content)
+
+
+def test_a_changed_one_with_a_right_checksum_is_taken(parts: Parts, content: bytes, tmp_path: Path) -> None:
+    text = plain_tensors(content)[1]["progress"].replace('"step": 7', '"step": 8')
+    assert check(parts, tmp_path / "checkpoint.safetensors", with_progress(content, text))
 
 
 def test_a_wrong_header(seeds: Iterator[int], parts: Parts, content: bytes, tmp_path: Path) -> None:

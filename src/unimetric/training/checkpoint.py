@@ -8,6 +8,7 @@ that an adaptive sampler goes by are saved with it.
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from unimetric.errors import NonFiniteError, ProcessLost, UserError, WorkerError, WriteError, cause
+from unimetric.errors import NonFiniteError, ProcessLost, UserError, WorkerError, WriteError, cause, shown
 from unimetric.formats.run_folder import RunFolder
 from unimetric.losses import proxy_slice
 from unimetric.models.embedder import Embedder
@@ -111,9 +112,7 @@ def load_checkpoint(
             "a new run"
         )
     # Everything is checked before the first weight is changed.
-    names = ("step", "seconds", "validated", "best_score", "sampler", "skipped_steps")
-    progress = Progress(**{name: metadata[name] for name in names})
-    progress.skipped, progress.skipped_validation = dict(metadata["skipped"]), dict(metadata["skipped_validation"])
+    progress = _progress(path, metadata)
     progress.best_weights, progress.average = part_of(tensors, "best"), part_of(tensors, "average")
     for weights in filter(None, (progress.best_weights, progress.average)):
         check_weights(learned_weights(embedder), weights, path)
@@ -145,10 +144,46 @@ def read_tensors(path: Path, prefix: str = "") -> tuple[dict[str, Any], dict[str
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - it is no dict
         if header["checksum"] != _checksum(header["progress"], tensors):
             raise ValueError("its checksum is another one")  # noqa: TRY301 - one message for all damage
-        return json.loads(header["progress"]), {n: value for n, value in tensors.items() if n.startswith(prefix)}
+        progress = json.loads(header["progress"])
+        if not isinstance(progress, dict):
+            raise ValueError("its progress is no mapping")  # noqa: TRY301, TRY004 - one message for all damage
+        return progress, {n: value for n, value in tensors.items() if n.startswith(prefix)}
     # RuntimeError: unknown type or size in torch.
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         raise _damaged(path, cause(error)) from error
+
+
+def _progress(path: Path, metadata: dict[str, Any]) -> Progress:
+    """Return the progress without its tensors; a file that another program wrote may have anything in it."""
+    try:
+        score, sampler = metadata["best_score"], metadata["sampler"]
+        if not isinstance(sampler, dict):
+            raise ValueError("the sampler's state is no mapping")  # noqa: TRY301, TRY004 - one message for all damage
+        return Progress(
+            step=_number(metadata["step"], int),
+            seconds=_number(metadata["seconds"], int, float),
+            validated=_number(metadata["validated"], int),
+            skipped=_reasons(metadata["skipped"]),
+            skipped_validation=_reasons(metadata["skipped_validation"]),
+            best_score=None if score is None else _number(score, int, float),
+            sampler=sampler,
+            skipped_steps=[_number(step, int) for step in metadata["skipped_steps"]],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f"progress: {cause(error)}") from error
+
+
+def _number(value: Any, *kinds: type) -> Any:
+    if type(value) not in kinds or not 0 <= value < math.inf:
+        raise ValueError(f"{shown(value)} is no number of steps, seconds or images")
+    return value
+
+
+def _reasons(pairs: Any) -> dict[int, str]:
+    found = {_number(number, int): reason for number, reason in pairs}
+    if not all(isinstance(reason, str) for reason in found.values()):
+        raise ValueError("a reason is no text")
+    return found
 
 
 def _damaged(path: Path, reason: str) -> UserError:
@@ -165,6 +200,8 @@ def _optimiser_state(
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, _, key = name.partition(".")
+        if not index.isdecimal():
+            raise _damaged(path, f"the optimiser has no parameter {index!r}")
         state.setdefault(int(index), {})[key] = value
     for number, moments in state.items():
         shape = parameters[number].shape if number < len(parameters) else None
@@ -186,7 +223,7 @@ def saved_step(path: Path) -> int | None:
     try:
         with safe_open(path, framework="pt") as file:
             return int(json.loads((file.metadata() or {})["progress"])["step"])
-    except (SafetensorError, OSError, KeyError, ValueError):
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         return None
 
 
