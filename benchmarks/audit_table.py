@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 INTRODUCTION = """uml8-mini, 5,092 photographs of eight collections, with planted faults; the protocol is in
-[the audit](../../docs/audit.md). Measured on 2026-11-26 on a 2-core AMD EPYC with avx512_bf16, one thread a process.
+`docs/audit.md`. Measured on 2026-11-26 on a 2-core AMD EPYC with avx512_bf16, one thread a process.
 Commands: `benchmarks/audit.py`, `unimetric benchmark benchmarks/audit_training.yaml`, `benchmarks/audit_table.py`."""
 
 CAUTION = """Of 257 wrong labels 219 are left after cleaning, and 19 train images got the label of a test class, which
-helps the cleaned run: see [the audit](../../docs/audit.md)."""
+helps the cleaned run: see `docs/audit.md`."""
 
 RESULTS = Path(__file__).parent / "results"
 

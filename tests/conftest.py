@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from properties import SOAK_SECONDS, SOAK_SEED
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "600"))
-SOAK_SEED = int(os.environ.get("SOAK_SEED", "0"))
 
 # The same examples in every run, however slow the machine.
 settings.register_profile("quick", deadline=None, derandomize=True, max_examples=40)

@@ -1,10 +1,12 @@
-"""Numbers of random examples of the property tests: a quarter in ``make test``, all in ``make soak``."""
+"""Random tests: a quarter of the examples in ``make test``, all in ``make soak``, whose seconds and seed are here."""
 
 from __future__ import annotations
 
 import os
 
 SOAK = "SOAK_SECONDS" in os.environ
+SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "600"))
+SOAK_SEED = int(os.environ.get("SOAK_SEED", "0"))
 
 
 def examples(count: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import SOAK_SECONDS, SOAK_SEED
+from properties import SOAK_SECONDS, SOAK_SEED
 
 TARGETS = ("condition", "manifest", "yaml", "mat", "upload", "model", "checkpoint")
 

@@ -64,5 +64,5 @@ def test_a_folder_of_images_has_a_database_in_the_cache(cache: Path, tmp_path: P
     assert place_of(place.database, model=None, weights=None, device=CPU) == Place(place.database)
     (tmp_path / "empty").mkdir()
     for nothing in (tmp_path / "none", tmp_path / "empty"):
-        with pytest.raises(UserError, match="search database"):
+        with pytest.raises(UserError, match="database"):
             place_of(str(nothing), model=Path(NAME), weights=None, device=CPU)

@@ -15,10 +15,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from multiprocessing.connection import Listener
+from multiprocessing.connection import Listener, wait
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -122,9 +122,13 @@ class WorkerLoader(Generic[T_co]):
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        # A worker that dies while it hands over a batch cuts the connection a moment before its end is known.
+        lost = isinstance(error, (RuntimeError, ConnectionError, EOFError))
+        if lost:
+            wait([worker.sentinel for worker in self._workers()], _GRACE)
         dead = [worker.exitcode for worker in self._workers() if worker.exitcode]
         self.close()
-        if dead and isinstance(error, RuntimeError):
+        if dead and lost:
             raise ProcessLost(f"a worker that decodes images {describe_end(dead[0])}") from error
 
     def close(self) -> None:
@@ -171,7 +175,14 @@ def start_worker(leaves: Event, number: int) -> None:
     signal.signal(signal.SIGTERM, partial(_ignore_once, leaves))
     # By default a batch that cannot be sent is lost, and the main process waits for it for ever.
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
+    # A thread of multiprocessing hands over descriptors, and a main process that leaves cuts its connections.
+    sys.excepthook = partial(_report, leaves)
     torch.set_num_threads(1)
+
+
+def _report(leaves: Event, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not (leaves.is_set() and isinstance(error, (ConnectionError, EOFError))):
+        sys.__excepthook__(kind, error, trace)
 
 
 def describe_end(code: int) -> str:
