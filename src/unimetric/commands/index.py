@@ -152,20 +152,19 @@ def _check(
     thresholds: ThresholdOptions,
 ) -> None:
     """Refuse options that do not go together."""
-    deletes = changes.delete_dataset or changes.delete_path
-    if model is None and not (deletes or changes.build_index or changes.optimise or thresholds.calibrate):
+    if model is None and not (changes.deletes or changes.build_index or changes.optimise or thresholds.calibrate):
         raise MissingOptionError(
             "MODEL is missing: write unimetric index MODEL FOLDER --db PATH, or an option that changes the database"
         )
     if thresholds.per_class and not thresholds.calibrate:
         raise OptionError("--per_class needs --calibrate with labelled images: it is an option of that calibration")
-    if vectors and (sources or changes.delete_missing or deletes or dataset):
+    if vectors and (sources or changes.delete_missing or changes.deletes or dataset):
         raise OptionError("--vectors takes MODEL and --db only: index folders and delete in commands of their own")
     if vectors and model is None:
         raise MissingOptionError("MODEL is missing: write unimetric index MODEL --vectors FOLDER --db PATH")
     if model is not None and not (sources or vectors):
         raise MissingOptionError(f"nothing to index: name folders or manifests after the model {model}")
-    if model is not None and deletes:
+    if model is not None and changes.deletes:
         raise OptionError("--delete_dataset and --delete_path take no MODEL: delete first, then index")
 
 
@@ -173,13 +172,16 @@ def _change(db: str, changes: ChangeOptions) -> None:
     """Delete rows and rebuild or update the approximate index as the options ask, and print the result."""
     from unimetric.progress import log_status
 
-    datasets, paths = changes.delete_dataset or [], changes.delete_path or []
-    if not (datasets or paths or changes.build_index or changes.optimise):
+    if not (changes.deletes or changes.build_index or changes.optimise):
         return
     removed, kind = change_database(
-        db, datasets=datasets, paths=paths, build=changes.build_index, optimise=changes.optimise
+        db,
+        datasets=changes.delete_dataset or [],
+        paths=changes.delete_path or [],
+        build=changes.build_index,
+        optimise=changes.optimise,
     )
-    if datasets or paths:
+    if changes.deletes:
         log_status(f"{removed} rows were deleted.")
     if kind is not None:
         log_status("Every search is exact now." if kind == "none" else f"An index of kind {kind} was made.")

@@ -150,12 +150,16 @@ def _label_findings(measured: Measurements, groups: Groups) -> tuple[list[Findin
     for row in measured.readable.tolist():
         by_dataset[measured.items[row].dataset].append(row)
     for name, rows in by_dataset.items():
-        one = _Collection.of(measured, np.array(rows, dtype=np.int64))
+        collection = _Collection.of(measured, np.array(rows, dtype=np.int64))
         ids = list(range(len(rows)))
-        tensor = torch.from_numpy(one.vectors)
+        tensor = torch.from_numpy(collection.vectors)
         similarities, nearest = nearest_neighbours(tensor, tensor, 3, query_ids=ids, gallery_ids=ids)
-        found += _strangers(one, similarities[:, 0].numpy())
-        judgement = label_checks.judged(one.vectors, one.labels, one.rows, groups) if all(one.labels) else None
+        found += _strangers(collection, similarities[:, 0].numpy())
+        judgement = (
+            label_checks.judged(collection.vectors, collection.labels, collection.rows, groups)
+            if all(collection.labels)
+            else None
+        )
         if judgement is None:
             notes.append(f"labels of {name} are not checked: that takes two classes of two different images")
             continue
@@ -164,42 +168,42 @@ def _label_findings(measured: Measurements, groups: Groups) -> tuple[list[Findin
                 f"labels of {name} can hardly be checked: by these embeddings, only {judgement.agreement:.0%} of its "
                 "images are classified as labelled; name a --model that was trained on such images"
             )
-        found += _wrong_labels(one, judgement)
-        found += _classes(one, judgement, nearest.numpy())
+        found += _wrong_labels(collection, judgement)
+        found += _classes(collection, judgement, nearest.numpy())
     return found, notes
 
 
-def _wrong_labels(one: _Collection, judgement: label_checks.Judged) -> Iterator[Finding]:
+def _wrong_labels(collection: _Collection, judgement: label_checks.Judged) -> Iterator[Finding]:
     for place, better, confidence in label_checks.wrong_labels(judgement):
-        item = one.item(place)
-        shown = (*one.nearest_of(better, place), *one.nearest_of(item.label, place))
+        item = collection.item(place)
+        shown = (*collection.nearest_of(better, place), *collection.nearest_of(item.label, place))
         reason = f"Labelled {item.label}; a classifier that has not seen this image predicts {better}."
         yield Finding("wrong-label", confidence, (item,), reason, relabel=better, shown=shown)
 
 
-def _classes(one: _Collection, judgement: label_checks.Judged, nearest: NDArray[np.int64]) -> Iterator[Finding]:
+def _classes(collection: _Collection, judgement: label_checks.Judged, nearest: NDArray[np.int64]) -> Iterator[Finding]:
     for label, other, confidence in label_checks.one_class(judgement):
-        items = tuple(one.item(int(one.members[each][0])) for each in (label, other))
+        items = tuple(collection.item(int(collection.members[each][0])) for each in (label, other))
         yield Finding("one-class", confidence, items, f"{label} and {other} cannot be distinguished by their pictures.")
-    for label, part, confidence in label_checks.two_classes(one.vectors, one.labels, nearest):
-        rest = np.setdiff1d(one.members[label], part)[:4]
+    for label, part, confidence in label_checks.two_classes(collection.vectors, collection.labels, nearest):
+        rest = np.setdiff1d(collection.members[label], part)[:4]
         reason = f"These images of {label} differ from its others more than classes of this collection do."
-        items, shown = (tuple(one.item(int(place)) for place in places) for places in (part, rest))
+        items, shown = (tuple(collection.item(int(place)) for place in places) for places in (part, rest))
         yield Finding("two-classes", confidence, items, reason, shown=shown)
 
 
-def _strangers(one: _Collection, nearest: NDArray[np.float64]) -> Iterator[Finding]:
-    if len(one.rows) < _FEWEST_FOR_STRANGERS:
+def _strangers(collection: _Collection, nearest: NDArray[np.float64]) -> Iterator[Finding]:
+    if len(collection.rows) < _FEWEST_FOR_STRANGERS:
         return
-    own = np.full(len(one.rows), -np.inf)
-    for places in one.members.values():
-        if len(one.members) == 1:
+    own = np.full(len(collection.rows), -np.inf)
+    for places in collection.members.values():
+        if len(collection.members) == 1:
             own = nearest
         elif len(places) > 1:
-            own[places] = _nearest_similarities(one.vectors[places])
+            own[places] = _nearest_similarities(collection.vectors[places])
     for place, confidence in label_checks.strangers(nearest, own):
         reason = "Unlike all other images of its class and of its collection."
-        yield Finding("stranger", confidence, (one.item(place),), reason)
+        yield Finding("stranger", confidence, (collection.item(place),), reason)
 
 
 def _nearest_similarities(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -110,11 +110,9 @@ class SearchIndex:
             db: A local folder, or an object-storage URI.
             model: A run folder or a model folder; recorded with its fingerprint.
             embedder: The same model, if it is loaded already.
-            weights: As for `open`.
-            device: As for `open`.
+            weights, device: As for `open`.
             metrics: A ``metrics.json`` with calibrated thresholds, or its folder; by default that of the run folder.
-            false_match_rate: The rate that a match's threshold keeps, one of `FALSE_MATCH_RATES`; by default matches
-                are decided by their confidence.
+            false_match_rate: Rate that a match's threshold keeps, one of `FALSE_MATCH_RATES`; else confidence decides.
             size: Numbers of a vector; by default those of the database, or of the model for a new one.
             group_copies: Record that searches fold copies of a picture into one match; by default as recorded.
             vector_type: One of `STORED_TYPES`; by default that of the database, or float32 for a new one.
@@ -210,8 +208,7 @@ class SearchIndex:
             images: Paths, PIL images or arrays, or a single one.
             k: From 1 to `MAX_K`; there are fewer answers if fewer rows qualify.
             datasets: Names of the only datasets to search in.
-            where: A condition on the columns such as ``price < 20 AND label != 'hat'``; ``docs/search.md`` has the
-                grammar.
+            where: A condition such as ``price < 20 AND label != 'hat'``; ``docs/search.md`` has the grammar.
             exact: Compare with every row and bypass the approximate index.
             guarantee: Return, instead of k items, one item of each class that the image may be of, so that the right
                 class is among them with this probability; see ``docs/guarantee.md``.
@@ -239,12 +236,10 @@ class SearchIndex:
         datasets: Sequence[str] | None = None,
         where: str | None = None,
         guarantee: float | Guarantee | None = None,
+        order: Order | None = None,
     ) -> None:
-        """Check the arguments of `search` as it does, without searching."""
+        """Check the arguments of `search` as it does, and the column of an order, without searching."""
         self._searcher.scope(k, datasets, where, guarantee)
-
-    def check_order(self, order: Order) -> None:
-        """Raise an `ArgumentError` for a column that is not there."""
         self._searcher.check_order(order)
 
     def search_vectors(
@@ -306,10 +301,7 @@ class SearchIndex:
     ) -> int:
         """Delete the rows that meet all the given arguments, and return their number.
 
-        Args:
-            ids: Items.
-            dataset: A dataset's name.
-            path: A file, a folder with everything below it, or a URI.
+        ``path`` is a file, a folder with everything below it, or a URI.
 
         Raises:
             ArgumentError: nothing is given.
@@ -326,7 +318,7 @@ class SearchIndex:
         return self._store.count(None if dataset is None else equals("dataset", dataset))
 
     def datasets(self) -> dict[str, int]:
-        """Return the number of rows of each dataset by name."""
+        """Return the number of rows of each dataset, by name in alphabetical order."""
         return self._searcher.datasets()
 
     def item(self, id: str) -> StoredItem:
@@ -338,14 +330,22 @@ class SearchIndex:
         content = self._searcher.thumbnail(id)
         return thumbnail_before(self._store, id) if content is None else content
 
-    def sample(self, n: int, seed: int = 0, datasets: Sequence[str] | None = None, **browsing: Any) -> list[StoredItem]:
-        """Return n distinct rows of these datasets, or all if there are fewer; the same rows for the same seed.
+    def sample(
+        self,
+        n: int,
+        seed: int = 0,
+        datasets: Sequence[str] | None = None,
+        *,
+        where: str | None = None,
+        order: Order | None = None,
+        offset: int = 0,
+    ) -> list[StoredItem]:
+        """Return n distinct rows after the first ``offset``, fewer at the end; the same ones for the same seed.
 
-        ``browsing``: ``where``, a condition; ``order``, an `Order` instead of the random one; ``offset``, rows to skip.
-
-        Raises an `ArgumentError` for a negative number, or an unknown dataset or column.
+        They meet the condition ``where``, as in `search`, and come in a random order, or in that of a column. Errors
+        are those of `search`, and an `ArgumentError` for a negative number or an unknown column.
         """
-        return self._searcher.sample(n, seed, datasets, **browsing)
+        return self._searcher.sample(n, seed, datasets, where, order, offset)
 
     def prepare(self) -> None:
         """Read the vectors into memory now; where their graph has to be made first, wait for it."""
@@ -356,10 +356,9 @@ class SearchIndex:
         self._maintenance.optimise()
 
     def build_index(self, kind: str = "auto") -> str:
-        """Rebuild the approximate index, and return its kind.
+        """Rebuild the approximate index, and return its kind: ``ivf-pq``, ``hnsw``, or ``none``, which drops it.
 
-        Args:
-            kind: ``ivf-pq``, ``hnsw``, ``none`` to drop it, or ``auto`` to choose by the number of rows.
+        ``auto`` chooses by the number of rows.
 
         Raises:
             ArgumentError: unknown kind.

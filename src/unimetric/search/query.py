@@ -232,11 +232,11 @@ class Searcher:
         if n < 0 or offset < 0:
             raise ArgumentError(f"n is {n}, offset {offset}: use 0 or more")
         condition = self.scope(1, datasets, where).condition
+        self.check_order(order)
         if order is None:
             ids = sorted(self._store.rows(["id"], condition)["id"].to_pylist())
             wanted = [ids[place] for place in np.random.default_rng(seed).permutation(len(ids))[offset : offset + n]]
         else:
-            self.check_order(order)
             table = self._store.rows(list(dict.fromkeys(["id", order.column])), condition)
             values = sorted(zip(table["id"].to_pylist(), table[order.column].to_pylist(), strict=True))
             ordered = in_order(values, lambda row: row[1], order.descending)
@@ -245,9 +245,9 @@ class Searcher:
         places = {id: place for place, id in enumerate(rows["id"].to_pylist())}
         return [_stored(rows.slice(places[id], 1)) for id in wanted if id in places]
 
-    def check_order(self, order: Order) -> None:
+    def check_order(self, order: Order | None) -> None:
         """Raise an `ArgumentError` for a column that is not there."""
-        if order.column not in self._named_columns:
+        if order is not None and order.column not in self._named_columns:
             near = nearest_names(order.column, self._named_columns)
             raise ArgumentError(f"sort: no column {shown(order.column)}; {near}")
 

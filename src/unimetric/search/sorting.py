@@ -35,8 +35,10 @@ def in_order(rows: Iterable[T], value: Callable[[T], Any], descending: bool) -> 
     return [*present, *(row for row in every if value(row) is None)]
 
 
-def sorted_matches(matches: Sequence[Match], order: Order) -> list[Match]:
-    """Return answers in the order of a column: matches first, then those that are none."""
+def sorted_matches(matches: Sequence[Match], order: Order | None) -> list[Match]:
+    """Return answers in the order of a column, if there is one: matches first, then those that are none."""
+    if order is None:
+        return list(matches)
 
     def value(match: Match) -> Any:
         return match.metadata[order.column] if order.column in match.metadata else getattr(match, order.column, None)

@@ -132,7 +132,7 @@ export function showMatches(entries, count, open) {
 }
 
 // `most` is the number of items that are sorted at most, and `partly` that of images that are indexed so far, or null.
-export function describe({ matches, no_match: none }, { asked, place, order, most, partly }) {
+export function describe({ matches, no_match: none, threshold }, { asked, place, order, most, partly }) {
   const good = matches.filter((match) => match.is_match !== false).length;
   const first = order.sort ? `By ${order.sort}, of the ${number(most)} most similar.` : order.byClass ? "The most similar of each class." : "The most similar first.";
   element("weak-heading").textContent = none ? "The nearest" : "Less alike";
@@ -142,7 +142,7 @@ export function describe({ matches, no_match: none }, { asked, place, order, mos
     say(`There are no items to compare with.${so}`);
   } else if (none) {
     head("No confident match");
-    say(`Nothing in ${place} is more likely right than wrong.${so}`);
+    say(`Nothing in ${place} is ${threshold === null ? "more likely right than wrong" : "as similar as a match"}.${so}`);
   } else if (none === null) {
     head("Most similar");
     say(`${first} This catalogue was not calibrated, so nothing is called a match.${so}`);

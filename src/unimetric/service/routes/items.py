@@ -44,8 +44,9 @@ def _add_reading(routes: APIRouter, service: Service) -> None:
         offset: Annotated[int, Query(ge=0, le=2**31 - 1, description="Items to skip.")] = 0,
     ) -> Any:
         order = None if sort is None else Order(sort, descending == "true")
-        browsing = {"where": where, "order": order, "offset": offset}
-        items = await service.workers.look_up(request, lambda: service.index.sample(n, seed, dataset, **browsing))
+        items = await service.workers.look_up(
+            request, lambda: service.index.sample(n, seed, dataset, where=where, order=order, offset=offset)
+        )
         return schemas.Items(items=[item_of(item) for item in items])
 
     @routes.get("/{id}", response_model=schemas.Item, responses=errors(404, *READ_ERRORS), summary="Get an item")

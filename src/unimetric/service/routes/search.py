@@ -121,8 +121,7 @@ async def _search(service: Service, parsed: ParsedRequest) -> schemas.SearchAnsw
         return parsed.index.search_vectors(vectors, k, guarantee=guarantee, **filters)
 
     def answer() -> schemas.SearchAnswer | schemas.SearchAnswers:
-        if order is not None:
-            parsed.index.check_order(order)
+        parsed.index.check(order=order)
         threshold = parsed.index.threshold_of(fields.datasets)
         answers = [
             schemas.SearchAnswer(
@@ -130,7 +129,7 @@ async def _search(service: Service, parsed: ParsedRequest) -> schemas.SearchAnsw
                 threshold=threshold,
                 matches=[match_of(match) for match in found[:most]],
             )
-            for found in (find() if order is None else [sorted_matches(found, order) for found in find()])
+            for found in (sorted_matches(found, order) for found in find())
         ]
         return schemas.SearchAnswers(answers=answers) if fields.each else answers[0]
 
