@@ -42,7 +42,7 @@ class StubIndex:
         self.embed(len(pixels))
         return np.stack([image.reshape(-1)[:4] for image in pixels])
 
-    def check_order(self, order: Any) -> None:
+    def check(self, **arguments: Any) -> None:
         pass
 
     def threshold_of(self, datasets: Any = None) -> None:
