@@ -830,6 +830,12 @@ def test_no_confident_match(window: Window) -> None:
     assert window.page.inner_text("#status") == "Nothing in hats is more likely right than wrong."
     assert window.page.locator("#results .card").count() == 0
     assert window.page.locator("#weak .card").count() == 24
+
+
+def test_no_match_at_a_false_match_rate(window: Window, gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gallery, "threshold_of", lambda datasets=None: 0.9)
+    window.choose(png(noise(77)))
+    assert window.page.inner_text("#status").endswith(" is as similar as a match.")
     assert window.page.inner_text("#weak-heading") == "The nearest"
 
 
