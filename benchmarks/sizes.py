@@ -34,7 +34,7 @@ from unimetric.training.setup import build_embedder, load_split
 
 RESULTS = Path(__file__).parent / "results"
 BOUND = "by a rotation fitted to the test images themselves"
-"""No user has it: the most that a rotation of these vectors can be expected to keep."""
+"""A reference that no user has: the directions that keep the similarities of these vectors best."""
 
 
 def measured(folder: Path, images: Path) -> list[dict[str, Any]]:
