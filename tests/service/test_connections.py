@@ -6,11 +6,14 @@ import json
 import logging
 import socket
 import struct
+import threading
 import time
 from contextlib import ExitStack
 
 import pytest
 from stubs import ID, Block, StubIndex, answer_of, search_request, served, small_picture, upload_request
+
+from unimetric.cpu import available_cores
 
 HALF_HEAD = b"GET /v1/datasets HTTP/1.1\r\nHost: loc"
 
@@ -231,6 +234,25 @@ def test_a_client_that_leaves_leaves_no_trace_in_the_log(
             while "unimetric_requests_under_way 0.0" not in client.get("/metrics").text:
                 pass
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_stopping_finishes_requests_that_wait_for_a_decoder() -> None:
+    index, block, decoders = StubIndex(), Block(), available_cores()
+    with ExitStack() as stack:
+        with served(index) as service, service.client() as client:
+            while client.get("/healthz").status_code != 200:
+                time.sleep(0.01)
+            crop = index.embedder.transform.crop
+            index.embedder.transform.crop = lambda image: (block(), crop(image))[1]
+            asked = [stack.enter_context(service.connect(upload_request())) for _ in range(decoders + 1)]
+            block.wait_for(decoders)
+            while f"unimetric_requests_under_way {decoders + 1:.1f}" not in client.get("/metrics").text:
+                time.sleep(0.01)
+            # After the service began to stop, which leaving this block does.
+            releasing = threading.Timer(0.5, block.release)
+            releasing.start()
+        assert [answer_of(connection)[0] for connection in asked] == [200] * (decoders + 1)
+        releasing.join()
 
 
 def test_stopping_does_not_wait_for_half_sent_bodies() -> None:

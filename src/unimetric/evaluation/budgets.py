@@ -116,8 +116,10 @@ class _Task:
     Attributes:
         query_ids: Number of each query's image, [Q].
         gallery_ids: Number of each gallery item's image, [G].
-        query, gallery: The items.
-        query_datasets, gallery_datasets: Numbers of datasets.
+        query: The queries.
+        gallery: The gallery's items.
+        query_datasets: Numbers of the queries' datasets.
+        gallery_datasets: Numbers of the gallery's datasets.
         names: Names of the datasets.
         scored: True for a query with another image of its class in the gallery, [Q].
     """

@@ -110,7 +110,8 @@ class SearchIndex:
             db: A local folder, or an object-storage URI.
             model: A run folder or a model folder; recorded with its fingerprint.
             embedder: The same model, if it is loaded already.
-            weights, device: As for `open`.
+            weights: As for `open`.
+            device: As for `open`.
             metrics: A ``metrics.json`` with calibrated thresholds, or its folder; by default that of the run folder.
             false_match_rate: Rate that a match's threshold keeps, one of `FALSE_MATCH_RATES`; else confidence decides.
             size: Numbers of a vector; by default those of the database, or of the model for a new one.

@@ -18,7 +18,7 @@ from unimetric.service import schemas
 from unimetric.service.access import Access
 from unimetric.service.batching import Batcher
 from unimetric.service.connections import is_half_closed
-from unimetric.service.failures import busy
+from unimetric.service.failures import ServiceError, busy
 from unimetric.service.folder import FolderIndexer
 from unimetric.service.options import ServiceConfig
 from unimetric.service.pictures import decode
@@ -109,7 +109,7 @@ class Service:
         """
         self._check_running()
         if not self.batcher.ready:
-            raise busy("the model is still being loaded; try again in a few seconds", "starting", 5)
+            raise _starting()
 
     def _check_running(self) -> None:
         if self.stopping:
@@ -148,10 +148,14 @@ class Service:
         fields, images = parse(body, kind.json_model, kind.form_model, self.config.max_upload_bytes)
         if not images:
             return fields, [], []
-        # Items and vectors are searched for without the model.
-        self.check_ready()
+        # Items and vectors are searched for without the model. A request that has its place is finished while the
+        # service is being stopped.
         embedder = batcher.embedder
         if embedder is None:
-            raise stopping()
+            raise stopping() if self.stopping else _starting()
         crops = [embedder.transform.crop(decode(image, self.config.max_pixels)) for image in images]
         return fields, images, crops
+
+
+def _starting() -> ServiceError:
+    return busy("the model is still being loaded; try again in a few seconds", "starting", 5)
