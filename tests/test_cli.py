@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +266,33 @@ def test_an_unforeseen_error_of_the_system_is_one_line(fails: Failure, monkeypat
 
     monkeypatch.setattr("unimetric.cli.Command", build)
     assert "Input/output error: '/somewhere'" in fails("train")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left"), "unimetric: warning: a thread has failed: [Errno 28] No space left\n"),
+        (KeyError("a fault"), None),
+    ],
+)
+def test_a_library_s_thread_that_fails_is_one_line(
+    error: Exception, said: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    def run(argv: list[str]) -> int:
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+        return 0
+
+    monkeypatch.setattr("unimetric.cli._run", run)
+    hook = threading.excepthook
+    assert unimetric("train") == 0
+    assert threading.excepthook is hook
+    shown = capsys.readouterr().err
+    assert shown == said if said else "Traceback" in shown
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 import textwrap
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 
@@ -79,6 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Labels and paths may contain bytes that are not text, or characters that the terminal's encoding lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
     debug = "--debug" in argv
+    hook = threading.excepthook
+    if not debug:
+        threading.excepthook = _report_thread
     try:
         return _run([text for text in argv if text != "--debug"])
     except BrokenPipeError:
@@ -95,6 +99,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print("unimetric: stopped", file=sys.stderr)  # noqa: T201
         return 130
+    finally:
+        threading.excepthook = hook
+
+
+def _report_thread(failed: threading.ExceptHookArgs) -> None:
+    """Report a full disk or the like in one line where a library's own thread met it, as TensorBoard's may."""
+    if not isinstance(failed.exc_value, UserError | OSError):
+        threading.__excepthook__(failed)
+        return
+    print(f"unimetric: warning: a thread has failed: {_one_line(failed.exc_value)}", file=sys.stderr)  # noqa: T201
 
 
 def _run(argv: list[str]) -> int:
