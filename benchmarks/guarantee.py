@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -275,67 +275,76 @@ def main() -> None:
 
 def page(runs: dict[str, Any]) -> str:
     """The tables, as Markdown."""
-    lines = ["# Answers with a guarantee, measured", "", INTRODUCTION, ""]
-    lines += ["## Coverage", "", COVERAGE, ""]
-    lines += [
-        "| model | promise | calibration | coverage | splits below | expected |",
-        "|---|---|---|---|---|---|",
+    lines = ["# Answers with a guarantee, measured", "", INTRODUCTION, "", "## Coverage", "", COVERAGE, ""]
+    lines += [*table(["model", "promise", "calibration", "coverage", "splits below", "expected"], promised(runs)), ""]
+    names = list(next(iter(runs.values()))["separate_top_10"])
+    for title, key in (
+        ("In each dataset's own gallery, half of its queries calibrate; a promise of 0.95:", "coverage"),
+        ("Empty sets for the images of all other collections, for which nothing fits:", "empty_for_others"),
+    ):
+        separate = {name: run["promises"][1]["separate"] for name, run in runs.items()}
+        rows = [[name, *(f"{found[dataset][key]:.3f}" for dataset in names)] for name, found in separate.items()]
+        lines += [title, "", *table(["model", *names], rows), ""]
+    lines += ["## Sizes", "", SIZES, "", *table(SIZE_COLUMNS, map(size_row, runs, runs.values()))]
+    lines += ["", "## Classes that the calibration did not have", "", UNLIKE, ""]
+    unlike = [
+        [name, *(f"{run['unlike_classes'][key]:.3f}" for key in ("coverage", "deviation", "lowest"))]
+        for name, run in runs.items()
     ]
+    lines += table(["model", "mean coverage", "standard deviation", "lowest"], unlike)
+    lines += ["", "## One threshold for all classes, or one for each", "", CONSISTENCY, ""]
+    lines += table(CONSISTENCY_COLUMNS, map(consistency_row, runs, runs.values()))
+    return "\n".join([*lines, ""])
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table's lines, as Markdown."""
+    return [f"| {' | '.join(row)} |" if row else "|---" * len(columns) + "|" for row in (columns, (), *rows)]
+
+
+def promised(runs: dict[str, Any]) -> Iterator[list[str]]:
+    """Rows of promises and what the splits gave."""
     for name, run in runs.items():
         for row in run["promises"]:
             promise = f"{row['level']:g}" + ("" if row["delta"] is None else f", delta {row['delta']:g}")
             for kind in ("unified", "unified_small"):
                 found = row[kind]
-                lines.append(
-                    f"| {name} | {promise} | {found['calibration']} | {found['coverage']:.4f} | "
-                    f"{found['splits_below']:.3f} | {found['splits_below_expected']:.3f} |"
-                )
-    lines += ["", "In each dataset's own gallery, half of its queries calibrate; a promise of 0.95:", ""]
-    names = list(next(iter(runs.values()))["separate_top_10"])
-    lines += [f"| model | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for name, run in runs.items():
-        cells = [run["promises"][1]["separate"][dataset] for dataset in names]
-        lines.append(f"| {name} | " + " | ".join(f"{cell['coverage']:.3f}" for cell in cells) + " |")
-    lines += ["", "Empty sets for the images of all other collections, for which nothing fits:", ""]
-    lines += [f"| model | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for name, run in runs.items():
-        cells = [run["promises"][1]["separate"][dataset] for dataset in names]
-        lines.append(f"| {name} | " + " | ".join(f"{cell['empty_for_others']:.3f}" for cell in cells) + " |")
-    lines += ["", "## Sizes", "", SIZES, ""]
-    lines += [
-        "| model | Recall@1 | mean size | median | 90 % | one item | right if one | empty | empty if absent | "
-        "coverage of 10 items | classes in them | classes for 0.95 | items for 0.95 |",
-        "|---" * 13 + "|",
-    ]
-    for name, run in runs.items():
-        found, ten = run["promises"][1]["unified"], run["top_10"]
-        size = found["size"]
-        lines.append(
-            f"| {name} | {run['consistency']['recall@1']:.3f} | {size['mean']:.1f} | {size['median']:.0f} | "
-            f"{size['90 %']:.0f} | {size['one']:.3f} | "
-            f"{size['right if one']:.3f} | {found['empty']:.4f} | {found['empty_if_absent']:.3f} | "
-            f"{ten['coverage']:.3f} | {ten['classes']:.1f} | {ten['classes_for_level']} | {ten['items_for_level']} |"
-        )
-    lines += ["", "## Classes that the calibration did not have", "", UNLIKE, ""]
-    lines += ["| model | mean coverage | standard deviation | lowest |", "|---|---|---|---|"]
-    for name, run in runs.items():
-        found = run["unlike_classes"]
-        lines.append(f"| {name} | {found['coverage']:.3f} | {found['deviation']:.3f} | {found['lowest']:.3f} |")
-    lines += ["", "## One threshold for all classes, or one for each", "", CONSISTENCY, ""]
-    lines += [
-        "| model | OPIS, one | OPIS, each | ratio | utility, one | utility, each | Recall@1 | "
-        "Recall@1 if ordered by it |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, run in runs.items():
-        found = run["consistency"]
-        lines.append(
-            f"| {name} | {found['one']['opis']:.4f} | {found['each']['opis']:.4f} | {found['ratio']:.2f} | "
-            f"{found['one']['utility']:.3f} | {found['each']['utility']:.3f} | {found['recall@1']:.4f} | "
-            f"{found['recall@1 if ordered by it']:.4f} |"
-        )
-    return "\n".join([*lines, ""])
+                figures = (f"{found[key]:.3f}" for key in ("splits_below", "splits_below_expected"))
+                yield [name, promise, str(found["calibration"]), f"{found['coverage']:.4f}", *figures]
 
+
+def size_row(name: str, run: dict[str, Any]) -> list[str]:
+    """The row of `SIZE_COLUMNS` of one model."""
+    found, ten = run["promises"][1]["unified"], run["top_10"]
+    size = found["size"]
+    sizes = [f"{size['mean']:.1f}", f"{size['median']:.0f}", f"{size['90 %']:.0f}", f"{size['one']:.3f}"]
+    sets = [f"{size['right if one']:.3f}", f"{found['empty']:.4f}", f"{found['empty_if_absent']:.3f}"]
+    nearest = [
+        f"{ten['coverage']:.3f}",
+        f"{ten['classes']:.1f}",
+        str(ten["classes_for_level"]),
+        str(ten["items_for_level"]),
+    ]
+    return [name, f"{run['consistency']['recall@1']:.3f}", *sizes, *sets, *nearest]
+
+
+def consistency_row(name: str, run: dict[str, Any]) -> list[str]:
+    """The row of `CONSISTENCY_COLUMNS` of one model."""
+    found = run["consistency"]
+    one, each = found["one"], found["each"]
+    figures = [f"{one['opis']:.4f}", f"{each['opis']:.4f}", f"{found['ratio']:.2f}"]
+    figures += [f"{one['utility']:.3f}", f"{each['utility']:.3f}"]
+    return [name, *figures, f"{found['recall@1']:.4f}", f"{found['recall@1 if ordered by it']:.4f}"]
+
+
+SIZE_COLUMNS = (
+    *("model", "Recall@1", "mean size", "median", "90 %", "one item", "right if one", "empty", "empty if absent"),
+    *("coverage of 10 items", "classes in them", "classes for 0.95", "items for 0.95"),
+)
+CONSISTENCY_COLUMNS = (
+    *("model", "OPIS, one", "OPIS, each", "ratio", "utility, one", "utility, each"),
+    *("Recall@1", "Recall@1 if ordered by it"),
+)
 
 INTRODUCTION = f"""`python benchmarks/guarantee.py`, on the test images of eight small collections ("uml8-mini", 2,583
 images of 237 classes that no model was trained on), embedded by the models of [one model against
