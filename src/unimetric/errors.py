@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+import os
 import reprlib
-from collections.abc import Iterable
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
+from numbers import Integral, Real
+from typing import Any, ClassVar, TypeVar
 
 
 class UserError(Exception):
@@ -136,3 +140,59 @@ def nearest_names(name: str, valid: Iterable[str]) -> str:
     if not close:
         return f"valid: {listed}"
     return f"did you mean {' or '.join(repr(match) for match in close)}? valid: {listed}"
+
+
+_T = TypeVar("_T")
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    **dict.fromkeys(("path", "db", "model", "weights"), ((str, os.PathLike), "a path")),
+    **dict.fromkeys(("image_size", "size", "batch_size", "n", "seed", "offset"), ((Integral,), "a whole number")),
+    **dict.fromkeys(("precision", "revision", "dataset", "id", "kind"), ((str,), "a text")),
+    "false_match_rate": ((Real,), "a number"),
+    "datasets": ((Iterable,), "a list of texts"),
+    "ids": ((Sequence,), "a list of ids"),
+}
+"""What the arguments of these names are in all of the public functions."""
+
+
+def check_kind(name: str, value: object, kinds: type | tuple[type, ...], wanted: str) -> None:
+    """Refuse an argument of another type; ``wanted`` describes the right ones.
+
+    Raises:
+        ArgumentError: it is of another type.
+    """
+    # True counts as a number in Python, and text as a list.
+    stray = (isinstance(value, bool) and kinds in ((Integral,), (Real,))) or (
+        isinstance(value, str | bytes) and kinds == (Sequence,)
+    )
+    if stray or not isinstance(value, kinds):
+        raise ArgumentError(f"{name} is of type {type(value).__name__}: give {wanted}")
+
+
+def check_arguments(cls: type[_T]) -> type[_T]:
+    """Decorate a public class: its own public methods refuse arguments of another type by an `ArgumentError`.
+
+    Those with the usual names are checked; one that is None by default may be None.
+    """
+    for name, member in list(vars(cls).items()):
+        function = member.__func__ if isinstance(member, classmethod) else member
+        if name.startswith("_") or not inspect.isfunction(function):
+            continue
+        parameters = inspect.signature(function).parameters
+        if not _KINDS.keys().isdisjoint(parameters):
+            checked = _checked(function, parameters)
+            setattr(cls, name, classmethod(checked) if isinstance(member, classmethod) else checked)
+    return cls
+
+
+def _checked(function: Callable[..., Any], parameters: Mapping[str, inspect.Parameter]) -> Callable[..., Any]:
+    names, kinds = tuple(parameters), {name: _KINDS[name] for name in parameters if name in _KINDS}
+
+    @wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        for name, (types, wanted) in kinds.items():
+            if name in given and not (given[name] is None and parameters[name].default is None):
+                check_kind(name, given[name], types, wanted)
+        return function(*args, **kwargs)
+
+    return checked

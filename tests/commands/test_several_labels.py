@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from toy_runs import make_images, one_thread, options_file, read_json, unimetric
@@ -51,6 +53,27 @@ def test_a_column_called_labels_names_several(tmp_path: Path) -> None:
         read_source(str(manifest(tmp_path, long, column="label")))
     with pytest.raises(UserError, match="the label is empty"):
         read_source(str(manifest(tmp_path, [("c0/0", "red"), ("c0/1", " | ")])))
+
+
+@pytest.mark.parametrize("column", ["labels", "label"])
+def test_lists_in_parquet_are_several_labels(column: str, tmp_path: Path) -> None:
+    make_images(tmp_path, classes=1, images=3)
+    lists = pa.array([["round", "red", None, " red"], ["a|b"], ["red"]])
+    pq.write_table(pa.table({"path": [f"c0/{n}.png" for n in range(3)], column: lists}), tmp_path / "set.parquet")
+    (dataset,) = read_source(str(tmp_path / "set.parquet"))
+    assert [item.all_labels for item in dataset.items] == [("red", "round"), ("a|b",), ("red",)]
+    numbers = pa.array([[1], [1, 2], [2]], pa.large_list(pa.int64()))
+    pq.write_table(pa.table({"path": [f"c0/{n}.png" for n in range(3)], column: numbers}), tmp_path / "set.parquet")
+    (dataset,) = read_source(str(tmp_path / "set.parquet"))
+    assert [item.all_labels for item in dataset.items] == [("1",), ("1", "2"), ("2",)]
+
+
+def test_other_separators_are_noted(tmp_path: Path) -> None:
+    (dataset,) = read_source(str(manifest(tmp_path, [("c0/0", "red, round"), ("c0/1", "red, round")])))
+    assert dataset.labels == ("red, round",)
+    assert "every image has one label, since | separates several, not , or ;" in dataset.notes[-1]
+    with pytest.raises(UserError, match=r"row 1 \(line 2\): the labels are .*; write several labels as a\|b"):
+        read_source(str(manifest(tmp_path, [("c0/0", '["red", "round"]')])))
 
 
 def test_they_are_measured_by_shared_labels(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,6 +80,19 @@ def test_manifest_columns_give_several_items_of_one_picture(picture: Path) -> No
     assert {image_file(item.path) for item in dataset.items} == {picture}
     assert any("cut out by the columns x, y, width, height" in note for note in dataset.notes)
     assert len(dataset.ignored) == 1
+
+
+def test_missing_numbers_mean_the_whole_picture(picture: Path) -> None:
+    """As pandas writes them, which makes floats of whole numbers with gaps."""
+    columns = {"x": [1.0, None], "y": [2.0, float("nan")], "width": [3.0, None], "height": [4.0, None]}
+    table = pa.table({"path": [picture.name] * 2, "label": ["a", "a"], **columns})
+    pq.write_table(table, picture.parent / "m.parquet")
+    (picture.parent / "m.csv").write_text(
+        f"path,label,x,y,width,height\n{picture.name},a,1.0,2.0,3.0,4.0\n{picture.name},a,nan,NaN,,NULL\n"
+    )
+    for name in ("m.parquet", "m.csv"):
+        (dataset,) = read_manifest(picture.parent / name)
+        assert [item.path for item in dataset.items] == [Path(with_box(str(picture), (1, 2, 3, 4))), picture]
 
 
 def test_a_size_alone_is_no_box(picture: Path) -> None:

@@ -327,3 +327,53 @@ def test_tiff_against_tifffile() -> None:
                 buffer, written, photometric="rgb", planarconfig=planes, byteorder=order, compression=compression
             )
             close(buffer.getvalue(), RGB)
+
+
+@pytest.mark.parametrize("tile", [None, (16, 32)])
+@pytest.mark.parametrize("order", "<>")
+def test_tiff_planes_of_any_kind(order: str, tile: tuple[int, int] | None) -> None:
+    """Planes of 16 bits, and of associated alpha: Pillow itself reads those of RGB only."""
+    tifffile = pytest.importorskip("tifffile")
+    sample = np.random.default_rng(0).integers(0, 256, (5, 40, 37))
+    ink, alpha = 255 - sample[:3].astype(float), sample[3] / 255.0
+    spread = sample[:3] * alpha
+    cases: list[tuple[np.ndarray, str, list[str], np.ndarray]] = [
+        (sample[:1], "minisblack", [], np.repeat(sample[:1], 3, 0)),
+        (sample[:2], "minisblack", ["unspecified"], np.repeat(sample[:1], 3, 0)),
+        (sample[:3], "rgb", [], sample[:3]),
+        (sample[:4], "rgb", ["unspecified"], sample[:3]),
+        (sample, "rgb", ["unspecified", "unspecified"], sample[:3]),
+        (sample[:4], "rgb", ["unassalpha"], spread + 255 * (1 - alpha)),
+        (np.concatenate([spread, sample[3:4]]), "rgb", ["assocalpha"], spread + 255 * (1 - alpha)),
+        (sample[:4], "separated", [], ink * (1 - alpha)),
+        (sample, "separated", ["unspecified"], ink * (1 - alpha)),
+    ]
+    for planes, photometric, extra, expected in cases:
+        for kind in ("u1", "u2"):
+            if kind == "u1" and "unspecified" in extra:
+                continue  # Pillow refuses it
+            buffer = io.BytesIO()
+            written = np.rint(planes * (257 if kind == "u2" else 1)).astype(order + kind)
+            tifffile.imwrite(
+                buffer,
+                written,
+                photometric=photometric,
+                planarconfig="separate",
+                extrasamples=extra,
+                byteorder=order,
+                tile=tile,
+                rowsperstrip=None if tile else 16,
+                extratags=[(274, 3, 1, 6, True)],
+            )
+            turned = np.rot90(np.moveaxis(expected, 0, 2), -1)
+            close(buffer.getvalue(), turned, tolerance=3)
+            if "unspecified" not in extra:
+                assert attempt(buffer.getvalue()[: -written[0].nbytes]) == "truncated"
+
+
+def test_damaged_tiff_may_be_an_unknown_variant() -> None:
+    tifffile = pytest.importorskip("tifffile")
+    buffer = io.BytesIO()
+    planes = np.zeros((2, 8, 8), "<u4")
+    tifffile.imwrite(buffer, planes, photometric="minisblack", planarconfig="separate", extrasamples=["unspecified"])
+    assert attempt(buffer.getvalue()) == "damaged, or a variant of TIFF that is not supported"

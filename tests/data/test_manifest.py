@@ -122,7 +122,9 @@ def test_parquet_datasets_may_be_numbers(tmp_path: Path) -> None:
             {"path": ["a.jpg"], "label": [7.0]},
             "column 'label' holds values of type double; write them as text",
         ),
-        ({"path": ["a.jpg"], "label": [["x"]]}, "column 'label' holds values of type list"),
+        ({"path": ["a.jpg"], "label": [[0.5]]}, "column 'label' holds values of type double"),
+        ({"path": ["a.jpg", "b.jpg"], "labels": [["x"], []]}, "row 2: the label is empty"),
+        ({"path": ["a.jpg"], "labels": ["['x', 'y']"]}, r"row 1: the labels are .*; write several labels as a\|b"),
         ({"path": [1.0], "label": ["x"]}, "column 'path' holds values of type double"),
         ({"path": [1], "label": ["x"]}, r"names 1 missing images \(1 in all\)"),
         ({"path": ["a.jpg"], "label": [b"x"]}, "column 'label' holds values of type binary"),
@@ -349,6 +351,7 @@ def test_labels_of_one_class_written_in_several_ways(tmp_path: Path) -> None:
         ("wren", "nan", "'nan': classes named as missing values are written; remove their rows if they are"),
         ("x", "None", "'None': classes named as missing values"),
         ("x", "na", "'na': classes named as missing values"),
+        ("['x']", "x", r"\"\['x'\]\": lists in one cell are one class each; for several labels"),
         ("istanbul", "\u0130stanbul", "'istanbul' and .* classes with nearly the same name"),
         ("x", "x\u200f", "'x' and .* classes with nearly the same name"),
         ("so\u00adfa", "sofa", "'sofa' and .* classes with nearly the same name"),
@@ -435,12 +438,22 @@ def test_images_named_without_ending_or_folder(tmp_path: Path) -> None:
     assert [item.path for item in dataset.items] == [tmp_path / "a.jpg", tmp_path / "sub/d.jpg"]
 
 
+def test_names_of_columns_in_camel_case(tmp_path: Path) -> None:
+    (dataset,) = read_csv(tmp_path, "ImageId,ClassName,ClassID\na,x,1\nb,y,2\n")
+    assert [(item.path.name, item.label) for item in dataset.items] == [("a.jpg", "x"), ("b.jpg", "y")]
+
+
 def test_images_without_ending_that_may_be_several(tmp_path: Path) -> None:
     for name in ("train/01.jpg", "test/01.jpg", "a.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    for rows in ("01,x\n", "a,x\n", "01,x\n02,x\n"):
-        with pytest.raises(UserError, match="missing images"):
+    for rows in ("01,x\n", "01,x\n02,x\n"):
+        with pytest.raises(UserError, match=r"and 1 of them are in .*/test as in .*/train; write the folder into"):
             read_csv(tmp_path, f"id,label\n{rows}")
+    (tmp_path / "train.csv").write_text("id,label\n01,x\n")
+    (dataset,) = read_manifest(tmp_path / "train.csv")
+    assert [item.path for item in dataset.items] == [tmp_path / "train/01.jpg"]
+    with pytest.raises(UserError, match="missing images"):
+        read_csv(tmp_path, "id,label\na,x\n")
     with pytest.raises(UserError, match=r"names 1 missing images \(2 in all\)"):
         read_csv(tmp_path, "id,label\nb.jpg,x\n01,x\n")

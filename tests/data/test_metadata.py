@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -35,12 +36,17 @@ def cells(source: str, column: str) -> list[object]:
         (["1", "2.5", "-3e2"], [1, 2.5, -300]),
         (["1", "", " 3 "], [1, None, 3]),
         (["001", "2", "3"], ["001", "2", "3"]),
-        (["1", "2", "n/a"], ["1", "2", "n/a"]),
+        (["1", "2", "n/a"], [1, 2, None]),
+        (["1.", ".5", "NULL"], [1, 0.5, None]),
+        (["true", "NaN", "FALSE"], [True, None, False]),
+        (["x", "nan", "NA"], ["x", "nan", "NA"]),
+        (["nan", "", "nan"], ["nan", None, "nan"]),
+        (['"1,5"', "2", "3"], ["1,5", "2", "3"]),
         (["true", "False", ""], [True, False, None]),
         (["", "", ""], [None, None, None]),
         (["9007199254740993", "1", "2"], ["9007199254740993", "1", "2"]),
-        (["nan", "1", "2"], ["nan", "1", "2"]),
-        (["inf", "1", "2"], ["inf", "1", "2"]),
+        (["nan", "1", "2"], [None, 1, 2]),
+        (["-inf", "1", "2"], [None, 1, 2]),
         ([" a", '"b, c"', "é"], [" a", "b, c", "é"]),
     ],
 )
@@ -50,6 +56,32 @@ def test_csv_columns(written: list[str], expected: list[object], folder: Path) -
     found = cells(str(folder / "m.csv"), "x")
     assert found == expected
     assert [type(value) for value in found] == [type(value) for value in expected]
+
+
+@pytest.mark.parametrize(
+    ("written", "doubtful"),
+    [
+        (["1", "2.5", "1,5"], "row 3 (line 4) holds '1,5'"),
+        (["1,5", "2,5", "nan"], "row 1 (line 2) holds '1,5'"),
+        (["1,234.50", "1.234,50", "-1,5"], "row 1 (line 2) holds '1,234.50'"),
+        (["1", "12 kg", "2"], "row 2 (line 3) holds '12 kg'"),
+        (["1", "", "?"], None),
+        (["007", "1", "2"], None),
+        (["9007199254740993", "1", "2"], None),
+        (["2024-01-02", "2024-01-03", "1"], None),
+        (["red", "nan", "1"], None),
+    ],
+)
+def test_text_that_is_mostly_numbers_is_noted(written: list[str], doubtful: str | None, folder: Path) -> None:
+    lines = [f'{name}.png,l,"{cell}"' for name, cell in zip("abc", written, strict=True)]
+    (folder / "m.csv").write_text("\n".join(["path,label,x", *lines]))
+    names = [f"{name}.png" for name in "abc"]
+    pq.write_table(pa.table({"path": names, "label": ["l"] * 3, "x": written}), folder / "m.parquet")
+    for file in (folder / "m.csv", folder / "m.parquet"):
+        notes = read_source_metadata(str(file)).notes
+        place = doubtful if file.suffix == ".csv" else doubtful and re.sub(r" \(line .\)", "", doubtful)
+        assert len(notes) == (doubtful is not None)
+        assert all(f"{file}: the column 'x' is text: {place}; write numbers with a point" in note for note in notes)
 
 
 @pytest.mark.parametrize(

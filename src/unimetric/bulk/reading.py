@@ -8,6 +8,7 @@ import stat
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
@@ -80,22 +81,35 @@ def _read(place: str, base: Path) -> bytes:
 
 
 def _tar_images(unit: WorkUnit) -> Iterator[Source]:
-    """Yield the images of an archive; neighbouring files of one name up to the first dot are a sample (WebDataset)."""
+    """Yield the images of an archive; neighbouring files of one name up to the first dot are a sample (WebDataset).
+
+    Raises:
+        UserError: a label lies apart from its image.
+    """
     with storage.open_file(unit.place) as file:
         # Detects archives that are truncated between two files.
         whole = _has_end(file)
-        key, sample = "", dict[str, bytes | ImageError]()
-        for name, content in _members(file):
-            folder, own = posixpath.split(name)
-            own = posixpath.join(folder, own.partition(".")[0])
-            if own != key:
-                yield from _sample(unit, sample)
-                key, sample = own, {}
-            sample[name] = content
-            whole = whole or not name
-        yield from _sample(unit, sample)
+        unlabelled: set[str] = set()
+        for key, group in groupby(_members(file), key=lambda member: _sample_name(member[0])):
+            members = dict(group)
+            labels = _labels(members)
+            if labels and key in unlabelled:
+                raise UserError(
+                    f"{unit.place}: the label of {key} does not lie beside its image; pack the archive sorted by name, "
+                    "as tar --sort=name does"
+                )
+            for image in _sample(unit, key, members, labels):
+                yield image
+                if not image.label:
+                    unlabelled.add(key)
+            whole = whole or "" in members
     if not whole:
         yield Source(unit.place, "", unit.dataset, ImageError("truncated or damaged archive"))
+
+
+def _sample_name(name: str) -> str:
+    folder, own = posixpath.split(name)
+    return posixpath.join(folder, own.partition(".")[0])
 
 
 def _has_end(file: IO[bytes]) -> bool:
@@ -112,7 +126,8 @@ def _members(file: IO[bytes]) -> Iterator[tuple[str, bytes | ImageError]]:
     try:
         with tarfile.open(fileobj=file, mode="r|") as archive:
             for member in archive:
-                if not member.isfile():
+                # macOS packs a hidden file beside each of its own.
+                if not member.isfile() or posixpath.basename(member.name).startswith("."):
                     continue
                 if member.size > MAX_BYTES:
                     yield member.name, ImageError(f"too many bytes ({member.size} > {MAX_BYTES})")
@@ -124,30 +139,46 @@ def _members(file: IO[bytes]) -> Iterator[tuple[str, bytes | ImageError]]:
         yield "", ImageError("truncated or damaged archive")
 
 
-def _sample(unit: WorkUnit, members: dict[str, bytes | ImageError]) -> Iterator[Source]:
-    label = _label(members)
+def _sample(
+    unit: WorkUnit, key: str, members: dict[str, bytes | ImageError], labels: dict[str, str]
+) -> Iterator[Source]:
+    stems = {posixpath.splitext(name)[0] for name in members if is_image_name(name)}
+    # Images such as 22.05.png and 22.06.png are one sample by the rule, but each has the label of its own name.
+    common = next((label for stem, label in labels.items() if stem == key or stem not in stems), "")
     for name, content in members.items():
         if not name:
             yield Source(unit.place, "", unit.dataset, content)
         elif is_image_name(name):
+            label = labels.get(posixpath.splitext(name)[0], common)
             yield Source(f"{unit.place}#{name}", label, unit.dataset, content)
 
 
-def _label(members: dict[str, bytes | ImageError]) -> str:
-    """Return the label in ``.cls``, ``.label`` or the entry ``label`` of ``.json``; empty if there is none."""
+def _labels(members: dict[str, bytes | ImageError]) -> dict[str, str]:
+    """Return the labels in ``.cls``, ``.label``, and the entry ``label`` of ``.json``, by file name without ending."""
+    labels: dict[str, str] = {}
     for name, content in members.items():
-        if isinstance(content, ImageError):
+        stem, ending = posixpath.splitext(name)
+        if isinstance(content, ImageError) or ending not in (".cls", ".label", ".json"):
             continue
-        if name.endswith((".cls", ".label")):
-            return content.decode("utf-8", "backslashreplace").strip()
-        if name.endswith(".json"):
-            try:
-                values = json.loads(content)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(values, dict) and "label" in values:
-                return str(values["label"])
-    return ""
+        label = _json_label(content) if ending == ".json" else content.decode("utf-8", "backslashreplace").strip()
+        if label:
+            labels.setdefault(stem, label)
+    return labels
+
+
+def _json_label(content: bytes) -> str:
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError):
+        return ""
+    return _text(values.get("label")) if isinstance(values, dict) else ""
+
+
+def _text(label: Any) -> str:
+    """Return a label as text; several as in a manifest."""
+    if isinstance(label, list):
+        return "|".join(sorted({_text(each) for each in label} - {""}))
+    return "" if label is None else str(label)
 
 
 def _table_images(unit: WorkUnit) -> Iterator[Source]:
@@ -167,6 +198,5 @@ def _row(unit: WorkUnit, row: dict[str, Any], number: int) -> Source:
     if isinstance(image, dict):
         inner, image = image.get("path"), image.get("bytes")
     path = row.get("path") or f"{unit.place}#{inner or number}"
-    label = row.get("label")
     content = ImageError("no image in this row") if image is None else image
-    return Source(str(path), "" if label is None else str(label), row.get("dataset") or unit.dataset, content)
+    return Source(str(path), _text(row.get("label")), row.get("dataset") or unit.dataset, content)

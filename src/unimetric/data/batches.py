@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -13,7 +13,7 @@ from PIL import Image
 
 from unimetric.data.images import ImageError, array_to_rgb, decode_image, load_image, to_rgb
 from unimetric.data.pool import in_order
-from unimetric.errors import UserError
+from unimetric.errors import ArgumentError, UserError
 
 ImageLike: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Callable[[], Image.Image]"
 """Input of ``encode``. A function is called when its image is needed; it returns an upright RGB image, or raises
@@ -22,14 +22,20 @@ ImageLike: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Callable[[], I
 Pixels = TypeVar("Pixels")
 
 
-def listed_images(images: Sequence[ImageLike] | ImageLike) -> Sequence[ImageLike]:
-    """Return the argument of ``encode``, which may be a single image, as a sequence of images."""
+def listed_images(images: Iterable[ImageLike] | ImageLike) -> Iterable[ImageLike]:
+    """Return the argument of ``encode``, which may be a single image, as several.
+
+    Raises:
+        ArgumentError: It is neither an image nor several.
+    """
     if (
         isinstance(images, str | Path | Image.Image)
         or callable(images)
         or (isinstance(images, np.ndarray) and images.ndim != 4)
     ):
         return [images]
+    if isinstance(images, bytes | Mapping) or not isinstance(images, Iterable):
+        raise ArgumentError(f"images is of type {type(images).__name__}: give paths, PIL images or arrays")
     return list(images) if isinstance(images, np.ndarray) else images
 
 

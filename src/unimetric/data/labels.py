@@ -16,7 +16,10 @@ _OUTER = re.compile(rf"^[\s{_ZERO_WIDTH}]+|[\s{_ZERO_WIDTH}]+$")
 _GAPS = re.compile(rf"[\s_]+|[{_ZERO_WIDTH}\u00ad\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufe00-\ufe0f]")
 _NUMBER = re.compile(r"\+?(-?)0*(\d+?)(?:\.(\d*?)0*)?", re.ASCII)
 _FLOAT = re.compile(r"[+-]?\d+\.0*", re.ASCII)
-_MISSING = frozenset({"nan", "none", "null", "nil", "n/a", "na", "#n/a", "<na>", "nat"})
+MISSING_WORDS = frozenset({"nan", "none", "null", "nil", "n/a", "na", "#n/a", "<na>", "nat"})
+"""Missing values as programs write them, in lower case."""
+WRITTEN_LIST = re.compile(r"\s*\[\s*['\"].*\]\s*\Z", re.DOTALL)
+"""Lists of labels as Python or JSON writes them into one cell."""
 _SHOWN = 3
 
 
@@ -63,9 +66,14 @@ def label_notes(owner: str, written: Iterable[str]) -> list[str]:
         notes.append(f"{_some(merged, ascii)}: one class each, since only outer white space or Unicode form differs")
     if twins := near_twins(labels):
         notes.append(f"{_some(twins, shown)}: classes with nearly the same name; write them alike if they are one")
-    if missing := sorted(label for label in labels if label.casefold() in _MISSING):
+    if missing := sorted(label for label in labels if label.casefold() in MISSING_WORDS):
         notes.append(
             f"{_some([missing], shown)}: classes named as missing values are written; remove their rows if they are"
+        )
+    if lists := sorted(filter(WRITTEN_LIST.match, labels)):
+        notes.append(
+            f"{_some([lists], shown)}: lists in one cell are one class each; for several labels an image, call the "
+            "column labels and write a|b"
         )
     if floats := sorted(label for label in labels if _FLOAT.fullmatch(label)):
         first = floats[0].partition(".")[0]

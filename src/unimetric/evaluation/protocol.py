@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unimetric.errors import UserError
+from unimetric.errors import UserError, check_kind
 from unimetric.evaluation.distances import Distance
 from unimetric.evaluation.label_sets import LabelSets, as_label_sets
 from unimetric.evaluation.labels import Hashables, as_hashables, factorize, rows_by_id, self_indices_of, warn_of_twins
@@ -99,6 +99,8 @@ def evaluate(
     measures = _Measures(_depths(ks), mean_average_precision, Tiling(query_tile, gallery_tile, device, memory), strict)
     check_count(resamples, "resamples")
     check_count(seed, "seed", 0)
+    check_kind("distance", distance, str, "cosine, euclidean or poincare")
+    check_kind("curvature", curvature, numbers.Real, "a number")
     comparison = _compare(vectors, labels, datasets, gallery, ids, gallery_ids, (distance, curvature, memory))
     warn_of_twins(comparison.queries.classes(), comparison.gallery.classes())
     return _report(comparison, measures, BootstrapOptions(int(resamples), int(seed)))

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
-from unimetric.errors import UserError, shown
+from unimetric.errors import UserError, check_arguments, shown
 from unimetric.files import cache_folder, make_folder, user_path, write_json
 from unimetric.formats.hub import HubName, fetch_model
 from unimetric.geometry import Geometry
@@ -43,6 +43,7 @@ from unimetric.models.saving import (
 from unimetric.models.sizes import Sizes, check_size, sized_fingerprint
 
 
+@check_arguments
 class Embedder(Network, Encoder):
     """An embedding model: a `Network` that can be loaded, saved and applied to images.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from unimetric.data.batches import ImageLike, listed_images, prepared_batches
 from unimetric.data.images import ImageError
 from unimetric.data.transforms import EvaluationTransform
-from unimetric.errors import UserError
+from unimetric.errors import UserError, check_arguments
 from unimetric.geometry import Geometry
 from unimetric.models.devices import choose_precision
 from unimetric.models.inference import InferenceModel, fuse
@@ -91,6 +91,7 @@ def _state_of(network: Network) -> tuple[object, ...]:
     return network.backbone.image_size, places, tuple(torch.stack(bits).tolist()) if bits else ()
 
 
+@check_arguments
 class Encoder:
     """Base of classes that embed images: `Embedder`, and `Ensemble` of them.
 
@@ -151,13 +152,13 @@ class Encoder:
         """
         if size is not None and size != self.embedding_size:
             return self.shortened(size).encode(images, batch_size=batch_size, precision=precision)
-        batches = self.encode_batches(listed_images(images), batch_size=batch_size, precision=precision)
+        batches = self.encode_batches(images, batch_size=batch_size, precision=precision)
         vectors = [batch for batch, _ in batches]
         return np.concatenate(vectors) if vectors else np.empty((0, self.embedding_size), np.float32)
 
     def encode_batches(
         self,
-        images: Iterable[ImageLike],
+        images: Iterable[ImageLike] | ImageLike,
         *,
         batch_size: int = 32,
         precision: str = "auto",
@@ -168,9 +169,10 @@ class Encoder:
         All batches use the model's state at the time of the first request. A batch gives the vectors [n, E] of its
         readable images, and for every image None or its error; without ``skip_unreadable``, the first error is raised.
         """
+        listed = listed_images(images)
         form = self.inference_form(precision)
         self._log_form(form)
-        for pixels, errors in decoded_batches(images, self.transform, batch_size, skip_unreadable):
+        for pixels, errors in decoded_batches(listed, self.transform, batch_size, skip_unreadable):
             yield form.embed_pixels(pixels), errors
 
     def _log_form(self, form: PixelEmbedder) -> None:

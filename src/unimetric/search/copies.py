@@ -67,6 +67,8 @@ class CopyFolder:
 
         Each has its copies in ``copies``. Up to 4 k matches are looked at, so that many copies may leave fewer than k.
         """
+        if not len(vectors):
+            return []
         if not (self.by_default if group_copies is None else group_copies):
             return find(vectors, k)
         return [self._nearest(find, vector[None], k) for vector in vectors]

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from unimetric.errors import ArgumentError
+from unimetric.errors import ArgumentError, check_arguments
 from unimetric.search.columns import Columns, ColumnSummary
 from unimetric.search.conditions import Condition, all_of, at_or_below, equals
 from unimetric.search.copies import CopyFolder
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_K", "SearchIndex"]
 
 
+@check_arguments
 class SearchIndex:
     """Images of one or more datasets that are searched by an image, a vector, or one of themselves.
 
@@ -343,8 +344,7 @@ class SearchIndex:
     ) -> list[StoredItem]:
         """Return n distinct rows after the first ``offset``, fewer at the end; the same ones for the same seed.
 
-        They meet the condition ``where``, as in `search`, and come in a random order, or in that of a column. Errors
-        are those of `search`, and an `ArgumentError` for a negative number or an unknown column.
+        They meet the condition ``where``, and come in a random order or that of a column; errors are as in `search`.
         """
         return self._searcher.sample(n, seed, datasets, where, order, offset)
 

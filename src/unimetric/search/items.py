@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from unimetric.data.sources.metadata import Value
-from unimetric.errors import ArgumentError
+from unimetric.errors import ArgumentError, check_kind
 from unimetric.search.calibration import Strength
 
 
@@ -33,6 +33,13 @@ class NewItem:
     hash."""
     metadata: Mapping[str, Value] = field(default_factory=dict)
     """Further columns; new ones are added, and are None in all other rows."""
+
+    def __post_init__(self) -> None:
+        check_kind("image", self.image, (Path, bytes), "a Path, or the bytes of a file")
+        check_kind("dataset", self.dataset, str, "a text")
+        check_kind("label", self.label, str, "a text")
+        check_kind("path", self.path, (str, type(None)), "a text")
+        check_kind("metadata", self.metadata, Mapping, "values by the names of their columns")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unimetric.errors import UserError
+from unimetric.errors import ArgumentError, UserError
 from unimetric.files import user_path
 from unimetric.formats.stored_types import check_type
 from unimetric.search.calibration import Calibration, read_calibration
@@ -151,6 +151,8 @@ def check_embedder(store: Store, embedder: Embedder) -> None:
     Raises:
         UserError: it is another one.
     """
+    if not hasattr(embedder, "fingerprint"):
+        raise ArgumentError(f"embedder is of type {type(embedder).__name__}: give an Embedder")
     _check_fingerprint(store, embedder.fingerprint, "the given embedder")
 
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from unimetric.data.sources.metadata import Value
-from unimetric.errors import ArgumentError, UserError, nearest_names, shown
+from unimetric.errors import ArgumentError, UserError, check_kind, nearest_names, shown
 from unimetric.search.calibration import POSSIBLE, Calibration, strength_of
 from unimetric.search.conditions import Condition, all_of, equals, is_one_of, parse_condition
 from unimetric.search.errors import NotCalibratedError
@@ -132,7 +132,10 @@ class Searcher:
         """
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= MAX_K:
             raise ArgumentError(f"k is {k!r}: use 1 to {MAX_K}")
-        names = tuple(dict.fromkeys([datasets] if isinstance(datasets, str) else datasets or ()))
+        listed = [datasets] if isinstance(datasets, str) else [] if datasets is None else list(datasets)
+        for name in listed:
+            check_kind("datasets", name, str, "the names of datasets")
+        names = tuple(dict.fromkeys(listed))
         within = None
         if names:
             present = self.datasets()
@@ -140,6 +143,7 @@ class Searcher:
                 if name not in present:
                     raise ArgumentError(f"unknown dataset {name!r}; {nearest_names(name, present)}")
             within = is_one_of("dataset", names) if len(names) < len(present) else None
+        check_kind("where", where, (str, type(None)), "a text")
         condition = None if where is None else parse_condition(where, self._named_columns)
         promised = Guarantee.of(guarantee)
         if promised is None:
@@ -229,8 +233,8 @@ class Searcher:
         offset: int = 0,
     ) -> list[StoredItem]:
         """Return n distinct rows; see `SearchIndex.sample`."""
-        if n < 0 or offset < 0:
-            raise ArgumentError(f"n is {n}, offset {offset}: use 0 or more")
+        if min(n, offset, seed) < 0:
+            raise ArgumentError(f"n is {n}, offset {offset}, seed {seed}: use 0 or more")
         condition = self.scope(1, datasets, where).condition
         self.check_order(order)
         if order is None:
@@ -247,6 +251,7 @@ class Searcher:
 
     def check_order(self, order: Order | None) -> None:
         """Raise an `ArgumentError` for a column that is not there."""
+        check_kind("order", order, (Order, type(None)), 'an Order, such as Order("price")')
         if order is not None and order.column not in self._named_columns:
             near = nearest_names(order.column, self._named_columns)
             raise ArgumentError(f"sort: no column {shown(order.column)}; {near}")

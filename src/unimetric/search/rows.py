@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from unimetric.data.catalog import identities
 from unimetric.data.sources.metadata import Value
 from unimetric.data.sources.remote import stored_name
-from unimetric.errors import ArgumentError
+from unimetric.errors import ArgumentError, check_kind
 from unimetric.files import user_path
 from unimetric.search.items import NewItem
 from unimetric.search.preparation import hash_of
@@ -62,7 +62,10 @@ def named(items: Iterable[NewItem]) -> list[NamedItem]:
         UserError: an item names no dataset.
         ImageError: a content without a path cannot be hashed.
     """
+    check_kind("items", items, Iterable, "a list of NewItem")
     items = list(items)
+    for item in items:
+        check_kind("an item", item, NewItem, "a NewItem")
     files = [item.image for item in items if isinstance(item.image, Path) and item.path is None]
     resolved = iter(identities(Path(os.path.abspath(file)) for file in files))  # noqa: PTH100
     result = []

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -105,6 +107,23 @@ def test_columns_are_told_or_named(tmp_path: Path) -> None:
         UserError, match=r"which column is the label\? there are 'species', 'genus'; write hf:.*\?label="
     ):
         read_source(f"hf:{tmp_path / 'two'}")
+
+
+def test_numbers_in_a_column_of_a_usual_name_are_labels(tmp_path: Path) -> None:
+    """Parquet files that pandas wrote name no classes, and a caption beside them is no class."""
+    content = [(tmp_path / f"{value}.png") for value in range(3)]
+    for value, file in enumerate(content):
+        Image.new("L", (2, 2), value).save(file)
+    images = [{"bytes": file.read_bytes(), "path": file.name} for file in content]
+    (tmp_path / "set").mkdir()
+    for labels, expected in {(7, 8, 7): ["7", "8", "7"], (True, False, True): ["True", "False", "True"]}.items():
+        columns = {"image": images, "caption": ["a", "b", "c"], "label": list(labels), "size": [1, 2, 3]}
+        pq.write_table(pa.table(columns), tmp_path / "set/train.parquet")
+        assert [label for _, label, _ in found(f"hf:{tmp_path / 'set'}")] == expected
+    pq.write_table(pa.table({"image": images, "genus": [1, 2, 1]}), tmp_path / "set/train.parquet")
+    with pytest.raises(UserError, match=r"which column is the label\? there are 'image', 'genus'; write hf:"):
+        read_source(f"hf:{tmp_path / 'set'}")
+    assert [label for _, label, _ in found(f"hf:{tmp_path / 'set'}?label=genus")] == ["1", "2", "1"]
 
 
 def test_a_list_of_labels_is_several_labels(tmp_path: Path) -> None:

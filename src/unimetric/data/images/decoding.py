@@ -84,7 +84,10 @@ def _decode(file: IO[bytes], path: Path | None, max_pixels: int, at_least: int |
                 _reduce(image, at_least)
             return _first_frame(image)
     except ImageError as error:
-        raise ImageError(error.reason, path, error.code) from error.__cause__
+        reason = error.reason
+        if reason == DAMAGED[0] and content_format(head) == "TIFF":
+            reason = "damaged, or a variant of TIFF that is not supported"
+        raise ImageError(reason, path, error.code) from error.__cause__
     except UnidentifiedImageError as error:
         reason, code = content_problem(head, path)
         raise ImageError(reason, path, code) from error

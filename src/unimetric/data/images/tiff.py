@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import struct
+from io import BytesIO
 from typing import IO, Any, TypeAlias
 
+import numpy as np
 from PIL import Image, ImagePalette
 
 Piece: TypeAlias = "tuple[int, int] | bytes"
 """Beginning and end of a part of a file, or bytes that replace it."""
 
-_BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _PLANES, _COLOUR_MAP = 258, 259, 262, 274, 284, 320
-_EXTRA_SAMPLES, _SAMPLE_FORMAT, _DNG = 338, 339, 50706
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
+_ORIENTATION, _PLANES, _COLOUR_MAP = 274, 284, 320
+_SAMPLES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _DNG = 277, 338, 339, 50706
 _NEEDED = {*range(254, 260), *(262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 301, 317, 320), *range(322, 326)}
 _NEEDED |= {332, 333, 334, 336, 338, 339, 340, 341, 347, *range(512, 522), *range(529, 533), _DNG}
 
@@ -107,14 +110,43 @@ def correct_samples(image: Image.Image) -> None:
         # Some programs write a palette of 8 bits, where 16 are due.
         image.palette = ImagePalette.raw("RGB;L", bytes(colours))
     bits = set(tags.get(_BITS, ()))
-    if tile[0][0] == "raw" and tags.get(_PLANES) == 2 and bits == {16} and image.mode in ("RGB", "RGBA", "CMYK"):
-        order = "B" if tags.prefix == b"MM" else "L"
-        image.tile = [part._replace(args=(f"{part[3][0]};16{order}", *part[3][1:])) for part in tile]  # type: ignore[attr-defined]
+    if tile[0][0] == "raw" and tags.get(_PLANES) == 2 and (bits == {16} or tile[-1][3][0] == "a"):
+        _join_planes(image, (">" if tags.prefix == b"MM" else "<") + f"u{max(bits) // 8}")
     if tile[0][0] == "libtiff":
         # libtiff has swapped the bytes already.
         native = {"F;32BF": "F;32NF", "I;16BS": "I;16NS", "I;32BS": "I;32NS"}
         mode, *rest = tile[0][3]
         image.tile = [tile[0]._replace(args=(native.get(mode, mode), *rest))]  # type: ignore[attr-defined]
+
+
+def _join_planes(image: Any, kind: str) -> None:
+    """Present uncompressed planes as one, of 8 bits a channel; Pillow has no names for most of their layouts.
+
+    Raises:
+        EOFError: The file is truncated.
+    """
+    size = np.dtype(kind).itemsize
+    parts = max(1, len(image.tile) // _tags(image).get(_SAMPLES, 1))
+    if len(image.getbands()) == 1:
+        image.tile = [part._replace(args=(image.mode, *part[3][1:])) for part in image.tile[:parts]]
+        return
+    # Of further samples, Pillow ignores those that no tag declares.
+    layers = [image.tile[start : start + parts] for start in range(0, parts * len(image.getbands()), parts)]
+    width, height = _tags(image)[_WIDTH], _tags(image)[_HEIGHT]  # before it is turned upright
+    planes = np.zeros((height, width, len(layers)), np.uint8)
+    for band, layer in enumerate(layers):
+        for _, (left, top, right, bottom), offset, (_, stride, *_) in layer:
+            row = stride or size * (right - left)
+            image.fp.seek(offset)
+            content = image.fp.read(row * (bottom - top))
+            if len(content) < row * (bottom - top):
+                raise EOFError
+            values = np.frombuffer(content, kind).reshape(bottom - top, -1)[:, : right - left]
+            planes[top:bottom, left:right, band] = values >> 8 * (size - 1)
+    image.getexif()  # kept with the image, and read from its file otherwise
+    image.fp = BytesIO(planes.tobytes())
+    mode = "".join(layer[0][3][0][0] for layer in layers)
+    image.tile = [image.tile[0]._replace(extents=(0, 0, width, height), offset=0, args=(mode, 0, 1))]
 
 
 def _tags(image: Image.Image) -> Any:

@@ -61,6 +61,8 @@ SOURCES: dict[str, Callable[[Path, str | None], list[Dataset]]] = {
 }
 """The reader of every format: it takes the path and the name given, or None."""
 
+_WHOLE = frozenset({"images", "image", "img", "imgs", "jpegimages", "jpg", "png", "photos", "pictures", "masks"})
+"""Names of folders that hold the images of all classes, in small letters."""
 # No separators or colons, so that neither a path that holds "=" nor a format is taken for a name.
 _NAME = re.compile(r"([^=/\\:]*)=(.*)", re.DOTALL)
 # Two letters at least: "C:" is a Windows drive.
@@ -144,6 +146,11 @@ def _doubtful_names(datasets: Sequence[Dataset]) -> Iterator[str]:
         labels = [label for found in named_as_splits(dataset.labels).values() for label in found]
         if len(labels) > 1:
             yield f"dataset {dataset.name!r}: {' and '.join(map(shown, labels))} are read as classes, not as splits"
+        if all_images := [label for label in dataset.labels if label.casefold() in _WHOLE]:
+            yield (
+                f"dataset {dataset.name!r}: the class {shown(all_images[0])} is named as a folder of all images; if "
+                "their labels are in other files, write a manifest"
+            )
 
 
 def _parse(text: str) -> tuple[str | None, str | None, str]:
@@ -177,8 +184,13 @@ def _format_of(path: Path) -> str:
         return "manifest"
     if mode is None:
         raise UserError(f"there is no file or folder {path}; check the path, or write 'demo' for the demo data")
-    if path.suffix.lower() in (".xlsx", ".xls", ".ods", ".json", ".jsonl"):
-        raise UserError(f"cannot read {path}: save it as a table {' or '.join(SUFFIXES)}")
+    if path.suffix.lower() in (".xlsx", ".xls", ".ods", ".json", ".jsonl", ".ndjson", ".xml", ".txt", ".mat"):
+        raise UserError(
+            f"cannot read {path}: save it as a table {' or '.join(SUFFIXES)} with the columns path and label, and "
+            "x, y, width, height for boxes"
+        )
+    if path.suffix.lower() in (".tar", ".tgz", ".gz", ".zip", ".7z", ".rar"):
+        raise UserError(f"cannot read {path}: unpack it, or embed the images of a .tar with unimetric embed --shard")
     if is_image_name(path):
         raise UserError(f"{path} is one image; give the folder that holds it, or a manifest")
     raise UserError(

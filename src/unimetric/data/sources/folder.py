@@ -21,8 +21,9 @@ from pathlib import Path
 from unimetric.data.catalog import Dataset, Item, identities, unique_items
 from unimetric.data.labels import clean_label, label_notes
 from unimetric.data.sources.split_names import split_parts
+from unimetric.data.sources.table import SUFFIXES
 from unimetric.data.sources.tree import Folder, no_garbage_collection, read_tree
-from unimetric.errors import UserError
+from unimetric.errors import UserError, escaped
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def read_folder(root: Path, name: str | None = None) -> list[Dataset]:
     if not tree.class_folders():
         raise UserError(
             f"{root} holds {len(tree.images)} image{'s' * (len(tree.images) > 1)} but no class folders; "
-            "put each class in a folder of its own"
+            f"put each class in a folder of its own, or {_manifest_remedy(tree)}"
         )
     _refuse_mixture(tree)
     return _read_datasets(tree, name, strict=True)
@@ -190,7 +191,7 @@ def _splits(folder: Folder, *, strict: bool, fewest: int = 2) -> dict[str, list[
             return {}  # classes that are named nearly as splits, which is noted
         raise UserError(
             f"the split folder {flat[0].path} holds images but no class folders; put each class in a folder of its "
-            "own, use a manifest, or rename the folder if it is a class"
+            f"own, {_manifest_remedy(folder)}, or rename the folder if it is a class"
         )
     return dict(groups)
 
@@ -204,6 +205,12 @@ def _refuse_others(folder: Folder, splits: list[tuple[Folder, str]], children: l
         f"{folder.path} holds split folders ({names[0]}, {names[1]}) "
         f"beside {other.path.name!r}; move that one away, or rename the split folders if they are classes"
     )
+
+
+def _manifest_remedy(folder: Folder) -> str:
+    """Return the advice to give a manifest: one of those that lie beside the images, if there are any."""
+    found = [name for name in folder.others if name.lower().endswith(SUFFIXES)]
+    return f"give the manifest {escaped(folder.path / found[0])}" if found else "write a manifest"
 
 
 def _splits_within(folder: Folder) -> dict[Folder, str]:

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 from unimetric.data.catalog import Dataset, Item, Unusable
 from unimetric.data.images.formats import HEAD_BYTES, content_format, is_image_name
 from unimetric.data.labels import clean_label, label_notes
-from unimetric.data.sources.hf_tables import SplitTables, open_splits
+from unimetric.data.sources.hf_tables import LABEL_NAMES, SplitTables, open_splits
 from unimetric.data.sources.split_names import split_role
 from unimetric.errors import UserError, nearest_names, shown
 from unimetric.files import cache_folder, explain_os_error, make_folder, write_json
@@ -24,7 +24,6 @@ from unimetric.progress import log_status
 
 _OPTIONS = ("image", "label", "split")
 _IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "png")
-_LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "target", "fine_label")
 _ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WebP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
 
 
@@ -55,6 +54,9 @@ def read_hf(path: Path, name: str | None = None, *, classes: bool = True) -> lis
     name = name or wanted.place.resolve().name
     opened = open_splits(wanted.place)
     chosen = _chosen_splits(wanted, opened.splits)
+    # Before the images are written.
+    for split in chosen if classes else ():
+        _column(wanted, split, "label", wanted.label, split.labels, LABEL_NAMES)
     folder = cache_folder() / "hf" / hashlib.sha256(f"{opened.version}|{wanted}".encode()).hexdigest()[:24]
     listing = folder / "rows.json"
     if not listing.is_file():
@@ -65,16 +67,16 @@ def read_hf(path: Path, name: str | None = None, *, classes: bool = True) -> lis
         rows = json.loads(listing.read_text(encoding="utf-8"))
     roles = _roles(wanted, chosen)
     items, unusable, written = [], [], set()
-    for split, number, place, labels in rows:
+    for part, number, place, labels in rows:
         if place is None:
-            unusable.append(Unusable(wanted.place / f"{split}-{number}", "the row has no image"))
+            unusable.append(Unusable(wanted.place / f"{part}-{number}", "the row has no image"))
             continue
         if classes and not labels:
-            raise UserError(f"{wanted.place}, split {split!r}, row {number}: it has no label; choose other splits with "
+            raise UserError(f"{wanted.place}, split {part!r}, row {number}: it has no label; choose other splits with "
                             f"hf:{wanted.place}?split=NAME, or remove the row")  # fmt: skip
         written.update(labels)
         several = tuple(labels) if len(labels) > 1 else ()
-        items.append(Item(Path(place), "|".join(labels), name, roles[split], several))
+        items.append(Item(Path(place), "|".join(labels), name, roles[part], several))
     if not items:
         raise UserError(f"{wanted.place} has no images in the splits {', '.join(split.name for split in chosen)}")
     notes = tuple(label_notes(f"dataset {name!r}", written)) if classes else ()
@@ -119,7 +121,7 @@ def _rows(wanted: _Wanted, split: SplitTables, folder: Path) -> Iterator[tuple[s
     image = _column(wanted, split, "image", wanted.image, split.images, _IMAGE_NAMES)
     label = None
     if wanted.label is not None or split.labels:
-        label = _column(wanted, split, "label", wanted.label, split.labels, _LABEL_NAMES)
+        label = _column(wanted, split, "label", wanted.label, split.labels, LABEL_NAMES)
     names = split.class_names.get(label or "")
     target = make_folder(folder / f"split-{split.name}")
     number = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ import pyarrow as pa
 from unimetric.data.sources.split_names import split_parts
 from unimetric.errors import UserError, cause
 
+LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "target", "fine_label")
+"""Usual names of the column of labels, the best first."""
 _ROWS = 64
 """Rows at a time; each may hold an image of several megabytes."""
 
@@ -24,7 +27,7 @@ class SplitTables:
         name: Its name.
         columns: All columns.
         images: Those that hold images.
-        labels: Those that hold a class, or a list of classes, for each row.
+        labels: Those that may hold a class, or a list of classes, for each row.
         class_names: Names of the numbers in a column of labels.
         batches: Returns the rows of some columns, batch by batch.
     """
@@ -98,13 +101,13 @@ def _split(name: str, features: Any, batches: Callable[[list[str]], Iterator[Any
     # A list of labels is several labels of one image.
     inner = {column: getattr(feature, "feature", feature) for column, feature in features.items()}
     labels = {column: feature.names for column, feature in inner.items() if isinstance(feature, datasets.ClassLabel)}
-    texts = [
-        column
-        for column, feature in inner.items()
-        if isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
-    ]
+    kinds = {column: feature.dtype for column, feature in inner.items() if isinstance(feature, datasets.Value)}
+    texts = [column for column, kind in kinds.items() if kind in ("string", "large_string")]
+    # Parquet files of other programs have class numbers as plain whole numbers.
+    numbers = [column for column, kind in kinds.items() if re.fullmatch(r"u?int\d+|bool", kind)]
+    likely = list(labels) or [column for column in (*texts, *numbers) if column in LABEL_NAMES] or texts
     images = [column for column, feature in features.items() if _is_image(feature, datasets)]
-    return SplitTables(name, tuple(features), tuple(images), tuple(labels or texts), labels, batches)
+    return SplitTables(name, tuple(features), tuple(images), tuple(likely), labels, batches)
 
 
 def _is_image(feature: Any, datasets: Any) -> bool:

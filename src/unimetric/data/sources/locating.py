@@ -42,7 +42,7 @@ def locate_images(
     }
     notes: tuple[str, ...] = ()
     if not any(found.values()):
-        guess, found = _without_endings(folder, found)
+        guess, found = _without_endings(manifest, found)
         if guess is not None:
             notes = (
                 f"the manifest {manifest} names images without their endings or folder: they are read from {guess}",
@@ -64,9 +64,15 @@ def _spellings(text: str) -> Iterable[str | Path]:
         yield os.path.expanduser(stripped)  # noqa: PTH111 - leaves it as it is where there is no home folder
 
 
-def _without_endings(folder: Path, texts: Iterable[str]) -> tuple[Path | None, dict[str, Path | None]]:
-    """Return the one folder, this or a child, that holds images of these names, if need be without their endings."""
-    texts = list(texts)
+def _without_endings(manifest: Path, texts: Iterable[str]) -> tuple[Path | None, dict[str, Path | None]]:
+    """Return the one folder, this or a child, that holds images of these names, if need be without their endings.
+
+    Of several that hold as many, it is the one called like the manifest: ``train`` of ``train.csv``.
+
+    Raises:
+        UserError: several hold as many.
+    """
+    folder, texts = manifest.parent, list(texts)
     nowhere: dict[str, Path | None] = dict.fromkeys(texts)
     # Paths that lead anywhere else name no image here.
     if any(_URL.match(text) or PureWindowsPath(text).is_absolute() or ".." in Path(text).parts for text in texts):
@@ -82,9 +88,14 @@ def _without_endings(folder: Path, texts: Iterable[str]) -> tuple[Path | None, d
             found[text] = listings[path.parent].get(path.name)
         if count := sum(path is not None for path in found.values()):
             best.append((count, base, found))
-    best.sort(key=lambda entry: -entry[0])
-    if not best or (len(best) > 1 and best[0][0] == best[1][0]):
+    best.sort(key=lambda entry: (-entry[0], entry[1].name.casefold() != manifest.stem.casefold()))
+    if not best:
         return None, nowhere
+    if len(best) > 1 and best[0][0] == best[1][0] and best[0][1].name.casefold() != manifest.stem.casefold():
+        raise UserError(
+            f"the manifest {manifest} names images without their endings or folder, and {best[0][0]} of them are in "
+            f"{best[0][1]} as in {best[1][1]}; write the folder into the paths"
+        )
     return best[0][1], best[0][2]
 
 

@@ -10,11 +10,11 @@ from pathlib import Path, PurePath
 
 from unimetric.data.catalog import Clash, Dataset, Item, unique_items
 from unimetric.data.images import with_box
-from unimetric.data.labels import clean_label, label_notes
+from unimetric.data.labels import MISSING_WORDS, WRITTEN_LIST, clean_label, label_notes
 from unimetric.data.sources.locating import locate_images
 from unimetric.data.sources.remote import local_names, uri_of
 from unimetric.data.sources.split_names import SPLIT_NAMES, split_role
-from unimetric.data.sources.table import CsvTable, Table, open_table
+from unimetric.data.sources.table import CsvTable, ParquetTable, Table, open_table
 from unimetric.errors import UserError, nearest_names, shown
 from unimetric.files import read_bytes
 
@@ -22,9 +22,7 @@ _ALIASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "path": (
         (
             "file_name",
-            "filename",
             "file",
-            "filepath",
             "file_path",
             "image_path",
             "img_path",
@@ -85,7 +83,7 @@ class Rows:
     paths: tuple[str, ...]
     labels: tuple[str, ...]
     label_sets: tuple[tuple[str, ...], ...]
-    """All labels of a row, where the column is called ``labels``; empty for other names."""
+    """All labels of a row, where the column is called ``labels`` or is one of lists; else empty."""
     written_labels: tuple[str, ...]
     """The labels before `clean_label`."""
     datasets: tuple[str, ...]
@@ -100,8 +98,9 @@ def read_manifest(file: Path, name: str | None = None, *, classes: bool = True) 
     form of `clean_label`; whole numbers in Parquet become their digits. ``split`` is one of `SPLIT_NAMES`, or empty.
     Columns ``x,y,width,height``, where there are all four, cut the image out of its picture (see `with_box`). Other
     columns are not read. A label column called ``labels`` may name several, separated by ``|`` or in several rows of
-    one image; see `Item`. A row that repeats an image with the same label and split is left out, and its path listed
-    in `Dataset.ignored`. For formats, see `open_table`; for names of columns, `find_columns`.
+    one image, and so may a Parquet column of lists; see `Item`. A row that repeats an image with the same label and
+    split is left out, and its path listed in `Dataset.ignored`. For formats, see `open_table`; for names of columns,
+    `find_columns`.
 
     Args:
         file: the manifest, ``.csv``, ``.tsv``, ``.parquet`` or ``.pq``.
@@ -160,10 +159,13 @@ def _with_all_labels(rows: Rows, items: Sequence[Item]) -> tuple[list[Item], lis
     joined = {key: tuple(sorted(labels)) for key, labels in found.items()}
     several = sum(len(labels) > 1 for labels in joined.values())
     all_labels = [joined[item.dataset, item.path, item.role] for item in items]
+    note = f"{several} images have several labels" if several else ""
+    if not several and any("," in text or ";" in text for text in rows.written_labels):
+        note = "every image has one label, since | separates several, not , or ;"
     return [
         replace(item, label="|".join(labels), labels=labels if len(labels) > 1 else ())
         for item, labels in zip(items, all_labels, strict=True)
-    ], [f"the manifest {rows.table.place}: {several} images have several labels"] if several else []
+    ], [f"the manifest {rows.table.place}: {note}"] if note else []
 
 
 def parse_manifest(file: PurePath | str, content: bytes, name: str | None = None, *, classes: bool = True) -> Rows:
@@ -177,12 +179,8 @@ def parse_manifest(file: PurePath | str, content: bytes, name: str | None = None
     count = len(table)
     if not count:
         raise UserError(f"the manifest {file} is empty; give it one row per image")
-    written = [""] * count if columns.label is None else table.texts(columns.label)
-    labels = [clean_label(label) for label in written]
-    label_sets: list[tuple[str, ...]] = []
-    if columns.label is not None and _key(table.names[columns.label]) == "labels":
-        label_sets = [tuple(sorted({clean_label(part) for part in label.split("|")} - {""})) for label in labels]
-        labels = ["|".join(members) for members in label_sets]
+    written, label_sets = _labels(table, columns.label)
+    labels = ["|".join(members) for members in label_sets] or [clean_label(label) for label in written]
     if classes:
         _check_filled(table, "label", labels)
     datasets = [name or PurePath(file).stem] * count
@@ -194,11 +192,29 @@ def parse_manifest(file: PurePath | str, content: bytes, name: str | None = None
     paths = table.texts(columns.path)
     _check_filled(table, "path", paths)
     if columns.box is not None:
-        boxes = zip(*(table.texts(place) for place in columns.box), strict=True)
+        boxes = zip(*(table.texts(place, floats=True) for place in columns.box), strict=True)
         paths = [_in_box(table, row, path, box) for row, (path, box) in enumerate(zip(paths, boxes, strict=True))]
     return Rows(
         table, columns, tuple(paths), tuple(labels), tuple(label_sets), tuple(written), tuple(datasets), tuple(roles)
     )
+
+
+def _labels(table: Table, place: int | None) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Return the label of each row as written, and where rows may have several, all of its labels."""
+    if place is None:
+        return [""] * len(table), []
+    lists = table.text_lists(place) if isinstance(table, ParquetTable) else None
+    if lists is None:
+        written = table.texts(place)
+        if _key(table.names[place]) != "labels":
+            return written, []
+        for row, text in enumerate(written):
+            if WRITTEN_LIST.match(text):
+                raise UserError(f"the manifest {table.place}, {table.row_place(row)}: the labels are {shown(text)}; "
+                                "write several labels as a|b")  # fmt: skip
+        lists = [text.split("|") for text in written]
+    sets = [tuple(sorted({clean_label(part) for part in parts} - {""})) for parts in lists]
+    return ["|".join(members) for members in sets], sets
 
 
 def find_columns(table: Table, *, classes: bool = True) -> Columns:
@@ -244,7 +260,7 @@ def find_columns(table: Table, *, classes: bool = True) -> Columns:
 
 def _in_box(table: Table, row: int, path: str, cells: Sequence[str]) -> str:
     """Return the path of the object in a row's box; that of the whole picture where all cells are empty."""
-    if not any(cell.strip() for cell in cells):
+    if all(cell.strip().casefold() in {"", *MISSING_WORDS} for cell in cells):
         return path
     try:
         left, top, width, height = (round(float(cell)) for cell in cells)
@@ -273,9 +289,10 @@ def _find_one(table: Table, wanted: str) -> int | None:
 def _find(names: Sequence[str], wanted: str) -> list[int]:
     """Return the places of the columns that may be the wanted one: the best match, or several as good."""
     exact = [place for place, name in enumerate(names) if name == wanted]
-    keys = [_key(name) for name in names]
+    keys = [_key(name).replace("_", "") for name in names]  # ImageId as image_id
     for group in ((wanted,), *_ALIASES[wanted]):
-        if found := exact or [place for place, key in enumerate(keys) if key in group]:
+        alike = {name.replace("_", "") for name in group}
+        if found := exact or [place for place, key in enumerate(keys) if key in alike]:
             return found
     return []
 

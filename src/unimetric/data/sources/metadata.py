@@ -10,6 +10,7 @@ from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import TypeAlias
 
+from unimetric.data.labels import MISSING_WORDS
 from unimetric.data.sources.manifest import load_manifest
 from unimetric.data.sources.table import CsvTable, ParquetTable, Table, is_text_type, replaced_cells, value_type
 from unimetric.errors import shown
@@ -20,9 +21,13 @@ Value: TypeAlias = "str | int | float | bool | date | datetime | None"
 _NAMELESS = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
 """The header of columns without a name, as pandas writes and reads them."""
 # Without leading zeros: an article number or a postal code is text.
-_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_WITH_COMMAS = re.compile(r"[+-]?\d[\d.]*(,[\d.]+)+", re.ASCII)
+"""Numbers with a decimal comma, or with commas between thousands: which of them cannot be told."""
 _LARGEST = 2**53
 """From here on, floats skip whole numbers."""
+_ABSENT = {"", "inf", "+inf", "-inf"} | MISSING_WORDS
+"""Cells of a column of numbers that hold none, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +41,12 @@ class Metadata:
 def read_metadata(file: Path, name: str | None = None) -> Metadata:
     """Read the further columns of a manifest.
 
-    In CSV, a column is of numbers if each cell that is not empty is written like one, without leading zeros; of
-    booleans if each is ``true`` or ``false``; else of text. Parquet columns of text, numbers, booleans, dates and times
-    keep their type; whole numbers beyond 2^53 become text. Empty cells, NaN and infinity are None. Where an image is
-    listed twice, its first row counts. Columns without a name are left out; so are, with a note, columns of which the
-    name is there twice, and Parquet columns of other types. Arguments and errors are those of `read_manifest`.
+    In CSV, a column is of numbers if each cell is written like one, without leading zeros, or like a missing value
+    (empty, ``nan``, ``NULL``, ...); of booleans if each is ``true``, ``false`` or missing; else of text, with a note if
+    most cells are numbers. Parquet columns of text, numbers, booleans, dates and times keep their type; whole numbers
+    beyond 2^53 become text. Empty cells, NaN and infinity are None. Where an image is listed twice, its first row
+    counts. Columns without a name are left out; so are, with a note, columns of which the name is there twice, and
+    Parquet columns of other types. Arguments and errors are those of `read_manifest`.
     """
     rows, items, _ = load_manifest(file, name, classes=False)
     table = rows.table
@@ -54,6 +60,8 @@ def read_metadata(file: Path, name: str | None = None) -> Metadata:
             notes.append(f"the manifest {file}: the column {shown(column)} is skipped: {problem}")
         else:
             columns[column] = values
+            if doubt := _doubt(table, values):
+                notes.append(f"the manifest {file}: the column {shown(column)} is text: {doubt}")
     cells: dict[tuple[str, str], dict[str, Value]] = {}
     if columns:
         for row, item in enumerate(items):
@@ -74,12 +82,32 @@ def _values(table: Table, column: int) -> tuple[list[Value], str]:
 def _typed(cells: Sequence[str]) -> list[Value]:
     """Return the cells of a CSV column as numbers or booleans, if all of them can be, else as they are."""
     stripped = [cell.strip() for cell in cells]
-    filled = [cell for cell in stripped if cell]
-    if filled and all(cell.lower() in ("true", "false") for cell in filled):
-        return [cell.lower() == "true" if cell else None for cell in stripped]
-    if filled and all(_NUMBER.fullmatch(cell) and abs(float(cell)) < _LARGEST for cell in filled):
-        return [_number(float(cell)) if cell else None for cell in stripped]
+    lower = [cell.lower() for cell in stripped]
+    filled = {cell for cell in lower if cell not in _ABSENT}
+    if filled and filled <= {"true", "false"}:
+        return [cell == "true" if cell in filled else None for cell in lower]
+    if filled and all(map(_is_number, filled)):
+        return [_number(float(cell)) if cell in filled else None for cell in lower]
     return [cell or None for cell in cells]
+
+
+def _is_number(cell: str) -> bool:
+    return _NUMBER.fullmatch(cell) is not None and abs(float(cell)) < _LARGEST
+
+
+def _doubt(table: Table, values: Sequence[Value]) -> str:
+    """Return the reason why a column is text although most of its cells are numbers; empty for all others."""
+    cells = [(row, value.strip()) for row, value in enumerate(values) if isinstance(value, str)]
+    others = [(row, cell) for row, cell in cells if not _is_number(cell)]
+    like_numbers = len(cells) - len(others) + sum(_WITH_COMMAS.fullmatch(cell) is not None for _, cell in others)
+    # Digits alone are article numbers and the like, with leading zeros or too many for a float.
+    if not others or 2 * like_numbers <= len(cells) or any(cell.isdigit() for _, cell in others):
+        return ""
+    row, cell = others[0]
+    return (
+        f"{table.row_place(row)} holds {shown(cell)}; write numbers with a point and without separators of thousands, "
+        "and leave cells without a number empty"
+    )
 
 
 def _number(value: float) -> int | float:

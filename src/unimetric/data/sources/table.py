@@ -58,8 +58,8 @@ class CsvTable:
         """Return the number of rows."""
         return len(self._rows)
 
-    def texts(self, column: int) -> list[str]:
-        """Return a column as text.
+    def texts(self, column: int, *, floats: bool = False) -> list[str]:
+        """Return a column as text, which may be of floats in any case.
 
         Raises:
             UserError: it is not UTF-8.
@@ -158,22 +158,42 @@ class ParquetTable:
         """Return the number of rows."""
         return int(self._file.metadata.num_rows)
 
-    def texts(self, column: int) -> list[str]:
-        """Return a column of text, whole numbers or booleans as text, empty where it is null.
+    def texts(self, column: int, *, floats: bool = False) -> list[str]:
+        """Return a column of text, whole numbers, booleans or, if allowed, floats as text, empty where it is null.
 
         Raises:
             UserError: it holds something else, or is not UTF-8.
         """
+        values = self._plain(column, self.schema.field(column).type, floats)
+        return ["" if value is None else str(value) for value in values]
+
+    def text_lists(self, column: int) -> list[list[str]] | None:
+        """Return a column of lists of what `texts` takes, empty where it is null; None if it is no column of lists.
+
+        Raises:
+            UserError: as `texts`.
+        """
         import pyarrow as pa
 
-        kind, name = value_type(self.schema.field(column).type), self.names[column]
+        kind = self.schema.field(column).type
+        if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+            return None
+        rows = self._plain(column, kind.value_type)
+        return [[str(value) for value in row or () if value is not None] for row in rows]
+
+    def _plain(self, column: int, kind: Any, floats: bool = False) -> list[Any]:
+        """Return a column's values, which are of a type ``kind`` or lists of them."""
+        import pyarrow as pa
+
+        kind, name = value_type(kind), self.names[column]
         # Floats are refused: a class number that pandas made a float would become "7.0" here and "7" elsewhere.
-        if not (is_text_type(kind) or pa.types.is_null(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
-            raise UserError(
-                f"the manifest {self.place}: the column {name!r} holds values of type {kind}; write them as text"
-            )
+        numbers = pa.types.is_integer(kind) or pa.types.is_boolean(kind) or (floats and pa.types.is_floating(kind))
+        if not (numbers or is_text_type(kind) or pa.types.is_null(kind)):
+            images = pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+            remedy = "write them as text" + ", or hf:FOLDER as the source if they are images" * images
+            raise UserError(f"the manifest {self.place}: the column {name!r} holds values of type {kind}; {remedy}")
         try:
-            return ["" if value is None else str(value) for value in self.arrow(column).to_pylist()]
+            return list(self.arrow(column).to_pylist())
         except UnicodeDecodeError as error:
             raise UserError(f"the manifest {self.place}: the column {name!r} is not UTF-8; write it again") from error
 

@@ -18,6 +18,13 @@ from unimetric.files import check_readable
 
 _CLUTTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir", "$RECYCLE.BIN", "lost+found"})
 """Files and folders of operating systems, besides names with a leading dot."""
+_REMEDIES = {
+    ".arrow": "; write hf: before the path of a set that the library datasets saved",
+    ".parquet": "; write hf: before the path if the images are in the .parquet files",
+    ".tar": "; unpack the .tar files, or embed their images with unimetric embed --shard",
+    ".zip": "; unpack the .zip files",
+}
+"""Advice for files that hold images."""
 _ENDINGS = SUFFIXES | UNSUPPORTED.keys()
 
 
@@ -171,4 +178,5 @@ def _no_images(tree: Folder) -> str:
     first = next(tree.all_unusable(), None)
     if first is not None:
         found += f" and {escaped(first.path)}, {first.reason}"
-    return f"no images in {tree.path}: found {found}; looked for files that end in {suffixes}"
+    remedy = next((words for ending, words in _REMEDIES.items() if ending in counts), "")
+    return f"no images in {tree.path}: found {found}; looked for files that end in {suffixes}{remedy}"

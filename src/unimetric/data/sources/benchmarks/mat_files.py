@@ -36,6 +36,8 @@ def read_mat(file: Path, names: Sequence[str], optional: Sequence[str] = ()) -> 
     from scipy.io import loadmat
 
     raw = read_bytes(file, "download it", "; download the file again")
+    if raw.startswith((b"MATLAB 7.3", b"\x89HDF")):
+        raise UserError(f"{file} is of MATLAB 7.3 (HDF5), which is not read; save it as MATLAB 5, with save -v7")
     try:
         _check_mat(raw)
         content = loadmat(io.BytesIO(raw), variable_names=[*names, *optional])
