@@ -30,7 +30,7 @@ from unimetric.data.sources import read_sources
 from unimetric.evaluation.evaluate_split import embed_items
 from unimetric.formats.run_folder import RunFolder
 from unimetric.models.embedder import Embedder
-from unimetric.search.upgrade.decision import Gallery, compare
+from unimetric.search.upgrade.decision import Comparison, Gallery, compare
 from unimetric.search.upgrade.maps import KINDS, LARGEST, Map, Vectors, fit_map, unit
 from unimetric.search.upgrade.thresholds import shifted
 from unimetric.training.provenance import measured_sides
@@ -42,8 +42,8 @@ SEEDS = (0, 1, 2)
 GOAL = 0.97
 RATE = 0.01
 """The false-match rate of the threshold."""
-WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-"""Weights of the new model's score, where queries are embedded by both."""
+PAIRS_OF_OTHERS = (129, 258, 645, 1291)
+"""Numbers of pairs from other rows than those that are searched."""
 VIEWED = 0.05
 """The share of rows of which further views are embedded, to have more pairs."""
 VIEWS: dict[str, Callable[[Image.Image], Image.Image]] = {
@@ -195,6 +195,11 @@ def measure(database: Database, views: tuple[Cache, str, str] | None) -> dict[st
             name: {"mean": round(float(np.mean(values)), 4), "sd": round(float(np.std(values)), 4)}
             for name, values in rows.items()
         }
+    trials = [unseen(database, seed) for seed in SEEDS]
+    result["unseen"] = {
+        count: {name: round(float(np.mean([trial[count][name] for trial in trials])), 4) for name in trials[0][count]}
+        for count in trials[0]
+    }
     return result
 
 
@@ -222,13 +227,17 @@ def at_share(
     moved = mixed(fitted.move(database.old), database.new, done)
     order = np.concatenate([done, np.setdiff1d(np.arange(len(database.old)), done)])
     names = [("", str(database.classes[place])) for place in order]
-    compared = compare(Gallery(database.old[order], names, new), KINDS[fitted.kind])
+    compared = compare(Gallery(database.old[order], names, new), KINDS[fitted.kind], both=True)
     found["chosen map"] = recall(moved)
     found["answered: by whichever is measured to be better"] = (
         recall(moved) if compared.new_is_better else recall(database.old, database.old)
     )
     found |= false_matches(database, moved, compared, share)
-    found["query by both models, scores averaged"] = both_models(database, done, moved) / full
+    assert compared.both is not None
+    genuine, impostors = both_models(database, compared.both.weight, moved)
+    found["both models"] = float((genuine > impostors).mean()) / full
+    found["both models, weight"] = compared.both.weight
+    found["both models, false matches"] = float((impostors >= both_threshold(database, compared, share)).mean())
     for name, order in orders(database, seed).items():
         chosen = order[:count]
         moved = KINDS["kernel"](database.old[chosen][:LARGEST], database.new[chosen][:LARGEST])(database.old)
@@ -238,19 +247,40 @@ def at_share(
     return found
 
 
-def both_models(database: Database, done: np.ndarray, rows: Vectors) -> float:
-    """Recall@1 if both models embed the queries; the scores are averaged with a weight chosen on done rows."""
-    held = KINDS["kernel"](database.old[done[::2]], database.new[done[::2]])(database.old)
-    tuned = mixed(held, database.new, done[::2])
-    asked = done[1::2]
-    scores = {}
-    for weight in WEIGHTS:
-        cosines = (1 - weight) * database.old[asked] @ database.old.T + weight * database.new[asked] @ tuned.T
-        cosines[np.arange(len(asked)), asked] = -np.inf
-        scores[weight] = float((database.classes[cosines.argmax(axis=1)] == database.classes[asked]).mean())
-    weight = max(scores, key=lambda one: scores[one])
-    queries = np.concatenate([(1 - weight) ** 0.5 * database.old, weight**0.5 * database.new], axis=1)
-    return database.recall(queries, np.concatenate([(1 - weight) ** 0.5 * database.old, weight**0.5 * rows], axis=1))
+def both_models(database: Database, weight: float, rows: Vectors) -> tuple[np.ndarray, np.ndarray]:
+    """Each query's best scores, as `Database.best`, if both models embed it."""
+    old, new = (1 - weight) ** 0.5, weight**0.5
+    joined = [np.concatenate([old * database.old, new * vectors], axis=1) for vectors in (database.new, rows)]
+    return database.best(*joined)
+
+
+def unseen(database: Database, seed: int) -> dict[str, dict[str, float]]:
+    """Answers among rows of which none is embedded, by the number of pairs from other rows; shares of the new model's.
+
+    So a larger database answers at its start: that of 5 % of 26,000 rows is 1,300 pairs.
+    """
+    order = np.random.default_rng(seed).permutation(len(database.old))
+    rows = order[len(order) // 2 :]
+    half = Database(database.old[rows], database.new[rows], database.classes[rows])
+    full = half.recall(half.new, half.new)
+    found = {}
+    for count in PAIRS_OF_OTHERS:
+        pairs = order[: min(count, len(order) // 2)]
+        fitted = fit_map(database.old[pairs], database.new[pairs])
+        moved = fitted.move(half.old)
+        together = np.concatenate([pairs, rows])
+        names = [("", str(number)) for number in database.classes[together]]
+        gallery = Gallery(database.old[together], names, database.new[pairs])
+        both = compare(gallery, KINDS[fitted.kind], both=True).both
+        assert both is not None
+        genuine, impostors = both_models(half, both.weight, moved)
+        found[str(len(pairs))] = {
+            "old model": half.recall(half.old, half.old) / full,
+            "moved": half.recall(half.new, moved) / full,
+            "both": float((genuine > impostors).mean()) / full,
+            "weight": both.weight,
+        }
+    return found
 
 
 def mixed(moved: Vectors, new: Vectors, done: np.ndarray) -> Vectors:
@@ -268,6 +298,18 @@ def query_map(database: Database, done: np.ndarray) -> float:
     rows[done] = database.new[done]
     ours = database.best(database.new, rows)
     return float((np.maximum(genuine, ours[0]) > np.maximum(impostors, ours[1])).mean())
+
+
+def both_threshold(database: Database, compared: Comparison, share: float) -> float:
+    """The threshold for `RATE` false matches where both models answer, as the upgrade shifts it."""
+    _, impostors = database.best(database.new, database.new)
+    part = {"operating_points": [{"wanted_false_match_rate": RATE, "threshold": np.quantile(impostors, 1 - RATE)}]}
+    moved: dict[str, Any] = {"unified": {**part, "roc": None}, "separate": {}}
+    before, both = compared.sample_new.impostors, compared.both
+    assert both is not None
+    for answers, part_of in ((both.sample_moved, 1 - share), (both.sample_new, share)):
+        moved = shifted(moved, before, answers.impostors, part_of)
+    return float(moved["unified"]["operating_points"][0]["threshold"])
 
 
 def false_matches(database: Database, rows: Vectors, compared: Any, share: float) -> dict[str, float]:

@@ -74,10 +74,11 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_every_search_is_answered_while_the_model_changes(catalogue: Catalogue) -> None:
+@pytest.mark.parametrize("live", ["now", "both"])
+def test_every_search_is_answered_while_the_model_changes(catalogue: Catalogue, live: str) -> None:
     picture = sorted(catalogue.images.glob("*/*.png"))[3]
     codes: list[int] = []
-    options = {"sample": 4, "live": "now", "batch_size": 1, "commit_rows": 2, "device": FP32}
+    options = {"sample": 4, "live": live, "batch_size": 1, "commit_rows": 2, "device": FP32}
     work = threading.Thread(
         target=lambda: codes.append(upgrade(str(catalogue.db), model=catalogue.new, **options))  # type: ignore[arg-type]
     )

@@ -20,7 +20,7 @@ from unimetric.service.options import ServiceConfig
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from unimetric.models.embedder import Embedder
+    from unimetric.models.pair import QueryModel
     from unimetric.search import SearchIndex
     from unimetric.service.batching import Batcher
     from unimetric.service.upgrading import Follower
@@ -176,7 +176,7 @@ def _app(
     from unimetric.service.upgrading import Follower
 
     def follow(make_batcher: Callable[..., Batcher]) -> Follower:
-        def open_index(embedder: Embedder | None) -> SearchIndex:
+        def open_index(embedder: QueryModel | None) -> SearchIndex:
             return SearchIndex.open(place.database, embedder=embedder, device=device)
 
         return Follower(place.database, open_index, make_batcher, 2 * config.request_seconds)

@@ -118,4 +118,8 @@ def _opened(index: SearchIndex, file: Path) -> ExportedEmbedder:
             f"{file} is of another model (fingerprint {exported.fingerprint[:12]}) than the database's vectors "
             f"({index.fingerprint[:12]}): export the database's model again, {index.model}"
         )
+    if exported.embedding_size < index.embedding_size:
+        raise UserError(
+            f"{file} is one model; until the upgrade to it is finished, two embed queries: use --engine torch"
+        )
     return exported

@@ -19,19 +19,20 @@ from unimetric.search.copies import CopyFolder
 from unimetric.search.guarantee import Guarantee
 from unimetric.search.items import Added, Match, NewItem, StoredItem
 from unimetric.search.maintenance import Maintenance
-from unimetric.search.model import check_embedder, create_for_model, load_embedder
+from unimetric.search.model import check_embedder, create_for_model
 from unimetric.search.query import MAX_K, Searcher
 from unimetric.search.rows import metadata_kinds, named, signatures, stored_path
 from unimetric.search.sorting import Order
 from unimetric.search.stores import open_store
 from unimetric.search.stores.base import Store
-from unimetric.search.upgrade.both import delete_rows, thumbnail_before
+from unimetric.search.upgrade.both import delete_rows, load_query_model, own_model, thumbnail_before, writing_model
 from unimetric.search.writing import ONCE, Writer
 
 if TYPE_CHECKING:
     from unimetric.config import DeviceConfig
     from unimetric.data.batches import ImageLike
     from unimetric.models.embedder import Embedder
+    from unimetric.models.pair import QueryModel
 
 __all__ = ["MAX_K", "SearchIndex"]
 
@@ -46,7 +47,7 @@ class SearchIndex:
     def __init__(
         self,
         store: Store,
-        embedder: Embedder | None = None,
+        embedder: QueryModel | None = None,
         model: str | Path | None = None,
         weights: str | Path | None = None,
         device: DeviceConfig | None = None,
@@ -61,14 +62,14 @@ class SearchIndex:
         self._columns, self._copies = Columns(store), CopyFolder(store)
         self._maintenance = Maintenance(store, self._adding, self._searcher.is_hyperbolic)
         if embedder is not None:
-            check_embedder(store, embedder)
+            check_embedder(store, own_model(embedder))
 
     @classmethod
     def open(
         cls,
         db: str | Path,
         *,
-        embedder: Embedder | None = None,
+        embedder: QueryModel | None = None,
         model: str | Path | None = None,
         weights: str | Path | None = None,
         device: DeviceConfig | None = None,
@@ -127,7 +128,7 @@ class SearchIndex:
         return cls(create_for_model(db, model, weights, metrics, *given), embedder, device=device)
 
     def close(self) -> None:
-        """Release the files. Everything added is on the disk already."""
+        """Release the files; everything added is on the disk already."""
         self._maintenance.wait()
         self._searcher.close()
 
@@ -149,8 +150,8 @@ class SearchIndex:
 
     @property
     def embedding_size(self) -> int:
-        """The length of a vector, E."""
-        return int(self._store.about["model"]["embedding_size"])
+        """The length of a query's vector, E."""
+        return self._searcher.vector_size
 
     @property
     def shortened_to(self) -> int | None:
@@ -158,16 +159,17 @@ class SearchIndex:
         return self._store.about["model"].get("shortened_to")  # type: ignore[no-any-return]
 
     @property
-    def embedder(self) -> Embedder:
-        """The model; loaded on first use, by one thread while others wait.
+    def embedder(self) -> QueryModel:
+        """The model of queries, or two of them during an upgrade; loaded by the first thread that needs it.
 
         Raises:
             UserError: its folder is missing or damaged.
             ModelMismatchError: the folder holds another model than that of the vectors.
         """
         with self._loading:
-            if self._embedder is None:
-                self._embedder = load_embedder(self._store, self._model_place, self._weights, self._device)
+            if self._embedder is None or self._embedder.embedding_size != self.embedding_size:
+                given = self._model_place, self._weights, self._device, self._embedder
+                self._embedder = load_query_model(self._store, *given)
             return self._embedder
 
     @property
@@ -378,14 +380,8 @@ class SearchIndex:
 
     def writer(self, kinds: Mapping[str, str], known: Mapping[str, tuple[str, bytes]], **options: Any) -> Writer:
         """Return a writer of named items of distinct ids; the arguments are those of `Writer`."""
-        return Writer(self._store, self._writing_embedder, self._precision, self.fingerprint, kinds, known, **options)
-
-    def _writing_embedder(self) -> Embedder:
-        """Return the model, unless it was extended from the database's own and so may only search."""
-        embedder = self.embedder
-        if self.fingerprint in embedder.compatible_with:
-            check_embedder(self._store, embedder)
-        return embedder
+        load = partial(writing_model, self._store, lambda: self.embedder)
+        return Writer(self._store, load, self._precision, self.fingerprint, kinds, known, **options)
 
     def maintain(self) -> bool:
         """Run `optimise` if the database has grown to need an index, or many rows are not in it yet."""

@@ -25,7 +25,8 @@ from unimetric.search.rows import shown_values
 from unimetric.search.sorting import Order, in_order
 from unimetric.search.stores.base import COLUMNS, KINDS, Store
 from unimetric.search.together import joined
-from unimetric.search.vector_search import NearestRows
+from unimetric.search.upgrade.both import both_vectors
+from unimetric.search.vector_search import NearestRows, VectorSearch
 
 MAX_K = 1000
 """Maximum number of answers to one query."""
@@ -63,7 +64,8 @@ class Searcher:
         self._wanted_rate = false_match_rate
         if false_match_rate is not None and self._calibration is None:
             raise UserError(f"false_match_rate is {false_match_rate:g}: {store.place} has no calibrated thresholds")
-        self._vectors = vector_search(store)
+        self.both = both_vectors(store)
+        self._vectors: VectorSearch = self.both or vector_search(store)
         self._counts: tuple[int, dict[str, int]] | None = None
         self.threshold()
 
@@ -74,8 +76,15 @@ class Searcher:
 
     def prepare(self) -> None:
         """Read the vectors into memory; see `SearchIndex.prepare`."""
-        if isinstance(self._vectors, MemorySearch) and not self.is_hyperbolic:
+        if self.both is not None:
+            self.both.prepare()
+        elif isinstance(self._vectors, MemorySearch) and not self.is_hyperbolic:
             self._vectors.prepare(self._answer_columns)
+
+    @property
+    def vector_size(self) -> int:
+        """The numbers of a query: E, or E + D during an upgrade where both models answer."""
+        return self._store.vector_size if self.both is None else self.both.vector_size
 
     @property
     def false_match_rate(self) -> float | None:
@@ -166,7 +175,7 @@ class Searcher:
         """
         array = np.asarray(vectors)
         array = array[None] if array.ndim == 1 else array
-        size = self._store.vector_size
+        size = self.vector_size
         if array.ndim != 2 or array.shape[1] != size or array.dtype.kind != "f":
             raise ArgumentError(
                 f"vectors are {array.dtype} {list(array.shape)}: give floats [N, {size}], as the database's model does"
@@ -201,6 +210,8 @@ class Searcher:
     def vectors_of(self, ids: Sequence[str]) -> NDArray[np.float32]:
         """Return the vectors [N, E] of some rows; see `row`."""
         rows = [self.row(id, ["id", "vector"])["vector"][0].as_py() for id in ids]
+        if self.both is not None:
+            return self.both.vectors_of(ids)
         return np.asarray(rows, np.float32).reshape(len(ids), self._store.vector_size)
 
     def thumbnail(self, id: str) -> bytes | None:

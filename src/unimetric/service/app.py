@@ -31,7 +31,7 @@ from unimetric.service.uploads import Uploads
 from unimetric.service.work import Workers
 
 if TYPE_CHECKING:
-    from unimetric.models.embedder import Embedder
+    from unimetric.models.pair import QueryModel
 
 __all__ = ["READ_TOKEN_VARIABLE", "TOKEN_VARIABLE", "create_app"]
 
@@ -134,7 +134,7 @@ def _service(
             follower.start(lambda: service.model, service.use)
 
     def make_batcher(
-        load: Callable[[], Embedder], on_ready: Callable[[], None], on_failure: Callable[[BaseException], None]
+        load: Callable[[], QueryModel], on_ready: Callable[[], None], on_failure: Callable[[BaseException], None]
     ) -> Batcher:
         return Batcher(
             load,

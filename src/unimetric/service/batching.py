@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unimetric.models.embedder import Embedder
+    from unimetric.models.pair import QueryModel
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Batcher:
 
     def __init__(
         self,
-        load: Callable[[], Embedder],
+        load: Callable[[], QueryModel],
         *,
         precision: str = "auto",
         batch_size: int = 16,
@@ -69,7 +69,7 @@ class Batcher:
         self._expected = 0
         self._stopping = False
         self._thread: threading.Thread | None = None
-        self.embedder: Embedder | None = None
+        self.embedder: QueryModel | None = None
         """The model, once it is loaded and has run for the first time."""
 
     @property
@@ -164,7 +164,7 @@ class Batcher:
             return batch
 
 
-def _blank(embedder: Embedder) -> Tensor:
+def _blank(embedder: QueryModel) -> Tensor:
     from PIL import Image
 
     return embedder.transform.crop(Image.new("RGB", (8, 8)))

@@ -148,7 +148,7 @@ class Upgrade(BaseModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [_UPGRADE]})
 
-    answers: str = Field(description="The model that queries are answered by: old or new.")
+    answers: str = Field(description="The model that queries are answered by: old, new or both.")
     model: str = Field(description="Fingerprint of the new model.")
     embedded: int = Field(description="Images that the new model has embedded.")
     rows: int = Field(description="All images.")

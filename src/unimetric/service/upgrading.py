@@ -15,7 +15,7 @@ from unimetric.search.upgrade.state import UpgradeState, searched_version, upgra
 from unimetric.service.batching import Batcher
 
 if TYPE_CHECKING:
-    from unimetric.models.embedder import Embedder
+    from unimetric.models.pair import QueryModel
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Follower:
     def __init__(
         self,
         database: str,
-        open_index: Callable[[Embedder | None], SearchIndex],
+        open_index: Callable[[QueryModel | None], SearchIndex],
         make_batcher: Callable[..., Batcher],
         keep_seconds: float,
         every_seconds: float = EVERY_SECONDS,
@@ -119,7 +119,8 @@ class Follower:
         """Return the database's model of now, once it is loaded; None if the service is stopped meanwhile."""
         embedder = before.batcher.embedder
         index = self._open(None)
-        if embedder is not None and index.fingerprint == before.index.fingerprint:
+        same = index.fingerprint == before.index.fingerprint and index.embedding_size == before.index.embedding_size
+        if embedder is not None and same:
             # The same model, with other thresholds.
             index.close()
             return Model(self._open(embedder), before.batcher)

@@ -1,13 +1,208 @@
-"""Operations of a search index that concern the old vectors as well, while an upgrade keeps both."""
+"""Operations of a search index that concern the old vectors as well, while an upgrade keeps both.
+
+With ``--live both``, queries are embedded by both models: a row's score is the average of both cosines, with a weight
+that the upgrade measures and records.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from unimetric.search.conditions import Condition
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from unimetric.search.conditions import Condition, all_of, is_one_of
 from unimetric.search.items import ItemNotFoundError
+from unimetric.search.memory.search import MemorySearch, vector_search
+from unimetric.search.model import check_embedder, load_embedder
+from unimetric.search.scoring import best_first, cosines, vectors_of
 from unimetric.search.stores import previous_store
 from unimetric.search.stores.base import Store
+from unimetric.search.vector_search import NearestRows
+
+if TYPE_CHECKING:
+    from unimetric.config import DeviceConfig
+    from unimetric.models.embedder import Embedder
+    from unimetric.models.pair import QueryModel
+
+_CANDIDATES = 100
+"""Rows that each model proposes, at least; 4 for every wanted row, if that is more."""
+
+
+def weight_of_new(store: Store) -> float | None:
+    """Return the weight of the new model's cosines where both models answer, from 0 to 1; None where one does."""
+    weight = store.about.get("upgrade", {}).get("weight")
+    return None if weight is None else float(weight)
+
+
+class BothVectors:
+    """A `VectorSearch` by two models: each proposes its nearest rows, and all of these are compared by both.
+
+    Queries are vectors [N, E + D], the new model's and the old one's. A row that the old model has not embedded has the
+    new model's cosine for both.
+
+    Args:
+        new: The vectors [E] that are searched, embedded or moved.
+        old: The old model's [D].
+        weight: The weight of the new model's cosines.
+    """
+
+    def __init__(self, new: Store, old: Store, weight: float) -> None:
+        self._new, self._old, self._weight = new, old, weight
+        self._searches = vector_search(new), vector_search(old)
+        self.vector_size = new.vector_size + old.vector_size
+
+    def close(self) -> None:
+        """Release the vectors, and close the old ones."""
+        for search in self._searches:
+            search.close()
+        self._old.close()
+
+    def prepare(self) -> None:
+        """Read both sets of vectors into memory."""
+        for search in self._searches:
+            if isinstance(search, MemorySearch):
+                search.prepare(["id"])
+
+    def vectors_of(self, ids: Sequence[str]) -> NDArray[np.float32]:
+        """Return the vectors [N, E + D] of rows that are there; see `nearest` for those without an old one."""
+        rows = self._new.rows_of(ids, ["id", "vector", "content_hash"])
+        places = {id: place for place, id in enumerate(rows["id"].to_pylist())}
+        old, known = self._old_vectors(rows)
+        old[~known] = 0.0
+        return np.concatenate([vectors_of(rows["vector"]), old], axis=1)[[places[id] for id in ids]]
+
+    def nearest(
+        self,
+        vectors: NDArray[np.float32],
+        k: int,
+        columns: Sequence[str],
+        condition: Condition | None = None,
+        exact: bool = False,
+    ) -> list[NearestRows]:
+        """Return the rows of the highest average cosine for each vector [N, E + D]; see `VectorSearch.nearest`."""
+        proposed: list[set[str]] = [set() for _ in vectors]
+        count = self._new.count() if exact else max(_CANDIDATES, 4 * k)
+        size = self._new.vector_size
+        # The old rows lack columns that were added since.
+        same = self._new.metadata_columns.keys() <= self._old.metadata_columns.keys()
+        parts = (vectors[:, :size], condition), (vectors[:, size:], condition if same else None)
+        for search, (part, where) in zip(self._searches, parts, strict=True):
+            # A row that the old model has not embedded is a query of one model.
+            asked = np.flatnonzero(part.any(axis=1))
+            answers = search.nearest(part[asked], count, ["id"], where, exact) if len(asked) else []
+            for place, found in zip(asked, answers, strict=True):
+                proposed[place].update(found.columns["id"])
+        return [self._scored(query, ids, k, columns, condition) for query, ids in zip(vectors, proposed, strict=True)]
+
+    def _scored(
+        self, query: NDArray[np.float32], ids: set[str], k: int, columns: Sequence[str], condition: Condition | None
+    ) -> NearestRows:
+        needed = list(dict.fromkeys([*columns, "id", "vector", "content_hash"]))
+        rows = self._new.rows_of(sorted(ids), needed)
+        if condition is not None:
+            # The old rows may have other labels, and either set may have changed since.
+            allowed = self._new.rows(["id"], all_of([condition, is_one_of("id", sorted(ids))]))["id"] if ids else []
+            rows = rows.filter(pc.is_in(rows["id"], value_set=pa.array(allowed, pa.string())))
+        scores = self._scores(query, rows)
+        order = best_first(scores, rows["id"].to_pylist(), k)
+        best = rows.take(pa.array(order)).select(list(columns))
+        return NearestRows(scores[order].tolist(), best.to_pydict())
+
+    def _scores(self, query: NDArray[np.float32], rows: pa.Table) -> NDArray[np.float64]:
+        """Return the average cosine of each row with a query, or with those of which it is the mean."""
+        parts = query[: self._new.vector_size], query[self._new.vector_size :]
+        lengths = [float(np.linalg.norm(part.astype(np.float64))) for part in parts]
+        # Those of a mean of several queries differ; those of one differ by rounding only.
+        mean = float(np.hypot(lengths[0], lengths[1])) / 2**0.5
+        factors = [1.0 if abs(length / mean - 1) < 1e-5 else length / mean for length in lengths]
+        new = factors[0] * cosines(parts[0], vectors_of(rows["vector"]))
+        vectors, known = self._old_vectors(rows)
+        old = np.where(known, factors[1] * cosines(parts[1], vectors), new)
+        if not lengths[1]:
+            return new / factors[0]
+        return np.asarray(self._weight * new + (1 - self._weight) * old)
+
+    def _old_vectors(self, rows: pa.Table) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Return the old vectors [N, D] of rows, and for each True if it has one, of the same content."""
+        found = self._old.rows_of(rows["id"].to_pylist(), ["id", "vector", "content_hash"])
+        contents = zip(found["id"].to_pylist(), found["content_hash"].to_pylist(), strict=True)
+        places = {row: place for place, row in enumerate(contents)}
+        asked = zip(rows["id"].to_pylist(), rows["content_hash"].to_pylist(), strict=True)
+        at = np.array([places.get(row, -1) for row in asked], np.intp)
+        vectors = np.zeros((len(at), self._old.vector_size), np.float32)
+        vectors[at >= 0] = vectors_of(found["vector"])[at[at >= 0]] if len(found) else 0.0
+        return vectors, at >= 0
+
+
+def both_vectors(store: Store) -> BothVectors | None:
+    """Return the search by both models of a database that is opened; None where one model answers."""
+    weight = weight_of_new(store)
+    old = None if weight is None else previous_store(store.place)
+    return None if weight is None or old is None else BothVectors(store, old, weight)
+
+
+def load_query_model(
+    store: Store,
+    model: str | Path | None,
+    weights: str | Path | None,
+    device: DeviceConfig | None,
+    given: QueryModel | None = None,
+) -> QueryModel:
+    """Return the model of queries: the database's own, or both during an upgrade where both answer.
+
+    Args:
+        store: The database.
+        model, weights, device: As for `load_embedder`.
+        given: The database's own model, alone or with another one, if it is loaded already.
+
+    Raises:
+        UserError: as `load_embedder`.
+    """
+    own = load_embedder(store, model, weights, device) if given is None else own_model(given)
+    old = None if weight_of_new(store) is None else previous_store(store.place)
+    if old is None:
+        return own
+    from unimetric.models.pair import PairEncoder
+
+    try:
+        return PairEncoder(own, load_embedder(old, None, None, device))
+    finally:
+        old.close()
+
+
+def check_pair(old: Store, embedder: Embedder) -> None:
+    """Refuse a new model that cannot embed queries together with the old one.
+
+    Raises:
+        UserError: the old model cannot be read, or they read different pixels of an image.
+    """
+    from unimetric.models.pair import PairEncoder
+
+    PairEncoder(embedder, load_embedder(old, None, None, None))
+
+
+def own_model(embedder: QueryModel) -> Embedder:
+    """Return the model that embeds rows: of two that embed queries, the new one."""
+    from unimetric.models.pair import PairEncoder
+
+    return embedder.first if isinstance(embedder, PairEncoder) else embedder
+
+
+def writing_model(store: Store, load: Callable[[], QueryModel]) -> Embedder:
+    """Load the model of queries, and return the one that embeds rows.
+
+    Raises:
+        ModelMismatchError: it was extended from the database's own, and so may only search.
+    """
+    own = own_model(load())
+    if store.about["model"]["fingerprint"] in own.compatible_with:
+        check_embedder(store, own)
+    return own
 
 
 def delete_rows(store: Store, condition: Condition | None, ids: Sequence[str] | None) -> int:

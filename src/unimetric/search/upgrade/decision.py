@@ -6,7 +6,7 @@ that the map has not seen the query.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,11 @@ from unimetric.search.upgrade.maps import FOLDS, Fit, Vectors, unit
 
 FEWEST_QUERIES = 30
 """With fewer queries that have another row of their class, nothing is decided by them."""
+GALLERIES = ("mixed", "sample_new", "sample_moved")
+WEIGHTS = tuple(number / 10 for number in range(11))
+"""Weights of the new model's cosines, where both models answer."""
+UNMEASURED = 0.5
+"""The weight where nothing can be measured."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,23 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class BothAnswers:
+    """Answers by both models, scored by the average of both cosines.
+
+    Attributes:
+        weight: The weight of the new model's cosines, from 0 to 1.
+        mixed: Answers as the database would give them now.
+        sample_new: Answers among the rows that the new model has embedded.
+        sample_moved: The same, with those rows moved by the map instead.
+    """
+
+    weight: float
+    mixed: Answers
+    sample_new: Answers
+    sample_moved: Answers
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Answers to the same queries by the old model, and by the new one over old vectors that were moved.
 
@@ -65,12 +87,14 @@ class Comparison:
         mixed: By the new model, as the database would answer now.
         sample_new: By the new model among the rows it has embedded.
         sample_moved: The same, with those rows moved by the map instead.
+        both: By both together; None if that was not asked for.
     """
 
     old: Answers
     mixed: Answers
     sample_new: Answers
     sample_moved: Answers
+    both: BothAnswers | None
 
     @property
     def is_measured(self) -> bool:
@@ -83,48 +107,61 @@ class Comparison:
         return not self.is_measured or self.mixed.recall >= self.old.recall
 
 
-def compare(gallery: Gallery, fit: Fit) -> Comparison:
+def compare(gallery: Gallery, fit: Fit, *, both: bool = False) -> Comparison:
     """Search a sample of the database for its own rows, in the old way and in the new one.
 
     Args:
         gallery: The sample.
         fit: Fits the map on old and new vectors.
+        both: Search with both models as well, and choose their weights.
     """
     numbers = gallery.numbers()
     pairs = len(gallery.new)
     old, new = unit(gallery.old), unit(gallery.new)
     counts = np.bincount(numbers[numbers >= 0], minlength=1)
     queries = np.flatnonzero((numbers[:pairs] >= 0) & (counts[np.maximum(numbers[:pairs], 0)] > 1))
-    parts: dict[str, list[Answers]] = {"old": [], "mixed": [], "sample_new": [], "sample_moved": []}
+    # By galleries of rows, and weights of the new model.
+    parts: dict[tuple[str, float], list[Answers]] = {}
+    weights = WEIGHTS if both else (0.0, 1.0)
     for fold in range(FOLDS):
         asked = queries[queries % FOLDS == fold]
         used = np.flatnonzero(np.arange(pairs) % FOLDS != fold)
         if not len(asked) or not len(used):
             continue
         moved = fit(old[used], new[used])(old)
-        mixed = np.concatenate([new, moved[pairs:]])
         # Rows of the map's own fold are the only ones that it has not seen.
         unseen = np.flatnonzero(np.arange(pairs) % FOLDS == fold)
-        parts["old"].append(_answers(old[asked], old, asked, numbers, numbers[asked]))
-        parts["mixed"].append(_answers(new[asked], mixed, asked, numbers, numbers[asked]))
-        places = np.searchsorted(unseen, asked)
-        for name, rows in (("sample_new", new[unseen]), ("sample_moved", moved[unseen])):
-            parts[name].append(_answers(new[asked], rows, places, numbers[unseen], numbers[asked]))
-    return Comparison(**{name: _joined(answers) for name, answers in parts.items()})
+        everything, places = np.arange(len(old)), np.searchsorted(unseen, asked)
+        for name, rows, vectors, own in (
+            ("mixed", everything, np.concatenate([new, moved[pairs:]]), asked),
+            ("sample_new", unseen, new[unseen], places),
+            ("sample_moved", unseen, moved[unseen], places),
+        ):
+            cosines = old[asked] @ old[rows].T, new[asked] @ vectors.T
+            for weight in weights:
+                scores = (1 - weight) * cosines[0] + weight * cosines[1]
+                parts.setdefault((name, weight), []).append(_answers(scores, own, numbers[rows], numbers[asked]))
+    joined = {(name, weight): _joined(parts.get((name, weight), [])) for name in GALLERIES for weight in weights}
+    new_alone = {name: joined[name, 1.0] for name in GALLERIES}
+    return Comparison(joined["mixed", 0.0], **new_alone, both=_best(joined) if both else None)
+
+
+def _best(joined: Mapping[tuple[str, float], Answers]) -> BothAnswers:
+    """Return the answers with the weight of the highest Recall@1, which is smoothed over the weights beside it."""
+    weight = UNMEASURED
+    if len(joined["mixed", 0.0].genuine) >= FEWEST_QUERIES:
+        recalls = np.pad([joined["mixed", weight].recall for weight in WEIGHTS], 1, mode="edge")
+        weight = WEIGHTS[int(np.argmax(recalls[:-2] + 2 * recalls[1:-1] + recalls[2:]))]
+    return BothAnswers(weight, **{name: joined[name, weight] for name in GALLERIES})
 
 
 def _answers(
-    queries: Vectors,
-    rows: Vectors,
-    own: NDArray[np.int64],
-    classes: NDArray[np.int64],
-    wanted: NDArray[np.int64],
+    scores: NDArray[np.float32], own: NDArray[np.int64], classes: NDArray[np.int64], wanted: NDArray[np.int64]
 ) -> Answers:
-    """Return the best answers among the rows but each query's own."""
-    cosines = queries @ rows.T
-    cosines[np.arange(len(queries)), own] = -np.inf
+    """Return the best answers among the rows but each query's own, whose score is overwritten."""
+    scores[np.arange(len(scores)), own] = -np.inf
     same = classes[None, :] == wanted[:, None]
-    return Answers(np.where(same, cosines, -np.inf).max(axis=1), np.where(same, -np.inf, cosines).max(axis=1))
+    return Answers(np.where(same, scores, -np.inf).max(axis=1), np.where(same, -np.inf, scores).max(axis=1))
 
 
 def _joined(parts: list[Answers]) -> Answers:

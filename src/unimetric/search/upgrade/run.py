@@ -20,6 +20,7 @@ from unimetric.search.model import describe
 from unimetric.search.stores import create_place, open_place
 from unimetric.search.stores.base import is_milvus, is_uri, location
 from unimetric.search.stores.live import place_of, read_live, vectors_name, write_live
+from unimetric.search.upgrade.both import check_pair
 from unimetric.search.upgrade.decision import Comparison, Gallery, compare
 from unimetric.search.upgrade.embedding import RowEmbedder
 from unimetric.search.upgrade.maps import KINDS, LARGEST, FittedMap, fit_map
@@ -47,7 +48,8 @@ class UpgradeOptions:
 
     Attributes:
         sample: Images that both models embed before the first decision, at least.
-        live: ``better`` searches the new vectors once they answer as well as the old ones; ``now`` after the sample.
+        live: ``better`` searches the new vectors once they answer as well as the old ones; ``now`` after the sample;
+            ``both`` also after the sample, together with the old ones, which takes queries that both models embed.
         missing: What becomes of rows without a readable image: ``stop`` leaves the upgrade unfinished, ``map`` keeps
             their moved vectors, ``thumbnail`` embeds their thumbnails, ``delete`` deletes them.
         batch_size: Images per forward pass.
@@ -108,6 +110,8 @@ class Upgrade:
         Raises:
             UserError: the database cannot be written.
         """
+        if self.options.live == "both":
+            check_pair(self.stores.old, embedder)
         rule = CommitRule(rows=self.options.commit_rows)
         rows = RowEmbedder(self.stores, embedder, self.options.precision, self.options.batch_size, rule)
         if not self.is_searched:
@@ -135,7 +139,7 @@ class Upgrade:
             fitted = self._fit()
             compared = self._compare(fitted)
             self._report(fitted, compared)
-            if self.options.live == "now" or not pending or compared.new_is_better:
+            if self.options.live != "better" or not pending or compared.new_is_better:
                 self._search_new(fitted, compared)
                 return
             target = 2 * target
@@ -197,7 +201,7 @@ class Upgrade:
         rows = [first[id] for id in ids] + rest.select(["dataset", "label"]).to_pylist()
         classes = [(row["dataset"], row["label"]) if row["label"] else None for row in rows]
         vectors = np.concatenate([old, vectors_of(rest, self.stores.old.vector_size)])
-        return compare(Gallery(vectors, classes, new), KINDS[fitted.kind])
+        return compare(Gallery(vectors, classes, new), KINDS[fitted.kind], both=self.options.live == "both")
 
     def _report(self, fitted: FittedMap, compared: Comparison) -> None:
         alike = ", ".join(f"{name} {cosine:.2f}" for name, cosine in sorted(fitted.likeness.items()))
@@ -206,9 +210,11 @@ class Upgrade:
             + (f" (cosine with the true vectors: {alike})" if alike else "")
         )
         if compared.is_measured:
+            others = f", both together {compared.both.mixed.recall:.3f}" if compared.both is not None else ""
+            waits = self.options.live == "better" and not compared.new_is_better
             self.log(
                 f"Recall@1 of {len(compared.old.genuine)} rows: the old model {compared.old.recall:.3f}, the new one "
-                f"{compared.mixed.recall:.3f}" + ("" if compared.new_is_better else "; the old one goes on answering")
+                f"{compared.mixed.recall:.3f}{others}" + ("; the old one goes on answering" if waits else "")
             )
 
     def _search_new(self, fitted: FittedMap, compared: Comparison) -> None:
@@ -218,7 +224,8 @@ class Upgrade:
         before = read_live(self.root)
         live = replace(before, live=self.name, preparing=None, previous=before.live)
         write_live(self.root, live)
-        self.log("The new model answers from now on.")
+        together = self.options.live == "both"
+        self.log(f"{'Both models answer together' if together else 'The new model answers'} from now on.")
 
     def _record(self, fitted: FittedMap, compared: Comparison) -> None:
         """Record the map, and the thresholds of the mixture."""
@@ -229,13 +236,17 @@ class Upgrade:
             "pairs": self._fitted_on,
             "likeness": dict(fitted.likeness),
             "recall": {"old": compared.old.recall, "new": compared.mixed.recall} if compared.is_measured else None,
+            "weight": None if compared.both is None else compared.both.weight,
         }
         calibration = upgrade["calibration"]
         if calibration is not None:
             share = 1 - min(1.0, len(self.stores.embedded_ids()) / max(1, self.stores.old.count()))
-            impostors = compared.sample_new.impostors, compared.sample_moved.impostors
+            by, before = compared.both or compared, compared.sample_new.impostors
+            calibration = shifted(calibration, before, by.sample_moved.impostors, share)
+            # The scores of embedded rows change as well where both models answer.
+            calibration = shifted(calibration, before, by.sample_new.impostors, 1 - share)
             # Marked as the database's own, which `renew` keeps.
-            calibration = {**shifted(calibration, *impostors, share), "database": True}
+            calibration = {**calibration, "database": True}
         self.stores.new.write_about({**about, "upgrade": upgrade, "calibration": calibration})
 
     def _finish(self, rows: RowEmbedder) -> Upgraded:
@@ -345,7 +356,8 @@ def start_upgrade(
 
 
 def _new_store(root: str, name: str, about: dict[str, Any]) -> Any:
-    upgrade = {"calibration": about["calibration"], "pairs": 1, "map": None, "likeness": {}, "recall": None}
+    unmeasured: dict[str, Any] = {"map": None, "likeness": {}, "recall": None, "weight": None}
+    upgrade = {"calibration": about["calibration"], "pairs": 1, **unmeasured}
     new = create_place(place_of(root, name), {**about, "upgrade": upgrade}, about["model"]["embedding_size"])
     if "upgrade" not in new.about:
         new.write_about({**new.about, "upgrade": upgrade})

@@ -11,6 +11,7 @@ from unimetric.search.rows import MAPPED
 from unimetric.search.stores import open_place
 from unimetric.search.stores.base import location
 from unimetric.search.stores.live import place_of, read_live
+from unimetric.search.upgrade.both import weight_of_new
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class UpgradeState:
     """An upgrade that is not finished.
 
     Attributes:
-        answers: ``old`` or ``new``: the model that queries are embedded by.
+        answers: The model that queries are embedded by: ``old``, ``new`` or ``both``.
         model: The new model's fingerprint.
         embedded: Rows that the new model has embedded.
         rows: All rows.
@@ -45,7 +46,8 @@ def upgrade_state(db: str | Path) -> UpgradeState | None:
     else:
         embedded = rows - moved
     model = str(new.about["model"]["fingerprint"])
-    return UpgradeState("old" if live.preparing is not None else "new", model, embedded, rows)
+    answers = "old" if live.preparing is not None else "new" if weight_of_new(new) is None else "both"
+    return UpgradeState(answers, model, embedded, rows)
 
 
 def searched_version(db: str | Path) -> str:
@@ -55,4 +57,5 @@ def searched_version(db: str | Path) -> str:
     if live.previous is None:
         return live.live
     about = open_place(place_of(root, live.live)).about
-    return f"{live.live} {json.dumps(about['calibration'], sort_keys=True)}"
+    upgrade = about.get("upgrade", {})
+    return f"{live.live} {json.dumps([about['calibration'], upgrade.get('weight')], sort_keys=True)}"

@@ -7,7 +7,7 @@ const SELDOM = 60_000;
 
 function words({ answers, embedded, rows }) {
   const share = rows ? Math.floor((100 * embedded) / rows) : 100;
-  const found = answers === "new" ? "Everything can be found meanwhile." : "The old model answers meanwhile.";
+  const found = answers === "old" ? "The old model answers meanwhile." : "Everything can be found meanwhile.";
   return `A new model is being introduced: ${share} % (${number(embedded)} of ${number(rows)} pictures). ${found}`;
 }
 
