@@ -22,6 +22,7 @@ from unimetric.search.model import check_embedder, load_embedder
 from unimetric.search.scoring import best_first, cosines, vectors_of
 from unimetric.search.stores import previous_store
 from unimetric.search.stores.base import Store
+from unimetric.search.upgrade.moving import rows_of
 from unimetric.search.vector_search import NearestRows
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class BothVectors:
     ) -> list[NearestRows]:
         """Return the rows of the highest average cosine for each vector [N, E + D]; see `VectorSearch.nearest`."""
         proposed: list[set[str]] = [set() for _ in vectors]
-        count = self._new.count() if exact else max(_CANDIDATES, 4 * k)
+        count = max(1, self._new.count()) if exact else max(_CANDIDATES, 4 * k)
         size = self._new.vector_size
         # The old rows lack columns that were added since.
         same = self._new.metadata_columns.keys() <= self._old.metadata_columns.keys()
@@ -103,11 +104,12 @@ class BothVectors:
         self, query: NDArray[np.float32], ids: set[str], k: int, columns: Sequence[str], condition: Condition | None
     ) -> NearestRows:
         needed = list(dict.fromkeys([*columns, "id", "vector", "content_hash"]))
-        rows = self._new.rows_of(sorted(ids), needed)
-        if condition is not None:
+        rows = rows_of(self._new, sorted(ids), needed)
+        if condition is not None and ids:
             # The old rows may have other labels, and either set may have changed since.
-            allowed = self._new.rows(["id"], all_of([condition, is_one_of("id", sorted(ids))]))["id"] if ids else []
-            rows = rows.filter(pc.is_in(rows["id"], value_set=pa.array(allowed, pa.string())))
+            among = is_one_of("id", sorted(ids)) if len(ids) <= 1000 else None
+            allowed = self._new.rows(["id"], all_of([condition, among]))["id"]
+            rows = rows.filter(pc.is_in(rows["id"], value_set=allowed.combine_chunks()))
         scores = self._scores(query, rows)
         order = best_first(scores, rows["id"].to_pylist(), k)
         best = rows.take(pa.array(order)).select(list(columns))
@@ -129,7 +131,7 @@ class BothVectors:
 
     def _old_vectors(self, rows: pa.Table) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Return the old vectors [N, D] of rows, and for each True if it has one, of the same content."""
-        found = self._old.rows_of(rows["id"].to_pylist(), ["id", "vector", "content_hash"])
+        found = rows_of(self._old, rows["id"].to_pylist(), ["id", "vector", "content_hash"])
         contents = zip(found["id"].to_pylist(), found["content_hash"].to_pylist(), strict=True)
         places = {row: place for place, row in enumerate(contents)}
         asked = zip(rows["id"].to_pylist(), rows["content_hash"].to_pylist(), strict=True)
