@@ -181,8 +181,7 @@ class Searcher:
                 f"vectors are {array.dtype} {list(array.shape)}: give floats [N, {size}], as the database's model does"
             )
         array = array.astype(np.float32, copy=False)
-        with np.errstate(over="ignore"):
-            squares = np.add.reduce(np.square(array, dtype=np.float64), axis=1)
+        squares = np.add.reduce(np.square(array, dtype=np.float64), axis=1)
         least = -1.0 if self.is_hyperbolic else 0.0
         if not all(least < square < math.inf for square in squares.tolist()):
             raise ArgumentError("vectors hold a row that is not finite or zero: it has no neighbours; leave it out")

@@ -75,6 +75,11 @@ class Block:
         """Return the values of rows by column; None for columns that were added to the database later."""
         return self._cells.values(places, columns)
 
+    def taken(self, places: NDArray[np.intp]) -> Block:
+        """Return the rows of some places, in their order."""
+        rows = self.rows.take(pa.array(places))
+        return Block(self.numbers[places], self.vectors[places], self.inverse[places], rows)
+
     def kept(self, mask: NDArray[np.bool_]) -> Block:
         """Return the rows of some places."""
         rows = self.rows.filter(pa.array(mask))
@@ -104,9 +109,7 @@ def read_block(store: Store, numbers: RowNumbers, columns: Sequence[str], above:
     )
     if bool((block.numbers[1:] > block.numbers[:-1]).all()):
         return block
-    order = np.argsort(block.numbers)
-    rows = block.rows.take(pa.array(order))
-    return Block(block.numbers[order], block.vectors[order], block.inverse[order], rows)
+    return block.taken(np.argsort(block.numbers))
 
 
 def empty_block(store: Store, columns: Sequence[str]) -> Block:
@@ -139,6 +142,15 @@ def inverse_lengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
             screened = (lengths > _SCREENED[0]) & (lengths < _SCREENED[1])
             inverse[start : start + len(part)] = np.where(screened, 1 / lengths, np.inf)
     return inverse
+
+
+def unit_vectors(
+    vectors: NDArray[np.float32], inverse: NDArray[np.float32], places: NDArray[np.intp] | slice
+) -> NDArray[np.float32]:
+    """Return the vectors of some places in length 1, [n, E]; one whose inverse length is infinite becomes another."""
+    scale = inverse[places, None]
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.where(np.isinf(scale), np.float32(1), vectors[places] * scale)
 
 
 def one_batch(rows: pa.Table) -> pa.RecordBatch:

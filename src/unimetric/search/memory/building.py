@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -13,6 +12,7 @@ from unimetric.search.memory.blocks import GONE, Block
 from unimetric.search.memory.cells import column_of
 from unimetric.search.memory.files import MemoryFiles, Saved, open_graph
 from unimetric.search.memory.graph import Graph, measured_counts
+from unimetric.search.memory.locality import near_together
 from unimetric.search.memory.state import State, read_state
 from unimetric.search.stores.base import RowNumbers, Store
 
@@ -42,10 +42,14 @@ def build(
         if numbers.identity == identity:
             break
     before = files.load()
-    block, graph = (state.base, None) if before is None else reused(state.base, before)
-    if graph is None:
-        block, graph = state.base, Graph.new(store.vector_size)
-    del state, before
+    found = None if before is None else reused(state.base, before)
+    if found is None:
+        fresh = state.base
+        order = near_together(fresh.vectors, fresh.inverse, np.arange(len(fresh)))
+        found = fresh.taken(order), Graph.new(store.vector_size)
+        del fresh
+    block, graph = found
+    del state, before, found
     known = len(graph)
     graph.extend(block.vectors, block.inverse, is_stopped)
     dead = dead_places(block)
@@ -70,7 +74,7 @@ def dead_places(block: Block) -> NDArray[np.bool_] | None:
     return dead if dead.any() else None
 
 
-def reused(fresh: Block, before: Saved) -> tuple[Block, Graph | None]:
+def reused(fresh: Block, before: Saved) -> tuple[Block, Graph] | None:
     """Lay out rows by the nodes of an earlier graph.
 
     Places of nodes whose row is gone, or has another vector now, keep the old vector and have the number `GONE`.
@@ -80,11 +84,12 @@ def reused(fresh: Block, before: Saved) -> tuple[Block, Graph | None]:
         before: Earlier files.
 
     Returns:
-        The rows, those of the graph's nodes first, and the graph; None if too few nodes hold.
+        The rows, those of the graph's nodes first and then the others in an order of locality, and the graph; None if
+        too few nodes hold.
     """
     nodes = len(before.graph)
     if not nodes or before.block.vectors.shape[1] != fresh.vectors.shape[1]:
-        return fresh, None
+        return None
     ids = column_of(before.block.rows.slice(0, nodes), "id")
     found = pc.index_in(ids, value_set=fresh.rows.column("id")).to_numpy(zero_copy_only=False)
     places = np.where(np.isnan(found), GONE, found).astype(np.int64)
@@ -94,10 +99,11 @@ def reused(fresh: Block, before: Saved) -> tuple[Block, Graph | None]:
         part[(fresh.vectors[part] != old).any(axis=1)] = GONE
     holds = places != GONE
     if holds.mean() < _REUSED:
-        return fresh, None
+        return None
     rest = np.setdiff1d(np.arange(len(fresh)), places[holds])
+    rest = near_together(fresh.vectors, fresh.inverse, rest)
     order = np.concatenate([np.where(holds, places, 0), rest])
-    block = Block(fresh.numbers[order], fresh.vectors[order], fresh.inverse[order], fresh.rows.take(pa.array(order)))
+    block = fresh.taken(order)
     gone = np.flatnonzero(~holds)
     block.numbers[gone] = GONE
     block.vectors[gone] = before.block.vectors[gone]

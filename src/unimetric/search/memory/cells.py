@@ -88,13 +88,14 @@ def _reader(column: pa.Array) -> _Reader:
 
 def _texts(column: pa.Array, width: Any) -> _Reader:
     _, borders, content = column.buffers()
-    offsets = np.frombuffer(borders, width)[column.offset :] if len(column) else np.zeros(1, width)
+    offsets = np.frombuffer(borders, width)[column.offset :] if len(column) else np.zeros(2, width)
+    # Pairs of begin and end, so that a random place of memory is read once.
+    spans = np.lib.stride_tricks.sliding_window_view(offsets, 2)
     # A column of empty texts may have no content.
     text = memoryview(b"" if content is None else content)
 
     def read(places: NDArray[np.intp]) -> list[Any]:
-        begins, ends = offsets[places].tolist(), offsets[places + 1].tolist()
-        return [str(text[begin:end], "utf-8") for begin, end in zip(begins, ends, strict=True)]
+        return [str(text[begin:end], "utf-8") for begin, end in spans[places].tolist()]
 
     return read
 

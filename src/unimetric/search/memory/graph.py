@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from unimetric.cpu import available_cores
 from unimetric.errors import UserError
+from unimetric.search.memory.blocks import unit_vectors
 from unimetric.search.memory.exact import Span, candidates
 from unimetric.search.scoring import cosines
 
@@ -25,11 +26,12 @@ _EXPANSION = 100
 _ADDED = 1_000
 """Nodes that are added before a stop is noticed."""
 
-_DEPTHS = {10: 256, 100: 64, 1000: 16}
+_DEPTHS = {10: 512, 30: 128, 100: 64, 300: 32, 1000: 16}
 """The numbers of neighbours at which recall is measured, each with its number of queries."""
 _AIM = 0.985
 """The recall to reach in the measurement: rows of the database are easier queries than new vectors."""
-_COUNTS = (12, 14, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
+_COUNTS = tuple(dict.fromkeys(round(2 ** (step / 8)) for step in range(28, 97)))
+"""Numbers of candidates to try, from 11 to 4096."""
 _SEED = 0
 
 
@@ -72,8 +74,15 @@ class Graph:
         return len(self._index)
 
     def save(self, file: Path) -> None:
-        """Write it to a file."""
-        self._index.save(str(file))
+        """Write it to a file.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        try:
+            self._index.save(str(file))
+        except RuntimeError as error:
+            raise OSError(f"cannot write {file}: {error}") from error
 
     def extend(
         self,
@@ -89,9 +98,7 @@ class Graph:
         for start in range(len(self), len(vectors), _ADDED):
             if is_stopped():
                 return
-            scale = inverse[start : start + _ADDED, None]
-            with np.errstate(invalid="ignore", over="ignore"):
-                part = np.where(np.isinf(scale), np.float32(1), vectors[start : start + _ADDED] * scale)
+            part = unit_vectors(vectors, inverse, slice(start, start + _ADDED))
             self._index.add(np.arange(start, start + len(part)), part, threads=threads)
 
     def walk(self, queries: NDArray[np.float32], count: int) -> list[NDArray[np.intp]]:

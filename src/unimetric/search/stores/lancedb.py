@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +162,7 @@ class LanceStore:
             if field.name not in COLUMNS
         }
 
-    @property
+    @cached_property
     def vector_size(self) -> int:
         """E."""
         return int(self._schema.field("vector").type.list_size)
