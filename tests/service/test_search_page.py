@@ -379,7 +379,7 @@ def test_the_catalogue_can_be_looked_through_in_the_order_of_a_column(window: Wi
     condition.fill("price < 20")
     window.searched(lambda: condition.press("Enter"), "items?*")
     assert gallery.conditions[-1] == "price < 20"
-    assert page.inner_text("#status") == "Searches look within these filters only."
+    assert page.inner_text("#status") == "Searches are limited to the catalogue with these filters."
     assert window.address == {"where": ["price < 20"], "sort": ["price"], "order": ["descending"]}
 
 
@@ -392,7 +392,8 @@ def test_results_can_be_grouped_by_class(browser: Any) -> None:
         page.check("#by-class")
         labels = [card.split(" ")[0] for card in window.cards]
         assert len(set(labels)) == len(labels) == 24
-        assert page.locator("#results .card").count() == 3, "twelve matches of three classes"
+        assert page.locator("#results .card").count() == 3
+        assert window.heading == "12 matches in 3 classes"
         fold = page.locator(".fold").first
         assert (fold.inner_text(), fold.get_attribute("aria-expanded")) == ("4 of this class", "false")
         fold.click()
@@ -708,7 +709,11 @@ def test_a_phone_takes_photographs_and_shows_the_first_result(browser: Any, serv
         for _ in range(2):
             box = window.page.locator(".card").first.bounding_box()
             assert box["y"] + box["height"] < 740, "the whole first card is in view"
+            window.page.locator("#filters summary").click()
             window.more_like(1)
+        window.open(0)
+        close, whole = (window.page.locator(f"dialog {part}").bounding_box() for part in (".close", ".whole"))
+        assert close["y"] + close["height"] <= whole["y"], "nothing covers the picture"
 
 
 def halves() -> tuple[bytes, bytes]:
@@ -830,6 +835,10 @@ def test_no_confident_match(window: Window) -> None:
     assert window.page.inner_text("#status") == "Nothing in hats is more likely right than wrong."
     assert window.page.locator("#results .card").count() == 0
     assert window.page.locator("#weak .card").count() == 24
+    window.page.locator("#filters summary").click()
+    window.page.fill("#condition", "price < 2")
+    window.searched(lambda: window.page.press("#condition", "Enter"))
+    assert window.page.inner_text("#status").startswith("Nothing in hats with these filters is more likely right")
 
 
 def test_no_match_at_a_false_match_rate(window: Window, gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:

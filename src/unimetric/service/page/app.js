@@ -15,6 +15,7 @@ const FETCHED = 4 * STEP; // matches that are asked for at first; more are asked
 
 const EXAMPLES = 12;
 const ORDER = Object.freeze({ sort: "", descending: false, byClass: false, copies: null });
+const NARROW = "(max-width: 55.99rem)"; // as in style.css
 const PATIENCE = 150; // milliseconds without an answer before skeletons are shown
 
 let limits = { max_upload_bytes: 1e7, max_pixels: 5e7, max_k: 100 };
@@ -70,6 +71,7 @@ function go(query, replace = false) {
   else history.pushState(...entry);
   showQuery(query);
   showFiltersOf(current);
+  if (matchMedia(NARROW).matches) element("filters").open = false; // the results come first
   window.scrollTo({ top: 0 });
 }
 
@@ -119,8 +121,8 @@ function complain(text, retry = null) {
 
 function place() {
   const [first, ...others] = current.datasets;
-  if (first === undefined) return "the catalogue";
-  return others.length ? "these catalogues" : first.length <= 40 ? first : "this catalogue";
+  const name = first === undefined ? "the catalogue" : others.length ? "these catalogues" : first.length <= 40 ? first : "this catalogue";
+  return current.where ? `${name} with these filters` : name;
 }
 
 function showAnswer() {
@@ -256,8 +258,7 @@ async function showStart(state, signal, lost) {
     say(where ? "Change the filters, or clear them." : "Add images with: unimetric index MODEL FOLDER --db DB");
   } else {
     head(order.sort ? `By ${order.sort}` : "Or start from one of these");
-    const within = where ? "these filters" : place();
-    say(lost ? "Your picture was not kept. Choose it again to search." : where || state.datasets.size ? `Searches look within ${within} only.` : "");
+    say(lost ? "Your picture was not kept. Choose it again to search." : where || state.datasets.size ? `Searches are limited to ${place()}.` : "");
   }
 }
 

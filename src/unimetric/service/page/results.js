@@ -57,15 +57,13 @@ function folded({ match, others, words }, open) {
   const row = card(match, open);
   if (!others.length) return row;
   let members = [];
-  const count = words(others.length + 1);
-  const more = button(count, "fold", () => {
+  const more = button(words(others.length + 1), "fold", () => {
     const unfold = !members.length;
     for (const member of members) member.remove();
     members = unfold ? others.map((other) => card(other, open)) : [];
     for (const member of members) member.classList.add("member");
     row.after(...members);
     more.setAttribute("aria-expanded", String(unfold));
-    more.textContent = unfold ? `Fold ${count}` : count;
   });
   more.setAttribute("aria-expanded", "false");
   row.append(more);
@@ -133,7 +131,9 @@ export function showMatches(entries, count, open) {
 
 // `most` is the number of items that are sorted at most, and `partly` that of images that are indexed so far, or null.
 export function describe({ matches, no_match: none, threshold }, { asked, place, order, most, partly }) {
-  const good = matches.filter((match) => match.is_match !== false).length;
+  const right = matches.filter((match) => match.is_match !== false);
+  const good = right.length;
+  const classes = new Set(right.map(({ dataset, label }) => JSON.stringify([dataset, label]))).size;
   const first = order.sort ? `By ${order.sort}, of the ${number(most)} most similar.` : order.byClass ? "The most similar of each class." : "The most similar first.";
   element("weak-heading").textContent = none ? "The nearest" : "Less alike";
   const so = partly === null ? "" : ` ${counted(partly, "picture is", "pictures are")} indexed so far.`;
@@ -147,7 +147,8 @@ export function describe({ matches, no_match: none, threshold }, { asked, place,
     head("Most similar");
     say(`${first} This catalogue was not calibrated, so nothing is called a match.${so}`);
   } else {
-    head(good < asked ? counted(good, "match", "matches") : `${number(good)} or more matches`);
+    const of = order.byClass ? ` in ${counted(classes, "class", "classes")}` : "";
+    head(good < asked ? `${counted(good, "match", "matches")}${of}` : `${number(good)} or more matches${of}`);
     say(`${good === matches.length ? first : `${first.slice(0, -1)}; weaker ones are below.`}${so}`);
   }
 }
