@@ -56,10 +56,16 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         """Log nothing."""
 
 
+class Site(http.server.ThreadingHTTPServer):
+    """A server that refuses none of the connections that a browser opens at once."""
+
+    request_queue_size = 128
+
+
 @pytest.fixture(scope="module")
 def address(site: Path) -> Iterator[str]:
     """The site behind a server."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site))) as server:
+    with Site(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
@@ -75,6 +81,7 @@ def test_nothing_keeps_people_out(address: str, browser: Any, axe: str, width: i
     found = {}
     for name in PAGES:
         page.goto(f"{address}/{name}", wait_until="networkidle")
+        page.wait_for_selector("[aria-label='Search this site']", state="attached")
         found[name] = barriers(page, axe)
         assert not overflows(page), name
     assert found == {name: [] for name in PAGES}
