@@ -9,8 +9,9 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from audit_pictures import Colours, compressed, picture
 from unimetric.curation.copies import best_of, exact_copies, grouped, near_copies
 from unimetric.curation.measurements import measure
+from unimetric.data.alignment import Prepared, best_fits, best_overlay
 from unimetric.data.catalog import Item
-from unimetric.data.near_copies import AGREEMENT
+from unimetric.data.near_copies import AGREEMENT, small_grey
 from unimetric.errors import UserError
 
 
@@ -19,6 +20,8 @@ def watermarked(image: Image.Image) -> Image.Image:
     ImageDraw.Draw(marked).rectangle((30, 52, 130, 64), fill="white")
     return Image.blend(image, marked, 0.5)
 
+
+GREY = np.full((64, 64), 128, np.uint8)
 
 EDITS = {
     "re-encoded": compressed,
@@ -50,6 +53,18 @@ def test_an_edited_copy_is_found(edit: str, tmp_path: Path) -> None:
     assert AGREEMENT <= found[0].agreement <= 1
     assert ("mirrored" in found[0].how) == ("mirrored" in edit)
     assert found[0].same_colours or edit in ("grey", "brighter", "watermarked")
+
+
+def test_many_pairs_at_once_fit_as_each_pair_does() -> None:
+    """The quick comparison of many pairs and the alignment of one are the same comparison."""
+    greys = np.stack([small_grey(edit(picture(seed))) for seed in (0, 1) for edit in EDITS.values()] + [GREY])
+    pairs = np.array([(one, other) for one in range(len(greys)) for other in range(0, len(greys), 4)])
+    many = Prepared.of(greys)
+    fits = best_fits(*(many.at(column) for column in pairs.T))
+    alone = [Prepared.of(grey) for grey in greys]
+    for (one, other), fit in zip(pairs.tolist(), fits.tolist(), strict=True):
+        assert best_overlay(alone[one], alone[other]).fit == pytest.approx(fit, abs=1e-4)
+        assert best_overlay(many.at(one), many.at(other)) == best_overlay(alone[one], alone[other])
 
 
 def product(colour: tuple[int, int, int]) -> Image.Image:

@@ -73,6 +73,31 @@ def test_one_class_under_two_names_and_two_under_one() -> None:
     assert two_classes(vectors, labels, nearest) == []
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_a_label_of_the_other_side_of_a_given_split_is_no_suggestion(given: bool, tmp_path: Path) -> None:
+    """With it, a class of the test side would be trained on. A split by classes is made anew, from the new labels."""
+    vectors, labels = clusters([10, 10, 10, 10])
+    labels[3], labels[22], labels[27] = "b", "a", "d"  # pictures of a, c and c
+    roles = ["train" if label in "ab" else "test" for label in labels]
+    items = []
+    for row, (label, role) in enumerate(zip(labels, roles, strict=True)):
+        picture(row, 48, 40).save(tmp_path / f"{row:02}.png")
+        items.append(Item(tmp_path / f"{row:02}.png", label, "set", role if given else None))
+
+    class Given:
+        embedding_size = vectors.shape[1]
+
+        def encode(self, images: list[Image.Image], *, precision: str = "auto") -> np.ndarray:
+            return vectors
+
+    measured = measure(items, Given(), "given", tmp_path / "work", "auto")
+    findings = [f for f in find_all(measured, {}).findings if f.kind == "wrong-label"]
+    found = {items.index(finding.images[0]): finding for finding in findings}
+    assert {row: finding.relabel for row, finding in found.items()} == {3: "a", 22: None if given else "c", 27: "c"}
+    assert found[22].drop == ((items[22],) if given else ())
+    assert ("The train side has no such class" in found[22].reason) == given
+
+
 @pytest.fixture
 def faulty(tmp_path: Path) -> tuple[list[Item], list[Dataset]]:
     """Two classes on each side of a given split, with an unreadable, a blank, a tiny and a leaked picture."""

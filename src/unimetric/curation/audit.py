@@ -118,20 +118,27 @@ def _group_findings(items: tuple[Item, ...], copies: Sequence[Copy], sides: Side
 
 @dataclass(frozen=True)
 class _Collection:
-    """One dataset of an audit: rows [N], labels [N] and unit vectors [N, E] of its readable images."""
+    """One dataset of an audit: rows [N], labels [N] and unit vectors [N, E] of its readable images.
+
+    ``sides`` are those of the given split that have images of a class.
+    """
 
     measured: Measurements
     rows: NDArray[np.int64]
     labels: list[str]
     vectors: NDArray[np.float32]
     members: dict[str, NDArray[np.int64]]
+    sides: dict[str, set[str | None]]
 
     @classmethod
     def of(cls, measured: Measurements, rows: NDArray[np.int64]) -> _Collection:
         labels = [measured.items[row].label for row in rows.tolist()]
         classes, given = label_checks.numbered_classes(labels)
         members = dict(zip(classes, label_checks.places_by_class(given), strict=True))
-        return cls(measured, rows, labels, measured.vectors[rows], members)
+        sides: dict[str, set[str | None]] = defaultdict(set)
+        for row, label in zip(rows.tolist(), labels, strict=True):
+            sides[label].add(_given_side(measured.items[row]))
+        return cls(measured, rows, labels, measured.vectors[rows], members, sides)
 
     def item(self, place: int) -> Item:
         return self.measured.items[int(self.rows[place])]
@@ -178,7 +185,16 @@ def _wrong_labels(collection: _Collection, judgement: label_checks.Judged) -> It
         item = collection.item(place)
         shown = (*collection.nearest_of(better, place), *collection.nearest_of(item.label, place))
         reason = f"Labelled {item.label}; a classifier that has not seen this image predicts {better}."
-        yield Finding("wrong-label", confidence, (item,), reason, relabel=better, shown=shown)
+        if (side := _given_side(item)) in (None, *collection.sides[better]):
+            yield Finding("wrong-label", confidence, (item,), reason, relabel=better, shown=shown)
+        else:  # With the new label, both sides of the split would have the class.
+            reason += f" The {side} side has no such class, so this image would have to be removed."
+            yield Finding("wrong-label", confidence, (item,), reason, drop=(item,), shown=shown)
+
+
+def _given_side(item: Item) -> str | None:
+    """Return the side on which the source puts an image, wherever its class is: train, validation or test."""
+    return "test" if item.role in ("query", "gallery") else item.role
 
 
 def _classes(collection: _Collection, judgement: label_checks.Judged, nearest: NDArray[np.int64]) -> Iterator[Finding]:

@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from unimetric.cpu import available_cores
 from unimetric.curation.measurements import HASH_BITS, Measurements
 from unimetric.curation.whitening import whitened
-from unimetric.data.alignment import Prepared
+from unimetric.data.alignment import Prepared, best_fits, shrunk
 from unimetric.data.images import ImageError, decode_image, image_file
 from unimetric.data.near_copies import NearCopy, near_copy
 from unimetric.errors import UserError
@@ -29,10 +29,18 @@ from unimetric.progress import progress_bar
 _HASH_DISTANCE = 60
 """Maximum number of the 256 bits in which a proposed copy may differ; unrelated pictures differ in 128 ± 8."""
 
-_HASH_TILE = 2048
+_HASH_PRODUCTS = 2**25
+"""Maximum number of products of hashes in memory."""
 
-_BLOCK = 256
-"""Pairs compared between two writes of the file that a stopped audit goes on from."""
+_BLOCK = 64
+"""Pairs that a thread compares between two writes of the file that a stopped audit goes on from."""
+
+_COARSE_SIDE = 32
+"""Side of the pictures at which all proposed pairs are compared."""
+
+_COARSE_FIT = 0.4
+"""Minimum fit at that size for comparing a pair at a larger one; that of 263 copies in `benchmarks/audit.py` is 0.46
+to 1, and that of four in five other proposals is less."""
 
 _SIMILARITY = 0.3
 """Minimum cosine of the whitened vectors of a proposed copy; most cropped copies have 0.5 and more."""
@@ -109,20 +117,22 @@ def near_copies(measured: Measurements, exact: Sequence[Copy]) -> list[Copy]:
     path = measured.folder / "pairs.jsonl"
     decided = _decided_before(path, measured.key)
     left = [pair for pair in pairs if pair not in decided]
-    prepared = lru_cache(1024)(lambda row: Prepared.of(measured.grey[row]))
+    comparison = _Comparison(measured)
+    cores = available_cores()
     with (
         explain_os_error(path, "write"),
         path.open("a", encoding="utf-8") as file,
-        ThreadPoolExecutor(2) as pool,
+        ThreadPoolExecutor(cores) as pool,
         progress_bar() as progress,
     ):
         task = progress.add_task("Comparing pictures", total=len(pairs), completed=len(pairs) - len(left), note="")
-        for block in (left[start : start + _BLOCK] for start in range(0, len(left), _BLOCK)):
-            found = list(pool.map(lambda pair: _decide(measured, prepared, *pair), block))
-            decided.update(zip(block, found, strict=True))
-            file.write("".join(_line(*pair, copy) for pair, copy in zip(block, found, strict=True)))
-            file.flush()
-            progress.advance(task, len(block))
+        blocks = [left[start : start + _BLOCK] for start in range(0, len(left), _BLOCK)]
+        for start in range(0, len(blocks), cores):
+            for found in pool.map(comparison.of, blocks[start : start + cores]):
+                decided |= found
+                file.write("".join(_line(*pair, copy) for pair, copy in found.items()))
+                file.flush()
+                progress.advance(task, len(found))
     return [copy for pair in pairs if (copy := decided[pair]) is not None]
 
 
@@ -156,16 +166,22 @@ def _decided_before(path: Path, key: str) -> dict[tuple[int, int], Copy | None]:
 def _alike_by_hash(measured: Measurements, rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """Yield pairs with close hashes, straight or mirrored: up to three for each image."""
     gallery = _signs(measured.hashes[rows, 0])
+    tile = max(64, _HASH_PRODUCTS // max(len(rows), 1))
     for way in (0, 1):
-        for start in range(0, len(rows), _HASH_TILE):
-            signs = _signs(measured.hashes[rows[start : start + _HASH_TILE], way])
-            agreeing = signs @ gallery.T  # 256 less twice the number of different bits
-            own = torch.arange(len(signs))
-            agreeing[own, start + own] = -HASH_BITS
-            close = torch.nonzero((agreeing >= HASH_BITS - 2 * _HASH_DISTANCE).any(dim=1)).ravel()
-            values, found = agreeing[close].topk(min(3, len(rows)), dim=1)
-            for place, column in torch.nonzero(values >= HASH_BITS - 2 * _HASH_DISTANCE).tolist():
-                yield _pair(rows[start + int(close[place])], rows[found[place, column]])
+        for start in range(0, len(rows), tile):
+            for place, other in _close(_signs(measured.hashes[rows[start : start + tile], way]), gallery, start):
+                yield _pair(rows[place], rows[other])
+
+
+def _close(signs: torch.Tensor, gallery: torch.Tensor, start: int) -> list[tuple[int, int]]:
+    """Return up to three close hashes of a gallery for each of some, which are those of its images from ``start``."""
+    agreeing = signs @ gallery.T  # 256 less twice the number of different bits
+    own = torch.arange(len(signs))
+    agreeing[own, start + own] = -HASH_BITS
+    places = torch.nonzero(agreeing.amax(dim=1) >= HASH_BITS - 2 * _HASH_DISTANCE).ravel()
+    values, found = agreeing[places].topk(min(3, len(gallery)), dim=1)
+    close = torch.nonzero(values >= HASH_BITS - 2 * _HASH_DISTANCE).tolist()
+    return [(start + int(places[place]), int(found[place, column])) for place, column in close]
 
 
 def _signs(packed: NDArray[np.uint8]) -> torch.Tensor:
@@ -188,17 +204,43 @@ def _pair(one: np.int64, other: np.int64) -> tuple[int, int]:
     return min(int(one), int(other)), max(int(one), int(other))
 
 
-def _decide(measured: Measurements, prepared: Callable[[int], Prepared], one: int, other: int) -> Copy | None:
-    def pictures() -> tuple[Image.Image, Image.Image]:
+@dataclass(frozen=True)
+class _Comparison:
+    """Comparison of pairs: all at a small size, the promising ones at a larger one."""
+
+    measured: Measurements
+
+    def of(self, pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Copy | None]:
+        """Compare pairs of rows."""
+        found: dict[tuple[int, int], Copy | None] = dict.fromkeys(pairs)
+        rows, places = _places(pairs)
+        small = Prepared.of(shrunk(self.measured.grey[rows], _COARSE_SIDE))
+        fits = best_fits(*(small.at(column) for column in places.T))
+        promising = [pair for pair, fit in zip(pairs, fits.tolist(), strict=True) if fit >= _COARSE_FIT]
+        if promising:
+            rows, places = _places(promising)
+            prepared = Prepared.of(self.measured.grey[rows])
+            for pair, (one, other) in zip(promising, places.tolist(), strict=True):
+                found[pair] = self._copy(pair, prepared.at(one), prepared.at(other))
+        return found
+
+    def _copy(self, rows: tuple[int, int], one: Prepared, other: Prepared) -> Copy | None:
+        found = near_copy(one, other, lambda: (self._picture(rows[0]), self._picture(rows[1])))
+        return None if found is None else Copy(found.agreement, found.colours, found.how, *rows)
+
+    def _picture(self, row: int) -> Image.Image:
         try:
-            return decode_image(measured.items[one].path), decode_image(measured.items[other].path)
+            return decode_image(self.measured.items[row].path)
         except ImageError as error:
             raise UserError(
                 f"{error}, but could be read before: it was changed meanwhile; run the audit again"
             ) from error
 
-    found = near_copy(prepared(one), prepared(other), pictures)
-    return None if found is None else Copy(found.agreement, found.colours, found.how, one, other)
+
+def _places(pairs: Sequence[tuple[int, int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows of pairs, each once, and the places [N, 2] of the pairs' rows among them."""
+    rows, places = np.unique(np.array(pairs), return_inverse=True)
+    return rows, places.reshape(-1, 2)
 
 
 def grouped(copies: Iterable[Copy], wanted: Callable[[Copy], bool] = lambda copy: True) -> Groups:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,10 @@ _RIVALS = 16
 """Number of the most probable classes that are kept for an image."""
 
 _SCORES = 2**24
-"""Maximum number of scores in memory."""
+"""Maximum number of scores kept to fit the temperature."""
+
+_TILE_SCORES = 2**22
+"""Maximum number of scores computed at once."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +100,24 @@ def judged(
     rivals = np.full((len(rows), width), -1, np.int64)
     likely = np.zeros((len(rows), width))
     for inside, discriminant in parts:
-        step = max(1, _SCORES // len(classes))
+        step = max(1, _TILE_SCORES // len(classes))
         for places in (inside[start : start + step] for start in range(0, len(inside), step)):
             probabilities = softmax(heat * discriminant.scores(vectors[places]), axis=1)
             own[places] = probabilities[np.arange(len(places)), np.searchsorted(discriminant.known, given[places])]
-            best = np.argsort(-probabilities, axis=1, kind="stable")[:, :width]
+            best = _highest(probabilities, width)
             rivals[places, : best.shape[1]] = discriminant.known[best]
             likely[places, : best.shape[1]] = np.take_along_axis(probabilities, best, axis=1)
     return Judged(rows, classes, given, own, rivals, likely)
+
+
+def _highest(values: NDArray[np.floating[Any]], count: int) -> NDArray[np.int64]:
+    """Return the columns of the highest values of every row, highest first, [N, min(count, columns)]."""
+    if count < values.shape[1]:
+        columns = np.sort(np.argpartition(values, -count, axis=1)[:, -count:], axis=1)
+        values = np.take_along_axis(values, columns, axis=1)
+    else:
+        columns = np.broadcast_to(np.arange(values.shape[1]), values.shape)
+    return np.take_along_axis(columns, np.argsort(-values, axis=1, kind="stable"), axis=1)
 
 
 @dataclass(frozen=True)

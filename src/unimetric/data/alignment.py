@@ -5,6 +5,7 @@ Band-passed grey values are compared, so that brightness, colour, noise and comp
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -44,27 +45,30 @@ class Overlay:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture prepared as both part and whole, once for all of its pairs.
+    """One or several pictures prepared as both part and whole, once for all of their pairs.
 
     Attributes:
-        spectrum: Fourier transform of the band-passed picture, as the whole.
-        spreads: For each of `_SCALES`, the spread of every window of that size within the whole.
-        patterns: For each of `_SCALES`, straight and mirrored, the conjugate spectrum of the picture as a part.
+        grey: Their grey values, uint8 [..., S, S].
+        spectra: Fourier transforms of the band-passed pictures, as wholes, [..., S, S // 2 + 1].
+        spreads: For each of `_SCALES`, the spread of every window of that size within the wholes, [..., P, P].
+        patterns: For each of `_SCALES`, straight and mirrored, the conjugate spectra of the pictures as parts,
+            [..., 2, S, S // 2 + 1].
     """
 
-    side: int
-    spectrum: NDArray[np.complex64]
+    grey: Grey
+    spectra: NDArray[np.complex64]
     spreads: tuple[NDArray[np.float32], ...]
-    patterns: tuple[tuple[NDArray[np.complex64], NDArray[np.complex64]] | None, ...]
+    patterns: tuple[NDArray[np.complex64], ...]
 
     @classmethod
     def of(cls, grey: Grey) -> Prepared:
-        """Prepare grey values [S, S] of a whole picture that was stretched to a square."""
-        side = len(grey)
+        """Prepare grey values [S, S] or [N, S, S] of whole pictures that were stretched to a square."""
+        side = grey.shape[-1]
         ground = _band(grey, side / 90)
         # Sums over everything above and left of each place.
+        border = [(0, 0)] * (grey.ndim - 2) + [(1, 0), (1, 0)]
         sums, squares = (
-            np.pad(values.astype(np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0))) for values in (ground, ground**2)
+            np.pad(values.astype(np.float64).cumsum(-2).cumsum(-1), border) for values in (ground, ground**2)
         )
         spreads = []
         for small in _sizes(side):
@@ -72,18 +76,44 @@ class Prepared:
             variance = _window(squares, small) - small**2 * mean**2
             spreads.append(np.sqrt(np.maximum(variance, 0.1)).astype(np.float32))
         patterns = tuple(_pattern(grey, small) for small in _sizes(side))
-        return cls(side, fft.rfft2(ground), tuple(spreads), patterns)
+        return cls(grey, fft.rfft2(ground), tuple(spreads), patterns)
+
+    @property
+    def side(self) -> int:
+        """S, the side in pixels."""
+        return int(self.grey.shape[-1])
+
+    def at(self, places: NDArray[np.int64] | int) -> Prepared:
+        """Return some of several pictures, or a single one."""
+        spreads = tuple(spread[places] for spread in self.spreads)
+        patterns = tuple(pattern[places] for pattern in self.patterns)
+        return Prepared(self.grey[places], self.spectra[places], spreads, patterns)
+
+
+def best_fits(one: Prepared, other: Prepared) -> NDArray[np.float32]:
+    """Return the fit of the best overlay for N pairs of pictures, [N]."""
+    fits = [values.max(axis=(-3, -2, -1)) for pair in ((one, other), (other, one)) for _, values in _fits(*pair)]
+    return np.asarray(np.maximum.reduce(fits), np.float32)
 
 
 def best_overlay(one: Prepared, other: Prepared) -> Overlay:
     """Return the best overlay: either picture as the part, straight or mirrored, at several sizes, at any place."""
-    found = [
-        Overlay(fit, swapped, mirrored, box)
-        for whole, part, swapped in ((one, other, False), (other, one, True))
-        for mirrored in (False, True)
-        for fit, box in [_part_of(whole, part, mirrored)]
-    ]
-    return max(found, key=lambda overlay: overlay.fit)
+    best = Overlay(-1.0, swapped=False, mirrored=False, box=(0.0, 0.0, 1.0, 1.0))
+    for whole, part, swapped in ((one, other, False), (other, one, True)):
+        for small, fits in _fits(whole, part):
+            # At full size, either picture may be the whole, with equal fits but for rounding.
+            if (fit := float(fits.max())) > best.fit and not (swapped and small == one.side):
+                mirrored, top, left = (int(index) for index in np.unravel_index(fits.argmax(), fits.shape))
+                size = small / one.side
+                best = Overlay(fit, swapped, bool(mirrored), (left / one.side, top / one.side, size, size))
+    return best
+
+
+def placed(one: Prepared, other: Prepared, start: Overlay) -> Overlay:
+    """Return an overlay of two single pictures with refined place, width and height, at the size that was prepared."""
+    whole, part = _whole_and_part(one.grey, other.grey, start)
+    box, fit = _moved(whole, part, np.array(start.box), one.side / 90, evaluations=30)
+    return _overlay(fit, start, box)
 
 
 def refined(one: Grey, other: Grey, start: Overlay) -> Overlay:
@@ -92,17 +122,33 @@ def refined(one: Grey, other: Grey, start: Overlay) -> Overlay:
     Its fit is the lower quartile of the correlation over all textured blocks: a watermark changes few of them, while
     two products on a white background share nothing but the outline.
     """
-    whole, part = (other, one) if start.swapped else (one, other)
-    part = part[:, ::-1] if start.mirrored else part
-    place = np.array(start.box)
+    whole, part = _whole_and_part(one, other, start)
+    box = np.array(start.box)
     for blur in (2.0, 1.0):
-        ground, pattern = Image.fromarray(_band(whole, blur)), _band(part, blur)
-        simplex = np.vstack([place, place + np.diag([0.015, 0.015, 0.03, 0.03])])
-        options = {"initial_simplex": simplex, "maxfev": 45, "xatol": 1e-3, "fatol": 1e-3}
-        place = optimize.minimize(partial(_misfit, ground, pattern), place, method="Nelder-Mead", options=options).x
-    fit = _agreement(_laid_over(Image.fromarray(_band(whole, 1.0)), len(part), place), _band(part, 1.0))
-    left, top, width, height = place.tolist()
+        box, _ = _moved(whole, part, box, blur, evaluations=45)
+    fit = _agreement(_laid_over(Image.fromarray(_band(whole, 1.0)), len(part), box), _band(part, 1.0))
+    return _overlay(fit, start, box)
+
+
+def _whole_and_part(one: Grey, other: Grey, overlay: Overlay) -> tuple[Grey, Grey]:
+    whole, part = (other, one) if overlay.swapped else (one, other)
+    return whole, part[:, ::-1] if overlay.mirrored else part
+
+
+def _overlay(fit: float, start: Overlay, box: NDArray[np.float64]) -> Overlay:
+    left, top, width, height = box.tolist()
     return Overlay(fit, start.swapped, start.mirrored, (left, top, width, height))
+
+
+def _moved(
+    whole: Grey, part: Grey, box: NDArray[np.float64], blur: float, evaluations: int
+) -> tuple[NDArray[np.float64], float]:
+    """Return the box near a given one at which the part correlates most with the whole, and the correlation."""
+    misfit = partial(_misfit, Image.fromarray(_band(whole, blur)), _band(part, blur))
+    simplex = np.vstack([box, box + np.diag([0.015, 0.015, 0.03, 0.03])])
+    options = {"initial_simplex": simplex, "maxfev": evaluations, "xatol": 1e-3, "fatol": 1e-3}
+    found = optimize.minimize(misfit, box, method="Nelder-Mead", options=options)
+    return found.x, -float(found.fun)
 
 
 def _misfit(ground: Image.Image, pattern: NDArray[np.float32], box: NDArray[np.float64]) -> float:
@@ -142,34 +188,35 @@ def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArra
     return np.asarray((one * other).sum(axis=-1) / np.maximum(norm, 0.1), np.float32)
 
 
-def _part_of(whole: Prepared, part: Prepared, mirrored: bool) -> tuple[float, tuple[float, float, float, float]]:
-    """Return the best fit of ``part`` within ``whole``, over all `_SCALES` and places, and its place."""
+def _fits(whole: Prepared, part: Prepared) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yield the sizes of the part and its fits at every place of the whole, straight and mirrored, [..., 2, P, P]."""
     side = whole.side
-    best, box = -1.0, (0.0, 0.0, 1.0, 1.0)
     for small, spread, pattern in zip(_sizes(side), whole.spreads, part.patterns, strict=True):
-        if pattern is None:
-            continue
         places = side - small + 1
-        fits = fft.irfft2(whole.spectrum * pattern[mirrored], (side, side))[:places, :places] / spread
-        if fits.max() > best:
-            top, left = divmod(int(fits.argmax()), places)
-            best, box = float(fits.max()), (left / side, top / side, small / side, small / side)
-    return best, box
+        products = whole.spectra[..., None, :, :] * pattern
+        yield small, fft.irfft2(products, (side, side))[..., :places, :places] / spread[..., None, :, :]
 
 
-def _pattern(grey: Grey, small: int) -> tuple[NDArray[np.complex64], NDArray[np.complex64]] | None:
-    """Return conjugate spectra of norm 1 of the shrunk picture, straight and mirrored; None for a flat one."""
-    side = len(grey)
-    band = _band(np.asarray(Image.fromarray(grey).resize((small, small), Image.Resampling.BOX)), side / 90)
-    band = band - band.mean()
-    norm = float(np.linalg.norm(band))
-    if norm < 0.1:
-        return None
-    padded = np.zeros((2, side, side), np.float32)
-    padded[0, :small, :small] = band / norm
-    padded[1, :small, :small] = band[:, ::-1] / norm
-    straight, mirrored = np.conj(fft.rfft2(padded))
-    return straight, mirrored
+def _pattern(grey: Grey, small: int) -> NDArray[np.complex64]:
+    """Return conjugate spectra of norm 1 of the shrunk pictures, straight and mirrored; 0 for flat ones."""
+    side = grey.shape[-1]
+    band = _band(shrunk(grey, small), side / 90)
+    band -= band.mean(axis=(-2, -1), keepdims=True)
+    norm = np.linalg.norm(band, axis=(-2, -1), keepdims=True)
+    band = np.where(norm < 0.1, 0, band / np.maximum(norm, 0.1))
+    padded = np.zeros((*grey.shape[:-2], 2, side, side), np.float32)
+    padded[..., 0, :small, :small] = band
+    padded[..., 1, :small, :small] = band[..., ::-1]
+    return np.asarray(np.conj(fft.rfft2(padded)))
+
+
+def shrunk(grey: Grey, side: int) -> Grey:
+    """Return grey values [..., S, S] at a smaller size."""
+    if side == grey.shape[-1]:
+        return grey
+    pictures = (Image.fromarray(values) for values in grey.reshape(-1, *grey.shape[-2:]))
+    small = [np.asarray(picture.resize((side, side), Image.Resampling.BOX)) for picture in pictures]
+    return np.stack(small).reshape(*grey.shape[:-2], side, side)
 
 
 def _sizes(side: int) -> list[int]:
@@ -180,12 +227,16 @@ def _band(grey: Grey, blur: float) -> NDArray[np.float32]:
     """Return differences from the surroundings over their local magnitude, so that strong edges do not dominate."""
     values = grey.astype(np.float32)
     around = 2 * round(8 * blur) + 1
-    band = ndimage.gaussian_filter(values, blur) - ndimage.uniform_filter(values, around)
-    scaled: NDArray[np.float32] = band / (ndimage.uniform_filter(np.abs(band), around) + _FAINT)
+    axes = (-2, -1)
+    band = ndimage.gaussian_filter(values, blur, axes=axes) - ndimage.uniform_filter(values, around, axes=axes)
+    scaled: NDArray[np.float32] = band / (ndimage.uniform_filter(np.abs(band), around, axes=axes) + _FAINT)
     return scaled
 
 
 def _window(sums: NDArray[np.float64], size: int) -> NDArray[np.float64]:
     """Return the sums over every window of ``size`` x ``size``."""
-    total: NDArray[np.float64] = sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size]
+    low, high = slice(None, -size), slice(size, None)
+    total: NDArray[np.float64] = (
+        sums[..., high, high] - sums[..., low, high] - sums[..., high, low] + sums[..., low, low]
+    )
     return total
