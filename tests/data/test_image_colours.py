@@ -340,6 +340,7 @@ def test_tiff_planes_of_any_kind(order: str, tile: tuple[int, int] | None) -> No
     cases: list[tuple[np.ndarray, str, list[str], np.ndarray]] = [
         (sample[:1], "minisblack", [], np.repeat(sample[:1], 3, 0)),
         (sample[:2], "minisblack", ["unspecified"], np.repeat(sample[:1], 3, 0)),
+        (sample[2:4], "minisblack", ["unassalpha"], np.repeat(sample[2:3] * alpha + 255 * (1 - alpha), 3, 0)),
         (sample[:3], "rgb", [], sample[:3]),
         (sample[:4], "rgb", ["unspecified"], sample[:3]),
         (sample, "rgb", ["unspecified", "unspecified"], sample[:3]),
@@ -350,7 +351,9 @@ def test_tiff_planes_of_any_kind(order: str, tile: tuple[int, int] | None) -> No
     ]
     for planes, photometric, extra, expected in cases:
         for kind in ("u1", "u2"):
-            if kind == "u1" and "unspecified" in extra:
+            if (kind == "u1" and "unspecified" in extra) or (
+                kind == "u2" and len(planes) == 2 and extra[0] != "unspecified"
+            ):
                 continue  # Pillow refuses it
             buffer = io.BytesIO()
             written = np.rint(planes * (257 if kind == "u2" else 1)).astype(order + kind)

@@ -110,7 +110,7 @@ def correct_samples(image: Image.Image) -> None:
         # Some programs write a palette of 8 bits, where 16 are due.
         image.palette = ImagePalette.raw("RGB;L", bytes(colours))
     bits = set(tags.get(_BITS, ()))
-    if tile[0][0] == "raw" and tags.get(_PLANES) == 2 and (bits == {16} or tile[-1][3][0] == "a"):
+    if tile[0][0] == "raw" and tags.get(_PLANES) == 2 and bits in ({8}, {16}):
         _join_planes(image, (">" if tags.prefix == b"MM" else "<") + f"u{max(bits) // 8}")
     if tile[0][0] == "libtiff":
         # libtiff has swapped the bytes already.
