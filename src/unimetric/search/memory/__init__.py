@@ -8,6 +8,5 @@ when it is of another version.
 - `state`: the rows of one version, and the way to those of the next; `blocks` holds them
 - `exact`: exact nearest vectors
 - `graph`: a graph for more vectors than can be compared; `walking` takes candidates from it, under conditions too
-- `files`: vectors, rows and graph on the disk; `building` makes them, and uses again what still holds of earlier ones,
-  in the order of `locality`
+- `files`: vectors, rows and graph on the disk; `building` makes them, and uses again what still holds of earlier ones
 """

@@ -144,15 +144,6 @@ def inverse_lengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return inverse
 
 
-def unit_vectors(
-    vectors: NDArray[np.float32], inverse: NDArray[np.float32], places: NDArray[np.intp] | slice
-) -> NDArray[np.float32]:
-    """Return the vectors of some places in length 1, [n, E]; one whose inverse length is infinite becomes another."""
-    scale = inverse[places, None]
-    with np.errstate(invalid="ignore", over="ignore"):
-        return np.where(np.isinf(scale), np.float32(1), vectors[places] * scale)
-
-
 def one_batch(rows: pa.Table) -> pa.RecordBatch:
     """Return rows as one batch; texts that are too long for it together get wider offsets."""
     rows = rows.unify_dictionaries()

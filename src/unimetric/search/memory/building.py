@@ -12,7 +12,6 @@ from unimetric.search.memory.blocks import GONE, Block
 from unimetric.search.memory.cells import column_of
 from unimetric.search.memory.files import MemoryFiles, Saved, open_graph
 from unimetric.search.memory.graph import Graph, measured_counts
-from unimetric.search.memory.locality import near_together
 from unimetric.search.memory.state import State, read_state
 from unimetric.search.stores.base import RowNumbers, Store
 
@@ -42,14 +41,9 @@ def build(
         if numbers.identity == identity:
             break
     before = files.load()
-    found = None if before is None else reused(state.base, before)
-    if found is None:
-        fresh = state.base
-        order = near_together(fresh.vectors, fresh.inverse, np.arange(len(fresh)))
-        found = fresh.taken(order), Graph.new(store.vector_size)
-        del fresh
-    block, graph = found
-    del state, before, found
+    again = None if before is None else reused(state.base, before)
+    block, graph = again or (state.base, Graph.new(store.vector_size))
+    del state, before, again
     known = len(graph)
     graph.extend(block.vectors, block.inverse, is_stopped)
     dead = dead_places(block)
@@ -84,8 +78,7 @@ def reused(fresh: Block, before: Saved) -> tuple[Block, Graph] | None:
         before: Earlier files.
 
     Returns:
-        The rows, those of the graph's nodes first and then the others in an order of locality, and the graph; None if
-        too few nodes hold.
+        The rows, those of the graph's nodes first, and the graph; None if too few nodes hold.
     """
     nodes = len(before.graph)
     if not nodes or before.block.vectors.shape[1] != fresh.vectors.shape[1]:
@@ -101,7 +94,6 @@ def reused(fresh: Block, before: Saved) -> tuple[Block, Graph] | None:
     if holds.mean() < _REUSED:
         return None
     rest = np.setdiff1d(np.arange(len(fresh)), places[holds])
-    rest = near_together(fresh.vectors, fresh.inverse, rest)
     order = np.concatenate([np.where(holds, places, 0), rest])
     block = fresh.taken(order)
     gone = np.flatnonzero(~holds)

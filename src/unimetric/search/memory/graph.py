@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from unimetric.cpu import available_cores
 from unimetric.errors import UserError
-from unimetric.search.memory.blocks import unit_vectors
 from unimetric.search.memory.exact import Span, candidates
 from unimetric.search.scoring import cosines
 
@@ -98,7 +97,9 @@ class Graph:
         for start in range(len(self), len(vectors), _ADDED):
             if is_stopped():
                 return
-            part = unit_vectors(vectors, inverse, slice(start, start + _ADDED))
+            scale = inverse[start : start + _ADDED, None]
+            with np.errstate(invalid="ignore", over="ignore"):
+                part = np.where(np.isinf(scale), np.float32(1), vectors[start : start + _ADDED] * scale)
             self._index.add(np.arange(start, start + len(part)), part, threads=threads)
 
     def walk(self, queries: NDArray[np.float32], count: int) -> list[NDArray[np.intp]]:
