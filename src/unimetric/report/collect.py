@@ -52,7 +52,9 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: name a run folder, or one that unimetric evaluate wrote")
     if not path.is_file():
-        if (folder / "checkpoint.safetensors").is_file():
+        # A run that was stopped before its first checkpoint has its configuration alone.
+        unfinished = (folder / "config.yaml").is_file() and not (folder / "model").is_dir()
+        if unfinished or (folder / "checkpoint.safetensors").is_file():
             raise UserError(f"{folder} has no metrics.json: finish it with: unimetric train --resume {folder}")
         if (folder / "config.json").is_file():
             raise UserError(
