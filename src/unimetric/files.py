@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -133,6 +134,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove temporary files of `write_atomically` that killed processes left beside a path."""
+    with explain_os_error(path, "write"):
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.????????"):
+            leftover.unlink(missing_ok=True)
 
 
 def flush_folder(folder: Path) -> None:

@@ -116,9 +116,13 @@ def test_what_computes_something_else_is_not_written(factor, tmp_path, monkeypat
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("model.pt2", b"as it was")]
 
 
-def test_no_path_of_this_machine_is_inside(tmp_path):
+def test_no_path_of_this_machine_is_inside_and_no_leftover_beside(tmp_path):
     needs("onnx")
+    for name in (".model.onnx.a1b2c3d4", ".model.onnx.bak", ".other.onnx.a1b2c3d4"):
+        (tmp_path / name).touch()
     export_model(embedder_of("puma", "augreg"), tmp_path / "model.onnx", "onnx", noise(3, 48))
+    # A process that was killed left the first one.
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".model.onnx.bak", ".other.onnx.a1b2c3d4", "model.onnx"]
     content = (tmp_path / "model.onnx").read_bytes()
     assert b"embeddings" in content
     # As it stands in a traceback; three letters alone might be weights.

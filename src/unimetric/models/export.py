@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unimetric.data.cropping import resized_side
 from unimetric.errors import UserError, nearest_names
-from unimetric.files import write_atomically
+from unimetric.files import remove_leftovers, write_atomically
 from unimetric.models.embedder import Embedder
 from unimetric.models.ensemble import Ensemble
 from unimetric.models.int8 import quantise
@@ -77,6 +77,7 @@ def export_model(model: Embedder | Ensemble, path: Path, kind: str, pixels: Tens
                 f"length, more than {largest:g}; try the other --format or --precision, or another version of torch"
             )
 
+    remove_leftovers(path)
     write_atomically(path, write)
     return difference
 
