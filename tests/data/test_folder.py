@@ -277,6 +277,10 @@ def test_a_dataset_with_one_side_beside_one_with_both(tmp_path: Path) -> None:
             "dataset 'x': 'Wren' and 'wren': classes with nearly the same",
         ),
         (["wren/1.jpg", "wren /2.jpg", "tit/2.jpg"], "dataset 'r': 'wren' and 'wren ': one class each"),
+        (
+            ["JPEGImages/1.jpg", "masks/1.jpg", "tit/1.jpg"],
+            "dataset 'r': the class 'JPEGImages' is named as a folder of",
+        ),
         (["\u00e9/1.jpg", "e\u0301/2.jpg", "tit/2.jpg"], r"dataset 'r': 'e\u0301' and '\xe9': one class each"),
     ],
 )
@@ -285,6 +289,11 @@ def test_doubtful_names_are_noted(names: list[str], message: str, tmp_path: Path
     notes = [note for dataset in read_sources([str(root)]) for note in dataset.notes]
     assert len(notes) == 1
     assert notes[0].startswith(message)
+
+
+def test_a_class_called_image_among_others_is_not_noted(tmp_path: Path) -> None:
+    root = make(tmp_path / "icons", "image/1.jpg", "mail/1.jpg", "menu/1.jpg")
+    assert [note for dataset in read_sources([str(root)]) for note in dataset.notes] == []
 
 
 def test_splits_that_are_given_as_sources_are_noted(tmp_path: Path) -> None:

@@ -8,13 +8,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from runs import HOSTILE, LATIN_HOSTILE_FILE, make_run
 
 from browsing import barriers
+from unimetric.report import build
 from unimetric.report.build import ReportOptions, write_report
 from unimetric.report.compare import compare_runs, write_comparison
+from unimetric.report.figures import prompt_figures
 
 
 class Tags(HTMLParser):
@@ -176,6 +179,34 @@ TEXT_SIZES = """() => [...document.querySelectorAll("figure svg text")].map((tex
   return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(turned.a, turned.b);
 })"""
 """Pixels of every text in a figure."""
+
+
+CUT_OFF = """() => [...document.querySelectorAll("figure svg")].flatMap((svg) => {
+  const whole = svg.getBoundingClientRect();
+  return [...svg.querySelectorAll("text")].filter((text) => {
+    const box = text.getBoundingClientRect();
+    const outside = [whole.left - box.left, box.right - whole.right, whole.top - box.top, box.bottom - whole.bottom];
+    return Math.max(...outside) > 1;
+  }).map((text) => text.textContent);
+})"""
+"""Texts that reach out of their figure."""
+
+
+@pytest.mark.parametrize("opened", [360], indirect=True)
+def test_no_text_of_a_figure_is_cut_off(opened: tuple[Any, list[str]], pages: dict[str, Path]) -> None:
+    page, _ = opened
+    for written in pages.values():
+        page.goto(written.as_uri())
+        assert page.evaluate(CUT_OFF) == []
+    rows = {
+        name: np.linspace(-0.04, 0.13, 20, dtype=np.float32) for name in ("photographs", "a long name of a dataset")
+    }
+    style = (Path(build.__file__).parent / "templates/style.css").read_text(encoding="utf-8")
+    page.set_content(
+        f"<style>{style}</style><main><figure>{'</figure><figure>'.join(prompt_figures(rows, 'p'))}</figure></main>"
+    )
+    assert page.evaluate(CUT_OFF) == []
+    assert page.locator("svg text").count() > 20
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

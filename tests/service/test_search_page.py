@@ -517,6 +517,16 @@ def test_progress_of_the_indexing(browser: Any, axe: str) -> None:
         assert not page.is_visible("#progress")
 
 
+@pytest.mark.parametrize("phase", ["indexing", "done"])
+def test_a_phone_shows_the_first_result_beside_the_progress(browser: Any, phase: str) -> None:
+    folder = StubFolder(working(phase=phase))
+    folder.train_command = "unimetric train /data/photos --out runs/mine"
+    with served(Gallery(), folder=folder) as service, window_of(browser, service, 360, 740, has_touch=True) as window:
+        window.page.wait_for_selector("#progress:not([hidden])")
+        window.choose(Gallery().first()[1])
+        assert window.page.locator(".card .view").first.bounding_box()["y"] + 160 <= 740, "the whole picture is in view"
+
+
 @pytest.mark.parametrize(
     ("state", "words"),
     [

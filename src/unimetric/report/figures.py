@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimetric.report.analysis import Score
-from unimetric.report.svg import FAINT, INK, drawing, line_dashes, series_colour, to_svg
+from unimetric.report.svg import FAINT, FONT_SIZE, INK, drawing, line_dashes, series_colour, to_svg
 
 WIDTH = 4.0
 """Inches of 72 points each: the width of the text on a phone of 320 pixels."""
@@ -122,7 +122,9 @@ def _prompt_bars(rows: Mapping[str, NDArray[np.float32]], title: str, name: str)
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
             axes.set_xticks([])
-        grid[0].set_title(f"{title}, {low:.2f} to {high:.2f}".replace("-", "−"))
+        # Over the axes alone it would be cut off at the right.
+        words = f"{title}, {low:.2f} to {high:.2f}".replace("-", "−")
+        figure.suptitle(words, x=0, horizontalalignment="left", fontsize=FONT_SIZE)
         grid[-1].set_xticks(range(1, every.shape[1] + 1, max(1, every.shape[1] // 8)))
         grid[-1].set_xlabel("prompt")
         return to_svg(figure, name)

@@ -146,7 +146,8 @@ def _doubtful_names(datasets: Sequence[Dataset]) -> Iterator[str]:
         labels = [label for found in named_as_splits(dataset.labels).values() for label in found]
         if len(labels) > 1:
             yield f"dataset {dataset.name!r}: {' and '.join(map(shown, labels))} are read as classes, not as splits"
-        if all_images := [label for label in dataset.labels if label.casefold() in _WHOLE]:
+        all_images = [item.label for item in dataset.items if item.label.casefold() in _WHOLE]
+        if all_images and 2 * len(all_images) >= len(dataset.items):
             yield (
                 f"dataset {dataset.name!r}: the class {shown(all_images[0])} is named as a folder of all images; if "
                 "their labels are in other files, write a manifest"

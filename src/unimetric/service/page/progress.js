@@ -48,7 +48,7 @@ function words({ phase, done, total, seconds_left: left, problem, folder }) {
   if (phase === "reading") return `Looking for pictures in ${folder}`;
   if (phase === "failed") return `The pictures could not all be indexed: ${problem}. Start the service again to go on.`;
   if (phase === "stopped") return "Indexing was stopped. The next start of the service goes on.";
-  if (phase === "done") return `${counted(done, "picture", "pictures")} in ${folder}: the indexing has ended.`;
+  if (phase === "done") return `The indexing has ended: ${counted(done, "picture", "pictures")}.`;
   const time = left === null ? "" : `, ${timeLeft(left)}`;
   return `Indexing: ${number(done)} of ${counted(total, "picture", "pictures")}${time}. You can search already.`;
 }
@@ -57,7 +57,7 @@ function show(indexing) {
   const { phase, done, total, train_command: command } = indexing;
   const remarkable = phase !== "done" || indexing.skipped_total || command;
   element("progress").hidden = !remarkable || (hidden || isHidden(phase));
-  element("progress").classList.toggle("failed", phase === "failed");
+  element("progress").dataset.phase = phase;
   element("progress-words").textContent = words(indexing);
   // A screen reader hears of each phase once, not of every picture.
   if (element("progress-said").dataset.phase !== phase) {
