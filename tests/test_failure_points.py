@@ -254,4 +254,6 @@ def test_every_write_fails_once(share: str, name: str, inputs: Inputs, commands:
             trial.fails(number, kind)
         except AssertionError as error:
             failed.append(f"{number} {kind} {trial.points[number]}: {error}"[:1500])
+            # A long run may be stopped before its end.
+            print(failed[-1])
     assert not failed, "\n".join(failed)
