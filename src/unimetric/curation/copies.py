@@ -185,7 +185,7 @@ def _close(signs: torch.Tensor, gallery: torch.Tensor, start: int) -> list[tuple
 
 
 def _signs(packed: NDArray[np.uint8]) -> torch.Tensor:
-    return torch.from_numpy(np.unpackbits(packed, axis=1).astype(np.float32) * 2 - 1)
+    return torch.from_numpy(np.unpackbits(packed, axis=1)).float().mul_(2).sub_(1)
 
 
 def _alike_by_embedding(measured: Measurements, rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
