@@ -65,7 +65,7 @@ def main() -> None:
         with served(arguments.db) as url:
             alone = in_turns(index, url, queries, arguments.rounds)
             print(alone, flush=True)
-        vectors = [index.embedder.encode(decode_image(query)).tolist() for query in queries]
+        vectors = [index.embedder.encode(decode_image(query))[0].tolist() for query in queries]
         kinds = requests_of(queries, vectors, [item.id for item in index.sample(len(queries))])
         result = {
             "target_added_ms": TARGET_MS,
