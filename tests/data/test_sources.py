@@ -109,14 +109,15 @@ def test_the_bare_word_demo_is_never_a_folder(demo: list[Path | None]) -> None:
         ("folder:absent", "there is no folder absent"),
         ("absent.csv", "there is no file absent.csv"),
         ("list.xlsx", "cannot read list.xlsx: save it as a table .csv or .tsv or .parquet or .pq"),
-        ("notes.txt", "cannot tell the format of notes.txt.*write FORMAT:PATH with one of folder, manifest"),
+        ("list.txt", "cannot read list.txt: save it as a table .csv or .tsv or .parquet or .pq"),
+        ("notes.md", "cannot tell the format of notes.md.*write FORMAT:PATH with one of folder, manifest"),
         ("~nobody-of-this-name/x", "there is no such home folder"),
         ("nul\0", "there is no file or folder"),
     ],
 )
 def test_bad_sources(text: str, message: str) -> None:
-    Path("notes.txt").touch()
-    Path("list.xlsx").touch()
+    for name in ("notes.md", "list.txt", "list.xlsx"):
+        Path(name).touch()
     with pytest.raises(UserError, match=message):
         read_source(text)
 

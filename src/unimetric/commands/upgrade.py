@@ -39,8 +39,7 @@ def upgrade(
         db: Database that unimetric index made.
         model: The new model: run folder, model folder or name of a backbone.
         rollback: Undo an upgrade that is not finished.
-        live: Let the new model answer once it answers better, or now; or both models together, which embed every query
-            until the upgrade is finished.
+        live: Let the new model answer once it answers better, or now; or both together, which embed every query.
         sample: Images that both models embed before that is measured.
         missing: Rows whose image is gone: stop before the end, keep the moved vectors (map), embed the thumbnails, or
             delete them.
