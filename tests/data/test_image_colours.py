@@ -26,7 +26,7 @@ def on_white(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return np.broadcast_to(255 * (colours * alpha + 1 - alpha), (*colours.shape[:2], 3))
 
 
-def close(data: bytes, expected: np.ndarray, tolerance: float = 1) -> None:
+def assert_close(data: bytes, expected: np.ndarray, tolerance: float = 1) -> None:
     assert np.abs(pixels(decode_image(data)) - expected).max() <= tolerance
 
 
@@ -58,7 +58,7 @@ def test_every_kind_of_png(colour: int, depth: int, transparent: bool) -> None:
             alpha = 1.0 - (samples == samples[2, 3]).all(axis=2, keepdims=True)
             chunks = png_chunk(b"tRNS", samples[2, 3].astype(">u2").tobytes())
     data = png(depth, colour, packed(samples.reshape(6, -1), depth), 9, chunks)
-    close(data, on_white(colours, alpha), tolerance=2)
+    assert_close(data, on_white(colours, alpha), tolerance=2)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -69,8 +69,8 @@ def test_grey_tiff_with_either_end_as_white(order: str, bits: int) -> None:
     else:
         samples = GREY if bits == 8 else GREY.astype(np.uint16) * 257
         kind = (339, 3, 1, struct.pack(order + "H", 1))
-    close(tiff(samples, 1, order, [kind]), np.broadcast_to(GREY, RGB.shape))
-    close(tiff(samples, 0, order, [kind]), np.broadcast_to(255 - GREY, RGB.shape))
+    assert_close(tiff(samples, 1, order, [kind]), np.broadcast_to(GREY, RGB.shape))
+    assert_close(tiff(samples, 0, order, [kind]), np.broadcast_to(255 - GREY, RGB.shape))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -80,13 +80,15 @@ def test_compressed_tiff_of_deep_samples(order: str) -> None:
     grey = np.broadcast_to(GREY, RGB.shape)
     floats = (GREY / 255).astype(order + "f4")
     kinds = [deflate, (339, 3, 1, struct.pack(order + "H", 3))]
-    close(tiff(floats.astype(np.float32), 1, order, kinds, zlib.compress(floats.tobytes())), grey)
+    assert_close(tiff(floats.astype(np.float32), 1, order, kinds, zlib.compress(floats.tobytes())), grey)
     signed = (GREY.astype(np.int16) * 128).astype(order + "i2")
     kinds = [deflate, (339, 3, 1, struct.pack(order + "H", 2))]
-    close(tiff(signed.astype(np.int16), 1, order, kinds, zlib.compress(signed.tobytes())), grey // 2)
+    assert_close(tiff(signed.astype(np.int16), 1, order, kinds, zlib.compress(signed.tobytes())), grey // 2)
     deep = (GREY.astype(np.uint16) * 257).astype(order + "u2")
     for photometric, expected in ((1, grey), (0, 255 - grey)):
-        close(tiff(deep.astype(np.uint16), photometric, order, [deflate], zlib.compress(deep.tobytes())), expected)
+        assert_close(
+            tiff(deep.astype(np.uint16), photometric, order, [deflate], zlib.compress(deep.tobytes())), expected
+        )
 
 
 def test_tiff_of_12_bits_is_scaled_to_all_greys() -> None:
@@ -95,14 +97,16 @@ def test_tiff_of_12_bits_is_scaled_to_all_greys() -> None:
     high, low = values[:, ::2], values[:, 1::2]
     rows = np.stack([high >> 4, (high & 15) << 4 | low >> 8, low & 255], axis=2).astype(np.uint8).tobytes()
     data = tiff(np.zeros((6, 10, 1), np.uint16), 1, "<", [(258, 3, 1, struct.pack("<H", 12))], rows)
-    close(data, np.repeat(np.rint(values / 4095 * 255)[:, :, None], 3, axis=2))
+    assert_close(data, np.repeat(np.rint(values / 4095 * 255)[:, :, None], 3, axis=2))
 
 
 def test_tiff_without_a_word_on_polarity_is_black_at_zero() -> None:
     for samples in (GREY, GREY.astype(np.uint16) * 257):
         whole = tiff(samples, 1)
         at = whole.index(struct.pack("<HHI", 262, 3, 1))
-        close(whole[:at] + struct.pack("<HHIHH", 263, 3, 1, 1, 0) + whole[at + 12 :], np.broadcast_to(GREY, RGB.shape))
+        assert_close(
+            whole[:at] + struct.pack("<HHIHH", 263, 3, 1, 1, 0) + whole[at + 12 :], np.broadcast_to(GREY, RGB.shape)
+        )
 
 
 @pytest.mark.parametrize("scale", [1, 257])
@@ -110,7 +114,7 @@ def test_tiff_without_a_word_on_polarity_is_black_at_zero() -> None:
 def test_tiff_palette_of_8_or_16_bits(scale: int, order: str) -> None:
     palette = np.random.default_rng(1).integers(0, 256, (256, 3)) * scale
     colours = (320, 3, 768, palette.T.astype(order + "u2").tobytes())
-    close(tiff(GREY, 3, order, [colours]), palette[GREY[:, :, 0]] / scale, tolerance=0)
+    assert_close(tiff(GREY, 3, order, [colours]), palette[GREY[:, :, 0]] / scale, tolerance=0)
 
 
 def test_negative_values_are_refused_not_wrapped() -> None:
@@ -130,7 +134,7 @@ def test_rgb_tiff_with_a_fourth_sample(order: str, deep: bool, alpha: str | None
     extra = {"unspecified": 0, "associated": 1, "unassociated": 2}
     tags = [(338, 3, 1, struct.pack(order + "H", extra[alpha]))] if alpha in extra else []
     seen = on_white(colours, opacity) if alpha in ("associated", "unassociated") else RGB
-    close(tiff(samples, 2, order, tags), seen, tolerance=2)
+    assert_close(tiff(samples, 2, order, tags), seen, tolerance=2)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -152,12 +156,12 @@ def test_rgb_tiff_in_separate_planes(order: str, deep: bool, channels: int) -> N
     several = struct.pack(order + "HHII", 273, 4, channels, first)
     at = whole.index(entry)
     data = whole[:at] + several + whole[at + 12 : first] + offsets + planes
-    close(data, RGB if channels == 3 else on_white(RGB / 255, ALPHA / 255), tolerance=2)
+    assert_close(data, RGB if channels == 3 else on_white(RGB / 255, ALPHA / 255), tolerance=2)
 
 
 def test_cmyk_and_lab_tiff() -> None:
     ink = RNG.integers(0, 256, (6, 9, 4), dtype=np.uint8)
-    close(tiff(ink, 5), (255 - ink[:, :, :3].astype(int)) * (255 - ink[:, :, 3:].astype(int)) / 255, tolerance=2)
+    assert_close(tiff(ink, 5), (255 - ink[:, :, :3].astype(int)) * (255 - ink[:, :, 3:].astype(int)) / 255, tolerance=2)
     # L* of 0 to 255, a* and b* signed: a pure grey, and a red of sRGB (53.2, 80.1, 67.2).
     lab = np.array([[[255, 0, 0], [0, 0, 0], [136, 80, 67]]], dtype=np.uint8)
     assert np.abs(pixels(decode_image(tiff(lab, 8)))[0] - [[255] * 3, [0] * 3, [255, 0, 0]]).max() < 30
@@ -170,11 +174,11 @@ def test_cmyk_jpeg_is_inverted_as_adobe_writes_it(ink: tuple[int, ...], marked: 
     if not marked:
         at = data.index(b"\xff\xeeAdobe"[:2])
         data = data[:at] + data[at + 2 + int.from_bytes(data[at + 2 : at + 4], "big") :]
-    close(data, np.array([(255 - ink[c]) * (255 - ink[3]) / 255 for c in range(3)]), tolerance=3)
+    assert_close(data, np.array([(255 - ink[c]) * (255 - ink[3]) / 255 for c in range(3)]), tolerance=3)
 
 
 def test_rgb_jpeg_without_the_usual_conversion() -> None:
-    close(
+    assert_close(
         encode(Image.new("RGB", (16, 16), (200, 30, 60)), "JPEG", quality=95, keep_rgb=True), np.array([200, 30, 60]), 3
     )
 
@@ -189,8 +193,8 @@ def test_bmp_of_32_bits(header: int, alpha: int | None, top_down: bool) -> None:
     masks = (0xFF0000, 0xFF00, 0xFF, *((0xFF000000,) if header >= 56 else ()))
     has_alpha = header >= 56 and alpha is None
     expected = on_white(RGB / 255, ALPHA / 255) if has_alpha else RGB
-    close(bmp(32, rows, 9, header=header, masks=masks, top_down=top_down), expected)
-    close(bmp(32, rows, 9, top_down=top_down), RGB)  # without masks, the fourth byte is unused
+    assert_close(bmp(32, rows, 9, header=header, masks=masks, top_down=top_down), expected)
+    assert_close(bmp(32, rows, 9, top_down=top_down), RGB)  # without masks, the fourth byte is unused
 
 
 @pytest.mark.parametrize("bits", [1, 4, 8])
@@ -198,16 +202,16 @@ def test_bmp_of_32_bits(header: int, alpha: int | None, top_down: bool) -> None:
 def test_bmp_of_two_colours(bits: int, colours: list[tuple[int, int, int]]) -> None:
     indices = RNG.integers(0, 2, (6, 9))
     palette = b"".join(bytes(colour[::-1]) + b"\0" for colour in colours)
-    close(bmp(bits, packed(indices, bits), 9, palette=palette, colours=2), np.array(colours)[indices])
+    assert_close(bmp(bits, packed(indices, bits), 9, palette=palette, colours=2), np.array(colours)[indices])
 
 
 def test_bmp_of_16_bits() -> None:
     five = (RGB >> 3).astype(np.uint16)
     rows = (five[:, :, 0] << 10 | five[:, :, 1] << 5 | five[:, :, 2]).astype("<u2")
-    close(bmp(16, [row.tobytes() for row in rows], 9), RGB & 0xF8, tolerance=7)
+    assert_close(bmp(16, [row.tobytes() for row in rows], 9), RGB & 0xF8, tolerance=7)
     six = (RGB[:, :, 1] >> 2).astype(np.uint16)
     rows = (five[:, :, 0] << 11 | six << 5 | five[:, :, 2]).astype("<u2")
-    close(bmp(16, [row.tobytes() for row in rows], 9, masks=(0xF800, 0x7E0, 0x1F)), RGB & 0xF8, tolerance=7)
+    assert_close(bmp(16, [row.tobytes() for row in rows], 9, masks=(0xF800, 0x7E0, 0x1F)), RGB & 0xF8, tolerance=7)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +235,7 @@ def test_bmp_of_any_bit_fields(bits: int, masks: tuple[int, int, int, int]) -> N
     channels = np.rint(channels * largest) / largest
     alpha = channels[:, :, 3:] if masks[3] else np.ones((6, 9, 1))
     data = bmp(bits, [row.astype(f"<u{bits // 8}").tobytes() for row in rows], 9, header=108, masks=masks)
-    close(data, on_white(channels[:, :, :3], alpha))
+    assert_close(data, on_white(channels[:, :, :3], alpha))
     assert attempt(data[:-4]) == "truncated"
 
 
@@ -258,7 +262,7 @@ def test_netpbm(kind: str, white: int) -> None:
         if kind in plain
         else binary.get(kind, lambda: samples.astype(">u2" if white > 255 else "u1").tobytes())()
     )
-    close(header + data, np.broadcast_to(expected, RGB.shape))
+    assert_close(header + data, np.broadcast_to(expected, RGB.shape))
 
 
 @pytest.mark.parametrize("transparent", [None, 3])
@@ -270,7 +274,7 @@ def test_a_gif_frame_smaller_than_its_canvas_lies_on_white(transparent: int | No
     moved = data[:6] + struct.pack("<HH", 9, 7) + data[10:at] + b",\2\0\1\0\4\0\4\0" + data[at + 9 :]
     expected = np.full((7, 9, 3), 255)
     expected[1:5, 2:6] = [0, 255, 0]
-    close(moved, expected, tolerance=0)
+    assert_close(moved, expected, tolerance=0)
 
 
 @pytest.mark.parametrize("value", [0, 1])
@@ -303,7 +307,7 @@ def test_a_fully_transparent_array_or_grey_is_refused() -> None:
 def test_colour_profiles_are_not_applied() -> None:
     """As torchvision and timm read images, and so the weights of their models."""
     profile = encode(Image.fromarray(RGB), "PNG", icc_profile=b"a profile of a wide gamut")
-    close(profile, RGB, tolerance=0)
+    assert_close(profile, RGB, tolerance=0)
 
 
 def test_opened_images_are_corrected_too() -> None:
@@ -326,7 +330,7 @@ def test_tiff_against_tifffile() -> None:
             tifffile.imwrite(
                 buffer, written, photometric="rgb", planarconfig=planes, byteorder=order, compression=compression
             )
-            close(buffer.getvalue(), RGB)
+            assert_close(buffer.getvalue(), RGB)
 
 
 @pytest.mark.parametrize("tile", [None, (16, 32)])
@@ -369,7 +373,7 @@ def test_tiff_planes_of_any_kind(order: str, tile: tuple[int, int] | None) -> No
                 extratags=[(274, 3, 1, 6, True)],
             )
             turned = np.rot90(np.moveaxis(expected, 0, 2), -1)
-            close(buffer.getvalue(), turned, tolerance=3)
+            assert_close(buffer.getvalue(), turned, tolerance=3)
             if "unspecified" not in extra:
                 assert attempt(buffer.getvalue()[: -written[0].nbytes]) == "truncated"
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unimetric.data.transforms import EvaluationTransform
-from unimetric.errors import UserError
 from unimetric.models.embedder import Embedder
 from unimetric.models.encoding import Encoder, PixelEmbedder
 
@@ -20,19 +19,10 @@ class PairEncoder(Encoder):
 
     Args:
         first: The model of the first E numbers.
-        second: The model of the other D.
-
-    Raises:
-        UserError: they read different pixels of an image.
+        second: The model of the other D; it has the same transform.
     """
 
     def __init__(self, first: Embedder, second: Embedder) -> None:
-        if first.transform != second.transform:
-            raise UserError(
-                f"one model reads images at {second.transform.image_size} px and the other at "
-                f"{first.transform.image_size} px, or they normalise them differently: one picture cannot be embedded "
-                "by both; use --live better"
-            )
         self.first, self.second = first, second
         self.geometry = first.geometry
         self.embedding_size = first.embedding_size + second.embedding_size

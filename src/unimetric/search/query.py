@@ -208,9 +208,11 @@ class Searcher:
 
     def vectors_of(self, ids: Sequence[str]) -> NDArray[np.float32]:
         """Return the vectors [N, E] of some rows; see `row`."""
-        rows = [self.row(id, ["id", "vector"])["vector"][0].as_py() for id in ids]
         if self.both is not None:
+            for id in ids:
+                self.row(id, ["id"])
             return self.both.vectors_of(ids)
+        rows = [self.row(id, ["id", "vector"])["vector"][0].as_py() for id in ids]
         return np.asarray(rows, np.float32).reshape(len(ids), self._store.vector_size)
 
     def thumbnail(self, id: str) -> bytes | None:

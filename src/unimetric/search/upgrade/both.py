@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from unimetric.errors import UserError
 from unimetric.search.conditions import Condition, all_of, is_one_of
 from unimetric.search.items import ItemNotFoundError
 from unimetric.search.memory.search import MemorySearch, vector_search
@@ -28,7 +29,7 @@ from unimetric.search.vector_search import NearestRows
 if TYPE_CHECKING:
     from unimetric.config import DeviceConfig
     from unimetric.models.embedder import Embedder
-    from unimetric.models.pair import QueryModel
+    from unimetric.models.pair import PairEncoder, QueryModel
 
 _CANDIDATES = 100
 """Rows that each model proposes, at least; 4 for every wanted row, if that is more."""
@@ -70,11 +71,10 @@ class BothVectors:
                 search.prepare(["id"])
 
     def vectors_of(self, ids: Sequence[str]) -> NDArray[np.float32]:
-        """Return the vectors [N, E + D] of rows that are there; see `nearest` for those without an old one."""
+        """Return the vectors [N, E + D] of rows that are there; the last D are 0 for those without an old one."""
         rows = self._new.rows_of(ids, ["id", "vector", "content_hash"])
         places = {id: place for place, id in enumerate(rows["id"].to_pylist())}
-        old, known = self._old_vectors(rows)
-        old[~known] = 0.0
+        old, _ = self._old_vectors(rows)
         return np.concatenate([vectors_of(rows["vector"]), old], axis=1)[[places[id] for id in ids]]
 
     def nearest(
@@ -119,18 +119,18 @@ class BothVectors:
         """Return the average cosine of each row with a query, or with those of which it is the mean."""
         parts = query[: self._new.vector_size], query[self._new.vector_size :]
         lengths = [float(np.linalg.norm(part.astype(np.float64))) for part in parts]
-        # Those of a mean of several queries differ; those of one differ by rounding only.
+        if not lengths[1]:
+            return cosines(parts[0], vectors_of(rows["vector"]))
+        # Both vectors of one query have length 1, but for rounding; those of the mean of several queries do not.
         mean = float(np.hypot(lengths[0], lengths[1])) / 2**0.5
         factors = [1.0 if abs(length / mean - 1) < 1e-5 else length / mean for length in lengths]
         new = factors[0] * cosines(parts[0], vectors_of(rows["vector"]))
         vectors, known = self._old_vectors(rows)
         old = np.where(known, factors[1] * cosines(parts[1], vectors), new)
-        if not lengths[1]:
-            return new / factors[0]
         return np.asarray(self._weight * new + (1 - self._weight) * old)
 
     def _old_vectors(self, rows: pa.Table) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Return the old vectors [N, D] of rows, and for each True if it has one, of the same content."""
+        """Return the old vectors [N, D] of rows, 0 where there is none of the same content, and where there is one."""
         found = rows_of(self._old, rows["id"].to_pylist(), ["id", "vector", "content_hash"])
         contents = zip(found["id"].to_pylist(), found["content_hash"].to_pylist(), strict=True)
         places = {row: place for place, row in enumerate(contents)}
@@ -159,7 +159,9 @@ def load_query_model(
 
     Args:
         store: The database.
-        model, weights, device: As for `load_embedder`.
+        model: As for `load_embedder`.
+        weights: As for `load_embedder`.
+        device: As for `load_embedder`.
         given: The database's own model, alone or with another one, if it is loaded already.
 
     Raises:
@@ -169,10 +171,8 @@ def load_query_model(
     old = None if weight_of_new(store) is None else previous_store(store.place)
     if old is None:
         return own
-    from unimetric.models.pair import PairEncoder
-
     try:
-        return PairEncoder(own, load_embedder(old, None, None, device))
+        return _pair(own, load_embedder(old, None, None, device))
     finally:
         old.close()
 
@@ -183,9 +183,19 @@ def check_pair(old: Store, embedder: Embedder) -> None:
     Raises:
         UserError: the old model cannot be read, or they read different pixels of an image.
     """
+    _pair(embedder, load_embedder(old, None, None, None))
+
+
+def _pair(new: Embedder, old: Embedder) -> PairEncoder:
     from unimetric.models.pair import PairEncoder
 
-    PairEncoder(embedder, load_embedder(old, None, None, None))
+    if new.transform != old.transform:
+        raise UserError(
+            f"the old model reads images at {old.transform.image_size} px and the new one at "
+            f"{new.transform.image_size} px, or they normalise them differently: one picture cannot be embedded by "
+            "both; use --live better"
+        )
+    return PairEncoder(new, old)
 
 
 def own_model(embedder: QueryModel) -> Embedder:
