@@ -24,6 +24,7 @@ import yaml
 from gallery import Gallery, noise, png
 from stubs import ID, served
 
+from ports import reserved_port
 from serving import Server, start_server
 
 ROOT = Path(__file__).parents[2]
@@ -167,12 +168,6 @@ def test_compose_gives_every_program_its_variables() -> None:
     assert set(cuda["services"]) <= set(compose["services"])
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def proxied(tmp_path: Path) -> Iterator[tuple[str, ssl.SSLContext]]:
     """The service behind Caddy with the project's Caddyfile: an address, and the certificates to trust."""
@@ -186,8 +181,7 @@ def proxied(tmp_path: Path) -> Iterator[tuple[str, ssl.SSLContext]]:
         "{\n\tadmin off\n\tskip_install_trust\n\tauto_https disable_redirects\n}\n" + text
     )
     password = subprocess.check_output([caddy, "hash-password", "--plaintext", PASSWORD], text=True).strip()
-    port = free_port()
-    with served(Gallery(), token=WRITE, read_token=READ) as service:
+    with reserved_port() as port, served(Gallery(), token=WRITE, read_token=READ) as service:
         environment = environment_of(tmp_path, port, service.url, password)
         command = [caddy, "run", "--config", str(tmp_path / "Caddyfile"), "--adapter", "caddyfile"]
         with (tmp_path / "caddy.log").open("w") as log:

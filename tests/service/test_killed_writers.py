@@ -8,7 +8,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ import pytest
 
 from conftest import TOKEN, picture
 from fork_server import Commands
+from ports import reserved_port
 from unimetric.search import SearchIndex
 from unimetric.search.stores import open_store
 
@@ -116,9 +116,11 @@ class World:
         shutil.rmtree(folder)
 
     def kill_service(self) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        with reserved_port() as port:
+            self._kill_service_at(port)
+        self.settle()
+
+    def _kill_service_at(self, port: int) -> None:
         pids: list[int] = []
         changes = self._moments.randint(0, 8)
         headers = {"Authorization": f"Bearer {TOKEN}"}
@@ -136,7 +138,6 @@ class World:
 
             arguments = ("serve", self.db, "--writable", "--port", port)
             assert self._run(work, *arguments, on_start=pids.append)["code"] == -9
-        self.settle()
 
     def _change(self, client: httpx.Client) -> bool:
         """Add or delete a row; True if it was acknowledged."""

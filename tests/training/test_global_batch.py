@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore
 
 import training.global_batch_child as global_batch_child
 from forked import ForkedCommand
@@ -22,14 +22,9 @@ DIVIDED = "curricularface-divided"
 """Proxies divided among the processes, and drawn: four classes of the eight are not in the batch."""
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+def meeting_place() -> TCPStore:
+    """A store that listens on a free port already: another process cannot take the port before the training begins."""
+    return TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +45,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             training={"steps": 1, "batch_size": BATCH, **training},
             loss=loss,
         )
+    stores = {world: [meeting_place() for _ in options] for world in WORLDS}
+    environment = {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
     processes = [
         ForkedCommand(
-            [folder, world, *ports],
+            [folder, world, *(store.port for store in stores[world])],
             folder / f"log-{world}-{rank}",
             script=global_batch_child.__file__,
-            environment={**os.environ, "LOCAL_RANK": str(rank), "NODE_RANK": "0", "OMP_NUM_THREADS": "1"},
+            environment={**os.environ, **environment, "LOCAL_RANK": str(rank), "NODE_RANK": "0"},
         )
         for world in WORLDS
-        for ports in [free_ports(len(options))]
         for rank in range(world)
     ]
     for process in processes:

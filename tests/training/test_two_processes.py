@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,18 @@ def options_without_noise(path: Path, sampling: dict[str, Any] | None = None, **
     return options_file(path, model=model, training=training, data=data, sampling=sampling or {})
 
 
-def test_the_same_updates_as_one_process(sources: list[Path], tmp_path: Path) -> None:
-    """Every step of a run that starts from the discriminant and samples by the losses."""
+def test_the_same_updates_as_one_process(sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step of a run that starts from the discriminant and samples by the losses.
+
+    The port that Fabric would choose is another program's by then.
+    """
     sampling = {"name": "adaptive", "options": {"round_steps": 2, "sharpness": 5.0}}
     options = options_without_noise(tmp_path / "options.yaml", sampling=sampling, start="discriminant")
     assert unimetric("train", *sources, "--out", tmp_path / "one", "--config", options) == 0
-    process = start("train", *sources, "--out", tmp_path / "two", "--config", options, *TWO)
-    out, error = process.communicate(timeout=240)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("STANDALONE_PORT", str(taken.getsockname()[1]))
+        process = start("train", *sources, "--out", tmp_path / "two", "--config", options, *TWO)
+        out, error = process.communicate(timeout=240)
     assert process.returncode == 0, error
     assert out.count("puma: ") == 1
     one, two = (tensors(tmp_path / name / "checkpoint.safetensors") for name in ("one", "two"))

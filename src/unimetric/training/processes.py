@@ -60,7 +60,7 @@ class Processes:
         if self.count == 1:
             return
         self._watch = Watch(self.rank, self.count, children := dict[int, Any](), self._leave)
-        with _environment_of_a_launched_process(fabric, children):
+        with _environment_of_a_launched_process(fabric, children) as self._meeting:
             fabric.launch()
         # Small messages between CPUs, whatever the devices are.
         self._control = dist.new_group(backend="gloo", timeout=_PATIENCE)
@@ -201,22 +201,27 @@ def _is_of_a_connection(error: Exception) -> bool:
 
 
 @contextmanager
-def _environment_of_a_launched_process(fabric: Fabric, children: dict[int, Any]) -> Iterator[None]:
+def _environment_of_a_launched_process(fabric: Fabric, children: dict[int, Any]) -> Iterator[TCPStore | None]:
     """Start the other processes of this machine, unless a launcher has done so.
 
-    Fabric's own launcher kills rank 0 without a message when another process dies.
+    Fabric's own launcher kills rank 0 without a message when another process dies. The store is where the processes
+    meet, unless that is named from outside; keep it as long as they communicate.
     """
     environment = _environment(fabric)
     if environment.creates_processes_externally:
-        yield
+        yield None
         return
     here = fabric.world_size // max(1, fabric.strategy.num_nodes)  # type: ignore[attr-defined]
     variables = {
         "MASTER_ADDR": environment.main_address,
-        "MASTER_PORT": str(environment.main_port),
         "NODE_RANK": str(environment.node_rank()),
         "WORLD_SIZE": str(fabric.world_size),
     }
+    store = None
+    if "MASTER_PORT" not in os.environ:
+        # Fabric chooses a free port long before it listens there: another program may take it meanwhile.
+        store = TCPStore(environment.main_address, 0, None, True, _STORE_TIMEOUT, wait_for_workers=False)
+        variables |= {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     for local_rank in range(1, here):
         child = subprocess.Popen(_own_command(), env={**os.environ, **variables, "LOCAL_RANK": str(local_rank)})  # noqa: S603
         children[environment.node_rank() * here + local_rank] = child
@@ -224,7 +229,7 @@ def _environment_of_a_launched_process(fabric: Fabric, children: dict[int, Any])
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
-        yield
+        yield store
     finally:
         for name, value in before.items():
             if value is None:
