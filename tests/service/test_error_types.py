@@ -26,6 +26,7 @@ EXPECTED = {
     "UserError": (500, "failed"),
     "ArgumentError": (422, "invalid_request"),
     "ItemNotFoundError": (404, "item_not_found"),
+    "NoOriginalError": (404, "no_original"),
     "FilterError": (422, "invalid_where"),
     "NotCalibratedError": (422, "not_calibrated"),
     "UnsupportedError": (422, "unsupported"),

@@ -29,6 +29,7 @@ def test_it_is_complete(description: dict[str, Any]) -> None:
     assert found == {
         ("POST", "/v1/search"), ("POST", "/v1/embed"), ("GET", "/v1/datasets"), ("GET", "/v1/items"),
         ("POST", "/v1/items"), ("GET", "/v1/items/{id}"), ("DELETE", "/v1/items/{id}"), ("GET", "/v1/items/{id}/image"),
+        ("GET", "/v1/items/{id}/original"),
         ("GET", "/v1/status"), ("GET", "/v1/columns"), ("GET", "/healthz"), ("GET", "/readyz"),
         ("GET", "/metrics"),
     }  # fmt: skip

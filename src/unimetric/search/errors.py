@@ -36,6 +36,12 @@ class UnsupportedError(ArgumentError):
     code: ClassVar[str] = "unsupported"
 
 
+class NoOriginalError(ArgumentError):
+    """The file that an item was indexed from is missing, was changed, or cannot be shown; its message names no path."""
+
+    code: ClassVar[str] = "no_original"
+
+
 class DatabaseError(UserError):
     """A search database that cannot be read or written: damaged, locked up by permissions, or on a full disk."""
 

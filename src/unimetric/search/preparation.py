@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from PIL import Image
 
 from unimetric.data.cropping import contain
-from unimetric.data.images import ImageError, decode_image, encode_image, split_box
+from unimetric.data.images import Box, ImageError, decode_image, encode_image, split_box
 from unimetric.data.pool import in_order
 from unimetric.files import sha256_of_file
 
@@ -64,12 +64,16 @@ def hash_of(image: Path | bytes) -> str:
     try:
         file, box = split_box(image)
         if file.is_file():
-            content = sha256_of_file(file)
-            return content if box is None else hashlib.sha256(f"{content} {box}".encode()).hexdigest()
+            return with_box_hash(sha256_of_file(file), box)
     except OSError as error:
         reason = "no permission" if isinstance(error, PermissionError) else f"cannot be read ({error.strerror})"
         raise ImageError(reason, image) from error
     raise ImageError("file not found", image)
+
+
+def with_box_hash(content: str, box: Box | None) -> str:
+    """Return the hash of an object in a picture, of the picture's hash and the box; without a box the picture's."""
+    return content if box is None else hashlib.sha256(f"{content} {box}".encode()).hexdigest()
 
 
 def jpeg(image: Image.Image, side: int = THUMBNAIL_SIDE) -> bytes:

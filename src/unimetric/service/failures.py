@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from unimetric.errors import ArgumentError, UserError, WriteError, escaped
-from unimetric.search.errors import DatabaseError, ModelMismatchError, ReplacedError
+from unimetric.search.errors import DatabaseError, ModelMismatchError, NoOriginalError, ReplacedError
 from unimetric.search.items import ItemNotFoundError
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ STATUSES: dict[type[UserError], int] = {
     DatabaseError: 409,
     ModelMismatchError: 409,
     ItemNotFoundError: 404,
+    NoOriginalError: 404,
     WriteError: 507,
 }
 """The status for a type of error and its subtypes."""

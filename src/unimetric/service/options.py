@@ -19,6 +19,8 @@ class ServiceConfig:
             web page reaches it by a name of its own; on other addresses to every name, unless some are given here.
         writable: Let clients with the token of UNIMETRIC_TOKEN add and delete items.
         read_token: Answer only clients with the token of UNIMETRIC_READ_TOKEN, or that of UNIMETRIC_TOKEN.
+        originals: Show an opened item's picture from the file that it was indexed from, where that is on this machine
+            and unchanged; otherwise only the stored pictures of 256 pixels.
         group_copies: One answer for all copies of a picture; by default as recorded in the database.
         max_upload_bytes: Size of an image's file, at most.
         max_pixels: Pixels of an image, at most; larger ones are refused before they are decoded.
@@ -33,6 +35,7 @@ class ServiceConfig:
     allowed_hosts: list[str] = field(default_factory=list)
     writable: bool = False
     read_token: bool = False
+    originals: bool = True
     group_copies: bool | None = None
     max_upload_bytes: int = 10_000_000
     max_pixels: int = 50_000_000

@@ -28,7 +28,7 @@ class Telemetry:
         self.seconds = Histogram("unimetric_request_seconds", "From a request to its answer.", ("route",), **timed)
         self.stage = Histogram(
             "unimetric_stage_seconds",
-            "Decoding, model (waiting included), search, reading, writing.",
+            "Decoding, model (waiting included), search, reading, writing, opening of originals.",
             ("stage",),
             **timed,
         )

@@ -109,7 +109,7 @@ class Workers:
     Args:
         places: Requests that are worked on at a time.
         seconds: Time for a request, from when it has arrived.
-        decoders: Threads that decode uploads.
+        decoders: Threads that decode uploads, and as many that open items' own files.
         searchers: Threads that search the database, and as many that look up items.
         telemetry: Records places, refusals and seconds.
     """
@@ -123,11 +123,13 @@ class Workers:
         self.searching = Lane("store", searchers, telemetry, seconds)
         self.reading = Lane("read", searchers, telemetry, seconds)
         self.writing = Lane("write", 1, telemetry, seconds)
+        self.opening = Lane("original", decoders, telemetry, seconds)
 
     @property
     def abandoned(self) -> int:
         """Calls that run on after their deadlines, in all lanes."""
-        return sum(lane.abandoned for lane in (self.decoding, self.searching, self.reading, self.writing))
+        lanes = (self.decoding, self.searching, self.reading, self.writing, self.opening)
+        return sum(lane.abandoned for lane in lanes)
 
     @contextmanager
     def place(self, request: Request) -> Iterator[asyncio.Event]:
@@ -189,6 +191,10 @@ class Workers:
     async def look_up(self, request: Request, function: Callable[[], T]) -> T:
         """Answer a request from the database, in a thread, within its time."""
         return await self.answer(request, self.reading.run(function))
+
+    async def open(self, request: Request, function: Callable[[], T]) -> T:
+        """Answer a request from a file of an item, in a thread, within its time."""
+        return await self.answer(request, self.opening.run(function))
 
     async def write(self, request: Request, function: Callable[[], T]) -> T:
         """Change the database for a request, in the one thread that does, within its time."""

@@ -178,3 +178,17 @@ def _stamp(path: Path) -> storage.Stamp | None:
 def stored_name(path: str | Path) -> str:
     """Return the name to record for an image: the URI of a copy, any other path as it is."""
     return uri_of(path) or str(path)
+
+
+def recorded_file(name: str) -> Path | None:
+    """Return the file of a name that was recorded: of a URI its copy, which may be old or missing.
+
+    None for names that lead to no file of this machine, such as relative ones.
+    """
+    if not is_remote(name):
+        path = Path(name)
+        return path if path.is_absolute() else None
+    try:
+        return _place(name)
+    except UserError:
+        return None

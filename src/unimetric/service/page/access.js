@@ -50,6 +50,9 @@ export async function pictureUrl(path) {
   return pictures.get(path);
 }
 
+// The address for a link to what was fetched from a path: the path itself, unless that needs the token.
+export const linkable = (path, fetched) => (token ? fetched : path);
+
 // Shows a picture of the service, or an address of the page's own, in an <img>.
 export async function setPicture(image, path, own = false) {
   image.dataset.path = path;

@@ -16,7 +16,7 @@ const pause = (seconds, signal) => new Promise((resolve, reject) => {
   signal?.addEventListener("abort", () => { clearTimeout(timer); reject(signal.reason); }, { once: true });
 });
 
-export async function ask(path, options = {}) {
+export async function ask(path, options = {}, read = (response) => response.json()) {
   for (let attempt = 0; ; attempt += 1) {
     let response;
     try {
@@ -25,7 +25,7 @@ export async function ask(path, options = {}) {
       if (options.signal?.aborted) throw error;
       throw new Problem("offline");
     }
-    if (response.ok) return response.json();
+    if (response.ok) return read(response);
     const { code, message } = await response.json().then((body) => body.error, () => ({ code: "unknown", message: `status ${response.status}` }));
     const patience = code === "starting" ? 60 : code === "busy" ? 3 : 0;
     if (attempt >= patience) throw new Problem(code, message);

@@ -8,13 +8,21 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from unimetric.search.errors import NoOriginalError
 from unimetric.search.items import NewItem
+from unimetric.search.originals import ORIGINAL_SIDE, read_original
 from unimetric.search.sorting import Order
 from unimetric.service import schemas
 from unimetric.service.access import Check, read_access, write_access
 from unimetric.service.failures import ServiceError
 from unimetric.service.routes.responses import READ_ERRORS, UPLOAD_ERRORS, checked_id, errors, item_of, not_found
 from unimetric.service.state import ADD, ParsedRequest, Service
+
+_PICTURE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}},
+    304: {"description": "The client's copy of the picture is up to date."},
+    **errors(404, *READ_ERRORS),
+}
 
 
 def router(service: Service) -> APIRouter:
@@ -57,20 +65,37 @@ def _add_reading(routes: APIRouter, service: Service) -> None:
     @routes.get(
         "/{id}/image",
         response_class=Response,
-        responses={
-            200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}},
-            304: {"description": "The client's copy of the picture is up to date."},
-            **errors(404, *READ_ERRORS),
-        },
+        responses=_PICTURE,
         summary="Get an item's picture, at most 256 pixels a side",
     )
     async def image(request: Request, id: str) -> Response:
         checked = checked_id(id)
         picture = await service.workers.look_up(request, lambda: service.index.thumbnail(checked))
-        headers = {"ETag": f'"{hashlib.sha256(picture).hexdigest()[:32]}"', "Cache-Control": "private, max-age=300"}
+        headers = _cacheable(hashlib.sha256(picture).hexdigest()[:32])
         if headers["ETag"] in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         return Response(picture, media_type="image/jpeg", headers=headers)
+
+    @routes.get(
+        "/{id}/original",
+        response_class=Response,
+        responses=_PICTURE,
+        summary=f"Get an item's whole picture from its file, at most {ORIGINAL_SIDE:,} pixels a side",
+    )
+    async def original(request: Request, id: str) -> Response:
+        checked = checked_id(id)
+        if not service.config.originals:
+            raise NoOriginalError("this service shows no larger ones")
+        item = await service.workers.look_up(request, lambda: service.index.item(checked))
+        headers = _cacheable(f"original-{item.content_hash[:32]}")
+        if headers["ETag"] in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        picture = await service.workers.open(request, lambda: read_original(item, service.config.max_pixels))
+        return Response(picture, media_type="image/jpeg", headers=headers)
+
+
+def _cacheable(tag: str) -> dict[str, str]:
+    return {"ETag": f'"{tag}"', "Cache-Control": "private, max-age=300"}
 
 
 def _add_writing(routes: APIRouter, service: Service, access: Check) -> None:
