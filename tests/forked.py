@@ -7,8 +7,11 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from torch.distributed import TCPStore
 
 FORKED = multiprocessing.get_context("forkserver")
 # No part of LanceDB, whose threads would not survive a fork.
@@ -67,6 +70,19 @@ class ForkedCommand:
 
     def kill(self) -> None:
         self._process.kill()
+
+
+@contextmanager
+def forked_ranks(arguments: Sequence[object], folder: Path, script: str | None = None) -> Iterator[list[ForkedCommand]]:
+    """Two processes that train together, by rank, as a launcher on one machine starts them; logs are in ``folder``."""
+    # Listens on a free port already, which no other program can take before the training begins.
+    store = TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    common = {**os.environ, **meeting, "COLUMNS": "500", "NODE_RANK": "0"}
+    yield [
+        ForkedCommand(arguments, folder / f"log-{rank}", script, {**common, "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
 
 
 def _run(arguments: list[str], log: Path, script: str | None, environment: dict[str, str]) -> None:

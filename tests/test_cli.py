@@ -445,7 +445,7 @@ def test_a_printed_configuration_names_the_sources_once(data: Path, capsys: pyte
         assert set(values) == {"data", "model", "loss", "sampling", "training", "extension", "evaluation", "device"}
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp32", marks=pytest.mark.soak)])
 def test_no_library_speaks_before_the_error(precision: str, options: Path, out: Path, tmp_path: Path) -> None:
     process = start("train", tmp_path / "none", "--out", out, "--config", options, "--device.precision", precision)
     _, error = process.communicate(timeout=120)

@@ -74,7 +74,9 @@ def address(site: Path) -> Iterator[str]:
 PAGES = ("index.html", "search.html", "api/evaluation.html", "benchmarks/results/benchmark_claim.html")
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (768, "dark"), (360, "light")])
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(1280, "light"), pytest.param(768, "light", marks=pytest.mark.soak), (360, "dark")]
+)
 def test_nothing_keeps_people_out(address: str, browser: Any, axe: str, width: int, scheme: str) -> None:
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page = context.new_page()

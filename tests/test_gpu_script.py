@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from forked import ForkedCommand
+
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 
 
@@ -21,13 +23,16 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_ends_with_one_line(tmp_path: Path) -> None:
-    ended = run(tmp_path)
-    assert ended.returncode == 2
-    (line,) = ended.stderr.splitlines()
+def test_without_a_gpu_it_ends_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    process = ForkedCommand([], tmp_path / "log", str(SCRIPT))
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 2, error
+    (line,) = error.splitlines()
     assert line.startswith("gpu.py: ")
     assert "no CUDA device" in line
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "here").iterdir()) == []
 
 
 @pytest.mark.soak

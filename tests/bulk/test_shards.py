@@ -319,8 +319,9 @@ def descendants(root: int) -> dict[int, str]:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="a worker is found in /proc")
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.soak)])
 def test_ray_with_a_worker_killed_is_the_plain_result(
-    model: Path, photos: Path, plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workers: int, model: Path, photos: Path, plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install '.[scale]'")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -342,7 +343,7 @@ def test_ray_with_a_worker_killed_is_the_plain_result(
     thread = threading.Thread(target=kill_one)
     thread.start()
     try:
-        arguments = ["--engine", "ray", "--workers", "2", "--shard_rows", "1", *OPTIONS]
+        arguments = ["--engine", "ray", "--workers", workers, "--shard_rows", "1", *OPTIONS]
         assert unimetric("embed", model, photos, "--out", out, *arguments) == 0
     finally:
         over.set()

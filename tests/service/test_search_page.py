@@ -906,7 +906,15 @@ OVERFLOWING = """() => [...document.body.querySelectorAll("*")].filter((element)
 }).map((element) => element.outerHTML.slice(0, 200))"""
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(320, "dark"), (360, "light"), (768, "dark"), (1280, "light")])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (320, "dark"),
+        (1280, "light"),
+        pytest.param(360, "light", marks=pytest.mark.soak),
+        pytest.param(768, "dark", marks=pytest.mark.soak),
+    ],
+)
 def test_every_state_fits_and_has_no_violation(
     browser: Any, axe: str, service: Served, gallery: Gallery, width: int, scheme: str
 ) -> None:

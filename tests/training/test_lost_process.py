@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from forked import ForkedCommand, forked_ranks
 from toy_runs import options_file, start
 
 LIMIT = 60  # seconds
@@ -20,9 +22,9 @@ def others_of(process: subprocess.Popen[str]) -> list[int]:
     return [int(number) for number in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
-def wait_until(condition: object, process: subprocess.Popen[str]) -> None:
+def wait_until(condition: Callable[[], bool], process: ForkedCommand | subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 200
-    while not condition() and process.poll() is None and time.monotonic() < deadline:  # type: ignore[operator]
+    while not condition() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     assert process.poll() is None, process.communicate()
 
@@ -52,7 +54,7 @@ def test_a_killed_process_ends_the_run_which_goes_on_with_another_number(
     assert "Traceback" not in error
     if killed == "second":
         # Where it stopped is not known: it ends soon after.
-        stop = start("train", "--resume", run, "--device.processes", 3)
+        stop = ForkedCommand(["train", "--resume", run, "--device.processes", 1], tmp_path / "log")
         time_of_checkpoint = (run / "checkpoint.safetensors").stat().st_mtime_ns
         wait_until(lambda: (run / "checkpoint.safetensors").stat().st_mtime_ns > time_of_checkpoint, stop)
         stop.send_signal(signal.SIGTERM)
@@ -70,9 +72,10 @@ def test_a_bad_image_in_one_process_is_said_once_and_ends_all(sources: list[Path
     (images / "c0").mkdir()
     (images / "c0/0.png").write_bytes(b"no image")
     options = options_file(tmp_path / "options.yaml", data={"strict": True, "split": "train-only"})
-    process = start("train", images, "--out", tmp_path / "run", "--config", options, "--device.processes", 2)
-    _, error = process.communicate(timeout=200)
-    assert process.returncode == 2, error
+    command = ["train", images, "--out", tmp_path / "run", "--config", options, "--device.processes", 2]
+    with forked_ranks(command, tmp_path) as processes:
+        error = "".join(process.communicate(timeout=200)[1] for process in processes)
+    assert [process.returncode for process in processes] == [2, 2], error
     (said,) = [line for line in error.splitlines() if "error" in line]
     assert str(images / "c0/0.png") in said
     assert "--data.strict is set" in said

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
 import unimetric.training.loop as loop
+from forked import forked_ranks
 from toy_runs import assert_same_run, log_rows, options_file, read_json, removed, tensors, unimetric
 from unimetric.config import run_config
 from unimetric.data.loading import _TrainingImages
@@ -187,18 +185,13 @@ def test_one_process_with_a_bad_batch_stops_both(sources: list[Path], tmp_path: 
     driver, run = tmp_path / "driver.py", tmp_path / "run"
     driver.write_text(DRIVER.format(tests=str(here.parent), here=str(here)))
     options = options_file(tmp_path / "options.yaml", model=LINEAR)
-    process = subprocess.run(
-        [sys.executable, driver, "train", *sources, "--out", run, "--config", options, "--device.processes", "2"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert process.returncode == 1, process.stderr
-    lines = [line for line in process.stderr.splitlines() if "unimetric: error: " in line]
-    assert len(lines) == 1, process.stderr
-    assert "Traceback" not in process.stderr
+    command = ["train", *sources, "--out", run, "--config", options, "--device.processes", 2]
+    with forked_ranks(command, tmp_path, str(driver)) as processes:
+        error = "".join(process.communicate(timeout=120)[1] for process in processes)
+    assert processes[0].returncode == 1, error
+    lines = [line for line in error.splitlines() if "unimetric: error: " in line]
+    assert len(lines) == 1, error
+    assert "Traceback" not in error
     assert f"pixels are not finite: remove or repair the file; suspected images: {sources[0] / BAD};" in lines[0]
     (step,) = (run / "non-finite").iterdir()
     assert sorted(path.name for path in step.iterdir()) == ["rank-0", "rank-1"]
@@ -226,16 +219,11 @@ def test_divided_proxies_in_half_precision_stop_both(sources: list[Path], tmp_pa
         training={"shard_proxies": True},
         device={"processes": 2, "precision": "bf16"},
     )
-    process = subprocess.run(
-        [sys.executable, driver, "train", *sources, "--out", run, "--config", options],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert process.returncode == 1, process.stderr
-    assert f"suspected images: {sources[0] / BAD};" in process.stderr
+    command = ["train", *sources, "--out", run, "--config", options]
+    with forked_ranks(command, tmp_path, str(driver)) as processes:
+        error = "".join(process.communicate(timeout=120)[1] for process in processes)
+    assert processes[0].returncode == 1, error
+    assert f"suspected images: {sources[0] / BAD};" in error
     (step,) = (run / "non-finite").iterdir()
     with pytest.raises(UserError, match="the proxies of one process only, of 2 that divided them"):
         replay_step(step / "rank-1")

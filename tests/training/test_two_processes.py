@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from forked import ForkedCommand, forked_ranks
 from toy_runs import log_rows, options_file, read_json, start, tensors, unimetric
 
 TWO = ["--device.processes", 2]
@@ -56,7 +57,7 @@ def test_the_same_updates_as_one_process(sources: list[Path], tmp_path: Path, mo
 def test_bad_input_is_said_once(sources: list[Path], tmp_path: Path) -> None:
     options = options_without_noise(tmp_path / "options.yaml")
     arguments = ["train", *sources, "--out", tmp_path / "run", "--config", options, *TWO]
-    process = start(*arguments, "--loss.name", "arcfase")
+    process = ForkedCommand([*arguments, "--loss.name", "arcfase"], tmp_path / "log")
     _, error = process.communicate(timeout=240)
     assert process.returncode == 2
     assert error.count("unknown --loss.name 'arcfase'") == 1
@@ -69,13 +70,13 @@ def test_ctrl_c_stops_both_after_the_same_step(sources: list[Path], tmp_path: Pa
     changes = {"start": "discriminant", "shard_proxies": True, "epochs": 20, "selection": "last"}
     options = options_without_noise(tmp_path / "options.yaml", **changes)
     run = tmp_path / "run"
-    process = start("train", *sources, "--out", run, "--config", options, *TWO)
-    deadline = time.monotonic() + 200
-    while not (run / "checkpoint.safetensors").exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)  # the first process only: it has to tell the other
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 130, error
+    with forked_ranks(["train", *sources, "--out", run, "--config", options, *TWO], tmp_path) as (first, second):
+        deadline = time.monotonic() + 200
+        while not (run / "checkpoint.safetensors").exists() and first.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        first.send_signal(signal.SIGTERM)  # the first process only: it has to tell the other
+        error = "".join(process.communicate(timeout=120)[1] for process in (first, second))
+    assert first.returncode == 130, error
     assert error.count("continue with: unimetric train --resume") == 1
     assert "Traceback" not in error
     resume = ["train", "--resume", run, "--training.shard_proxies", "false"]
