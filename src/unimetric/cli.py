@@ -1,7 +1,5 @@
 """The command line: the commands by name, and exit codes for errors. Only commands that compute import torch."""
 
-from __future__ import annotations
-
 import inspect
 import io
 import os

@@ -6,8 +6,6 @@ Distributions with Parameter-Efficient Transfer Learning*, WACV 2025) and of its
 The first sentence of a field's description is its line in ``--help``; the whole of it is in ``--help-all``.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The configuration of a run, from the files named on the command line and the options typed there."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache

@@ -1,7 +1,5 @@
 """Checks of configuration values, and dataclasses made of nested options."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping

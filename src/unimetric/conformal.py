@@ -20,8 +20,6 @@ coverage of all further queries is at least ``level`` (Vovk, Conditional Validit
 ACML 2012, proposition 2a; the tolerance regions of Wilks, 1941).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ OpenMP is configured by environment variables that it reads once, when torch is 
 first thing on import. Processes that are started later inherit the variables.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

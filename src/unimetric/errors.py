@@ -1,7 +1,5 @@
 """Errors that a user can fix, and values in the text of their messages."""
 
-from __future__ import annotations
-
 import difflib
 import inspect
 import os

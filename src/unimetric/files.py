@@ -1,7 +1,5 @@
 """Files and folders: atomic writes, explained errors, checks and the cache folder."""
 
-from __future__ import annotations
-
 import errno
 import glob
 import hashlib

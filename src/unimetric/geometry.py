@@ -4,8 +4,6 @@ The hyperbolic formulas are those of Ermolov et al., *Hyperbolic Vision Transfor
 Learning*, CVPR 2022, rearranged so that values and gradients stay in the range of float32.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, TypeAlias

@@ -1,7 +1,5 @@
 """The page of ``--help``: usage, then one line for each option, grouped."""
 
-from __future__ import annotations
-
 import shutil
 import textwrap
 import types

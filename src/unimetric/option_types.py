@@ -1,7 +1,5 @@
 """Types of options in words, and values that YAML reads otherwise than they were meant."""
 
-from __future__ import annotations
-
 import datetime
 import types
 import typing

@@ -1,7 +1,5 @@
 """Configurations that come with the package, by name."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from unimetric.errors import UserError, nearest_names

@@ -1,7 +1,5 @@
 """Status lines and progress bars on standard error; standard output is left to results."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar

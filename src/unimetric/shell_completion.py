@@ -1,7 +1,5 @@
 """Tab completion for bash and zsh: a static script, made from the parsers by shtab."""
 
-from __future__ import annotations
-
 import argparse
 import inspect
 from collections.abc import Callable, Mapping

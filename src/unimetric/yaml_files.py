@@ -1,7 +1,5 @@
 """Read YAML files from any source as plain values, in limited time and memory."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Import shards that were embedded elsewhere into a database, without reading an image."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path

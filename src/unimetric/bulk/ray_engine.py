@@ -1,7 +1,5 @@
 """Distribution of work units by Ray Data, on this machine or on the cluster that ``RAY_ADDRESS`` names."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Iterator, Sequence

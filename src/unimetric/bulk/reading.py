@@ -1,7 +1,5 @@
 """Reading of a unit's images as bytes: from files, WebDataset archives, and Parquet files that hold images."""
 
-from __future__ import annotations
-
 import json
 import posixpath
 import stat

@@ -1,7 +1,5 @@
 """`unimetric embed` into shards: plan the work, skip finished shards, make the rest, account for all images."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os

@@ -1,7 +1,5 @@
 """A worker: one model that embeds one unit after another."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Compare runs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from unimetric.commands.report import check_out

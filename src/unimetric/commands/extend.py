@@ -1,7 +1,5 @@
 """Add datasets to a trained model without its old images."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Show the nearest neighbours of one image."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

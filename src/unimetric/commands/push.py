@@ -1,7 +1,5 @@
 """Push a trained model to a model hub."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 

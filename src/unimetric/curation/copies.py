@@ -1,7 +1,5 @@
 """Exact and near copies: a perceptual hash and embeddings propose pairs, a comparison of pixels decides."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections import defaultdict

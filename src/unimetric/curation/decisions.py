@@ -1,7 +1,5 @@
 """Decisions on findings, and the resulting manifest. No image is deleted or moved."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """A finding of an audit, and the table that holds all of them."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

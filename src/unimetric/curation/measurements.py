@@ -3,8 +3,6 @@
 The results are memory-mapped arrays with one row per image, so that a million images do not have to fit in memory.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence

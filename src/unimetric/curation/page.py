@@ -1,7 +1,5 @@
 """The page for reviewing findings: one HTML file that makes no network requests."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Images that no model can use: unreadable, blank, tiny, blurred, or of an extreme shape."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

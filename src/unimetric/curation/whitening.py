@@ -1,7 +1,5 @@
 """Covariance of many vectors with shrinkage, tile by tile, and vectors whitened by it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Resizing and centre crop of evaluation, in Pillow, without torch."""
 
-from __future__ import annotations
-
 from PIL import Image
 
 RESIZE_RATIO = 256 / 224

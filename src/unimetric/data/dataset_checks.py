@@ -1,7 +1,5 @@
 """Checks of the benchmark datasets in a folder: counts, missing and unreadable images, duplicates."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Class labels: the form they are compared in, and notes on labels that look like one class but are several."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import defaultdict

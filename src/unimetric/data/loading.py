@@ -1,7 +1,5 @@
 """Training images from disk to batch, in worker processes."""
 
-from __future__ import annotations
-
 import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Rule for near copies: decide from their pixels if two pictures are one, re-encoded, cropped, mirrored or framed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

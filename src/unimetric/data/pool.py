@@ -1,7 +1,5 @@
 """Work in threads that an interrupted program does not wait for."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

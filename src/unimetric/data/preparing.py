@@ -1,7 +1,5 @@
 """Write a cache of images that were resized once, see `ImageCache`; a stopped run goes on where it was."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """Read images from a cache of resized ones, or decode their files, in full or reduced."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path

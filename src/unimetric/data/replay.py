@@ -4,8 +4,6 @@ A folder with ``manifest.csv`` (an ordinary manifest), ``images/`` (JPEG files a
 ``replay.json`` (all classes in the order of the model's proxies, the size of the images, bytes).
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

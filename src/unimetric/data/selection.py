@@ -5,8 +5,6 @@ else: not on other datasets, other classes, the order of the items, or the place
 different sizes are nested: the images of 1 per class are among those of 2.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections import Counter, defaultdict

@@ -4,8 +4,6 @@ Classes are sorted by code point ("10" before "2", capitals before small letters
 labels alone, never on the order of the items or on what other datasets there are.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence

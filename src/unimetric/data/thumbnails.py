@@ -1,7 +1,5 @@
 """Small pictures for pages: decoded, turned upright, shrunk, and carried inside the page."""
 
-from __future__ import annotations
-
 import base64
 from functools import lru_cache
 from io import BytesIO

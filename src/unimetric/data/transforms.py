@@ -1,7 +1,5 @@
 """Transforms of an RGB image to a backbone's input."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

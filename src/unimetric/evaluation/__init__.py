@@ -18,8 +18,6 @@ Most callers need `evaluate` alone. The modules, each importing only those above
 - `evaluate_split`: from a model and the items of a split to a report
 """
 
-from __future__ import annotations
-
 from unimetric.evaluation.labels import LabelWarning
 from unimetric.evaluation.neighbours import nearest_neighbours
 from unimetric.evaluation.per_query import PerQuery

@@ -6,8 +6,6 @@ Outputs for Support Vector Machines, 1999, with his smoothed targets). Each quer
 the gallery, and without, when its answer is wrong in any case. `ABSENT_SHARE` weighs the two.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -20,8 +20,6 @@ thousand times longer than all others costs these three of their seven digits.
 For hyperbolic distances see `poincare`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

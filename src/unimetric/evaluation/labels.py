@@ -1,7 +1,5 @@
 """Convert labels, dataset names and image ids of any type to row numbers and class numbers."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from typing import Any

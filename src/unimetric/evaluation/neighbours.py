@@ -21,8 +21,6 @@ tensor([[1],
         [1]])
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

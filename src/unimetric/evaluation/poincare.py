@@ -16,8 +16,6 @@ That leaves an error in ``cosh(sqrt(c) d)`` of about ``2^-44 X_0 Y_0``. For poin
 constants can give (c = 0.1, clipped at 2.3), it is 1e-5 in d for points nearer than that, and far less for any others.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -3,8 +3,6 @@
 Rows are taken by a slice or by row numbers, as float32 on the CPU. `hold_or_stream` decides once where they come from.
 """
 
-from __future__ import annotations
-
 import numbers
 from dataclasses import dataclass
 from typing import Any, Protocol

@@ -21,8 +21,6 @@ distance, alignment is at least 0 and uniformity at most 0, and only models of t
 compared.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -18,8 +18,6 @@ The rates at a threshold t:
   t. 1 minus NIST's FNIR at rank 1.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

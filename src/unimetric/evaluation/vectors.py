@@ -1,7 +1,5 @@
 """Check matrices of embeddings and prepare their rows, block by block."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The run folder: its paths, its configuration and its identity."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Folders of vectors in shards: Parquet files, one per work unit, each written whole or not at all."""
 
-from __future__ import annotations
-
 import io
 import json
 import posixpath

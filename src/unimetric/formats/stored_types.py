@@ -1,7 +1,5 @@
 """Types in which vectors are stored: float32, float16, int8 and one bit a number."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, Literal, get_args
 

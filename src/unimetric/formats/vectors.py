@@ -1,7 +1,5 @@
 """Measured vectors, kept beside ``metrics.json`` so that reports need no model."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

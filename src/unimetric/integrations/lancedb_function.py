@@ -3,8 +3,6 @@
 Importing this module registers it under the name ``unimetric``; LanceDB needs that whenever such a table is opened.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

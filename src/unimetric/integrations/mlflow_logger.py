@@ -1,7 +1,5 @@
 """Training curves in MLflow; MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME are followed."""
 
-from __future__ import annotations
-
 import os
 import re
 import time

@@ -1,7 +1,5 @@
 """Training curves in Weights & Biases; WANDB_MODE, WANDB_PROJECT and its other variables are followed."""
 
-from __future__ import annotations
-
 import os
 import uuid
 from collections.abc import Mapping

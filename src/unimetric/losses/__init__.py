@@ -4,8 +4,6 @@ To add one, write a function (or module) that takes ``num_classes``, ``embedding
 defaults, raises ``ValueError`` for constants out of range, and add it to ``LOSSES``.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields

@@ -1,7 +1,5 @@
 """The additive angular margin that ArcFace and CurricularFace share."""
 
-from __future__ import annotations
-
 import math
 
 import torch

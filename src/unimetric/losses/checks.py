@@ -1,7 +1,5 @@
 """Checks of a loss's constants and batch, and its precision."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

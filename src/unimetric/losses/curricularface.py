@@ -1,7 +1,5 @@
 """CurricularFace, PUMA's training loss: hard negatives get more weight as training advances."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The hyperbolic loss of Ermolov et al., CVPR 2022: softmax over the images of a batch, by distance in the ball."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Target cosine and sum over negatives of a softmax over class proxies, in memory that does not grow with B · C."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Nested sizes: one loss on several lengths of the same embedding (Matryoshka representation learning)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

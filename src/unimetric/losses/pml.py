@@ -5,8 +5,6 @@ the loss's constants by name, and returns a module called as ``loss(embeddings, 
 raises ``ValueError`` for a constant outside its range.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

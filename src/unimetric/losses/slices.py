@@ -1,7 +1,5 @@
 """Class proxies divided among processes: the classes of each process, and sums over all processes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """The model card, README.md of a model folder: description, measured scores, and usage of the model."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import timm

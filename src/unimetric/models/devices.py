@@ -1,7 +1,5 @@
 """Choice of device and precision."""
 
-from __future__ import annotations
-
 import platform
 
 import torch

@@ -1,7 +1,5 @@
 """Export of a trained model to one file, which needs neither this package nor the backbone's weights."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Callable

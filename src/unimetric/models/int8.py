@@ -1,7 +1,5 @@
 """int8 inference: quantisation of an ONNX network's products, and the inference form that runs it."""
 
-from __future__ import annotations
-
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The network: a frozen backbone, a method's additions, and a linear head."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial

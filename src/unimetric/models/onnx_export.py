@@ -1,7 +1,5 @@
 """Export of a network's inference form, or of the mean of several, as a `torch.export` program or an ONNX graph."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Sequence

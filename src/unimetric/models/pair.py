@@ -1,7 +1,5 @@
 """Two models that embed the same image, one vector after the other."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TypeAlias
 

@@ -1,7 +1,5 @@
 """The inference form on a CPU, in which no bit of an image's vector depends on other images."""
 
-from __future__ import annotations
-
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass

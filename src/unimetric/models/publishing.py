@@ -1,7 +1,5 @@
 """Push a trained model to a model hub: its learned weights, its configuration, its numbers and a model card."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Model folders: ``config.json``, ``adapter.safetensors`` and a model card. Loading reads data and runs no code."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os.path

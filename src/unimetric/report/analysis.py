@@ -1,7 +1,5 @@
 """A run's numbers with intervals, and the queries behind them: the most confident mistakes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property

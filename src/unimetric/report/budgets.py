@@ -1,7 +1,5 @@
 """The page's part on budgets: bytes per image against Recall@1."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

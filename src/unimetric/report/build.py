@@ -1,7 +1,5 @@
 """Report of a run in one HTML file."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

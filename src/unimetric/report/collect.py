@@ -1,7 +1,5 @@
 """The parts of a report: a folder's numbers, vectors, log and model."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Comparison of runs, with the probability that a difference is real: terminal output and page."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

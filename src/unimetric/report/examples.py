@@ -1,7 +1,5 @@
 """Pictures of the most confident mistakes and of the worst classes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from unimetric.data.catalog import Item

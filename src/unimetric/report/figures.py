@@ -1,7 +1,5 @@
 """Figures of a report, narrow enough for a phone; they scale up elsewhere."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

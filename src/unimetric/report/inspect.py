@@ -1,7 +1,5 @@
 """Inspection of one image: its prompts' weights and nearest neighbours, as terminal output and picture."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

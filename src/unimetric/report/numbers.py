@@ -1,7 +1,5 @@
 """Numbers of a page: headline, all metrics, confusion, alignment and uniformity."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Rendering of a template into one HTML file that loads nothing and escapes every name."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re

@@ -1,7 +1,5 @@
 """Similarities of images to the prompts of a model's pool, by dataset."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A flat map of the embedding, as marks on the page: principal components, then t-SNE."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The page's part on thresholds between match and no match."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

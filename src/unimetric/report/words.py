@@ -1,7 +1,5 @@
 """Formatting of numbers for pages and terminals."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Access to object storage: settings from the environment, the file system of a URI, and errors with a remedy."""
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Iterator

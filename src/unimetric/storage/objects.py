@@ -1,7 +1,5 @@
 """Files by path or URI: local ones, and object storage through the file systems of pyarrow or fsspec."""
 
-from __future__ import annotations
-
 import io
 import posixpath
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Execution of a plan: finished runs are skipped, interrupted ones resumed, and a failure does not stop the rest."""
 
-from __future__ import annotations
-
 import shutil
 import signal
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A benchmark's YAML file: reading it, checking its names, and merging its nested options."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import re

@@ -1,7 +1,5 @@
 """Names of folders, chosen values and sources, as the plan writes them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

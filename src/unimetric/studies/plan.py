@@ -3,8 +3,6 @@
 Nothing here imports torch, so that a plan is shown at once.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The files that a benchmark writes beside its runs, and the notes below its table."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any

@@ -1,7 +1,5 @@
 """State of a benchmark's folder: the runs that are done, cut off or to do, and the chosen options."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """Tables of results as Markdown, CSV, LaTeX and terminal output."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """A running average of the learned weights, which is measured and saved in their place."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

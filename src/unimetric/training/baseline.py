@@ -3,8 +3,6 @@
 The backbone is measured once for the same weights, images and size; its numbers are kept in the user's cache.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -5,8 +5,6 @@ step, so the step number is all there is to save about the random state, the sch
 that an adaptive sampler goes by are saved with it.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import zlib

@@ -1,7 +1,5 @@
 """Search for the cause of a step that is not finite, from its input to the loss."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

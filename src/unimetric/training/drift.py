@@ -1,7 +1,5 @@
 """Drift of an extended model's embeddings from the old model's, and its effect on an old index."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Addition of domains to a trained model: prepare a run that starts from it, with a replay set, and train."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress

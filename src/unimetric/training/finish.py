@@ -1,7 +1,5 @@
 """The end of a run: measure, save the model, and write the numbers with their provenance."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from unimetric.data.catalog import ClassIndex, Unusable

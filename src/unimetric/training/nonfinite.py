@@ -1,7 +1,5 @@
 """A loss or a gradient that is not finite: detected in every process, diagnosed, dumped, then skipped or fatal."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Dump of a training step whose numbers are not finite, from which it can be computed again."""
 
-from __future__ import annotations
-
 import json
 import platform
 from collections.abc import Sequence

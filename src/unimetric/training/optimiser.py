@@ -1,7 +1,5 @@
 """AdamW's groups of parameters, and the learning rate as a function of the step."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

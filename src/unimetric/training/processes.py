@@ -1,7 +1,5 @@
 """Processes that train together: their start, communication and common end."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

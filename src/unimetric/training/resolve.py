@@ -1,7 +1,5 @@
 """The objects of a run, made from its configuration, which the training loop does not read again."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

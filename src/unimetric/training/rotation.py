@@ -1,7 +1,5 @@
 """The rotation that shortens the vectors of a model without nested sizes, fitted on images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Split, model and image reader from a configuration, and the description of measured numbers."""
 
-from __future__ import annotations
-
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

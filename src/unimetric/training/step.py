@@ -1,7 +1,5 @@
 """A training step computed again, apart from the training, to find out why it failed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

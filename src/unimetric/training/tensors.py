@@ -1,7 +1,5 @@
 """Safetensors files, written so that a full disk is reported as such."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

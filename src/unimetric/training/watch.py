@@ -1,7 +1,5 @@
 """Detection of a dead process among several, so that the others do not wait for it for ever."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

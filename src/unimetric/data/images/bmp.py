@@ -1,7 +1,5 @@
 """BMP files whose header defines the bits of each channel ("bit fields"); Pillow reads only some layouts of them."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable
 from typing import IO

@@ -1,7 +1,5 @@
 """Encode images."""
 
-from __future__ import annotations
-
 from io import BytesIO
 from typing import Any
 

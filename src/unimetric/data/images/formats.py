@@ -1,7 +1,5 @@
 """Image formats: their file name endings, their first bytes, and which of them are read."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from pathlib import Path
 

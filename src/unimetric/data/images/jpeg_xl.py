@@ -3,8 +3,6 @@
 Its decoder makes all pixels at once, so the size is read from the header first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import IO
 

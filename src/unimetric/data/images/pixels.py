@@ -1,7 +1,5 @@
 """From an opened image or an array of pixels to upright RGB of 8 bits a channel."""
 
-from __future__ import annotations
-
 import re
 import struct
 import zlib

@@ -4,8 +4,6 @@ Decoders refuse files for defects that do not affect the pixels, such as a comme
 wrong checksum. Here a decoder gets only the parts of a file that determine the pixels and their orientation.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import struct

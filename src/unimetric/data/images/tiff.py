@@ -1,7 +1,5 @@
 """TIFF: the tags that determine the pixels, and corrections of Pillow's mistakes."""
 
-from __future__ import annotations
-
 import struct
 from io import BytesIO
 from typing import IO, Any, TypeAlias

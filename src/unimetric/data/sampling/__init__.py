@@ -1,7 +1,5 @@
 """Samplers, which choose the images of each batch, by name: one file each, and one line here."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any

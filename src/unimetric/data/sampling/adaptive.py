@@ -1,7 +1,5 @@
 """More batches for the datasets that are learnt more slowly."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Base of all samplers: the epoch and the step decide the batch, and each process takes its slice of it."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Batches with the same number of images of each class, for pair losses."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

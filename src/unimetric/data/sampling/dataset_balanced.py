@@ -1,7 +1,5 @@
 """Batches that mix the datasets in chosen shares, whatever their sizes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

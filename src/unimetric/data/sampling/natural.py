@@ -1,7 +1,5 @@
 """A plain shuffle."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

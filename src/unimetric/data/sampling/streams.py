@@ -1,7 +1,5 @@
 """Endless streams of images; the images of one take are all different."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import numpy as np

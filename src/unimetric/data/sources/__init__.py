@@ -15,8 +15,6 @@ A source string is ``[NAME=][FORMAT:]PATH``:
 An existing path that contains ``=`` or ``:`` is read as a path.
 """
 
-from __future__ import annotations
-
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence

@@ -11,8 +11,6 @@ The layout follows from where the images lie and from the names of splits (`SPLI
 Ambiguous layouts are refused, or noted where one reading is far more likely.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace

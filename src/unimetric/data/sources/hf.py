@@ -3,8 +3,6 @@
 Images inside tables are written to files in the user's cache, once, since every command reads images by path.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Tables of the library ``datasets`` by split: their columns, and their rows batch by batch as Arrow."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

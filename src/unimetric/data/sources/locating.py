@@ -1,7 +1,5 @@
 """Find the images that a manifest names, also where it was written on another system or without endings."""
 
-from __future__ import annotations
-
 import os
 import re
 import stat

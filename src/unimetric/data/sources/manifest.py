@@ -1,7 +1,5 @@
 """Manifests: a CSV or Parquet table with the columns ``path,label[,dataset][,split]``, one row per image."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The further columns of manifests, besides path, label, dataset and split: for search."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence

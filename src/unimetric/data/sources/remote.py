@@ -4,8 +4,6 @@ The copies lie in ``objects/SCHEME/BUCKET/KEY`` below the cache folder. Every co
 object with those of its copy, so a changed one is copied again, and a deleted one is missing.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Names of splits, the same for folders and for the column ``split`` of manifests."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Iterable

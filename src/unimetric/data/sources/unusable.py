@@ -1,7 +1,5 @@
 """Entries of folders that cannot be opened as files, or named: pipes, broken links, names that are not UTF-8."""
 
-from __future__ import annotations
-
 import errno
 import os
 import stat

@@ -1,7 +1,5 @@
 """Training methods by name: one file each, and one line here."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """AdaptFormer: one adapter in every block, beside the MLP (Chen et al., NeurIPS 2022)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

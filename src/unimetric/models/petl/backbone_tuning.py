@@ -1,7 +1,5 @@
 """Methods that train the backbone's own parameters: full fine-tuning, and BitFit (Ben Zaken et al., ACL 2022)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from unimetric.models.backbone import Backbone

@@ -1,7 +1,5 @@
 """The base class of all methods."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

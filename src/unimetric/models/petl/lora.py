@@ -1,7 +1,5 @@
 """LoRA: low-rank updates of a frozen backbone's products (Hu et al., ICLR 2022)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Random numbers for the images of a batch, independent of the number of processes that share it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar

@@ -1,7 +1,5 @@
 """The conditional prompt of PUMA (Kim, Kim, Kwak, WACV 2025, section 3)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """PUMA: stochastic adapters and a conditional prompt pool (Kim, Kim, Kwak, WACV 2025)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """VPT-deep: separate prompt tokens for every block (Jia et al., *Visual Prompt Tuning*, ECCV 2022)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

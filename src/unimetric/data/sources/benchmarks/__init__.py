@@ -1,7 +1,5 @@
 """The eight benchmark datasets of the field, read from the folders that their authors distribute."""
 
-from __future__ import annotations
-
 import os
 from itertools import islice
 from pathlib import Path

@@ -1,7 +1,5 @@
 """FGVC-Aircraft: of its 100 variants, sorted by name, the first 50 train (Maji et al., arXiv 1306.5151)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from unimetric.data.catalog import Dataset

@@ -1,7 +1,5 @@
 """Cars-196: classes 1 to 98 train, 99 to 196 test, all 16,185 images (Krause et al., 3dRR workshop at ICCV 2013)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

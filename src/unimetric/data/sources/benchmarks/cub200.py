@@ -1,7 +1,5 @@
 """CUB-200-2011: classes 1 to 100 train, 101 to 200 test (Wah et al., Caltech CNS-TR-2011-001)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from unimetric.data.catalog import Dataset

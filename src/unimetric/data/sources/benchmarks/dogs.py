@@ -1,7 +1,5 @@
 """Stanford Dogs: classes 1 to 60 train, 61 to 120 test (Khosla et al., FGVC workshop at CVPR 2011)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from unimetric.data.catalog import Dataset

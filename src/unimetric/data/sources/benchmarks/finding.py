@@ -1,7 +1,5 @@
 """Find the folder, the annotation files and the images of a benchmark dataset."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Oxford Flowers-102: classes 1 to 51 train, 52 to 102 test (Nilsback and Zisserman, ICVGIP 2008)."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

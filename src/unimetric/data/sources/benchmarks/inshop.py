@@ -1,7 +1,5 @@
 """In-Shop Clothes Retrieval: query and gallery are sets of their own (Liu et al., *DeepFashion*, CVPR 2016)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from unimetric.data.catalog import Dataset

@@ -1,7 +1,5 @@
 """Make a dataset of the images that annotation files list: check paths, labels and files."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

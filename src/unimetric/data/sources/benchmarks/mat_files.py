@@ -1,7 +1,5 @@
 """MATLAB 5 files of benchmark datasets."""
 
-from __future__ import annotations
-
 import io
 import zlib
 from collections.abc import Iterable, Mapping, Sequence

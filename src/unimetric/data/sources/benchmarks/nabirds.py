@@ -1,7 +1,5 @@
 """NABirds: of its 555 classes the first 278 train, the last 277 test (Van Horn et al., CVPR 2015)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from unimetric.data.catalog import Dataset

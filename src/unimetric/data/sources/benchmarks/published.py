@@ -4,8 +4,6 @@ The train and test classes are those of Kim, Kim and Kwak, *Learning Unified Dis
 Distributions with Parameter-Efficient Transfer Learning*, WACV 2025 (arXiv 2309.08944).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

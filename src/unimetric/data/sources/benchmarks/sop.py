@@ -1,7 +1,5 @@
 """Stanford Online Products: 11,318 train and 11,316 test classes (Oh Song et al., CVPR 2016)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from unimetric.data.catalog import Dataset

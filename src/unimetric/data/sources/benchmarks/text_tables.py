@@ -1,7 +1,5 @@
 """Text tables of benchmark datasets: columns separated by blanks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple

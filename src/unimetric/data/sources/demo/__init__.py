@@ -5,8 +5,6 @@ embedding model on several domains. One module draws each domain; `build` writes
 user. ``docs/demo-data.md`` describes the data and the meaning of numbers on it.
 """
 
-from __future__ import annotations
-
 from unimetric.data.sources.demo.build import DOMAINS, build_demo, pixel_fingerprint
 
 __all__ = ["DOMAINS", "build_demo", "pixel_fingerprint"]

@@ -1,7 +1,5 @@
 """Handwritten digits: twenty of each from scikit-learn's copy of the UCI set, by up to 13 writers."""
 
-from __future__ import annotations
-
 import gzip
 from collections.abc import Iterator
 from functools import partial

@@ -1,7 +1,5 @@
 """Shared by the domains: a picture to be drawn, its own random numbers, and a shape on a plain ground."""
 
-from __future__ import annotations
-
 import colorsys
 import hashlib
 from collections.abc import Callable

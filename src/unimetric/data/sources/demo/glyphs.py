@@ -1,7 +1,5 @@
 """Glyphs: the class is the character, the instances are the fonts that matplotlib bundles."""
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Iterator
 from functools import partial

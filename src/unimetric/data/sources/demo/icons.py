@@ -1,7 +1,5 @@
 """Icons: the class is the thing shown, the instances are its drawings by the packs and styles."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from functools import partial

@@ -1,7 +1,5 @@
 """Sources, authors and licences of the demo data: the text of its ``LICENSES.md``."""
 
-from __future__ import annotations
-
 from importlib import resources
 
 from jinja2 import Template

@@ -4,8 +4,6 @@ Files are found through the installed metadata, without importing a package: som
 the icon packs' own code needs a library that is not installed here.
 """
 
-from __future__ import annotations
-
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 

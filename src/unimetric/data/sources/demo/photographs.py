@@ -4,8 +4,6 @@ A view is a turned, tilted piece of the region, under another exposure and colou
 focus, with sensor noise, saved as JPEG. No view leaves its region, and regions do not overlap.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
