@@ -15,7 +15,7 @@ from search_toys import FP32, store
 from toy_runs import make_images
 from unimetric.commands.index import ThresholdOptions
 from unimetric.commands.index import index as index_command
-from unimetric.commands.search import search_images
+from unimetric.commands.search import search
 from unimetric.conformal import FLOOR_WEIGHT
 from unimetric.errors import ArgumentError, UserError
 from unimetric.evaluation import evaluate
@@ -181,13 +181,15 @@ def test_a_set_without_an_end_is_refused(tmp_path: Path, fill: Callable[..., Sea
         index.search_vectors(vectors[:1].astype(np.float32), guarantee=0.95)
 
 
-def test_a_database_is_calibrated_on_images(catalogue: Path, model: Path, images: Path, tmp_path: Path) -> None:
+def test_a_database_is_calibrated_on_images(
+    catalogue: Path, model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     db = tmp_path / "db"
     sources = [f"{name}={images / name}" for name in ("hats", "shoes")]
     index_command(model, sources, db=str(db), device=FP32)
     one = str(next(images.glob("hats/*/*.png")))
     with pytest.raises(NotCalibratedError, match="was not calibrated for"):
-        search_images(str(db), [one], guarantee=0.8, device=FP32)
+        search(str(db), [one], guarantee=0.8, json=True, device=FP32)
     make_images(tmp_path / "queries" / "hats", classes=4, images=3, seed=7)
     make_images(tmp_path / "queries" / "shoes", classes=3, images=3, seed=8)
     queries = [f"{name}={tmp_path / 'queries' / name}" for name in ("hats", "shoes")]
@@ -195,10 +197,12 @@ def test_a_database_is_calibrated_on_images(catalogue: Path, model: Path, images
     with SearchIndex.open(db) as index:
         sets = store(index).about["calibration"]["unified"]["sets"]
         assert (sets["queries"], sets["gallery"]) == (18, 24), "3 of 21 queries are of a class that the database lacks"
-    (answer,) = search_images(str(db), [one], guarantee=0.8, device=FP32)
-    assert answer.is_match is bool(answer.matches)
-    assert answer.as_json()["guarantee"] == {"level": 0.8, "delta": None}
-    assert len({(match.dataset, match.label) for match in answer.matches}) == len(answer.matches)
+    capsys.readouterr()
+    search(str(db), [one], guarantee=0.8, json=True, device=FP32)
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert answer["is_match"] is bool(answer["matches"])
+    assert answer["guarantee"] == {"level": 0.8, "delta": None}
+    assert len({(match["dataset"], match["label"]) for match in answer["matches"]}) == len(answer["matches"])
     # Indexing again leaves the database's own calibration, but for a measurement that is named.
     (tmp_path / "metrics.json").write_text((catalogue.parent / "metrics.json").read_text())
     index_command(model, sources, db=str(db), device=FP32)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from forked import ForkedCommand
 from toy_runs import options_file, start
 from unimetric.data.workers import check_handover
 from unimetric.errors import WorkerError
@@ -26,7 +25,7 @@ def children(process: int) -> list[int]:
     return [int(number) for number in listed.read_text().split()]
 
 
-def wait_for_workers(run: Path, process: ForkedCommand) -> list[int]:
+def wait_for_workers(run: Path, process: subprocess.Popen[str]) -> list[int]:
     deadline = time.monotonic() + LIMIT
     while time.monotonic() < deadline and process.poll() is None:
         if (run / "checkpoint.safetensors").exists() and (found := children(process.pid)):
@@ -87,8 +86,7 @@ def test_without_workers_nothing_is_checked(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_worker_that_is_killed_ends_the_run(sources: list[Path], tmp_path: Path) -> None:
     run, options = tmp_path / "run", options_file(tmp_path / "options.yaml", training={"epochs": 1000})
-    command = ["train", *sources, "--out", run, "--config", options, "--data.workers", 2]
-    process = ForkedCommand(command, tmp_path / "log", environment={**os.environ, "COLUMNS": "500"})
+    process = start("train", *sources, "--out", run, "--config", options, "--data.workers", 2)
     os.kill(wait_for_workers(run, process)[0], signal.SIGKILL)
     _, error = process.communicate(timeout=LIMIT)
     assert process.returncode == 1, error
@@ -103,8 +101,7 @@ def test_a_signal_ends_the_wait_for_a_worker_that_hangs(
     number: signal.Signals, sources: list[Path], tmp_path: Path
 ) -> None:
     run, options = tmp_path / "run", options_file(tmp_path / "options.yaml", training={"epochs": 1000})
-    command = ["train", *sources, "--out", run, "--config", options, "--data.workers", 2]
-    process = ForkedCommand(command, tmp_path / "log", environment={**os.environ, "COLUMNS": "500"})
+    process = start("train", *sources, "--out", run, "--config", options, "--data.workers", 2)
     workers = wait_for_workers(run, process)
     for worker in workers:
         os.kill(worker, signal.SIGSTOP)

@@ -56,20 +56,9 @@ def demo(*, out: Path = Path("runs/demo"), config: str = "puma-demo") -> int:
 
 
 def run_demo(config: RunConfig, out: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Measure the frozen backbone, train and measure PUMA, write its report and index the images.
+    """Measure the frozen backbone into ``frozen/`` in the run folder, train PUMA, write its report, index the images.
 
-    The demo data is built if it is missing. An interrupted demo is resumed.
-
-    Args:
-        config: Every option; without sources, the demo data.
-        out: The run folder; the frozen backbone's numbers go into ``frozen/`` in it, the report is ``report.html``,
-            and the search database, if the extra ``search`` is installed, is ``catalogue.db``.
-
-    Returns:
-        Name and ``metrics.json`` of both.
-
-    Raises:
-        UserError: the folder holds another run, or a package of the demo is missing.
+    An interrupted demo is resumed. Returns name and ``metrics.json`` of both.
     """
     from unimetric.formats.run_folder import RunFolder
     from unimetric.models.source import ModelSource
@@ -87,9 +76,8 @@ def run_demo(config: RunConfig, out: Path) -> list[tuple[str, dict[str, Any]]]:
     resume = folder.config.is_file()
     if resume and not _is_run_of(folder, config):
         raise UserError(f"{out} holds a run of another configuration: delete {out}, or choose another --out")
-    model = replace(
-        config.model, method="frozen", options={}, embedding_size=ModelConfig.embedding_size, geometry="auto"
-    )
+    size = ModelConfig.embedding_size
+    model = replace(config.model, method="frozen", options={}, embedding_size=size, geometry="auto")
     stages = Stages(_SHARES)
     stages.begin()
     frozen = evaluate_model(replace(config, model=model), None, out / "frozen")
@@ -101,15 +89,11 @@ def run_demo(config: RunConfig, out: Path) -> list[tuple[str, dict[str, Any]]]:
         write_report(out, out / REPORT, source=ModelSource(device=config.device))
         if find_spec("lancedb") is not None:
             stages.begin()
-            _index(config, out)
+            # Needs the extra search.
+            from unimetric.commands.index import index_sources
+
+            index_sources(out, config.data.sources, str(out / DATABASE), device=config.device)
     return [("frozen", frozen), (config.model.method, trained)]
-
-
-def _index(config: RunConfig, out: Path) -> None:
-    # Needs the extra search.
-    from unimetric.commands.index import index_sources
-
-    index_sources(out, config.data.sources, str(out / DATABASE), device=config.device)
 
 
 def _is_run_of(folder: RunFolder, config: RunConfig) -> bool:

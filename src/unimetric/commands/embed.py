@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -70,12 +69,40 @@ def embed(
         )
     if thumbnails or workers is not None:
         raise OptionError("--thumbnails and --workers are for shards: add --engine ray, or leave them out")
+    return _embed_file(source, sources, user_path(out), batch_size, strict, cache)
+
+
+def _embed_file(
+    model: ModelSource, sources: Sequence[str], out: Path, batch_size: int, strict: bool, cache: str | None
+) -> int:
+    if out.suffix not in (".parquet", ".npz"):
+        raise UserError(f"--out is {out}: name a .parquet or an .npz file")
+    check_writable(out.parent)
+    from unimetric.data.reading import image_reader
+    from unimetric.data.sources import read_sources
+    from unimetric.data.sources.unusable import unusable_files
+    from unimetric.evaluation.evaluate_split import embed_items
     from unimetric.progress import log_status
 
-    embedded = embed_sources(source, sources, user_path(out), batch_size=batch_size, strict=strict, cache=cache)
-    for entry in embedded.skipped:
+    datasets = read_sources(sources, classes=False)
+    for line in (note for dataset in datasets for note in dataset.notes):
+        log_status(f"note: {line}", style="yellow")
+    items = [item for dataset in datasets for item in dataset.items]
+    unusable = unusable_files(datasets, strict)
+    embedder = model.load()
+    read = image_reader(cache, False, embedder.transform.image_size, "cache")
+    if note := read.note(item.path for item in items):
+        log_status(f"note: {note}", style="yellow")
+    embedded = embed_items(
+        embedder, items, batch_size=batch_size, precision=model.device.precision, strict=strict, read=read
+    )
+    log_status(f"computed in the form: {embedder.encoded_in}")
+    make_folder(out.parent)
+    write_atomically(out, lambda temporary: _write(temporary, out.suffix, embedded))
+    skipped = [*embedded.skipped, *unusable]
+    for entry in skipped:
         log_status(f"skipped {escaped(entry.path)}: {entry.reason}")
-    log_status(f"{len(embedded.items)} vectors are in {out}; {len(embedded.skipped)} files were skipped.")
+    log_status(f"{len(embedded.items)} vectors are in {out}; {len(skipped)} files were skipped.")
     return 0
 
 
@@ -100,60 +127,6 @@ def _embed_shards(model: ModelSource, sources: Sequence[str], out: str, **option
         f"{len(embedded.skipped)} files were skipped" + (f", see {SKIPPED_FILE} there." if whole else ".")
     )
     return 0
-
-
-def embed_sources(
-    model: ModelSource,
-    sources: Sequence[str],
-    out: Path,
-    *,
-    batch_size: int = 32,
-    strict: bool = False,
-    cache: str | None = None,
-) -> EmbeddedItems:
-    """Embed every image of the sources and write one file.
-
-    Args:
-        model: The model.
-        sources: As in `DataConfig.sources`; a folder may also hold images without class folders, whose label is "".
-        out: ``.parquet``: columns ``path``, ``label``, ``dataset`` and ``vector`` (E float32 numbers). ``.npz``:
-            arrays ``paths``, ``labels``, ``datasets`` [N] and ``vectors`` float32 [N, E].
-        batch_size: Images per forward pass.
-        strict: Stop at the first image that cannot be read, instead of leaving it out.
-        cache: A folder that ``unimetric prepare`` wrote.
-
-    Returns:
-        The embedded items, and the skipped images.
-
-    Raises:
-        UserError: the model or a source cannot be read, or the file cannot be written.
-    """
-    from unimetric.data.reading import image_reader
-    from unimetric.data.sources import read_sources
-    from unimetric.data.sources.unusable import unusable_files
-    from unimetric.evaluation.evaluate_split import embed_items
-    from unimetric.progress import log_status
-
-    if out.suffix not in (".parquet", ".npz"):
-        raise UserError(f"--out is {out}: name a .parquet or an .npz file")
-    check_writable(out.parent)
-    datasets = read_sources(sources, classes=False)
-    for line in (note for dataset in datasets for note in dataset.notes):
-        log_status(f"note: {line}", style="yellow")
-    items = [item for dataset in datasets for item in dataset.items]
-    unusable = unusable_files(datasets, strict)
-    embedder = model.load()
-    read = image_reader(cache, False, embedder.transform.image_size, "cache")
-    if note := read.note(item.path for item in items):
-        log_status(f"note: {note}", style="yellow")
-    embedded = embed_items(
-        embedder, items, batch_size=batch_size, precision=model.device.precision, strict=strict, read=read
-    )
-    embedded = replace(embedded, skipped=(*embedded.skipped, *unusable))
-    log_status(f"computed in the form: {embedder.encoded_in}")
-    make_folder(out.parent)
-    write_atomically(out, lambda temporary: _write(temporary, out.suffix, embedded))
-    return embedded
 
 
 def _write(path: Path, suffix: str, embedded: EmbeddedItems) -> None:

@@ -90,18 +90,10 @@ def evaluate(
 
 
 def evaluate_model(config: RunConfig, model: Path | None, out: Path, size: int | None = None) -> dict[str, Any]:
-    """Measure on the classes of `EvaluationConfig.classes`, test or validation, and write ``metrics.json`` and
-    ``vectors.parquet``.
+    """Measure a model folder, or the configured backbone without training, on the configured classes.
 
-    Args:
-        config: Options of data, evaluation and device; without ``model``, also the backbone. If ``model.weights`` is a
-            file, a model's backbone is read from it.
-        model: A model folder, or None for the configured backbone without training.
-        out: Folder for ``metrics.json``.
-        size: Numbers of a vector; None for all.
-
-    Returns:
-        The content of ``metrics.json``.
+    Writes ``metrics.json``, which is returned, and ``vectors.parquet``. ``size`` is the numbers of a vector, None for
+    all. If ``model.weights`` is a file, the backbone is read from it.
 
     Raises:
         UserError: the model or the data cannot be read, or nothing can be measured.
@@ -128,19 +120,9 @@ def evaluate_model(config: RunConfig, model: Path | None, out: Path, size: int |
 
 
 def evaluate_ensemble(config: RunConfig, models: Sequence[Path], out: Path) -> dict[str, Any]:
-    """Measure the mean embedding of several models as `evaluate_model` does one's, and write ``metrics.json``.
+    """Measure the mean embedding of several models as `evaluate_model` does one's.
 
-    Args:
-        config: Options of data, evaluation and device. If ``model.weights`` differs from the first model's own
-            configuration, the backbones of all models are read from it.
-        models: Run folders or model folders, at least one, each once.
-        out: Folder for ``metrics.json``.
-
-    Returns:
-        The content of ``metrics.json``; under ``model``, the sum of the members' trained parameters, and the members.
-
-    Raises:
-        UserError: a model or the data cannot be read, two models do not fit together, or nothing can be measured.
+    If ``model.weights`` differs from the first model's own configuration, all backbones are read from it.
     """
     from unimetric.formats.run_folder import RunFolder
     from unimetric.models.devices import choose_device

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -46,75 +45,16 @@ def export(
         overwrite: Replace an existing file.
         weights: Weights of the backbone, for a model trained with --model.weights FILE.
     """
-    from unimetric.progress import log_status
-
-    exported = export_models(
-        models, out, kind=format, precision=precision, size=size, overwrite=overwrite, weights=weights
-    )
-    if exported.reason:
-        log_status(
-            f"note: {exported.images - exported.real} of the images it was checked on are noise: {exported.reason}"
-        )
-    log_status(
-        f"The model is in {exported.path}: on {exported.images} images, its vectors are within "
-        f"{exported.difference:.1e} of the original's, as a share of their length."
-    )
-    return 0
-
-
-@dataclass(frozen=True)
-class Exported:
-    """Exported file, and the result of its check.
-
-    Args:
-        path: The file.
-        difference: The largest distance of one of its vectors from the model's own, as a share of its length.
-        images: Number of images it was checked on.
-        real: Number of the run's own images among them; the others are noise.
-        reason: Why they are not all the run's; empty if they are.
-    """
-
-    path: Path
-    difference: float
-    images: int
-    real: int
-    reason: str
-
-
-def export_models(
-    models: Sequence[Path],
-    out: Path | None = None,
-    *,
-    kind: str = "onnx",
-    precision: str = "fp32",
-    size: int | None = None,
-    overwrite: bool = False,
-    weights: str | None = None,
-) -> Exported:
-    """Write a model, or the mean of several, as one file, checked against the model itself.
-
-    Args:
-        models: Run folders or model folders; several become an ensemble.
-        out: The file; by default ``model.onnx``, ``model.int8.onnx`` or ``model.pt2`` in the folder of a single model.
-        kind: ``onnx`` or ``torch``.
-        precision: Of the products, ``fp32`` or, with ``onnx``, ``int8``.
-        size: Numbers of a vector, for a single model; None for all.
-        overwrite: Replace an existing file.
-        weights: The file of the backbone's weights, if a folder does not record it.
-
-    Raises:
-        UserError: a model cannot be read, the file exists or cannot be written, a package is missing, or the check
-            failed.
-    """
     from unimetric.models.embedder import Embedder
     from unimetric.models.ensemble import Ensemble
     from unimetric.models.export import check_kind, export_model
     from unimetric.models.onnx_runtime import default_name
+    from unimetric.progress import log_status
 
-    check_kind(kind, precision)
+    check_kind(format, precision)
     if size is not None and len(models) > 1:
         raise UserError(f"--size is {size}, for a single model: leave it out for an ensemble")
-    path = _path(models, out, kind, default_name(precision, size), overwrite)
+    path = _path(models, out, format, default_name(precision, size), overwrite)
     files = [ModelSource(model, weights).weights_file for model in models]
     model: Embedder | Ensemble = (
         Embedder.from_pretrained(models[0], weights=files[0], size=size)
@@ -123,8 +63,14 @@ def export_models(
     ).eval()
     pixels, real, reason = _images(models[0], model.transform)
     make_folder(path.parent)
-    difference = export_model(model, path, kind, pixels, precision)
-    return Exported(path, difference, len(pixels), real, reason)
+    difference = export_model(model, path, format, pixels, precision)
+    if reason:
+        log_status(f"note: {len(pixels) - real} of the images it was checked on are noise: {reason}")
+    log_status(
+        f"The model is in {path}: on {len(pixels)} images, its vectors are within {difference:.1e} of the original's, "
+        "as a share of their length."
+    )
+    return 0
 
 
 def _path(models: Sequence[Path], out: Path | None, kind: str, name: str, overwrite: bool) -> Path:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -13,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from unimetric.arguments import PositiveInt, Without
 from unimetric.config import DeviceConfig
+from unimetric.cpu import no_garbage_collection
 from unimetric.errors import UserError
 from unimetric.files import user_path
+from unimetric.models.source import ModelSource
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,40 +61,12 @@ def search(
         weights: Weights of the backbone, for a model trained with --model.weights FILE.
         device: Device and precision.
     """
-    with _collector_paused():
-        answers = search_images(
-            db,
-            images,
-            k,
-            datasets=dataset,
-            where=where,
-            exact=exact,
-            guarantee=guarantee,
-            guarantee_delta=guarantee_delta,
-            group_copies=group_copies,
-            false_match_rate=false_match_rate,
-            engine=engine,
-            model=model,
-            weights=weights,
-            device=device,
-        )
-    if json:
-        print_json(answers)
-    else:
-        print_answers(answers)
+    source, promise = ModelSource(model, weights, device), (guarantee, guarantee_delta)
+    filters = {"datasets": dataset, "where": where, "exact": exact, "group_copies": group_copies}
+    with no_garbage_collection():
+        answers = _answers(db, images, k, source, engine, false_match_rate, promise, filters)
+    (print_json if json else print_answers)(answers)
     return 0
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Disable garbage collection during imports; the objects they create are long-lived."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -130,59 +102,38 @@ class Answer:
         }
 
 
-def search_images(
+def _answers(
     db: str,
     images: Sequence[str],
-    k: int = 10,
-    *,
-    datasets: Sequence[str] | None = None,
-    where: str | None = None,
-    exact: bool = False,
-    guarantee: float | None = None,
-    guarantee_delta: float | None = None,
-    group_copies: bool | None = None,
-    false_match_rate: float | None = None,
-    model: str | Path | None = None,
-    weights: str | None = None,
-    device: DeviceConfig | None = None,
-    engine: str = "auto",
+    k: int,
+    source: ModelSource,
+    engine: str,
+    rate: float | None,
+    promise: tuple[float | None, float | None],
+    filters: dict[str, Any],
 ) -> list[Answer]:
-    """Search a database by images; see `SearchIndex.search`, and `find_exported` for the engine.
-
-    A line on standard error names the model or file that embedded the images.
-
-    Raises:
-        UserError: no database, an image that cannot be read, a filter that does not fit, or an engine that cannot do
-            it.
-    """
     from unimetric.progress import log_status
     from unimetric.search.engine import find_exported, is_exported
     from unimetric.search.guarantee import Guarantee
     from unimetric.search.index import SearchIndex
 
-    promised = Guarantee.of(guarantee, guarantee_delta)
-    device = device or DeviceConfig()
-    folder = None if is_exported(model) else model
-    with SearchIndex.open(db, model=folder, weights=weights, device=device, false_match_rate=false_match_rate) as index:
+    promised, device = Guarantee.of(*promise), source.device
+    folder = None if is_exported(source.path) else source.path
+    with SearchIndex.open(db, model=folder, weights=source.weights, device=device, false_match_rate=rate) as index:
         # Before the model is loaded, which takes seconds.
-        index.check(k, datasets, where, promised)
+        index.check(k, filters["datasets"], filters["where"], promised)
         decoded = [_decoded(image) for image in images]
-        filters: dict[str, Any] = {"datasets": datasets, "where": where, "exact": exact}
-        filters |= {"guarantee": promised, "group_copies": group_copies}
-        exported = find_exported(index, model, engine, device, note=lambda text: log_status(f"note: {text}"))
+        exported = find_exported(index, source.path, engine, device, note=lambda text: log_status(f"note: {text}"))
         if exported is not None:
-            vectors = exported.encode(decoded)
-            found = index.search_vectors(vectors, k, **filters)
+            found = index.search_vectors(exported.encode(decoded), k, guarantee=promised, **filters)
             log_status(f"Embedded by {exported.path} ({exported.encoded_in}).")
         else:
-            found = index.search(decoded, k, **filters)
+            found = index.search(decoded, k, guarantee=promised, **filters)
             log_status(f"Embedded by {folder or index.model} ({index.embedder.encoded_in}).")
-        threshold = index.threshold_of(datasets)
-        rate = index.false_match_rate
-        return [
-            Answer(image, threshold, rate, tuple(matches), promised)
-            for image, matches in zip(images, found, strict=True)
-        ]
+        threshold, kept = index.threshold_of(filters["datasets"]), index.false_match_rate
+    return [
+        Answer(image, threshold, kept, tuple(matches), promised) for image, matches in zip(images, found, strict=True)
+    ]
 
 
 def print_json(answers: Sequence[Answer]) -> None:

@@ -16,11 +16,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from unimetric.cpu import no_garbage_collection
 from unimetric.data.catalog import Dataset, Item, identities, unique_items
 from unimetric.data.labels import clean_label, label_notes
 from unimetric.data.sources.split_names import split_parts
 from unimetric.data.sources.table import SUFFIXES
-from unimetric.data.sources.tree import Folder, no_garbage_collection, read_tree
+from unimetric.data.sources.tree import Folder, read_tree
 from unimetric.errors import UserError, escaped
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,18 +66,6 @@ class Folder:
     def class_folders(self) -> list[Folder]:
         """Return the children that hold images at any depth."""
         return [child for child in self.children if child.image_count]
-
-
-@contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """Disable garbage collection during a scan: its objects are long-lived, and collecting them doubles its time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def read_tree(root: Path) -> Folder:
