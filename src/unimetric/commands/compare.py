@@ -6,11 +6,7 @@ from unimetric.commands.report import check_out
 from unimetric.files import make_folder
 
 
-def compare(
-    runs: list[Path],
-    *,
-    out: Path | None = None,
-) -> int:
+def compare(runs: list[Path], *, out: Path | None = None) -> int:
     """Put runs side by side, with the probability that a difference from the first is real.
 
     Args:

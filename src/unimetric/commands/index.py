@@ -236,17 +236,7 @@ def index_sources(
     thresholds: ThresholdOptions = ThresholdOptions(),
     device: DeviceConfig | None = None,
 ) -> tuple[Indexed, int, bool]:
-    """Embed and write the images of the sources that are new or changed.
-
-    Args:
-        model: A run folder or a model folder.
-        sources: As for ``unimetric embed``.
-        db: A folder or an object-storage URI; made if it is missing.
-        dataset: The name for the dataset of the one source, or the first part of the names if it holds several.
-        delete_missing: Delete rows of the sources' datasets that the sources no longer name.
-        rows: Rows to write.
-        thresholds: Similarity from which on an answer is a match; ``calibrate`` and ``per_class`` are not used.
-        device: Device and precision.
+    """Embed and write the images of the sources that are new or changed; see `index` for the arguments.
 
     Returns:
         The result, the number of rows in the database, and True if an index was made.
@@ -281,17 +271,7 @@ def index_shards(
     rows: RowOptions = RowOptions(),
     thresholds: ThresholdOptions = ThresholdOptions(),
 ) -> tuple[Imported, int, bool]:
-    """Import the vectors of shards; no image is read.
-
-    Args:
-        model: The run folder or model folder that they were embedded with.
-        folders: Folders or URIs written by ``unimetric embed --engine ray`` or ``--shard``.
-        db: A folder or an object-storage URI; made if it is missing.
-        rows: Size, type and grouping of the vectors, and the backbone's weights; the rest is not used.
-        thresholds: As for `index_sources`.
-
-    Returns:
-        The result, the number of rows in the database, and True if an index was made.
+    """Import the vectors of shards that the model embedded; no image is read. Otherwise as `index_sources`.
 
     Raises:
         UserError: shards are missing, damaged or of another model, or the database cannot be written.

@@ -3,14 +3,7 @@
 from pathlib import Path
 
 
-def push(
-    model: Path,
-    name: str,
-    *,
-    private: bool = False,
-    license: str | None = None,
-    message: str = "",
-) -> int:
+def push(model: Path, name: str, *, private: bool = False, license: str | None = None, message: str = "") -> int:
     """Push a trained model to the hub: learned weights, configuration, measured numbers and a model card.
 
     It can then be loaded by its name wherever a model folder can. Log in first, with hf auth login or HF_TOKEN.

@@ -15,7 +15,6 @@ from unimetric.models.source import ModelSource
 
 if TYPE_CHECKING:
     from unimetric.data.catalog import Item
-    from unimetric.models.sizes import Rotation
 
 
 def rotate(
@@ -39,50 +38,28 @@ def rotate(
         weights: Weights of the backbone, for a model trained with --model.weights FILE.
         device: Device and precision.
     """
+    from unimetric.models.saving import read_model_config, write_rotation
     from unimetric.progress import log_status
+    from unimetric.training.rotation import rotate
 
     if out is None and not model.is_dir():
         raise MissingOptionError(f"--out is missing: name the folder for the rotated model of {model}")
-    rotation, folder = rotate_model(ModelSource(model, weights, device), sources or [], out, batch_size=batch_size)
-    log_status(f"The rotation of {rotation.images} images is in {folder}: --size gives its vectors in any size.")
-    return 0
-
-
-def rotate_model(
-    source: ModelSource, sources: Sequence[str], out: Path | None = None, *, batch_size: int = 32
-) -> tuple[Rotation, Path]:
-    """Fit a rotation and write it into the model's folder, or into a copy of it.
-
-    Args:
-        source: The model.
-        sources: As in `DataConfig.sources`, labels are not needed; none for the train images of the run.
-        out: The model folder to write; None for the model's own.
-        batch_size: Images per forward pass.
-
-    Returns:
-        The rotation, and the folder that it is in.
-
-    Raises:
-        UserError: the model or the images cannot be read, the model cannot have a rotation, or the folder cannot be
-            written.
-    """
-    from unimetric.models.saving import read_model_config, write_rotation
-    from unimetric.training.rotation import rotate
-
+    source = ModelSource(model, weights, device)
     folder, config = read_model_config(source.folder)
     if config["geometry"]["name"] != "sphere":
-        raise UserError(f"{source.path} is a hyperbolic model, whose vectors cannot be shortened")
+        raise UserError(f"{model} is a hyperbolic model, whose vectors cannot be shortened")
     check_writable(out or folder)
-    items = _items(source, sources)
+    items = _items(source, sources or [])
     embedder = source.load()
-    rotate(embedder, items, batch_size=batch_size, precision=source.device.precision)
+    rotate(embedder, items, batch_size=batch_size, precision=device.precision)
     rotation = embedder.sizes.rotation
     assert rotation is not None  # noqa: S101  # just fitted
     if out is None:
         write_rotation(folder, config, rotation)
     else:
         embedder.save_pretrained(out, metrics=_metrics(source.folder))
-    return rotation, out or folder
+    log_status(f"The rotation of {rotation.images} images is in {out or folder}: --size gives its vectors in any size.")
+    return 0
 
 
 def _items(source: ModelSource, sources: Sequence[str]) -> list[Item]:

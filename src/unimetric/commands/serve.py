@@ -49,8 +49,8 @@ def serve(
         weights: Weights of the backbone, for a model trained with --model.weights FILE.
         device: Device and precision.
     """
-    served = place_of(db, model=model, weights=weights, device=device)
-    return serve_place(served, options, model=model, weights=weights, device=device)
+    place = place_of(db, model=model, weights=weights, device=device)
+    return _serve(place, options, model, weights, device)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,11 @@ def place_of(db: str, *, model: Path | None, weights: str | None, device: Device
     Raises:
         UserError: there is neither a database nor a folder of images, or the model cannot be used.
     """
-    _check_installed()
+    try:
+        import unimetric.service.app
+        import unimetric.service.run  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(f"search needs {error.name}, which is missing; pip install 'unimetric[search]'") from error
     from unimetric.models.saving import model_fingerprint, read_model_config
     from unimetric.models.source import ModelSource
     from unimetric.search import SearchIndex
@@ -103,31 +107,13 @@ def place_of(db: str, *, model: Path | None, weights: str | None, device: Device
         return Place(str(database), images, trained=config["method"]["name"] != "frozen")
 
 
-def serve_place(
-    place: Place,
-    config: ServiceConfig,
-    *,
-    model: Path | None = None,
-    weights: str | None = None,
-    device: DeviceConfig | None = None,
-) -> int:
-    """Serve a database until Ctrl-C or SIGTERM, then finish the accepted requests.
-
-    Args:
-        place: The database.
-        config: Address and limits.
-        model: The model's folder, where it is not the recorded one.
-        weights: The file of the backbone's weights, if neither the database nor the model folder records it.
-        device: Device and precision.
-
-    Returns:
-        The exit code: 0, after SIGTERM.
+def _serve(place: Place, config: ServiceConfig, model: Path | None, weights: str | None, device: DeviceConfig) -> int:
+    """Serve a database until Ctrl-C or SIGTERM, then finish the accepted requests; see `serve`.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C.
         UserError: no database, another model, no token, or an address that is taken.
     """
-    _check_installed()
     from unimetric.progress import log_status
     from unimetric.search import SearchIndex
     from unimetric.service.access import tokens_from_environment
@@ -135,7 +121,6 @@ def serve_place(
     from unimetric.service.run import Runner, listen, url_of
 
     tokens = tokens_from_environment(config)
-    device = device or DeviceConfig()
     if place.images is not None:
         model = None  # recorded in the database, where a backbone's name has become a folder
     with (
@@ -196,15 +181,6 @@ def _app(
         on_failure=on_failure,
         on_ready=lambda: log_status("The model is loaded; searches are answered now. Ctrl-C ends it."),
     )
-
-
-def _check_installed() -> None:
-    try:
-        import unimetric.search
-        import unimetric.service.app
-        import unimetric.service.run  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UserError(f"search needs {error.name}, which is missing; pip install 'unimetric[search]'") from error
 
 
 def _exposure(config: ServiceConfig) -> str:

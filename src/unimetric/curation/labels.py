@@ -136,11 +136,7 @@ class _Discriminant:
 
     @classmethod
     def fit(
-        cls,
-        vectors: NDArray[np.float32],
-        given: NDArray[np.int64],
-        places: NDArray[np.int64],
-        known: NDArray[np.int64],
+        cls, vectors: NDArray[np.float32], given: NDArray[np.int64], places: NDArray[np.int64], known: NDArray[np.int64]
     ) -> _Discriminant:
         """Fit to the vectors at some places."""
         number = np.searchsorted(known, given[places])

@@ -30,7 +30,7 @@ class Failure:
     log: Path | None
 
 
-def execute(plan: Plan, folder: Folder, after_each: Callable[[], None]) -> list[Failure]:
+def execute(plan: Plan, folder: Folder, after_each: Callable[[], object]) -> list[Failure]:
     """Run everything that is not done, all entries of the first seed before the second seed; return what failed.
 
     ``after_each`` is called after every run that succeeded.
@@ -61,7 +61,7 @@ def listed(plan: Plan, folder: Folder) -> list[tuple[str, State]]:
 
 
 class _Execution:
-    def __init__(self, plan: Plan, folder: Folder, processes: RunProcesses, after_each: Callable[[], None]) -> None:
+    def __init__(self, plan: Plan, folder: Folder, processes: RunProcesses, after_each: Callable[[], object]) -> None:
         self.plan, self.folder, self.processes, self.after_each = plan, folder, processes, after_each
         self.failures: dict[str, Failure] = {}
         self.tried: set[str] = set()

@@ -18,16 +18,7 @@ from unimetric.files import read_bytes
 
 _ALIASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "path": (
-        (
-            "file_name",
-            "file",
-            "file_path",
-            "image_path",
-            "img_path",
-            "image_name",
-            "image",
-            "img",
-        ),
+        ("file_name", "file", "file_path", "image_path", "img_path", "image_name", "image", "img"),
         ("image_id", "img_id", "id"),
     ),
     "label": (
