@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import unimetric
-from unimetric.config import RunConfig, read_options, run_config
+from unimetric.config import ModelConfig, RunConfig, read_options, run_config
 from unimetric.errors import UserError
 from unimetric.formats.run_folder import RunFolder
 
@@ -30,6 +30,11 @@ def test_defaults_are_the_papers() -> None:
         128,
         0.2,
     )
+
+
+def test_the_frozen_backbone_of_a_model_with_longer_vectors() -> None:
+    trained = ModelConfig("dinov2-small", image_size=112, embedding_size=512, nested_sizes=[256], options={"prompts": 4})
+    assert trained.frozen() == ModelConfig("dinov2-small", image_size=112, method="frozen")
 
 
 def test_every_option_is_documented() -> None:

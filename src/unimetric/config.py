@@ -111,6 +111,10 @@ class ModelConfig:
         fitting = all(1 <= size <= self.embedding_size for size in self.nested_sizes)
         require(fitting, "model.nested_sizes", self.nested_sizes, f"use sizes from 1 to {self.embedding_size}")
 
+    def frozen(self) -> "ModelConfig":
+        """Return the same backbone without training."""
+        return ModelConfig(self.backbone, self.weights, self.image_size, self.pool, "frozen")
+
 
 @dataclass(frozen=True)
 class LossConfig:

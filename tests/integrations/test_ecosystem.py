@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import pickle
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,11 @@ def test_mteb_runs_its_image_tasks(model: Path, images: list[Path]) -> None:
     from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
     from mteb.abstasks.task_metadata import TaskMetadata
 
+    from unimetric.integrations import mteb_model
     from unimetric.integrations.mteb_model import UnimetricModel
 
+    # The run of all examples leaves this module out, since MTEB is slow to import.
+    assert doctest.testmod(mteb_model).failed == 0
     pictures = [Image.open(path).convert("RGB") for path in images]
 
     class Copies(AbsTaskRetrieval):  # type: ignore[misc]

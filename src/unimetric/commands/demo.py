@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unimetric.commands.evaluate import evaluate_model
-from unimetric.config import ModelConfig, RunConfig
+from unimetric.config import RunConfig
 from unimetric.config_resolution import load_config
 from unimetric.errors import UserError
 
@@ -76,11 +76,9 @@ def run_demo(config: RunConfig, out: Path) -> list[tuple[str, dict[str, Any]]]:
     resume = folder.config.is_file()
     if resume and not _is_run_of(folder, config):
         raise UserError(f"{out} holds a run of another configuration: delete {out}, or choose another --out")
-    size = ModelConfig.embedding_size
-    model = replace(config.model, method="frozen", options={}, embedding_size=size, geometry="auto")
     stages = Stages(_SHARES)
     stages.begin()
-    frozen = evaluate_model(replace(config, model=model), None, out / "frozen")
+    frozen = evaluate_model(replace(config, model=config.model.frozen()), None, out / "frozen")
     stages.begin()
     trained = train(config, folder, resume=resume)
     # Of several processes only the first has numbers; none has, if no class was held out.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -65,7 +65,10 @@ def search(
     filters = {"datasets": dataset, "where": where, "exact": exact, "group_copies": group_copies}
     with no_garbage_collection():
         answers = _answers(db, images, k, source, engine, false_match_rate, promise, filters)
-    (print_json if json else print_answers)(answers)
+    if json:
+        print(dumps([answer.as_json() for answer in answers], indent=2, ensure_ascii=False))  # noqa: T201
+    else:
+        print_answers(answers)
     return 0
 
 
@@ -134,11 +137,6 @@ def _answers(
     return [
         Answer(image, threshold, kept, tuple(matches), promised) for image, matches in zip(images, found, strict=True)
     ]
-
-
-def print_json(answers: Sequence[Answer]) -> None:
-    """Print the answers as JSON, on standard output."""
-    print(json.dumps([answer.as_json() for answer in answers], indent=2, ensure_ascii=False))  # noqa: T201
 
 
 def print_answers(answers: Sequence[Answer]) -> None:

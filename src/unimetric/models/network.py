@@ -1,7 +1,7 @@
 """The network: a frozen backbone, a method's additions, and a linear head."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -125,11 +125,7 @@ class Network(nn.Module):
 
 def _keeping_only_the_input(run: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
     """Return ``run(tokens)``; the backward pass computes it a second time with the same random numbers."""
-
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), drawing_as_here()
-
-    out: Tensor = checkpoint(run, tokens, use_reentrant=False, context_fn=contexts)
+    out: Tensor = checkpoint(run, tokens, use_reentrant=False, context_fn=lambda: (nullcontext(), drawing_as_here()))
     return out
 
 

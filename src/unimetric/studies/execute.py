@@ -1,5 +1,6 @@
 """Execution of a plan: finished runs are skipped, interrupted ones resumed, and a failure does not stop the rest."""
 
+import itertools
 import shutil
 import signal
 from collections.abc import Callable
@@ -71,16 +72,14 @@ class _Execution:
         states = [self.folder.state(run) for run in runs]
         done = states.count("done")
         log_status(f"{self.plan.file.title}: {done} of {len(states)} known runs are done.")
-        for seed_index in range(max(len(entry.seeds) for entry in self.plan.entries)):
-            for entry in self.plan.entries:
-                if seed_index < len(entry.seeds):
-                    self._run_entry(entry, entry.seeds[seed_index])
+        for seeds in itertools.zip_longest(*(entry.seeds for entry in self.plan.entries)):
+            for entry, seed in zip(self.plan.entries, seeds, strict=True):
+                if seed is None:
+                    continue
+                members = [run for model in entry.models if (run := self._run_model(entry, model, seed)) is not None]
+                if entry.mode == "each" and len(members) == len(entry.models) > 1:
+                    self._do(self.plan.ensemble(entry, seed, members))
         return list(self.failures.values())
-
-    def _run_entry(self, entry: Entry, seed: int) -> None:
-        members = [run for model in entry.models if (run := self._run_model(entry, model, seed)) is not None]
-        if entry.mode == "each" and len(members) == len(entry.models) > 1:
-            self._do(self.plan.ensemble(entry, seed, members))
 
     def _run_model(self, entry: Entry, model: Model, seed: int) -> Run | None:
         """Choose the model's options and train it; returns the run, or None if it failed."""

@@ -160,7 +160,7 @@ def latex(title: str, grid: Grid, notes: Sequence[str]) -> str:
         " & ".join(
             [
                 latex_escape(name),
-                *(_bold(latex_escape(cell.text)) if cell.best else latex_escape(cell.text) for cell in cells),
+                *(rf"\textbf{{{latex_escape(cell.text)}}}" if cell.best else latex_escape(cell.text) for cell in cells),
             ]
         )
         + r" \\"
@@ -178,10 +178,6 @@ def latex(title: str, grid: Grid, notes: Sequence[str]) -> str:
         r"\end{tabular}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _bold(text: str) -> str:
-    return rf"\textbf{{{text}}}"
 
 
 def rows_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:

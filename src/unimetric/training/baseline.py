@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from unimetric.config import ModelConfig, RunConfig
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError
 from unimetric.evaluation import paired_bootstrap
@@ -106,7 +105,7 @@ def _facts(items: Sequence[Item]) -> Iterator[list[Any]]:
 
 
 def _measure(run: Run) -> Baseline:
-    config = _frozen(run.config)
+    config = replace(run.config, model=run.config.model.frozen())
     embedder = build_embedder(config).to(run.fabric.device)
     if embedder.backbone.fingerprint != run.embedder.backbone.fingerprint:
         raise UserError(
@@ -119,12 +118,6 @@ def _measure(run: Run) -> Baseline:
     kept = {name: value for name, value in measurement.metrics.items() if name in _KEPT}
     described = describe(config, embedder, kept, measurement.skipped)
     return Baseline({name: described[name] for name in (*kept, "model")}, measurement.per_query)
-
-
-def _frozen(config: RunConfig) -> RunConfig:
-    size = ModelConfig.embedding_size
-    model = replace(config.model, method="frozen", options={}, embedding_size=size, geometry="auto")
-    return replace(config, model=model)
 
 
 def _same_queries(one: PerQuery, other: PerQuery) -> bool:

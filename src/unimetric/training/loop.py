@@ -167,7 +167,7 @@ def train_steps(run: Run, progress: Progress) -> None:
                     group["lr"] = group["base_lr"] * run.rate(progress.step)
                 value = train_step(run, model, optimiser, batch, progress)
                 if run.sampler.observes:
-                    run.sampler.observe(progress.step, run.processes.number_of_first(value))
+                    run.sampler.observe(progress.step, run.processes.gather_objects(value)[0])
                     progress.sampler = run.sampler.state()
                 progress.step += 1
                 if run.first and run.average_horizon:

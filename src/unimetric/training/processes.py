@@ -78,11 +78,6 @@ class Processes:
         dist.all_reduce(values, group=self._control)
         return bool(values.item())
 
-    def number_of_first(self, value: float | None) -> float | None:
-        """Return rank 0's number, to the last bit."""
-        number: float | None = self.gather_objects(value)[0]
-        return number
-
     @torch.no_grad()
     def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite tensors, of the same shapes in all processes, with those of rank 0."""

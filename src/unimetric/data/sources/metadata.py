@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from unimetric.data.labels import MISSING_WORDS
 from unimetric.data.sources.manifest import load_manifest
-from unimetric.data.sources.table import CsvTable, ParquetTable, Table, is_text_type, replaced_cells, value_type
+from unimetric.data.sources.table import CsvTable, ParquetTable, Table, is_text_type, replaced, value_type
 from unimetric.errors import shown
 
 Value: TypeAlias = "str | int | float | bool | date | datetime | None"
@@ -72,7 +72,7 @@ def read_metadata(file: Path, name: str | None = None) -> Metadata:
 def _values(table: Table, column: int) -> tuple[list[Value], str]:
     """Return a column's values, or the reason why it cannot be used."""
     if isinstance(table, CsvTable):
-        return _typed(replaced_cells(table.cells(column))), ""
+        return _typed([replaced(cell) for cell in table.cells(column)]), ""
     assert isinstance(table, ParquetTable)  # noqa: S101 - there is no third
     return _plain(table, column)
 
@@ -119,7 +119,9 @@ def _plain(table: ParquetTable, column: int) -> tuple[list[Value], str]:
     types = pa.types
     if types.is_timestamp(kind):
         values = table.arrow(column).cast(pa.timestamp("us", kind.tz), safe=False).to_pylist()
-        return [_time(value) for value in values], ""
+        if kind.tz is None:
+            return values, ""
+        return [value and value.astimezone(timezone.utc).replace(tzinfo=None) for value in values], ""
     known = (types.is_decimal, types.is_integer, types.is_floating, types.is_boolean, types.is_date, types.is_null)
     if not (is_text_type(kind) or any(check(kind) for check in known)):
         return [], f"its values are of type {kind}; write them as text or numbers"
@@ -132,7 +134,3 @@ def _plain(table: ParquetTable, column: int) -> tuple[list[Value], str]:
     if types.is_integer(kind) and any(value is not None and abs(value) >= _LARGEST for value in values):
         return [None if value is None else str(value) for value in values], ""
     return [None if isinstance(value, float) and not math.isfinite(value) else value for value in values], ""
-
-
-def _time(value: datetime | None) -> datetime | None:
-    return value if value is None or value.tzinfo is None else value.astimezone(timezone.utc).replace(tzinfo=None)

@@ -67,7 +67,7 @@ class CsvTable:
         cells = self.cells(column)
         if not "".join(cells).isascii():
             for row, cell in enumerate(cells):
-                if cell != _replaced(cell):
+                if cell != replaced(cell):
                     raise UserError(
                         f"the manifest {self.place} is not UTF-8 (line {self._lines[row]}); save it as UTF-8"
                     )
@@ -234,12 +234,8 @@ def is_text_type(kind: Any) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def replaced_cells(cells: Sequence[str]) -> list[str]:
-    """Return cells with the replacement character for each byte that is not UTF-8."""
-    return [_replaced(cell) for cell in cells]
-
-
-def _replaced(cell: str) -> str:
+def replaced(cell: str) -> str:
+    """Return a cell with the replacement character for each byte that is not UTF-8."""
     return cell.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 

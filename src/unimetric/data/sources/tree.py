@@ -107,7 +107,7 @@ def _scan(path: Path, ancestors: tuple[tuple[int, int], ...]) -> Folder:
     unusable = [without_text(path, name) for name in sorted([*unnamed, *special_unnamed])]
     for entry in sorted(links, key=lambda link: link.name):
         folder = _is_folder(entry)
-        leads_back = folder and _identity(path / entry.name) in above
+        leads_back = folder and ((status := entry.stat()).st_dev, status.st_ino) in above
         reason = LEADS_BACK if leads_back else None if folder else defect(entry)
         if reason is not None:
             unusable.append(Unusable(path / entry.name, reason))
@@ -142,11 +142,6 @@ def _is_image(name: str) -> bool:
     """As `is_image_name`, of a name without a leading dot, many times faster."""
     ending = name[name.rfind(".") :]
     return ending in _ENDINGS or ending.lower() in _ENDINGS
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -39,7 +39,7 @@ def find_file(folder: Path, source: str, names: Sequence[str]) -> Path:
             )
         if meant := _child_meant(folder, source):
             raise UserError(f"{folder} is one level too high for {title}: it lies in {meant}; give that folder")
-        if meant := _parent_meant(folder, source):
+        if meant := next((place for place in folders_above(folder) if source in recognise(place)), None):
             raise UserError(f"{folder} is too low for {title}: it lies in {meant}; give that folder")
     kind = "" if source in held else f", so it is no {title} folder"
     raise UserError(f"{folder} holds no {names[0]}{kind}; {download_remedy(source)}")
@@ -113,7 +113,3 @@ def _child_meant(folder: Path, source: str) -> Path | None:
     except OSError as error:
         raise UserError(f"cannot read the folder {folder}: {error.strerror}; make it readable") from error
     return next((child for child in children if source in recognise(child)), None)
-
-
-def _parent_meant(folder: Path, source: str) -> Path | None:
-    return next((parent for parent in folders_above(folder) if source in recognise(parent)), None)
