@@ -1,7 +1,5 @@
 """The plan: the images of each shard. It depends on the sources and two options, not on the machines."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import posixpath
@@ -48,7 +46,7 @@ class WorkUnit:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> WorkUnit:
+    def from_json(cls, text: str) -> "WorkUnit":
         """Return the unit of a JSON text."""
         values = json.loads(text)
         return cls(**{**values, "images": tuple(tuple(image) for image in values["images"])})

@@ -1,7 +1,5 @@
 """An audit: all checks of measured images, and their findings."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -131,7 +129,7 @@ class _Collection:
     sides: dict[str, set[str | None]]
 
     @classmethod
-    def of(cls, measured: Measurements, rows: NDArray[np.int64]) -> _Collection:
+    def of(cls, measured: Measurements, rows: NDArray[np.int64]) -> "_Collection":
         labels = [measured.items[row].label for row in rows.tolist()]
         classes, given = label_checks.numbered_classes(labels)
         members = dict(zip(classes, label_checks.places_by_class(given), strict=True))

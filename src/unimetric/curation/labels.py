@@ -6,8 +6,6 @@ labels. Both this likelihood and the probability of a wrong label assume that on
 these are of any class, half of a class that the classifier takes the true one for.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -137,7 +135,7 @@ class _Discriminant:
     @classmethod
     def fit(
         cls, vectors: NDArray[np.float32], given: NDArray[np.int64], places: NDArray[np.int64], known: NDArray[np.int64]
-    ) -> _Discriminant:
+    ) -> "_Discriminant":
         """Fit to the vectors at some places."""
         number = np.searchsorted(known, given[places])
         counts = np.bincount(number)

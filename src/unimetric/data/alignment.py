@@ -3,8 +3,6 @@
 Band-passed grey values are compared, so that brightness, colour, noise and compression have little effect.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -61,7 +59,7 @@ class Prepared:
     patterns: tuple[NDArray[np.complex64], ...]
 
     @classmethod
-    def of(cls, grey: Grey) -> Prepared:
+    def of(cls, grey: Grey) -> "Prepared":
         """Prepare grey values [S, S] or [N, S, S] of whole pictures that were stretched to a square."""
         side = grey.shape[-1]
         ground = _band(grey, side / 90)
@@ -83,7 +81,7 @@ class Prepared:
         """S, the side in pixels."""
         return int(self.grey.shape[-1])
 
-    def at(self, places: NDArray[np.int64] | int) -> Prepared:
+    def at(self, places: NDArray[np.int64] | int) -> "Prepared":
         """Return some of several pictures, or a single one."""
         spreads = tuple(spread[places] for spread in self.spreads)
         patterns = tuple(pattern[places] for pattern in self.patterns)

@@ -4,8 +4,6 @@ Every image is a file of its own, named by its source's path, size and times: it
 unchanged. `prepare_cache` writes them.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -56,7 +54,7 @@ class ImageCache:
     kind: CacheKind
 
     @classmethod
-    def open(cls, folder: Path) -> ImageCache:
+    def open(cls, folder: Path) -> "ImageCache":
         """Open a cache that ``unimetric prepare`` wrote.
 
         Raises:

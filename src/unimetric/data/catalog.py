@@ -1,7 +1,5 @@
 """Images and their labels, as plain data: an item, a dataset, and the union of several."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +30,7 @@ class Item:
         """The labels, one or several."""
         return self.labels or (self.label,)
 
-    def is_right_for(self, query: Item) -> bool:
+    def is_right_for(self, query: "Item") -> bool:
         """Return true if it is of the query's dataset and class, or shares a label with it."""
         return self.dataset == query.dataset and not set(self.all_labels).isdisjoint(query.all_labels)
 
@@ -88,7 +86,7 @@ class ClassIndex:
     """The (dataset, label) pair of every class number."""
 
     @classmethod
-    def of(cls, items: Sequence[Item]) -> ClassIndex:
+    def of(cls, items: Sequence[Item]) -> "ClassIndex":
         """Number the classes that occur in ``items``, sorted by dataset, then label."""
         return cls(tuple(sorted({(item.dataset, item.label) for item in items})))
 

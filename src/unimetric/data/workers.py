@@ -1,7 +1,5 @@
 """Processes that decode training images: checked before they start, noticed when they die, ended when they hang."""
 
-from __future__ import annotations
-
 import atexit
 import multiprocessing
 import multiprocessing.queues
@@ -118,7 +116,7 @@ class WorkerLoader(Generic[T_co]):
                 )
             yield batch
 
-    def __enter__(self) -> WorkerLoader[T_co]:
+    def __enter__(self) -> "WorkerLoader[T_co]":
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:

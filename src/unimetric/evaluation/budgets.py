@@ -1,7 +1,5 @@
 """Bytes per image against Recall@1: the same vectors in fewer numbers and in coarser types."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -100,7 +98,7 @@ def shortened_vectors(vectors: MeasuredVectors, sizes: Sizes, size: int) -> Meas
     return MeasuredVectors(vectors.query, query, vectors.gallery, gallery)
 
 
-def _of_size(task: _Task, short: MeasuredVectors, size: int) -> Iterator[tuple[Budget, tuple[Floats, Floats]]]:
+def _of_size(task: "_Task", short: MeasuredVectors, size: int) -> Iterator[tuple[Budget, tuple[Floats, Floats]]]:
     queries, gallery = short.query_vectors, short.gallery_vectors
     stored: dict[str, Vectors] = {}
     for type in STORED_TYPES:
@@ -134,7 +132,7 @@ class _Task:
     scored: npt.NDArray[np.bool_]
 
     @classmethod
-    def of(cls, vectors: MeasuredVectors) -> _Task:
+    def of(cls, vectors: MeasuredVectors) -> "_Task":
         sides = (vectors.query, vectors.gallery)
         (query_ids, gallery_ids), _ = factorize(*vectors.identities())
         (query_datasets, gallery_datasets), names = factorize(*([i.dataset for i in side] for side in sides))

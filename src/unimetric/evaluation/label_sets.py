@@ -1,7 +1,5 @@
 """Images with several labels: a gallery item is right for a query if it shares one label with it."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +42,7 @@ class LabelSets:
     """The classes that have each label."""
 
     @classmethod
-    def of(cls, classes: Sequence[Any]) -> LabelSets | None:
+    def of(cls, classes: Sequence[Any]) -> "LabelSets | None":
         """Build from the dataset and the labels of every class; None if images have one label each.
 
         Args:

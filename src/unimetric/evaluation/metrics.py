@@ -14,8 +14,6 @@ beyond rank R, so the whole gallery is sorted for every query. That takes about 
 products (about 20 ms for a query against 100,000 items on one core), so it is computed on request only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -75,7 +73,7 @@ class Retrieval:
         own_class = self.are_positives(everyone, self.self_indices[:, None])[:, 0]
         return positives - ((self.self_indices >= 0) & own_class).long()
 
-    def restrict(self, query_rows: Tensor, gallery_rows: Tensor) -> Retrieval:
+    def restrict(self, query_rows: Tensor, gallery_rows: Tensor) -> "Retrieval":
         """Return the retrieval of some queries in some gallery items, both in ascending order, without a copy."""
         # One more entry, so that -1 maps to -1.
         new_row = torch.full((len(self.gallery) + 1,), -1)
@@ -156,7 +154,7 @@ class Judgement:
     """The highest similarity to an item of another class, likewise."""
 
     @classmethod
-    def nothing(cls, queries: int, ks: Sequence[int]) -> Judgement:
+    def nothing(cls, queries: int, ks: Sequence[int]) -> "Judgement":
         """Return the result for queries that were not scored."""
         missing = torch.full((queries,), torch.nan, dtype=torch.float64)
         names = [*(f"recall@{k}" for k in ks), "map@r", "r-precision"]

@@ -13,8 +13,6 @@ pair of different classes counts for both of them; here for the class of the gal
 taken for. Where every image is query and gallery item, that is the same.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -67,7 +65,7 @@ class ClassPairs:
     negative_pairs: Integers
     """The number of such pairs that there are, shape [C]."""
 
-    def shifted(self, offsets: Floats) -> ClassPairs:
+    def shifted(self, offsets: Floats) -> "ClassPairs":
         """Return the pairs with an offset of each class, shape [C], subtracted."""
         sides = zip(self.positives, self.negatives, offsets, strict=True)
         moved = [(positives - offset, negatives - offset) for positives, negatives, offset in sides]

@@ -1,7 +1,5 @@
 """Results of each query: the input of intervals, confusion, thresholds and comparisons of runs."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -91,7 +89,7 @@ class PerQuery:
         return arrays
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> PerQuery:
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> "PerQuery":
         """Build from the arrays of `to_arrays`, such as an opened ``.npz`` file.
 
         Raises:

@@ -20,8 +20,6 @@ one in the lower row comes first. Tile sizes, memory and device do not change th
 (4, 0)
 """
 
-from __future__ import annotations
-
 import numbers
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -110,8 +108,8 @@ def evaluate(
 class _Comparison:
     """Queries, gallery, and the gallery row of each query itself, or -1."""
 
-    queries: _Side
-    gallery: _Side
+    queries: "_Side"
+    gallery: "_Side"
     self_indices: Tensor
     distance: Distance
 
@@ -155,7 +153,7 @@ class _Side:
     def classes(self) -> Iterable[tuple[Hashable, Hashable]]:
         return zip(self.datasets, self.labels, strict=True)
 
-    def with_label_sets(self, name: str) -> _Side:
+    def with_label_sets(self, name: str) -> "_Side":
         return replace(self, labels=as_label_sets(self.labels, name))
 
 

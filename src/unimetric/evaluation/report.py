@@ -1,7 +1,5 @@
 """The report that `evaluate` returns, and its computation from the results of each query."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -104,7 +102,7 @@ class Report:
     """95 % bootstrap intervals of all of these, see `bootstrap_intervals`."""
     unified_gap: Mapping[str, float]
     """For each dataset with a separate value, its loss of Recall@1 from sharing the space, see `unified_gap`."""
-    confusion: DomainConfusion
+    confusion: "DomainConfusion"
     """Datasets of the queries' nearest neighbours in the union of all galleries, see `domain_confusion`."""
     separate_spread: Mapping[str, Spread]
     """Alignment and uniformity of each dataset with a separate value, see `measure_spread`."""
@@ -193,7 +191,7 @@ def summarise(
     )
 
 
-def _confusion(per_query: PerQuery) -> DomainConfusion:
+def _confusion(per_query: PerQuery) -> "DomainConfusion":
     nearest = per_query.unified.nearest
     neighbours = np.where(nearest >= 0, per_query.gallery_datasets[nearest], -1)
     matrix = domain_confusion(per_query.query_datasets, neighbours, len(per_query.datasets))

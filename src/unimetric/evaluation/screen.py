@@ -9,8 +9,6 @@ is exact and the same for all tile sizes.
 The bound needs full float32 products: `full_precision` disables TensorFloat-32, bfloat16 and autocast.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,7 +76,7 @@ class Candidates:
     """Number of neighbours to find, less than L."""
 
     @classmethod
-    def none(cls, floor: Tensor, errors: Tensor, k: int, length: int) -> Candidates:
+    def none(cls, floor: Tensor, errors: Tensor, k: int, length: int) -> "Candidates":
         """Return empty lists of a length."""
         values = torch.full((len(floor), length), -torch.inf, device=floor.device)
         return cls(values, torch.zeros_like(values, dtype=torch.int64), floor, errors, k)

@@ -3,8 +3,6 @@
 Only the files of `MODEL_FILES` are fetched, into the cache of the hub's client, and nothing in them is executed.
 """
 
-from __future__ import annotations
-
 import errno
 import re
 from collections.abc import Iterator, Mapping
@@ -49,7 +47,7 @@ class HubName:
         return self.repo if self.revision is None else f"{self.repo}@{self.revision}"
 
     @classmethod
-    def parse(cls, text: str) -> HubName:
+    def parse(cls, text: str) -> "HubName":
         """Read ``owner/name`` or ``owner/name@revision``, with or without the prefix ``hf:``.
 
         Raises:
@@ -61,7 +59,7 @@ class HubName:
         return cls(match["repo"], match["revision"])
 
     @classmethod
-    def of_path(cls, path: Path) -> HubName | None:
+    def of_path(cls, path: Path) -> "HubName | None":
         """Return the name that a path means, or None for a path on this machine.
 
         A path means a name if it begins with ``hf:``, or if it has the form of one and nothing of its first part's

@@ -1,7 +1,5 @@
 """Transformer for scikit-learn: images to vectors, as the first step of a pipeline."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +25,7 @@ class ImageVectors(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
-    def fit(self, images: Sequence[Any], labels: Any = None) -> ImageVectors:
+    def fit(self, images: Sequence[Any], labels: Any = None) -> "ImageVectors":
         """Load the model; images and labels are not looked at."""
         self.embedder_ = Embedder.from_pretrained(self.model)
         return self

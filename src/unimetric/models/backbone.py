@@ -1,7 +1,5 @@
 """The frozen vision transformer, split into the parts that methods attach to: patch tokens, blocks, pooling."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import threading
@@ -151,11 +149,11 @@ class Backbone(nn.Module):
         position: Tensor = vit.pos_embed[:, :1]
         return position
 
-    def train(self, mode: bool = True) -> Backbone:
+    def train(self, mode: bool = True) -> "Backbone":
         """Stay in eval mode, because a frozen network uses neither dropout nor stochastic depth."""
         return super().train(False)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Backbone:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Backbone":
         # `to`, `cuda` and `cpu` all call this method.
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._choose_attention()

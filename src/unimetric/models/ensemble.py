@@ -1,7 +1,5 @@
 """Ensemble of embedders: an image's vector is the mean of its members' vectors."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +48,7 @@ class Ensemble(nn.Module, Encoder):
     @classmethod
     def from_pretrained(
         cls, paths: Sequence[str | Path], *, weights: Sequence[str | Path | None] | None = None
-    ) -> Ensemble:
+    ) -> "Ensemble":
         """Load model folders; see `Embedder.from_pretrained`.
 
         Args:

@@ -1,7 +1,5 @@
 """The inference form of a network: an equivalent that embeds faster and cannot be trained."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +24,7 @@ BATCH = 16
 product depend on its shape."""
 
 
-def fuse(network: Network, precision: str = "auto") -> InferenceModel:
+def fuse(network: Network, precision: str = "auto") -> "InferenceModel":
     """Make the inference form of a network on its device; later training does not affect it.
 
     LayerScale is folded into the preceding products, LoRA's updates into the weights that they update, and an adapter's

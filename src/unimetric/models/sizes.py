@@ -1,7 +1,5 @@
 """Shorter vectors: the first numbers of a rotated embedding, or of one with nested sizes that has no rotation."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -80,7 +78,7 @@ class Sizes:
         return entries
 
     @classmethod
-    def read(cls, folder: Path, config: Mapping[str, Any]) -> Sizes:
+    def read(cls, folder: Path, config: Mapping[str, Any]) -> "Sizes":
         """Read the means of a model folder with a checked ``config.json``.
 
         Raises:

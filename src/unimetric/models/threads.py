@@ -1,7 +1,5 @@
 """Parallel calls of one thread each, as many as torch has threads."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -32,7 +30,7 @@ class OneThreadCalls:
         self._pool: tuple[tuple[int, int], ThreadPoolExecutor] | None = None
         self._exact: dict[int, bool] = {}
 
-    def __reduce__(self) -> tuple[type[OneThreadCalls], tuple[()]]:
+    def __reduce__(self) -> "tuple[type[OneThreadCalls], tuple[()]]":
         # Threads can be neither copied nor pickled; a copy starts its own.
         return OneThreadCalls, ()
 

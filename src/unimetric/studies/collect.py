@@ -1,7 +1,5 @@
 """Rows of a benchmark's table, from its finished runs."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace

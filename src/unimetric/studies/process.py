@@ -1,7 +1,5 @@
 """The process of one run: it never outlives the benchmark that started it, and never shares a folder with another."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import runpy
@@ -44,7 +42,7 @@ class RunProcesses:
         self._previous: dict[signal.Signals, Any] = {}
         self._stopping = False
 
-    def __enter__(self) -> RunProcesses:
+    def __enter__(self) -> "RunProcesses":
         with explain_os_error(self._out / _BENCHMARK_LOCK, "open"):
             try:
                 self._lock.acquire()

@@ -5,8 +5,6 @@ The discriminant directions (Fisher, 1936; Rao, 1948) are the linear map
 that separates the train classes best, in closed form; they cost one pass over the train images.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,7 +44,7 @@ class ClassStatistics:
     scatter: Tensor
 
     @classmethod
-    def empty(cls, classes: int, size: int) -> ClassStatistics:
+    def empty(cls, classes: int, size: int) -> "ClassStatistics":
         """Return the statistics of no features."""
         float64 = torch.float64
         return cls(

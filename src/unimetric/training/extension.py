@@ -8,8 +8,6 @@ Distillation*, CVPR 2019). With ``compatible`` the similarities are those of new
 a search in an old index computes (Shen et al., *Towards Backward-Compatible Representation Learning*, CVPR 2020).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -86,7 +84,7 @@ class Extension:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, config: RunConfig, old: Tensor, device: torch.device) -> Extension | None:
+    def of(cls, config: RunConfig, old: Tensor, device: torch.device) -> "Extension | None":
         """Return the configured extension on a device, or None. ``old`` is from `old_classes`.
 
         Raises:

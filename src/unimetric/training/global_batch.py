@@ -1,7 +1,5 @@
 """Global batch of all processes: the place of every image, and the exchange of embeddings and gradients."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -34,13 +32,13 @@ class GlobalBatch:
     skipped: tuple[tuple[int, str], ...]
 
     @classmethod
-    def alone(cls, batch: Batch) -> GlobalBatch:
+    def alone(cls, batch: Batch) -> "GlobalBatch":
         """Return the global batch of a single process."""
         everything = torch.arange(len(batch.images))
         return cls(batch.class_numbers, everything, everything, len(everything), batch.skipped)
 
     @classmethod
-    def exchange(cls, batch: Batch, slots: int, group: dist.ProcessGroup) -> GlobalBatch:
+    def exchange(cls, batch: Batch, slots: int, group: dist.ProcessGroup) -> "GlobalBatch":
         """Exchange the contents of the slices with the other processes, on the CPU.
 
         Image i of process r is image ``r + i · W`` of the global batch of W processes, as the samplers share it out. A

@@ -1,7 +1,5 @@
 """Ctrl-C and SIGTERM, handled between two steps instead of within one."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Iterable, Iterator
@@ -61,7 +59,7 @@ class StopRequest:
         self._alone, self._waiting = alone, False
         self._previous: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> StopRequest:
+    def __enter__(self) -> "StopRequest":
         # Python allows signal handlers in the main thread only.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,7 +1,5 @@
 """Provenance of measured numbers: code, weights, images; and their cost in time and memory."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -31,7 +29,7 @@ class Clock:
     processor: float
 
     @classmethod
-    def start(cls) -> Clock:
+    def start(cls) -> "Clock":
         """A clock that starts now; the source files are read now, too, because they may change while it runs."""
         code_version()
         return cls(time.perf_counter(), _processor_seconds())

@@ -3,8 +3,6 @@
 A column is read only when it is asked for, so nothing in the others can be a reason to refuse a file.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import re
@@ -23,7 +21,7 @@ _ARCHIVES = (b"PK\3\4", b"\x1f\x8b", b"\xd0\xcf\x11\xe0", b"BZh", b"\xfd7zXZ", b
 """First bytes of ZIP (and so of Excel and LibreOffice), gzip, old Excel, bzip2, xz, 7-Zip and Zstandard."""
 
 
-def open_table(place: PurePath | str, content: bytes, columns_found: Callable[[list[str]], int]) -> Table:
+def open_table(place: PurePath | str, content: bytes, columns_found: Callable[[list[str]], int]) -> "Table":
     """Read a CSV or Parquet table from its bytes; the ending of its ``place`` decides the format.
 
     CSV is UTF-8, or UTF-16 with a byte order mark; quoted as in RFC 4180; separated by the one of comma, semicolon, tab

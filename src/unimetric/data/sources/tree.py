@@ -1,7 +1,5 @@
 """The tree of folders and images below a folder, in memory."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -33,7 +31,7 @@ class Folder:
     path: Path
     images: list[str]
     others: list[str]
-    children: list[Folder]
+    children: "list[Folder]"
     image_count: int
     """Images here and below."""
     unusable: list[Unusable]
@@ -63,7 +61,7 @@ class Folder:
         for child in self.children:
             yield from child.all_unusable()
 
-    def class_folders(self) -> list[Folder]:
+    def class_folders(self) -> "list[Folder]":
         """Return the children that hold images at any depth."""
         return [child for child in self.children if child.image_count]
 
