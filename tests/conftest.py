@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -18,9 +19,17 @@ from properties import SOAK_SECONDS, SOAK_SEED
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Disable garbage collection while modules and tests are collected; these objects are long-lived.
+gc.disable()
+
 # The same examples in every run, however slow the machine.
 settings.register_profile("quick", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("quick")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_report_header() -> str:
