@@ -57,10 +57,15 @@ def hyperbolic(seed):
 def exported(model, tmp_path, kind):
     needs(kind)
     path = tmp_path / f"model.{'onnx' if kind == 'onnx' else 'pt2'}"
-    size = model.transform.image_size
-    difference = export_model(model, path, kind, noise(19, size))
+    difference = export_model(model, path, kind, noise(19, model.transform.image_size))
     assert 0 <= difference < 1e-5
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    return about_checked(model, path)
+
+
+def about_checked(model, path):
+    """The metadata of a file, after a comparison of its vectors with the model's."""
+    size = model.transform.image_size
     run, about = runner(path)
     for count in (1, 2, 7):
         images = pixels(count, size, seed=count)
@@ -69,10 +74,21 @@ def exported(model, tmp_path, kind):
     return about
 
 
+@pytest.fixture(scope="module")
+def onnx_folder(tmp_path_factory):
+    """The exported file of a small PUMA, and what lay beside it before."""
+    needs("onnx")
+    folder = tmp_path_factory.mktemp("onnx")
+    for name in (".model.onnx.a1b2c3d4", ".model.onnx.bak", ".other.onnx.a1b2c3d4"):
+        (folder / name).touch()
+    assert 0 <= export_model(embedder_of("puma", "augreg"), folder / "model.onnx", "onnx", noise(19, 48)) < 1e-5
+    return folder
+
+
 @pytest.mark.parametrize(
     ("case", "family", "kind"),
     [
-        ("puma", "augreg", "onnx"),
+        ("puma", "augreg", None),
         ("lora on all", "dinov2 with registers", "torch"),
         pytest.param("vpt-deep", "eva02 with rope", "onnx", marks=pytest.mark.soak),
         pytest.param("adaptformer", "dinov2 with LayerScale", "torch", marks=pytest.mark.soak),
@@ -81,9 +97,9 @@ def exported(model, tmp_path, kind):
         pytest.param("vpt-deep", "perception encoder", "torch", marks=pytest.mark.soak),
     ],
 )
-def test_methods_and_families(case, family, kind, tmp_path):
+def test_methods_and_families(case, family, kind, onnx_folder, tmp_path):
     embedder = embedder_of(case, family)
-    about = exported(embedder, tmp_path, kind)
+    about = exported(embedder, tmp_path, kind) if kind else about_checked(embedder, onnx_folder / "model.onnx")
     assert about["fingerprint"] == model_fingerprint(embedder.config())
     assert about["image_size"] == embedder.backbone.image_size
     assert about["mean"] == list(embedder.backbone.mean)
@@ -116,14 +132,11 @@ def test_what_computes_something_else_is_not_written(factor, tmp_path, monkeypat
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("model.pt2", b"as it was")]
 
 
-def test_no_path_of_this_machine_is_inside_and_no_leftover_beside(tmp_path):
-    needs("onnx")
-    for name in (".model.onnx.a1b2c3d4", ".model.onnx.bak", ".other.onnx.a1b2c3d4"):
-        (tmp_path / name).touch()
-    export_model(embedder_of("puma", "augreg"), tmp_path / "model.onnx", "onnx", noise(3, 48))
+def test_no_path_of_this_machine_is_inside_and_no_leftover_beside(onnx_folder):
     # A process that was killed left the first one.
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".model.onnx.bak", ".other.onnx.a1b2c3d4", "model.onnx"]
-    content = (tmp_path / "model.onnx").read_bytes()
+    left = [".model.onnx.bak", ".other.onnx.a1b2c3d4", "model.onnx"]
+    assert sorted(path.name for path in onnx_folder.iterdir()) == left
+    content = (onnx_folder / "model.onnx").read_bytes()
     assert b"embeddings" in content
     # As it stands in a traceback; three letters alone might be weights.
     assert b'.py", line' not in content
@@ -136,10 +149,8 @@ def test_too_large_for_onnx():
         onnx_export.onnx_graph([embedder_of("linear", "augreg")], largest=1000)
 
 
-def test_the_example_of_the_documentation_runs_without_torch(tmp_path):
-    needs("onnx")
+def test_the_example_of_the_documentation_runs_without_torch(onnx_folder, tmp_path):
     embedder = embedder_of("puma", "augreg")
-    export_model(embedder, tmp_path / "model.onnx", "onnx", noise(3, 48))
     random = np.random.default_rng(0)
     paths = [tmp_path / f"{number}.png" for number in range(4)]
     for path, size in zip(paths, [(60, 90), (131, 57), (48, 48), (300, 55)], strict=True):
@@ -151,7 +162,9 @@ def test_the_example_of_the_documentation_runs_without_torch(tmp_path):
     forbidden = "import sys\nsys.modules |= dict.fromkeys(['torch', 'torchvision', 'timm', 'unimetric'])\n"
     (tmp_path / "example.py").write_text(forbidden + example)
     subprocess.run(
-        [sys.executable, "example.py", "model.onnx", *(path.name for path in paths)], cwd=tmp_path, check=True
+        [sys.executable, "example.py", onnx_folder / "model.onnx", *(path.name for path in paths)],
+        cwd=tmp_path,
+        check=True,
     )
     found = np.load(tmp_path / "embeddings.npy")
     np.testing.assert_allclose(found, embedder.encode(paths, precision="fp32"), atol=2e-5)
