@@ -146,6 +146,7 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(("image_size", "size", "batch_size", "n", "seed", "offset"), ((Integral,), "a whole number")),
     **dict.fromkeys(("precision", "revision", "dataset", "id", "kind"), ((str,), "a text")),
     "false_match_rate": ((Real,), "a number"),
+    **dict.fromkeys(("exact", "group_copies", "skip_unreadable"), ((bool,), "True or False")),
     "datasets": ((Iterable,), "a list of texts"),
     "ids": ((Sequence,), "a list of ids"),
 }
@@ -169,28 +170,33 @@ def check_kind(name: str, value: object, kinds: type | tuple[type, ...], wanted:
 def check_arguments(cls: type[_T]) -> type[_T]:
     """Decorate a public class: its own public methods refuse arguments of another type by an `ArgumentError`.
 
-    Those with the usual names are checked; one that is None by default may be None.
+    Those with the usual names are checked, also among further keywords; one that is None by default may be None. All
+    entries of a list of ids or datasets have to be texts.
     """
     for name, member in list(vars(cls).items()):
         function = member.__func__ if isinstance(member, classmethod) else member
         if name.startswith("_") or not inspect.isfunction(function):
             continue
         parameters = inspect.signature(function).parameters
-        if not _KINDS.keys().isdisjoint(parameters):
+        takes_more = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+        if takes_more or not _KINDS.keys().isdisjoint(parameters):
             checked = _checked(function, parameters)
             setattr(cls, name, classmethod(checked) if isinstance(member, classmethod) else checked)
     return cls
 
 
 def _checked(function: Callable[..., Any], parameters: Mapping[str, inspect.Parameter]) -> Callable[..., Any]:
-    names, kinds = tuple(parameters), {name: _KINDS[name] for name in parameters if name in _KINDS}
+    names = tuple(parameters)
+    required = {name for name, parameter in parameters.items() if parameter.default is not None}
 
     @wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        given = {**dict(zip(names, args, strict=False)), **kwargs}
-        for name, (types, wanted) in kinds.items():
-            if name in given and not (given[name] is None and parameters[name].default is None):
-                check_kind(name, given[name], types, wanted)
+        for name, value in (*zip(names, args, strict=False), *kwargs.items()):
+            if name in _KINDS and (value is not None or name in required):
+                check_kind(name, value, *_KINDS[name])
+                if isinstance(value, list | tuple):
+                    for entry in value:
+                        check_kind(f"an entry of {name}", entry, str, "a text")
         return function(*args, **kwargs)
 
     return checked

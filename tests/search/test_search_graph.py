@@ -14,6 +14,7 @@ from search_toys import store
 
 from unimetric.search import SearchIndex
 from unimetric.search.conditions import parse_condition
+from unimetric.search.items import ItemNotFoundError
 from unimetric.search.memory import building
 from unimetric.search.memory import search as memory_search
 from unimetric.search.memory.building import build
@@ -152,6 +153,42 @@ def test_changes_are_seen_by_the_next_search(ready: MemorySearch, filled: Store)
     assert recall(ready, filled, draw(20, 33)) >= 0.98
 
 
+def test_vectors_of_items_are_those_of_the_table(
+    ready: MemorySearch, filled: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(22)
+
+    def check() -> None:
+        rows = filled.rows(["id", "vector"]).to_pydict()
+        places = random.integers(0, len(rows["id"]), 40)
+        wanted = np.array([rows["vector"][place] for place in places], np.float32)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(filled), "rows_of", None)
+            assert np.array_equal(ready.vectors_of([rows["id"][place] for place in places], COLUMNS), wanted)
+            for missing in ("", "id", "id999999", "id000007"):
+                with pytest.raises(ItemNotFoundError, match="no item"):
+                    ready.vectors_of([missing], COLUMNS)
+
+    filled.delete_ids(["id000007"])
+    check()
+    filled.merge(table(range(40, 90), draw(50, 1), "replaced"))
+    filled.merge(table(range(9000, 9050), draw(50, 2), "new"))
+    check()
+    filled.merge(table(range(80, 100), draw(20, 3), "again"))
+    filled.delete_ids(["id009001", "id000041"])
+    check()
+    # The graph is extended: places of deleted rows stay in it.
+    filled.merge(table(range(9100, 9220), draw(120, 4), "new"))
+    monkeypatch.setattr(memory_search, "_PAUSE", 0.0)
+    ready._next_try = 0.0
+    check()
+    wait(ready)
+    check()
+    filled.compact()
+    ready.prepare(COLUMNS)
+    check()
+
+
 def test_a_long_tail_is_taken_into_the_graph(ready: MemorySearch, filled: Store, monkeypatch) -> None:
     before = MemoryFiles(filled.place).load()
     filled.delete_ids([f"id{number:06}" for number in range(400)])
@@ -197,7 +234,9 @@ def test_files_are_used_again(ready: MemorySearch, filled: Store) -> None:
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
-@pytest.mark.parametrize("name", ["vectors.npy", "numbers.npy", "rows.arrow", "graph.usearch", "current.json"])
+@pytest.mark.parametrize(
+    "name", ["vectors.npy", "numbers.npy", "by_id.npy", "rows.arrow", "graph.usearch", "current.json"]
+)
 @pytest.mark.parametrize("damage", ["flipped", "written", "cut", "gone", "empty"])
 def test_damaged_files_are_made_again(name: str, damage: str, ready: MemorySearch, filled: Store) -> None:
     queries = draw(10, 61)

@@ -14,7 +14,7 @@ from search_toys import store
 
 from properties import examples
 from unimetric.search import SearchIndex
-from unimetric.search.items import Match
+from unimetric.search.items import ItemNotFoundError, Match
 from unimetric.search.memory.exact import Span, candidates
 from unimetric.search.scoring import cosines
 from unimetric.search.stores import lancedb_tables
@@ -57,6 +57,17 @@ def shown(matches: list[Match]) -> list:
     return [(match.id, match.score, match.label) for match in matches]
 
 
+def check_item(index: SearchIndex, id: str) -> None:
+    """A search for an item is that for the vector that the table has now."""
+    stored = store(index).rows_of([id], ["vector"])["vector"].to_pylist()
+    if stored:
+        nearest = plain(index, np.array(stored[0], np.float32), 13)
+        assert shown(index.search_item(id, 12)) == [match for match in nearest if match[0] != id][:12]
+    else:
+        with pytest.raises(ItemNotFoundError, match=id):
+            index.search_item(id)
+
+
 @pytest.fixture
 def filled(model: Path, tmp_path: Path):
     with SearchIndex.create(tmp_path / "db", model) as index:
@@ -86,6 +97,8 @@ def test_every_change_is_seen_by_the_next_search(filled: SearchIndex) -> None:
             below += 1
         for query in queries[:3]:
             assert shown(filled.search_vectors(query, 12)[0]) == plain(filled, query, 12)
+        for id in [f"id{number:06}" for number in (*random.integers(0, below, 20), below - 1)]:
+            check_item(filled, id)
         found = filled.search_vectors(queries, 5, where="price < 30 AND dataset <> 'd1'")
         for query, matches in zip(queries, found, strict=True):
             expected = plain(filled, query, 5, lambda row: row["price"] < 30 and row["dataset"] != "d1")
@@ -102,6 +115,23 @@ def test_the_database_answers_a_single_query_and_memory_all_others(
     answers = [filled.search_vectors(query, 8) for _ in range(5)]
     assert len(asked) == 1
     assert answers == answers[:1] * 5
+
+
+def test_items_are_searched_in_memory(filled: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = [filled.search_item(f"id{number:06}", 5) for number in range(3)]
+    store(filled).delete_ids(["id000009"])
+    filled.search_item("id000000")
+
+    def forbidden(*given: object) -> None:
+        raise AssertionError("the database was asked")
+
+    for name in ("rows", "rows_of", "nearest"):
+        monkeypatch.setattr(LanceStore, name, forbidden)
+    again = [filled.search_item(f"id{number:06}", 5) for number in range(3)]
+    assert [[match for match in found if match.id != "id000009"] for found in expected] == again
+    for missing in ("id000009", "id999999", ""):
+        with pytest.raises(ItemNotFoundError):
+            filled.search_item(missing)
 
 
 def test_another_process_s_writes_are_seen(filled: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:

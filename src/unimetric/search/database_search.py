@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from unimetric.search.conditions import Condition
 from unimetric.search.effort import MeasuredEffort, chosen_effort, effort_under_condition, partitions
+from unimetric.search.items import no_item
 from unimetric.search.maintenance import EXACT_BELOW
 from unimetric.search.scoring import SPARE, best_first, cosines, rounding, vectors_of
 from unimetric.search.stores.base import Effort, Store
@@ -57,6 +58,15 @@ class DatabaseSearch:
                 answers[place] = answer
             pending, wanted = undecided, 4 * wanted
         return [answers[place] for place in range(len(vectors))]
+
+    def vectors_of(self, ids: Sequence[str], columns: Sequence[str] = ()) -> NDArray[np.float32]:
+        """Return the vectors [N, E] of some rows; see `VectorSearch.vectors_of`."""
+        rows = self._store.rows_of(list(dict.fromkeys(ids)), ["id", "vector"])
+        places = {id: place for place, id in enumerate(rows["id"].to_pylist())}
+        missing = next((id for id in ids if id not in places), None)
+        if missing is not None:
+            raise no_item(missing)
+        return vectors_of(rows["vector"])[[places[id] for id in ids]]
 
     def _tables(
         self,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from unimetric.data.sources.metadata import Value
-from unimetric.errors import ArgumentError, check_kind
+from unimetric.errors import ArgumentError, check_kind, shown
 from unimetric.search.calibration import Strength
 
 
@@ -16,6 +16,11 @@ class ItemNotFoundError(ArgumentError):
     """The database holds no item of that id."""
 
     code: ClassVar[str] = "item_not_found"
+
+
+def no_item(id: str) -> ItemNotFoundError:
+    """There is no item of this id."""
+    return ItemNotFoundError(f"no item {shown(id)}; take the id of a match")
 
 
 @dataclass(frozen=True)

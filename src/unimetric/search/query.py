@@ -19,7 +19,7 @@ from unimetric.search.conditions import Condition, all_of, equals, is_one_of, pa
 from unimetric.search.errors import NotCalibratedError
 from unimetric.search.guarantee import Guarantee, SetLimit, find_sets, limit_of
 from unimetric.search.hyperbolic import nearest_hyperbolic
-from unimetric.search.items import ItemNotFoundError, Match, StoredItem
+from unimetric.search.items import Match, StoredItem, no_item
 from unimetric.search.memory.search import MemorySearch, vector_search
 from unimetric.search.rows import shown_values
 from unimetric.search.sorting import Order, in_order
@@ -208,12 +208,9 @@ class Searcher:
 
     def vectors_of(self, ids: Sequence[str]) -> NDArray[np.float32]:
         """Return the vectors [N, E] of some rows; see `row`."""
-        if self.both is not None:
-            for id in ids:
-                self.row(id, ["id"])
-            return self.both.vectors_of(ids)
-        rows = [self.row(id, ["id", "vector"])["vector"][0].as_py() for id in ids]
-        return np.asarray(rows, np.float32).reshape(len(ids), self._store.vector_size)
+        if not ids:
+            return np.empty((0, self.vector_size), np.float32)
+        return self._vectors.vectors_of(ids, self._answer_columns)
 
     def thumbnail(self, id: str) -> bytes | None:
         """Return the thumbnail of one row, or None if it has none; see `row`."""
@@ -228,7 +225,7 @@ class Searcher:
         """
         table = self._store.rows(columns, equals("id", id), limit=1)
         if not len(table):
-            raise ItemNotFoundError(f"no item {shown(id)}; take the id of a match")
+            raise no_item(id)
         return table
 
     def item(self, id: str) -> StoredItem:

@@ -46,5 +46,16 @@ class VectorSearch(Protocol):
             exact: Compare with every row that meets the condition.
         """
 
+    def vectors_of(self, ids: Sequence[str], columns: Sequence[str]) -> NDArray[np.float32]:
+        """Return the vectors [N, E] of some rows.
+
+        Args:
+            ids: Their ids.
+            columns: The columns that the searches return.
+
+        Raises:
+            ItemNotFoundError: there is no row of an id.
+        """
+
     def close(self) -> None:
         """Release memory and files."""

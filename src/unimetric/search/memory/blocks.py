@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from unimetric.search.memory.cells import Cells
+from unimetric.search.memory.cells import Cells, column_of
 from unimetric.search.scoring import vectors_of
 from unimetric.search.stores.base import RowNumbers, Store
 
@@ -31,12 +33,14 @@ class Block:
         vectors: Float32 [N, E].
         inverse: One over the length of each vector, float32 [N]; infinite where float32 does not do.
         rows: The other columns; those of a file are `packed`.
+        by_id: The places of the rows that are not `GONE`, ascending by id; None where ids are searched one by one.
     """
 
     numbers: NDArray[np.int64]
     vectors: NDArray[np.float32]
     inverse: NDArray[np.float32]
     rows: pa.RecordBatch
+    by_id: NDArray[np.uint32] | None = None
 
     @classmethod
     def of(cls, numbers: NDArray[np.int64], vectors: NDArray[np.float32], rows: pa.Table) -> Block:
@@ -70,6 +74,18 @@ class Block:
         mask = np.zeros(len(self), np.bool_)
         mask[self.places(numbers)] = True
         return mask
+
+    def place_of(self, id: str) -> int | None:
+        """Return the place of the row of an id; None if there is none."""
+        if self.by_id is None:
+            place = pc.index(self.rows.column("id"), id).as_py() if len(self) else -1
+            return None if place < 0 else int(place)
+        at = bisect_left(self.by_id, id, key=self._id_at)
+        found = at < len(self.by_id) and self._id_at(self.by_id[at]) == id
+        return int(self.by_id[at]) if found else None
+
+    def _id_at(self, place: np.uint32) -> str:
+        return str(self.values(np.array([place], np.intp), ["id"])["id"][0])
 
     def values(self, places: NDArray[np.intp], columns: Sequence[str]) -> dict[str, list[Any]]:
         """Return the values of rows by column; None for columns that were added to the database later."""
@@ -142,6 +158,12 @@ def inverse_lengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
             screened = (lengths > _SCREENED[0]) & (lengths < _SCREENED[1])
             inverse[start : start + len(part)] = np.where(screened, 1 / lengths, np.inf)
     return inverse
+
+
+def places_by_id(block: Block) -> NDArray[np.uint32]:
+    """Return the places of the rows that are not `GONE`, ascending by id."""
+    order = pc.sort_indices(column_of(block.rows, "id")).to_numpy()
+    return np.asarray(order[block.numbers[order] != GONE], np.uint32)
 
 
 def one_batch(rows: pa.Table) -> pa.RecordBatch:

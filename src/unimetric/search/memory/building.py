@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from unimetric.search.memory.blocks import GONE, Block
+from unimetric.search.memory.blocks import GONE, Block, places_by_id
 from unimetric.search.memory.cells import column_of
 from unimetric.search.memory.files import MemoryFiles, Saved, open_graph
 from unimetric.search.memory.graph import Graph, measured_counts
@@ -51,7 +52,7 @@ def build(
     if not is_whole and len(graph) - known < _KEPT:
         return None
     counts = measured_counts(graph, block.vectors, block.inverse, dead) if is_whole and not is_stopped() else None
-    return files.save(identity, block, graph, counts)
+    return files.save(identity, replace(block, by_id=places_by_id(block)), graph, counts)
 
 
 def state_of(saved: Saved, version: int) -> State:

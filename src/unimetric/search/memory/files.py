@@ -32,10 +32,10 @@ from unimetric.search.stores.base import is_uri
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 2
+_FORMAT = 3
 _FOLDER = ".memory"
 _CURRENT, _CHECKED = "current.json", "checked.json"
-_ARRAYS = ("numbers", "vectors", "inverse")
+_ARRAYS = ("numbers", "vectors", "inverse", "by_id")
 _ROWS, _GRAPH = "rows.arrow", "graph.usearch"
 _CHUNK = 1 << 24
 _SETTLED = 50_000_000
@@ -141,7 +141,7 @@ class MemoryFiles:
             name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)) for name in _ARRAYS
         }
         rows = pa.ipc.open_file(pa.memory_map(str(folder / _ROWS))).get_batch(0)
-        if len({len(arrays[name]) for name in _ARRAYS} | {len(rows)}) != 1:
+        if len({len(array) for name, array in arrays.items() if name != "by_id"} | {len(rows)}) != 1:
             raise ValueError("its files are of different lengths")
         counts = about["counts"]
         return Saved(

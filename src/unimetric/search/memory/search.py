@@ -111,6 +111,13 @@ class MemorySearch:
                 return _with_columns(state, ranked, columns)
         return self._otherwise.nearest(vectors, k, columns, condition, exact)
 
+    def vectors_of(self, ids: Sequence[str], columns: Sequence[str] = ()) -> NDArray[np.float32]:
+        """Return the vectors [N, E] of some rows; see `VectorSearch.vectors_of`."""
+        state = self._current(columns) if self._asked else None
+        if state is None:
+            return self._otherwise.vectors_of(ids, columns)
+        return state.vectors_at(np.array([state.place_of(id) for id in ids], np.intp))
+
     def _current(self, columns: Sequence[str]) -> State | None:
         """Return the rows of the present version; None where they are not in memory."""
         state = self._state

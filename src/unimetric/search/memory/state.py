@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimetric.search.conditions import Condition
+from unimetric.search.items import no_item
 from unimetric.search.memory.blocks import Block, empty_block, joined, read_block
 from unimetric.search.memory.graph import Graph
 from unimetric.search.stores.base import RowNumbers, Store
@@ -70,6 +71,20 @@ class State:
         head = self.base.values(places[first], columns)
         rest = self.tail.values(places[later] - len(self.base), columns)
         return {name: [(head[name] + rest[name])[place] for place in order] for name in columns}
+
+    def place_of(self, id: str) -> int:
+        """Return the place of the row of an id.
+
+        Raises:
+            ItemNotFoundError: there is none.
+        """
+        place = self.tail.place_of(id)
+        if place is not None:
+            return len(self.base) + place
+        place = self.base.place_of(id)
+        if place is None or (self.dead is not None and self.dead[place]):
+            raise no_item(id)
+        return place
 
     def vectors_at(self, places: NDArray[np.intp]) -> NDArray[np.float32]:
         """Return the vectors of places, [n, E]."""

@@ -70,12 +70,13 @@ class BothVectors:
             if isinstance(search, MemorySearch):
                 search.prepare(["id"])
 
-    def vectors_of(self, ids: Sequence[str]) -> NDArray[np.float32]:
-        """Return the vectors [N, E + D] of rows that are there; the last D are 0 for those without an old one."""
-        rows = self._new.rows_of(ids, ["id", "vector", "content_hash"])
+    def vectors_of(self, ids: Sequence[str], columns: Sequence[str] = ()) -> NDArray[np.float32]:
+        """Return the vectors [N, E + D] of some rows; the last D are 0 for those without an old one."""
+        new = self._searches[0].vectors_of(ids, ["id"])
+        rows = self._new.rows_of(ids, ["id", "content_hash"])
         places = {id: place for place, id in enumerate(rows["id"].to_pylist())}
         old, _ = self._old_vectors(rows)
-        return np.concatenate([vectors_of(rows["vector"]), old], axis=1)[[places[id] for id in ids]]
+        return np.concatenate([new, old[[places[id] for id in ids]]], axis=1)
 
     def nearest(
         self,
