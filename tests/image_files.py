@@ -13,6 +13,26 @@ from PIL import Image
 
 from unimetric.data.images import ImageError, decode_image
 
+# Rows and columns differ everywhere, so that no turn of the picture looks like another.
+PICTURE = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+ACROSS, DOWN = np.meshgrid(np.linspace(0, 255, 40), np.linspace(0, 200, 30))
+
+SMOOTH = np.stack([ACROSS, DOWN, 255 - ACROSS], -1).astype(np.uint8)
+
+# By the EXIF standard, orientation n says on which sides the stored rows and columns belong; this is what
+# has to be done to the stored picture.
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: a.transpose(1, 0, 2)[:, ::-1],
+    7: lambda a: a.transpose(1, 0, 2)[::-1, ::-1],
+    8: lambda a: a.transpose(1, 0, 2)[::-1],
+}
+
 
 def encode(image: Image.Image, format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()

@@ -80,6 +80,20 @@ def test_a_mat_file_without_its_last_bytes_is_refused(tmp_path: Path) -> None:
         read_source(str(made.folder))
 
 
+@pytest.mark.parametrize(
+    "text", [b"MATLAB 7.3 MAT-file, Platform: GLNXA64, HDF5 schema 1.00 .", b"written by Octave", None]
+)
+def test_matlab_7_3_is_refused_with_the_remedy(text: bytes | None, tmp_path: Path) -> None:
+    """An HDF5 file behind 512 bytes that begin like a header of MATLAB 5; or without them, as other programs write."""
+    made = make_flowers102(tmp_path)
+    header = b"" if text is None else (text.ljust(124) + b"\x00\x02IM").ljust(512, b"\0")
+    (made.folder / "imagelabels.mat").write_bytes(header + b"\x89HDF\r\n\x1a\n" + bytes(88))
+    with pytest.raises(
+        UserError, match=r"imagelabels.mat is of MATLAB 7.3 \(HDF5\), .* save it as MATLAB 5, with save -v7"
+    ):
+        read_source(str(made.folder))
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 6), st.booleans()), min_size=1, max_size=12),

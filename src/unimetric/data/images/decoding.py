@@ -21,7 +21,7 @@ from unimetric.data.images.formats import (
     unsupported_reason,
 )
 from unimetric.data.images.jpeg_xl import open_jpeg_xl
-from unimetric.data.images.pixels import DAMAGED, ImageError, decoding_problem, file_reason, to_rgb
+from unimetric.data.images.pixels import DamagedImageError, ImageError, decoding_error, file_reason, to_rgb
 from unimetric.data.images.stripping import strip_metadata
 
 MAX_PIXELS = 100_000_000
@@ -83,17 +83,16 @@ def _decode(file: IO[bytes], path: Path | None, max_pixels: int, at_least: int |
             if at_least is not None and image.format == "JPEG":
                 _reduce(image, at_least)
             return _first_frame(image)
+    except DamagedImageError as error:
+        variant = ", or a variant of TIFF that is not supported" if content_format(head) == "TIFF" else ""
+        raise DamagedImageError(f"{error.reason}{variant}", path) from error.__cause__
     except ImageError as error:
-        reason = error.reason
-        if reason == DAMAGED[0] and content_format(head) == "TIFF":
-            reason = "damaged, or a variant of TIFF that is not supported"
-        raise ImageError(reason, path, error.code) from error.__cause__
+        raise ImageError(error.reason, path, error.code) from error.__cause__
     except UnidentifiedImageError as error:
         reason, code = content_problem(head, path)
         raise ImageError(reason, path, code) from error
     except Exception as error:
-        reason, code = decoding_problem(error)
-        raise ImageError(reason, path, code) from error
+        raise decoding_error(error, path) from error
 
 
 def _open(file: IO[bytes], head: bytes, max_pixels: int) -> Image.Image:
@@ -115,7 +114,7 @@ def _open(file: IO[bytes], head: bytes, max_pixels: int) -> Image.Image:
         image = Image.open(stream, formats=PILLOW_FORMATS)
     except OSError as error:
         # Some plugins raise this for variants that they do not read.
-        if decoding_problem(error) == DAMAGED:
+        if isinstance(decoding_error(error), DamagedImageError):
             raise UnidentifiedImageError from error
         raise
     if inverted:

@@ -27,8 +27,6 @@ _UPRIGHT = {
 _ORIENTATION = 0x0112
 _CLOSED = "the image was closed before its pixels were read; keep it open, or pass its path"
 _INVISIBLE = "fully transparent; save it without alpha if its colours are meant"
-DAMAGED = ("damaged", "unreadable_image")
-"""The words and the code for an error of unknown meaning."""
 _OUTSIDE = "grey values outside 0 to 65535"
 
 
@@ -52,6 +50,10 @@ class ImageError(Exception):
         return self.reason if self.path is None else f"{self.path}: {self.reason}"
 
 
+class DamagedImageError(ImageError):
+    """The decoder failed for a reason that it does not name: damaged content, or a variant that it does not read."""
+
+
 def load_image(image: Image.Image) -> None:
     """Read an opened image's pixels and EXIF; from then on, several threads may convert it at once.
 
@@ -66,8 +68,7 @@ def load_image(image: Image.Image) -> None:
         _correct_samples(image)
         image.load()
     except Exception as error:
-        reason, code = (_CLOSED, "unreadable_image") if closed else decoding_problem(error)
-        raise ImageError(reason, code=code) from error
+        raise (ImageError(_CLOSED) if closed else decoding_error(error)) from error
     _orientation(image)
 
 
@@ -89,8 +90,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         if turn is not None:
             rgb = rgb.transpose(turn)
     except Exception as error:
-        reason, code = decoding_problem(error)
-        raise ImageError(reason, code=code) from error
+        raise decoding_error(error) from error
     # The result of a conversion inherits the EXIF bytes; the next reader would turn it a second time.
     rgb.info = {}
     return rgb
@@ -121,22 +121,22 @@ def array_to_rgb(array: NDArray[Any]) -> Image.Image:
     return _flatten(Image.fromarray(np.ascontiguousarray(pixels)))
 
 
-def decoding_problem(error: Exception) -> tuple[str, str]:
-    """Return words and a code for an error of Pillow, which has no specific types for bad data."""
+def decoding_error(error: Exception, path: Path | None = None) -> ImageError:
+    """Return an error of Pillow as one of an image; Pillow tells bad data apart by its words only."""
     if isinstance(error, ImageError):
-        return error.reason, error.code
+        return type(error)(error.reason, path, error.code)
     if isinstance(error, MemoryError):
-        return "not enough memory", "unreadable_image"
+        return ImageError("not enough memory", path)
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         counts = re.findall(r"(\d+) pixels", str(error))
-        return f"too many pixels ({' > '.join(counts)})", "too_many_pixels"
+        return ImageError(f"too many pixels ({' > '.join(counts)})", path, "too_many_pixels")
     if isinstance(error, OSError) and error.errno is not None:
-        return file_reason(error), "unreadable_image"
+        return ImageError(file_reason(error), path)
     if isinstance(error, EOFError | struct.error | zlib.error) or re.search(
         r"truncated|broken data stream|not enough|unexpected end|reached eof", str(error), re.IGNORECASE
     ):
-        return "truncated", "truncated_image"
-    return DAMAGED
+        return ImageError("truncated", path, "truncated_image")
+    return DamagedImageError("damaged", path)
 
 
 def file_reason(error: OSError | ValueError) -> str:

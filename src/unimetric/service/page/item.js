@@ -17,7 +17,6 @@ export function showItem(item, ways) {
   setPicture(picture, item.image);
   picture.alt = named(item);
   const note = make("figcaption", "soft");
-  note.setAttribute("role", "status");
   const figure = make("figure");
   figure.append(picture, note);
   const facts = make("div", "facts");

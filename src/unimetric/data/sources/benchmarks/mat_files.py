@@ -14,6 +14,9 @@ from unimetric.files import read_bytes
 
 _MAT_HEADER = 128
 """Bytes before the first variable of a MATLAB 5 file."""
+_MAT_73_HEADER = 512
+"""Bytes before the HDF5 file in one of MATLAB 7.3."""
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 _MAT_VERSION = 0x0100
 _MAT_ORDERS: dict[bytes, Literal["little", "big"]] = {b"IM": "little", b"MI": "big"}
 """The order of the bytes of numbers, by the last two bytes of the header."""
@@ -34,7 +37,7 @@ def read_mat(file: Path, names: Sequence[str], optional: Sequence[str] = ()) -> 
     from scipy.io import loadmat
 
     raw = read_bytes(file, "download it", "; download the file again")
-    if raw.startswith((b"MATLAB 7.3", b"\x89HDF")):
+    if raw.startswith(_HDF5) or raw.startswith(_HDF5, _MAT_73_HEADER):
         raise UserError(f"{file} is of MATLAB 7.3 (HDF5), which is not read; save it as MATLAB 5, with save -v7")
     try:
         _check_mat(raw)
