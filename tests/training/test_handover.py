@@ -96,7 +96,7 @@ def test_a_worker_that_is_killed_ends_the_run(sources: list[Path], tmp_path: Pat
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.soak)])
 def test_a_signal_ends_the_wait_for_a_worker_that_hangs(
     number: signal.Signals, sources: list[Path], tmp_path: Path
 ) -> None:

@@ -1,7 +1,5 @@
 """`unimetric embed` into shards: plan the work, skip finished shards, make the rest, account for all images."""
 
-import csv
-import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,6 +9,7 @@ from pathlib import Path
 from unimetric.bulk.work_units import WorkUnit, digest, plan
 from unimetric.bulk.worker import Done, Job, Worker
 from unimetric.errors import UserError
+from unimetric.files import csv_text
 from unimetric.formats.shards import ShardsInfo, Skipped, begin, read_skipped
 from unimetric.models.devices import choose_device, choose_precision
 from unimetric.models.saving import model_fingerprint, read_model_config
@@ -143,11 +142,8 @@ def _summary(out: str, units: Sequence[WorkUnit]) -> Embedded:
             rows, finished = rows + count, finished + 1
             skipped += entries
     if finished == len(units):
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["path", "reason"])
-        writer.writerows((entry.path, entry.reason) for entry in skipped)
-        storage.write_whole(storage.join(out, SKIPPED_FILE), text.getvalue().encode("utf-8", "backslashreplace"))
+        text = csv_text([("path", "reason"), *((entry.path, entry.reason) for entry in skipped)])
+        storage.write_whole(storage.join(out, SKIPPED_FILE), text.encode("utf-8", "backslashreplace"))
         if skipped and not rows:
             first = skipped[0]
             raise UserError(f"none of {len(skipped)} images can be read; the first is {first.path}: {first.reason}")

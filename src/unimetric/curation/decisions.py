@@ -1,7 +1,5 @@
 """Decisions on findings, and the resulting manifest. No image is deleted or moved."""
 
-import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +10,7 @@ from typing import Any
 from unimetric.curation.findings import Finding
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError, shown
-from unimetric.files import write_json, write_text
+from unimetric.files import csv_text, write_json, write_text
 
 AUDIT_FILE = "audit.json"
 
@@ -84,13 +82,11 @@ def apply_decisions(audit: Path, decisions: Path, out: Path) -> Outcome:
     if not rows:
         raise UserError(f"{decisions}: no image is left after the accepted findings; reject some")
     roles = Counter(item.role is not None for _, item in rows)
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(("path", "label", "dataset", *(["split"] if roles[True] else [])))
+    table: list[tuple[Any, ...]] = [("path", "label", "dataset", *(["split"] if roles[True] else []))]
     for place, item in rows:
         label = relabelled.get(place, item.label)
-        table.writerow((item.path.absolute(), label, item.dataset, *([item.role or ""] if roles[True] else [])))
-    write_text(out, text.getvalue())
+        table.append((item.path.absolute(), label, item.dataset, *([item.role or ""] if roles[True] else [])))
+    write_text(out, csv_text(table))
     return Outcome(len(rows), len(dropped), len([place for place in relabelled if place not in dropped]))
 
 

@@ -1,14 +1,13 @@
 """A finding of an audit, and the table that holds all of them."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from unimetric.data.catalog import Item
-from unimetric.files import write_text
+from unimetric.files import csv_text, write_text
 
 KINDS = {
     "exact-copy": "The same picture more than once",
@@ -65,11 +64,9 @@ def ordered(findings: Sequence[Finding]) -> list[Finding]:
 
 def write_findings(path: Path, findings: Sequence[Finding]) -> None:
     """Write ``audit.csv``, one row per finding; lists of images are JSON, because a path may contain any separator."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(("id", "kind", "confidence", "suggestion", "label", "images", "drop", "reason"))
+    rows: list[tuple[Any, ...]] = [("id", "kind", "confidence", "suggestion", "label", "images", "drop", "reason")]
     for number, finding in enumerate(findings):
         images, drop = (json.dumps([str(item.path) for item in part]) for part in (finding.images, finding.drop))
         confidence, label = f"{finding.confidence:.3f}", finding.relabel or ""
-        table.writerow((number, finding.kind, confidence, finding.suggestion, label, images, drop, finding.reason))
-    write_text(path, text.getvalue())
+        rows.append((number, finding.kind, confidence, finding.suggestion, label, images, drop, finding.reason))
+    write_text(path, csv_text(rows))

@@ -4,8 +4,6 @@ A folder with ``manifest.csv`` (an ordinary manifest), ``images/`` (JPEG files a
 ``replay.json`` (all classes in the order of the model's proxies, the size of the images, bytes).
 """
 
-import csv
-import io
 import json
 import shutil
 import tempfile
@@ -21,7 +19,7 @@ from unimetric.data.selection import select_train
 from unimetric.data.sources.manifest import read_manifest
 from unimetric.data.splits import Split
 from unimetric.errors import UserError
-from unimetric.files import explain_os_error, make_folder, write_json, write_text
+from unimetric.files import csv_text, explain_os_error, make_folder, write_json, write_text
 
 FORMAT = 1
 ABOUT, MANIFEST, IMAGES = "replay.json", "manifest.csv", "images"
@@ -92,9 +90,7 @@ def write_replay(
             rows.append((name, item.label, item.dataset, "train"))
         if not rows:
             raise UserError(f"none of {len(chosen)} images for the replay set can be read; the first is {notes[0]}")
-        text = io.StringIO()
-        csv.writer(text).writerows([("path", "label", "dataset", "split"), *rows])
-        write_text(staged / MANIFEST, text.getvalue())
+        write_text(staged / MANIFEST, csv_text([("path", "label", "dataset", "split"), *rows]))
         about = {
             "format": FORMAT,
             "classes": ClassIndex.of(train).classes,

@@ -1,7 +1,5 @@
 """Tables of results as Markdown, CSV, LaTeX and terminal output."""
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from unimetric.files import csv_text
 from unimetric.progress import clock_time
 from unimetric.studies.collect import MEMORY, PARAMETERS, RATIO, SECONDS, Row, Summary
 
@@ -192,18 +191,11 @@ def rows_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
             summary = row.summary(column)
             line += ["", ""] if summary is None else [summary.mean, summary.deviation]
         lines.append(line)
-    return to_csv(lines)
+    return csv_text(lines)
 
 
 def _long(column: str) -> str:
     return column if column in _COSTS else f"recall@1 {column}"
-
-
-def to_csv(lines: Sequence[Sequence[Any]]) -> str:
-    """Return lines of values as CSV; None is empty."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
 
 
 def print_grid(title: str, grid: Grid, notes: Sequence[str], console: Console | None = None) -> None:
@@ -253,4 +245,4 @@ def _table(grid: Grid, part: Sequence[int], name_width: int) -> Table:
 def results_csv(lines: Sequence[Mapping[str, Any]]) -> str:
     """Return a line per run with its values by column; empty if a run has no value."""
     names = list(dict.fromkeys(name for line in lines for name in line))
-    return to_csv([names, *([line.get(name) for name in names] for line in lines)])
+    return csv_text([names, *([line.get(name) for name in names] for line in lines)])
