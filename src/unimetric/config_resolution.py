@@ -46,16 +46,6 @@ def checked_options(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
     return given
 
 
-def load_config(name: str) -> RunConfig:
-    """Read the configuration in a YAML file, given by path or packaged name.
-
-    Raises:
-        UserError: there is no such file, or as for `typed_config`.
-    """
-    path = config_path(name)
-    return typed_config(read_options(path), str(path))
-
-
 def base_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """The options below those that were typed: the named run's own, then the files of ``--config`` in their order.
 

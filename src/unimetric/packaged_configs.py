@@ -10,12 +10,7 @@ _CONFIGS = Path(__file__).parent / "configs"
 
 def config_names() -> list[str]:
     """Return the names of the packaged run configurations, sorted."""
-    return sorted(path.stem for path in _CONFIGS.glob("*.yaml"))
-
-
-def benchmark_names() -> list[str]:
-    """Return the names of the packaged benchmarks, sorted."""
-    return sorted(path.stem for path in (_CONFIGS / "benchmark").glob("*.yaml"))
+    return _names(_CONFIGS)
 
 
 def config_path(text: str) -> Path:
@@ -24,7 +19,7 @@ def config_path(text: str) -> Path:
     Raises:
         UserError: there is neither.
     """
-    return _find(text, _CONFIGS, f"--config {text}: no such file, nor a packaged configuration", config_names())
+    return _find(text, _CONFIGS, f"--config {text}: no such file, nor a packaged configuration")
 
 
 def benchmark_path(text: str) -> Path:
@@ -33,13 +28,17 @@ def benchmark_path(text: str) -> Path:
     Raises:
         UserError: there is neither.
     """
-    return _find(text, _CONFIGS / "benchmark", f"{text}: no such file, nor a packaged benchmark", benchmark_names())
+    return _find(text, _CONFIGS / "benchmark", f"{text}: no such file, nor a packaged benchmark")
 
 
-def _find(text: str, folder: Path, problem: str, names: list[str]) -> Path:
+def _names(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def _find(text: str, folder: Path, problem: str) -> Path:
     found = next((path for path in (user_path(text), folder / f"{text}.yaml") if path.is_file()), None)
     if found is None and user_path(text).exists():
         raise UserError(f"{problem.partition(':')[0]}: it is not a regular file; name a YAML file")
     if found is None:
-        raise UserError(f"{problem}; {nearest_names(text, names)}")
+        raise UserError(f"{problem}; {nearest_names(text, _names(folder))}")
     return found

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unimetric.commands.evaluate import evaluate_model
-from unimetric.config import RunConfig
-from unimetric.config_resolution import load_config
+from unimetric.config import RunConfig, read_options
+from unimetric.config_resolution import typed_config
 from unimetric.errors import UserError
+from unimetric.packaged_configs import config_path
 
 if TYPE_CHECKING:
     from unimetric.formats.run_folder import RunFolder
@@ -35,7 +36,8 @@ def demo(*, out: Path = Path("runs/demo"), config: str = "puma-demo") -> int:
         out: Run folder to write.
         config: Configuration, a file or a packaged name.
     """
-    options = load_config(config)
+    file = config_path(config)
+    options = typed_config(read_options(file), str(file))
     from unimetric.progress import log_status
     from unimetric.report.tables import print_results
     from unimetric.training.interrupt import Interrupted

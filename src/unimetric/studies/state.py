@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from unimetric.config import RunConfig, run_config
 from unimetric.errors import UserError
@@ -15,31 +15,18 @@ from unimetric.yaml_files import read_yaml
 State = Literal["done", "cut off", "to do"]
 
 
-@dataclass(frozen=True)
-class RunFiles:
-    """Paths of a run: its folder, and beside it the command's options (``.yaml``) and output (``.log``)."""
+class RunFiles(NamedTuple):
+    """Paths of a run."""
 
     folder: Path
-
-    @property
-    def options(self) -> Path:
-        """The command's options."""
-        return self.folder.with_name(f"{self.folder.name}.yaml")
-
-    @property
-    def log(self) -> Path:
-        """The command's output."""
-        return self.folder.with_name(f"{self.folder.name}.log")
-
-    @property
-    def metrics(self) -> Path:
-        """The measured numbers; written last."""
-        return self.folder / "metrics.json"
-
-    @property
-    def started(self) -> Path:
-        """The configuration of a training that has started."""
-        return self.folder / "config.yaml"
+    options: Path
+    """The command's options, beside the folder."""
+    log: Path
+    """The command's output, beside the folder."""
+    metrics: Path
+    """The measured numbers; written last."""
+    started: Path
+    """The configuration of a training that has started."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +41,9 @@ class Folder:
 
     def files(self, run: Run) -> RunFiles:
         """Return the paths of a run."""
-        return RunFiles(self.out / run.folder)
+        folder = self.out / run.folder
+        options, log = (folder.with_name(f"{folder.name}{ending}") for ending in (".yaml", ".log"))
+        return RunFiles(folder, options, log, folder / "metrics.json", folder / "config.yaml")
 
     def metrics(self, run: Run) -> dict[str, Any] | None:
         """Return the run's ``metrics.json``; None if it is not done.

@@ -55,10 +55,11 @@ def extend_run(
     new.refuse_new_run()
     added = read_sources(data)
     state = loss_state(old)
-    kept = _replay_set(config, old, options)
+    replay = replay_folder(run)
+    kept = read_replay(replay) if has_replay(replay) else _write_from_images(config, old, options.replay_per_class)
     if kept.image_size < about["backbone"]["image_size"]:
         raise UserError(
-            f"the replay set {replay_folder(run)} was made for {kept.image_size} px, the model reads "
+            f"the replay set {replay} was made for {kept.image_size} px, the model reads "
             f"{about['backbone']['image_size']} px: write it again with --replay_only while the old images are there"
         )
     carry_over_check(config, state, kept.classes, old.checkpoint)
@@ -67,7 +68,7 @@ def extend_run(
     folders = [path for path in (out, *out.parents) if not path.exists()]
     base = out / "base"
     try:
-        _copy_base(base, model, replay_folder(run), state, kept)
+        _copy_base(base, model, replay, state, kept)
         return extended, train(extended, new)
     finally:
         # Keep the base model so that a failed step can be reproduced.
@@ -117,13 +118,6 @@ def _refuse(config: RunConfig, run: Path, device: DeviceConfig) -> None:
         raise UserError(f"--device.processes is {device.processes}: extend trains in one process; use 1")
     if not METHODS[config.model.method].has_head:
         raise UserError(f"{run} was trained with --model.method {config.model.method}, which learns nothing to extend")
-
-
-def _replay_set(config: RunConfig, run: RunFolder, options: ExtendConfig) -> ReplaySet:
-    folder = replay_folder(run.path)
-    if has_replay(folder):
-        return read_replay(folder)
-    return _write_from_images(config, run, options.replay_per_class)
 
 
 def _write_from_images(config: RunConfig, run: RunFolder, images_per_class: int) -> ReplaySet:

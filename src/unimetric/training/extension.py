@@ -10,7 +10,7 @@ a search in an old index computes (Shen et al., *Towards Backward-Compatible Rep
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -58,11 +58,6 @@ def old_classes(config: RunConfig, classes: ClassIndex) -> Tensor:
 def replay_folder(base: str | Path) -> Path:
     """Return the replay folder of a run, or of the copy of an extended one."""
     return user_path(base) / "replay"
-
-
-def with_replay(split: Split, base: str) -> Split:
-    """Return the split with the replayed images on its train side, before the new ones."""
-    return replace(split, train=(*read_replay(replay_folder(base)).items, *split.train))
 
 
 @dataclass
@@ -268,16 +263,6 @@ def class_axes(config: RunConfig) -> dict[str, int | None]:
         name: next((axis for axis, size in enumerate(two) if size != shapes[1][name][axis]), None)
         for name, two in shapes[0].items()
     }
-
-
-def keep_replay(config: RunConfig, split: Split, run: RunFolder, image_size: int) -> None:
-    """Write the replay set of a run, if one is configured.
-
-    Raises:
-        UserError: full disk, or no permission.
-    """
-    if config.data.replay_per_class:
-        make_replay(config, split, run, image_size, config.data.replay_per_class)
 
 
 def make_replay(config: RunConfig, split: Split, run: RunFolder, image_size: int, images_per_class: int) -> ReplaySet:

@@ -13,7 +13,7 @@ from unimetric.progress import log_status
 from unimetric.training.baseline import compare_with_frozen
 from unimetric.training.checkpoint import Progress
 from unimetric.training.drift import measure_extension
-from unimetric.training.extension import keep_replay
+from unimetric.training.extension import make_replay
 from unimetric.training.provenance import provenance
 from unimetric.training.resolve import Run
 from unimetric.training.rotation import rotate
@@ -51,7 +51,8 @@ def write_results(run: Run, progress: Progress) -> dict[str, Any]:
     if config.evaluation.baseline:
         metrics |= compare_with_frozen(run, measurement)
     metrics |= measure_extension(config, split, run.embedder, run.extension)
-    keep_replay(config, split, folder, run.embedder.backbone.image_size)
+    if config.data.replay_per_class:
+        make_replay(config, split, folder, run.embedder.backbone.image_size, config.data.replay_per_class)
     run.embedder.save_pretrained(folder.model, metrics=metrics)
     if measurement.vectors is not None:
         write_measured(folder.vectors, measurement.vectors)

@@ -14,6 +14,7 @@ from unimetric.data.catalog import Dataset, Item, Unusable
 from unimetric.data.copies import copy_notes
 from unimetric.data.images import is_image_name
 from unimetric.data.reading import ImageReader, image_reader
+from unimetric.data.replay import read_replay
 from unimetric.data.sampling import sampler_options
 from unimetric.data.selection import OTHERS, check_names, select_train
 from unimetric.data.sources import read_sources
@@ -31,7 +32,7 @@ from unimetric.models.ensemble import Ensemble
 from unimetric.models.petl import METHODS, method_options
 from unimetric.models.sizes import Sizes
 from unimetric.progress import log_status
-from unimetric.training.extension import with_replay
+from unimetric.training.extension import replay_folder
 from unimetric.training.provenance import describe_processor
 
 
@@ -93,7 +94,8 @@ def load_split(config: RunConfig, *, training: bool = True) -> Split:
     )
     split = select_train(split, few_shot=data.few_shot, train_images=data.train_images, seed=data.split_seed)
     if training and config.extension.base is not None:
-        split = with_replay(split, config.extension.base)
+        # The replayed images before the new ones.
+        split = replace(split, train=(*read_replay(replay_folder(config.extension.base)).items, *split.train))
     unusable = tuple(unusable_files(datasets, data.strict))
     told = [note for dataset in datasets for note in dataset.notes]
     return replace(split, notes=(*told, *_left_out(datasets), *split.notes), unusable=unusable)
