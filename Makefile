@@ -17,8 +17,7 @@ demo: $(INSTALLED)  ## Build the demo data, train PUMA on it, print the table, w
 test: $(INSTALLED)  ## Lint, types and every test but the soak tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports --no-logo
+	$(BIN)/lint-imports --no-logo & floors=$$!; $(BIN)/mypy && wait $$floors
 	$(PYTEST)
 
 soak: $(INSTALLED)  ## Random kills and damaged files for SOAK_SECONDS, from the seed SOAK_SEED on, the longest tests, and all examples of properties
