@@ -36,7 +36,7 @@ class DataConfig:
         test_datasets: Datasets to test on; empty for all.
         few_shot: Images of each train class, drawn with the split seed. Null takes all; none is drawn twice.
         train_images: Train images of a dataset, at most, by its name. They are drawn evenly over its classes; the name
-            ``*`` stands for every dataset that is not named.
+            ``*`` is every dataset that is not named.
         replay_per_class: Train images of each class to keep for extend. They are kept in the run folder; ``unimetric
             extend`` uses them when the images themselves are gone; 0 keeps none.
         strict: Stop at an unreadable image or a query without a positive. Otherwise they are counted and skipped.

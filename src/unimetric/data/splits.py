@@ -50,7 +50,7 @@ def split_datasets(
         datasets: of distinct names.
         strategy: "first-half": of a dataset's C sorted classes, the first C // 2 for training, the others for
             testing, as in the literature. "random-half": C // 2 classes drawn at random. "given": as
-            `Item.role` says, for every item. "auto": as given for a dataset where all items have a role,
+            `Item.role` has it, for every item. "auto": as given for a dataset where all items have a role,
             else "first-half". "test-only": nothing is for training; where the source's roles (test, query,
             gallery) make both a query and a gallery side, they are kept and the train and validation items left
             out, an item without a role being a test item; elsewhere everything is query and gallery.

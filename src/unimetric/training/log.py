@@ -130,5 +130,5 @@ def _step(line: str) -> float:
 
 
 def _row_key(row: Mapping[str, Any]) -> _RowKey:
-    """Return what tells rows apart: the step, and the names of the values, since validation has a row of its own."""
+    """Return the identity of a row: the step, and the names of the values, since validation has a row of its own."""
     return float(row["step"]), frozenset(row)

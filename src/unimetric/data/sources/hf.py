@@ -45,7 +45,7 @@ def read_hf(path: Path, name: str | None = None, *, classes: bool = True) -> lis
         classes: Refuse rows without a label.
 
     Raises:
-        UserError: the library is not installed, the set cannot be read, a column cannot be told or does not exist, a
+        UserError: the library is not installed, the set cannot be read, a column is ambiguous or does not exist, a
             split's name means no role, or a row has no label.
     """
     wanted = _parse(path)
