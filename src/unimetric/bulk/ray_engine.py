@@ -8,7 +8,7 @@ from typing import Any
 
 from unimetric.bulk.work_units import WorkUnit
 from unimetric.bulk.worker import Done, Job, Worker
-from unimetric.errors import UserError
+from unimetric.errors import UserError, cause
 
 
 class UnitWorker:
@@ -93,9 +93,12 @@ def _cluster() -> Iterator[Any]:
             log_to_driver=False,
             include_dashboard=None if address != "local" else False,
         )
-    except (ConnectionError, OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"cannot reach the Ray cluster {address}: {reason}; check RAY_ADDRESS") from error
+    except Exception as error:  # Ray has no class of its own for a node that does not start in time
+        if address == "local":
+            raise UserError(
+                f"cannot start Ray here: {cause(error)}; run it again, or use --shard without it"
+            ) from error
+        raise UserError(f"cannot reach the Ray cluster {address}: {cause(error)}; check RAY_ADDRESS") from error
     try:
         yield ray
     finally:
