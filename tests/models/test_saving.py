@@ -1,104 +1,26 @@
 """Model folders: back to the bit for every method, and refused in one clear sentence when anything is wrong."""
 
-import errno
 import json
-import os
 import pickle
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from toys import pixels, shake
+from safetensors.torch import load_file
+from saved_models import BACKBONE, DELETE, edit, folder, make, refusal, rewrite, saved, weights_file
+from toys import pixels
 
-from unimetric.errors import UserError
 from unimetric.files import sha256_of_file
-from unimetric.models.backbone import make_backbone
 from unimetric.models.card import model_card
 from unimetric.models.embedder import Embedder
 from unimetric.models.network import learned_weights
 from unimetric.models.petl import METHODS
 from unimetric.models.saving import CARD, CONFIG, WEIGHTS
 
-BACKBONE = "test_vit"
-"""Six narrow blocks, known to timm by name."""
+__all__ = ["folder", "saved", "weights_file"]
 
 every_method = pytest.mark.parametrize("method", sorted(METHODS))
-OPTIONS = {"puma": {"adapter_bottleneck": 4, "prompts": 3, "prompt_length": 2, "adapter_scale": 0.7}}
-
-
-def make(method="puma", weights="random", image_size=32, seed=0):
-    torch.manual_seed(seed)
-    backbone = make_backbone(BACKBONE, weights=str(weights), image_size=image_size)
-    embedder = Embedder(backbone, method, OPTIONS.get(method), 8).eval()
-    shake(embedder, seed)
-    return embedder
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """A model folder; tests that change it work on `folder`, a copy."""
-    path = tmp_path_factory.mktemp("saved") / "model"
-    make().save_pretrained(path)
-    return path
-
-
-@pytest.fixture
-def folder(saved, tmp_path):
-    return shutil.copytree(saved, tmp_path / "model")
-
-
-@pytest.fixture(scope="module")
-def weights_file(tmp_path_factory):
-    """The random backbone's weights in a file, slightly changed."""
-    state = make("frozen", image_size=224).backbone.vit.state_dict()
-    state["norm.bias"] += 1
-    path = tmp_path_factory.mktemp("elsewhere") / "tiny.safetensors"
-    save_file(state, path)
-    return path
-
-
-def refusal(folder, **options):
-    """The sentence with which a folder is refused: one line that names a file of it, or it."""
-    with pytest.raises(UserError) as caught:
-        Embedder.from_pretrained(folder, **options)
-    sentence = str(caught.value)
-    assert "\n" not in sentence
-    assert len(sentence) < 600
-    assert str(folder) in sentence
-    return sentence
-
-
-def rewrite(folder, **tensors):
-    """Change the weights file and make the checksum agree, as no accident would."""
-    weights = load_file(folder / WEIGHTS)
-    for name, value in tensors.items():
-        if value is None:
-            del weights[name]
-        else:
-            weights[name] = value
-    save_file(weights, folder / WEIGHTS)
-    edit(folder, weights_sha256=sha256_of_file(folder / WEIGHTS))
-
-
-def edit(folder, **values):
-    """Set entries of the configuration; a double underscore goes one level down."""
-    config = json.loads((folder / CONFIG).read_text())
-    for key, value in values.items():
-        *parents, last = key.split("__")
-        place = config
-        for parent in parents:
-            place = place[parent]
-        if value is DELETE:
-            del place[last]
-        else:
-            place[last] = value
-    (folder / CONFIG).write_text(json.dumps(config))
-
-
-DELETE = object()
 
 
 @every_method
@@ -326,88 +248,6 @@ def test_a_config_cannot_name_a_file_outside_its_folder(folder, weights_file, ou
     shutil.copy(weights_file, folder.parent / "secret.safetensors")
     edit(folder, backbone__weights=outside.format(tmp=folder.parent))
     assert "put it into this folder" in refusal(folder)
-
-
-def listing(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def failing_call(function, number):
-    """The function, but its nth call raises a full disk's error."""
-    left = number
-
-    def call(*args, **options):
-        nonlocal left
-        left -= 1
-        if left == 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return function(*args, **options)
-
-    return call
-
-
-@pytest.mark.parametrize("number", [1, 2, 3])
-def test_a_full_disk_leaves_the_old_model_as_it_was(folder, monkeypatch, number):
-    before = listing(folder)
-    monkeypatch.setattr(os, "fsync", failing_call(os.fsync, number))
-    with pytest.raises(UserError, match="the disk is full") as caught:
-        make(seed=1).save_pretrained(folder)
-    assert str(folder) in str(caught.value)
-    assert "\n" not in str(caught.value)
-    monkeypatch.undo()
-    assert listing(folder) == before
-    with torch.no_grad():
-        assert torch.equal(Embedder.from_pretrained(folder)(pixels(1, 32)), make()(pixels(1, 32)))
-
-
-@pytest.mark.parametrize("number", [1, 2, 3])
-def test_a_full_disk_leaves_nothing_half_written_in_a_new_folder(tmp_path, monkeypatch, number):
-    monkeypatch.setattr(os, "fsync", failing_call(os.fsync, number))
-    with pytest.raises(UserError, match="the disk is full"):
-        make().save_pretrained(tmp_path / "new")
-    assert list((tmp_path / "new").iterdir()) == []
-
-
-@pytest.mark.parametrize("number", range(1, 8))
-def test_cut_off_anywhere_it_is_the_old_model_or_the_new_one_or_refused(folder, monkeypatch, number):
-    new = make(seed=1)
-    monkeypatch.setattr(Path, "replace", failing_call(Path.replace, number))
-    try:
-        new.save_pretrained(folder)
-    except UserError as error:
-        assert "the disk is full" in str(error)
-    else:
-        assert number == 7
-    monkeypatch.undo()
-    assert sorted(path.name for path in folder.iterdir()) == sorted([CARD, WEIGHTS, CONFIG])
-    try:
-        loaded = Embedder.from_pretrained(folder)
-    except UserError as error:
-        assert "another model's" in str(error)
-        return
-    with torch.no_grad():
-        found = loaded(pixels(1, 32))
-        assert any(torch.equal(found, model(pixels(1, 32))) for model in (new, make()))
-
-
-def test_saving_over_a_model_replaces_it(folder):
-    new = make(seed=1)
-    new.save_pretrained(folder, metrics=None)
-    with torch.no_grad():
-        assert torch.equal(Embedder.from_pretrained(folder)(pixels(1, 32)), new(pixels(1, 32)))
-
-
-def test_a_file_in_the_way_is_named(tmp_path):
-    (tmp_path / "model").write_text("")
-    with pytest.raises(UserError, match=r"model: a file of that name exists"):
-        make().save_pretrained(tmp_path / "model")
-
-
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
-def test_no_permission_is_a_clear_sentence(tmp_path):
-    (tmp_path / "model").mkdir(mode=0o500)
-    with pytest.raises(UserError, match="no permission"):
-        make().save_pretrained(tmp_path / "model")
 
 
 def test_numbers_in_the_card(tmp_path):

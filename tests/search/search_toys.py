@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -15,6 +17,7 @@ from unimetric.search import SearchIndex
 from unimetric.search.stores import open_store
 from unimetric.search.stores.base import Store
 
+FillIndex = Callable[..., SearchIndex]
 FP32 = DeviceConfig(accelerator="cpu", precision="fp32")
 
 
@@ -56,3 +59,13 @@ def new_picture(path: Path, colour: tuple[int, int, int] = (1, 2, 3)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (30, 30), colour).save(path)
     return path
+
+
+def recall(index: SearchIndex, vectors: np.ndarray, exact: bool = False) -> float:
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    queries = np.random.default_rng(5).normal(size=(20, 16)).astype(np.float32)
+    found = 0
+    for vector, matches in zip(queries, index.search_vectors(queries, 10, exact=exact), strict=True):
+        best = {f"id{row:06}" for row in np.argsort(-(unit @ vector))[:10]}
+        found += len(best & {match.id for match in matches})
+    return found / 200

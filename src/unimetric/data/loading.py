@@ -57,7 +57,7 @@ class _TrainingImages(TorchDataset[Any]):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | str, int, int]:
         augmentation_epoch, number = key
         # Seeded by the image and not by the worker, for the same augmentation with any number of workers.
-        seed = int(np.random.SeedSequence((self.seed, augmentation_epoch, number)).generate_state(1, np.uint64)[0] >> 1)
+        seed = int(np.random.SeedSequence((self.seed, augmentation_epoch, number)).generate_state(1, np.uint64)[0]) >> 1
         try:
             image: Tensor | str = self.transform(self.read(self.paths[number]), seed)
         except ImageError as error:
