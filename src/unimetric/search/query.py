@@ -67,6 +67,7 @@ class Searcher:
         self.both = both_vectors(store)
         self._vectors: VectorSearch = self.both or vector_search(store)
         self._counts: tuple[int, dict[str, int]] | None = None
+        self._columns: tuple[int, list[str]] = -1, []
         self.threshold()
 
     def close(self) -> None:
@@ -105,7 +106,10 @@ class Searcher:
     @property
     def _answer_columns(self) -> list[str]:
         """All of these but the content's hash, because each column takes time."""
-        return [name for name in self.row_columns if name != "content_hash"]
+        version = self._store.version
+        if self._columns[0] != version:
+            self._columns = version, [name for name in self.row_columns if name != "content_hash"]
+        return self._columns[1]
 
     def threshold(self, datasets: Sequence[str] | None = None) -> float | None:
         """Return the score from which an answer in these datasets is a match at the false-match rate.
@@ -321,4 +325,5 @@ def _metadata(columns: Mapping[str, list[Any]], count: int) -> list[dict[str, Va
     further = {name: shown_values(values) for name, values in columns.items() if name not in COLUMNS}
     if not further:
         return [{} for _ in range(count)]
-    return [dict(zip(further, values, strict=True)) for values in zip(*further.values(), strict=True)]
+    # Each of these checks would take a microsecond.
+    return [dict(zip(further, values)) for values in zip(*further.values())]  # noqa: B905

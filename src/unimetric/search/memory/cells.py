@@ -38,8 +38,8 @@ class Cells:
         found: dict[str, list[Any]] = {}
         if self._texts is not None and len(places):
             names, read = self._texts
-            rows = [text.split(_SEPARATOR) for text in read(places)]
-            found = {name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+            texts = _SEPARATOR.join(read(places)).split(_SEPARATOR)
+            found = {name: texts[at :: len(names)] for at, name in enumerate(names)}
         for name in columns:
             if name not in found:
                 found[name] = self._readers[name](places) if name in self._readers else [None] * len(places)

@@ -56,6 +56,11 @@ class State:
         nodes = 0 if self.graph is None else len(self.graph)
         return self.base.odd_places[self.base.odd_places < nodes]
 
+    @cached_property
+    def levels(self) -> list[tuple[int, int]]:
+        """The measured depths of walks, ascending, with their numbers of candidates."""
+        return sorted((depth, count) for depth, count in self.counts.items() if count is not None)
+
     @property
     def last(self) -> int:
         """The highest number."""

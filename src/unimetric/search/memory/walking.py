@@ -29,8 +29,8 @@ def walked(state: State, selection: Selection, vectors: NDArray[np.float32], k: 
     expected = k - 1 if chosen is None else k * _SPREAD / share
     levels = [
         (depth, count)
-        for depth, count in sorted(state.counts.items())
-        if count is not None and depth >= expected and (chosen is None or selection.count > _WALK_COST * count)
+        for depth, count in state.levels
+        if depth >= expected and (chosen is None or selection.count > _WALK_COST * count)
     ]
     if not levels or state.graph is None:
         return [None for _ in vectors]
