@@ -87,7 +87,9 @@ def child(module: str, expression: str, **variables: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("module", ["unimetric", "unimetric.cli", "unimetric.bulk.worker"])
+@pytest.mark.parametrize(
+    "module", ["unimetric", "unimetric.cli", pytest.param("unimetric.bulk.worker", marks=pytest.mark.soak)]
+)
 def test_the_wait_policy_is_set_before_torch_is_imported(module: str) -> None:
     """Importing the worker imports torch."""
     found = child(module, "(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)")
