@@ -115,7 +115,9 @@ class Command:
         self.descriptions = _descriptions(function)
         self.options = [option for parameter in self.parameters for option in self._add(parameter)]
         if self.is_configured:
-            self.options += _add_config_option(self.parser)
+            self.parser.add_argument("--config", action="append")
+            text = f"YAML file with any options, or a packaged configuration. Packaged are {', '.join(config_names())}."
+            self.options.append(Option("config", Path, text, None, ""))
         _finish(self.parser)
 
     @property
@@ -240,13 +242,6 @@ def _add_fields(parser: ArgumentParser, kind: type[Any], prefix: str, marks: Seq
 
 def _within(mark: Without | Common, section: str) -> Without | Common:
     return type(mark)(name.removeprefix(f"{section}.") for name in mark if name.startswith(f"{section}."))
-
-
-def _add_config_option(parser: ArgumentParser) -> list[Option]:
-    parser.add_argument("--config", action="append")
-    packaged = ", ".join(config_names())
-    text = f"YAML file with any options, or a packaged configuration. Packaged are {packaged}."
-    return [Option("config", Path, text, None, "")]
 
 
 def _finish(parser: ArgumentParser) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,7 +115,7 @@ def _make(job: Job, units: Sequence[WorkUnit], engine: str, workers: int | None)
 
         done: Iterable[Done] = make_shards(job, units, workers)
     else:
-        done = _make_here(job, units)
+        done = map(Worker(job).make, units)
     rows = 0
     with progress_bar() as bar:
         task = bar.add_task("Shards", total=len(units), note="")
@@ -124,12 +124,6 @@ def _make(job: Job, units: Sequence[WorkUnit], engine: str, workers: int | None)
             bar.update(task, completed=number, note=f"{rows} images")
             if not console.is_terminal:
                 log_status(f"{shard.name} is written: {shard.rows} images; {number} of {len(units)} shards")
-
-
-def _make_here(job: Job, units: Sequence[WorkUnit]) -> Iterator[Done]:
-    worker = Worker(job)
-    for unit in units:
-        yield worker.make(unit)
 
 
 def _summary(out: str, units: Sequence[WorkUnit]) -> Embedded:

@@ -39,7 +39,9 @@ class MLflowLogger(Logger):
         self._experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", "unimetric")
         try:
             if run_id is None:
-                run = self._client.create_run(self._experiment_id(), run_name=folder.resolve().name)
+                found = self._client.get_experiment_by_name(self._experiment)
+                experiment = found.experiment_id if found else self._client.create_experiment(self._experiment)
+                run = self._client.create_run(str(experiment), run_name=folder.resolve().name)
             else:
                 run = self._client.get_run(run_id)
                 self._client.update_run(run_id, status="RUNNING")
@@ -50,10 +52,6 @@ class MLflowLogger(Logger):
             raise UserError(
                 f"--training.loggers mlflow: {cause(error)}; check MLFLOW_TRACKING_URI, or leave mlflow out"
             ) from error
-
-    def _experiment_id(self) -> str:
-        found = self._client.get_experiment_by_name(self._experiment)
-        return str(found.experiment_id if found else self._client.create_experiment(self._experiment))
 
     @property
     def name(self) -> str:

@@ -96,7 +96,8 @@ def to_svg(figure: Figure, name: str) -> str:
         for child in list(parent):
             if child.tag.endswith(("metadata", "style")):
                 parent.remove(child)
-    used = {match for element in root.iter() for match in _references(element)}
+    values = [value for element in root.iter() for value in element.attrib.values()]
+    used = {reference for value in values for reference in re.findall(r"#([\w-]+)", value)}
     for element in root.iter():
         _restyle(element)
         _rename(element, name, used)
@@ -135,11 +136,6 @@ def _restyle(element: ElementTree.Element) -> None:
         element.set("class", " ".join(classes))
     for name, value in properties.items():
         element.set(name, value)
-
-
-def _references(element: ElementTree.Element) -> list[str]:
-    found = [element.get(_LINK, ""), *element.attrib.values()]
-    return [match for value in found for match in re.findall(r"#([\w-]+)", value) if match]
 
 
 def _rename(element: ElementTree.Element, name: str, used: set[str]) -> None:

@@ -75,7 +75,10 @@ def _fitting(rows: Sequence[Row], console: Console) -> Table:
         header, cells = result_cells(rows, intervals=intervals)
         # The first name goes above the table, where it takes no column's width.
         title, header[0] = f"{header[0]} [95 % interval]" if intervals else header[0], ""
-        shapes = [_single(*rows[0], intervals=intervals)] if alone else [(header, cells), _turned(header, cells)]
+        turned = [list(column) for column in zip(header, *cells, strict=True)]
+        shapes: list[tuple[list[str], list[list[str]]]] = [(header, cells), (turned[0], turned[1:])]
+        if alone:
+            shapes = [_single(*rows[0], intervals=intervals)]
         tables += [_table(*shape, title) for shape in shapes]
     wide = console.options.update(max_width=10_000)
     fitting = (table for table in tables if console.measure(table, options=wide).maximum <= console.width)
@@ -116,11 +119,6 @@ def _table(header: Sequence[str], cells: Sequence[Sequence[str]], title: str) ->
         # As text, because names may look like rich's markup.
         table.add_row(*map(Text, row))
     return table
-
-
-def _turned(header: Sequence[str], cells: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
-    columns = [list(column) for column in zip(header, *cells, strict=True)]
-    return columns[0], columns[1:]
 
 
 def _coverage(name: str, metrics: dict[str, Any]) -> str:

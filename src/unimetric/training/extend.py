@@ -63,7 +63,11 @@ def extend_run(
             f"{about['backbone']['image_size']} px: write it again with --replay_only while the old images are there"
         )
     carry_over_check(config, state, kept.classes, old.checkpoint)
-    _refuse_known([dataset.name for dataset in added], kept, run)
+    if known := next((dataset.name for dataset in added if dataset.name in kept.datasets), None):
+        raise UserError(
+            f"--data names a dataset {known!r}, and {run} was trained on one of that name: give the new one another, "
+            "as in --data NAME=PATH"
+        )
     extended = _configuration(config, kept, added, data, out, options, device)
     folders = [path for path in (out, *out.parents) if not path.exists()]
     base = out / "base"
@@ -136,14 +140,6 @@ def _write_from_images(config: RunConfig, run: RunFolder, images_per_class: int)
             style="yellow",
         )
     return make_replay(config, split, run, config.model.image_size, images_per_class)
-
-
-def _refuse_known(names: Sequence[str], kept: ReplaySet, run: Path) -> None:
-    if known := next((name for name in names if name in kept.datasets), None):
-        raise UserError(
-            f"--data names a dataset {known!r}, and {run} was trained on one of that name: give the new one another, "
-            "as in --data NAME=PATH"
-        )
 
 
 def _configuration(
