@@ -190,6 +190,7 @@ def _environment(fabric: Fabric) -> Any:
 
 
 def _is_of_a_connection(error: Exception) -> bool:
+    # Gloo raises plain RuntimeErrors, which only its source's name in them tells from others.
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
 
 
