@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unimetric.search.scoring import vectors_of
 from unimetric.search.stores.base import Effort, Store
 
 RECALL = 0.98
@@ -163,23 +164,18 @@ def _sample(store: Store, count: int) -> NDArray[np.float32]:
     chosen = [ids[place] for place in places]
     rows = store.rows_of(chosen, ["id", "vector"])
     order = {id: place for place, id in enumerate(rows["id"].to_pylist())}
-    return _unit(_matrix(rows["vector"]))[[order[id] for id in chosen if id in order]]
+    return _unit(vectors_of(rows["vector"]))[[order[id] for id in chosen if id in order]]
 
 
 def _nearest_cosines(store: Store, queries: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     """Return the largest cosines of each query with all rows, [Q, count] or fewer, descending."""
     best = np.empty((len(queries), 0), np.float32)
     for block in store.blocks(["vector"]):
-        cosines = queries @ _unit(_matrix(block["vector"])).T
+        cosines = queries @ _unit(vectors_of(block["vector"])).T
         best = np.concatenate([best, cosines], axis=1)
         if best.shape[1] > count:
             best = -np.partition(-best, count - 1, axis=1)[:, :count]
     return -np.sort(-best, axis=1)
-
-
-def _matrix(vectors: Any) -> NDArray[np.float32]:
-    flat = vectors.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(flat, np.float32).reshape(len(vectors), -1)
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -23,6 +23,7 @@ from unimetric.errors import ArgumentError, check_kind
 from unimetric.files import user_path
 from unimetric.search.items import NewItem
 from unimetric.search.preparation import hash_of
+from unimetric.search.scoring import vector_column
 from unimetric.search.stores.base import COLUMNS, KINDS, is_uri
 
 MAPPED = "mapped"
@@ -149,7 +150,6 @@ def rows_table(
 ) -> pa.Table:
     """Return the rows to write for items with content hashes, vectors [N, E] and thumbnails."""
     count = len(items)
-    flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).ravel())
     columns = {
         "id": pa.array([named.id for named in items], pa.string()),
         "dataset": pa.array([_text(named.item.dataset) for named in items], pa.string()),
@@ -157,7 +157,7 @@ def rows_table(
         "path": pa.array([named.path for named in items], pa.string()),
         "content_hash": pa.array(list(hashes), pa.string()),
         "fingerprint": pa.array([fingerprint] * count, pa.string()),
-        "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
+        "vector": vector_column(np.asarray(vectors, np.float32)),
         "thumbnail": pa.array(list(thumbnails), pa.binary()),
     }
     for name, kind in kinds.items():

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 SPARE = 8
@@ -53,4 +54,9 @@ def best_first(scores: NDArray[np.float64], ids: Sequence[str], k: int) -> NDArr
 def vectors_of(column: Any) -> NDArray[np.float32]:
     """Return a column of stored vectors, an Arrow array of lists, as float32 [N, E]."""
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(flat, np.float32).reshape(len(column), -1)
+    return np.asarray(flat, np.float32).reshape(len(column), column.type.list_size)
+
+
+def vector_column(vectors: NDArray[Any]) -> pa.FixedSizeListArray:
+    """Return vectors [N, E] as an Arrow array of lists; the inverse of `vectors_of` for float32."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(vectors).ravel()), vectors.shape[1])

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from unimetric.formats.stored_types import StoredType, decode_vectors, encode_vectors
 from unimetric.search.conditions import Condition
-from unimetric.search.scoring import cosines, vectors_of
+from unimetric.search.scoring import cosines, vector_column, vectors_of
 from unimetric.search.stores.base import Effort, RowNumbers
 from unimetric.search.stores.lancedb import LanceStore
 from unimetric.search.stores.lancedb_tables import BITS
@@ -157,9 +157,10 @@ class CodedStore(LanceStore):
     def _encoded(self, rows: pa.Table) -> pa.Table:
         vectors = vectors_of(rows["vector"])
         copy: StoredType = "int8" if self.vector_type == "bit" else self.vector_type
-        rows = rows.set_column(rows.column_names.index("vector"), "vector", _lists(encode_vectors(copy, vectors)))
+        codes = vector_column(encode_vectors(copy, vectors))
+        rows = rows.set_column(rows.column_names.index("vector"), "vector", codes)
         if self.vector_type == "bit":
-            rows = rows.append_column(BITS, _lists(encode_vectors("bit", vectors)))
+            rows = rows.append_column(BITS, vector_column(encode_vectors("bit", vectors)))
         return rows
 
     def _decoded(self, rows: pa.Table) -> pa.Table:
@@ -167,7 +168,7 @@ class CodedStore(LanceStore):
             return rows
         copy: StoredType = "int8" if self.vector_type == "bit" else self.vector_type
         vectors = decode_vectors(copy, _matrix(rows["vector"]), self.vector_size)
-        return rows.set_column(rows.column_names.index("vector"), "vector", _lists(vectors))
+        return rows.set_column(rows.column_names.index("vector"), "vector", vector_column(vectors))
 
 
 def _ranked(query: NDArray[np.float32], rows: pa.Table, k: int, columns: Sequence[str]) -> pa.Table:
@@ -184,7 +185,3 @@ def _matrix(column: pa.ChunkedArray) -> NDArray[Any]:
     size = column.type.list_size
     flat: NDArray[Any] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(-1, size)
-
-
-def _lists(vectors: NDArray[Any]) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(vectors).ravel()), vectors.shape[1])

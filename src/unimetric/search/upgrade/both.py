@@ -23,7 +23,6 @@ from unimetric.search.model import check_embedder, load_embedder
 from unimetric.search.scoring import best_first, cosines, vectors_of
 from unimetric.search.stores import previous_store
 from unimetric.search.stores.base import Store
-from unimetric.search.upgrade.moving import rows_of
 from unimetric.search.vector_search import NearestRows
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ class BothVectors:
         self, query: NDArray[np.float32], ids: set[str], k: int, columns: Sequence[str], condition: Condition | None
     ) -> NearestRows:
         needed = list(dict.fromkeys([*columns, "id", "vector", "content_hash"]))
-        rows = rows_of(self._new, sorted(ids), needed)
+        rows = self._new.rows_of(sorted(ids), needed)
         if condition is not None and ids:
             # The old rows may have other labels, and either set may have changed since.
             among = is_one_of("id", sorted(ids)) if len(ids) <= 1000 else None
@@ -132,7 +131,7 @@ class BothVectors:
 
     def _old_vectors(self, rows: pa.Table) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Return the old vectors [N, D] of rows, 0 where there is none of the same content, and where there is one."""
-        found = rows_of(self._old, rows["id"].to_pylist(), ["id", "vector", "content_hash"])
+        found = self._old.rows_of(rows["id"].to_pylist(), ["id", "vector", "content_hash"])
         contents = zip(found["id"].to_pylist(), found["content_hash"].to_pylist(), strict=True)
         places = {row: place for place, row in enumerate(contents)}
         asked = zip(rows["id"].to_pylist(), rows["content_hash"].to_pylist(), strict=True)

@@ -13,7 +13,7 @@ from unimetric.errors import UserError
 from unimetric.search.items import NewItem, Refused
 from unimetric.search.rows import MAPPED, NamedItem, rows_table
 from unimetric.search.stores.base import COLUMNS, Store, is_uri
-from unimetric.search.upgrade.moving import Stores, columns_of, rows_of
+from unimetric.search.upgrade.moving import Stores, columns_of
 from unimetric.search.writing import CommitRule, Progress, Writer
 from unimetric.storage.objects import read_bytes
 
@@ -59,7 +59,7 @@ class RowEmbedder:
             The rows whose image cannot be read, with the reason.
         """
         source = self.stores.new if is_searched else self.stores.old
-        rows = {row["id"]: row for row in rows_of(source, ids, columns_of(source)).to_pylist()}
+        rows = {row["id"]: row for row in source.rows_of(ids, columns_of(source)).to_pylist()}
         thumbnails = self._thumbnails(ids) if from_thumbnails else {}
         items, refused = [], {}
         for id in ids:
@@ -88,7 +88,7 @@ class RowEmbedder:
         return refused | {id: by_path[rows[id]["path"]] for id in sorted(progress.refused_ids)}
 
     def _thumbnails(self, ids: Sequence[str]) -> dict[str, bytes]:
-        rows = rows_of(self.stores.old, ids, ["id", "thumbnail"]).to_pylist()
+        rows = self.stores.old.rows_of(ids, ["id", "thumbnail"]).to_pylist()
         return {row["id"]: row["thumbnail"] for row in rows if row["thumbnail"]}
 
 
@@ -125,7 +125,7 @@ class _Target:
         self._stores.new.merge(table, insert=not self._is_searched)
 
     def _fresh(self, ids: list[str]) -> list[dict[str, Any]]:
-        rows = rows_of(self._source, ids, columns_of(self._source), newest=True).to_pylist()
+        rows = self._source.rows_of(ids, columns_of(self._source), newest=True).to_pylist()
         return [row for row in rows if not self._is_searched or row["fingerprint"] == MAPPED]
 
 

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from unimetric.search.conditions.tree import Column, Comparison, Condition, Constant
 from unimetric.search.rows import MAPPED, signatures
+from unimetric.search.scoring import vector_column, vectors_of
 from unimetric.search.stores.base import Store
 from unimetric.search.upgrade.maps import LARGEST, Map, Vectors
-
-_ROWS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -60,19 +59,12 @@ def columns_of(store: Store) -> list[str]:
     return [name for name in store.column_names if name not in ("vector", "thumbnail")]
 
 
-def vectors_of(rows: pa.Table, size: int) -> Vectors:
-    """Return the vectors of rows, float32 [N, E]."""
-    flat = rows["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(flat, np.float32).reshape(len(rows), size)
-
-
 def moved_rows(rows: pa.Table, vectors: NDArray[np.float32]) -> pa.Table:
     """Return rows with moved vectors [N, E], marked as such and without thumbnails, which the old rows have."""
-    flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).ravel())
-    fixed = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
     table = rows.drop_columns([name for name in ("vector", "thumbnail", "fingerprint") if name in rows.column_names])
     table = table.append_column("fingerprint", pa.array([MAPPED] * len(rows), pa.string()))
-    return table.append_column("vector", fixed).append_column("thumbnail", pa.nulls(len(rows), pa.binary()))
+    table = table.append_column("vector", vector_column(np.asarray(vectors, np.float32)))
+    return table.append_column("thumbnail", pa.nulls(len(rows), pa.binary()))
 
 
 def copy_rows(stores: Stores, move: Callable[[Vectors], Vectors], *, is_searched: bool) -> None:
@@ -97,11 +89,11 @@ def copy_rows(stores: Stores, move: Callable[[Vectors], Vectors], *, is_searched
             if id not in present or (present[id][0] != wanted[id][1] and (not is_searched or present[id][1] == MAPPED))
         ]
         # Whatever was deleted since stays deleted.
-        alive = set(rows_of(stores.old, outdated, ["id"], newest=True)["id"].to_pylist())
+        alive = set(stores.old.rows_of(outdated, ["id"], newest=True)["id"].to_pylist())
         places = [place for place, id in enumerate(ids) if id in alive]
         if places:
             some = block.take(places)
-            stores.new.merge(moved_rows(some, move(vectors_of(some, stores.old.vector_size))))
+            stores.new.merge(moved_rows(some, move(vectors_of(some["vector"]))))
     look(stores.new)
     listed = stores.new.rows(["id"], not_embedded(stores) if is_searched else None)["id"].to_pylist()
     stores.new.delete_ids(sorted(set(listed) - seen))
@@ -121,8 +113,8 @@ def move_again(stores: Stores, move: Map) -> None:
         if not places:
             continue
         some = block.take(places)
-        moved = dict(zip(some["id"].to_pylist(), move(vectors_of(some, stores.old.vector_size)), strict=True))
-        fresh = rows_of(stores.new, list(moved), columns)
+        moved = dict(zip(some["id"].to_pylist(), move(vectors_of(some["vector"])), strict=True))
+        fresh = stores.new.rows_of(list(moved), columns)
         fresh = fresh.filter(pc.equal(fresh["fingerprint"], MAPPED))
         if len(fresh):
             vectors = np.array([moved[id] for id in fresh["id"].to_pylist()], np.float32)
@@ -134,16 +126,9 @@ def not_embedded(stores: Stores) -> Condition:
     return Comparison("=", Column("fingerprint", "text"), Constant(MAPPED, "text"))
 
 
-def rows_of(store: Store, ids: Sequence[str], columns: Sequence[str], *, newest: bool = False) -> pa.Table:
-    """Return rows in one table, some ids at a time."""
-    portions = (ids[start : start + _ROWS_AT_ONCE] for start in range(0, len(ids), _ROWS_AT_ONCE))
-    parts = [store.rows_of(portion, columns, newest=newest) for portion in portions]
-    return pa.concat_tables(parts) if parts else store.rows(columns, limit=1).slice(0, 0)
-
-
 def signed(store: Store, ids: Sequence[str]) -> dict[str, tuple[bytes, str]]:
     """Return `signature` and fingerprint of the rows with these ids."""
-    rows = rows_of(store, ids, columns_of(store))
+    rows = store.rows_of(ids, columns_of(store))
     fingerprints = rows["fingerprint"].to_pylist()
     signs = signatures(rows)
     return {id: (signs[id][1], fingerprints[place]) for place, id in enumerate(rows["id"].to_pylist())}

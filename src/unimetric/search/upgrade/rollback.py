@@ -14,12 +14,13 @@ from unimetric.errors import UserError
 from unimetric.search.conditions.tree import Always
 from unimetric.search.model import load_embedder
 from unimetric.search.rows import rows_table, signatures
+from unimetric.search.scoring import vectors_of
 from unimetric.search.stores import open_place
 from unimetric.search.stores.base import Store, is_uri, location
 from unimetric.search.stores.live import KEPT_SECONDS, place_of, read_live, write_live
 from unimetric.search.upgrade.embedding import RowEmbedder, named_row
 from unimetric.search.upgrade.maps import fit_map
-from unimetric.search.upgrade.moving import Stores, columns_of, moved_rows, rows_of, signed, vectors_of
+from unimetric.search.upgrade.moving import Stores, columns_of, moved_rows, signed
 from unimetric.search.writing import CommitRule
 
 
@@ -100,16 +101,16 @@ def _carry_over(back: Stores, ids: list[str], device: DeviceConfig, log: Callabl
     if refused:
         _, old, new = Stores(back.new, back.old, back.old.about["model"]["fingerprint"]).pairs()
         move = fit_map(new, old).move
-        moved = rows_of(back.old, sorted(refused), [*columns_of(back.old), "vector"])
-        back.new.merge(moved_rows(moved, move(vectors_of(moved, back.old.vector_size))))
+        moved = back.old.rows_of(sorted(refused), [*columns_of(back.old), "vector"])
+        back.new.merge(moved_rows(moved, move(vectors_of(moved["vector"]))))
 
 
 def _relabel(back: Stores, ids: list[str]) -> set[str]:
     """Write rows of which only label or metadata changed, with their old vectors; return their ids."""
-    fresh = {row["id"]: row for row in rows_of(back.old, ids, columns_of(back.old)).to_pylist()}
+    fresh = {row["id"]: row for row in back.old.rows_of(ids, columns_of(back.old)).to_pylist()}
     kept = [
         row
-        for row in rows_of(back.new, ids, back.new.column_names).to_pylist()
+        for row in back.new.rows_of(ids, back.new.column_names).to_pylist()
         if row["content_hash"] == fresh[row["id"]]["content_hash"]
     ]
     if kept:

@@ -17,6 +17,7 @@ from unimetric.errors import UserError
 from unimetric.search.errors import UnsupportedError
 from unimetric.search.items import Refused
 from unimetric.search.model import describe
+from unimetric.search.scoring import vectors_of
 from unimetric.search.stores import create_place, open_place
 from unimetric.search.stores.base import is_milvus, is_uri, location
 from unimetric.search.stores.live import place_of, read_live, vectors_name, write_live
@@ -29,8 +30,6 @@ from unimetric.search.upgrade.moving import (
     copy_rows,
     move_again,
     not_embedded,
-    rows_of,
-    vectors_of,
 )
 from unimetric.search.upgrade.thresholds import shifted
 from unimetric.search.writing import CommitRule, Progress
@@ -196,11 +195,11 @@ class Upgrade:
         # Half of the gallery at most are queries: the others are what it is about.
         ids, old, new = ids[: GALLERY // 2], old[: GALLERY // 2], new[: GALLERY // 2]
         others = sorted(set(self.stores.old.rows(["id"])["id"].to_pylist()) - set(ids))[: GALLERY - len(ids)]
-        rest = rows_of(self.stores.old, others, ["id", "dataset", "label", "vector"])
-        first = {row["id"]: row for row in rows_of(self.stores.old, ids, ["id", "dataset", "label"]).to_pylist()}
+        rest = self.stores.old.rows_of(others, ["id", "dataset", "label", "vector"])
+        first = {row["id"]: row for row in self.stores.old.rows_of(ids, ["id", "dataset", "label"]).to_pylist()}
         rows = [first[id] for id in ids] + rest.select(["dataset", "label"]).to_pylist()
         classes = [(row["dataset"], row["label"]) if row["label"] else None for row in rows]
-        vectors = np.concatenate([old, vectors_of(rest, self.stores.old.vector_size)])
+        vectors = np.concatenate([old, vectors_of(rest["vector"])])
         return compare(Gallery(vectors, classes, new), KINDS[fitted.kind], both=self.options.live == "both")
 
     def _report(self, fitted: FittedMap, compared: Comparison) -> None:
@@ -273,9 +272,9 @@ class Upgrade:
         return Upgraded(True, done, count, refused)
 
     def _keep_thumbnails(self, ids: Sequence[str]) -> None:
-        thumbnails = {row["id"]: row for row in rows_of(self.stores.old, ids, ["id", "thumbnail"]).to_pylist()}
+        thumbnails = {row["id"]: row for row in self.stores.old.rows_of(ids, ["id", "thumbnail"]).to_pylist()}
         for start in range(0, len(ids), 1000):
-            rows = rows_of(self.stores.new, ids[start : start + 1000], self.stores.new.column_names)
+            rows = self.stores.new.rows_of(ids[start : start + 1000], self.stores.new.column_names)
             kept = [thumbnails.get(id, {}).get("thumbnail") for id in rows["id"].to_pylist()]
             place = rows.column_names.index("thumbnail")
             self.stores.new.merge(rows.set_column(place, "thumbnail", [_binary(kept)]), insert=False)
