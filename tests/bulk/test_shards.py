@@ -28,6 +28,7 @@ from unimetric.bulk.work_units import WorkUnit, plan
 from unimetric.errors import UserError
 from unimetric.models.backbone import make_backbone
 from unimetric.search import SearchIndex
+from unimetric.search.originals import read_original
 from unimetric.storage import objects as storage
 
 __all__ = ["one_thread"]
@@ -282,6 +283,22 @@ def test_shards_into_a_database(model: Path, photos: Path, plain: Any, tmp_path:
     assert (imported.written, imported.unchanged, count) == (0, 40, 40)
     indexed, count, _ = index_sources(model, [str(photos)], str(db))
     assert (indexed.written, indexed.unchanged, count) == (0, 40, 40)
+
+
+def test_objects_of_one_picture_are_told_apart_as_by_index(model: Path, photos: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "objects.csv"
+    picture = photos / "c0" / "1.png"
+    manifest.write_text(f"path,label,x,y,width,height\n{picture},a,0,0,8,8\n{picture},b,4,4,8,8\n{picture},c,,,,\n")
+    out, db = tmp_path / "vectors", tmp_path / "db"
+    assert unimetric("embed", model, manifest, "--out", out, "--shard", "1/1", *OPTIONS) == 0
+    from unimetric.commands.index import index_shards, index_sources
+
+    index_shards(model, [str(out)], str(db))
+    with SearchIndex.open(db) as index:
+        assert len({item.content_hash for item in index.sample(3)}) == 3
+        assert all(read_original(item, 10**6).startswith(b"\xff\xd8") for item in index.sample(3))
+    indexed, count, _ = index_sources(model, [str(manifest)], str(db))
+    assert (indexed.written, indexed.unchanged, count) == (0, 3, 3)
 
 
 def test_shards_that_are_not_to_be_imported(

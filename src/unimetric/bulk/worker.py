@@ -14,12 +14,12 @@ from torch import Tensor
 
 from unimetric.bulk.reading import Source, sources
 from unimetric.bulk.work_units import WorkUnit
-from unimetric.data.images import ImageError, decode_image
+from unimetric.data.images import ImageError, decode_image, split_box
 from unimetric.errors import UserError
 from unimetric.formats.shards import Row, Skipped, write_shard
 from unimetric.models.devices import choose_device
 from unimetric.models.embedder import Embedder
-from unimetric.search.preparation import Outcome, Prepared, jpeg, prepare_all
+from unimetric.search.preparation import Outcome, Prepared, jpeg, prepare_all, with_box_hash
 from unimetric.storage import objects as storage
 
 
@@ -132,7 +132,8 @@ class Worker:
         content = source.read(Path(self.job.base))
         image: Image.Image = decode_image(content, name=source.path)
         thumbnail = jpeg(image) if self.job.thumbnails else None
-        return Prepared(hashlib.sha256(content).hexdigest(), self._embedder.transform.crop(image), thumbnail)
+        digest = with_box_hash(hashlib.sha256(content).hexdigest(), split_box(Path(source.path))[1])
+        return Prepared(digest, self._embedder.transform.crop(image), thumbnail)
 
 
 def _batches(outcomes: Iterable[Outcome[Source]], size: int) -> Iterator[list[Outcome[Source]]]:
