@@ -76,10 +76,10 @@ def with_box_hash(content: str, box: Box | None) -> str:
     return content if box is None else hashlib.sha256(f"{content} {box}".encode()).hexdigest()
 
 
-def jpeg(image: Image.Image, side: int = THUMBNAIL_SIDE) -> bytes:
-    """Return a JPEG of at most ``side`` pixels a side, never enlarged, without the metadata of the file."""
-    if max(image.size) > side:
-        image = contain(image, side)
+def jpeg(image: Image.Image) -> bytes:
+    """Return a JPEG of at most `THUMBNAIL_SIDE` pixels a side, never enlarged, without the metadata of the file."""
+    if max(image.size) > THUMBNAIL_SIDE:
+        image = contain(image, THUMBNAIL_SIDE)
     return encode_image(image, "JPEG", quality=80)
 
 

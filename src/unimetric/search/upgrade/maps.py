@@ -90,24 +90,22 @@ class FittedMap:
     likeness: Mapping[str, float]
 
 
-def fit_map(old: Vectors, new: Vectors, kinds: Mapping[str, Fit] = KINDS, seed: int = 0) -> FittedMap:
+def fit_map(old: Vectors, new: Vectors) -> FittedMap:
     """Fit every kind of map on pairs, and keep the one that moves held-out images nearest to their places.
 
     Args:
         old: The old model's vectors, [N, D].
         new: The new model's vectors of the same images, [N, E]; of more than `LARGEST` pairs, so many are drawn.
-        kinds: The kinds to compare.
-        seed: Draws the pairs and the folds.
     """
-    chosen = np.random.default_rng(seed).permutation(len(old))[:LARGEST]
+    chosen = np.random.default_rng(0).permutation(len(old))[:LARGEST]
     old, new = unit(old[chosen]), unit(new[chosen])
-    if len(kinds) == 1 or len(old) < 2 * FOLDS:
+    if len(old) < 2 * FOLDS:
         # Too few to hold any out: a rotation has the least to fit.
-        kind = next(iter(kinds))
-        return FittedMap(kind, kinds[kind](old, new), {})
-    alike = {name: likeness(held_out(old, new, fit), new) for name, fit in kinds.items()}
+        kind = next(iter(KINDS))
+        return FittedMap(kind, KINDS[kind](old, new), {})
+    alike = {name: likeness(held_out(old, new, fit), new) for name, fit in KINDS.items()}
     best = max(alike, key=lambda name: alike[name])
-    return FittedMap(best, kinds[best](old, new), alike)
+    return FittedMap(best, KINDS[best](old, new), alike)
 
 
 def held_out(old: Vectors, new: Vectors, fit: Fit) -> Vectors:
