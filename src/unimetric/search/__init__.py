@@ -15,8 +15,6 @@
 - `errors`: typed errors
 """
 
-from __future__ import annotations
-
 from unimetric.search.errors import (
     DatabaseError,
     DatabaseMissingError,

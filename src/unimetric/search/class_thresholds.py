@@ -4,8 +4,6 @@ The offsets come from the rows alone, compared with each other; the queries only
 its similarity less the offset of its class. The order of the answers stays that of the similarities.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Summaries of the metadata columns of a database: ranges and choices, from which a page builds conditions."""
 
-from __future__ import annotations
-
 import threading
 from dataclasses import dataclass
 

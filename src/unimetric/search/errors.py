@@ -1,7 +1,5 @@
 """Errors of a search database; each class carries its meaning in ``code``."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from unimetric.errors import ArgumentError, UserError, escaped, shown

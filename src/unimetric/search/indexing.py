@@ -1,7 +1,5 @@
 """Index whole folders and manifests: embed new and changed images; a killed run continues where it stopped."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Maintenance of a database's approximate index: its kind, the time to rebuild it, and the rebuild itself."""
 
-from __future__ import annotations
-
 import threading
 from contextlib import AbstractContextManager
 from typing import Any

@@ -1,7 +1,5 @@
 """The picture of an item, read again from the file that it was indexed from."""
 
-from __future__ import annotations
-
 import hashlib
 import stat
 from pathlib import Path

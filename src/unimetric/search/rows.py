@@ -1,7 +1,5 @@
 """From new items to rows: ids, metadata columns with their types, and signatures that detect changes."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -3,8 +3,6 @@
 Every way of searching ends here, so that an item has the same score, to the bit, whichever way found it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Items and answers in the order of a column, instead of by similarity."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

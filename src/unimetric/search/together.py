@@ -1,7 +1,5 @@
 """Several pictures as one query: items that are similar to all of them on average."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Bearer tokens for reading and for writing."""
 
-from __future__ import annotations
-
 import hmac
 import os
 from collections.abc import Callable, Coroutine

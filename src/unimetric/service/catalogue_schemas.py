@@ -1,7 +1,5 @@
 """Answers about the catalogues, their columns and the indexing, as the OpenAPI description shows them."""
 
-from __future__ import annotations
-
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 

@@ -1,7 +1,5 @@
 """Errors in one shape, ``{"error": {"code": ..., "message": ...}}``, with a status that depends on their type."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 

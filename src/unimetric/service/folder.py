@@ -1,7 +1,5 @@
 """Indexing of a served folder of images in the background, while searches are answered from what is indexed so far."""
 
-from __future__ import annotations
-
 import logging
 import shlex
 import threading

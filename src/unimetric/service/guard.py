@@ -1,7 +1,5 @@
 """Checks and headers of every request, and its metrics."""
 
-from __future__ import annotations
-
 import asyncio
 import ipaddress
 import time

@@ -1,7 +1,5 @@
 """Options of the service."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from unimetric.config_values import require, require_finite

@@ -1,7 +1,5 @@
 """Decoding of uploaded images, with errors in sentences."""
 
-from __future__ import annotations
-
 import re
 from io import BytesIO
 

@@ -1,7 +1,5 @@
 """Start of the server, and its graceful shutdown."""
 
-from __future__ import annotations
-
 import contextlib
 import ipaddress
 import socket

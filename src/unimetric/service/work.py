@@ -1,7 +1,5 @@
 """Places, threads and deadlines of the requests that are being worked on."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import threading

@@ -8,8 +8,6 @@
 The grammar is on the page ``docs/search.md``.
 """
 
-from __future__ import annotations
-
 from unimetric.search.conditions.parsing import MAX_DEPTH, MAX_LENGTH, MAX_OPERATORS, parse_condition
 from unimetric.search.conditions.tree import Condition, all_of, at_or_below, equals, is_one_of
 

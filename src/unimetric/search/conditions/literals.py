@@ -1,7 +1,5 @@
 """Numbers, dates and times as they are written in a condition."""
 
-from __future__ import annotations
-
 import math
 import re
 from datetime import date, datetime, timezone

@@ -3,8 +3,6 @@
 It recurses at most a few times per level of parentheses, of which there are at most `MAX_DEPTH`.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Mapping
 from typing import Literal, TypeAlias, cast

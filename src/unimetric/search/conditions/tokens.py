@@ -1,7 +1,5 @@
 """From the characters of a condition to words, quoted names, numbers, texts and operators."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Making the files of vectors, rows and graph from a database, with what still holds of the files before."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Values of Arrow columns by the places of rows, without the cost of Arrow's conversion for a handful of rows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 

@@ -1,7 +1,5 @@
 """Searches of several threads in one run: those that arrive during a run are answered together by the next one."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ A product in float32 is off by at most `rounding`. Whatever is within twice that
 candidate, so that no vector is missed.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

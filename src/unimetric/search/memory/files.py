@@ -4,8 +4,6 @@ They are a copy that may be deleted at any time: a missing, damaged or old one i
 checksums are read once; later, files that nobody wrote to since are opened without reading them.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

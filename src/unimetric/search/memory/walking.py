@@ -1,7 +1,5 @@
 """Candidates from a graph, under a condition as well; nothing where the exact way is safer or quicker."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

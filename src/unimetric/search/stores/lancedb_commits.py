@@ -4,8 +4,6 @@ LanceDB writes optimistically: a commit that another one preempted is refused, o
 can. `KEYED` makes it notice that two writers add rows of the same id, so that neither doubles the other's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

@@ -4,8 +4,6 @@ The kind of an error is found from facts (its type, permissions, free space), ne
 be at fault: the grammar prints none that LanceDB refuses.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

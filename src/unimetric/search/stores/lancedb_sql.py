@@ -4,8 +4,6 @@ Its parser gives up beyond about 45 nested expressions and takes exponential tim
 come only where the tree needs them, and a tree has no negation.
 """
 
-from __future__ import annotations
-
 from datetime import date, datetime
 
 from unimetric.search.conditions.tree import (

@@ -1,7 +1,5 @@
 """Open and create the two LanceDB tables of a search database."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator

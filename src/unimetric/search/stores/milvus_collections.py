@@ -1,7 +1,5 @@
 """The two Milvus collections of a search database, and the values in them."""
 
-from __future__ import annotations
-
 import base64
 import json
 from datetime import date, datetime

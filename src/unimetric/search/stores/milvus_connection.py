@@ -1,7 +1,5 @@
 """Connections to Milvus: a server, or a file of this machine that milvus-lite serves within the process."""
 
-from __future__ import annotations
-
 import logging
 import os
 import threading

@@ -4,8 +4,6 @@ The queries are rows that both models embedded. A row is never moved by a map th
 that the map has not seen the query.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

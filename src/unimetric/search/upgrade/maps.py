@@ -5,8 +5,6 @@ the query keeps each row's length under control, which a query's map cannot (cf.
 maps move the query).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Rows whose vectors are moved by a map, and their agreement with the old rows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Undo an upgrade that is not finished, without losing what was written meanwhile."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections.abc import Callable

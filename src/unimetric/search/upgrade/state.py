@@ -1,7 +1,5 @@
 """The state of an upgrade, for people."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ Wrong answers from moved rows have other scores than those from embedded ones. T
 once embedded and once moved, show by how much; every threshold is shifted by that.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Routes of the service, a router for each part of the API."""
 
-from __future__ import annotations
-
 from fastapi import APIRouter
 
 from unimetric.service.routes import health, items, page, search

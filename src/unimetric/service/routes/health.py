@@ -1,7 +1,5 @@
 """Health and metrics."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from fastapi import APIRouter, Response

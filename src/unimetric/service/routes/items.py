@@ -1,7 +1,5 @@
 """Items: samples, one item, its picture, adding and deleting."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from typing import Annotated, Any, Literal

@@ -1,7 +1,5 @@
 """The web page."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Awaitable, Callable
 from importlib import resources

@@ -1,7 +1,5 @@
 """Descriptions of errors for OpenAPI, and answers made from the library's objects."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

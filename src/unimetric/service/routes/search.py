@@ -1,7 +1,5 @@
 """Searching, embedding, and the catalogues that can be searched."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Any
 
