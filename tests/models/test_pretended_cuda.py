@@ -172,6 +172,7 @@ def test_evaluation_on_the_device_gives_the_same_numbers(distance: str, monkeypa
         assert evaluate(there, labels, datasets, **options).to_dict() == reports[0].to_dict()
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.7."), reason="torch 2.7 aborts in a convolution of fake tensors")
 @pytest.mark.parametrize("case", ["puma", "lora", "vpt-deep", "full"])
 def test_types_under_autocast_on_fake_tensors(case: str) -> None:
     """PyTorch's fake tensors have no values, but the types that CUDA's autocast gives."""
