@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import json
 import os
 import shutil
@@ -24,6 +26,7 @@ from unimetric.errors import UserError
 from unimetric.files import (
     cache_folder,
     check_writable,
+    csv_text,
     make_folder,
     sha256_of_file,
     write_atomically,
@@ -200,3 +203,9 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folder() == Path("/xdg/unimetric")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path.home() / ".cache/unimetric"
+
+
+@pytest.mark.parametrize("label", ["red\rcar", "a\r\nb", "a,b", 'a "b"', "", " "])
+def test_rows_of_csv_are_read_as_they_were_written(label: str) -> None:
+    rows = [["path", "label"], ["a.png", label], [label, "b"]]
+    assert list(csv.reader(io.StringIO(csv_text(rows), newline=""))) == rows

@@ -171,7 +171,11 @@ def write_text(path: Path, text: str) -> None:
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     """Return rows as CSV; None is empty."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    plain = csv.writer(text, lineterminator="\n")
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in rows:
+        # Before Python 3.13, a carriage return alone is not quoted, and ends the row for whoever reads it.
+        (quoted if any("\r" in str(value) for value in row) else plain).writerow(row)
     return text.getvalue()
 
 

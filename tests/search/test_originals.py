@@ -20,6 +20,7 @@ from unimetric.search import SearchIndex
 from unimetric.search.errors import NoOriginalError
 from unimetric.search.items import NewItem, StoredItem
 from unimetric.search.originals import ORIGINAL_SIDE, read_original
+from unimetric.search.preparation import with_box_hash
 
 LIMIT = 50_000_000
 
@@ -124,6 +125,16 @@ def test_the_outline_follows_the_scale(own_index: SearchIndex, tmp_path: Path) -
     assert np.abs([columns.min() - 500, columns.max() - 900, rows.min() - 200, rows.max() - 500]).max() <= 12
 
 
+@pytest.mark.parametrize(
+    "box", [(0, 0, 1, 1), (3999, 0, 1, 3000), (0, 10, 2, 50), (100, 2999, 50, 1), (3999, 2999, 1, 1)]
+)
+def test_a_box_of_a_pixel_at_an_edge_is_outlined(box: tuple[int, int, int, int], tmp_path: Path) -> None:
+    path = saved(tmp_path / "large.png", quarters((4000, 3000)))
+    item = item_of(path)
+    boxed = replace(item, path=with_box(str(path), box), content_hash=with_box_hash(item.content_hash, box))
+    assert opened(read_original(boxed, LIMIT)).size == (1600, 1200)
+
+
 @pytest.mark.parametrize(("size", "box"), [((1, 1), (0, 0, 1, 1)), ((4000, 3), (0, 0, 9, 3)), ((9, 9), (4, 4, 1, 1))])
 def test_a_picture_too_small_for_an_outline_is_shown_without(
     own_index: SearchIndex, tmp_path: Path, size: tuple[int, int], box: tuple[int, int, int, int]
@@ -173,6 +184,9 @@ def test_a_path_that_somebody_claims_leads_to_no_file(own_index: SearchIndex, tm
         "s3://a",
         "",
         "/a\0b",
+        "/tmp/#xywh=0,0,1,1",
+        "/tmp/.#xywh=0,0,1,1",
+        "s3://b/#xywh=1,1,1,1",
     ],
 )
 def test_names_that_are_no_paths_of_this_machine(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

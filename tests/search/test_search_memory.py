@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from search_toys import store
 from properties import examples
 from unimetric.search import SearchIndex
 from unimetric.search.items import ItemNotFoundError, Match
+from unimetric.search.memory.blocks import empty_block
 from unimetric.search.memory.exact import Span, candidates
+from unimetric.search.memory.state import State, caught_up, read_state
 from unimetric.search.scoring import cosines
-from unimetric.search.stores import lancedb_tables
+from unimetric.search.stores import lancedb_numbers, lancedb_tables
 from unimetric.search.stores.lancedb import LanceStore
 
 SIZE = 16
@@ -135,8 +138,6 @@ def test_items_are_searched_in_memory(filled: SearchIndex, monkeypatch: pytest.M
 
 
 def test_another_process_s_writes_are_seen(filled: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    from datetime import timedelta
-
     monkeypatch.setattr(lancedb_tables, "READERS_SEE_WRITES_WITHIN", timedelta(0))
     with SearchIndex.open(store(filled).place) as reader:
         queries = draw(4, 3)
@@ -153,6 +154,48 @@ def test_another_process_s_writes_are_seen(filled: SearchIndex, monkeypatch: pyt
                 assert shown(reader.search_vectors(query, 8)[0]) == plain(filled, query, 8), step
                 where = plain(filled, query, 8, lambda row: row["price"] < 10)
                 assert shown(reader.search_vectors(query, 8, where="price < 10")[0]) == where
+
+
+@pytest.mark.parametrize("gaps", [64, 0])
+def test_rows_that_a_compaction_moves_below_newer_ones_are_not_lost(
+    gaps: int, filled: SearchIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compaction reserves numbers, another process adds rows with higher ones, then the compaction is committed."""
+    monkeypatch.setattr(lancedb_numbers, "_GAPS", gaps)
+    rows = store(filled)
+    for first in (400, 410, 420, 430):
+        rows.merge(table(range(first, first + 10), draw(10, first)))
+    rows.delete_ids([f"id{number:06}" for number in (3, *range(420, 430))])
+    assert rows.numbers is not None
+    whole = read_state(rows, rows.numbers, ["id"])
+    assert len(whole) == 429
+
+    def seen_before(places: np.ndarray, tail: np.ndarray) -> State:
+        base = whole.base.kept(places)
+        return State(whole.version - 1, base, None, len(base), whole.base.kept(tail) if tail.any() else nothing)
+
+    def now(state: State) -> State | None:
+        return caught_up(state, rows, rows.numbers, ["id"], 1000)
+
+    nothing = empty_block(rows, ["id"])
+    names = np.array(whole.base.rows.column("id").to_pylist())
+    old, first, second, last = (
+        np.isin(names, [f"id{number:06}" for number in span])
+        for span in (range(400), range(400, 410), range(410, 420), range(430, 440))
+    )
+    none = np.zeros(len(names), bool)
+    for base, tail in ((old, none), (old, first), (old | first, second), (old | first | second, none)):
+        found = now(seen_before(base, tail))
+        assert found is not None
+        assert len(found) == 429
+    for base, tail in (
+        (first, last),
+        (old, last),
+        (old, first | last),
+        (old | second, last),
+        (old | second | last, none),
+    ):
+        assert now(seen_before(base, tail)) is None
 
 
 def test_a_column_that_is_added_later_is_empty_in_older_rows(filled: SearchIndex) -> None:

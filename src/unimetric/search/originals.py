@@ -51,17 +51,18 @@ def read_original(item: StoredItem, max_pixels: int) -> bytes:
 
 def _content(file: Path) -> bytes:
     try:
-        status = file.stat()
         # Opening a named pipe would wait for ever.
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(file.stat().st_mode):
             raise NoOriginalError(_MISSING)
-        if status.st_size > _MOST_BYTES:
-            raise NoOriginalError(f"its file is larger than {_MOST_BYTES // 10**6} MB")
-        return file.read_bytes()
+        with file.open("rb") as opened:
+            content = opened.read(_MOST_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise NoOriginalError(_MISSING) from error
     except OSError as error:
         raise NoOriginalError(f"its file cannot be shown: {file_reason(error)}") from error
+    if len(content) > _MOST_BYTES:
+        raise NoOriginalError(f"its file is larger than {_MOST_BYTES // 10**6} MB")
+    return content
 
 
 def _outline(picture: Image.Image, box: Box, across: float, down: float) -> None:
@@ -75,7 +76,7 @@ def _outline(picture: Image.Image, box: Box, across: float, down: float) -> None
         inset = 2 * thick - out  # at the picture's edges
         first = max(left * across - out, inset), max(top * down - out, inset)
         last = (
-            min((left + width) * across - 1 + out, picture.width - 1 - inset),
-            min((top + height) * down - 1 + out, picture.height - 1 - inset),
+            max(first[0], min((left + width) * across - 1 + out, picture.width - 1 - inset)),
+            max(first[1], min((top + height) * down - 1 + out, picture.height - 1 - inset)),
         )
         draw.rectangle((first, last), outline=colour, width=thick)

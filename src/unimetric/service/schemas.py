@@ -211,8 +211,9 @@ class _About(_In):
         min_length=1,
         max_length=4000,
         pattern=r"^[^\x00]+$",
-        description="Where it came from, a path or a URI, to be shown; it is never opened. An item of the same dataset "
-        "and path is replaced. By default the content's hash.",
+        description="Where it came from, a path or a URI, to be shown. A file there is read for the item's original "
+        "alone, and shown only if it has the same content. An item of the same dataset and path is replaced. By "
+        "default the content's hash.",
     )
 
 

@@ -213,6 +213,11 @@ def _environment_of_a_launched_process(fabric: Fabric, children: dict[int, Any])
     }
     store = None
     if "MASTER_PORT" not in os.environ:
+        if fabric.strategy.num_nodes > 1:  # type: ignore[attr-defined]
+            raise UserError(
+                f"--device.machines {fabric.strategy.num_nodes}: MASTER_PORT is not set; "  # type: ignore[attr-defined]
+                "set MASTER_ADDR, MASTER_PORT and NODE_RANK where the command is started, on every machine"
+            )
         # Fabric chooses a free port long before it listens there: another program may take it meanwhile.
         store = TCPStore(environment.main_address, 0, None, True, _STORE_TIMEOUT, wait_for_workers=False)
         variables |= {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}

@@ -30,7 +30,7 @@ def split_box(path: Path) -> tuple[Path, Box | None]:
     if found is None:
         return path, None
     left, top, width, height = map(int, found.groups())
-    return path.with_name(path.name[: found.start()]), (left, top, width, height)
+    return Path(without_box(str(path))), (left, top, width, height)
 
 
 def without_box(place: str) -> str:

@@ -154,7 +154,7 @@ def caught_up(state: State, store: Store, numbers: RowNumbers, columns: Sequence
         most: Rows of a tail.
 
     Returns:
-        The state; None if the rows were renumbered, or so many changed that they are better read anew.
+        The state; None if rows were renumbered, or so many changed that they are better read anew.
     """
     while True:
         version = numbers.version
@@ -168,6 +168,8 @@ def caught_up(state: State, store: Store, numbers: RowNumbers, columns: Sequence
 def _step(
     state: State, version: int, store: Store, numbers: RowNumbers, columns: Sequence[str], most: int
 ) -> State | None:
+    if numbers.has_moved(state.base.numbers, state.tail.numbers):
+        return None
     alive, dead = numbers.count(through=state.base.last), state.dead
     if not state.alive // 2 <= alive <= state.alive:
         return None

@@ -67,7 +67,8 @@ class RowNumbers(Protocol):
     """The rows of a database in the order in which they were written.
 
     A row keeps its number and its content until it is deleted. A row that is replaced gets a new number, higher than
-    all that there were. Compaction may give all rows new numbers, higher ones as well.
+    all that there were. Compaction may give rows new numbers: higher ones as well, but not than those of rows that
+    were written while it went on, see `has_moved`.
     """
 
     @property
@@ -79,6 +80,13 @@ class RowNumbers(Protocol):
 
     def select(self, where: Condition | None = None, above: int = -1, through: int | None = None) -> NDArray[np.int64]:
         """Return the numbers, ascending, of the rows that meet a condition, within bounds."""
+
+    def has_moved(self, *known: NDArray[np.int64]) -> bool:
+        """Return True if a compaction gave rows numbers below the highest of those that were known before it.
+
+        Args:
+            known: The numbers of all rows at an earlier version, best ascending; -1 for none.
+        """
 
     def blocks(self, columns: Sequence[str], above: int = -1) -> Iterator[tuple[NDArray[np.int64], pa.Table]]:
         """Yield the rows above a number, a bounded number of rows at a time: their numbers and some columns."""

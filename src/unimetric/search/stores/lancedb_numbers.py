@@ -15,6 +15,12 @@ from unimetric.search.stores.lancedb_sql import to_sql
 
 _NUMBER = "_rowid"
 
+_FRAGMENT = 32
+"""A row's number is that of its fragment, and in these lowest bits its place there."""
+
+_GAPS = 64
+"""Gaps between fragments that are counted; with more, all numbers are read."""
+
 
 class LanceNumbers:
     """The `RowNumbers` of a LanceDB table.
@@ -55,6 +61,23 @@ class LanceNumbers:
         found.sort()
         return np.asarray(found)
 
+    def has_moved(self, *known: NDArray[np.int64]) -> bool:
+        """Return True if a compaction gave rows numbers below the highest of those that were known before it.
+
+        A compaction reserves the numbers of its fragments before it writes them, and commits them afterwards: other
+        processes may have added fragments with higher numbers meanwhile.
+        """
+        fragments = _fragments(known)
+        before = np.concatenate([[-1], fragments[:-1]])
+        gaps = np.flatnonzero(fragments - before > 1)
+        if len(gaps) > _GAPS:
+            present = _fragments([self.select(through=int(fragments[-1] + 1) << _FRAGMENT)])
+            return bool(np.setdiff1d(present[present <= fragments[-1]], fragments).size)
+        spans = [((before[gap] + 1) << _FRAGMENT, fragments[gap] << _FRAGMENT) for gap in gaps]
+        where = " OR ".join(f"({_NUMBER} >= {start} AND {_NUMBER} < {end})" for start, end in spans)
+        with explained(self._place, "read"):
+            return bool(where) and self._table().count_rows(where) > 0
+
     def blocks(self, columns: Sequence[str], above: int = -1) -> Iterator[tuple[NDArray[np.int64], pa.Table]]:
         """Yield the rows above a number, a bounded number of rows at a time: their numbers and some columns."""
         with explained(self._place, "read"):
@@ -68,7 +91,8 @@ class LanceNumbers:
     @property
     def identity(self) -> str:
         """A text that no other content of any database has: the version and the moment it was written."""
-        return self._identities()[self.version]
+        version = self.version  # before the list, which then has it, whatever is written meanwhile
+        return self._identities()[version]
 
     def came_from(self, identity: str) -> bool:
         """Return True if the rows had that identity some time ago, and were changed since; False if that is unknown."""
@@ -79,3 +103,13 @@ class LanceNumbers:
         with explained(self._place, "read"):
             versions = self._table().list_versions()
         return {entry["version"]: f"{entry['version']} {entry['timestamp'].isoformat()}" for entry in versions}
+
+
+def _fragments(numbers: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return the fragments of rows, ascending."""
+    found = [np.empty(0, np.int64)]
+    for some in numbers:
+        of_row = some >> _FRAGMENT
+        found.append(of_row[np.flatnonzero(np.diff(of_row, prepend=-1))])
+    fragments = np.unique(np.concatenate(found))
+    return fragments[fragments >= 0]
