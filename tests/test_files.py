@@ -21,6 +21,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from unimetric.errors import UserError
 from unimetric.files import (
@@ -107,6 +108,20 @@ def test_safetensors_report_the_operating_systems_error(tmp_path: Path, monkeypa
     assert caught.value.errno == errno.ENOSPC
     with pytest.raises(UserError, match="No such file or directory"):
         write_tensors(tmp_path / "none" / "file", tensors)
+
+
+def test_a_file_is_written_when_there_is_space_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors, calls = {"a": torch.arange(1000)}, []
+
+    def fails_once(*arguments: object, **options: object) -> None:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise SafetensorError("of any wording")
+        save_file(*arguments, **options)
+
+    monkeypatch.setattr("unimetric.training.tensors.save_file", fails_once)
+    write_tensors(tmp_path / "file", tensors)
+    assert torch.equal(load_file(tmp_path / "file")["a"], tensors["a"])
 
 
 def test_a_mistake_of_the_writer_is_not_dressed_up(tmp_path: Path) -> None:

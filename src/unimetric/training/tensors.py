@@ -39,12 +39,14 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     Raises:
         OSError: the operating system refuses.
     """
+    described = None if metadata is None else dict(metadata)
     try:
-        save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
+        save_file(dict(tensors), path, metadata=described)
     except SafetensorError:
-        # It has no type for the operating system's errors. Writing as many bytes raises the error itself.
+        # It has no type for the operating system's errors. Writing as many bytes raises the error itself, unless there
+        # is space again.
         _write_zeros(path, sum(value.nbytes for value in tensors.values()))
-        raise
+        save_file(dict(tensors), path, metadata=described)
 
 
 def _write_zeros(path: Path, size: int) -> None:
