@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from conftest import TOKEN, picture
 from fork_server import Commands
 from serving import start_server
 from unimetric.search.stores import open_store
+from unimetric.search.stores.lancedb_tables import READERS_SEE_WRITES_WITHIN
 
 NEW = 24
 """Images that are indexed in every round."""
@@ -46,6 +48,11 @@ class Client:
         assert not self.deleted & {match["id"] for match in found}, "it was deleted"
         assert found[0]["score"] == pytest.approx(1, abs=1e-3)
         assert id in {match["id"] for match in found if match["score"] > found[0]["score"] - 1e-3} or k == 1
+
+    def finds(self, ids: set[str]) -> bool:
+        """True if a search for each of these items finds its picture."""
+        answers = (self._client.post("/v1/search", files={"image": self.items[id]}, data={"k": "1"}) for id in ids)
+        return all(answer.json()["matches"][0]["score"] > 1 - 1e-3 for answer in answers)
 
     def add(self) -> None:
         self.added += 1
@@ -117,6 +124,10 @@ def _round(db: Path, run: Path, folder: Path, commands: Commands, moments: rando
         for id, row in before.items():
             assert id not in after or after[id]["vector"] == row["vector"]
         user.items |= {id: Path(after[id]["path"]).read_bytes() for id in indexed}
+        # A service sees the writes of another process within two seconds.
+        seen = time.monotonic() + 2 * READERS_SEE_WRITES_WITHIN.total_seconds()
+        while not user.finds(indexed) and time.monotonic() < seen:
+            pass
         for _ in range(30):
             user.search()
         assert user.added
