@@ -164,9 +164,7 @@ def check_kind(name: str, value: object, kinds: type | tuple[type, ...], wanted:
         isinstance(value, str | bytes) and kinds == (Sequence,)
     )
     if stray or not isinstance(value, kinds):
-        kind = type(value)
-        shown = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-        raise ArgumentError(f"{name} is of type {shown}: give {wanted}")
+        raise ArgumentError(f"{name} is of type {type(value).__name__}: give {wanted}")
 
 
 def check_arguments(cls: type[_T]) -> type[_T]:
