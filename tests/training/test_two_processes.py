@@ -65,6 +65,18 @@ def test_bad_input_is_said_once(sources: list[Path], tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_several_machines_need_a_port(
+    sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("MASTER_PORT", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    options = options_without_noise(tmp_path / "options.yaml")
+    out = ["--out", tmp_path / "run", "--config", options]
+    assert unimetric("train", *sources, *out, "--device.machines", 2) == 2
+    assert "--device.machines 2: MASTER_PORT is not set" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
 def test_ctrl_c_stops_both_after_the_same_step(sources: list[Path], tmp_path: Path) -> None:
     """With the proxies divided, which makes no difference to the one process that goes on alone."""
     changes = {"start": "discriminant", "shard_proxies": True, "epochs": 20, "selection": "last"}

@@ -205,7 +205,8 @@ def _environment_of_a_launched_process(fabric: Fabric, children: dict[int, Any])
     if environment.creates_processes_externally:
         yield None
         return
-    here = fabric.world_size // max(1, fabric.strategy.num_nodes)  # type: ignore[attr-defined]
+    machines: int = fabric.strategy.num_nodes  # type: ignore[attr-defined]
+    here = fabric.world_size // max(1, machines)
     variables = {
         "MASTER_ADDR": environment.main_address,
         "NODE_RANK": str(environment.node_rank()),
@@ -213,9 +214,9 @@ def _environment_of_a_launched_process(fabric: Fabric, children: dict[int, Any])
     }
     store = None
     if "MASTER_PORT" not in os.environ:
-        if fabric.strategy.num_nodes > 1:  # type: ignore[attr-defined]
+        if machines > 1:
             raise UserError(
-                f"--device.machines {fabric.strategy.num_nodes}: MASTER_PORT is not set; "  # type: ignore[attr-defined]
+                f"--device.machines {machines}: MASTER_PORT is not set; "
                 "set MASTER_ADDR, MASTER_PORT and NODE_RANK where the command is started, on every machine"
             )
         # Fabric chooses a free port long before it listens there: another program may take it meanwhile.

@@ -67,8 +67,8 @@ class RowNumbers(Protocol):
     """The rows of a database in the order in which they were written.
 
     A row keeps its number and its content until it is deleted. A row that is replaced gets a new number, higher than
-    all that there were. Compaction may give rows new numbers: higher ones as well, but not than those of rows that
-    were written while it went on, see `has_moved`.
+    all that there were. Compaction gives rows new numbers, above all that there were when it began; those of rows that
+    were written meanwhile may be higher still, see `has_moved`.
     """
 
     @property

@@ -1,0 +1,49 @@
+"""Labels in WebDataset archives: those of the sample that an image belongs to."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from unimetric.bulk import reading
+from unimetric.bulk.work_units import WorkUnit
+from unimetric.errors import UserError
+
+
+def pack(file: Path, members: dict[str, bytes]) -> list[tuple[str, str]]:
+    """Write an archive of these members in this order, and return the name and label of every image in it."""
+    with tarfile.open(file, "w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return [(s.path.partition("#")[2], s.label) for s in reading.sources(WorkUnit(0, "tar", "d", str(file)))]
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ({"a.jpg": b"", "a.cls": b"3\n"}, [("a.jpg", "3")]),
+        ({"x.1/a.jpg": b"", "x.1/a.info.json": b'{"label": 3}'}, [("x.1/a.jpg", "3")]),
+        ({"a.json": b'{"label": ["red", "big", null]}', "a.png": b""}, [("a.png", "big|red")]),
+        ({"a.json": b'{"label": null}', "a.png": b""}, [("a.png", "")]),
+        ({"a.left.jpg": b"", "a.right.jpg": b"", "a.cls": b"1"}, [("a.left.jpg", "1"), ("a.right.jpg", "1")]),
+        # By the rule these are one sample; labels of other images are not theirs.
+        (
+            {"22.05.png": b"", "22.05.cls": b"1", "22.06.png": b"", "22.06.cls": b"2", "22.07.png": b""},
+            [("22.05.png", "1"), ("22.06.png", "2"), ("22.07.png", "")],
+        ),
+        ({"._a.jpg": b"\0", "a.jpg": b"", "._a.cls": b"\0", "a.cls": b"1"}, [("a.jpg", "1")]),
+        ({"a.jpg": b"", "b.jpg": b"", "a.json": b"{}", "b.json": b"{}"}, [("a.jpg", ""), ("b.jpg", "")]),
+    ],
+)
+def test_labels_in_a_tar(members: dict[str, bytes], expected: list[tuple[str, str]], tmp_path: Path) -> None:
+    assert pack(tmp_path / "a.tar", members) == expected
+
+
+def test_labels_apart_from_their_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a.tar: the label of a does not lie beside its image; pack .* --sort=name"):
+        pack(tmp_path / "a.tar", {"a.jpg": b"", "b.jpg": b"", "a.cls": b"1", "b.cls": b"2"})
