@@ -1,8 +1,9 @@
 """Checks and measurements on a CUDA device, to be run once per kind of card; prints a report to attach.
 
 Parity with the CPU: vectors of every method in float32 and bf16, gradients of a training step, every loss, evaluation.
-Training, resuming and embedding by their commands. Distributed data parallel on one card with NCCL. Speed and memory of
-embedding and training. Backbones have random weights, so nothing is downloaded.
+Training, resuming and embedding by their commands. Distributed data parallel on one card with NCCL. An image's vector
+in batches of other sizes. Speed and memory of embedding, and of training steps as a share of the card's own matrix
+product. Backbones have random weights, so nothing is downloaded.
 
     python benchmarks/gpu.py --out gpu.md
 
@@ -18,10 +19,11 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -30,12 +32,15 @@ import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.flop_counter import FlopCounterMode
 
+from unimetric.config import TrainingConfig
 from unimetric.evaluation import evaluate
 from unimetric.losses import LOSSES, make_loss
 from unimetric.models.backbone import make_backbone
 from unimetric.models.embedder import Embedder
 from unimetric.models.petl import METHODS
+from unimetric.training.optimiser import make_optimiser
 from unimetric.training.step import ComputedStep, Objective, StepInput, compute_step
 
 CPU = torch.device("cpu")
@@ -82,7 +87,7 @@ class Sizes:
     backbone: str = "vit_small_patch14_dinov2"
     image_size: int = 112
     batch: int = 64
-    vectors: int = 50_000
+    vectors: int = 20_000
     repeats: int = 20
 
     def synchronise(self) -> None:
@@ -90,10 +95,11 @@ class Sizes:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def embedder(self, method: str) -> Embedder:
+    def embedder(self, method: str, **options: Any) -> Embedder:
         """A model with random weights, the same for the same method."""
         torch.manual_seed(0)
-        embedder = Embedder(make_backbone(self.backbone, weights="random", image_size=self.image_size), method)
+        backbone = make_backbone(self.backbone, weights="random", image_size=self.image_size)
+        embedder = Embedder(backbone, method, options)
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for parameter in (p for p in embedder.parameters() if p.requires_grad and method != "full"):
@@ -124,10 +130,11 @@ def main() -> int:
         )
         return 2
     report = Report()
-    for part in (vectors, steps, losses, evaluation, training, data_parallel, speed):
+    for part in PARTS:
         print(f"# {part.__doc__}", flush=True)
-        report.attempt(part.__name__, lambda part=part: part(report, sizes))
-    text = "\n".join([f"# {machine(sizes.device)}", "", verdict(report), *report.lines, ""])
+        report.attempt(part.__name__, partial(part, report, sizes))
+    head = [f"# {machine(sizes.device)}", "", f"`{' '.join(['python', *sys.argv])}`: {verdict(report)}"]
+    text = "\n".join([*head, *report.lines, ""])
     options.out.write_text(text, encoding="utf-8")
     print(f"\n{verdict(report)} The report is in {options.out}.")
     return 1 if report.failed else 0
@@ -322,46 +329,107 @@ def gradients_of(model: nn.Module, embedder: Embedder, images: Tensor) -> dict[s
     return {name: gradient.cpu().clone() for name, gradient in named if gradient is not None}
 
 
-def speed(report: Report, sizes: Sizes) -> None:
-    """Measure embedding and training."""
-    report.section("Speed", "what", "images/s", "peak memory, MiB")
-    for precision in ("fp32", "bf16"):
-        form = sizes.embedder("puma").to(sizes.device).inference_form(precision)
+def same_bits(report: Report, sizes: Sizes) -> None:
+    """Compare an image's vector in batches of other sizes and at other places with its vector alone."""
+    report.section("One image, one vector", "method and precision", "", "largest difference to the vector alone")
+    for method in ("puma", "lora", "frozen"):
+        embedder = sizes.embedder(method).to(sizes.device)
         images = sizes.images(sizes.batch)
-        embed = partial(form.embed_pixels, images)
-        report.row(f"embed, puma, {precision}, {sizes.image_size} px", *measured(embed, sizes))
-    for method in ("puma", "lora", "full"):
-        embedder = sizes.embedder(method).to(sizes.device).train()
-        loss = make_loss("curricularface", CLASSES, embedder.embedding_size).to(sizes.device)
-        batch = embedder.transform.normalise(torch.stack(sizes.images(sizes.batch)).to(sizes.device))
-        labels = (torch.arange(sizes.batch) % CLASSES).to(sizes.device)
-
-        def step(
-            embedder: Embedder = embedder, loss: nn.Module = loss, batch: Tensor = batch, labels: Tensor = labels
-        ) -> None:
-            with embedder.backbone.holding(torch.bfloat16), torch.autocast(sizes.device.type, torch.bfloat16):
-                vectors = embedder(batch)
-            loss(vectors, labels).backward()
-            embedder.zero_grad(set_to_none=True)
-
-        report.row(f"train, {method}, bf16, batches of {sizes.batch}", *measured(step, sizes))
+        for precision in ("fp32", "bf16"):
+            embed = embedder.inference_form(precision).embed_pixels
+            alone = embed(images[:1])[0]
+            found = [embed([*images[1:count], images[0]])[-1] for count in (2, 7, 16, 17, sizes.batch)]
+            largest = max(float(np.abs(vector - alone).max()) for vector in found)
+            report.check(f"{method}, {precision}", largest == 0, f"{largest:.1e}")
 
 
-def measured(action: Callable[[], object], sizes: Sizes) -> tuple[str, str]:
-    """Images per second and peak memory of an action on a batch, after two warm-up calls."""
-    for _ in range(2):
+def embedding_speed(report: Report, sizes: Sizes) -> None:
+    """Measure embedding from pixels in memory, in calls of 256 images."""
+    report.section("Embedding", "what", "images/s", "peak memory, MiB")
+    images = sizes.images(4 * sizes.batch)
+    for method in ("frozen", "lora", "puma"):
+        for precision in ("fp32", "bf16"):
+            form = sizes.embedder(method).to(sizes.device).inference_form(precision)
+            seconds, memory = measured(partial(form.embed_pixels, images), sizes)
+            report.row(f"{method}, {precision}, {sizes.image_size} px", f"{len(images) / seconds:.0f}", memory)
+
+
+def training_speed(report: Report, sizes: Sizes) -> None:
+    """Measure training steps (forward, backward, AdamW) in bf16 against the card's own matrix product."""
+    side = 8192 if sizes.device.type == "cuda" else 512
+    left, right = (torch.randn(side, side, device=sizes.device, dtype=torch.bfloat16) for _ in range(2))
+    peak = 2 * side**3 / measured(partial(torch.mm, left, right), sizes)[0]
+    report.section(
+        f"Training steps; a bf16 product of {side} x {side} matrices: {peak / 1e12:.1f} TFLOP/s",
+        "what", "ms a step", "images/s", "TFLOP a step", "share of the product's rate", "peak memory, MiB",
+    )  # fmt: skip
+    shapes = ((84, 16), (224, 180)) if sizes.device.type == "cuda" else ((sizes.image_size, sizes.batch),)
+    methods: dict[str, tuple[str, dict[str, Any]]] = {
+        "puma": ("puma", {}), "lora": ("lora", {}), "ours (lora, targets all)": ("lora", {"targets": "all"}),
+        "full": ("full", {}),
+    }  # fmt: skip
+    for image_size, batch in shapes:
+        for name, (method, options) in methods.items():
+            step = training_step(replace(sizes, image_size=image_size, batch=batch), method, options)
+            counter = FlopCounterMode(display=False)
+            with counter:
+                step()
+            seconds, memory = measured(step, sizes)
+            work = counter.get_total_flops()
+            report.row(
+                f"{name}, {image_size} px, batches of {batch}", f"{seconds * 1e3:.1f}", f"{batch / seconds:.0f}",
+                f"{work / 1e12:.3f}", f"{work / seconds / peak:.3f}", memory,
+            )  # fmt: skip
+
+
+def training_step(sizes: Sizes, method: str, options: dict[str, Any]) -> Callable[[], None]:
+    """A step of training on noise, with every part in the form that `unimetric train` uses."""
+    embedder = sizes.embedder(method, **options).to(sizes.device).train()
+    loss = make_loss("curricularface", 512, embedder.embedding_size).to(sizes.device)
+    optimiser = make_optimiser(embedder, loss, TrainingConfig())
+    pixels = torch.stack(sizes.images(sizes.batch))
+    labels = (torch.arange(sizes.batch) % 512).to(sizes.device)
+
+    def step() -> None:
+        batch = embedder.transform.normalise(pixels.to(sizes.device))
+        with embedder.backbone.holding(torch.bfloat16), torch.autocast(sizes.device.type, torch.bfloat16):
+            embeddings = embedder(batch)
+        loss(embeddings.float(), labels).backward()
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+    return step
+
+
+def measured(action: Callable[[], object], sizes: Sizes) -> tuple[float, str]:
+    """The median of an action's seconds after three warm-up calls, and its peak memory in MiB."""
+    for _ in range(3):
         action()
     cuda = sizes.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(sizes.device)
-    sizes.synchronise()
-    started = time.perf_counter()
+    seconds = []
     for _ in range(sizes.repeats):
+        sizes.synchronise()
+        started = time.perf_counter()
         action()
-    sizes.synchronise()
-    rate = sizes.batch * sizes.repeats / (time.perf_counter() - started)
-    return f"{rate:.0f}", f"{torch.cuda.max_memory_allocated(sizes.device) / 2**20:.0f}" if cuda else "–"
+        sizes.synchronise()
+        seconds.append(time.perf_counter() - started)
+    memory = f"{torch.cuda.max_memory_allocated(sizes.device) / 2**20:.0f}" if cuda else "–"
+    return median(seconds), memory
 
+
+PARTS = (
+    vectors,
+    steps,
+    losses,
+    evaluation,
+    training,
+    data_parallel,
+    same_bits,
+    embedding_speed,
+    training_speed,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -147,6 +147,18 @@ def test_resuming_a_finished_run_changes_nothing(whole: Callable[[str], tuple[Pa
         assert_same_run(expected, run)
 
 
+def test_a_resumed_run_reports_the_peak_memory_of_all_its_processes(
+    whole: Callable[[str], tuple[Path, Path]], sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, _ = whole("plain")
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch, at_step(5, interrupt):
+        patch.setattr("unimetric.training.provenance._peak_resident_bytes", lambda: 10**15)
+        assert unimetric("train", *sources, "--out", run, "--config", options) == 130
+    assert unimetric("train", "--resume", run) == 0
+    assert read_json(run / "metrics.json")["cost"]["peak_memory_bytes"] == 10**15
+
+
 def test_resume_remembers_where_it_computes(
     whole: Callable[[str], tuple[Path, Path]], tmp_path: Path, sources: list[Path]
 ) -> None:

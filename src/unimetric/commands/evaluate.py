@@ -188,7 +188,7 @@ def _measure(config: RunConfig, split: Split, embedder: Embedder | Ensemble, out
     # Train images are not used here.
     used = replace(split, train=())
     fingerprint = embedder.fingerprint if isinstance(embedder, Ensemble) else embedder.backbone.fingerprint
-    metrics |= provenance(config, used, fingerprint, clock, embedder.device)
+    metrics |= provenance(config, used, fingerprint, clock.cost(embedder.device))
     make_folder(out)
     if measurement.vectors is not None:
         write_measured(out / VECTORS_FILE, measurement.vectors)

@@ -41,6 +41,7 @@ class Progress:
         average: The running average of the learned weights, where one is kept.
         sampler: The sampler's state.
         skipped_steps: The steps, from 1, that were skipped because their loss or gradient was not finite.
+        peak_memory: The most bytes that a process of the run needed, by kind of memory.
     """
 
     step: int = 0
@@ -53,6 +54,7 @@ class Progress:
     average: dict[str, Tensor] = field(default_factory=dict)
     sampler: dict[str, Any] = field(default_factory=dict)
     skipped_steps: list[int] = field(default_factory=list)
+    peak_memory: dict[str, int] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -90,6 +92,7 @@ def save_checkpoint(
         "skipped_validation": list(progress.skipped_validation.items()),
         "sampler": progress.sampler,
         "skipped_steps": progress.skipped_steps,
+        "peak_memory": progress.peak_memory,
     }
     copies, text = independent(tensors), json.dumps(metadata)
     write_tensors(path, copies, {"progress": text, "checksum": _checksum(text, copies)})
@@ -166,14 +169,15 @@ def _progress(path: Path, metadata: dict[str, Any]) -> Progress:
             best_score=None if score is None else _number(score, int, float),
             sampler=sampler,
             skipped_steps=[_number(step, int) for step in metadata["skipped_steps"]],
+            peak_memory={str(kind): _number(peak, int) for kind, peak in metadata["peak_memory"].items()},
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path, f"progress: {cause(error)}") from error
 
 
 def _number(value: Any, *kinds: type) -> Any:
     if type(value) not in kinds or not 0 <= value < math.inf:
-        raise ValueError(f"{shown(value)} is no number of steps, seconds or images")
+        raise ValueError(f"{shown(value)} is no number of steps, seconds, images or bytes")
     return value
 
 

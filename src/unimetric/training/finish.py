@@ -45,7 +45,8 @@ def write_results(run: Run, progress: Progress) -> dict[str, Any]:
         log_status(f"{len(progress.skipped_steps)} of {progress.step} steps were skipped: not finite", style="yellow")
     metrics["training_seconds"] = round(progress.seconds, 1)
     metrics["training_steps"] = progress.step
-    metrics |= provenance(config, split, run.embedder.backbone.fingerprint, run.clock, run.embedder.device)
+    cost = run.clock.cost(run.embedder.device, progress.peak_memory)
+    metrics |= provenance(config, split, run.embedder.backbone.fingerprint, cost)
     if config.evaluation.budgets and measurement.vectors is not None:
         metrics["budgets"] = measure_budgets(measurement.vectors, run.embedder.sizes, run.embedder.geometry)
     if config.evaluation.baseline:

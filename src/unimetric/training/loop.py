@@ -27,6 +27,7 @@ from unimetric.training.interrupt import Interrupted, StopRequest, sigterm_as_ke
 from unimetric.training.log import TrainingLog
 from unimetric.training.nonfinite import handle_nonfinite_step, read_numbers
 from unimetric.training.optimiser import step_rows
+from unimetric.training.provenance import update_peaks
 from unimetric.training.resolve import Run, resolve
 from unimetric.training.setup import check_options, log_split
 from unimetric.training.step import StepInput, noise_seed
@@ -194,6 +195,7 @@ def train_steps(run: Run, progress: Progress) -> None:
                 _validate(run, progress, log)
             if log:
                 log.flush()
+            update_peaks(progress.peak_memory, fabric.device)
             if run.first or proxy_slice(run.loss):
                 save_checkpoint(run.folder.checkpoint, run.embedder, run.loss, run.optimiser, progress, run.identity)
             if stopping:

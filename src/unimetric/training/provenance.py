@@ -6,10 +6,11 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -34,12 +35,14 @@ class Clock:
         code_version()
         return cls(time.perf_counter(), _processor_seconds())
 
-    def cost(self, device: torch.device) -> dict[str, Any]:
-        """Return the time since the start, and `peak_memory`."""
+    def cost(self, device: torch.device, earlier_peaks: Mapping[str, int] = MappingProxyType({})) -> dict[str, Any]:
+        """Return the time since the start, and the peak memory in bytes, that of earlier processes included."""
+        kind, peak = _peak_memory(device)
         return {
             "wall_seconds": round(time.perf_counter() - self.wall, 2),
             "processor_seconds": round(_processor_seconds() - self.processor, 2),
-            **peak_memory(device),
+            "peak_memory_bytes": None if peak is None else max(peak, earlier_peaks.get(kind, 0)),
+            "peak_memory_of": kind,
         }
 
 
@@ -49,15 +52,22 @@ def _processor_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def peak_memory(device: torch.device) -> dict[str, Any]:
-    """Return the peak memory of this process in bytes, and the kind of memory.
+def update_peaks(peaks: dict[str, int], device: torch.device) -> None:
+    """Raise the peak of the device's kind of memory to that of this process."""
+    kind, peak = _peak_memory(device)
+    if peak is not None:
+        peaks[kind] = max(peak, peaks.get(kind, 0))
+
+
+def _peak_memory(device: torch.device) -> tuple[str, int | None]:
+    """Return the kind of memory, and the peak of this process in bytes.
 
     On a CUDA device, torch's allocated memory; elsewhere the resident memory of the process, without the
     processes that decode images. None if the system does not report it.
     """
     if device.type == "cuda":
-        return {"peak_memory_bytes": torch.cuda.max_memory_allocated(device), "peak_memory_of": "GPU, allocated"}
-    return {"peak_memory_bytes": _peak_resident_bytes(), "peak_memory_of": "process, resident"}
+        return "GPU, allocated", torch.cuda.max_memory_allocated(device)
+    return "process, resident", _peak_resident_bytes()
 
 
 def _peak_resident_bytes() -> int | None:
@@ -111,12 +121,11 @@ def _size(path: Path) -> int:
         return -1
 
 
-def provenance(config: RunConfig, split: Split, weights_fingerprint: str, clock: Clock, device: torch.device) -> Any:
+def provenance(config: RunConfig, split: Split, weights_fingerprint: str, cost: dict[str, Any]) -> Any:
     """Return provenance and cost of the numbers, for ``metrics.json``.
 
     ``provenance``: version and SHA-256 of the code, fingerprints of the backbone's weights, of all images that were
-    used, and of those measured on. ``cost``: wall and processor seconds of the process that finished the run, and
-    its peak memory in bytes. ``configuration``: every option.
+    used, and of those measured on. ``cost``: as given. ``configuration``: every option.
     """
     measured = measured_sides(config, split)
     return {
@@ -126,7 +135,7 @@ def provenance(config: RunConfig, split: Split, weights_fingerprint: str, clock:
             "data_fingerprint": data_fingerprint([("train", split.train), *measured.items()]),
             "measured_fingerprint": data_fingerprint(measured.items()),
         },
-        "cost": clock.cost(device),
+        "cost": cost,
         "configuration": asdict(config),
     }
 
