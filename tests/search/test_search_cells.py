@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import date
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -79,3 +81,72 @@ def test_an_error_reaches_the_thread_that_asked_and_no_later_one() -> None:
     with pytest.raises(ZeroDivisionError):
         combined("all", np.zeros((1, 1), np.float32))
     assert combined("all", np.full((2, 1), 2, np.float32)) == [0.5, 0.5]
+
+
+class _Arriving(np.ndarray):
+    """Vectors that tell when they are counted: from then on, the next run has them."""
+
+    arrived: threading.Semaphore
+
+    def __len__(self) -> int:
+        self.arrived.release()
+        return super().__len__()
+
+
+def _asked_during_a_run(run: Callable[[np.ndarray], list[float]], calls: list[np.ndarray]) -> list[Any]:
+    """Make calls one after the other while another one runs; return the answer or the error of each."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def held(key: str, vectors: np.ndarray) -> list[float]:
+        if begun.is_set():
+            return run(vectors)
+        begun.set()
+        assert go_on.wait(60)
+        return []
+
+    combined: Combined[str, float] = Combined(held)
+    found: list[Any] = [None] * len(calls)
+
+    def ask(number: int, vectors: np.ndarray) -> None:
+        try:
+            found[number] = combined("all", vectors)
+        except ValueError as error:
+            found[number] = error
+
+    threads = [threading.Thread(target=combined, args=("all", np.zeros((1, 1), np.float32)))]
+    threads[0].start()
+    assert begun.wait(60)
+    for number, vectors in enumerate(calls):
+        arriving = vectors.view(_Arriving)
+        arriving.arrived = threading.Semaphore(0)
+        threads.append(threading.Thread(target=ask, args=(number, arriving)))
+        threads[-1].start()
+        assert arriving.arrived.acquire(timeout=60)
+    go_on.set()
+    for thread in threads:
+        thread.join(60)
+    return found
+
+
+def test_calls_that_arrive_during_a_run_share_the_next_ones() -> None:
+    sizes = []
+
+    def run(vectors: np.ndarray) -> list[float]:
+        sizes.append(np.shape(vectors)[0])
+        return vectors[:, 0].tolist()
+
+    calls = [np.full((20, 1), number, np.float32) for number in range(5)]
+    assert _asked_during_a_run(run, calls) == [[float(number)] * 20 for number in range(5)]
+    # 64 queries a run at most.
+    assert sizes == [60, 40]
+
+
+def test_calls_whose_shared_run_failed_are_made_alone() -> None:
+    def run(vectors: np.ndarray) -> list[float]:
+        if 0 in vectors:
+            raise ValueError("zero")
+        return vectors[:, 0].tolist()
+
+    first, *others = _asked_during_a_run(run, [np.full((1, 1), number, np.float32) for number in (0, 1, 2)])
+    assert isinstance(first, ValueError)
+    assert others == [[1.0], [2.0]]

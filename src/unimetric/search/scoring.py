@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 SPARE = 8
 """Minimum number of candidates beyond k, so that ties and rounding at the border are seen."""
 
+_LEAST = float(np.finfo(np.float64).tiny)
+"""Length that divides the product of a row of zeros; those of all other rows are longer."""
+
 
 def cosines(query: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the cosine of a query [E] with each row [N, E], or of each of N queries with its row, from -1 to 1.
@@ -23,14 +26,12 @@ def cosines(query: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArray[np
     wide = rows.astype(np.float64)
     asked = (query if query.ndim == 2 else query[None]).astype(np.float64)
     total = np.add.reduce
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore"):
         # The square root of a rounded square is the number itself, hence the exact 1.
         lengths = np.sqrt(total(wide * wide, axis=1) * total(asked * asked, axis=1))
-        found = np.asarray(np.minimum(np.maximum(total(wide * asked, axis=1) / lengths, -1.0), 1.0))
-    odd = np.isnan(found)
-    if odd.any():
-        found[odd] = np.where(lengths[odd] == 0, 0.0, -1.0)
-    return found
+        found = total(wide * asked, axis=1) / np.maximum(lengths, _LEAST)
+        # Of -1 and what is not a number, fmax is -1.
+        return np.asarray(np.fmin(np.fmax(found, -1.0), 1.0))
 
 
 def rounding(size: int) -> float:

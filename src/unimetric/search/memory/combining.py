@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -15,19 +14,20 @@ _MOST = 64
 """Queries of one run; one call may have more."""
 
 
-@dataclass(eq=False)
-class _Call(Generic[Answer]):
-    vectors: NDArray[np.float32]
-    answers: list[Answer] | None = None
+class _Run(Generic[Answer]):
+    """The calls of one run, which the thread of the first makes while it holds `running`.
 
+    Args:
+        is_open: Others may join, until it begins.
+    """
 
-@dataclass(eq=False)
-class _Group(Generic[Answer]):
-    """The calls of one key, of which one runs at a time."""
-
-    running: threading.Lock = field(default_factory=threading.Lock)
-    waiting: list[_Call[Answer]] = field(default_factory=list)
-    users: int = 0
+    def __init__(self, is_open: bool) -> None:
+        self.is_open = is_open
+        self.calls: list[NDArray[np.float32]] = []
+        self.size = 0
+        self.answers: list[Answer] | None = None
+        self.running = threading.Lock()
+        self.joined: list[threading.Lock] = []
 
 
 class Combined(Generic[Key, Answer]):
@@ -42,38 +42,41 @@ class Combined(Generic[Key, Answer]):
     def __init__(self, run: Callable[[Key, NDArray[np.float32]], list[Answer]]) -> None:
         self._run = run
         self._lock = threading.Lock()
-        self._groups: dict[Key, _Group[Answer]] = {}
+        self._newest: dict[Key, _Run[Answer]] = {}
 
     def __call__(self, key: Key, vectors: NDArray[np.float32]) -> list[Answer]:
         """Return the answer to each vector [N, E]; an error is raised for each call of the run that failed."""
-        call: _Call[Answer] = _Call(vectors)
+        done = threading.Lock()
         with self._lock:
-            group = self._groups.setdefault(key, _Group())
-            group.users += 1
-            group.waiting.append(call)
+            run = before = self._newest.get(key)
+            if run is None or not run.is_open or run.size + len(vectors) > _MOST:
+                run = self._newest[key] = _Run(is_open=before is not None)
+            start = run.size
+            run.calls.append(vectors)
+            run.size += len(vectors)
+            if run is before:
+                done.acquire()
+                run.joined.append(done)
+        if run is before:
+            done.acquire()
+        else:
+            # Even an interrupt in the wrong moment releases a lock, so that the next run does not wait for ever.
+            with run.running:
+                self._make(key, run, before)
+        # Where the run failed, this call is made alone.
+        answers = run.answers
+        return self._run(key, vectors) if answers is None else answers[start : start + len(vectors)]
+
+    def _make(self, key: Key, run: _Run[Answer], before: _Run[Answer] | None) -> None:
         try:
-            with group.running:
-                # Another thread may have answered meanwhile; where its run failed, this call is made alone.
-                return self._answered(key, group, call) if call.answers is None else call.answers
+            if before is not None:
+                with before.running, self._lock:
+                    run.is_open = False
+            run.answers = self._run(key, run.calls[0] if len(run.calls) == 1 else np.concatenate(run.calls))
         finally:
             with self._lock:
-                group.users -= 1
-                if call in group.waiting:
-                    group.waiting.remove(call)
-                if not group.users:
-                    del self._groups[key]
-
-    def _answered(self, key: Key, group: _Group[Answer], call: _Call[Answer]) -> list[Answer]:
-        calls, queries = [call], len(call.vectors)
-        with self._lock:
-            for other in group.waiting:
-                if other is not call and queries + len(other.vectors) <= _MOST:
-                    calls.append(other)
-                    queries += len(other.vectors)
-            group.waiting = [other for other in group.waiting if other not in calls]
-        if len(calls) == 1:
-            return self._run(key, call.vectors)
-        answers = iter(self._run(key, np.concatenate([one.vectors for one in calls])))
-        for one in calls:
-            one.answers = [next(answers) for _ in range(len(one.vectors))]
-        return call.answers or []
+                if self._newest.get(key) is run:
+                    del self._newest[key]
+            # All at once: if they took turns with one lock, each would wait for the one before to wake up.
+            for done in run.joined:
+                done.release()

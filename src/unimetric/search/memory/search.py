@@ -39,8 +39,8 @@ _ATTEMPTS = 3
 """A condition is evaluated so often while another process writes, before the database is asked instead."""
 
 
-_Asked: TypeAlias = "tuple[State, Selection, int, bool]"
-"""The rows, the chosen ones of them, k, and True to compare with all of these."""
+_Asked: TypeAlias = "tuple[State, Selection, int, bool, tuple[str, ...]]"
+"""The rows, the chosen ones of them, k, True to compare with all of these, and the columns to return."""
 
 _Ranked: TypeAlias = "tuple[NDArray[np.intp], list[float]]"
 """Places, and their scores."""
@@ -65,7 +65,7 @@ class MemorySearch:
         self._changing = threading.Lock()
         self._state: State | None = None
         self._selections = Selections(numbers)
-        self._ranked = Combined(_ranked)
+        self._answers = Combined(_answers)
         self._asked = 0
         self._files = MemoryFiles(store.place)
         self._building: threading.Thread | None = None
@@ -107,8 +107,7 @@ class MemorySearch:
                 break
             selection = self._selections.of(state, condition)
             if selection is not None:
-                ranked = self._ranked((state, selection, k, exact), vectors)
-                return _with_columns(state, ranked, columns)
+                return self._answers((state, selection, k, exact, tuple(columns)), vectors)
         return self._otherwise.nearest(vectors, k, columns, condition, exact)
 
     def vectors_of(self, ids: Sequence[str], columns: Sequence[str] = ()) -> NDArray[np.float32]:
@@ -186,9 +185,13 @@ def vector_search(store: Store) -> VectorSearch:
     return database if store.numbers is None else MemorySearch(store, store.numbers, database)
 
 
-def _ranked(asked: _Asked, vectors: NDArray[np.float32]) -> list[_Ranked]:
-    """Return for each vector [N, E] the places of the best rows and their scores, equal ones by id."""
-    state, selection, k, exact = asked
+def _answers(asked: _Asked, vectors: NDArray[np.float32]) -> list[NearestRows]:
+    """Return the best rows for each vector [N, E], equal ones by id."""
+    state, selection, k, exact, columns = asked
+    return _with_columns(state, _ranked(state, selection, vectors, k, exact), columns)
+
+
+def _ranked(state: State, selection: Selection, vectors: NDArray[np.float32], k: int, exact: bool) -> list[_Ranked]:
     if not selection.count:
         return [(np.empty(0, np.intp), []) for _ in vectors]
     found: list[NDArray[np.intp] | None] = [None for _ in vectors]

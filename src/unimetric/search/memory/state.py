@@ -68,8 +68,7 @@ class State:
 
     def values_at(self, places: NDArray[np.intp], columns: Sequence[str]) -> dict[str, list[Any]]:
         """Return the values of places by column."""
-        early = places < len(self.base)
-        if not len(self.tail) or early.all():
+        if not len(self.tail) or (early := places < len(self.base)).all():
             return self.base.values(places, columns)
         first, later = np.flatnonzero(early), np.flatnonzero(~early)
         order = np.argsort(np.concatenate([first, later])).tolist()
