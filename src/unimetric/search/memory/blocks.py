@@ -115,7 +115,7 @@ class Block:
 
 def read_block(store: Store, numbers: RowNumbers, columns: Sequence[str], above: int = -1) -> Block:
     """Read the rows of a database above a number, in the order of their numbers."""
-    parts = list(numbers.blocks(["vector", *columns], above))
+    parts = numbers.blocks(["vector", *columns], above)
     if not parts:
         return empty_block(store, columns)
     block = Block.of(

@@ -73,7 +73,7 @@ class RowNumbers(Protocol):
 
     @property
     def version(self) -> int:
-        """The version that is read now; `Store.version` may lag behind the writes of other processes."""
+        """The version that is read now, `Store.version`."""
 
     def count(self, through: int) -> int:
         """Return the number of rows whose number is ``through`` or lower."""
@@ -88,8 +88,8 @@ class RowNumbers(Protocol):
             known: The numbers of all rows at an earlier version, best ascending; -1 for none.
         """
 
-    def blocks(self, columns: Sequence[str], above: int = -1) -> Iterator[tuple[NDArray[np.int64], pa.Table]]:
-        """Yield the rows above a number, a bounded number of rows at a time: their numbers and some columns."""
+    def blocks(self, columns: Sequence[str], above: int = -1) -> Sequence[tuple[NDArray[np.int64], pa.Table]]:
+        """Return the rows above a number, a bounded number of rows at a time: their numbers and some columns."""
 
     @property
     def identity(self) -> str:

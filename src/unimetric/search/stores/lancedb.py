@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,8 +39,8 @@ from unimetric.search.stores.lancedb_tables import (
     lock,
     open_table,
     read_about,
-    version_seconds,
 )
+from unimetric.search.stores.lancedb_versions import Followed
 
 _KEPT_VERSIONS = timedelta(hours=1)
 _IDS_AT_ONCE = 1000
@@ -64,14 +63,13 @@ class LanceStore:
         self.place = place
         self.about = about
         self._connection = connection
-        self._items = items
+        self._opened: Followed | None = Followed(place, items)
         self.before_change: Callable[[], None] = lambda: None
         self._writing = threading.RLock()
         self._reading: Any = None
-        self._stale = False
+        self._reading_at = 0
+        self._moving_reading = asyncio.Lock()
         self._index: tuple[int, VectorIndex | None] | None = None
-        self._changes = 0
-        self._seen: tuple[int, float, int] | None = None
         self._columns: tuple[int, pa.Schema] | None = None
 
     @classmethod
@@ -119,7 +117,7 @@ class LanceStore:
 
     def close(self) -> None:
         """Release the tables."""
-        self._items = self._connection = self._reading = None
+        self._opened = self._connection = self._reading = None
 
     def write_about(self, about: dict[str, Any]) -> None:
         """Replace the row of ``about``."""
@@ -135,17 +133,12 @@ class LanceStore:
     @property
     def version(self) -> int:
         """A number that rises with every change that this process sees."""
-        table, seen, changes, now = self._table, self._seen, self._changes, time.monotonic()
-        if seen is None or seen[0] != changes or now - seen[1] > version_seconds():
-            with explained(self.place, "read"):
-                seen = changes, now, int(table.version)
-            self._seen = seen
-        return seen[2]
+        return self._items.version
 
     @property
     def numbers(self) -> RowNumbers | None:
         """Row numbers, by which vectors are kept in memory."""
-        return LanceNumbers(self.place, lambda: self._table)
+        return LanceNumbers(self._items)
 
     @property
     def column_names(self) -> list[str]:
@@ -169,20 +162,23 @@ class LanceStore:
 
     def count(self, where: Condition | None = None) -> int:
         """Return the number of rows that meet a condition."""
-        with explained(self.place, "read"):
-            return int(self._table.count_rows(None if where is None else to_sql(where)))
+        condition = None if where is None else to_sql(where)
+        return self._items.read(lambda table: int(table.count_rows(condition)))
 
     def rows(self, columns: Sequence[str], where: Condition | None = None, limit: int | None = None) -> pa.Table:
         """Return some columns of the rows that meet a condition."""
-        with explained(self.place, "read"):
-            query = self._table.search().select(list(columns)).limit(limit)
+
+        def read(table: Any) -> pa.Table:
+            query = table.search().select(list(columns)).limit(limit)
             return (query if where is None else query.where(to_sql(where))).to_arrow()
+
+        return self._items.read(read)
 
     def rows_of(self, ids: Sequence[str], columns: Sequence[str], *, newest: bool = False) -> pa.Table:
         """Return some columns of the rows with these ids, in no order; unknown ids have no row."""
         if newest:
             with explained(self.place, "read"):
-                self._table.checkout_latest()
+                self._items.refresh()
         parts = [self.rows(columns, is_one_of("id", some), limit=len(some)) for some in _portions(ids)]
         return pa.concat_tables(parts) if parts else self._schema.empty_table().select(list(columns))
 
@@ -213,29 +209,29 @@ class LanceStore:
             query = query.bypass_vector_index() if effort is None else _with_effort(query, effort, k)
             return _by_query(await query.to_arrow(), len(part))
 
-        async def answer_all() -> list[pa.Table]:
-            table = await self._reading_table()
+        async def answer_all(version: int) -> list[pa.Table]:
+            table = await self._reading_table(version)
             found: list[pa.Table] = []
             # Several queries at once share the fixed cost of a call.
             for start in range(0, len(vectors), _QUERIES_AT_ONCE):
                 found += await answer(table, vectors[start : start + _QUERIES_AT_ONCE])
             return found
 
-        # LanceDB's synchronous interface crosses over to its thread several times a query, which is slower.
-        with explained(self.place, "read"):
-            return asyncio.run_coroutine_threadsafe(answer_all(), _loop()).result()
+        def read(table: Any) -> list[pa.Table]:
+            # LanceDB's synchronous interface crosses over to its thread several times a query, which is slower.
+            return asyncio.run_coroutine_threadsafe(answer_all(self.version), _loop()).result()
 
-    async def _reading_table(self) -> Any:
-        """Return a second handle on ``items``, which sees the writes of this process."""
-        if self._items is None:
-            raise DatabaseError(f"the search database {self.place} was closed; open it again")
-        if self._reading is None:
-            self._stale = False
-            self._reading = await connect_reader(self.place)
-        elif self._stale:
-            self._stale = False
-            await self._reading.checkout_latest()
-        return self._reading
+        return self._items.read(read)
+
+    async def _reading_table(self, version: int) -> Any:
+        """Return a second handle on ``items``, at this version, or a later one that other reads have reached too."""
+        async with self._moving_reading:
+            if self._reading is None:
+                self._reading = await connect_reader(self.place)
+            if self._reading_at < version:
+                await self._reading.checkout(version)
+                self._reading_at = version
+            return self._reading
 
     def merge(self, rows: pa.Table, insert: bool = True) -> None:
         """Write rows, each of another id: new ones are added, those of known ids replaced, in one commit.
@@ -281,13 +277,7 @@ class LanceStore:
         """The approximate index; None also while an old and a new one exist side by side."""
         version = self.version
         if self._index is None or self._index[0] != version:
-            with explained(self.place, "read"):
-                names = self._index_names("vector")
-                found = None
-                if len(names) == 1:
-                    statistics = self._table.index_stats(names[0])
-                    found = VectorIndex(names[0], statistics.num_indexed_rows, statistics.num_unindexed_rows)
-                self._index = version, found
+            self._index = version, self._items.read(_vector_index)
         return self._index[1]
 
     def make_index(self, kind: str, partitions: int) -> str:
@@ -309,7 +299,7 @@ class LanceStore:
             )
         name = f"vector_{uuid.uuid4().hex}"
         with self._change():
-            old = self._index_names("vector")
+            old = _vector_indexes(self._table)
             self._table.create_index("vector", config=config, name=name)
             for other in old:
                 self._table.drop_index(other)
@@ -320,44 +310,54 @@ class LanceStore:
     def drop_index(self) -> None:
         """Drop the approximate index, if there is one."""
         with self._change():
-            for name in self._index_names("vector"):
+            for name in _vector_indexes(self._table):
                 self._table.drop_index(name)
 
     def warm(self) -> None:
         """Read the indexes into memory."""
-        with explained(self.place, "read"):
-            for index in self._table.list_indices():
-                self._table.prewarm_index(index.name)
 
-    def _index_names(self, column: str) -> list[str]:
-        return [index.name for index in self._table.list_indices() if index.columns == [column]]
+        def read(table: Any) -> None:
+            for index in table.list_indices():
+                table.prewarm_index(index.name)
+
+        self._items.read(read)
 
     @property
     def _schema(self) -> pa.Schema:
         version = self.version
         if self._columns is None or self._columns[0] != version:
-            with explained(self.place, "read"):
-                self._columns = version, self._table.schema
+            self._columns = version, self._items.read(lambda table: table.schema)
         return self._columns[1]
 
     @property
-    def _table(self) -> Any:
-        if self._items is None:
+    def _items(self) -> Followed:
+        if self._opened is None:
             raise DatabaseError(f"the search database {self.place} was closed; open it again")
-        return self._items
+        return self._opened
+
+    @property
+    def _table(self) -> Any:
+        return self._items.table
 
     @contextmanager
     def _change(self) -> Iterator[None]:
         """Hold the write lock of this machine, on the newest version."""
-        with self._writing, lock(self.place), explained(self.place, "write to"):
+        with self._writing, lock(self.place), explained(self.place, "write to"), self._items.moving():
             self.before_change()
-            self._table.checkout_latest()
-            self._changes += 1
-            try:
-                yield
-            finally:
-                self._changes += 1
-                self._stale = True
+            self._items.refresh()
+            yield
+
+
+def _vector_indexes(table: Any) -> list[str]:
+    return [index.name for index in table.list_indices() if index.columns == ["vector"]]
+
+
+def _vector_index(table: Any) -> VectorIndex | None:
+    names = _vector_indexes(table)
+    if len(names) != 1:
+        return None
+    statistics = table.index_stats(names[0])
+    return VectorIndex(names[0], statistics.num_indexed_rows, statistics.num_unindexed_rows)
 
 
 def _with_effort(query: Any, effort: Effort, k: int) -> Any:

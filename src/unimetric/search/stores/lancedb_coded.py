@@ -48,7 +48,7 @@ class CodedStore(LanceStore):
     @classmethod
     def around(cls, store: LanceStore) -> CodedStore:
         """Return the same database with its vectors decoded."""
-        return cls(store.place, store._connection, store._items, store.about)
+        return cls(store.place, store._connection, store._table, store.about)
 
     @property
     def vector_type(self) -> StoredType:

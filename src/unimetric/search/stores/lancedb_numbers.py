@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from unimetric.search.conditions import Condition
-from unimetric.search.stores.lancedb_errors import explained
 from unimetric.search.stores.lancedb_sql import to_sql
+from unimetric.search.stores.lancedb_versions import Followed
 
 _NUMBER = "_rowid"
 
@@ -26,26 +26,22 @@ class LanceNumbers:
     """The `RowNumbers` of a LanceDB table.
 
     Args:
-        place: The database's, for messages.
-        table: Returns the table.
+        items: The table.
     """
 
-    def __init__(self, place: str, table: Callable[[], Any]) -> None:
-        self._place = place
-        self._table = table
+    def __init__(self, items: Followed) -> None:
+        self._items = items
 
     @property
     def version(self) -> int:
         """The version that is read now."""
-        with explained(self._place, "read"):
-            return int(self._table().version)
+        return self._items.version
 
     def count(self, through: int) -> int:
         """Return the number of rows whose number is ``through`` or lower; none is below 0."""
         if through < 0:
             return 0
-        with explained(self._place, "read"):
-            return int(self._table().count_rows(f"{_NUMBER} <= {through}"))
+        return self._items.read(lambda table: int(table.count_rows(f"{_NUMBER} <= {through}")))
 
     def select(self, where: Condition | None = None, above: int = -1, through: int | None = None) -> NDArray[np.int64]:
         """Return the numbers, ascending, of the rows that meet a condition, within bounds."""
@@ -55,9 +51,11 @@ class LanceNumbers:
         parts.append(f"{_NUMBER} > {above}" if above >= 0 else f"{_NUMBER} >= 0")
         if through is not None:
             parts.append(f"{_NUMBER} <= {through}")
-        with explained(self._place, "read"):
-            query = self._table().search().select([_NUMBER]).where(" AND ".join(parts)).limit(None)
-            found = query.to_arrow()[_NUMBER].to_numpy().astype(np.int64)
+
+        def read(table: Any) -> pa.Table:
+            return table.search().select([_NUMBER]).where(" AND ".join(parts)).limit(None).to_arrow()
+
+        found = self._items.read(read)[_NUMBER].to_numpy().astype(np.int64)
         found.sort()
         return np.asarray(found)
 
@@ -75,18 +73,17 @@ class LanceNumbers:
             return bool(np.setdiff1d(present[present <= fragments[-1]], fragments).size)
         spans = [((before[gap] + 1) << _FRAGMENT, fragments[gap] << _FRAGMENT) for gap in gaps]
         where = " OR ".join(f"({_NUMBER} >= {start} AND {_NUMBER} < {end})" for start, end in spans)
-        with explained(self._place, "read"):
-            return bool(where) and self._table().count_rows(where) > 0
+        return bool(where) and self._items.read(lambda table: int(table.count_rows(where))) > 0
 
-    def blocks(self, columns: Sequence[str], above: int = -1) -> Iterator[tuple[NDArray[np.int64], pa.Table]]:
-        """Yield the rows above a number, a bounded number of rows at a time: their numbers and some columns."""
-        with explained(self._place, "read"):
-            query = self._table().search().with_row_id(True).select(list(columns)).limit(None)
-            if above >= 0:
-                query = query.where(f"{_NUMBER} > {above}")
-            for batch in query.to_batches():
-                table = pa.Table.from_batches([batch])
-                yield table[_NUMBER].to_numpy().astype(np.int64), table.select(list(columns))
+    def blocks(self, columns: Sequence[str], above: int = -1) -> list[tuple[NDArray[np.int64], pa.Table]]:
+        """Return the rows above a number, a bounded number of rows at a time: their numbers and some columns."""
+
+        def read(table: Any) -> list[pa.RecordBatch]:
+            query = table.search().with_row_id(True).select(list(columns)).limit(None)
+            return list((query.where(f"{_NUMBER} > {above}") if above >= 0 else query).to_batches())
+
+        tables = [pa.Table.from_batches([batch]) for batch in self._items.read(read)]
+        return [(table[_NUMBER].to_numpy().astype(np.int64), table.select(list(columns))) for table in tables]
 
     @property
     def identity(self) -> str:
@@ -100,8 +97,7 @@ class LanceNumbers:
 
     def _identities(self) -> dict[int, str]:
         """Return the identities of the versions that the table still has."""
-        with explained(self._place, "read"):
-            versions = self._table().list_versions()
+        versions = self._items.read(lambda table: table.list_versions())
         return {entry["version"]: f"{entry['version']} {entry['timestamp'].isoformat()}" for entry in versions}
 
 

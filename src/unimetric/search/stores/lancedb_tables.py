@@ -29,9 +29,9 @@ READERS_SEE_WRITES_WITHIN = timedelta(seconds=2)
 """The longest time after another process's commit that a reader still answers from the version before."""
 
 
-def version_seconds() -> float:
-    """Return the time before a reader asks for the version again, unless it changed it."""
-    return READERS_SEE_WRITES_WITHIN.total_seconds() / 4
+def refresh_seconds() -> float:
+    """Return the time before a reader looks for commits of other processes again."""
+    return 3 * READERS_SEE_WRITES_WITHIN.total_seconds() / 4
 
 
 def items_schema(vector_size: int, vector_type: StoredType = "float32") -> pa.Schema:
@@ -67,16 +67,12 @@ def connect(place: str) -> Any:
     except StorageError as error:
         raise DatabaseError(f"cannot open the search database: {error}") from error
     with explained(place, "open"):
-        return lancedb().connect(
-            place, read_consistency_interval=3 * READERS_SEE_WRITES_WITHIN / 4, storage_options=storage_options(place)
-        )
+        return lancedb().connect(place, storage_options=storage_options(place))
 
 
 async def connect_reader(place: str) -> Any:
     """Open ``items`` once more, for queries from an event loop."""
-    connection = await lancedb().connect_async(
-        place, read_consistency_interval=3 * READERS_SEE_WRITES_WITHIN / 4, storage_options=storage_options(place)
-    )
+    connection = await lancedb().connect_async(place, storage_options=storage_options(place))
     return await connection.open_table(ITEMS)
 
 
