@@ -40,7 +40,8 @@ def loader(items: list[Item], *, workers: int, seed: int = 0, epoch: int = 0) ->
 
 
 def load(items: list[Item], *, workers: int, seed: int = 0, epoch: int = 0) -> list[Batch]:
-    return list(loader(items, workers=workers, seed=seed, epoch=epoch))
+    with loader(items, workers=workers, seed=seed, epoch=epoch) as batches:
+        return list(batches)
 
 
 def same(one: list[Batch], other: list[Batch]) -> bool:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 from collections.abc import Callable, Sequence
+from ctypes import c_bool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -92,7 +93,7 @@ def training_loader(
     read: Callable[[Path], Image.Image] = decode_image,
 ) -> WorkerLoader[Batch]:
     """Batches in the sampler's order; they do not depend on the number of workers."""
-    count, leaves = worker_count(workers), multiprocessing.Event()
+    count, leaves = worker_count(workers), multiprocessing.RawValue(c_bool, False)
     loader: DataLoader[Batch] = DataLoader(
         _TrainingImages(items, class_numbers, transform, seed, read),
         batch_sampler=sampler,

@@ -11,13 +11,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from ctypes import c_bool
 from functools import partial
 from multiprocessing.connection import Listener, wait
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -101,20 +101,29 @@ class WorkerLoader(Generic[T_co]):
         ProcessLost: on leaving the block: an error came from a worker that died.
     """
 
-    def __init__(self, loader: DataLoader[T_co], leaves: Event) -> None:
-        self._loader, self._leaves = loader, leaves
+    def __init__(self, loader: DataLoader[T_co], leaves: c_bool) -> None:
+        self._loader, self._leave = loader, partial(setattr, leaves, "value", True)
         self.num_workers = loader.num_workers
         # Registered after multiprocessing's own, and so called before it sends SIGTERM to the workers.
-        atexit.register(leaves.set)
+        atexit.register(self._leave)
 
     def __iter__(self) -> Iterator[T_co]:
-        for batch in self._loader:
+        for batch in self._start() if self._loader._iterator is None else self._loader:
             if isinstance(batch, str):
                 raise WorkerError(
                     f"a worker cannot hand over a batch ({batch}): free space in {SHARED_MEMORY} or give the container "
                     "more (docker run --shm-size), or use --data.workers 0"
                 )
             yield batch
+
+    def _start(self) -> Iterator[T_co]:
+        # Forked workers begin with the signals held back, until `start_worker` has set what they do.
+        with _held_back() if multiprocessing.get_start_method() == "fork" else nullcontext():
+            iterator: Any = iter(self._loader)
+        if self.num_workers:
+            # A worker that is killed may hold the lock of the event by which torch ends workers; `close` sets it.
+            self._ended, iterator._workers_done_event = iterator._workers_done_event, threading.Event()
+        return cast("Iterator[T_co]", iterator)
 
     def __enter__(self) -> "WorkerLoader[T_co]":
         return self
@@ -131,10 +140,15 @@ class WorkerLoader(Generic[T_co]):
 
     def close(self) -> None:
         """End the workers, by SIGKILL where one hangs."""
-        self._leaves.set()
-        atexit.unregister(self._leaves.set)
+        self._leave()
+        atexit.unregister(self._leave)
+        if workers := self._workers():
+            # In a thread, since its lock may never be free. It ends workers whose fork server is gone, too.
+            setting = threading.Thread(target=self._ended.set, daemon=True)
+            setting.start()
+            setting.join(_GRACE)
         with _unreported_ends():
-            for worker in (workers := self._workers()):
+            for worker in workers:
                 worker.terminate()
             deadline = time.monotonic() + _GRACE
             for worker in workers:
@@ -161,16 +175,29 @@ def _unreported_ends() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, handler)
 
 
-def start_worker(leaves: Event, number: int) -> None:
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """While active, this thread and the processes that it forks are sent no SIGINT and no SIGTERM."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_worker(leaves: c_bool, number: int) -> None:
     """Prepare a worker process: signals are the main process's, and failures end it.
 
     Args:
-        leaves: Set when the main process ends, before it sends its workers one SIGTERM.
+        leaves: Shared; set when the main process ends, before it sends its workers one SIGTERM. It has no lock, which a
+            worker that is killed would hold for ever.
         number: Of the worker.
     """
     # Ctrl-C, and a cluster's SIGTERM, reach every process; the main one decides, after the step it is in.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, partial(_ignore_once, leaves))
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     # By default a batch that cannot be sent is lost, and the main process waits for it for ever.
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
     # A thread of multiprocessing hands over descriptors, and a main process that leaves cuts its connections.
@@ -178,8 +205,8 @@ def start_worker(leaves: Event, number: int) -> None:
     torch.set_num_threads(1)
 
 
-def _report(leaves: Event, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if not (leaves.is_set() and isinstance(error, (ConnectionError, EOFError))):
+def _report(leaves: c_bool, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not (leaves.value and isinstance(error, (ConnectionError, EOFError))):
         sys.__excepthook__(kind, error, trace)
 
 
@@ -197,10 +224,10 @@ def describe_end(code: int) -> str:
     return f"was killed by {name}{', perhaps for lack of memory' if name == 'SIGKILL' else ''}"
 
 
-def _ignore_once(leaves: Event, number: int, frame: FrameType | None) -> None:
+def _ignore_once(leaves: c_bool, number: int, frame: FrameType | None) -> None:
     # The second one ends the worker, or it would outlive a main process that has to be rid of it.
     signal.signal(number, signal.SIG_DFL)
-    if leaves.is_set():
+    if leaves.value:
         # Not by the signal: torch would report a worker that was killed.
         os._exit(0)
 

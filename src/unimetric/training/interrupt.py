@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-GRACE = 3.0
-"""Seconds that one of several processes may go on waiting for a batch after a stop was requested."""
+_ALARM: signal.Signals | None = getattr(signal, "SIGALRM", None)  # Windows has none
+
+GRACE = 2.0
+"""Seconds that a wait for a batch may go on after a stop was requested."""
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
@@ -44,7 +46,7 @@ def sigterm_as_keyboard_interrupt() -> Iterator[None]:
 
 
 class _EndWait(BaseException):
-    """Raised by a signal handler during a wait that may end at once."""
+    """Raised by a signal handler to end a wait."""
 
 
 class StopRequest:
@@ -64,8 +66,6 @@ class StopRequest:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._on_signal)
-            if not self._alone:
-                self._previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._on_signal)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -76,26 +76,24 @@ class StopRequest:
             raise KeyboardInterrupt from error
 
     def batches(self, loader: Iterable[T]) -> Iterator[T]:
-        """Batches until a stop is requested while the next one is waited for, however long the wait would be.
-
-        A process that is not alone gets `GRACE` seconds to finish its wait.
+        """Batches until a stop is requested; a wait for the next one goes on for `GRACE` seconds at most.
 
         Raises:
-            KeyboardInterrupt: it did not, and the others wait for it.
+            KeyboardInterrupt: it did, and the other processes wait for this one.
         """
         iterator = iter(loader)
         try:
-            while True:
+            while not (self.requested and self._alone):
                 self._waiting = True
                 if self.requested:
-                    self._end_wait()
+                    self._limit_wait()
                 try:
                     batch = next(iterator)
                 except StopIteration:
                     return
                 finally:
                     self._waiting = False
-                    if not self._alone:
+                    if _ALARM in self._previous:
                         signal.setitimer(signal.ITIMER_REAL, 0)
                 yield batch
         except _EndWait:
@@ -106,10 +104,18 @@ class StopRequest:
             raise KeyboardInterrupt
         self.requested = True
         if self._waiting:
-            self._end_wait()
+            self._limit_wait()
 
-    def _end_wait(self) -> None:
-        if self._alone:
-            self._waiting = False
-            raise _EndWait
-        signal.setitimer(signal.ITIMER_REAL, GRACE)
+    def _limit_wait(self) -> None:
+        # An exception from a signal may leave a lock of a queue taken, on which the workers' end then waits for ever.
+        # So it is raised only into a wait that lasts, and again should a destructor have swallowed it.
+        if _ALARM is None:
+            self._end_wait()
+        else:
+            self._previous.setdefault(_ALARM, signal.getsignal(_ALARM))
+            signal.signal(_ALARM, self._end_wait)
+            signal.setitimer(signal.ITIMER_REAL, GRACE, 1.0)
+
+    def _end_wait(self, *_: object) -> None:
+        if self._waiting:
+            raise _EndWait if self._alone else KeyboardInterrupt
