@@ -22,6 +22,7 @@ from unimetric.commands.export import export
 from unimetric.commands.extend import extend
 from unimetric.commands.index import index
 from unimetric.commands.inspect import inspect as inspect_image
+from unimetric.commands.merge import merge
 from unimetric.commands.prepare import prepare
 from unimetric.commands.push import push
 from unimetric.commands.report import report
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo,
     "train": train,
     "extend": extend,
+    "merge": merge,
     "evaluate": evaluate,
     "report": report,
     "compare": compare,

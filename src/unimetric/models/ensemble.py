@@ -1,7 +1,7 @@
 """Ensemble of embedders: an image's vector is the mean of its members' vectors."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +16,12 @@ from unimetric.errors import UserError
 from unimetric.geometry import Geometry
 from unimetric.models.embedder import Embedder
 from unimetric.models.encoding import Encoder, PixelEmbedder
+
+_ASPECTS: dict[str, Callable[[Embedder], object]] = {
+    "embedding size": lambda model: model.embedding_size,
+    "geometry": lambda model: model.geometry,
+    "preprocessing": lambda model: model.transform,
+}
 
 
 class Ensemble(nn.Module, Encoder):
@@ -40,8 +46,7 @@ class Ensemble(nn.Module, Encoder):
         if not members:
             raise UserError("an ensemble of no models: give at least one")
         self.names = tuple(names or (f"model {number}" for number in range(1, len(members) + 1)))
-        for member, name in zip(members, self.names, strict=True):
-            _check_same_kind(members[0], member, self.names[0], name)
+        check_agreement(members, self.names, _ASPECTS, "the members of an ensemble have to agree in it; leave one out")
         self.models = nn.ModuleList(members)
         self.embedding_size, self.geometry = members[0].embedding_size, members[0].geometry
 
@@ -137,17 +142,21 @@ class _MeanForm:
         return torch.cat([*means, vectors.new_empty(0, vectors.shape[2])]).float().numpy()
 
 
-def _check_same_kind(first: Embedder, other: Embedder, first_name: str, other_name: str) -> None:
-    for aspect, of_first, of_other in (
-        ("embedding size", first.embedding_size, other.embedding_size),
-        ("geometry", first.geometry, other.geometry),
-        ("preprocessing", first.transform, other.transform),
-    ):
-        if of_first != of_other:
-            raise UserError(
-                f"the {aspect} of {other_name} is {_words(of_other)}, that of {first_name} is {_words(of_first)}: "
-                "the members of an ensemble have to agree in it; leave one out"
-            )
+def check_agreement(
+    models: Sequence[Embedder], names: Sequence[str], aspects: Mapping[str, Callable[[Embedder], object]], remedy: str
+) -> None:
+    """Check that all models have the same value of every aspect.
+
+    Raises:
+        UserError: one differs from the first; the aspect, both names, both values and the remedy are named.
+    """
+    for model, name in zip(models, names, strict=True):
+        for aspect, value_of in aspects.items():
+            first, other = value_of(models[0]), value_of(model)
+            if first != other:
+                raise UserError(
+                    f"the {aspect} of {name} is {_words(other)}, that of {names[0]} is {_words(first)}: {remedy}"
+                )
 
 
 def _words(value: object) -> str:

@@ -1,16 +1,18 @@
 """Training methods by name: one file each, and one line here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from torch import Tensor
 
 from unimetric.config_values import complete_options
 from unimetric.errors import UserError, nearest_names, shown
 from unimetric.models.backbone import Backbone
 from unimetric.models.petl.adaptformer import AdaptFormer, AdaptFormerOptions
 from unimetric.models.petl.backbone_tuning import bitfit, full_fine_tuning
-from unimetric.models.petl.base import Method
-from unimetric.models.petl.lora import Lora, LoraOptions
+from unimetric.models.petl.base import Method, mean_of_weights
+from unimetric.models.petl.lora import Lora, LoraOptions, mean_of_updates
 from unimetric.models.petl.puma import Puma, PumaOptions
 from unimetric.models.petl.vpt import VptDeep, VptOptions
 
@@ -22,28 +24,34 @@ class NoOptions:
     """The options of a method that has none."""
 
 
+Mean = Callable[[Any, Sequence[Mapping[str, Tensor]]], tuple[Any, dict[str, Tensor]]]
+"""Function of the options and the `learned_weights` of several models that returns those of their mean."""
+
+
 @dataclass(frozen=True)
 class MethodSpec:
-    """Constructor, options and head of a method.
+    """Constructor, options, head and mean of a method.
 
     Args:
         make: Function of the backbone and the options that returns the method.
         options: The dataclass of its options.
         has_head: True if a trained linear head maps the backbone's output to the embedding.
+        mean: The mean of several models, for `unimetric.models.merging`; None for a method without one.
     """
 
     make: Callable[[Backbone, Any], Method]
     options: type[Any] = NoOptions
     has_head: bool = True
+    mean: Mean | None = None
 
 
 METHODS: dict[str, MethodSpec] = {
     "adaptformer": MethodSpec(AdaptFormer, AdaptFormerOptions),
-    "bitfit": MethodSpec(bitfit),
+    "bitfit": MethodSpec(bitfit, mean=mean_of_weights),
     "frozen": MethodSpec(lambda backbone, options: Method(), has_head=False),
-    "full": MethodSpec(full_fine_tuning),
-    "linear": MethodSpec(lambda backbone, options: Method()),
-    "lora": MethodSpec(Lora, LoraOptions),
+    "full": MethodSpec(full_fine_tuning, mean=mean_of_weights),
+    "linear": MethodSpec(lambda backbone, options: Method(), mean=mean_of_weights),
+    "lora": MethodSpec(Lora, LoraOptions, mean=mean_of_updates),
     "puma": MethodSpec(Puma, PumaOptions),
     "vpt-deep": MethodSpec(VptDeep, VptOptions),
 }

@@ -1,5 +1,8 @@
 """The base class of all methods."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -56,3 +59,8 @@ def in_autocast_dtype(tokens: Tensor) -> Tensor:
     """Cast the input of several matrix products once; autocast would cast it for each of them."""
     device = tokens.device.type
     return tokens.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tokens
+
+
+def mean_of_weights(options: Any, states: Sequence[Mapping[str, Tensor]]) -> tuple[Any, dict[str, Tensor]]:
+    """Return the options and the mean weights of models that differ in weights of the same meaning."""
+    return options, {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}

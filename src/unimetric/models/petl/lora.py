@@ -1,14 +1,16 @@
 """LoRA: low-rank updates of a frozen backbone's products (Hu et al., ICLR 2022)."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from unimetric.config_values import require_option
 from unimetric.errors import UserError
 from unimetric.models.backbone import Backbone, FrozenBlock
-from unimetric.models.petl.base import Method, in_autocast_dtype
+from unimetric.models.petl.base import Method, in_autocast_dtype, mean_of_weights
 
 _MLP = ("mlp.fc1", "mlp.fc2", "mlp.fc1_g", "mlp.fc1_x")
 _TARGETS = {
@@ -120,3 +122,18 @@ class Lora(Method):
         """Run the block, casting its layer-normed inputs once for both the frozen and the low-rank product."""
         tokens = tokens + block.attention(in_autocast_dtype(block.attention_input(tokens)), rope)
         return tokens + block.mlp(in_autocast_dtype(block.mlp_input(tokens)))
+
+
+def mean_of_updates(
+    options: LoraOptions, states: Sequence[Mapping[str, Tensor]]
+) -> tuple[LoraOptions, dict[str, Tensor]]:
+    """Return LoRA whose updates are the mean of those of k models, exactly, with k times the rank.
+
+    The mean ``Σ (alpha / r) · B_i A_i / k`` is an update with ``[A_1; …; A_k]``, ``[B_1 … B_k]`` and the factor
+    ``alpha / (k · r)``. The mean of the A_i and that of the B_i would be another one.
+    """
+    _, merged = mean_of_weights(options, states)
+    for part, axis in (("method.down.", 0), ("method.up.", 1)):
+        for name in [name for name in merged if name.startswith(part)]:
+            merged[name] = torch.cat([state[name] for state in states], dim=axis)
+    return replace(options, rank=options.rank * len(states)), merged
