@@ -10,7 +10,8 @@ keep 0.01 to 50 % of the rows, on one side of the space and anywhere.
     python benchmarks/search_memory.py --rows 1000000 --work FOLDER
 
 With ``--work`` database, graphs and figures are kept there, and an interrupted run goes on with them. ``--stages`` runs
-some of build, open, one_client, clients and conditions; the result is written once there are figures of all. Needs
+some of build, open, one_client, clients and conditions; the result is written once there are figures of all.
+``--before SRC``, the folder src of another version, measures 32 clients of it and of this one, in turns. Needs
 ``hnswlib``, which is no dependency of the package.
 """
 
@@ -68,6 +69,19 @@ for one in query:
 print(ready, first - before, resident() - before)
 """
 
+CLIENTS = """
+import json, sys
+import numpy as np
+from search import K, latency
+from unimetric.search import SearchIndex
+from unimetric.search.memory import search as memory_search
+memory_search.EXACT_ROWS = int(sys.argv[2])
+queries = np.load(sys.argv[3])
+with SearchIndex.open(sys.argv[1]) as index:
+    index.prepare()
+    print(json.dumps(latency(lambda query: index.search_vectors(query, K), queries, 32, float(sys.argv[4]))))
+"""
+
 
 def main() -> None:
     """Measure, print and write the result."""
@@ -80,6 +94,7 @@ def main() -> None:
     parser.add_argument("--exact_rows", type=int, default=memory_search.EXACT_ROWS, help="no graph up to so many rows")
     parser.add_argument("--work", type=Path, help="folder to keep database, graphs and figures in")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="what to do in this run")
+    parser.add_argument("--before", type=Path, help="folder src of another version to measure with 32 clients, too")
     parser.add_argument("--note", default="", help="conditions of the measurement")
     options = parser.parse_args()
     name = "search_memory" if options.exact_rows == memory_search.EXACT_ROWS else "search_graph"
@@ -90,8 +105,11 @@ def main() -> None:
         for stage in options.stages:
             result[stage] = measure(stage, folder, options)
             figures.write_text(json.dumps(result))
+        if options.before is not None:
+            result["clients_of_versions"] = versions(folder / "db", folder, options)
+            figures.write_text(json.dumps(result))
     if set(STAGES) <= set(result):
-        parts = {stage: result[stage] for stage in STAGES}
+        parts = {stage: result[stage] for stage in (*STAGES, "clients_of_versions") if stage in result}
         print(write_result(f"{name}_{options.rows}", {"rows": options.rows, **parts, "note": options.note}))
 
 
@@ -297,6 +315,22 @@ def started(place: Path, folder: Path, options: argparse.Namespace) -> dict[str,
         "resident_bytes_per_vector_when_ready": round(first / options.rows, 1),
         "resident_bytes_per_vector": round(later / options.rows, 1),
     }
+
+
+def versions(place: Path, folder: Path, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Medians of 32 clients over the rounds, each version in a process of its own, in turns."""
+    here = Path(__file__).parent
+    sources = {"before": options.before, "now": here.parent / "src"}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in sources}
+    arguments = [str(place), str(options.exact_rows), str(folder / "queries.npy"), str(options.seconds)]
+    for _ in range(options.rounds):
+        for name, source in sources.items():
+            environment = {**os.environ, "PYTHONPATH": f"{source}{os.pathsep}{here}"}
+            command = [sys.executable, "-c", CLIENTS, *arguments]
+            run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+            found[name].append(json.loads(run.stdout))
+            print(name, found[name][-1], flush=True)
+    return {name: {key: statistics.median(one[key] for one in runs) for key in runs[0]} for name, runs in found.items()}
 
 
 if __name__ == "__main__":

@@ -49,6 +49,9 @@ class Scope:
     limit: SetLimit | None = None
 
 
+_ALL_ROWS = Scope((), None)
+
+
 class Searcher:
     """Answers queries to one database; threads may share it.
 
@@ -67,7 +70,7 @@ class Searcher:
         self.both = both_vectors(store)
         self._vectors: VectorSearch = self.both or vector_search(store)
         self._counts: tuple[int, dict[str, int]] | None = None
-        self._columns: tuple[int, list[str]] = -1, []
+        self._columns: tuple[int, tuple[str, ...]] = -1, ()
         self.threshold()
 
     def close(self) -> None:
@@ -104,11 +107,11 @@ class Searcher:
         return [name for name in self._store.column_names if name not in ("vector", "thumbnail", "fingerprint")]
 
     @property
-    def _answer_columns(self) -> list[str]:
+    def _answer_columns(self) -> tuple[str, ...]:
         """All of these but the content's hash, because each column takes time."""
         version = self._store.version
         if self._columns[0] != version:
-            self._columns = version, [name for name in self.row_columns if name != "content_hash"]
+            self._columns = version, tuple(name for name in self.row_columns if name != "content_hash")
         return self._columns[1]
 
     def threshold(self, datasets: Sequence[str] | None = None) -> float | None:
@@ -145,6 +148,8 @@ class Searcher:
         """
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= MAX_K:
             raise ArgumentError(f"k is {k!r}: use 1 to {MAX_K}")
+        if datasets is None and where is None and guarantee is None:
+            return _ALL_ROWS
         listed = [datasets] if isinstance(datasets, str) else [] if datasets is None else list(datasets)
         for name in listed:
             check_kind("datasets", name, str, "the names of datasets")

@@ -188,13 +188,14 @@ def vector_search(store: Store) -> VectorSearch:
 def _answers(asked: _Asked, vectors: NDArray[np.float32]) -> list[NearestRows]:
     """Return the best rows for each vector [N, E], equal ones by id."""
     state, selection, k, exact, columns = asked
-    return _with_columns(state, _ranked(state, selection, vectors, k, exact), columns)
+    ranked = _ranked(state, selection, vectors, k, exact)
+    return [NearestRows(scores, state.values_at(places, columns)) for places, scores in ranked]
 
 
 def _ranked(state: State, selection: Selection, vectors: NDArray[np.float32], k: int, exact: bool) -> list[_Ranked]:
     if not selection.count:
         return [(np.empty(0, np.intp), []) for _ in vectors]
-    found: list[NDArray[np.intp] | None] = [None for _ in vectors]
+    found: list[NDArray[np.intp] | None] = [None] * len(vectors)
     if not exact and state.graph is not None:
         found = walked(state, selection, vectors, k)
     pending = [place for place, places in enumerate(found) if places is None]
@@ -206,13 +207,11 @@ def _ranked(state: State, selection: Selection, vectors: NDArray[np.float32], k:
         best = candidates(vectors[pending], [span for span in spans if len(span.vectors)], k)
         for place, places in zip(pending, best, strict=True):
             found[place] = places
-    candidates_of = [places for places in found if places is not None]
-    if len(vectors) == 1:
-        return [_best(state, candidates_of[0], cosines(vectors[0], state.vectors_at(candidates_of[0])), k)]
-    together, sizes = np.concatenate(candidates_of), [len(places) for places in candidates_of]
-    scores = cosines(np.repeat(vectors, sizes, axis=0), state.vectors_at(together))
-    parts = np.split(scores, np.cumsum(sizes)[:-1])
-    return [_best(state, places, part, k) for places, part in zip(candidates_of, parts, strict=True)]
+    return [
+        _best(state, places, cosines(vector, state.vectors_at(places)), k)
+        for vector, places in zip(vectors, found, strict=True)
+        if places is not None
+    ]
 
 
 def _best(state: State, places: NDArray[np.intp], scores: NDArray[np.float64], k: int) -> _Ranked:
@@ -222,16 +221,3 @@ def _best(state: State, places: NDArray[np.intp], scores: NDArray[np.float64], k
         order = best_first(scores, state.values_at(places, ["id"])["id"], k)
         best = scores[order].tolist()
     return places[order[:k]], best[:k]
-
-
-def _with_columns(state: State, ranked: Sequence[_Ranked], columns: Sequence[str]) -> list[NearestRows]:
-    if len(ranked) == 1:
-        places, scores = ranked[0]
-        return [NearestRows(scores, state.values_at(places, columns))]
-    values = state.values_at(np.concatenate([places for places, _ in ranked]), columns)
-    answers, start = [], 0
-    for _, scores in ranked:
-        end = start + len(scores)
-        answers.append(NearestRows(scores, {name: column[start:end] for name, column in values.items()}))
-        start = end
-    return answers

@@ -57,6 +57,12 @@ class State:
         return self.base.odd_places[self.base.odd_places < nodes]
 
     @cached_property
+    def is_linked(self) -> bool:
+        """True if a walk can find every row."""
+        linked = 0 if self.graph is None else len(self.graph)
+        return linked == len(self.base) and not len(self.tail) and not len(self.odd_nodes)
+
+    @cached_property
     def levels(self) -> list[tuple[int, int]]:
         """The measured depths of walks, ascending, with their numbers of candidates."""
         return sorted((depth, count) for depth, count in self.counts.items() if count is not None)

@@ -25,21 +25,18 @@ def walked(state: State, selection: Selection, vectors: NDArray[np.float32], k: 
     share = 1.0 if chosen is None else selection.count / max(1, len(state))
     # They were measured for so many rows beside the query's own.
     expected = k - 1 if chosen is None else k * _SPREAD / share
-    levels = [
-        (depth, count)
-        for depth, count in state.levels
-        if depth >= expected and (chosen is None or selection.count > _WALK_COST * count)
-    ]
-    if not levels or state.graph is None:
-        return [None for _ in vectors]
-    near: list[NDArray[np.intp] | None] = [None for _ in vectors]
+    near: list[NDArray[np.intp] | None] = [None] * len(vectors)
     pending = list(range(len(vectors)))
-    for depth, count in levels:
-        for place, found in zip(pending, state.graph.walk(vectors[pending], count), strict=True):
+    for depth, count in state.levels:
+        is_quicker = chosen is None or selection.count > _WALK_COST * count
+        if state.graph is None or depth < expected or not is_quicker or not pending:
+            continue
+        asked = vectors if len(pending) == len(vectors) else vectors[pending]
+        for place, found in zip(pending, state.graph.walk(asked, count), strict=True):
             near[place] = found if chosen is None else _complete(found, chosen, k, depth)
         pending = [place for place in pending if near[place] is None]
-        if not pending:
-            break
+    if state.is_linked or len(pending) == len(vectors):
+        return near
     return _with_unlinked(near, state, selection, vectors, k)
 
 
@@ -55,8 +52,6 @@ def _with_unlinked(
     """Return the places of walks with candidates among the rows that no walk finds."""
     nodes = 0 if state.graph is None else len(state.graph)
     base, tail = state.base, state.tail
-    if nodes == len(base) and not len(tail) and not len(state.odd_nodes):
-        return near
     spans = []
     if nodes < len(base):
         chosen = None if selection.base is None else np.flatnonzero(selection.base[nodes:])
