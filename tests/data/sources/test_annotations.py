@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 from benchmark_fixtures import inshop_lines, make_dogs, make_flowers102, touch, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +18,7 @@ from properties import examples
 from unimetric.data.catalog import Item
 from unimetric.data.sources import read_source
 from unimetric.data.sources.benchmarks.listing import absent_images, readable_names
-from unimetric.data.sources.benchmarks.mat_files import mat_numbers
+from unimetric.data.sources.benchmarks.mat_files import mat_numbers, read_mat
 from unimetric.data.sources.benchmarks.text_tables import whole_number
 from unimetric.errors import UserError
 
@@ -69,6 +72,40 @@ def test_no_damage_to_a_packed_mat_file_gets_past_its_reader(data: st.DataObject
             read_source(str(made.folder))
         assert len(str(error.value).splitlines()) == 1
         assert str(file) in str(error.value)
+
+
+MAT_VALUES: dict[str, Any] = {
+    "numbers": np.arange(12.0).reshape(3, 4),
+    "text": "a.jpg",
+    "texts": np.array(["a", "bcd"], dtype=object),
+    "nothing": np.zeros((1, 0)),
+    "structure": {"class": 1, "fname": "a.jpg"},
+    "structures": [{"class": number, "fname": "a.jpg", "inner": {"x": [1, 2]}} for number in range(5)],
+    "sparse": scipy.sparse.coo_array(([1.0], ([3], [1])), (100_000, 3)),
+    "truth": np.array([True, False]),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", MAT_VALUES)
+def test_arrays_of_every_kind_are_read(kind: str, packed: bool, tmp_path: Path) -> None:
+    savemat(tmp_path / "a.mat", {"x": MAT_VALUES[kind]}, do_compression=packed)
+    found, expected = read_mat(tmp_path / "a.mat", ["x"])["x"], loadmat(tmp_path / "a.mat")["x"]
+    assert repr(found) == repr(np.asarray(expected))
+
+
+@pytest.mark.parametrize("kind", ["numbers", "text", "texts", "structure", "structures", "truth"])
+def test_an_array_that_is_larger_than_its_file_is_refused_before_it_takes_memory(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.mat"
+    savemat(file, {"x": MAT_VALUES[kind]})
+    content = bytearray(file.read_bytes())
+    # The header, the variable's own tag, its flags, and the tag of its dimensions; the first of these is made large.
+    place = 128 + 8 + 16 + 8
+    assert content[place - 8 : place - 4] == (5).to_bytes(4, sys.byteorder)
+    content[place : place + 4] = (2**29).to_bytes(4, sys.byteorder)
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.mat is not a readable .mat file .*an array of \d+ values is in \d+ bytes"):
+        read_mat(file, ["x"])
 
 
 def test_a_mat_file_without_its_last_bytes_is_refused(tmp_path: Path) -> None:

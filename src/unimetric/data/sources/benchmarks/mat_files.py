@@ -1,8 +1,9 @@
 """MATLAB 5 files of benchmark datasets."""
 
 import io
+import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,15 @@ _MAT_ORDERS: dict[bytes, Literal["little", "big"]] = {b"IM": "little", b"MI": "b
 """The order of the bytes of numbers, by the last two bytes of the header."""
 _MAT_MATRIX, _MAT_COMPRESSED = 14, 15
 """The types of a variable, and of one that is packed with zlib."""
+_MAT_TEXT, _MAT_DIMENSIONS, _MAT_FLAGS = 1, 5, 6
+"""The types of the elements that describe an array."""
+_MAT_CELL, _MAT_CONTAINERS, _MAT_SPARSE, _MAT_OPAQUE = 1, {1, 2, 3}, 5, 17
+"""Classes of arrays; containers are cells, structures and objects."""
+_MAT_COMPLEX = 0x08
+"""The bit of an array's flags that announces an imaginary part."""
 _MAT_TYPES = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13, _MAT_MATRIX, _MAT_COMPRESSED, 16, 17, 18}
+_MAT_LARGEST = 2**30
+"""Bytes of a packed variable; the largest of the benchmarks have some megabytes."""
 _MAT_DEEPEST = 20
 """Arrays in arrays."""
 
@@ -132,6 +141,71 @@ def _check_mat(content: bytes) -> None:
 
 
 def _check_elements(content: bytes, order: Literal["little", "big"], depth: int = 0) -> None:
+    for kind, inside in _elements(content, order):
+        if depth > _MAT_DEEPEST:
+            raise ValueError(f"its arrays are nested deeper than {_MAT_DEEPEST} levels")
+        if kind == _MAT_COMPRESSED:
+            _check_elements(_unpacked(inside), order, depth + 1)
+        elif kind == _MAT_MATRIX:
+            _check_elements(inside, order, depth + 1)
+            _check_size(inside, order)
+
+
+def _unpacked(packed: bytes) -> bytes:
+    unpacking = zlib.decompressobj()
+    content = unpacking.decompress(packed, _MAT_LARGEST)
+    if unpacking.unconsumed_tail:
+        raise ValueError(f"a variable has more than {_MAT_LARGEST} bytes")
+    if not unpacking.eof:
+        raise ValueError("a packed variable ends too early")
+    return content
+
+
+def _check_size(array: bytes, order: Literal["little", "big"]) -> None:
+    """Refuse an array that is larger than its bytes: scipy takes memory for what the dimensions say.
+
+    Refuse what is no array, too, because scipy reads it unchecked and crashes: every array but an empty one begins with
+    its flags, and its dimensions and name follow, except for an opaque one; then come its values.
+    """
+    parts = list(_elements(array, order))
+    if not parts:
+        return
+    (kind, flags), *rest = parts
+    if kind != _MAT_FLAGS or len(flags) != 8:
+        raise ValueError("an array does not begin with its flags")
+    array_class, bits = (flags[0], flags[1]) if order == "little" else (flags[3], flags[2])
+    if array_class == _MAT_OPAQUE:
+        return
+    if not rest or rest[0][0] != _MAT_DIMENSIONS or len(rest[0][1]) < 8 or len(rest[0][1]) % 4:
+        raise ValueError("an array has no dimensions")
+    if bits & _MAT_COMPLEX:
+        raise ValueError("an array has complex numbers")
+    if len(parts) < (6 if array_class == _MAT_SPARSE else 4) and array_class not in _MAT_CONTAINERS:
+        raise ValueError("an array has no values")
+    if array_class == _MAT_SPARSE:
+        return
+    sizes = rest[0][1]
+    count = math.prod(int.from_bytes(sizes[at : at + 4], order) for at in range(0, len(sizes), 4))
+    held = len(array)
+    if array_class in _MAT_CONTAINERS:
+        held = max(1, sum(kind == _MAT_MATRIX for kind, _ in parts))
+        count *= 1 if array_class == _MAT_CELL else max(1, _field_count(parts, order))
+    if count > held:
+        raise ValueError(f"an array of {count} values is in {len(array)} bytes")
+
+
+def _field_count(parts: Sequence[tuple[int, bytes]], order: Literal["little", "big"]) -> int:
+    """Number of fields of a structure: its last text holds all names, and the element before the size of each."""
+    place = max(index for index, (kind, _) in enumerate(parts) if kind == _MAT_TEXT)
+    return len(parts[place][1]) // int.from_bytes(parts[place - 1][1], order)
+
+
+def _elements(content: bytes, order: Literal["little", "big"]) -> Iterator[tuple[int, bytes]]:
+    """The elements of a file or of an array: type and bytes.
+
+    Raises:
+        ValueError: one has an unknown type or ends too late.
+    """
     place = 0
     while place < len(content):
         kind, size = (int.from_bytes(content[at : at + 4], order) for at in (place, place + 4))
@@ -139,15 +213,11 @@ def _check_elements(content: bytes, order: Literal["little", "big"], depth: int 
         if small := kind >> 16:
             # Type, size and up to four bytes share eight.
             kind, size, start = kind & 0xFFFF, small, place + 4
-        if kind not in _MAT_TYPES or (small > 4) or depth > _MAT_DEEPEST:
+        if kind not in _MAT_TYPES or small > 4:
             raise ValueError(f"it has an element of type {kind} and {size} bytes")
         if start + size > len(content):
             raise ValueError(f"it ends {start + size - len(content)} bytes too early")
-        inside = content[start : start + size]
-        if kind == _MAT_COMPRESSED:
-            _check_elements(zlib.decompress(inside), order, depth + 1)
-        elif kind == _MAT_MATRIX:
-            _check_elements(inside, order, depth + 1)
+        yield kind, content[start : start + size]
         place = start + size
         # Only packed variables are not padded to eight bytes.
         place += 0 if kind == _MAT_COMPRESSED else -place % 8
