@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from search_toys import FP32, make_model, new_picture
 
-from s3_server import Bucket, bucket, meeting, s3_server, some
+from s3_server import Bucket, Request, bucket, meeting, s3_server, some
 from serving import start_server
 from toy_runs import unimetric
 from unimetric.models.embedder import Embedder
 from unimetric.search import NewItem, SearchIndex
 from unimetric.search.errors import ModelMismatchError
 from unimetric.search.stores import open_store
+from unimetric.search.stores.live import Live, read_live, write_live
 from unimetric.storage import objects as storage
 
 __all__ = ["bucket", "s3_server"]
@@ -99,6 +100,23 @@ def test_upgrade_and_roll_back(bucket: Bucket, model: Path, images: Path, local:
     assert contents(db) == contents(local)
     assert unimetric("upgrade", db, *options) == 0
     assert contents(db) == contents(whole)
+
+
+@pytest.mark.parametrize("longer", [False, True])
+def test_a_record_that_is_replaced_while_it_is_read_is_one_of_both(bucket: Bucket, longer: bool) -> None:
+    short, long = Live("a"), Live("a" * 60, previous="b" * 60)
+    before, after = (short, long) if longer else (long, short)
+    write_live(f"{bucket.uri}/db", after)
+    content = bucket.get("db/.live.json")
+    write_live(f"{bucket.uri}/db", before)
+
+    def replaced(request: Request) -> None:
+        if request.method == "GET" and request.path.endswith(".live.json"):
+            bucket.server.fault = lambda request: None
+            bucket.put("db/.live.json", content)
+
+    bucket.server.fault = replaced
+    assert read_live(f"{bucket.uri}/db") == after
 
 
 def test_embed_into_shards_and_import_them(

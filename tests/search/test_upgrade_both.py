@@ -153,6 +153,14 @@ def test_at_the_end_the_new_model_is_alone(
         assert opened.search(picture, 1)[0][0].score == pytest.approx(1, abs=1e-5)
 
 
+def test_models_that_are_loaded_after_the_end_are_those_of_the_vectors(
+    index: SearchIndex, db: Path, own: Path, other: Path
+) -> None:
+    finish(db, other)
+    assert index.embedder.embedding_size == index.embedding_size == NEW + OLD
+    assert len(index.search(sorted(own.glob("hats/*/*.png"))[0], 5)[0]) == 5
+
+
 def test_it_is_rolled_back(db: Path, model: Path) -> None:
     assert upgrade(str(db), rollback=True, device=FP32) == 0
     with SearchIndex.open(db, embedder=Embedder.from_pretrained(model), device=FP32) as opened:

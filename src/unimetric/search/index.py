@@ -169,7 +169,7 @@ class SearchIndex:
         with self._loading:
             if self._embedder is None or self._embedder.embedding_size != self.embedding_size:
                 given = self._model_place, self._weights, self._device, self._embedder
-                self._embedder = load_query_model(self._store, *given)
+                self._embedder = load_query_model(self._store, self._searcher.both, *given)
             return self._embedder
 
     @property

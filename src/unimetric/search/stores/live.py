@@ -16,6 +16,9 @@ from unimetric.storage.objects import read_bytes, write_whole
 
 _RECORD = ".live.json"
 _VECTORS = ".vectors-"
+_BLOCK = 4096
+"""Bytes: the record's length is a multiple. Object storage is asked for an object's length, then for that many bytes:
+of records of two lengths, a reader could get one that is cut off, or has rubbish at its end."""
 _WITHOUT_FILES = ("memory",)
 """Schemes of databases beside which no file can be kept."""
 KEPT_SECONDS = 3600.0
@@ -104,7 +107,8 @@ def write_live(root: str, live: Live) -> None:
     """
     if is_milvus(root) or root.partition("://")[0] in _WITHOUT_FILES:
         raise DatabaseError(f"{root} cannot be upgraded: it keeps no files; index the images into a new database")
-    write_whole(place_of(root, _RECORD), (json.dumps(asdict(live), indent=2) + "\n").encode())
+    content = json.dumps(asdict(live), indent=2).encode()
+    write_whole(place_of(root, _RECORD), content.ljust(-len(content) // _BLOCK * -_BLOCK))
 
 
 def check_live(place: str) -> None:

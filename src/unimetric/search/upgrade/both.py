@@ -53,7 +53,7 @@ class BothVectors:
     """
 
     def __init__(self, new: Store, old: Store, weight: float) -> None:
-        self._new, self._old, self._weight = new, old, weight
+        self._new, self.old, self._weight = new, old, weight
         self._searches = vector_search(new), vector_search(old)
         self.vector_size = new.vector_size + old.vector_size
 
@@ -61,7 +61,7 @@ class BothVectors:
         """Release the vectors, and close the old ones."""
         for search in self._searches:
             search.close()
-        self._old.close()
+        self.old.close()
 
     def prepare(self) -> None:
         """Read both sets of vectors into memory."""
@@ -90,7 +90,7 @@ class BothVectors:
         count = max(1, self._new.count()) if exact else max(_CANDIDATES, 4 * k)
         size = self._new.vector_size
         # The old rows lack columns that were added since.
-        same = self._new.metadata_columns.keys() <= self._old.metadata_columns.keys()
+        same = self._new.metadata_columns.keys() <= self.old.metadata_columns.keys()
         parts = (vectors[:, :size], condition), (vectors[:, size:], condition if same else None)
         for search, (part, where) in zip(self._searches, parts, strict=True):
             # A row that the old model has not embedded is a query of one model.
@@ -131,12 +131,12 @@ class BothVectors:
 
     def _old_vectors(self, rows: pa.Table) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Return the old vectors [N, D] of rows, 0 where there is none of the same content, and where there is one."""
-        found = self._old.rows_of(rows["id"].to_pylist(), ["id", "vector", "content_hash"])
+        found = self.old.rows_of(rows["id"].to_pylist(), ["id", "vector", "content_hash"])
         contents = zip(found["id"].to_pylist(), found["content_hash"].to_pylist(), strict=True)
         places = {row: place for place, row in enumerate(contents)}
         asked = zip(rows["id"].to_pylist(), rows["content_hash"].to_pylist(), strict=True)
         at = np.array([places.get(row, -1) for row in asked], np.intp)
-        vectors = np.zeros((len(at), self._old.vector_size), np.float32)
+        vectors = np.zeros((len(at), self.old.vector_size), np.float32)
         vectors[at >= 0] = vectors_of(found["vector"])[at[at >= 0]] if len(found) else 0.0
         return vectors, at >= 0
 
@@ -150,6 +150,7 @@ def both_vectors(store: Store) -> BothVectors | None:
 
 def load_query_model(
     store: Store,
+    both: BothVectors | None,
     model: str | Path | None,
     weights: str | Path | None,
     device: DeviceConfig | None,
@@ -159,6 +160,7 @@ def load_query_model(
 
     Args:
         store: The database.
+        both: Its search by both models, if they answered when it was opened; the upgrade may have ended since.
         model: As for `load_embedder`.
         weights: As for `load_embedder`.
         device: As for `load_embedder`.
@@ -168,13 +170,7 @@ def load_query_model(
         UserError: as `load_embedder`.
     """
     own = load_embedder(store, model, weights, device) if given is None else own_model(given)
-    old = None if weight_of_new(store) is None else previous_store(store.place)
-    if old is None:
-        return own
-    try:
-        return _pair(own, load_embedder(old, None, None, device))
-    finally:
-        old.close()
+    return own if both is None else _pair(own, load_embedder(both.old, None, None, device))
 
 
 def check_pair(old: Store, embedder: Embedder) -> None:
