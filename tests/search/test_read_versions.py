@@ -10,11 +10,13 @@ from threading import Thread
 import numpy as np
 import pyarrow as pa
 import pytest
-from search_toys import FillIndex, store
+from search_toys import FillIndex, make_model, store
 
+from unimetric.geometry import PoincareBall
 from unimetric.search import DatabaseError, SearchIndex
 from unimetric.search.items import ItemNotFoundError
 from unimetric.search.stores import lancedb, lancedb_tables
+from unimetric.search.stores.base import Store
 from unimetric.search.stores.lancedb_versions import Followed
 
 VECTORS = np.random.default_rng(3).normal(size=(30, 16)).astype(np.float32)
@@ -124,6 +126,38 @@ class Table:
     def checkout_latest(self) -> None:
         self.version = self.newest
         self.during()
+
+
+@pytest.mark.parametrize("kind", ["int8", "float16", "bit", "hyperbolic"])
+def test_a_row_that_is_deleted_between_two_reads_leaves_room_for_the_next(
+    kind: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lancedb_tables, "READERS_SEE_WRITES_WITHIN", timedelta(0))
+    if kind == "hyperbolic":
+        model = make_model(tmp_path / "model", geometry=PoincareBall())
+    vector_type = "float32" if kind == "hyperbolic" else kind
+    with SearchIndex.create(tmp_path / "db", model, vector_type=vector_type) as writer:
+        table = rows(range(29))
+        place = table.column_names.index("vector")
+        short = pa.array((VECTORS[:29] / 100).ravel())
+        store(writer).merge(table.set_column(place, "vector", pa.FixedSizeListArray.from_arrays(short, 16)))
+        with reader_of(writer) as reader:
+            query = VECTORS[5] / 100
+            best = [match.id for match in reader.search_vectors(query, 6)[0]]
+            rows_of = type(store(reader)).rows_of
+
+            def deleted_before(opened: Store, ids: list[str], columns: list[str], **options: bool) -> pa.Table:
+                if opened is store(reader):
+                    store(writer).delete_ids(best[1:3])
+                return rows_of(opened, ids, columns, **options)
+
+            monkeypatch.setattr(type(store(reader)), "rows_of", deleted_before)
+            (found,) = reader.search_vectors(query, 4)
+            assert [match.id for match in found] == [best[0], *best[3:]]
+            sample = [item.id for item in reader.sample(27)]
+            assert len(sample) == 27
+            best[1:3] = sample[:2]
+            assert len(reader.sample(25)) == 25
 
 
 def test_a_read_that_fails_at_the_newest_version_is_not_made_again(tmp_path: Path) -> None:

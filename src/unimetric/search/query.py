@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from unimetric.search.items import Match, StoredItem, no_item
 from unimetric.search.memory.search import MemorySearch, vector_search
 from unimetric.search.rows import shown_values
 from unimetric.search.sorting import Order, in_order
-from unimetric.search.stores.base import COLUMNS, KINDS, Store
+from unimetric.search.stores.base import COLUMNS, KINDS, Store, at_one_version
 from unimetric.search.together import joined
 from unimetric.search.upgrade.both import both_vectors
 from unimetric.search.vector_search import NearestRows, VectorSearch
@@ -255,6 +256,11 @@ class Searcher:
             raise ArgumentError(f"n is {n}, offset {offset}, seed {seed}: use 0 or more")
         condition = self.scope(1, datasets, where).condition
         self.check_order(order)
+        return at_one_version(self._store, lambda: self._sampled(n, seed, condition, order, offset))
+
+    def _sampled(
+        self, n: int, seed: int, condition: Condition | None, order: Order | None, offset: int
+    ) -> list[StoredItem]:
         if order is None:
             ids = sorted(self._store.rows(["id"], condition)["id"].to_pylist())
             wanted = [ids[place] for place in np.random.default_rng(seed).permutation(len(ids))[offset : offset + n]]
@@ -286,8 +292,12 @@ class Searcher:
         columns = self._answer_columns
         if self.is_hyperbolic:
             geometry = self._store.about["model"]["geometry"]
-            return nearest_hyperbolic(self._store, geometry, vectors, k, columns, condition)
-        return self._vectors.nearest(vectors, k, columns, condition, exact)
+            find = partial(nearest_hyperbolic, self._store, geometry, vectors, k, columns, condition)
+        else:
+            find = partial(self._vectors.nearest, vectors, k, columns, condition, exact)
+            if isinstance(self._vectors, MemorySearch):
+                return find()
+        return at_one_version(self._store, find)
 
     def _matches(self, rows: NearestRows, scope: Scope) -> list[Match]:
         columns, calibration, count = rows.columns, self._calibration, len(rows.scores)

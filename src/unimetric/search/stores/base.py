@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,10 @@ KINDS = {
     "time": pa.timestamp("us"),
 }
 """The types of metadata columns."""
+
+_ATTEMPTS = 3
+
+T = TypeVar("T")
 
 _SCHEMES = ("s3", "s3+ddb", "gs", "az", "abfss", "hf", "oss", "cos", "tos", "memory", "file")
 
@@ -196,6 +200,19 @@ class Store(Protocol):
     @property
     def numbers(self) -> RowNumbers | None:
         """Row numbers, by which vectors are kept in memory; None for an engine that keeps them in memory itself."""
+
+
+def at_one_version(store: Store, read: Callable[[], T]) -> T:
+    """Return the result of several reads of a database, made again if another process wrote between them.
+
+    While others write faster than that, the last result: its rows are right, but some may be missing.
+    """
+    for _ in range(_ATTEMPTS):
+        version = store.version
+        found = read()
+        if store.version == version:
+            break
+    return found
 
 
 def location(db: str | Path) -> str:
