@@ -267,6 +267,20 @@ def test_a_reader_learns_of_an_index_that_another_process_made(
                 assert match.score == pytest.approx(float(unit[7] @ unit[int(match.id[2:])]), abs=1e-5)
 
 
+@pytest.mark.parametrize("table", ["about", "items"])
+def test_a_database_whose_first_version_is_being_written_is_not_there_yet(
+    table: str, fill: FillIndex, tmp_path: Path
+) -> None:
+    fill(tmp_path / "db", np.ones((1, 16))).close()
+    versions = sorted((tmp_path / "db" / f"{table}.lance" / "_versions").iterdir())
+    whole = next(path for path in versions if path.suffix == ".manifest")
+    for path in versions:
+        path.rename(path.with_name(path.name + "-kept"))
+    whole.with_name(whole.name + "#1").write_bytes(b"")
+    with pytest.raises(DatabaseMissingError):
+        SearchIndex.open(tmp_path / "db")
+
+
 def test_a_closed_database_says_so(fill: FillIndex, tmp_path: Path) -> None:
     index = fill(tmp_path / "db", np.ones((3, 16)))
     index.close()

@@ -108,7 +108,8 @@ def open_table(place: str, connection: Any, name: str) -> Any | None:
         if place.startswith("s3://"):
             unfinished = not list_objects(versions)
         else:
-            unfinished = not is_uri(place) and not (Path(versions).is_dir() and any(Path(versions).iterdir()))
+            # A version that is being written has a longer name until it is whole.
+            unfinished = not is_uri(place) and not any(Path(versions).glob("*.manifest"))
         return None if unfinished else connection.open_table(name)
 
 
