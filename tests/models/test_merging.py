@@ -105,12 +105,37 @@ def test_nested_sizes_are_refused() -> None:
         merge(made, ["a", "b"])
 
 
+def test_hyperbolic_models_are_refused() -> None:
+    backbone = make_backbone(BACKBONE, weights="random", image_size=32)
+    made = [Embedder(backbone, "linear", {}, embedding_size=8, geometry="poincare") for _ in range(2)]
+    with pytest.raises(UserError, match="a is a hyperbolic model"):
+        merge(made, ["a", "b"])
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in (1, 2):
         trained("lora", seed, rank=2).save_pretrained(tmp_path / str(seed))
-    out = tmp_path / "merged"
-    assert unimetric("merge", tmp_path / "1", tmp_path / "2", "--out", out) == 0
-    assert f"unimetric evaluate {out}" in capsys.readouterr().err.replace("\n", " ")
+    one, two, out = tmp_path / "1", tmp_path / "2", tmp_path / "merged"
+    assert unimetric("merge", one, two, "--out", out) == 0
+    assert f"unimetric evaluate {out} SOURCE..." in capsys.readouterr().err.replace("\n", " ")
     assert Embedder.from_pretrained(out).options.rank == 4
-    assert unimetric("merge", tmp_path / "1", "--out", tmp_path / "none") == 2
+    before = (one / "config.json").read_bytes()
+    for bad in ([one], [one, one], [one, two, "--out", one], [one, two, "--out", out]):
+        words = bad if "--out" in bad else [*bad, "--out", tmp_path / "none"]
+        assert unimetric("merge", *words) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
     assert not (tmp_path / "none").exists()
+    assert (one / "config.json").read_bytes() == before
+
+
+def test_runs_with_other_splits_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (1, 2):
+        run = tmp_path / str(seed)
+        trained("lora", seed, rank=2).save_pretrained(run / "model")
+        (run / "config.yaml").write_text(f"data: {{sources: [a], split_seed: {seed}}}\n")
+    one, two, out = tmp_path / "1", tmp_path / "2", tmp_path / "merged"
+    assert unimetric("merge", one, two, "--out", out) == 2
+    assert f"--data.split_seed of {two} is 2, that of {one} is 1" in capsys.readouterr().err
+    (two / "config.yaml").write_text("data: {sources: [b], split_seed: 1}\n")
+    assert unimetric("merge", one, two, "--out", out) == 0
+    assert f"evaluate {out} --config {one / 'config.yaml'}" in capsys.readouterr().err.replace("\n", " ")

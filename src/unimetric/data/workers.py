@@ -120,9 +120,9 @@ class WorkerLoader(Generic[T_co]):
         # Forked workers begin with the signals held back, until `start_worker` has set what they do.
         with _held_back() if multiprocessing.get_start_method() == "fork" else nullcontext():
             iterator: Any = iter(self._loader)
-        if self.num_workers:
-            # A worker that is killed may hold the lock of the event by which torch ends workers; `close` sets it.
-            self._ended, iterator._workers_done_event = iterator._workers_done_event, threading.Event()
+            if self.num_workers:
+                # A worker that is killed may hold the lock of the event by which torch ends workers; `close` sets it.
+                self._ended, iterator._workers_done_event = iterator._workers_done_event, threading.Event()
         return cast("Iterator[T_co]", iterator)
 
     def __enter__(self) -> "WorkerLoader[T_co]":
@@ -177,8 +177,8 @@ def _unreported_ends() -> Iterator[None]:
 
 @contextmanager
 def _held_back() -> Iterator[None]:
-    """While active, this thread and the processes that it forks are sent no SIGINT and no SIGTERM."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    """While active, this thread and the processes that it forks are sent no SIGINT, SIGTERM and SIGALRM."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGALRM))
     try:
         yield
     finally:

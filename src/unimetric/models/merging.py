@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unimetric.errors import UserError
+from unimetric.geometry import Sphere
 from unimetric.models.backbone import make_backbone
 from unimetric.models.embedder import Embedder
 from unimetric.models.ensemble import check_agreement
@@ -30,7 +31,7 @@ def merge(models: Sequence[Embedder], names: Sequence[str]) -> Embedder:
 
     The models begin as the same frozen backbone, so that they differ only in what they learned. LoRA's mean is that of
     its updates, with a rank that is the sum of the ranks. Heads that began with other random values are first turned to
-    the first model's: that changes none of a model's distances.
+    the first model's: that changes none of a model's similarities, but the mean then depends on which is first.
 
     Args:
         models: At least two, of the same backbone, input size, method, options, embedding size and geometry.
@@ -41,7 +42,7 @@ def merge(models: Sequence[Embedder], names: Sequence[str]) -> Embedder:
 
     Raises:
         UserError: fewer than two models, models that differ in more than their weights, a method whose weights have no
-            mean, or nested sizes.
+            mean, hyperbolic models, or nested sizes.
     """
     if len(models) < 2:
         raise UserError(f"{len(models)} models to merge: name at least two")
@@ -51,6 +52,8 @@ def merge(models: Sequence[Embedder], names: Sequence[str]) -> Embedder:
     if mean is None:
         having = ", ".join(name for name, spec in METHODS.items() if spec.mean)
         raise UserError(f"{names[0]}: weights of method {first.method_name} have no mean; merge models of {having}")
+    if not isinstance(first.geometry, Sphere):
+        raise UserError(f"{names[0]} is a hyperbolic model; merge models on the sphere")
     for model, name in zip(models, names, strict=True):
         if model.sizes.nested:
             raise UserError(f"{name} has nested sizes, which a mean does not keep; merge models without them")

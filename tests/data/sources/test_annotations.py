@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import tempfile
@@ -83,6 +84,9 @@ MAT_VALUES: dict[str, Any] = {
     "structures": [{"class": number, "fname": "a.jpg", "inner": {"x": [1, 2]}} for number in range(5)],
     "sparse": scipy.sparse.coo_array(([1.0], ([3], [1])), (100_000, 3)),
     "truth": np.array([True, False]),
+    "complex": np.array([1 + 2j, 3]),
+    "sparse complex": scipy.sparse.coo_array(([1j], ([3], [1])), (100_000, 3)),
+    "cells in cells": functools.reduce(lambda inner, _: np.array([inner, None], dtype=object)[:1], range(30), "a"),
 }
 
 

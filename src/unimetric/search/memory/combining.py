@@ -15,7 +15,7 @@ _MOST = 64
 
 
 class _Run(Generic[Answer]):
-    """The calls of one run, which the thread of the first makes while it holds `running`.
+    """The calls of one run, which the thread of the first makes; it holds `running` from the beginning.
 
     Args:
         is_open: Others may join, until it begins.
@@ -27,6 +27,7 @@ class _Run(Generic[Answer]):
         self.size = 0
         self.answers: list[Answer] | None = None
         self.running = threading.Lock()
+        self.running.acquire()
         self.joined: list[threading.Lock] = []
 
 
@@ -46,37 +47,44 @@ class Combined(Generic[Key, Answer]):
 
     def __call__(self, key: Key, vectors: NDArray[np.float32]) -> list[Answer]:
         """Return the answer to each vector [N, E]; an error is raised for each call of the run that failed."""
+        made: _Run[Answer] | None = None
         done = threading.Lock()
-        with self._lock:
-            run = before = self._newest.get(key)
-            if run is None or not run.is_open or run.size + len(vectors) > _MOST:
-                run = self._newest[key] = _Run(is_open=before is not None)
-            start = run.size
-            run.calls.append(vectors)
-            run.size += len(vectors)
-            if run is before:
+        done.acquire()
+        # An interrupt at any moment releases those that wait for this run.
+        try:
+            with self._lock:
+                run = before = self._newest.get(key)
+                if run is None or not run.is_open or run.size + len(vectors) > _MOST:
+                    run = made = _Run(is_open=before is not None)
+                    self._newest[key] = run
+                else:
+                    run.joined.append(done)
+                start = sum(map(len, run.calls))
+                run.calls.append(vectors)
+                run.size += len(vectors)
+            if made:
+                self._make(key, made, before)
+            else:
                 done.acquire()
-                run.joined.append(done)
-        if run is before:
-            done.acquire()
-        else:
-            # Even an interrupt in the wrong moment releases a lock, so that the next run does not wait for ever.
-            with run.running:
-                self._make(key, run, before)
+        finally:
+            if made:
+                self._end(key, made)
         # Where the run failed, this call is made alone.
         answers = run.answers
         return self._run(key, vectors) if answers is None else answers[start : start + len(vectors)]
 
     def _make(self, key: Key, run: _Run[Answer], before: _Run[Answer] | None) -> None:
-        try:
-            if before is not None:
-                with before.running, self._lock:
-                    run.is_open = False
-            run.answers = self._run(key, run.calls[0] if len(run.calls) == 1 else np.concatenate(run.calls))
-        finally:
-            with self._lock:
-                if self._newest.get(key) is run:
-                    del self._newest[key]
-            # All at once: if they took turns with one lock, each would wait for the one before to wake up.
-            for done in run.joined:
-                done.release()
+        if before is not None:
+            with before.running, self._lock:
+                run.is_open = False
+        run.answers = self._run(key, run.calls[0] if len(run.calls) == 1 else np.concatenate(run.calls))
+
+    def _end(self, key: Key, run: _Run[Answer]) -> None:
+        with self._lock:
+            if self._newest.get(key) is run:
+                del self._newest[key]
+            run.is_open = False
+        # All at once: if they took turns with one lock, each would wait for the one before to wake up.
+        for done in run.joined:
+            done.release()
+        run.running.release()

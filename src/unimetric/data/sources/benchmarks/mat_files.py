@@ -23,7 +23,7 @@ _MAT_ORDERS: dict[bytes, Literal["little", "big"]] = {b"IM": "little", b"MI": "b
 """The order of the bytes of numbers, by the last two bytes of the header."""
 _MAT_MATRIX, _MAT_COMPRESSED = 14, 15
 """The types of a variable, and of one that is packed with zlib."""
-_MAT_TEXT, _MAT_DIMENSIONS, _MAT_FLAGS = 1, 5, 6
+_MAT_TEXT, _MAT_DIMENSIONS, _MAT_FLAGS = 1, {5, 6}, 6
 """The types of the elements that describe an array."""
 _MAT_CELL, _MAT_CONTAINERS, _MAT_SPARSE, _MAT_OPAQUE = 1, {1, 2, 3}, 5, 17
 """Classes of arrays; containers are cells, structures and objects."""
@@ -32,7 +32,7 @@ _MAT_COMPLEX = 0x08
 _MAT_TYPES = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13, _MAT_MATRIX, _MAT_COMPRESSED, 16, 17, 18}
 _MAT_LARGEST = 2**30
 """Bytes of a packed variable; the largest of the benchmarks have some megabytes."""
-_MAT_DEEPEST = 20
+_MAT_DEEPEST = 100
 """Arrays in arrays."""
 
 
@@ -176,20 +176,22 @@ def _check_size(array: bytes, order: Literal["little", "big"]) -> None:
     array_class, bits = (flags[0], flags[1]) if order == "little" else (flags[3], flags[2])
     if array_class == _MAT_OPAQUE:
         return
-    if not rest or rest[0][0] != _MAT_DIMENSIONS or len(rest[0][1]) < 8 or len(rest[0][1]) % 4:
+    if not rest or rest[0][0] not in _MAT_DIMENSIONS or len(rest[0][1]) < 8 or len(rest[0][1]) % 4:
         raise ValueError("an array has no dimensions")
-    if bits & _MAT_COMPLEX:
-        raise ValueError("an array has complex numbers")
-    if len(parts) < (6 if array_class == _MAT_SPARSE else 4) and array_class not in _MAT_CONTAINERS:
-        raise ValueError("an array has no values")
+    # Flags, dimensions, name and values; a sparse array has two lists of indices before these.
+    needed = (6 if array_class == _MAT_SPARSE else 4) + bool(bits & _MAT_COMPLEX)
+    if len(parts) < needed and array_class not in _MAT_CONTAINERS:
+        raise ValueError("an array lacks its values")
     if array_class == _MAT_SPARSE:
         return
     sizes = rest[0][1]
     count = math.prod(int.from_bytes(sizes[at : at + 4], order) for at in range(0, len(sizes), 4))
     held = len(array)
     if array_class in _MAT_CONTAINERS:
-        held = max(1, sum(kind == _MAT_MATRIX for kind, _ in parts))
-        count *= 1 if array_class == _MAT_CELL else max(1, _field_count(parts, order))
+        # A structure without fields has nothing in it; its array takes eight bytes a value.
+        fields = 1 if array_class == _MAT_CELL else _field_count(parts, order)
+        held = sum(kind == _MAT_MATRIX for kind, _ in parts) if fields else len(array)
+        count *= max(1, fields)
     if count > held:
         raise ValueError(f"an array of {count} values is in {len(array)} bytes")
 
