@@ -106,7 +106,10 @@ class _Points:
         elif event in _CHANGES:
             handles = [value for value in arguments if isinstance(value, int) and value > 2]
             base = f"/proc/self/fd/{handles[-1]}" if handles and event in ("os.remove", "os.rmdir") else ""
-            self.reached(event, os.path.join(base, os.fsdecode(arguments[0])))  # noqa: PTH118
+            place = arguments[0]
+            if isinstance(place, int):
+                place = Path(f"/proc/self/fd/{place}").readlink()
+            self.reached(event, os.path.join(base, os.fsdecode(place)))  # noqa: PTH118
 
     def reached(self, operation: str, place: Any) -> bool:
         """Count a point, and let it fail if it is its turn; returns True if it was."""

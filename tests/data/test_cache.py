@@ -217,8 +217,8 @@ def test_batches_come_from_the_cache(workers: int, paths: list[Path], tmp_path: 
         sampler = make_sampler("natural", {}, numbers, None, 4)
         sampler.start(0)
         transform = TrainingTransform(16)
-        loader = training_loader(items, numbers, transform, sampler, seed=0, workers=count, read=read)
-        return [batch.images for batch in loader]
+        with training_loader(items, numbers, transform, sampler, seed=0, workers=count, read=read) as loader:
+            return [batch.images for batch in loader]
 
     cached = batches(image_reader(str(tmp_path / "cache"), False, 16, "data.cache"), workers)
     assert all(one.equal(other) for one, other in zip(cached, batches(ImageReader(), 0), strict=True))

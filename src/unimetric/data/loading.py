@@ -93,7 +93,8 @@ def training_loader(
     read: Callable[[Path], Image.Image] = decode_image,
 ) -> WorkerLoader[Batch]:
     """Batches in the sampler's order; they do not depend on the number of workers."""
-    count, leaves = worker_count(workers), multiprocessing.RawValue(c_bool, False)
+    count = worker_count(workers)
+    leaves = multiprocessing.RawValue(c_bool, False) if count else c_bool(False)
     loader: DataLoader[Batch] = DataLoader(
         _TrainingImages(items, class_numbers, transform, seed, read),
         batch_sampler=sampler,

@@ -90,6 +90,25 @@ def share(tensors: tuple[Tensor, ...]) -> str | None:
     return None
 
 
+class _Ended(threading.Event):
+    """The event by which torch ends workers, in the main process; a worker that is killed may hold the lock of theirs.
+
+    Args:
+        shared: The event that the workers look at.
+    """
+
+    def __init__(self, shared: Any) -> None:
+        super().__init__()
+        self._shared = shared
+
+    def set(self) -> None:
+        """Set both; that of the workers, whose lock may never be free, in a thread."""
+        super().set()
+        setting = threading.Thread(target=self._shared.set, daemon=True)
+        setting.start()
+        setting.join(_GRACE)
+
+
 class WorkerLoader(Generic[T_co]):
     """The batches of a `DataLoader`; in a ``with`` block, at whose end its workers are stopped.
 
@@ -121,8 +140,7 @@ class WorkerLoader(Generic[T_co]):
         with _held_back() if multiprocessing.get_start_method() == "fork" else nullcontext():
             iterator: Any = iter(self._loader)
             if self.num_workers:
-                # A worker that is killed may hold the lock of the event by which torch ends workers; `close` sets it.
-                self._ended, iterator._workers_done_event = iterator._workers_done_event, threading.Event()
+                iterator._workers_done_event = _Ended(iterator._workers_done_event)
         return cast("Iterator[T_co]", iterator)
 
     def __enter__(self) -> "WorkerLoader[T_co]":
@@ -142,11 +160,9 @@ class WorkerLoader(Generic[T_co]):
         """End the workers, by SIGKILL where one hangs."""
         self._leave()
         atexit.unregister(self._leave)
-        if workers := self._workers():
-            # In a thread, since its lock may never be free. It ends workers whose fork server is gone, too.
-            setting = threading.Thread(target=self._ended.set, daemon=True)
-            setting.start()
-            setting.join(_GRACE)
+        workers = self._workers()
+        if workers:
+            cast("Any", self._loader._iterator)._workers_done_event.set()
         with _unreported_ends():
             for worker in workers:
                 worker.terminate()
