@@ -98,7 +98,7 @@ def main() -> None:
     if folder:
         result["copies"] = planted_copies(measured, findings)
     print(result)
-    write_result(f"audit_scale_{count}", result)
+    write_result(f"audit_scale_{count}{'_photographs' if folder else ''}", result)
 
 
 def measured_pictures(folder: Path, count: int, work: Path) -> Measurements:

@@ -15,6 +15,9 @@ from scipy import fft, ndimage, optimize
 _SCALES = (1.0, 0.92, 0.85, 0.78, 0.71)
 """Shares of a picture's width and height that a part may have."""
 
+_LEAST = 0.5
+"""Minimum share of a part's width and height when its place is refined: a thin or turned strip fits anything."""
+
 _FAINT = 4.0
 """Grey values of 255 that count as noise."""
 
@@ -150,7 +153,9 @@ def _moved(
 
 
 def _misfit(ground: Image.Image, pattern: NDArray[np.float32], box: NDArray[np.float64]) -> float:
-    """Return minus the normalised cross-correlation of a part with its place in the whole."""
+    """Return minus the normalised cross-correlation of a part with its place in the whole; 1 for a part too small."""
+    if min(box[2:]) < _LEAST:
+        return 1.0
     window = _laid_over(ground, len(pattern), box)
     # Skip the border, where the band-pass lacks neighbours.
     inner = slice(len(pattern) // 16, -(len(pattern) // 16))
