@@ -13,7 +13,7 @@ def merge(models: list[Path], *, out: Path, weights: str | None = None) -> int:
     """Make one model of several runs, by the mean of what they learned.
 
     The runs may differ in their seed and their images, but not in an option of the model or in the split. The result is
-    as fast as one of them, and usually better than each. Measure it before you use it.
+    as fast as one of them, and was better than each in what was tried. Measure it before you use it.
 
     Args:
         models: Run folders or model folders, at least two.

@@ -206,7 +206,7 @@ def _elements(content: bytes, order: Literal["little", "big"]) -> Iterator[tuple
     """The elements of a file or of an array: type and bytes.
 
     Raises:
-        ValueError: one has an unknown type or ends too late.
+        ValueError: one has an unknown type, or the content ends before it.
     """
     place = 0
     while place < len(content):
