@@ -1,4 +1,4 @@
-"""Examples in docstrings stand bare, as doctest reads them; on the site's pages they are blocks of code."""
+"""Show the bare examples of docstrings as blocks of code on the site's pages."""
 
 from __future__ import annotations
 

@@ -124,8 +124,8 @@ def test_no_option_of_a_part_is_infinite(section: str, value: object) -> None:
     [
         ({"training": {"epoch": 3}}, "unknown option 'epoch'; did you mean 'epochs'"),
         ({"trainin": {}}, "unknown option 'trainin'; did you mean 'training'"),
-        ({"training": None}, "training: has None where options should stand"),
-        ({"model": [1]}, r"model: has \[1\] where options should stand"),
+        ({"training": None}, "training: has None where options are expected"),
+        ({"model": [1]}, r"model: has \[1\] where options are expected"),
         ({3: {}}, "unknown option 3"),
     ],
 )

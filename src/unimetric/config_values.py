@@ -19,7 +19,7 @@ def check_names(kind: type[Any], values: Any, origin: str) -> None:
     """
     known = {entry.name: entry.default_factory for entry in dataclasses.fields(kind)}
     if not isinstance(values, Mapping):
-        raise UserError(f"{origin} has {shown(values)} where options should stand: {', '.join(known)}")
+        raise UserError(f"{origin} has {shown(values)} where options are expected: {', '.join(known)}")
     for name, value in values.items():
         if name not in known:
             raise UnknownOptionError(f"{origin} has an unknown option {shown(name)}; {nearest_names(str(name), known)}")

@@ -110,7 +110,7 @@ def test_the_bare_word_demo_is_never_a_folder(demo: list[Path | None]) -> None:
         ("absent.csv", "there is no file absent.csv"),
         ("list.xlsx", "cannot read list.xlsx: save it as a table .csv or .tsv or .parquet or .pq"),
         ("list.txt", "cannot read list.txt: save it as a table .csv or .tsv or .parquet or .pq"),
-        ("notes.md", "cannot tell the format of notes.md.*write FORMAT:PATH with one of folder, manifest"),
+        ("notes.md", "cannot determine the format of notes.md.*write FORMAT:PATH with one of folder, manifest"),
         ("~nobody-of-this-name/x", "there is no such home folder"),
         ("nul\0", "there is no file or folder"),
     ],

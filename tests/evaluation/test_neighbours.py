@@ -141,7 +141,7 @@ def test_few_pairs_are_compared_in_float64(distance: str, monkeypatch: pytest.Mo
     vectors = torch.nn.functional.normalize(torch.randn(2000, 32, generator=torch.Generator().manual_seed(0)))
     with Products() as products:
         nearest_neighbours(vectors, vectors, 10, distance=distance)
-    # The ten nearest of each, and what float32 cannot tell from the tenth.
+    # The ten nearest of each, and what float32 cannot distinguish from the tenth.
     assert 2000 * 10 <= sum(pairs) < 2000 * 11
     assert not products.of(torch.float64)
 

@@ -238,7 +238,7 @@ def _taken_for(
 
 
 def one_class(judgement: Judged, least: float = 0.6) -> list[tuple[str, str, float]]:
-    """Return pairs of classes that cannot be told apart: (label, label, confidence).
+    """Return pairs of classes that cannot be distinguished: (label, label, confidence).
 
     Nearly all images of both classes are estimated as one of the two, but the choice between them is no better than
     chance.

@@ -227,7 +227,7 @@ def test_two_datasets_in_one_folder(form: str, tmp_path: Path) -> None:
     (made.folder / "Ebay_train.txt").touch()
     (made.folder / "setid.mat").touch()
     message = refusal(str(made.folder))
-    assert "cannot tell the format" in message
+    assert "cannot determine the format" in message
     assert source in message
 
 

@@ -122,7 +122,7 @@ def array_to_rgb(array: NDArray[Any]) -> Image.Image:
 
 
 def decoding_error(error: Exception, path: Path | None = None) -> ImageError:
-    """Return an error of Pillow as one of an image; Pillow tells bad data apart by its words only."""
+    """Return an error of Pillow as one of an image; Pillow marks bad data by its wording only."""
     if isinstance(error, ImageError):
         return type(error)(error.reason, path, error.code)
     if isinstance(error, MemoryError):

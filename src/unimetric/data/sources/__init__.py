@@ -193,7 +193,7 @@ def _format_of(path: Path) -> str:
     if is_image_name(path):
         raise UserError(f"{path} is one image; give the folder that holds it, or a manifest")
     raise UserError(
-        f"cannot tell the format of {path}: it is not a folder, and does not end in "
+        f"cannot determine the format of {path}: it is not a folder, and does not end in "
         f"{' or '.join(SUFFIXES)}; write FORMAT:PATH with one of {', '.join(SOURCES)}"
     )
 
@@ -203,7 +203,7 @@ def _folder_format(path: Path) -> str:
     if len(benchmarks) > 1:
         titles = " and ".join(PUBLISHED[name].title for name in benchmarks)
         raise UserError(
-            f"cannot tell the format of {path}: it holds annotation files of {titles}; "
+            f"cannot determine the format of {path}: it holds annotation files of {titles}; "
             f"write FORMAT:PATH with one of {', '.join(benchmarks)}"
         )
     return benchmarks[0] if benchmarks else "folder"

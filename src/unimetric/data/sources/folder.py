@@ -255,8 +255,8 @@ def _refuse_mixture(tree: Folder) -> None:
     holder = next((child for child in holders if child.class_folders()), holders[0])
     stray = holder.path / holder.images[0]
     raise UserError(
-        f"cannot tell whether the folders in {tree.path} are datasets or classes: {stray} lies beside folders, but "
-        f"{like_datasets[0].path} holds {len(like_datasets[0].class_folders())} folders of images; move it into a "
+        f"cannot determine whether the folders in {tree.path} are datasets or classes: {stray} lies beside folders, "
+        f"but {like_datasets[0].path} holds {len(like_datasets[0].class_folders())} folders of images; move it into a "
         "class folder, or use a manifest"
     )
 

@@ -167,5 +167,5 @@ def _write(content: Any, target: Path, place: Path) -> str | None:
 
 def _label_text(value: Any, names: Sequence[str] | None) -> str:
     if value is None or (names is not None and isinstance(value, int) and not 0 <= value < len(names)):
-        return ""  # -1 stands for a label that is not published
+        return ""  # -1 marks a label that is not published
     return str(value) if names is None else names[value]

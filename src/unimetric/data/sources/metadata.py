@@ -21,7 +21,7 @@ _NAMELESS = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
 # Without leading zeros: an article number or a postal code is text.
 _NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _WITH_COMMAS = re.compile(r"[+-]?\d[\d.]*(,[\d.]+)+", re.ASCII)
-"""Numbers with a decimal comma, or with commas between thousands: which of them cannot be told."""
+"""Numbers with a decimal comma, or with commas between thousands: the two readings cannot be distinguished."""
 _LARGEST = 2**53
 """From here on, floats skip whole numbers."""
 _ABSENT = {"", "inf", "+inf", "-inf"} | MISSING_WORDS

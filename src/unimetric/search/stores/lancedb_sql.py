@@ -64,7 +64,7 @@ def _arithmetic(value: Value) -> str:
     if not is_sum and _is_sum(value.left):
         left = f"({left})"
     if value.operator in ("/", "%"):
-        # A sum with 0.0, since nullif tells -0.0 from 0.0.
+        # A sum with 0.0, since nullif distinguishes -0.0 from 0.0.
         right = f"nullif({right} + 0.0, 0.0)"
     elif isinstance(value.right, Arithmetic) and (_is_sum(value.right) or not is_sum):
         right = f"({right})"

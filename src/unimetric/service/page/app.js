@@ -418,7 +418,7 @@ async function onIndexed(working) {
   try {
     await describeCatalogues();
   } catch {
-    return; // the next search tells what is wrong
+    return; // the next search reports what is wrong
   }
   if (!working) describeColumns();
   if (!element("chips").contains(document.activeElement)) showChips(catalogues, current.datasets, () => again(current));

@@ -21,7 +21,7 @@ export async function follow(changed) {
     try {
       status = await ask("v1/status");
     } catch {
-      // The next search tells what is wrong; the service may come back.
+      // The next search reports what is wrong; the service may come back.
     }
     if (status ? !status.indexing : !last) return;
     if (!status) {

@@ -162,7 +162,7 @@ def _unpacked(packed: bytes) -> bytes:
 
 
 def _check_size(array: bytes, order: Literal["little", "big"]) -> None:
-    """Refuse an array that is larger than its bytes: scipy takes memory for what the dimensions say.
+    """Refuse an array that is larger than its bytes: scipy takes memory for the stated dimensions.
 
     Refuse what is no array, too, because scipy reads it unchecked and crashes: every array but an empty one begins with
     its flags, and its dimensions and name follow, except for an opaque one; then come its values.

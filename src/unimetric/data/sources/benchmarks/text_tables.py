@@ -142,7 +142,7 @@ def _read_lines(file: Path) -> list[tuple[int, str]]:
         raise UserError(f"{file} is not UTF-8 (line {line}); download it again") from error
     if "\0" in text:
         raise UserError(f"{file} is not text (line {text[: text.index(chr(0))].count(chr(10)) + 1}); download it again")
-    # Not splitlines(), which breaks lines at signs that may stand in a name.
+    # Not splitlines(), which breaks lines at characters that a name may hold.
     plain = text.replace("\r\n", "\n").replace("\r", "\n")
     lines = ((number, line.strip()) for number, line in enumerate(plain.split("\n"), start=1))
     return [(number, line) for number, line in lines if line]

@@ -12,7 +12,7 @@ from unimetric.data.sources.demo.drawing import Drawing, generator, place
 from unimetric.data.sources.demo.packages import REMEDY, package_file
 from unimetric.errors import UserError
 
-# Written out, because only a person can tell that two names mean one thing or one name two: no arrows, no
+# Written out, because only a person recognises that two names mean one thing or one name two: no arrows, no
 # letters or signs that are glyphs too, no "share" or "power" that every pack draws as something else.
 _NAMES = """
 anchor bell bone bookmark briefcase bug cake calculator calendar camera car carrot cat church clipboard clock
