@@ -93,6 +93,7 @@ def _run(arguments: list[str], log: Path, script: str | None, environment: dict[
     os.environ.update(environment)
     if script is not None:
         sys.argv = [script, *arguments]
+        sys.path.insert(0, str(Path(script).parent))  # as Python does for a script
         runpy.run_path(script, run_name="__main__")
         return
     import torch
