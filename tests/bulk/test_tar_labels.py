@@ -1,11 +1,14 @@
-"""Labels in WebDataset archives: those of the sample that an image belongs to."""
+"""Labels in WebDataset archives and in tables of images, in the form that manifests give them."""
 
 from __future__ import annotations
 
 import io
 import tarfile
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from unimetric.bulk import reading
@@ -38,6 +41,11 @@ def pack(file: Path, members: dict[str, bytes]) -> list[tuple[str, str]]:
         ),
         ({"._a.jpg": b"\0", "a.jpg": b"", "._a.cls": b"\0", "a.cls": b"1"}, [("a.jpg", "1")]),
         ({"a.jpg": b"", "b.jpg": b"", "a.json": b"{}", "b.json": b"{}"}, [("a.jpg", ""), ("b.jpg", "")]),
+        (
+            {"a.json": b'{"label": 3.0}', "a.png": b"", "b.json": b'{"label": NaN}', "b.png": b""},
+            [("a.png", "3"), ("b.png", "")],
+        ),
+        ({"a.cls": "\u00a0Zaunko\u0308nig\n".encode(), "a.png": b""}, [("a.png", "Zaunk\u00f6nig")]),
     ],
 )
 def test_labels_in_a_tar(members: dict[str, bytes], expected: list[tuple[str, str]], tmp_path: Path) -> None:
@@ -47,3 +55,27 @@ def test_labels_in_a_tar(members: dict[str, bytes], expected: list[tuple[str, st
 def test_labels_apart_from_their_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a.tar: the label of a does not lie beside its image; pack .* --sort=name"):
         pack(tmp_path / "a.tar", {"a.jpg": b"", "b.jpg": b"", "a.cls": b"1", "b.cls": b"2"})
+
+
+@pytest.mark.parametrize(
+    ("labels", "datasets", "expected"),
+    [
+        ([7.0, None, float("nan"), 2.5], [1, 2, None, 3], [("7", "1"), ("", "2"), ("", "d"), ("2.5", "3")]),
+        ([b"a", b"\xff"], [b"x", b""], [("a", "x"), ("\\xff", "d")]),
+        (["a ", "o\u0308"], [" x", " "], [("a", "x"), ("\u00f6", "d")]),
+        (pa.array([["b", "a", "b"], []]), pa.array(["x", None]).dictionary_encode(), [("a|b", "x"), ("", "d")]),
+    ],
+)
+def test_labels_and_datasets_in_a_table(labels: Any, datasets: Any, expected: list[Any], tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": [b"x"] * len(labels), "label": labels, "dataset": datasets}), file)
+    found = list(reading.sources(WorkUnit(0, "table", "d", str(file))))
+    assert [(source.label, source.dataset) for source in found] == expected
+    assert [source.path for source in found] == [f"{file}#{row}" for row in range(len(found))]
+
+
+def test_paths_in_a_table_are_text(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": [b"x"] * 3, "path": [b"a/1.jpg", b"\xff.jpg", None]}), file)
+    found = list(reading.sources(WorkUnit(0, "table", "d", str(file))))
+    assert [source.path for source in found] == ["a/1.jpg", "\\xff.jpg", f"{file}#2"]

@@ -1,6 +1,7 @@
 """Reading of a unit's images as bytes: from files, WebDataset archives, and Parquet files that hold images."""
 
 import json
+import math
 import posixpath
 import stat
 import tarfile
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 
 from unimetric.bulk.work_units import WorkUnit
 from unimetric.data.images import ImageError, image_file, is_image_name, without_box
+from unimetric.data.labels import clean_label
 from unimetric.errors import UserError
 from unimetric.storage import objects as storage
 from unimetric.storage.access import StorageError
@@ -158,7 +160,7 @@ def _labels(members: dict[str, bytes | ImageError]) -> dict[str, str]:
         stem, ending = posixpath.splitext(name)
         if isinstance(content, ImageError) or ending not in (".cls", ".label", ".json"):
             continue
-        label = _json_label(content) if ending == ".json" else content.decode("utf-8", "backslashreplace").strip()
+        label = _json_label(content) if ending == ".json" else _text(content)
         if label:
             labels.setdefault(stem, label)
     return labels
@@ -172,11 +174,18 @@ def _json_label(content: bytes) -> str:
     return _text(values.get("label")) if isinstance(values, dict) else ""
 
 
-def _text(label: Any) -> str:
-    """Return a label as text; several as in a manifest."""
-    if isinstance(label, list):
-        return "|".join(sorted({_text(each) for each in label} - {""}))
-    return "" if label is None else str(label)
+def _text(value: Any) -> str:
+    """Return a label or a dataset's name in the form of a manifest: "" for a missing value, ``a|b`` for a list."""
+    if isinstance(value, list):
+        return "|".join(sorted({_text(each) for each in value} - {""}))
+    if isinstance(value, float) and (math.isnan(value) or value.is_integer()):
+        # pandas makes floats of whole numbers in a column with missing values.
+        value = None if math.isnan(value) else int(value)
+    return "" if value is None else clean_label(_decoded(value))
+
+
+def _decoded(value: Any) -> str:
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def _table_images(unit: WorkUnit) -> Iterator[Source]:
@@ -195,6 +204,6 @@ def _row(unit: WorkUnit, row: dict[str, Any], number: int) -> Source:
     inner = None
     if isinstance(image, dict):
         inner, image = image.get("path"), image.get("bytes")
-    path = row.get("path") or f"{unit.place}#{inner or number}"
+    path = _decoded(row.get("path") or f"{unit.place}#{inner or number}")
     content = ImageError("no image in this row") if image is None else image
-    return Source(str(path), _text(row.get("label")), row.get("dataset") or unit.dataset, content)
+    return Source(path, _text(row.get("label")), _text(row.get("dataset")) or unit.dataset, content)
