@@ -25,7 +25,7 @@ dirty run's own model (seed 2), judged in the same four folds, finds 0.78 / 0.27
 
 MILLION = """A million vectors of 128 numbers by tiles (`audit_million_1000000.json`): whitening 3 s, classification
 with 1,000 classes 14 s (in proportion to the classes). Of 4,096 images, the neighbours take 10 s twice and
-the close hashes 33 s twice; for all images, that makes 1.4 and 4.5 hours. Memory above the vectors is at
+the close hashes 35 s twice; for all images, that makes 1.4 and 4.7 hours. Memory above the vectors is at
 most 2 GB, for the hashes as float32."""
 
 RESULTS = Path(__file__).parent / "results"

@@ -77,7 +77,7 @@ class Option:
     @property
     def flag(self) -> str:
         """The option with the kind of its value."""
-        if self.positional or self.hint is bool:
+        if self.positional or (self.hint is bool and not self.default):
             return self.title
         return f"{'-k, ' if self.name == 'k' else ''}{self.title} {self._value}"
 

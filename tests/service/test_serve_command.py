@@ -93,9 +93,10 @@ def test_other_addresses_are_warned_about_and_answer_to_every_name(database: Pat
 
 
 def test_a_name_that_is_allowed(database: Path) -> None:
-    server = start_server(database, "--allowed_hosts", '["search.example"]')
+    server = start_server(database, "--allowed_hosts", "search.example", "find.example")
     with server.client() as client:
         assert client.get("/healthz", headers={"Host": "search.example:443"}).status_code == 200
+        assert client.get("/healthz", headers={"Host": "find.example"}).status_code == 200
         assert client.get("/healthz", headers={"Host": "other.example"}).status_code == 421
     assert server.stop()[0] == 0
 

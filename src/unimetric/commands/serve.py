@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,7 +32,8 @@ _BACKBONE = "dinov2-small"
 def serve(
     db: str,
     *,
-    options: ServiceConfig,
+    allowed_hosts: list[str] | None = None,
+    options: Annotated[ServiceConfig, Without({"allowed_hosts"})],
     model: Path | None = None,
     weights: str | None = None,
     device: Annotated[DeviceConfig, Without({"processes", "machines"})],
@@ -44,13 +45,16 @@ def serve(
 
     Args:
         db: Database that unimetric index wrote, a folder or a URI; or a folder of images.
+        allowed_hosts: Further names that the service answers to, such as a reverse proxy's. On a loopback address it
+            answers to localhost and loopback addresses, and refuses other names, so that no foreign web page reaches it
+            by a name of its own; on other addresses to every name, unless some are given here.
         options: The service.
         model: Model, if it is not the one of the database; for a folder of images dinov2-small by default.
         weights: Weights of the backbone, for a model trained with --model.weights FILE.
         device: Device and precision.
     """
     place = place_of(db, model=model, weights=weights, device=device)
-    return _serve(place, options, model, weights, device)
+    return _serve(place, replace(options, allowed_hosts=allowed_hosts or []), model, weights, device)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,7 @@ class ServiceConfig:
     Args:
         host: Address to listen on. With the default only this machine reaches the service.
         port: Port; 0 takes a free one.
-        allowed_hosts: Further names that the service answers to, such as a reverse proxy's. On a loopback
-            address it answers to ``localhost`` and loopback addresses, and refuses other names, so that no foreign
-            web page reaches it by a name of its own; on other addresses to every name, unless some are given here.
+        allowed_hosts: Further names that the service answers to.
         writable: Let clients with the token of UNIMETRIC_TOKEN add and delete items.
         read_token: Answer only clients with the token of UNIMETRIC_READ_TOKEN, or that of UNIMETRIC_TOKEN.
         originals: Show an opened item's picture from the file that it was indexed from, where that is on this machine
