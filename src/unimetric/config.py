@@ -26,10 +26,10 @@ class DataConfig:
             of such folders, a manifest (``.csv`` or ``.parquet`` with the columns ``path,label`` and optionally
             ``dataset`` and ``split``) or a benchmark dataset as its authors publish it (``cub200``, ``cars196``,
             ``sop``, ``inshop``, ``nabirds``, ``dogs``, ``flowers102``, ``aircraft``); ``demo`` is the demo data.
-        split: Split: auto, first-half, random-half, given, test-only. ``auto`` uses the split that the source gives,
-            else ``first-half``: the first half of each dataset's sorted classes trains, the rest
-            tests. ``random-half`` draws a seeded half. ``given`` accepts only the source's own split. ``test-only``
-            tests on everything.
+        split: auto, first-half, random-half, given, test-only, train-only. ``auto`` uses the split that the source
+            gives, else ``first-half``: the first half of each dataset's sorted classes trains, the rest tests.
+            ``random-half`` draws a seeded half. ``given`` accepts only the source's own split. ``test-only`` tests on
+            everything, ``train-only`` trains on everything and measures nothing.
         split_seed: Seed of random-half, of held-out classes and of drawn images.
         validation_fraction: Share of the train classes, 0 to 0.5, held out for model selection.
         train_datasets: Datasets to train on; empty for all. The others are tested on only.

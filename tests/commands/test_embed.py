@@ -115,6 +115,8 @@ def test_read_images_refuses_a_folder_without_images(tmp_path: Path) -> None:
         (["RUN", "A", "--out", "OUT"], "name a .parquet or an .npz file"),
         (["A", "A", "--out", "OUT/v.npz"], "config.json does not exist"),
         (["RUN", "A/none", "--out", "OUT/v.npz"], "no file or folder"),
+        (["RUN", "A", "--out", "OUT", "--shard", "1/1", "--cache", "A"], "shards are made of the images themselves"),
+        (["RUN", "A", "--out", "OUT/v.npz", "--shard_rows", "8"], "--shard_rows are for shards"),
         (["RUN", "A", "--out", "OUT/v.npz", "--batch_size", "0"], "batch_size is 0"),
         (["RUN", "A", "A", "--out", "OUT/v.npz"], "give one of them another name"),
         (["RUN", "A", "--out", "A/c0/0.png/v.npz"], "choose another path"),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from unimetric.evaluation.evaluate_split import EmbeddedItems
 
 _MANY = Group("very many images")
+_SHARD_ROWS = 8192
 
 
 def embed(
@@ -31,7 +32,7 @@ def embed(
     engine: Annotated[Literal["plain", "ray"], _MANY] = "plain",
     shard: Annotated[str | None, _MANY] = None,
     workers: Annotated[PositiveInt | None, _MANY] = None,
-    shard_rows: Annotated[PositiveInt, _MANY] = 8192,
+    shard_rows: Annotated[PositiveInt, _MANY] = _SHARD_ROWS,
     thumbnails: Annotated[bool, _MANY] = False,
     device: Annotated[DeviceConfig, Without({"processes", "machines"})],
 ) -> int:
@@ -55,6 +56,8 @@ def embed(
     """
     source = ModelSource(model, weights, device, size)
     if engine == "ray" or shard is not None:
+        if cache is not None:
+            raise OptionError(f"--cache is {cache}: shards are made of the images themselves; leave it out")
         return _embed_shards(
             source,
             sources,
@@ -67,8 +70,8 @@ def embed(
             thumbnails=thumbnails,
             strict=strict,
         )
-    if thumbnails or workers is not None:
-        raise OptionError("--thumbnails and --workers are for shards: add --engine ray, or leave them out")
+    if thumbnails or workers is not None or shard_rows != _SHARD_ROWS:
+        raise OptionError("--thumbnails, --workers and --shard_rows are for shards: add --shard 1/1, or leave them out")
     return _embed_file(source, sources, user_path(out), batch_size, strict, cache)
 
 

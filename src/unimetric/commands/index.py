@@ -111,7 +111,7 @@ def index(
         thresholds: Similarity from which on an answer is a match.
         device: Device and precision.
     """
-    _check(model, sources, dataset, vectors, changes, thresholds)
+    _check(model, sources, dataset, vectors, rows, changes, thresholds)
     from unimetric.progress import log_status
 
     refreshed = False
@@ -148,6 +148,7 @@ def _check(
     sources: list[str] | None,
     dataset: str | None,
     vectors: list[str] | None,
+    rows: RowOptions,
     changes: ChangeOptions,
     thresholds: ThresholdOptions,
 ) -> None:
@@ -155,6 +156,11 @@ def _check(
     if model is None and not (changes.deletes or changes.build_index or changes.optimise or thresholds.calibrate):
         raise MissingOptionError(
             "MODEL is missing: write unimetric index MODEL FOLDER --db PATH, or an option that changes the database"
+        )
+    if model is None and (unused := _needing_model(dataset, rows, changes, thresholds)):
+        raise OptionError(
+            f"--{unused[0]} changes how images are indexed, and no MODEL is named: leave it out, or write unimetric "
+            "index MODEL FOLDER --db PATH"
         )
     if thresholds.per_class and not thresholds.calibrate:
         raise OptionError("--per_class needs --calibrate with labelled images: it is an option of that calibration")
@@ -166,6 +172,25 @@ def _check(
         raise MissingOptionError(f"nothing to index: name folders or manifests after the model {model}")
     if model is not None and changes.deletes:
         raise OptionError("--delete_dataset and --delete_path take no MODEL: delete first, then index")
+
+
+def _needing_model(
+    dataset: str | None, rows: RowOptions, changes: ChangeOptions, thresholds: ThresholdOptions
+) -> list[str]:
+    """Return the names of given options that have no effect without a model."""
+    default = RowOptions()
+    names = [
+        name
+        for name in ("size", "vector_type", "commit_rows", "strict", "group_copies")
+        if getattr(rows, name) != getattr(default, name)
+    ]
+    others = {
+        "dataset": dataset is not None,
+        "delete_missing": changes.delete_missing,
+        "metrics": thresholds.metrics is not None,
+        "false_match_rate": thresholds.false_match_rate is not None,
+    }
+    return [*names, *(name for name, is_given in others.items() if is_given)]
 
 
 def _change(db: str, changes: ChangeOptions) -> None:
