@@ -16,6 +16,7 @@ from unimetric.curation.findings import write_findings
 from unimetric.curation.labels import judged, one_class, two_classes, wrong_labels
 from unimetric.curation.measurements import measure
 from unimetric.data.catalog import Dataset, Item
+from unimetric.data.sources.manifest import read_manifest
 from unimetric.errors import UserError
 
 
@@ -160,11 +161,11 @@ def test_accepted_findings_make_a_manifest(faulty, tmp_path: Path) -> None:
 def test_relabelling_and_its_contradictions(tmp_path: Path) -> None:
     items = [{"path": "/x/1.png"}, {"path": "/x/2.png"}]
     audit = {
-        "items": [[item["path"], "a", "set", None] for item in items],
+        "items": [[item["path"], "a", "set", None, []] for item in items],
         "findings": [
-            {"images": [0], "drop": [], "relabel": "b"},
-            {"images": [0], "drop": [], "relabel": "c"},
-            {"images": [0, 1], "drop": [0, 1], "relabel": None},
+            {"kind": "wrong-label", "images": [0], "drop": [], "relabel": "b"},
+            {"kind": "wrong-label", "images": [0], "drop": [], "relabel": "c"},
+            {"kind": "contradiction", "images": [0, 1], "drop": [0, 1], "relabel": None},
         ],
     }
     (tmp_path / "audit.json").write_text(json.dumps(audit))
@@ -185,3 +186,50 @@ def test_relabelling_and_its_contradictions(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             apply(accepted)
     assert "x/1.png,b" in (tmp_path / "clean.csv").read_text()  # what was there stays
+
+
+def test_of_copies_one_stays_although_a_leak_removes_the_best(tmp_path: Path) -> None:
+    """The larger train image is the original of the copies; accepted together, the findings leave the test image."""
+    items = []
+    for label, role, seed in [("a", "train", 1), ("a", "test", 2), ("b", "train", 3), ("b", "test", 4)]:
+        for index in range(3):
+            path = tmp_path / f"{label}-{role}-{index}.png"
+            picture(10 * seed + index).save(path)
+            items.append(Item(path, label, "set", role))
+    larger = Image.open(items[3].path)
+    larger.resize((larger.width * 2, larger.height * 2)).save(items[0].path)
+    findings = found_in(items, [Dataset("set", tuple(items))], tmp_path / "work")
+    write_audit(tmp_path / "audit.json", items, findings)
+    for kinds, kept in [
+        (("near-copy",), {items[0].path}),
+        (("leak",), {items[3].path}),
+        (("near-copy", "leak"), {items[3].path}),
+    ]:
+        accepted = [number for number, finding in enumerate(findings) if finding.kind in kinds]
+        assert len(accepted) == len(kinds)
+        (tmp_path / "decisions.json").write_text(json.dumps({"accepted": accepted}))
+        assert (
+            apply_decisions(tmp_path / "audit.json", tmp_path / "decisions.json", tmp_path / "clean.csv").dropped == 1
+        )
+        (dataset,) = read_manifest(tmp_path / "clean.csv")
+        assert {item.path for item in dataset.items} & {items[0].path, items[3].path} == kept
+
+
+def test_several_labels_stay_several(tmp_path: Path) -> None:
+    for index in range(4):
+        picture(index).save(tmp_path / f"{index}.png")
+    compressed(picture(0)).save(tmp_path / "copy.png")
+    compressed(picture(1)).save(tmp_path / "other.png")
+    labels = {"0": "a|b", "1": "b", "2": "d", "3": "e", "copy": "b|c", "other": "a|c"}
+    table = "".join(f"{name}.png,{label},{'train' if label in 'de' else 'test'}\n" for name, label in labels.items())
+    (tmp_path / "set.csv").write_text(f"path,labels,split\n{table}")
+    (dataset,) = read_manifest(tmp_path / "set.csv")
+    findings = found_in(list(dataset.items), [dataset], tmp_path / "work")
+    # Copies that share a label do not contradict each other.
+    assert [{i.path.stem for i in f.images} for f in findings if f.kind == "contradiction"] == [{"1", "other"}]
+    assert not any(finding.kind == "wrong-label" for finding in findings)
+    write_audit(tmp_path / "audit.json", dataset.items, findings)
+    (tmp_path / "decisions.json").write_text('{"accepted": []}')
+    apply_decisions(tmp_path / "audit.json", tmp_path / "decisions.json", tmp_path / "clean.csv")
+    (again,) = read_manifest(tmp_path / "clean.csv")
+    assert again.items == dataset.items

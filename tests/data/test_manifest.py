@@ -165,6 +165,7 @@ def test_parquet_pages_of_garbage(tmp_path: Path) -> None:
         ),
         ("path,label\na.jpg,x".encode("utf-16-le"), "is UTF-16, UTF-32 or no text; save it as UTF-8"),
         ("path,label\na.jpg,x".encode("utf-32"), "is UTF-16, UTF-32 or no text; save it as UTF-8"),
+        (b"PAR1" + bytes(range(256)), r"is a Parquet file; call it \.parquet"),
         (b"PK\3\4" + bytes(range(256)), "is a spreadsheet or an archive, not CSV; save it as CSV"),
         ("path,label\na.jpg,x".encode("utf-16")[:-1], "is damaged UTF-16; save it as UTF-8"),
         (

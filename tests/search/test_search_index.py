@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from search_toys import FP32, FillIndex, dump, make_model, new_picture, recall, store
 
+from unimetric.data.images import with_box
 from unimetric.errors import UserError
 from unimetric.geometry import PoincareBall
 from unimetric.models.embedder import Embedder
@@ -173,6 +174,21 @@ def test_paths_are_deleted_by_name_not_by_pattern(
         assert index.delete(path=own / "a") == 1
         assert index.delete(path=own / "a%c" / "1.png") == 1
         assert index.datasets() == {"d": 1, "x": 1}
+
+
+def test_a_picture_is_deleted_with_all_objects_in_it(
+    fill: FillIndex, tmp_path: Path, own: Path, embedder: Embedder
+) -> None:
+    with fill(tmp_path / "db", np.ones((1, 16))) as index:
+        index._embedder = embedder
+        boxes = [(0, 0, 9, 9), (1, 1, 9, 9)]
+        paths = [
+            new_picture(own / name).with_name(with_box(name, box)) for name in ("p.png", "p.png.png") for box in boxes
+        ]
+        index.add([NewItem(path, "x") for path in (own / "p.png", *paths)])
+        assert index.delete(path=paths[0]) == 1
+        assert index.delete(path=own / "p.png") == 2
+        assert index.datasets() == {"d": 1, "x": 2}
 
 
 def test_links_lead_to_one_row(own: Path, model: Path, embedder: Embedder, tmp_path: Path) -> None:

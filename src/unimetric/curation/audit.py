@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -100,7 +101,7 @@ def _group_findings(items: tuple[Item, ...], copies: Sequence[Copy], sides: Side
         reason = f"One picture has {len(classes)} classes, as placeholders do."
         yield Finding("placeholder", confidence, items, reason, drop=items)
         return
-    if len(classes) > 1 and within:
+    if len(classes) > 1 and within and _contradict(items):
         reason = "One picture has the labels " + " and ".join(label for _, label in classes) + "."
         yield Finding("contradiction", confidence, items, reason, drop=items)
     places = sorted({f"{side} of {item.dataset}" for item in items if (side := sides.get(item))})
@@ -112,6 +113,12 @@ def _group_findings(items: tuple[Item, ...], copies: Sequence[Copy], sides: Side
     kind = "exact-copy" if exact else "near-copy"
     reason = f"{len(items)} images of one picture: {', '.join(edits)}."
     yield Finding(kind, confidence, items, reason, drop=items[1:])
+
+
+def _contradict(items: Sequence[Item]) -> bool:
+    """Return true if two of the labelled images share no label."""
+    labelled = [item for item in items if item.label]
+    return any(not one.is_right_for(other) for one, other in combinations(labelled, 2))
 
 
 @dataclass(frozen=True)
@@ -160,11 +167,15 @@ def _label_findings(measured: Measurements, groups: Groups) -> tuple[list[Findin
         tensor = torch.from_numpy(collection.vectors)
         similarities, nearest = nearest_neighbours(tensor, tensor, 3, query_ids=ids, gallery_ids=ids)
         found += _strangers(collection, similarities[:, 0].numpy())
+        several = any(measured.items[row].labels for row in rows)
         judgement = (
-            label_checks.judged(collection.vectors, collection.labels, collection.rows, groups)
-            if all(collection.labels)
-            else None
+            None
+            if several or not all(collection.labels)
+            else label_checks.judged(collection.vectors, collection.labels, collection.rows, groups)
         )
+        if several:
+            notes.append(f"labels of {name} are not checked: some images have several")
+            continue
         if judgement is None:
             notes.append(f"labels of {name} are not checked: that takes two classes of two different images")
             continue

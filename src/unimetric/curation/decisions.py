@@ -1,7 +1,6 @@
 """Decisions on findings, and the resulting manifest. No image is deleted or moved."""
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from unimetric.errors import UserError, shown
 from unimetric.files import csv_text, write_json, write_text
 
 AUDIT_FILE = "audit.json"
+_COPIES = ("exact-copy", "near-copy")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def write_audit(path: Path, items: Sequence[Item], findings: Sequence[Finding]) 
     write_json(
         path,
         {
-            "items": [[str(item.path), item.label, item.dataset, item.role] for item in items],
+            "items": [[str(item.path), item.label, item.dataset, item.role, item.labels] for item in items],
             "findings": [
                 {
                     "kind": finding.kind,
@@ -54,10 +54,13 @@ def write_audit(path: Path, items: Sequence[Item], findings: Sequence[Finding]) 
 def apply_decisions(audit: Path, decisions: Path, out: Path) -> Outcome:
     """Write a manifest of an audit's images with the accepted findings applied.
 
+    Of copies, the best one stays that no other accepted finding removes.
+
     Args:
         audit: ``audit.json`` from `write_audit`.
         decisions: A JSON file ``{"accepted": [numbers of findings], "rejected": [...]}``, saved from the page.
-        out: The manifest, ``.csv``: columns ``path``, ``label``, ``dataset`` and ``split``.
+        out: The manifest, ``.csv``: columns ``path``, ``label`` (``labels`` where an image has
+            several), ``dataset`` and ``split``.
 
     Raises:
         UserError: a file is missing or malformed, the decisions are on another audit, two accepted findings give one
@@ -67,7 +70,7 @@ def apply_decisions(audit: Path, decisions: Path, out: Path) -> Outcome:
         raise UserError(f"--manifest is {out}: name a .csv file")
     items, findings = _read_audit(audit)
     accepted = _read_decisions(decisions, len(findings))
-    dropped = {number for finding in accepted for number in findings[finding]["drop"]}
+    dropped = _dropped([findings[number] for number in accepted])
     relabelled: dict[int, str] = {}
     for finding in accepted:
         label = findings[finding]["relabel"]
@@ -81,21 +84,41 @@ def apply_decisions(audit: Path, decisions: Path, out: Path) -> Outcome:
     rows = [(place, item) for place, item in enumerate(items) if place not in dropped]
     if not rows:
         raise UserError(f"{decisions}: no image is left after the accepted findings; reject some")
-    roles = Counter(item.role is not None for _, item in rows)
-    table: list[tuple[Any, ...]] = [("path", "label", "dataset", *(["split"] if roles[True] else []))]
+    has_split = any(item.role is not None for _, item in rows)
+    several = any(item.labels for _, item in rows)
+    table = [("path", "labels" if several else "label", "dataset", *(["split"] if has_split else []))]
     for place, item in rows:
         label = relabelled.get(place, item.label)
-        table.append((item.path.absolute(), label, item.dataset, *([item.role or ""] if roles[True] else [])))
+        if several and "|" in label and (place in relabelled or not item.labels):
+            raise UserError(
+                f"{audit}: {item.path} has the one label {shown(label)}, and others several; audit them apart"
+            )
+        table.append((str(item.path.absolute()), label, item.dataset, *([item.role or ""] if has_split else [])))
     write_text(out, csv_text(table))
     return Outcome(len(rows), len(dropped), len([place for place in relabelled if place not in dropped]))
+
+
+def _dropped(accepted: Sequence[dict[str, Any]]) -> set[int]:
+    """Return the images that accepted findings remove."""
+    dropped = {number for finding in accepted if finding["kind"] not in _COPIES for number in finding["drop"]}
+    for finding in accepted:
+        if finding["kind"] in _COPIES and finding["drop"]:
+            # A leak may have removed the best copy.
+            left = [number for number in finding["images"] if number not in dropped]
+            dropped.update(left[1:])
+    return dropped
 
 
 def _read_audit(path: Path) -> tuple[list[Item], list[dict[str, Any]]]:
     content = _read_json(path, "run unimetric audit again")
     try:
-        items = [Item(Path(place), label, dataset, role) for place, label, dataset, role in content["items"]]
+        items = [
+            Item(Path(place), label, dataset, role, tuple(labels))
+            for place, label, dataset, role, labels in content["items"]
+        ]
         findings = [
             {
+                "kind": finding["kind"],
                 "images": [_index(number, items) for number in finding["images"]],
                 "drop": [_index(number, items) for number in finding["drop"]],
                 "relabel": finding["relabel"],

@@ -114,8 +114,9 @@ def _opened(index: SearchIndex, file: Path) -> ExportedEmbedder:
 
     exported = ExportedEmbedder(file)
     if index.fingerprint not in (exported.fingerprint, *exported.compatible_with):
+        of = "+".join(part[:12] for part in exported.fingerprint.split("+"))  # those of an ensemble's members
         raise UserError(
-            f"{file} is of another model (fingerprint {exported.fingerprint[:12]}) than the database's vectors "
+            f"{file} is of another model (fingerprint {of}) than the database's vectors "
             f"({index.fingerprint[:12]}): export the database's model again, {index.model}"
         )
     if exported.embedding_size < index.embedding_size:

@@ -305,7 +305,7 @@ class SearchIndex:
     ) -> int:
         """Delete the rows that meet all the given arguments, and return their number.
 
-        ``path`` is a file, a folder with everything below it, or a URI.
+        ``path`` is a file with all boxes in it, a folder with everything below it, or a URI.
 
         Raises:
             ArgumentError: nothing is given.

@@ -12,7 +12,8 @@ from typing import TypeAlias
 Box: TypeAlias = "tuple[int, int, int, int]"
 """Left and upper edge, width and height in pixels of the upright picture."""
 
-_FRAGMENT = re.compile(r"#xywh=(\d{1,9}),(\d{1,9}),(\d{1,9}),(\d{1,9})\Z")
+BOX_START = "#xywh="
+_FRAGMENT = re.compile(BOX_START + r"(\d{1,9}),(\d{1,9}),(\d{1,9}),(\d{1,9})\Z")
 
 
 def with_box(path: str, box: Box) -> str:
@@ -21,7 +22,7 @@ def with_box(path: str, box: Box) -> str:
     >>> with_box("shelf.jpg", (10, 20, 300, 200))
     'shelf.jpg#xywh=10,20,300,200'
     """
-    return f"{path}#xywh={','.join(map(str, box))}"
+    return f"{path}{BOX_START}{','.join(map(str, box))}"
 
 
 def split_box(path: Path) -> tuple[Path, Box | None]:

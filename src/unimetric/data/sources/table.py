@@ -98,6 +98,8 @@ class CsvTable:
                 return content.decode("utf-16")
         except UnicodeDecodeError as error:
             raise UserError(f"the manifest {self.place} is damaged UTF-16; save it as UTF-8") from error
+        if content.startswith(b"PAR1"):
+            raise UserError(f"the manifest {self.place} is a Parquet file; call it .parquet")
         if content.startswith(_ARCHIVES):
             raise UserError(
                 f"the manifest {self.place} is a spreadsheet or an archive, not CSV; save it as CSV (UTF-8)"

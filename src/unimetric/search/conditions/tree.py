@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Literal, TypeAlias
 
+from unimetric.data.images.boxes import BOX_START
+
 Kind: TypeAlias = Literal["text", "number", "boolean", "date", "time", "null"]
 
 OPPOSITES = {"=": "<>", "<>": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
@@ -158,8 +160,9 @@ def is_one_of(column: str, values: Sequence[str]) -> Condition:
 
 
 def at_or_below(path: str) -> Condition:
-    """Return the condition that a row's path is this one, or in the folder of that name."""
+    """Return the condition that a row's path is this one, a box in it, or in the folder of that name."""
     path = path.rstrip("/") or "/"
     folder = path if path == "/" else f"{path}/"
     # Compared as text: LIKE would take % and _ in names for wildcards.
-    return Or((equals("path", path), StartsWith(Column("path", "text"), folder)))
+    inner = (StartsWith(Column("path", "text"), start) for start in (folder, f"{path}{BOX_START}"))
+    return Or((equals("path", path), *inner))
