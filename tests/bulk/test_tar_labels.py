@@ -32,6 +32,7 @@ def pack(file: Path, members: dict[str, bytes]) -> list[tuple[str, str]]:
         ({"a.jpg": b"", "a.cls": b"3\n"}, [("a.jpg", "3")]),
         ({"x.1/a.jpg": b"", "x.1/a.info.json": b'{"label": 3}'}, [("x.1/a.jpg", "3")]),
         ({"a.json": b'{"label": ["red", "big", null]}', "a.png": b""}, [("a.png", "big|red")]),
+        ({"a.cls": "\ufeff Zaunko\u0308nig\u00a0\r\n".encode(), "a.png": b""}, [("a.png", "Zaunk\u00f6nig")]),
         ({"a.json": b'{"label": null}', "a.png": b""}, [("a.png", "")]),
         ({"a.left.jpg": b"", "a.right.jpg": b"", "a.cls": b"1"}, [("a.left.jpg", "1"), ("a.right.jpg", "1")]),
         # By the rule these are one sample; labels of other images are not theirs.

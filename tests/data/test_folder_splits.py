@@ -56,6 +56,8 @@ SPLIT_TREES = {
     "evaluation": ("train/a/1.jpg", "train/b/1.jpg", "eval/c/1.jpg", "eval/d/1.jpg"),
     "common part": ("r_train/a/1.jpg", "r_train/b/1.jpg", "r_test/c/1.jpg", "r_test/d/1.jpg"),
     "years": ("train2017/a/1.jpg", "train2017/b/1.jpg", "test2017/c/1.jpg", "test2017/d/1.jpg"),
+    "numbered": ("01_train/a/1.jpg", "01_train/b/1.jpg", "2-Test/c/1.jpg", "2-Test/d/1.jpg"),
+    "of two years": ("train2017/a/1.jpg", "train2017/b/1.jpg", "test2015/c/1.jpg", "test2015/d/1.jpg"),
     "in one word": ("trainset/a/1.jpg", "trainset/b/1.jpg", "TESTDATA/c/1.jpg", "TESTDATA/d/1.jpg"),
     "hold-out": ("Training/a/1.jpg", "Training/b/1.jpg", "Hold-Out/c/1.jpg", "Hold-Out/d/1.jpg"),
     "beside files": ("train/a/1.jpg", "train/b/1.jpg", "test/c/1.jpg", "test/d/1.jpg", "labels/x.txt", "train.csv"),

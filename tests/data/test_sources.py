@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from unimetric.data.sources import SOURCES, read_source, read_sources
+from unimetric.data.sources import SOURCES, read_source, read_source_metadata, read_sources
 from unimetric.errors import UserError
 
 
@@ -44,6 +44,28 @@ def test_names() -> None:
     assert names("été 1=birds") == ["été 1"]
     assert names("mine=x=1/set") == names("mine=folder:x=1/set") == ["mine"]
     assert names("folder:x=1/set") == ["set"]
+
+
+def test_names_of_datasets_have_one_unicode_form() -> None:
+    """macOS stores names of files with letters and accents apart."""
+    written, name = "Vo\u0308gel ", "V\u00f6gel"
+    make(written)
+    Path(f"{written}.csv").write_text(f"path,label,price\n{written}/a/1.jpg,x,3\n")
+    make(f"all/{written}")
+    make("all/x")
+    assert names(written) == names(f"{written}.csv") == names(f" {written}=folder:all/x") == [name]
+    assert names("all") == [name, "x"]
+    (dataset,) = read_source(written)
+    assert {item.dataset for item in dataset.items} == {name}
+    metadata = read_source_metadata(f"{written}.csv")
+    assert {dataset for dataset, _ in metadata.cells} == {name}
+    with pytest.raises(UserError, match="empty name"):
+        names("\u00a0=all")
+
+
+def test_addresses_of_the_web_are_called_so() -> None:
+    with pytest.raises(UserError, match="images at https:// are not downloaded"):
+        read_source("https://example.org/photos.csv")
 
 
 def test_a_path_that_exists_wins_over_the_grammar() -> None:

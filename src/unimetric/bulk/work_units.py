@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unimetric.data.images import is_image_name
+from unimetric.data.labels import clean_label
 from unimetric.data.sources import read_sources
 from unimetric.data.sources.manifest import parse_manifest
 from unimetric.data.sources.unusable import unusable_files
@@ -122,8 +123,8 @@ def holds_images(place: str) -> bool:
 def _named(source: str) -> tuple[str | None, str]:
     """Split ``NAME=PLACE`` into its parts; the name is None if there is none."""
     name, sign, place = source.partition("=")
-    if sign and name.strip() and not set(name) & set("/\\:"):
-        return name, place
+    if sign and clean_label(name) and not set(name) & set("/\\:"):
+        return clean_label(name), place
     return None, source
 
 
@@ -150,7 +151,7 @@ def _kind(file: str) -> str:
 
 
 def _stem(place: str) -> str:
-    return posixpath.splitext(posixpath.basename(place.rstrip("/")))[0]
+    return clean_label(posixpath.splitext(posixpath.basename(place.rstrip("/")))[0])
 
 
 def _remote_images(place: str, name: str | None) -> list[tuple[str, str, str]]:
@@ -160,10 +161,10 @@ def _remote_images(place: str, name: str | None) -> list[tuple[str, str, str]]:
     if not files:
         raise UserError(f"there are no images, .tar or .parquet files in {place}; check the address")
     root = place.rstrip("/")
-    dataset = name or _stem(root)
+    dataset = name or clean_label(posixpath.basename(root))
     # An image outside class folders has no label, as in a local folder.
     return [
-        (file, "" if storage.parent(file) == root else posixpath.basename(storage.parent(file)), dataset)
+        (file, "" if storage.parent(file) == root else clean_label(posixpath.basename(storage.parent(file))), dataset)
         for file in files
     ]
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from unimetric.data.catalog import Dataset
 from unimetric.data.images import is_image_name
-from unimetric.data.labels import near_twins
+from unimetric.data.labels import clean_label, near_twins
 from unimetric.data.sources.benchmarks import BENCHMARKS, refuse_neighbours
 from unimetric.data.sources.benchmarks.finding import recognise
 from unimetric.data.sources.benchmarks.published import PUBLISHED
@@ -158,12 +158,14 @@ def _parse(text: str) -> tuple[str | None, str | None, str]:
     if _exists(text) and text != "demo":
         return None, None, text
     if match := _NAME.fullmatch(text):
-        name, text = match.groups()
-        if not name.strip():
+        name, text = clean_label(match[1]), match[2]
+        if not name:
             raise UserError(f"the source {match.group()!r} has an empty name before '='; write NAME=PATH")
     if text == "demo":
         return name, "demo", ""
     if not is_remote(text) and not _exists(text) and (match := _FORMAT.fullmatch(text)):
+        if match[1].lower() in ("http", "https"):
+            raise UserError(f"cannot read {text}: images at {match[1]}:// are not downloaded; download them first")
         if match[1] not in SOURCES:
             raise UserError(f"unknown format {match[1]!r} in the source {text!r}; {nearest_names(match[1], SOURCES)}")
         return name, match[1], match[2]

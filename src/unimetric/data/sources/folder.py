@@ -183,6 +183,8 @@ def _splits(folder: Folder, *, strict: bool, fewest: int = 2) -> dict[str, list[
         if strict:
             _refuse_others(folder, groups[""], children)
         return {}
+    if len(groups) == named and all(rest.isdecimal() for rest in groups):
+        groups = defaultdict(list, {"": [side for sides in groups.values() for side in sides]})  # 1_train, 2_test
     if not groups or any(len({role for _, role in sides}) < fewest for sides in groups.values()):
         return {}
     if strict and (flat := [child for child in children if not child.class_folders()]):
@@ -262,9 +264,10 @@ def _refuse_mixture(tree: Folder) -> None:
 
 
 def _dataset(layout: _Layout, *, linked: bool) -> Dataset:
+    name = clean_label(layout.name) or layout.name
     labelled = [(clean_label(text) or text, folder, role) for folder, text, role in layout.classes]
     labelled.sort(key=lambda entry: (entry[0], str(entry[1].path)))
-    items = [Item(path, label, layout.name, role) for label, folder, role in labelled for path in _class_images(folder)]
+    items = [Item(path, label, name, role) for label, folder, role in labelled for path in _class_images(folder)]
     repeated: tuple[Path, ...] = ()
     kept = tuple(items)
     if linked:
@@ -273,8 +276,8 @@ def _dataset(layout: _Layout, *, linked: bool) -> Dataset:
     ignored = {*repeated, *(path for folder in layout.folders for path in folder.all_others())}
     ignored.update(path for folder in layout.folders for path in _outside(folder, classes))
     unusable = tuple(entry for folder in layout.folders for entry in folder.all_unusable())
-    notes = label_notes(f"dataset {layout.name!r}", {text for folder, text, _ in layout.classes if folder.image_count})
-    return Dataset(layout.name, kept, tuple(sorted(ignored)), (*notes, *_deep_classes(layout)), unusable)
+    notes = label_notes(f"dataset {name!r}", {text for folder, text, _ in layout.classes if folder.image_count})
+    return Dataset(name, kept, tuple(sorted(ignored)), (*notes, *_deep_classes(layout)), unusable)
 
 
 def _deep_classes(layout: _Layout) -> list[str]:
@@ -308,4 +311,4 @@ def _class_images(folder: Folder) -> Iterable[Path]:
 
 
 def _name(tree: Folder, name: str | None) -> str:
-    return name or tree.path.resolve().name or "root"
+    return name or clean_label(tree.path.resolve().name) or "root"

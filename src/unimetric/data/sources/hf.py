@@ -49,7 +49,7 @@ def read_hf(path: Path, name: str | None = None, *, classes: bool = True) -> lis
             split's name means no role, or a row has no label.
     """
     wanted = _parse(path)
-    name = name or wanted.place.resolve().name
+    name = name or clean_label(wanted.place.resolve().name) or "root"
     opened = open_splits(wanted.place)
     chosen = _chosen_splits(wanted, opened.splits)
     # Before the images are written.

@@ -172,7 +172,7 @@ def parse_manifest(file: PurePath | str, content: bytes, name: str | None = None
     labels = ["|".join(members) for members in label_sets] or [clean_label(label) for label in written]
     if classes:
         _check_filled(table, "label", labels)
-    datasets = [name or PurePath(file).stem] * count
+    datasets = [name or clean_label(PurePath(file).stem) or PurePath(file).stem] * count
     if columns.dataset is not None:
         inner = [clean_label(text) for text in table.texts(columns.dataset)]
         _check_filled(table, "dataset", inner)
