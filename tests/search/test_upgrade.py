@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from search_toys import FP32, dump, make_model, new_picture
 
-from unimetric.commands.index import index_sources
+from unimetric.commands.index import RowOptions, index_sources
+from unimetric.commands.rotate import rotate
 from unimetric.commands.upgrade import upgrade
 from unimetric.data.sources import read_sources
 from unimetric.errors import UserError
@@ -43,7 +44,7 @@ class StoppedError(Exception):
     pass
 
 
-def stopped_after(db: Path, model: Path, rows: int, options: UpgradeOptions = OPTIONS) -> None:
+def stopped_after(db: Path, model: Path, rows: int, options: UpgradeOptions = OPTIONS, size: int | None = None) -> None:
     """An upgrade that is cut off once so many rows are embedded."""
     from unimetric.models.embedder import Embedder
 
@@ -53,7 +54,7 @@ def stopped_after(db: Path, model: Path, rows: int, options: UpgradeOptions = OP
 
     started = start_upgrade(db, model, options=options, on_progress=progressed)
     with pytest.raises(StoppedError):
-        started.run(Embedder.from_pretrained(model))
+        started.run(Embedder.from_pretrained(model, size=size))
 
 
 def test_the_finished_table_is_that_of_a_new_database(db: Path, own: Path, other: Path, tmp_path: Path) -> None:
@@ -68,6 +69,28 @@ def test_the_finished_table_is_that_of_a_new_database(db: Path, own: Path, other
     assert upgrade_state(db) is None
     with pytest.raises(UserError, match="nothing to upgrade"):
         run(db, other)
+
+
+@pytest.mark.parametrize("live", ["now", "both"])
+def test_a_database_of_short_vectors_keeps_its_size(
+    live: str, model: Path, other: Path, own: Path, tmp_path: Path
+) -> None:
+    sources = [str(own / "hats"), str(own / "shoes")]
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder, copy in ((model, old), (other, new)):
+        shutil.copytree(folder, copy)
+        rotate(copy, sources, device=FP32)
+    for folder, name in ((old, "db"), (new, "expected")):
+        index_sources(folder, sources, str(tmp_path / name), device=FP32, rows=RowOptions(size=5))
+    db = tmp_path / "db"
+    stopped_after(db, new, 12, replace(OPTIONS, live=live), size=5)
+    assert run(db, new, live=live) == 0
+    assert dump(db) == dump(tmp_path / "expected")
+    with pytest.raises(UserError, match=r"--size is 25: the vectors of .* have 16 numbers"):
+        run(db, old, size=25)
+    assert run(db, old, size=16) == 0
+    with SearchIndex.open(db, device=FP32) as index:
+        assert (index.embedding_size, index.shortened_to) == (16, None)
 
 
 def test_every_row_is_found_while_a_part_is_embedded(db: Path, own: Path, other: Path) -> None:

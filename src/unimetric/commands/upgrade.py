@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from unimetric.arguments import Group, PositiveInt, Without
 from unimetric.config import DeviceConfig
 from unimetric.errors import MissingOptionError, OptionError, UserError, escaped
+from unimetric.models.source import ModelSource
 
 if TYPE_CHECKING:
     from unimetric.search.upgrade.run import UpgradeOptions
@@ -21,6 +23,7 @@ def upgrade(
     model: Path | None = None,
     rollback: bool = False,
     live: Literal["better", "now", "both"] = "better",
+    size: PositiveInt | None = None,
     sample: PositiveInt = 1000,
     missing: Literal["stop", "map", "thumbnail", "delete"] = "stop",
     batch_size: PositiveInt = 32,
@@ -40,6 +43,7 @@ def upgrade(
         model: The new model: run folder, model folder or name of a backbone.
         rollback: Undo an upgrade that is not finished.
         live: Let the new model answer once it answers better, or now; or both together, which embed every query.
+        size: Numbers of a vector; by default those of the database, if it has short vectors, else all.
         sample: Images that both models embed before that is measured.
         missing: Rows whose image is gone: stop before the end, keep the moved vectors (map), embed the thumbnails, or
             delete them.
@@ -71,7 +75,7 @@ def upgrade(
             return 0
         options = UpgradeOptions(sample, live, missing, batch_size, commit_rows, device.precision)
         try:
-            return _run(db, model, options, weights, metrics, false_match_rate, device)
+            return _run(db, model, ModelSource(model, weights, device, size), options, metrics, false_match_rate)
         except KeyboardInterrupt:
             log_status("unimetric: stopped, what was written is kept; run the same command again to continue")
             return 130
@@ -80,13 +84,11 @@ def upgrade(
 def _run(
     db: str,
     model: Path,
+    source: ModelSource,
     options: UpgradeOptions,
-    weights: str | None,
     metrics: str | None,
     false_match_rate: float | None,
-    device: DeviceConfig,
 ) -> int:
-    from unimetric.models.source import ModelSource
     from unimetric.progress import console, log_status, progress_bar
     from unimetric.search.upgrade.run import start_upgrade
 
@@ -101,14 +103,15 @@ def _run(
         started = start_upgrade(
             db,
             model,
-            weights=weights,
+            weights=source.weights,
             metrics=metrics,
             false_match_rate=false_match_rate,
+            size=source.size,
             options=options,
             log=lambda line: log_status(escaped(line)),
             on_progress=progressed,
         )
-        result = started.run(ModelSource(model, weights, device).load())
+        result = started.run(replace(source, size=started.stores.new.about["model"]["shortened_to"]).load())
     if result.is_finished:
         log_status(f"{result.rows} rows are in {db}, {result.embedded} of them embedded by {model}.")
         return 0

@@ -305,6 +305,7 @@ def start_upgrade(
     weights: str | Path | None = None,
     metrics: str | Path | None = None,
     false_match_rate: float | None = None,
+    size: int | None = None,
     options: UpgradeOptions | None = None,
     log: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[int, int], None] = lambda done, rows: None,
@@ -315,6 +316,7 @@ def start_upgrade(
         db: A folder or an object-storage URI.
         model: The new model, a run folder or a model folder.
         weights, metrics, false_match_rate: As for `SearchIndex.create`.
+        size: Numbers of a vector; by default those of the database, if it has short vectors, else the model's own.
         options: The options.
         log: Called with lines for the user.
         on_progress: Called after every commit with the rows that are embedded and all rows.
@@ -324,16 +326,18 @@ def start_upgrade(
             hyperbolic.
     """
     root = location(db)
-    about = describe(model, weights, metrics, false_match_rate)
-    fingerprint = about["model"]["fingerprint"]
-    name = vectors_name(fingerprint)
     live = read_live(root)
     going = live.preparing or (live.live if live.previous is not None else None)
+    old = open_place(place_of(root, live.live if live.previous is None else live.previous))
+    if size is None:
+        begun = old if going is None else open_place(place_of(root, going))
+        size = begun.about["model"]["shortened_to"]
+    about = describe(model, weights, metrics, false_match_rate, size)
+    fingerprint = about["model"]["fingerprint"]
+    name = vectors_name(fingerprint)
     if going not in (None, name):
         other = open_place(place_of(root, str(going))).about["model"]["folder"]
         raise UserError(f"{root} is being upgraded to {other}: finish that with --model {other}, or --rollback")
-    old_name = live.live if live.previous is None else live.previous
-    old = open_place(place_of(root, old_name))
     if old.about["model"]["fingerprint"] == fingerprint:
         raise UserError(f"{root} has the vectors of {model} already: there is nothing to upgrade")
     for side in (old.about["model"], about["model"]):
