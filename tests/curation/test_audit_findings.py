@@ -233,3 +233,9 @@ def test_several_labels_stay_several(tmp_path: Path) -> None:
     apply_decisions(tmp_path / "audit.json", tmp_path / "decisions.json", tmp_path / "clean.csv")
     (again,) = read_manifest(tmp_path / "clean.csv")
     assert again.items == dataset.items
+
+    # A list in a Parquet file may hold a label that one cell cannot.
+    items = [*dataset.items, Item(tmp_path / "3.png", "x|y|z", "set", "test", ("x|y", "z"))]
+    write_audit(tmp_path / "audit.json", items, [])
+    with pytest.raises(UserError, match=r"3.png has the label 'x\|y', and \| separates"):
+        apply_decisions(tmp_path / "audit.json", tmp_path / "decisions.json", tmp_path / "clean.csv")

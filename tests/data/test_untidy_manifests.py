@@ -152,6 +152,8 @@ def test_doubtful_labels_are_noted_and_kept(first: str, second: str, message: st
         ("xmin,ymin,xmax,ymax", "xmin and ymin and xmax and ymax are not read, whole pictures are; to cut objects out"),
         ("x_1,x_2,Y_1,y_2", "x_1 and y_1 and x_2 and y_2 are not read"),
         ("bbox", "bbox are not read"),
+        ("x,y,w,h", "x and y and w and h are not read"),
+        ("x_center,y_center,width,height", "x_center and y_center and width and height are not read"),
         (
             "split,is_query,is_gallery",
             "is_query and is_gallery are not read; write query or gallery in the",

@@ -89,9 +89,10 @@ def apply_decisions(audit: Path, decisions: Path, out: Path) -> Outcome:
     table = [("path", "labels" if several else "label", "dataset", *(["split"] if has_split else []))]
     for place, item in rows:
         label = relabelled.get(place, item.label)
-        if several and "|" in label and (place in relabelled or not item.labels):
+        labels = (label,) if place in relabelled else item.all_labels
+        if several and (single := next((each for each in labels if "|" in each), None)):
             raise UserError(
-                f"{audit}: {item.path} has the one label {shown(label)}, and others several; audit them apart"
+                f"{item.path} has the label {shown(single)}, and | separates the labels of other images: rename it"
             )
         table.append((str(item.path.absolute()), label, item.dataset, *([item.role or ""] if has_split else [])))
     write_text(out, csv_text(table))

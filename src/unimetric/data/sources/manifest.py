@@ -39,7 +39,16 @@ _BOX_LIKE = (
     ("x1", "y1", "x2", "y2"),
     ("x_1", "y_1", "x_2", "y_2"),
     ("left", "top", "right", "bottom"),
+    ("left", "top", "width", "height"),
+    ("x", "y", "w", "h"),
+    ("x_center", "y_center", "width", "height"),
+    ("center_x", "center_y", "width", "height"),
+    ("cx", "cy", "w", "h"),
     ("bbox",),
+    ("box",),
+    ("bounding_box",),
+    ("bbox_x", "bbox_y", "bbox_w", "bbox_h"),
+    ("bbox_x", "bbox_y", "bbox_width", "bbox_height"),
     ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2"),
 )
 
