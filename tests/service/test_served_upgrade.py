@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +24,8 @@ from unimetric.models.backbone import make_backbone
 from unimetric.models.embedder import Embedder
 from unimetric.search import SearchIndex
 from unimetric.search.upgrade.run import UpgradeOptions, start_upgrade
-from unimetric.service.upgrading import Follower
+from unimetric.service.batching import Batcher
+from unimetric.service.upgrading import Follower, Model
 
 FP32 = DeviceConfig(accelerator="cpu", precision="fp32")
 ROWS = 12
@@ -100,6 +103,31 @@ def test_every_search_is_answered_while_the_model_changes(catalogue: Catalogue, 
         assert search(client, picture)["matches"][0]["path"] == str(picture)
         assert client.get("/v1/datasets").json()["model"] != before
         assert client.get("/v1/status").json()["upgrade"] is None
+
+
+def test_the_memory_of_a_replaced_model_is_free(catalogue: Catalogue) -> None:
+    def make_batcher(load: Callable[[], Any], on_ready: Callable[[], None], on_failure: Callable[..., None]) -> Batcher:
+        return Batcher(load, precision="fp32", on_ready=on_ready, on_failure=on_failure)
+
+    def open_index(embedder: Embedder | None) -> SearchIndex:
+        return SearchIndex.open(catalogue.db, embedder=embedder, device=FP32)
+
+    index = open_index(None)  # kept by whoever opened the service, like `unimetric serve`
+    ready = threading.Event()
+    used = [Model(index, make_batcher(lambda: index.embedder, ready.set, pytest.fail))]
+    used[0].batcher.start()
+    assert ready.wait(60)
+    old = weakref.ref(used[0].batcher.embedder)
+    follower = Follower(str(catalogue.db), open_index, make_batcher, keep_seconds=0, every_seconds=0.02)
+    follower.start(lambda: used[0], lambda model: used.__setitem__(0, model))
+    try:
+        assert upgrade(str(catalogue.db), model=catalogue.new, sample=4, device=FP32) == 0
+        until(lambda: used[0].index.embedding_size == 24 and gc.collect() >= 0 and old() is None)
+        assert used[0].batcher.ready
+    finally:
+        follower.stop()
+        used[0].batcher.stop()
+        used[0].index.close()
 
 
 class StoppedError(Exception):

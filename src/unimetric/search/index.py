@@ -128,9 +128,10 @@ class SearchIndex:
         return cls(create_for_model(db, model, weights, metrics, *given), embedder, device=device)
 
     def close(self) -> None:
-        """Release the files; everything added is on the disk already."""
+        """Release the files and the model; everything added is on the disk already."""
         self._maintenance.wait()
         self._searcher.close()
+        self._embedder = None
 
     def __enter__(self) -> SearchIndex:
         return self

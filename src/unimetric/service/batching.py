@@ -84,12 +84,13 @@ class Batcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Embed all waiting images, then end."""
+        """Embed all waiting images, then end, and let go of the model."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
+        self.embedder = None
 
     def submit(self, pixels: Tensor, can_wait: Callable[[], bool] = lambda: False) -> Future[Vector]:
         """Queue an image from ``transform.crop``, and return the future of its vector [E].

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -62,7 +64,8 @@ class Follower:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._version = searched_version(database)
-        self._replaced: list[threading.Timer] = []
+        self._replaced: list[tuple[float, Model, bool]] = []
+        """The time to release a model, and whether the one after it has the same batcher; the earliest first."""
 
     @property
     def state(self) -> UpgradeState | None:
@@ -84,36 +87,36 @@ class Follower:
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
-        for timer in self._replaced:
-            timer.cancel()
-            timer.function(*timer.args)
+        self._release(math.inf)
 
     def _run(self, current: Callable[[], Model], use: Callable[[Model], None]) -> None:
         wait = self._every_seconds
         while not self._stopping.wait(wait):
-            wait = self._every_seconds
-            try:
-                version = searched_version(self._database)
-                if version == self._version:
-                    continue
-                before = current()
-                model = self._next(before)
-            except UserError as error:
-                log_status(f"warning: the upgraded database cannot be used yet: {error}", style="yellow")
-                wait = AGAIN_SECONDS
-                continue
-            # The service goes on with what it has; the log has the rest.
-            except Exception:
-                log.exception("the upgraded database %s cannot be used yet", self._database)
-                wait = AGAIN_SECONDS
-                continue
-            if model is None:
-                return
+            self._release(time.monotonic())
+            wait = self._look(current, use)
+
+    def _look(self, current: Callable[[], Model], use: Callable[[Model], None]) -> float:
+        """Take over the database's vectors if they were replaced; return the seconds until the next look."""
+        try:
+            version = searched_version(self._database)
+            if version == self._version:
+                return self._every_seconds
+            before = current()
+            model = self._next(before)
+        except UserError as error:
+            log_status(f"warning: the upgraded database cannot be used yet: {error}", style="yellow")
+            return AGAIN_SECONDS
+        # The service goes on with what it has; the log has the rest.
+        except Exception:
+            log.exception("the upgraded database %s cannot be used yet", self._database)
+            return AGAIN_SECONDS
+        if model is not None:
             self._version = version
             use(model)
             if model.batcher is not before.batcher:
                 log_status(f"Queries are answered by {model.index.model} now.")
-            self._release_later(before, model)
+            self._replaced.append((time.monotonic() + self._keep_seconds, before, model.batcher is before.batcher))
+        return self._every_seconds
 
     def _next(self, before: Model) -> Model | None:
         """Return the database's model of now, once it is loaded; None if the service is stopped meanwhile."""
@@ -141,13 +144,10 @@ class Follower:
             raise failures[0]
         return Model(index, batcher)
 
-    def _release_later(self, before: Model, model: Model) -> None:
-        def release() -> None:
-            if before.batcher is not model.batcher:
+    def _release(self, now: float) -> None:
+        """Let go of the models whose time is over, so that their memory is free."""
+        while self._replaced and self._replaced[0][0] <= now:
+            _, before, shares_batcher = self._replaced.pop(0)
+            if not shares_batcher:
                 before.batcher.stop()
             before.index.close()
-
-        timer = threading.Timer(self._keep_seconds, release)
-        timer.daemon = True
-        self._replaced.append(timer)
-        timer.start()
