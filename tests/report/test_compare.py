@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from runs import make_run, write_run
 from unimetric.errors import UserError
 from unimetric.evaluation import evaluate, paired_bootstrap
 from unimetric.formats.vectors import MeasuredVectors, read_measured
-from unimetric.report.compare import compare_runs, difference_words, opis_words, print_comparison
+from unimetric.report.compare import compare_runs, difference_words, opis_words, print_comparison, write_comparison
 
 NAMES = ("birds", "cars")
 
@@ -34,6 +36,15 @@ def runs(tmp_path: Path) -> tuple[Path, Path]:
     pictures = tmp_path / "pictures"
     first = make_run(tmp_path / "first", NAMES, noise=1.5, pictures=pictures, images=6)
     return first, make_run(tmp_path / "second", NAMES, noise=1.0, seed=1, pictures=pictures, images=6)
+
+
+def test_every_run_is_in_the_legend(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    names = ("_old", "__", "run $x^2$")
+    for name in names:
+        shutil.copytree(runs[0], tmp_path / name)
+    write_comparison(compare_runs([tmp_path / name for name in names]), tmp_path / "page.html")
+    figure = (tmp_path / "page.html").read_text().partition("<figure>")[2].partition("</figure>")[0]
+    assert re.findall(">([^<>]+)</text>", figure)[-len(names) :] == list(names)
 
 
 def test_a_difference_is_that_of_the_paired_bootstrap(runs: tuple[Path, Path], tmp_path: Path) -> None:

@@ -38,13 +38,14 @@ def interval_figure(groups: Sequence[tuple[str, Sequence[Score | None]]], series
         columns = 2 if max(map(len, series)) <= 14 else 1
         legend = 0.24 * -(-len(series) // columns) if len(series) > 1 else 0
         figure, axes = _figure(0.65 + legend + len(groups) * max(0.28, 0.16 * len(series)))
+        bars = []
         for number in range(len(series)):
             known = [(place, scores[number]) for place, (_, scores) in enumerate(groups)]
             places = np.array([place + (number - (len(series) - 1) / 2) * thick for place, score in known if score])
             found = [score for _, score in known if score]
             values = np.array([100 * score.value for score in found])
             low, high = (np.array([100 * getattr(score, side) for score in found]) for side in ("low", "high"))
-            axes.barh(places, values, 0.9 * thick, color=series_colour(number), label=short(series[number], 24))
+            bars.append(axes.barh(places, values, 0.9 * thick, color=series_colour(number)))
             spread = np.maximum([values - low, high - values], 0)
             axes.errorbar(values, places, xerr=spread, fmt="none", ecolor=INK, elinewidth=0.8, capsize=1.5)
         axes.set_yticks(range(len(groups)), [short(group) for group, _ in groups])
@@ -55,7 +56,10 @@ def interval_figure(groups: Sequence[tuple[str, Sequence[Score | None]]], series
         axes.set_axisbelow(True)
         axes.tick_params(length=0)
         if len(series) > 1:
-            figure.legend(loc="outside upper left", ncols=columns)
+            legend = figure.legend(bars, map(str, range(len(series))), loc="outside upper left", ncols=columns)
+            # Set afterwards, since matplotlib drops entries whose names begin with an underscore.
+            for text, own in zip(legend.get_texts(), series, strict=True):
+                text.set_text(short(own, 24))
         return to_svg(figure, name)
 
 
