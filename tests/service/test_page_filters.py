@@ -52,6 +52,23 @@ def test_filters_become_a_condition(window: Window, gallery: Gallery) -> None:
     assert gallery.conditions[-1] == "price < 3 OR label = 'x'"
 
 
+def test_a_text_is_searched_for_as_it_is_typed(window: Window, gallery: Gallery) -> None:
+    window.more_like(0)
+    page = window.page
+    page.locator("#filters summary").click()
+    colour = page.locator("fieldset", has=page.locator("legend", has_text="colour")).locator("input")
+
+    def change() -> None:
+        colour.fill(r"50 %_\'s")
+        colour.blur()
+
+    window.searched(change)
+    assert gallery.conditions[-1] == r"`colour` ILIKE '%50 \%\_\\''s%'"
+    assert parse_condition(gallery.conditions[-1], gallery.metadata_columns)
+    window.searched(page.reload)
+    assert colour.input_value() == r"50 %_\'s"
+
+
 def test_choices_become_a_condition(window: Window, gallery: Gallery) -> None:
     window.more_like(0)
     page = window.page

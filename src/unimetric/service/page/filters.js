@@ -31,6 +31,8 @@ export function showChips(catalogues, chosen, changed) {
 
 const quoted = (text) => `'${text.replaceAll("'", "''")}'`;
 const unquoted = (text) => text.slice(1, -1).replaceAll("''", "'");
+const pattern = (text) => quoted(`%${text.replace(/[\\%_]/g, "\\$&")}%`); // of texts that contain this one
+const contained = (text) => unquoted(text).slice(1, -1).replace(/\\([\\%_])/g, "$1");
 const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\`]/g, "\\$&");
 const RANGES = { number: "number", date: "date", time: "datetime-local" };
 
@@ -42,7 +44,7 @@ function parts({ name, kind }, values) {
     const chosen = [...values.among].map(quoted);
     return [
       ...(chosen.length === 1 ? [`${column} = ${chosen[0]}`] : chosen.length ? [`${column} IN (${chosen.join(", ")})`] : []),
-      ...(values.has ? [`${column} ILIKE ${quoted(`%${values.has}%`)}`] : []),
+      ...(values.has ? [`${column} ILIKE ${pattern(values.has)}`] : []),
     ];
   }
   const literal = (value) => (kind === "number" ? String(Number(value)) : quoted(value.replace("T", " ")));
@@ -57,7 +59,8 @@ function read({ name, kind }, where) {
   if (kind === "boolean") return { is: found("= (true|false)") };
   if (kind === "text") {
     const chosen = found(`(?:= |IN \\()(${TEXT}(?:, ${TEXT})*)\\)?`)?.match(new RegExp(TEXT, "g")) || [];
-    return { among: new Set(chosen.map(unquoted)), has: found(`ILIKE ('%(?:[^']|'')*%')`) && unquoted(found(`ILIKE ('%(?:[^']|'')*%')`)).slice(1, -1) };
+    const like = found("ILIKE ('%(?:[^']|'')*%')");
+    return { among: new Set(chosen.map(unquoted)), has: like && contained(like) };
   }
   const value = kind === "number" ? "([-+.e\\d]+)" : "'([-:. \\d]+)'";
   const shown = (text) => (kind === "time" ? text?.replace(" ", "T") : text);
