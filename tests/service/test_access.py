@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -11,6 +12,7 @@ from gallery import Gallery, noise, png
 from stubs import ID, Served, StubIndex, served, small_picture
 
 from serving import start_server
+from unimetric.search.upgrade.state import UpgradeState
 from unimetric.service.app import create_app
 from unimetric.service.options import ServiceConfig
 
@@ -150,7 +152,8 @@ def test_the_page_asks_for_the_token_and_sends_it(browser: Any) -> None:
     seen: list[tuple[str, str | None]] = []
     troubles: list[str] = []
     gallery = Gallery()
-    with served(gallery, read_token=READ) as running:
+    follower = SimpleNamespace(state=UpgradeState("new", "f", 3, 12), start=lambda *args: None, stop=lambda: None)
+    with served(gallery, read_token=READ, follow=lambda make_batcher: follower) as running:
         context = browser.new_context(viewport={"width": 360, "height": 740})
         page = context.new_page()
         page.on("pageerror", lambda error: troubles.append(str(error)))
@@ -179,6 +182,7 @@ def test_the_page_asks_for_the_token_and_sends_it(browser: Any) -> None:
         # The token stays for the tab, and is never part of an address.
         page.reload()
         page.wait_for_selector("#results .card img[src^='blob:'], dialog[open] .whole[src^='blob:']")
+        page.wait_for_selector("#upgrade:has-text('25 % (3 of 12 pictures)')")
         assert page.locator("dialog.token").count() == 0
         context.close()
     assert troubles == []
@@ -193,7 +197,8 @@ def test_the_page_asks_for_the_token_and_sends_it(browser: Any) -> None:
 def test_the_token_of_an_old_tab_is_asked_for_again(browser: Any) -> None:
     """A token that was changed meanwhile interrupts a search, which then goes on."""
     gallery = Gallery()
-    with served(gallery, read_token=READ) as running:
+    follower = SimpleNamespace(state=UpgradeState("new", "f", 3, 12), start=lambda *args: None, stop=lambda: None)
+    with served(gallery, read_token=READ, follow=lambda make_batcher: follower) as running:
         context = browser.new_context()
         page = context.new_page()
         page.add_init_script(

@@ -25,12 +25,17 @@ function remember(value) {
   }
 }
 
+// Like fetch, with the token if there is one.
+export function fetched(path, options = {}) {
+  const headers = token ? { ...options.headers, Authorization: `Bearer ${token}` } : options.headers;
+  return fetch(path, { credentials: "same-origin", ...options, headers });
+}
+
 // Like fetch, with the token; asks for one while the service refuses. The refusal is returned if nobody gives one.
 export async function authorized(path, options = {}) {
   for (;;) {
     const used = token;
-    const headers = used ? { ...options.headers, Authorization: `Bearer ${used}` } : options.headers;
-    const response = await fetch(path, { credentials: "same-origin", ...options, headers });
+    const response = await fetched(path, options);
     if (response.status !== 401) return response;
     if (token === used) {
       asking ||= askForToken(Boolean(used)).finally(() => { asking = null; });

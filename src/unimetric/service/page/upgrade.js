@@ -1,5 +1,6 @@
 // The progress of an upgrade of the catalogue to another model, in one line.
 
+import { fetched } from "./access.js";
 import { element, number } from "./dom.js";
 
 const EVERY = 10_000; // milliseconds between two questions
@@ -14,7 +15,7 @@ function words({ answers, embedded, rows }) {
 async function follow() {
   let upgrade = null;
   try {
-    const response = await fetch("v1/status", { credentials: "same-origin" });
+    const response = await fetched("v1/status");
     if (response.ok) upgrade = (await response.json()).upgrade;
   } catch {
     // The next search shows what is wrong; the service may come back.
