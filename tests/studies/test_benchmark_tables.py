@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from unimetric.studies.collect import MEMORY, PARAMETERS, RATIO, SECONDS, Row, _joined, add_ratios, summarise
+from unimetric.studies.collect import Row, _joined, add_ratios, summarise
+from unimetric.studies.names import MEMORY, PARAMETERS, RATIO, SECONDS
 from unimetric.studies.results import _machine
 from unimetric.studies.tables import _count, latex, latex_escape, make_grid, markdown, print_grid, rows_csv
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import unimetric
 from unimetric.config_resolution import typed_config
 from unimetric.errors import UserError
 from unimetric.studies.matrix_file import merge, read_matrix
-from unimetric.studies.names import absolute_source
+from unimetric.studies.names import COLUMNS, absolute_source
 from unimetric.studies.plan import Plan, make_plan
 from unimetric.training.setup import check_options
 
@@ -63,6 +64,12 @@ def test_merging_leaves_its_parts_alone() -> None:
     one, two = {"model": {"options": {"ranks": [1]}}}, {"model": {"method": "lora"}}
     merge(one, two)["model"]["options"]["ranks"].append(2)
     assert (one, two) == ({"model": {"options": {"ranks": [1]}}}, {"model": {"method": "lora"}})
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_dataset_with_the_name_of_a_column_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"matrix.yaml: a dataset has the name .{re.escape(name)}., .* NAME=PATH"):
+        plan_of(tmp_path, datasets=("a", name))
 
 
 def test_the_matrix_is_the_product_of_the_axes(tmp_path: Path) -> None:

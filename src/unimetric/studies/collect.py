@@ -5,12 +5,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from unimetric.studies.names import HARMONIC, MEMORY, PARAMETERS, RATIO, SECONDS, UNIFIED
 from unimetric.studies.plan import Entry, Plan, Run
 from unimetric.studies.state import Folder
-
-HARMONIC, UNIFIED = "harmonic", "unified"
-PARAMETERS, SECONDS, MEMORY = "trainable parameters", "training seconds", "peak memory bytes"
-RATIO = "specialists' trained parameters ÷ this"
 
 
 @dataclass(frozen=True)

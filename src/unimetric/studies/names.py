@@ -1,4 +1,4 @@
-"""Names of folders, chosen values and sources, as the plan writes them."""
+"""Names of columns, folders, chosen values and sources."""
 
 import hashlib
 import json
@@ -10,6 +10,12 @@ from typing import Any
 
 from unimetric.errors import UserError
 from unimetric.files import user_path
+
+HARMONIC, UNIFIED = "harmonic", "unified"
+PARAMETERS, SECONDS, MEMORY = "trainable parameters", "training seconds", "peak memory bytes"
+RATIO = "specialists' trained parameters ÷ this"
+COLUMNS = (HARMONIC, UNIFIED, PARAMETERS, RATIO, SECONDS, MEMORY)
+"""Columns of every table; a dataset's name is the column of its Recall@1."""
 
 _LONGEST = 60
 _SOURCE = re.compile(r"((?:[^=/\\:]*=)?(?:[A-Za-z][A-Za-z0-9_-]+:)?)(.*)", re.DOTALL)

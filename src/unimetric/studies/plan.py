@@ -12,7 +12,7 @@ from typing import Any, Literal
 from unimetric.config import RunConfig
 from unimetric.errors import UserError, nearest_names
 from unimetric.studies.matrix_file import MODES, SECTIONS, MatrixFile, merge, nested, read_candidates, read_seeds
-from unimetric.studies.names import absolute_source, describe_values, slugs
+from unimetric.studies.names import COLUMNS, absolute_source, describe_values, slugs
 
 Check = Callable[[Mapping[str, Any], str], RunConfig]
 """From nested options, and their origin for messages, to a configuration."""
@@ -181,7 +181,7 @@ def make_plan(
     ``check`` makes a configuration of options; by default, the sources are read for the names of their datasets.
 
     Raises:
-        UserError: an entry is malformed, a source cannot be read, or none is given.
+        UserError: an entry is malformed, a source cannot be read, none is given, or a dataset has the name of a column.
     """
     named = [absolute_source(source) for source in sources or file.sources]
     if not named:
@@ -191,6 +191,11 @@ def make_plan(
         )
     base = merge(file.base, {"data": {"sources": named}})
     names = tuple((dataset_names or read_dataset_names)(named))
+    if taken := next((name for name in names if name in COLUMNS), None):
+        raise UserError(
+            f"{file.path}: a dataset has the name {taken!r}, which is another column of the table; give it one of its "
+            "own, as in NAME=PATH"
+        )
     plan = Plan(file, names, tuple(_entries(file, base, names)), _memoized(check))
     _check_plan(plan)
     return plan

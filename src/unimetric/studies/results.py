@@ -5,8 +5,9 @@ from dataclasses import asdict
 from typing import Any
 
 from unimetric.files import write_json, write_text
-from unimetric.studies.collect import RATIO, Row, collect, columns
+from unimetric.studies.collect import Row, collect, columns
 from unimetric.studies.execute import Failure, command
+from unimetric.studies.names import RATIO
 from unimetric.studies.plan import Plan, Run
 from unimetric.studies.state import Folder, describe_choice, runs_of
 from unimetric.studies.tables import Grid, latex, make_grid, markdown, results_csv, rows_csv

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from unimetric.files import csv_text
 from unimetric.progress import clock_time
-from unimetric.studies.collect import MEMORY, PARAMETERS, RATIO, SECONDS, Row, Summary
+from unimetric.studies.collect import Row, Summary
+from unimetric.studies.names import MEMORY, PARAMETERS, RATIO, SECONDS
 
 _COSTS = (PARAMETERS, RATIO, SECONDS, MEMORY)
 _HEADINGS = {PARAMETERS: "trained", SECONDS: "time", MEMORY: "memory"}
