@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from toy_runs import options_file, read_json, unimetric
-from unimetric.training import resolve
+from toy_runs import make_images, options_file, read_json, unimetric
+from unimetric.training import baseline, resolve
 from unimetric.training.baseline import comparison_lines
 
 
@@ -93,6 +94,24 @@ def test_other_images_or_a_damaged_file_are_measured_again(
         assert "metrics" in file
     assert unimetric("train", sources[1], "--out", tmp_path / "2", "--config", options) == 0
     assert names == ["puma", "frozen"] * 3
+
+
+def test_another_file_behind_boxes_or_other_code_is_measured_again(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = measured(monkeypatch)
+    options = options_file(tmp_path / "options.yaml", training={"epochs": 1}, evaluation={"baseline": True})
+    pictures = sorted(make_images(tmp_path / "pictures").glob("*/*.png"))
+    lines = [f"{path},{path.parent.name},1,1,20,20" for path in pictures]
+    manifest = tmp_path / "boxes.csv"
+    manifest.write_text("\n".join(["path,label,x,y,width,height", *lines]) + "\n")
+    for number, changed in enumerate(("nothing", "nothing", "file", "code")):
+        if changed == "file":
+            Image.new("RGB", (40, 40), "red").save(pictures[-1])
+        if changed == "code":
+            monkeypatch.setattr(baseline, "code_version", lambda: {"version": "next", "sha256": "0"})
+        assert unimetric("train", manifest, "--out", tmp_path / str(number), "--config", options) == 0
+    assert names == ["puma", "frozen", "puma", "puma", "frozen", "puma", "frozen"]
 
 
 def test_it_can_be_turned_off(sources: list[Path], tmp_path: Path, cache: Path) -> None:

@@ -1,6 +1,6 @@
 """Comparison of a trained model with its own frozen backbone on the same queries.
 
-The backbone is measured once for the same weights, images and size; its numbers are kept in the user's cache.
+The backbone is measured once for the same code, weights, images and size; its numbers are kept in the user's cache.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from unimetric.data.catalog import Item
+from unimetric.data.images import image_file
 from unimetric.errors import UserError
 from unimetric.evaluation import paired_bootstrap
 from unimetric.evaluation.evaluate_split import Measurement
@@ -22,6 +23,7 @@ from unimetric.evaluation.per_query import PerQuery
 from unimetric.files import cache_folder, make_folder, write_bytes
 from unimetric.models.devices import choose_precision
 from unimetric.progress import log_status
+from unimetric.training.provenance import code_version
 from unimetric.training.resolve import Run
 from unimetric.training.setup import build_embedder, describe
 
@@ -86,6 +88,8 @@ def _key(run: Run) -> str:
     """Return a SHA-256 of everything that determines the frozen backbone's numbers."""
     backbone, evaluate = run.embedder.backbone, run.evaluate
     content = [
+        # Another version may cut, embed or count otherwise.
+        code_version(),
         backbone.fingerprint,
         backbone.image_size,
         run.config.model.pool,
@@ -99,7 +103,8 @@ def _key(run: Run) -> str:
 
 def _facts(items: Sequence[Item]) -> Iterator[list[Any]]:
     for item in items:
-        status = item.path.stat() if item.path.is_file() else None
+        path = image_file(item.path)
+        status = path.stat() if path.is_file() else None
         file = None if status is None else [status.st_size, status.st_mtime_ns]
         yield [item.dataset, item.label, item.path.name, file]
 
