@@ -139,6 +139,8 @@ def test_add_update_and_delete(own: Path, model: Path, embedder: Embedder, tmp_p
 
         again = index.add(items)
         assert (again.written, again.unchanged, again.ids) == (0, 3, added.ids[:3])
+        unknown = NewItem(content, "bytes", path="https://x.org/é.jpg", metadata={"price": float("nan")})
+        assert index.add([unknown]).unchanged == 1
         relabelled = index.add([NewItem(paths[0], "all", "new", metadata={"price": 2, "made": date(2020, 2, 29)})])
         assert (relabelled.written, relabelled.ids) == (1, added.ids[:1])
         assert index.item(added.ids[0]).label == "new"

@@ -114,7 +114,7 @@ def metadata_kinds(
 
 def signature(content_hash: str, label: str, path: str, metadata: Mapping[str, Value]) -> bytes:
     """Return 16 bytes that differ between a row and its changed version."""
-    filled = sorted((name, _plain(value)) for name, value in metadata.items() if value is not None)
+    filled = sorted((name, plain) for name, value in metadata.items() if (plain := _plain(value)) is not None)
     content = json.dumps([content_hash, label, path, filled], default=str)
     return hashlib.blake2b(content.encode(), digest_size=16).digest()
 
