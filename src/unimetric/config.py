@@ -112,7 +112,7 @@ class ModelConfig:
         require(fitting, "model.nested_sizes", self.nested_sizes, f"use sizes from 1 to {self.embedding_size}")
 
     def frozen(self) -> "ModelConfig":
-        """Return the same backbone without training."""
+        """Return the options of the same backbone without training."""
         return ModelConfig(self.backbone, self.weights, self.image_size, self.pool, "frozen")
 
 

@@ -69,7 +69,7 @@ class WriteError(UserError):
 
 
 class NonFiniteError(UserError):
-    """Training came upon a loss or a gradient that is not a finite number. Not bad input, so the exit code is 1."""
+    """Training met a loss or a gradient that is not a finite number. Not bad input, so the exit code is 1."""
 
     exit_code: ClassVar[int] = 1
     code: ClassVar[str] = "not_finite"

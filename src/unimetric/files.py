@@ -174,7 +174,7 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     plain = csv.writer(text, lineterminator="\n")
     quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     for row in rows:
-        # Before Python 3.13, a carriage return alone is not quoted, and ends the row for whoever reads it.
+        # Before Python 3.13, a carriage return alone is not quoted, and ends the row for readers.
         (quoted if any("\r" in str(value) for value in row) else plain).writerow(row)
     return text.getvalue()
 

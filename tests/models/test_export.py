@@ -145,7 +145,7 @@ def test_no_path_of_this_machine_is_inside_and_no_leftover_beside(onnx_folder):
 
 def test_too_large_for_onnx():
     needs("onnx")
-    with pytest.raises(UserError, match="a single ONNX file holds at most 2: use --format torch"):
+    with pytest.raises(UserError, match="a single ONNX file holds at most 2 GiB: use --format torch"):
         onnx_export.onnx_graph([embedder_of("linear", "augreg")], largest=1000)
 
 

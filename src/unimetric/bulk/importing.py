@@ -27,7 +27,7 @@ class Imported:
 
 
 def import_shards(index: SearchIndex, files: Iterable[str]) -> Imported:
-    """Write the rows of shards, a commit for every 8,192; repeated after a kill, it goes on.
+    """Write the rows of shards, a commit for every 8,192; repeated after a kill, it continues.
 
     A row gets the id that ``unimetric index`` would give its image, so that a later ``unimetric index`` of the same
     folders finds it unchanged, and adds the columns of a manifest to it without embedding anything.

@@ -38,7 +38,7 @@ def audit(
 
     Args:
         sources: Folders of class folders, folders of images, manifests; none with --apply.
-        out: Folder for the table, the page and the measurements; a stopped audit goes on from it.
+        out: Folder for the table, the page and the measurements; a stopped audit continues from it.
         model: Run folder or model folder; by default the packaged backbone as it is.
         image_size: Side of the packaged backbone's input in pixels, where no model is named.
         split: The way in which training would split the classes, to look for leaks.

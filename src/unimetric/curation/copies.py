@@ -31,7 +31,7 @@ _HASH_PRODUCTS = 2**25
 """Maximum number of products of hashes in memory."""
 
 _BLOCK = 64
-"""Pairs that a thread compares between two writes of the file that a stopped audit goes on from."""
+"""Pairs that a thread compares between two writes of the file from which a stopped audit continues."""
 
 _COARSE_SIDE = 32
 """Side of the pictures at which all proposed pairs are compared."""

@@ -1,4 +1,4 @@
-"""Write a cache of images that were resized once, see `ImageCache`; a stopped run goes on where it was."""
+"""Write a cache of images that were resized once, see `ImageCache`; a stopped run continues where it was."""
 
 import os
 from collections.abc import Callable, Sequence

@@ -171,7 +171,7 @@ def _explained(name: HubName, writing: bool = False) -> Iterator[None]:
             f"there is no folder {name} here, and no model {name.repo} on {hub}: correct the name; if it is private, "
             f"{log_in}"
             if not writing
-            else f"cannot write to {name.repo} on {hub}: {log_in}, as somebody who may write there"
+            else f"cannot write to {name.repo} on {hub}: {log_in}, with an account that may write there"
         ) from error
     except RevisionNotFoundError as error:
         raise HubError(

@@ -56,8 +56,8 @@ def torch_program(networks: Sequence[Network], largest: float = math.inf) -> tor
     size = sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))
     if size > largest:
         raise UserError(
-            f"the model's weights are {size / 2**30:.1f} GiB, a single ONNX file holds at most 2: use --format torch, "
-            "or to embed another precision than int8"
+            f"the model's weights are {size / 2**30:.1f} GiB, a single ONNX file holds at most 2 GiB: use --format "
+            "torch, or, to embed images, another precision than int8"
         )
     side = networks[0].transform.image_size
     with torch.no_grad(), warnings.catch_warnings():

@@ -83,7 +83,7 @@ class Maintenance:
         return True
 
     def start_if_due(self) -> None:
-        """`run_if_due` in a separate thread, so that adding an image does not wait for an index."""
+        """Call `run_if_due` in a separate thread, so that adding an image does not wait for an index."""
         running = self._thread is not None and self._thread.is_alive()
         if not running and self._is_due():
             self._thread = threading.Thread(target=self.run_if_due, name="search-index")

@@ -84,7 +84,7 @@ class Batcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Embed all waiting images, then end, and let go of the model."""
+        """Embed all waiting images, then end, and release the model."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()

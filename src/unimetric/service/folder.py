@@ -123,7 +123,7 @@ class FolderIndexer:
             self._change(phase="stopped", seconds_left=None)
         except UserError as error:
             self._fail(error, str(error))
-        # The service goes on answering from what is there; the log has the rest.
+        # The service keeps answering from the rows that there are; the log has the reason.
         except Exception as error:
             log.exception("the folder %s could not be indexed", self.folder)
             self._fail(error, "an internal error, which the service's log describes")

@@ -1,4 +1,4 @@
-"""A service that goes on answering while its database is upgraded to another model."""
+"""A service that keeps answering while its database is upgraded to another model."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Follower:
         except UserError as error:
             log_status(f"warning: the upgraded database cannot be used yet: {error}", style="yellow")
             return AGAIN_SECONDS
-        # The service goes on with what it has; the log has the rest.
+        # The service keeps its present model; the log has the reason.
         except Exception:
             log.exception("the upgraded database %s cannot be used yet", self._database)
             return AGAIN_SECONDS

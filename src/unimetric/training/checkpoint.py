@@ -144,7 +144,7 @@ def read_tensors(path: Path, prefix: str = "") -> tuple[dict[str, Any], dict[str
             # Copies, because the tensors would otherwise be the file's own pages, which a new checkpoint replaces.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - it is no dict
         if header["checksum"] != _checksum(header["progress"], tensors):
-            raise ValueError("its checksum is another one")  # noqa: TRY301 - one message for all damage
+            raise ValueError("its checksum differs")  # noqa: TRY301 - one message for all damage
         progress = json.loads(header["progress"])
         if not isinstance(progress, dict):
             raise ValueError("its progress is no mapping")  # noqa: TRY301, TRY004 - one message for all damage

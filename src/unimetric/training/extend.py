@@ -87,7 +87,7 @@ def _copy_base(base: Path, model: Path, replay: Path, state: dict[str, Tensor], 
     """Put all that is needed of the old run into the new one: whole, or not at all."""
     _remove_base(base)
     if base.exists():
-        raise UserError(f"{base} exists and is none of ours: choose another --out")
+        raise UserError(f"{base} exists and was not written by unimetric extend: choose another --out")
     make_folder(base.parent)
     with explain_os_error(base, "write"), TemporaryDirectory(prefix=".base-", dir=base.parent) as staging:
         staged = Path(staging) / "base"
@@ -110,7 +110,7 @@ def keep_replay_set(run: Path, options: ExtendConfig) -> ReplaySet:
     """Write or replace the replay set of a run, from the images that it was trained on.
 
     Raises:
-        UserError: the images are gone, or are not those that it was trained on.
+        UserError: the images are gone, or their classes are not those that it was trained on.
     """
     folder = RunFolder(run)
     config = folder.read_config()

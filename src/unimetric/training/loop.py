@@ -102,7 +102,7 @@ def _restore(run: Run, resume: bool) -> Progress:
         log_status(f"Continuing {folder.path} after step {progress.step} of {run.total_steps}.")
     elif resume:
         log_status(f"{folder.path} has no checkpoint yet; starting from the beginning.")
-    run.processes.check_same((run.identity, progress.step), "train images or a checkpoint")
+    run.processes.check_same((run.identity, progress.step), "train images or another checkpoint")
     run.processes.copy_from_first([*run.common_parameters, *run.loss.buffers()])
     for note in run.sampler.notes:
         log_status(f"note: {note}", style="yellow")

@@ -97,7 +97,7 @@ def replay_step(folder: str | Path, *, precision: str | None = None, device: str
     if facts["proxies_divided"]:
         raise UserError(
             f"{path}: it has the proxies of one process only, of {facts['processes']} that divided them; for a step "
-            "that can be computed again, let the run come upon it without --training.shard_proxies"
+            "that can be computed again, repeat the run without --training.shard_proxies"
         )
     config = run_config(facts["configuration"], str(path / FACTS))
     embedder = build_embedder(config)
@@ -131,4 +131,4 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with explain_os_error(folder, "read"):
             return json.loads((folder / FACTS).read_text(encoding="utf-8")), load_file(folder / TENSORS)
     except (SafetensorError, ValueError) as error:
-        raise UserError(f"{folder} is damaged ({error}): let the run come upon the step again") from error
+        raise UserError(f"{folder} is damaged ({error}): repeat the run to write it again") from error

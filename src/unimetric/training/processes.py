@@ -71,7 +71,7 @@ class Processes:
         return GlobalBatch.exchange(batch, -(-global_size // self.count), self._control)
 
     def any_of(self, value: bool) -> bool:
-        """True in all processes if it is in one."""
+        """Return True in all processes if ``value`` is True in one."""
         if self.count == 1:
             return value
         values = torch.tensor([int(value)])
@@ -109,7 +109,7 @@ class Processes:
         for rank, other in enumerate(values):
             if other != values[0]:
                 raise UserError(
-                    f"process {rank + 1} of {self.count} sees {what} other than the first process: every machine needs "
+                    f"process {rank + 1} of {self.count} has other {what} than the first process: every machine needs "
                     "the same files under the same paths, and a run folder on a file system that all share"
                 )
 

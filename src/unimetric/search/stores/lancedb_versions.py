@@ -56,7 +56,7 @@ class Followed:
             return known
 
     def read(self, work: Callable[[Any], T]) -> T:
-        """Return the result of ``work``, which reads the table; it is called again if that version was removed.
+        """Return the result of ``work``, which reads the table; a version that was removed meanwhile is replaced once.
 
         A compaction removes versions older than an hour, also one that was the newest until then.
 

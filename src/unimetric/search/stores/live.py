@@ -42,7 +42,7 @@ class Live:
     retired: tuple[tuple[str, float], ...] = ()
 
     def retiring(self, name: str, **changes: str | None) -> Live:
-        """Return the record with further changes, and a set of vectors that nobody is to open any more."""
+        """Return the record with further changes, and a set of vectors that must not be opened any more."""
         return replace(self, retired=(*self.retired, (name, time.time())), **changes)  # type: ignore[arg-type]
 
     def without_retired(self, name: str) -> Live:

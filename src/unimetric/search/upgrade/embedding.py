@@ -106,7 +106,7 @@ class _Target:
         return self._stores.new.rows_of(ids, columns, newest=newest)
 
     def merge(self, rows: pa.Table) -> None:
-        """Write those rows that are still there, and not embedded by somebody else, with their newest label."""
+        """Write those rows that are still there, and not embedded by another process, with their newest label."""
         fresh = {row["id"]: row for row in self._fresh(rows["id"].to_pylist())}
         places = [place for place, id in enumerate(rows["id"].to_pylist()) if id in fresh]
         if not places:

@@ -55,7 +55,7 @@ def roll_back(db: str | Path, device: DeviceConfig, log: Callable[[str], None] =
 
 
 def clean(db: str | Path) -> None:
-    """Delete vectors that were replaced, once nobody can have them open any more."""
+    """Delete vectors that were replaced, once no reader can have them open any more."""
     root = location(db)
     live = read_live(root)
     for name, since in live.retired:

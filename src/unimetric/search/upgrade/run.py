@@ -346,11 +346,11 @@ def start_upgrade(
                 f"{side['folder']} is hyperbolic, and its vectors cannot be moved: index the images into a new database"
             )
     if going is None and not is_uri(root) and name not in dict(live.retired):
-        # A start that was killed may have left half a table, which nobody knows of.
+        # A start that was killed may have left half a table that no record names.
         shutil.rmtree(place_of(root, name), ignore_errors=True)
     new = _new_store(root, name, {**about, "vector_type": old.about.get("vector_type", "float32")})
     if going is None:
-        # Only now, so that no reader comes upon tables that are being made.
+        # Last, so that no reader finds tables that are still being made.
         write_live(root, replace(live.without_retired(name), preparing=name))
     upgrade = Upgrade(root, Stores(old, new, fingerprint), name, options or UpgradeOptions(), log, on_progress)
     if going is not None:
