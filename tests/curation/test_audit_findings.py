@@ -143,6 +143,27 @@ def test_every_planted_fault_has_its_finding(faulty, tmp_path: Path) -> None:
     assert [item.path.name for item in leak.drop] == ["a0.png"]  # the test side stays as it is
 
 
+@pytest.mark.parametrize("names", [("set", "set"), ("set", "other")])
+def test_copies_in_query_and_gallery_of_one_dataset_are_a_leak_that_removes_nothing(
+    names: tuple[str, str], tmp_path: Path
+) -> None:
+    items = []
+    for number, name in enumerate(dict.fromkeys(names)):
+        for place, (label, role) in enumerate(zip("abcc", ("train", "train", "query", "gallery"), strict=True)):
+            path = tmp_path / f"{name}-{role}{place}.png"
+            picture(100 * number + 10 * place).save(path)
+            items.append(Item(path, label, name, role))
+    query = next(item for item in items if (item.dataset, item.role) == (names[0], "query"))
+    gallery = next(item for item in items if (item.dataset, item.role) == (names[1], "gallery"))
+    gallery.path.write_bytes(query.path.read_bytes())
+    datasets = [Dataset(name, tuple(item for item in items if item.dataset == name)) for name in dict.fromkeys(names)]
+    leaks = [finding for finding in found_in(items, datasets, tmp_path / "work") if finding.kind == "leak"]
+    same = names[0] == names[1]
+    assert [({item.path for item in leak.images}, leak.drop) for leak in leaks] == (
+        [({query.path, gallery.path}, ())] if same else []
+    )
+
+
 def test_accepted_findings_make_a_manifest(faulty, tmp_path: Path) -> None:
     items, datasets = faulty
     findings = found_in(items, datasets, tmp_path / "work")

@@ -20,7 +20,7 @@ from unimetric.errors import UserError
 from unimetric.evaluation.neighbours import nearest_neighbours
 
 Sides = Mapping[Item, str]
-"""``train`` or ``test`` for the images of datasets that are split."""
+"""``train``, ``query``, ``gallery``, or ``test`` for both of the last, for the images of datasets that are split."""
 
 _PLACEHOLDER_CLASSES = 3
 
@@ -70,7 +70,9 @@ def sides_of(datasets: Sequence[Dataset], strategy: str) -> tuple[Sides, list[st
             notes.append(f"leaks between train and test are not looked for: {error}")
             continue
         sides |= dict.fromkeys((*split.train, *split.validation), "train")
-        sides |= dict.fromkeys((*split.query, *split.gallery), "test")
+        queries, gallery = set(split.query), set(split.gallery)
+        sides |= dict.fromkeys(queries - gallery, "query") | dict.fromkeys(gallery - queries, "gallery")
+        sides |= dict.fromkeys(queries & gallery, "test")
     return sides, notes
 
 
@@ -104,10 +106,11 @@ def _group_findings(items: tuple[Item, ...], copies: Sequence[Copy], sides: Side
     if len(classes) > 1 and within and _contradict(items):
         reason = "One picture has the labels " + " and ".join(label for _, label in classes) + "."
         yield Finding("contradiction", confidence, items, reason, drop=items)
-    places = sorted({f"{side} of {item.dataset}" for item in items if (side := sides.get(item))})
-    crossing = {sides[item] for item in items if item in sides}
-    if len(crossing) > 1:
-        reason = f"One picture ({', '.join(edits)}) is in {' and in '.join(places)}."
+    places = {(item.dataset, sides[item]) for item in items if item in sides}
+    split_by_query = any(side == "query" and (dataset, "gallery") in places for dataset, side in places)
+    if split_by_query or len({side == "train" for _, side in places}) > 1:
+        listed = sorted(f"{side} of {dataset}" for dataset, side in places)
+        reason = f"One picture ({', '.join(edits)}) is in {' and in '.join(listed)}."
         trained = tuple(item for item in items if sides.get(item) == "train")
         yield Finding("leak", confidence, items, reason, drop=trained)
     kind = "exact-copy" if exact else "near-copy"
