@@ -28,7 +28,7 @@ def rotate(
 ) -> int:
     """Fit the rotation by which a model gives shorter vectors with --size.
 
-    Training does this itself; the command is for backbones, older models, and images of another kind.
+    Training does this itself; the command is for backbones, merged models, and images of another kind.
 
     Args:
         model: Run folder, model folder or name of a backbone.
