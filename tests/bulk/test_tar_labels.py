@@ -1,4 +1,4 @@
-"""Labels in WebDataset archives and in tables of images, in the form that manifests give them."""
+"""Archives and tables of images: their names, and their labels in the form that manifests give them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from toy_runs import make_images
 from unimetric.bulk import reading
-from unimetric.bulk.work_units import WorkUnit
+from unimetric.bulk.work_units import WorkUnit, plan
 from unimetric.errors import UserError
 
 
@@ -80,3 +81,31 @@ def test_paths_in_a_table_are_text(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [b"x"] * 3, "path": [b"a/1.jpg", b"\xff.jpg", None]}), file)
     found = list(reading.sources(WorkUnit(0, "table", "d", str(file))))
     assert [source.path for source in found] == ["a/1.jpg", "\\xff.jpg", f"{file}#2"]
+
+
+def test_a_name_with_an_equals_sign_is_that_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "day=1").mkdir()
+    pack(tmp_path / "day=1/a.tar", {"a.jpg": b""})
+    pack(tmp_path / "k=a.tar", {"a.jpg": b""})
+    sources = ["day=1/a.tar", "k=a.tar", "n=k=a.tar", "m=day=1/a.tar"]
+    assert [(unit.dataset, unit.place) for unit in plan(sources, 10)] == [
+        ("a", "day=1/a.tar"), ("k=a", "k=a.tar"), ("n", "k=a.tar"), ("m", "day=1/a.tar"),
+    ]  # fmt: skip
+
+
+def test_a_missing_archive_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.tar"
+    with pytest.raises(UserError, match=r"there is no file .*a\.tar; check the path"):
+        plan([str(file)], 10)
+    pack(file, {"a.jpg": b""})
+    (unit,) = plan([str(file)], 10)
+    file.unlink()
+    with pytest.raises(UserError, match=r"there is no file .*a\.tar; check the path"):
+        list(reading.sources(unit))
+
+
+def test_a_folder_may_be_called_like_an_archive(tmp_path: Path) -> None:
+    make_images(tmp_path / "birds.tar", classes=2, images=2)
+    (unit,) = plan([str(tmp_path / "birds.tar")], 10)
+    assert (unit.kind, len(unit.images)) == ("files", 4)

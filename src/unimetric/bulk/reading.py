@@ -46,13 +46,19 @@ class Source:
 
 
 def sources(unit: WorkUnit) -> Iterator[Source]:
-    """Yield the images of a unit in a defined order; a truncated archive ends with an entry that names it."""
+    """Yield the images of a unit in a defined order; a truncated archive ends with an entry that names it.
+
+    Raises:
+        UserError: the archive is missing; a finished shard would lack it for ever.
+    """
     if unit.kind == "files":
         yield from (Source(*image) for image in unit.images)
         return
     read = _tar_images if unit.kind == "tar" else _table_images
     try:
         yield from read(unit)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {unit.place}; check the path") from error
     except (OSError, pa.ArrowException) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
         yield Source(unit.place, "", unit.dataset, ImageError(f"cannot be read ({reason})"))

@@ -121,22 +121,24 @@ def holds_images(place: str) -> bool:
 
 
 def _named(source: str) -> tuple[str | None, str]:
-    """Split ``NAME=PLACE`` into its parts; the name is None if there is none."""
+    """Split ``NAME=PLACE`` into its parts; the name is None if there is none, or if a file is called so as a whole."""
     name, sign, place = source.partition("=")
-    if sign and clean_label(name) and not set(name) & set("/\\:"):
+    whole = storage.local_path(source)
+    if sign and not (whole and whole.exists()) and clean_label(name) and not set(name) & set("/\\:"):
         return clean_label(name), place
     return None, source
 
 
 def _archives(place: str) -> list[str]:
-    if place.endswith(".tar"):
+    path = storage.local_path(place)
+    if place.endswith(".tar") and (path is None or not path.is_dir()):
+        if path is not None and not path.exists():
+            raise UserError(f"there is no file {place}; check the path")
         return [place]
     if place.endswith((".parquet", ".pq")):
-        path = storage.local_path(place)
         if path is not None and not path.is_file():
             return []  # reported when manifests are read
         return [place] if holds_images(place) else []
-    path = storage.local_path(place)
     if place.endswith((".csv", ".tsv")) or (path is not None and not path.is_dir()):
         return []
     files = storage.list_files(place, recursive=False)
