@@ -47,6 +47,20 @@ def test_every_run_is_in_the_legend(runs: tuple[Path, Path], tmp_path: Path) -> 
     assert re.findall(">([^<>]+)</text>", figure)[-len(names) :] == list(names)
 
 
+def test_every_value_is_that_of_its_dataset_whatever_the_order_of_the_datasets(
+    runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    measured = read_measured(runs[0] / "vectors.parquet")
+    turned = write_run(tmp_path / "turned", measured.query[::-1], measured.query_vectors[::-1])
+    comparison = compare_runs([runs[0], turned])
+    assert [name for name, _ in comparison.opis] == [*NAMES, "unified"]
+    assert len({own for _, (own, _) in comparison.opis}) == 3, "a test of the order needs different values"
+    for _, (own, other) in comparison.opis:
+        assert own == pytest.approx(other, abs=1e-12)
+    for _, cells in comparison.lines:
+        assert cells[0].score.value == pytest.approx(cells[1].score.value, abs=1e-12)
+
+
 def test_a_difference_is_that_of_the_paired_bootstrap(runs: tuple[Path, Path], tmp_path: Path) -> None:
     first, second = (read_measured(run / "vectors.parquet") for run in runs)
     comparison = compare_runs([runs[0], shuffled(tmp_path / "shuffled", second)])

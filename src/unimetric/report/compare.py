@@ -1,6 +1,6 @@
 """Comparison of runs, with the probability that a difference is real: terminal output and page."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from unimetric.errors import UserError
 from unimetric.evaluation import paired_bootstrap
 from unimetric.evaluation.per_query import Protocol
 from unimetric.evaluation.statistics import Difference, Floats
+from unimetric.evaluation.thresholds import Calibration
 from unimetric.files import write_text
 from unimetric.report.analysis import Analysis, Score, analyse
 from unimetric.report.collect import Measured, read_metrics, read_run
@@ -92,12 +93,14 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
 
 def _opis(analyses: Sequence[Analysis]) -> tuple[tuple[str, tuple[float | None, ...]], ...]:
     """Return the operating-point inconsistency of the galleries, in the order of the lines."""
-    galleries = [[*run.report.separate_thresholds.values(), run.report.unified_thresholds] for run in analyses]
-    names = (*analyses[0].datasets, "unified")
-    return tuple(
-        (name, tuple(None if own.consistency is None else own.consistency.opis for own in row))
-        for name, row in zip(names, zip(*galleries, strict=True), strict=True)
-    )
+
+    def values(galleries: Iterable[Calibration]) -> tuple[float | None, ...]:
+        return tuple(None if own.consistency is None else own.consistency.opis for own in galleries)
+
+    # By name, since each run may have its datasets in another order.
+    reports = [run.report for run in analyses]
+    rows = [(name, values(report.separate_thresholds[name] for report in reports)) for name in analyses[0].datasets]
+    return (*rows, ("unified", values(report.unified_thresholds for report in reports)))
 
 
 def _cells(scores: Sequence[Score], differences: Sequence[Difference]) -> tuple[Cell, ...]:
