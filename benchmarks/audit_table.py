@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 INTRODUCTION = """uml8-mini, 5,092 photographs of eight collections, with planted faults; the protocol is in
-`docs/audit.md`. Measured on 2026-11-26 on a 2-core AMD EPYC with avx512_bf16, one thread a process.
+`docs/audit.md`. Measured on 2026-11-26 and 27 on a 2-core AMD EPYC with avx512_bf16, one thread a process.
 Commands: `benchmarks/audit.py`, `unimetric benchmark benchmarks/audit_training.yaml`, `benchmarks/audit_table.py`."""
 
 CAUTION = """Cleaned with all suggestions of the audit by the model that was trained on the dirty photographs (seed 0),
@@ -27,6 +27,9 @@ MILLION = """A million vectors of 128 numbers by tiles (`audit_million_1000000.j
 with 1,000 classes 14 s (in proportion to the classes). Of 4,096 images, the neighbours take 10 s twice and
 the close hashes 35 s twice; for all images, that makes 1.4 and 4.7 hours. Memory above the vectors is at
 most 2 GB, for the hashes as float32."""
+
+COPIES = """Recall of the copies that were planted among parts of photographs: {recall}. Of the {found:,} findings of
+copies, {others:,} are pairs that were not planted, since parts of one product photograph look alike."""
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -94,32 +97,33 @@ def _pair(row: dict[str, float]) -> str:
 
 
 def trainings(folder: Path) -> dict[str, dict[str, list[float]]]:
-    """Harmonic and unified Recall@1 in percent of every finished seed, by manifest."""
+    """Harmonic and unified Recall@1 and MAP@R in percent of every finished seed, by manifest."""
     found: dict[str, dict[str, list[float]]] = {}
     for name in ("dirty", "cleaned", "clean"):
         files = sorted(folder.glob(f"train-{name}/ours/all/seed-*/metrics.json"))
         metrics = {int(file.parent.name[5:]): json.loads(file.read_text()) for file in files}
-        found[name] = {
-            "seeds": list(metrics),
-            "harmonic": [round(100 * m["harmonic"]["recall@1"], 2) for m in metrics.values()],
-            "unified": [round(100 * m["unified"]["recall@1"], 2) for m in metrics.values()],
+        found[name] = {"seeds": list(metrics)} | {
+            f"{view} {label}": [round(100 * m[view][measure], 2) for m in metrics.values()]
+            for measure, label in (("recall@1", "Recall@1"), ("map@r", "MAP@R"))
+            for view in ("harmonic", "unified")
         }
     return found
 
 
 def training_table(training: dict[str, dict[str, list[float]]]) -> list[str]:
     """Means over seeds, and the share of the loss that came back."""
+    columns = [column for column in next(iter(training.values())) if column != "seeds"]
     lines = [
         "## Training on dirty, cleaned and clean photographs",
         "",
-        "| Recall@1, % | harmonic | unified | seeds |",
-        "|---|---:|---:|---|",
+        "| % | " + " | ".join(columns) + " | seeds |",
+        "|---|" + "---:|" * len(columns) + "---|",
     ]
     for name, row in training.items():
-        cells = [_spread(row[measure]) for measure in ("harmonic", "unified")]
+        cells = [_spread(row[column]) for column in columns]
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {', '.join(map(str, row['seeds']))} |")
-    back = [f"{came_back(training, measure):.0%}" for measure in ("harmonic", "unified")]
-    return [*lines, f"| share of the loss that came back | {back[0]} | {back[1]} | |", "", CAUTION, ""]
+    back = [f"{came_back(training, column):.0%}" for column in columns]
+    return [*lines, "| share of the loss that came back | " + " | ".join(back) + " | |", "", CAUTION, ""]
 
 
 def came_back(training: dict[str, dict[str, list[float]]], measure: str) -> float:
@@ -163,10 +167,17 @@ def scale_table(results: list[dict[str, Any]]) -> list[str]:
         compared = seconds["near copies in all"] - sum(proposals)
         lines.append(
             f"| {r['images']:,} | {r['pictures']} | {seconds['in all']} | {proposals[0]}, {proposals[1]} | "
-            f"{r['pairs_compared']:,} in {compared:.1f} | {seconds['labels and strangers in all']} | "
-            f"{seconds['table and page']} | {memory['all']}, {memory['without mapped files']} |"
+            f"{r['pairs_compared']:,} in {compared:.0f} | {seconds['labels and strangers in all']} | "
+            f"{seconds['table and page']} | {memory['all']:,}, {memory['without mapped files']:,} |"
         )
-    return [*lines, "", MILLION, ""]
+    return [*lines, "", *(COPIES.format(**recalls(r)) for r in results if "copies" in r), "", MILLION, ""]
+
+
+def recalls(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the findings of copies among parts of photographs, in words and numbers."""
+    copies = result["copies"]
+    recall = ", ".join(f"{kind} {share:.2f}" for kind, share in sorted(copies["recall"].items(), key=lambda i: i[1]))
+    return {"recall": recall, "found": copies["findings"], "others": copies["of them without a planted copy"]}
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ Band-passed grey values are compared, so that brightness, colour, noise and comp
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import fft, ndimage, optimize
+from scipy import fft, ndimage
 
 _SCALES = (1.0, 0.92, 0.85, 0.78, 0.71)
 """Shares of a picture's width and height that a part may have."""
@@ -18,13 +18,26 @@ _SCALES = (1.0, 0.92, 0.85, 0.78, 0.71)
 _LEAST = 0.5
 """Minimum share of a part's width and height when its place is refined: a thin or turned strip fits anything."""
 
+_STEPS = 8
+"""Maximum number of steps to refine a place."""
+
+_LONGEST_STEP = 0.05
+"""Maximum change of place, width and height in one step."""
+
+_LEAST_GAIN = 5e-4
+"""Gain of correlation below which a step is the last one."""
+
 _FAINT = 4.0
 """Grey values of 255 that count as noise."""
 
 _TEXTURED = 0.3
 """Minimum spread of a block's scaled differences for the block to count as textured; 1 is strong texture."""
 
-Grey = NDArray[np.uint8]
+_LEAST_TEXTURED = 6
+"""Minimum number of textured blocks, of 144: a corner of an object on white ground fits many others."""
+
+Grey = NDArray[np.uint8] | NDArray[np.float32]
+"""Grey values from 0 to 255."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +62,14 @@ class Prepared:
     """One or several pictures prepared as both part and whole, once for all of their pairs.
 
     Attributes:
-        grey: Their grey values, uint8 [..., S, S].
-        spectra: Fourier transforms of the band-passed pictures, as wholes, [..., S, S // 2 + 1].
+        bands: The band-passed pictures, [..., S, S].
+        spectra: Their Fourier transforms, as wholes, [..., S, S // 2 + 1].
         spreads: For each of `_SCALES`, the spread of every window of that size within the wholes, [..., P, P].
         patterns: For each of `_SCALES`, straight and mirrored, the conjugate spectra of the pictures as parts,
             [..., 2, S, S // 2 + 1].
     """
 
-    grey: Grey
+    bands: NDArray[np.float32]
     spectra: NDArray[np.complex64]
     spreads: tuple[NDArray[np.float32], ...]
     patterns: tuple[NDArray[np.complex64], ...]
@@ -65,11 +78,11 @@ class Prepared:
     def of(cls, grey: Grey) -> "Prepared":
         """Prepare grey values [S, S] or [N, S, S] of whole pictures that were stretched to a square."""
         side = grey.shape[-1]
-        ground = _band(grey, side / 90)
+        bands = _band(grey, side / 90)
         # Sums over everything above and left of each place.
         border = [(0, 0)] * (grey.ndim - 2) + [(1, 0), (1, 0)]
         sums, squares = (
-            np.pad(values.astype(np.float64).cumsum(-2).cumsum(-1), border) for values in (ground, ground**2)
+            np.pad(values.astype(np.float64).cumsum(-2).cumsum(-1), border) for values in (bands, bands**2)
         )
         spreads = []
         for small in _sizes(side):
@@ -77,18 +90,18 @@ class Prepared:
             variance = _window(squares, small) - small**2 * mean**2
             spreads.append(np.sqrt(np.maximum(variance, 0.1)).astype(np.float32))
         patterns = tuple(_pattern(grey, small) for small in _sizes(side))
-        return cls(grey, fft.rfft2(ground), tuple(spreads), patterns)
+        return cls(bands, fft.rfft2(bands), tuple(spreads), patterns)
 
     @property
     def side(self) -> int:
         """S, the side in pixels."""
-        return int(self.grey.shape[-1])
+        return int(self.bands.shape[-1])
 
     def at(self, places: NDArray[np.int64] | int) -> "Prepared":
         """Return some of several pictures, or a single one."""
         spreads = tuple(spread[places] for spread in self.spreads)
         patterns = tuple(pattern[places] for pattern in self.patterns)
-        return Prepared(self.grey[places], self.spectra[places], spreads, patterns)
+        return Prepared(self.bands[places], self.spectra[places], spreads, patterns)
 
 
 def best_fits(one: Prepared, other: Prepared) -> NDArray[np.float32]:
@@ -112,26 +125,26 @@ def best_overlay(one: Prepared, other: Prepared) -> Overlay:
 
 def placed(one: Prepared, other: Prepared, start: Overlay) -> Overlay:
     """Return an overlay of two single pictures with refined place, width and height, at the size that was prepared."""
-    whole, part = _whole_and_part(one.grey, other.grey, start)
-    box, fit = _moved(whole, part, np.array(start.box), one.side / 90, evaluations=30)
+    whole, part = _whole_and_part(one.bands, other.bands, start)
+    box, fit = _moved(whole, part, np.array(start.box))
     return _overlay(fit, start, box)
 
 
 def refined(one: Grey, other: Grey, start: Overlay) -> Overlay:
-    """Return an overlay with refined place, width and height, of grey values [S, S], S larger than for `best_overlay`.
+    """Return an overlay with refined place, width and height, of grey values [S, S], S larger than for `placed`.
 
     Its fit is the lower quartile of the correlation over all textured blocks: a watermark changes few of them, while
     two products on a white background share nothing but the outline.
     """
-    whole, part = _whole_and_part(one, other, start)
-    box = np.array(start.box)
-    for blur in (2.0, 1.0):
-        box, _ = _moved(whole, part, box, blur, evaluations=45)
-    fit = _agreement(_laid_over(Image.fromarray(_band(whole, 1.0)), len(part), box), _band(part, 1.0))
+    whole, part = _whole_and_part(_band(one, 1.0), _band(other, 1.0), start)
+    box, _ = _moved(whole, part, np.array(start.box))
+    fit = _agreement(_laid_over(Image.fromarray(whole), len(part), box), part)
     return _overlay(fit, start, box)
 
 
-def _whole_and_part(one: Grey, other: Grey, overlay: Overlay) -> tuple[Grey, Grey]:
+def _whole_and_part(
+    one: NDArray[np.float32], other: NDArray[np.float32], overlay: Overlay
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     whole, part = (other, one) if overlay.swapped else (one, other)
     return whole, part[:, ::-1] if overlay.mirrored else part
 
@@ -142,24 +155,66 @@ def _overlay(fit: float, start: Overlay, box: NDArray[np.float64]) -> Overlay:
 
 
 def _moved(
-    whole: Grey, part: Grey, box: NDArray[np.float64], blur: float, evaluations: int
+    whole: NDArray[np.float32], part: NDArray[np.float32], box: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], float]:
-    """Return the box near a given one at which the part correlates most with the whole, and the correlation."""
-    misfit = partial(_misfit, Image.fromarray(_band(whole, blur)), _band(part, blur))
-    simplex = np.vstack([box, box + np.diag([0.015, 0.015, 0.03, 0.03])])
-    options = {"initial_simplex": simplex, "maxfev": evaluations, "xatol": 1e-3, "fatol": 1e-3}
-    found = optimize.minimize(misfit, box, method="Nelder-Mead", options=options)
-    return found.x, -float(found.fun)
+    """Return the box near a given one at which the part correlates most with the whole, and the correlation.
+
+    Gauss-Newton steps on windows of norm 1 with Marquardt's damping: Evangelidis and Psarakis, *Parametric image
+    alignment using enhanced correlation coefficient maximization*, 2008, with a box in place of a homography.
+    """
+    ground, pattern = Image.fromarray(whole), _unit(part)
+    window = _laid_over(ground, len(part), box)
+    fit, damping = float(np.vdot(_unit(window), pattern)), 1e-3
+    curvature, slope = _derivatives(window, pattern, box)
+    for _ in range(_STEPS):
+        damped = curvature + damping * np.diag(np.maximum(np.diag(curvature), 1e-9))
+        moved = box + np.clip(np.linalg.solve(damped, slope), -_LONGEST_STEP, _LONGEST_STEP)
+        window = _laid_over(ground, len(part), moved)
+        gain = float(np.vdot(_unit(window), pattern)) - fit if moved[2:].min() >= _LEAST else -1.0
+        if gain > 0:
+            box, fit, damping = moved, fit + gain, damping / 5
+            curvature, slope = _derivatives(window, pattern, box)
+        else:
+            damping = max(0.1, 10 * damping)
+        if 0 < gain < _LEAST_GAIN or damping > 10:
+            break
+    return box, fit
 
 
-def _misfit(ground: Image.Image, pattern: NDArray[np.float32], box: NDArray[np.float64]) -> float:
-    """Return minus the normalised cross-correlation of a part with its place in the whole; 1 for a part too small."""
-    if min(box[2:]) < _LEAST:
-        return 1.0
-    window = _laid_over(ground, len(pattern), box)
-    # Skip the border, where the band-pass lacks neighbours.
-    inner = slice(len(pattern) // 16, -(len(pattern) // 16))
-    return -float(_correlation(window[inner, inner].ravel(), pattern[inner, inner].ravel()))
+def _derivatives(
+    window: NDArray[np.float32], pattern: NDArray[np.float32], box: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the Gauss-Newton curvature [4, 4] and the slope [4] of the correlation, by left, top, width and height."""
+    side, inner = len(window), _inner(len(window))
+    place = (np.arange(side, dtype=np.float32)[inner] + 0.5) / side
+    down, along = (np.asarray(np.gradient(window, axis=axis))[inner, inner] for axis in (0, 1))
+    down, along = down * (side / box[3]), along * (side / box[2])
+    changes = np.stack([along, down, along * place, down * place[:, None]]).reshape(4, -1)
+    centred = _centred(window)
+    now = (centred / _norm(centred)).ravel()
+    changes = (changes - changes.mean(axis=1, keepdims=True)) / _norm(centred)
+    changes -= np.outer(changes @ now, now)
+    return (changes @ changes.T).astype(np.float64), (changes @ pattern.ravel()).astype(np.float64)
+
+
+def _unit(window: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the inside of a window with mean 0 and norm 1."""
+    centred = _centred(window)
+    return np.asarray(centred / _norm(centred), np.float32)
+
+
+def _centred(window: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a window with mean 0, without its border, where the band-pass lacks neighbours."""
+    inner = _inner(len(window))
+    return np.asarray(window[inner, inner] - window[inner, inner].mean(), np.float32)
+
+
+def _norm(values: NDArray[np.float32]) -> float:
+    return max(float(np.linalg.norm(values)), 0.1)
+
+
+def _inner(side: int) -> slice:
+    return slice(side // 16, -(side // 16))
 
 
 def _laid_over(ground: Image.Image, side: int, box: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -172,7 +227,7 @@ def _agreement(window: NDArray[np.float32], pattern: NDArray[np.float32]) -> flo
     blocks = [_blocks(values) for values in (window, pattern)]
     textured = np.maximum(*(values.std(axis=1) for values in blocks))
     shows = textured > _TEXTURED
-    if not shows.any():
+    if shows.sum() < _LEAST_TEXTURED:
         return -1.0
     return float(np.quantile(_correlation(*(values[shows] for values in blocks)), 0.25))
 
@@ -213,13 +268,17 @@ def _pattern(grey: Grey, small: int) -> NDArray[np.complex64]:
     return np.asarray(np.conj(fft.rfft2(padded)))
 
 
-def shrunk(grey: Grey, side: int) -> Grey:
-    """Return grey values [..., S, S] at a smaller size."""
-    if side == grey.shape[-1]:
-        return grey
-    pictures = (Image.fromarray(values) for values in grey.reshape(-1, *grey.shape[-2:]))
-    small = [np.asarray(picture.resize((side, side), Image.Resampling.BOX)) for picture in pictures]
-    return np.stack(small).reshape(*grey.shape[:-2], side, side)
+def shrunk(grey: Grey, side: int) -> NDArray[np.float32]:
+    """Return grey values [..., S, S] averaged to a smaller size, [..., side, side]."""
+    averages = _averages(grey.shape[-1], side)
+    return np.asarray(averages @ grey.astype(np.float32) @ averages.T, np.float32)
+
+
+@cache
+def _averages(side: int, small: int) -> NDArray[np.float32]:
+    """Return the weights [small, side] of Pillow's box filter."""
+    rows = Image.fromarray(np.eye(side, dtype=np.float32)).resize((side, small), Image.Resampling.BOX)
+    return np.asarray(rows)
 
 
 def _sizes(side: int) -> list[int]:

@@ -19,7 +19,7 @@ _PROMISING = 0.45
 """Minimum fit of two small pictures for comparing them at a larger size."""
 
 _PLACED = 0.78
-"""The same once the place is refined; that of 263 copies in `benchmarks/audit.py` is 0.85 to 1."""
+"""The same once the place is refined; that of 255 copies in `benchmarks/audit.py` is 0.88 to 1."""
 
 _SIDE = 112
 """Side of the larger pictures."""
@@ -72,7 +72,7 @@ def near_copy(
     The `small_grey` of both are given, prepared; ``pictures`` returns both, where the small ones are promising.
     """
     overlay = best_overlay(one, other)
-    if overlay.fit < _PROMISING or placed(one, other, overlay).fit < _PLACED:
+    if overlay.fit < _PROMISING or (overlay := placed(one, other, overlay)).fit < _PLACED:
         return None
     squares = [_square(picture) for picture in pictures()]
     greys = [np.asarray(square.convert("L")) for square in squares]
