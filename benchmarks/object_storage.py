@@ -106,7 +106,9 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, dict[str, 
     measured = {engine: {"write 1,024 rows": median(times)} for engine, times in writes.items()}
     steps: dict[str, Callable[[str, Store], Any]] = {
         "open": lambda place, store: open_store(place).close(),
-        "search, one query": lambda place, store: [store.nearest(q[None], 10, ["id", "vector"]) for q in queries],
+        "search, one query": lambda place, store: [
+            store.nearest(q[None], 10, ["id", "vector"], None, None) for q in queries
+        ],
         "rows of a dataset": lambda place, store: store.rows(["id", "label"], equals("dataset", "d1")),
     }
     for name, step in steps.items():

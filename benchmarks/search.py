@@ -117,7 +117,7 @@ def make_database(place: Path, vectors: Vectors, batch: int) -> tuple[SearchInde
         begin = time.perf_counter()
         store.merge(table)
         seconds += time.perf_counter() - begin
-    return SearchIndex(store), len(vectors) / seconds
+    return SearchIndex(store, None, (None, None, None)), len(vectors) / seconds
 
 
 def percentiles(vectors: Vectors) -> NDArray[np.float64]:
@@ -231,7 +231,6 @@ def measure_database(
         begin = time.perf_counter()
         index.build_index(kind)
         building = time.perf_counter() - begin
-        index._store.warm()
         search = database_search(index)
         part = {
             "build_seconds": round(building, 1),

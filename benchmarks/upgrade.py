@@ -30,8 +30,9 @@ from unimetric.data.sources import read_sources
 from unimetric.evaluation.evaluate_split import embed_items
 from unimetric.formats.run_folder import RunFolder
 from unimetric.models.embedder import Embedder
+from unimetric.search.scoring import Vectors, unit
 from unimetric.search.upgrade.decision import Comparison, Gallery, compare
-from unimetric.search.upgrade.maps import KINDS, LARGEST, Map, Vectors, fit_map, unit
+from unimetric.search.upgrade.maps import KINDS, LARGEST, Map, fit_map
 from unimetric.search.upgrade.thresholds import shifted
 from unimetric.training.provenance import measured_sides
 from unimetric.training.setup import load_split

@@ -103,7 +103,7 @@ def measure(searches: Searches, kind: str) -> dict[str, dict[str, int]]:
 
         def word(query: int, row: int, calibration: Calibration = calibration) -> str:
             score = float(searches.similarities[query, row])
-            confidence = calibration.confidence(score, str(searches.datasets[row]))
+            (confidence,) = calibration.confidences([score], [str(searches.datasets[row])])
             return strength_of(score, 1.0, confidence) or "none"
 
         for query in np.flatnonzero(testing):

@@ -30,7 +30,7 @@ def measured(genuine: NDArray[np.float64], impostors: NDArray[np.float64]) -> Ca
 def test_confidence_grows_with_the_score(genuine: list[float], seed: int) -> None:
     values = np.array(genuine)
     calibration = measured(values, np.random.default_rng(seed).permutation(values))
-    found = [calibration.confidence(score, "anything") for score in np.linspace(-2, 2, 41)]
+    found = calibration.confidences(list(np.linspace(-2, 2, 41)), ["anything"] * 41)
     assert all(value is not None and 0 < value < 1 for value in found)
     assert found == sorted(found)
 
@@ -47,7 +47,7 @@ def test_confidence_is_the_share_of_right_answers() -> None:
     absent = rng.random(20_000) < ABSENT_SHARE
     answers = np.where(absent, impostors, np.maximum(genuine, impostors))
     right = ~absent & (genuine > impostors)
-    confidence = np.array([calibration.confidence(score, "") for score in answers])
+    confidence = np.array(calibration.confidences(list(answers), [""] * len(answers)))
     for low, high in [(0, POSSIBLE), (POSSIBLE, STRONG), (STRONG, 1)]:
         chosen = (confidence >= low) & (confidence < high)
         assert chosen.sum() > 500
@@ -56,14 +56,14 @@ def test_confidence_is_the_share_of_right_answers() -> None:
 
 def test_without_enough_queries_nothing_is_claimed() -> None:
     few = measured(np.linspace(0.5, 0.9, 20), np.linspace(0.1, 0.4, 20))
-    assert few.confidence(0.9, "") is None
+    assert few.confidences([0.9], [""]) == [None]
     assert strength_of(0.9, 1.0, None) is None
     assert strength_of(0.9999, 1.0, None) == "identical"
     # Equal scores, and scores that are the worse the higher they are, make no difference between answers.
     same = measured(np.full(40, 0.5), np.full(40, 0.5))
-    assert same.confidence(0.1, "") == same.confidence(0.9, "")
+    assert same.confidences([0.1], [""]) == same.confidences([0.9], [""])
     worse = measured(np.linspace(0.1, 0.5, 40), np.concatenate([np.zeros(20), np.full(20, 0.9)]))
-    assert worse.confidence(0.1, "") == worse.confidence(0.9, "")
+    assert worse.confidences([0.1], [""]) == worse.confidences([0.9], [""])
 
 
 def test_thresholds_of_datasets() -> None:
@@ -75,7 +75,7 @@ def test_thresholds_of_datasets() -> None:
     # Too few queries for a threshold of their own: that of all stands for it.
     assert calibration.separate["shoes"]["roc"] is None
     assert calibration.threshold(0.01, ["shoes"]) == 0.9
-    assert calibration.confidence(0.9, "shoes") == calibration.confidence(0.9, "gloves") == 0.95
+    assert calibration.confidences([0.9, 0.9], ["shoes", "gloves"]) == [0.95, 0.95]
     with pytest.raises(UserError, match=r"0\.05.*calibrated at 0\.1, 0\.01"):
         calibration.threshold(0.05)
 

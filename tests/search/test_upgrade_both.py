@@ -18,10 +18,11 @@ from unimetric.models.backbone import make_backbone
 from unimetric.models.embedder import Embedder
 from unimetric.search import SearchIndex
 from unimetric.search.items import NewItem
+from unimetric.search.scoring import unit
 from unimetric.search.stores import open_place
 from unimetric.search.stores.live import place_of, read_live
 from unimetric.search.upgrade.decision import Gallery, compare
-from unimetric.search.upgrade.maps import KINDS, unit
+from unimetric.search.upgrade.maps import KINDS
 from unimetric.search.upgrade.run import UpgradeOptions, start_upgrade
 from unimetric.search.upgrade.state import upgrade_state
 

@@ -4,8 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from unimetric.search.scoring import unit
 from unimetric.search.upgrade.decision import Gallery, compare
-from unimetric.search.upgrade.maps import KINDS, fit_map, held_out, likeness, unit
+from unimetric.search.upgrade.maps import KINDS, fit_map, held_out, likeness
 from unimetric.search.upgrade.run import by_class
 from unimetric.search.upgrade.thresholds import shifted
 

@@ -34,7 +34,7 @@ class Gate:
         if self._hold_at is not None and state.done == self._hold_at and state.phase == "indexing":
             self.held.set()
             assert self._released.wait(60)
-        if not state.is_working:
+        if state.phase in ("done", "failed", "stopped"):
             self.ended.set()
 
     def release(self) -> None:

@@ -11,10 +11,8 @@ from unimetric.progress import console, log_status, progress_bar
 from unimetric.search.conditions import is_one_of
 from unimetric.search.index import SearchIndex
 from unimetric.search.items import NewItem
-from unimetric.search.rows import MAPPED, NamedItem, named, rows_table
-from unimetric.search.stores.base import is_uri
-
-_IDS_AT_ONCE = 1000
+from unimetric.search.rows import MAPPED, Row, named, rows_table
+from unimetric.search.stores.base import is_uri, portions
 
 
 @dataclass(frozen=True)
@@ -30,10 +28,8 @@ def import_shards(index: SearchIndex, files: Iterable[str]) -> Imported:
     """Write the rows of shards, a commit for every 8,192; repeated after a kill, it continues.
 
     A row gets the id that ``unimetric index`` would give its image, so that a later ``unimetric index`` of the same
-    folders finds it unchanged, and adds the columns of a manifest to it without embedding anything.
-
-    Raises:
-        UserError: a shard is damaged or of another model, or the database cannot be written.
+    folders finds it unchanged, and adds the columns of a manifest to it without embedding anything. A shard that is
+    damaged or of another model is refused by a `UserError`.
     """
     written, unchanged = 0, 0
     files = list(files)
@@ -59,49 +55,26 @@ def _write(index: SearchIndex, file: str, columns: dict[str, Any]) -> int:
         _new_item(path, columns["base"], dataset, label)
         for path, dataset, label in zip(columns["path"], columns["dataset"], columns["label"], strict=True)
     )
-    known = _known(index, [item.id for item in items])
-    # Of two that lead to the same place, the later one.
-    places = {
-        item.id: place
-        for place, item in enumerate(items)
-        if not _is_same(known.get(item.id), columns["content_hash"][place], item.item.label)
+    known = {
+        row["id"]: row
+        for some in portions([item.id for item in items])
+        for row in index.signature_rows(is_one_of("id", some)).to_pylist()
     }
     kinds = index.metadata_columns
-    if places:
-        chosen = list(places.values())
-        table = rows_table(
-            [_with_metadata(items[place], known, kinds) for place in chosen],
-            [columns["content_hash"][place] for place in chosen],
-            vectors[chosen],
-            [columns["thumbnail"][place] for place in chosen],
-            kinds,
-            index.fingerprint,
-        )
-        index.merge(table)
-    return len(places)
-
-
-def _known(index: SearchIndex, ids: list[str]) -> dict[str, dict[str, Any]]:
-    """Return the existing rows with these ids."""
-    return {
-        row["id"]: row
-        for start in range(0, len(ids), _IDS_AT_ONCE)
-        for row in index.signature_rows(is_one_of("id", ids[start : start + _IDS_AT_ONCE])).to_pylist()
-    }
-
-
-def _is_same(row: dict[str, Any] | None, content_hash: str, label: str) -> bool:
-    return (
-        row is not None
-        and (row["content_hash"], row["label"]) == (content_hash, label)
-        and (row["fingerprint"] != MAPPED)
-    )
-
-
-def _with_metadata(item: NamedItem, known: dict[str, dict[str, Any]], kinds: dict[str, str]) -> NamedItem:
-    """Return the item with the metadata of its existing row, which shards do not contain."""
-    row = known.get(item.id, {})
-    return replace(item, item=replace(item.item, metadata={name: row.get(name) for name in kinds}))
+    rows: dict[str, Row] = {}
+    for item, content_hash, vector, thumbnail in zip(
+        items, columns["content_hash"], vectors, columns["thumbnail"], strict=True
+    ):
+        old = known.get(item.id, {})
+        is_same = (old.get("content_hash"), old.get("label")) == (content_hash, item.item.label)
+        if is_same and old["fingerprint"] != MAPPED:
+            continue
+        # Shards have no metadata. Of two images that lead to the same place, the later one is kept.
+        described = replace(item.item, metadata={name: old.get(name) for name in kinds})
+        rows[item.id] = Row(replace(item, item=described), content_hash, vector, thumbnail)
+    if rows:
+        index.merge(rows_table(list(rows.values()), kinds, index.fingerprint))
+    return len(rows)
 
 
 def _new_item(path: str, base: str, dataset: str, label: str) -> NewItem:

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from unimetric.bulk.work_units import WorkUnit
@@ -12,57 +13,43 @@ from unimetric.errors import UserError, cause
 
 
 class UnitWorker:
-    """A Ray actor with one model. A `UserError` is returned as text, so that it is reported in one line.
+    """A Ray actor with one model. A `UserError` is returned as text, so that it is reported in one line."""
 
-    Args:
-        job: The `Job` as JSON.
-    """
-
-    def __init__(self, job: str) -> None:
-        import json
-
-        self._job = Job(**json.loads(job))
+    def __init__(self, job: Job) -> None:
+        self._job = job
         self._worker: Worker | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Make the shards of a batch of units."""
-        results: dict[str, list[Any]] = {"name": [], "rows": [], "skipped": [], "error": []}
+        results: dict[str, list[Any]] = {"name": [], "rows": [], "error": []}
         for text in batch["unit"]:
             try:
                 if self._worker is None:
                     self._worker = Worker(self._job)
                 done = self._worker.make(WorkUnit.from_json(str(text)))
-                values: tuple[Any, ...] = (done.name, done.rows, done.skipped, "")
+                values: tuple[Any, ...] = (done.name, done.rows, "")
             except UserError as error:
-                values = ("", 0, 0, str(error))
+                values = ("", 0, str(error))
             for name, value in zip(results, values, strict=True):
                 results[name].append(value)
         return results
 
 
-def make_shards(job: Job, units: Sequence[WorkUnit], workers: int | None) -> Iterator[Done]:
+def make_shards(job: Job, units: Sequence[WorkUnit]) -> Iterator[Done]:
     """Make all units and yield each when it is finished, in any order.
 
-    A worker that dies is replaced, and its units are made again.
-
-    Args:
-        job: The workers' settings.
-        units: The units to make.
-        workers: Number of models; by default one per GPU of the cluster, or one per machine without GPUs.
-
-    Raises:
-        UserError: Ray is not installed, the cluster has too few processors, or a unit cannot be made.
+    A worker that dies is replaced, and its units are made again. A `UserError` if Ray is not installed, the cluster has
+    too few processors, or a unit cannot be made.
     """
     with _cluster() as ray:
-        count, processors, gpus = _shares(ray, workers, job.accelerator)
+        count, processors, gpus = _shares(ray, job.options.workers, job.accelerator)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        settled = Job(**{**job.__dict__, "threads": job.threads or processors})
         rows = [{"unit": unit.to_json()} for unit in units]
         results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             UnitWorker,
-            fn_constructor_kwargs={"job": settled.to_json()},
+            fn_constructor_kwargs={"job": replace(job, threads=processors)},
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=min(count, len(rows))),
             num_cpus=processors,
@@ -71,7 +58,7 @@ def make_shards(job: Job, units: Sequence[WorkUnit], workers: int | None) -> Ite
         for row in results.iter_rows():
             if row["error"]:
                 raise UserError(str(row["error"]))
-            yield Done(str(row["name"]), int(row["rows"]), int(row["skipped"]))
+            yield Done(str(row["name"]), int(row["rows"]))
 
 
 @contextmanager

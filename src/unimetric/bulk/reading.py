@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unimetric.bulk.work_units import WorkUnit
-from unimetric.data.images import ImageError, image_file, is_image_name, without_box
+from unimetric.data.images import ImageError, file_reason, image_file, is_image_name, without_box
 from unimetric.data.labels import clean_label
-from unimetric.errors import UserError
+from unimetric.errors import UserError, cause
 from unimetric.storage import objects as storage
 from unimetric.storage.access import StorageError
 
@@ -35,11 +35,7 @@ class Source:
     content: bytes | ImageError | None = None
 
     def read(self, base: Path) -> bytes:
-        """Read the image's bytes; a relative path starts at ``base``.
-
-        Raises:
-            ImageError: it cannot be read.
-        """
+        """Read the image's bytes, or raise an `ImageError`; a relative path starts at ``base``."""
         if isinstance(self.content, ImageError):
             raise self.content
         return _read(self.path, base) if self.content is None else self.content
@@ -74,24 +70,17 @@ def _read(place: str, base: Path) -> bytes:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ImageError("a folder, not a file" if path.is_dir() else "not a regular file")
         return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-        raise ImageError("file not found") from error
-    except PermissionError as error:
-        raise ImageError("no permission") from error
     except StorageError:
         # The next attempt may find the image; a finished shard would lack it for ever.
         raise
-    except (OSError, pa.ArrowException, UserError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise ImageError(f"cannot be read ({reason})") from error
+    except (pa.ArrowException, UserError) as error:
+        raise ImageError(f"cannot be read ({cause(error)})") from error
+    except (OSError, ValueError) as error:
+        raise ImageError(file_reason(error)) from error
 
 
 def _tar_images(unit: WorkUnit) -> Iterator[Source]:
-    """Yield the images of an archive; neighbouring files of one name up to the first dot are a sample (WebDataset).
-
-    Raises:
-        UserError: a label lies apart from its image.
-    """
+    """Yield the images of an archive; neighbouring files of one name up to the first dot are a sample (WebDataset)."""
     with storage.open_file(unit.place) as file:
         # Detects archives that are truncated between two files.
         whole = _has_end(file)

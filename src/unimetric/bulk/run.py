@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unimetric.bulk.work_units import WorkUnit, digest, plan
-from unimetric.bulk.worker import Done, Job, Worker
+from unimetric.bulk.worker import Done, Job, ShardOptions, Worker
 from unimetric.errors import UserError
 from unimetric.files import csv_text
 from unimetric.formats.shards import ShardsInfo, Skipped, begin, read_skipped
@@ -31,29 +31,6 @@ class Embedded:
     """All shards."""
     rows: int
     skipped: tuple[Skipped, ...]
-
-
-@dataclass(frozen=True)
-class ShardOptions:
-    """Work of one ``unimetric embed`` into shards.
-
-    Args:
-        engine: ``ray``, or ``plain`` for this process alone.
-        shard: ``I/N``: make the I-th of every N shards.
-        workers: Number of models, for ``ray``.
-        shard_rows: Most images per shard; rounded up to whole batches.
-        batch_size: Images per forward pass.
-        thumbnails: Keep thumbnails.
-        strict: Stop at the first image that cannot be read.
-    """
-
-    engine: str = "plain"
-    shard: str = "1/1"
-    workers: int | None = None
-    shard_rows: int = 8192
-    batch_size: int = 32
-    thumbnails: bool = False
-    strict: bool = False
 
 
 def embed_shards(model: ModelSource, sources: Sequence[str], out: str, options: ShardOptions) -> Embedded:
@@ -89,31 +66,22 @@ def embed_shards(model: ModelSource, sources: Sequence[str], out: str, options: 
     out = str(local.absolute()) if local is not None else out.rstrip("/")
     finished = begin(out, info)
     missing = [unit for unit in units[index - 1 :: count] if unit.name not in finished]
-    job = Job(
-        str(folder.resolve()),
-        None if weights is None else str(Path(weights).resolve()),
-        out,
-        str(Path.cwd()),
-        fingerprint,
-        precision,
-        device.accelerator,
-        batch_size,
-        0,
-        options.thumbnails,
-        options.strict,
-        model.size,
-    )
     if missing:
-        _make(job, missing, options.engine, options.workers)
+        weights = None if weights is None else str(Path(weights).resolve())
+        base = str(Path.cwd())
+        job = Job(
+            str(folder.resolve()), weights, out, base, fingerprint, precision, device.accelerator, model.size, options
+        )
+        _make(job, missing)
     return _summary(out, units)
 
 
-def _make(job: Job, units: Sequence[WorkUnit], engine: str, workers: int | None) -> None:
-    if engine == "ray":
+def _make(job: Job, units: Sequence[WorkUnit]) -> None:
+    if job.options.engine == "ray":
         # Needs the extra scale, and is slow to import.
         from unimetric.bulk.ray_engine import make_shards
 
-        done: Iterable[Done] = make_shards(job, units, workers)
+        done: Iterable[Done] = make_shards(job, units)
     else:
         done = map(Worker(job).make, units)
     rows = 0

@@ -72,7 +72,7 @@ def plan(sources: Sequence[str], rows: int) -> list[WorkUnit]:
         files = _archives(place)
         if files:
             dataset = name or _stem(place)
-            archives += [(_kind(file), dataset, file) for file in files]
+            archives += [("tar" if file.endswith(".tar") else "table", dataset, file) for file in files]
         elif storage.local_path(place) is None:
             images += _remote_images(place, name)
         else:
@@ -102,11 +102,7 @@ def digest(units: Sequence[WorkUnit]) -> str:
 
 
 def holds_images(place: str) -> bool:
-    """Return True if a Parquet file holds images: a column ``image`` of bytes, or of ``{bytes, path}``.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """Return True if a readable Parquet file has a column ``image`` of bytes, or of ``{bytes, path}``."""
     try:
         with storage.open_file(place) as file:
             schema = pq.read_schema(file)
@@ -146,10 +142,6 @@ def _archives(place: str) -> list[str]:
     if not archives:
         archives = [file for file in files if file.endswith((".parquet", ".pq")) and holds_images(file)]
     return archives
-
-
-def _kind(file: str) -> str:
-    return "tar" if file.endswith(".tar") else "table"
 
 
 def _stem(place: str) -> str:

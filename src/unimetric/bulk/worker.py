@@ -1,9 +1,7 @@
 """A worker: one model that embeds one unit after another."""
 
 import hashlib
-import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -19,8 +17,23 @@ from unimetric.errors import UserError
 from unimetric.formats.shards import Row, Skipped, write_shard
 from unimetric.models.devices import choose_device
 from unimetric.models.embedder import Embedder
-from unimetric.search.preparation import Outcome, Prepared, jpeg, prepare_all, with_box_hash
+from unimetric.models.saving import model_fingerprint, read_model_config
+from unimetric.models.sizes import sized_fingerprint
+from unimetric.search.preparation import Prepared, jpeg, prepare_all, with_box_hash
 from unimetric.storage import objects as storage
+
+
+@dataclass(frozen=True)
+class ShardOptions:
+    """Work of one ``unimetric embed`` into shards; that command describes its options."""
+
+    engine: str = "plain"
+    shard: str = "1/1"
+    workers: int | None = None
+    shard_rows: int = 8192
+    batch_size: int = 32
+    thumbnails: bool = False
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -28,18 +41,16 @@ class Job:
     """Settings of all workers; paths are those of the worker's machine.
 
     Attributes:
-        model: A run folder or a model folder.
+        model: A model folder.
         weights: The file of the backbone's weights, or None.
         out: The folder of the shards.
         base: The folder that relative paths of images start from.
         fingerprint: The model's.
         precision: As for `Embedder.encode`.
         accelerator: As for `choose_device`.
-        batch_size: Images per forward pass.
-        threads: Threads of a worker, or 0 for torch's own choice.
-        thumbnails: Keep thumbnails.
-        strict: Refuse unreadable images.
         size: Numbers of a vector; None for all.
+        options: The work.
+        threads: Threads of a worker, or 0 for torch's own choice.
     """
 
     model: str
@@ -49,15 +60,9 @@ class Job:
     fingerprint: str
     precision: str
     accelerator: str
-    batch_size: int
-    threads: int
-    thumbnails: bool
-    strict: bool
-    size: int | None = None
-
-    def to_json(self) -> str:
-        """Return the job as JSON."""
-        return json.dumps(asdict(self))
+    size: int | None
+    options: ShardOptions
+    threads: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,24 +71,16 @@ class Done:
 
     name: str
     rows: int
-    skipped: int
 
 
 class Worker:
-    """A loaded model that makes shards.
-
-    Raises:
-        UserError: the model cannot be loaded, or is not the job's.
-    """
+    """A loaded model that makes shards; a `UserError` if it cannot be loaded, or is not the job's."""
 
     def __init__(self, job: Job) -> None:
-        # Check the fingerprint, since the model's file may differ between machines.
-        from unimetric.models.saving import model_fingerprint, read_model_config
-        from unimetric.models.sizes import sized_fingerprint
-
         self.job = job
         if job.threads:
             torch.set_num_threads(job.threads)
+        # The model's file may differ between machines.
         folder, config = read_model_config(Path(job.model))
         found = sized_fingerprint(model_fingerprint(config), config, job.size)
         if found != job.fingerprint:
@@ -96,25 +93,20 @@ class Worker:
         )
 
     def make(self, unit: WorkUnit) -> Done:
-        """Embed a unit and write its shard.
-
-        Raises:
-            UserError: an image cannot be read and the job is strict, or the shard cannot be written.
-        """
+        """Embed a unit and write its shard; a `UserError` if it cannot, or with ``strict`` at an unreadable image."""
         rows: list[Row] = []
         vectors = [np.empty((0, self._embedder.embedding_size), np.float32)]
         skipped: list[Skipped] = []
         form = self._embedder.inference_form(self.job.precision)
         outcomes = prepare_all(
-            sources(unit), self._prepare, threads=max(1, torch.get_num_threads()), ahead=self.job.batch_size
+            sources(unit), self._prepare, threads=max(1, torch.get_num_threads()), ahead=self.job.options.batch_size
         )
         # Batches count unreadable images, as in `Embedder.encode_batches`, so that vectors are the same to the bit.
-        for batch in _batches(outcomes, self.job.batch_size):
+        while batch := list(islice(outcomes, self.job.options.batch_size)):
             pixels: list[Tensor] = []
-            for outcome in batch:
-                source, prepared = outcome.task, outcome.prepared
+            for source, prepared in batch:
                 if isinstance(prepared, ImageError):
-                    if self.job.strict:
+                    if self.job.options.strict:
                         raise UserError(
                             f"{source.path}: {prepared.reason}; remove it from the list, or replace the file"
                         )
@@ -126,17 +118,11 @@ class Worker:
             vectors.append(form.embed_pixels(pixels))
         place = storage.join(self.job.out, unit.name)
         write_shard(place, rows, np.concatenate(vectors), skipped, self.job.fingerprint, self.job.base)
-        return Done(unit.name, len(rows), len(skipped))
+        return Done(unit.name, len(rows))
 
     def _prepare(self, source: Source) -> Prepared:
         content = source.read(Path(self.job.base))
         image: Image.Image = decode_image(content, name=source.path)
-        thumbnail = jpeg(image) if self.job.thumbnails else None
+        thumbnail = jpeg(image) if self.job.options.thumbnails else None
         digest = with_box_hash(hashlib.sha256(content).hexdigest(), split_box(Path(source.path))[1])
         return Prepared(digest, self._embedder.transform.crop(image), thumbnail)
-
-
-def _batches(outcomes: Iterable[Outcome[Source]], size: int) -> Iterator[list[Outcome[Source]]]:
-    iterator = iter(outcomes)
-    while batch := list(islice(iterator, size)):
-        yield batch

@@ -114,7 +114,8 @@ def _embed_shards(model: ModelSource, sources: Sequence[str], out: str, **option
         raise OptionError(f"--out is {out}: name a folder or a URI, shards are several files")
     if options["workers"] is not None and options["engine"] != "ray":
         raise OptionError(f"--workers is {options['workers']}: add --engine ray, or start one command per --shard")
-    from unimetric.bulk.run import SKIPPED_FILE, ShardOptions, embed_shards
+    from unimetric.bulk.run import SKIPPED_FILE, embed_shards
+    from unimetric.bulk.worker import ShardOptions
     from unimetric.progress import log_status
 
     try:

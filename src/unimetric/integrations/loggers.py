@@ -88,11 +88,7 @@ LOGGERS: dict[LoggerName, LoggerKind] = {
 
 
 def chosen_loggers(names: Literal["auto"] | Sequence[LoggerName]) -> list[LoggerName]:
-    """Return the loggers that a configuration names; ``auto`` is TensorBoard if it is installed.
-
-    Raises:
-        UserError: the package of a named one is not installed.
-    """
+    """Return the loggers that a configuration names, all installed; ``auto`` is TensorBoard if it is installed."""
     if names == "auto":
         return ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
     for name in names:

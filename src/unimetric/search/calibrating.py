@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError
+from unimetric.formats.vectors import as_unicode
 from unimetric.search.items import Refused
 from unimetric.search.rows import item_id, stored_path
+from unimetric.search.scoring import Vectors, vectors_of
 from unimetric.search.stores import open_store
 from unimetric.search.stores.base import Store
 
@@ -78,7 +79,9 @@ def calibrate_database(
         embedder = load_embedder(store, model, weights, device)
         precision = "auto" if device is None else device.precision
         embedded = embed_items(embedder, queries, batch_size=batch_size, precision=precision)
-        kept = [replace(item, label=_storable(item.label), dataset=_storable(item.dataset)) for item in embedded.items]
+        kept = [
+            replace(item, label=as_unicode(item.label), dataset=as_unicode(item.dataset)) for item in embedded.items
+        ]
         report, thresholds = _measure(store, embedder, kept, embedded.vectors, per_class)
         # Another process may have changed the rest of the record meanwhile.
         store.write_about({**store.read_about(), "calibration": {**thresholds, "database": True}})
@@ -94,7 +97,7 @@ def calibrate_database(
 def _check_datasets(store: Store, queries: Sequence[Item]) -> None:
     """Refuse queries of datasets that the database does not have, before they are embedded."""
     present = set(store.rows(["dataset"])["dataset"].to_pylist())
-    for name in dict.fromkeys(_storable(item.dataset) for item in queries):
+    for name in dict.fromkeys(as_unicode(item.dataset) for item in queries):
         if name not in present:
             listed = ", ".join(sorted(present)) if len(present) <= 20 else f"{len(present)} others"
             raise UserError(
@@ -104,7 +107,7 @@ def _check_datasets(store: Store, queries: Sequence[Item]) -> None:
 
 
 def _measure(
-    store: Store, embedder: Embedder, queries: Sequence[Item], vectors: NDArray[np.float32], per_class: bool
+    store: Store, embedder: Embedder, queries: Sequence[Item], vectors: Vectors, per_class: bool
 ) -> tuple[Report, dict[str, Any]]:
     """Return the report of the queries in the rows, and the thresholds to record, as in ``metrics.json``."""
     import torch
@@ -144,7 +147,7 @@ def _measure(
     return report, with_class_thresholds(report, searched)
 
 
-def _read_rows(store: Store) -> tuple[dict[str, list[str]], NDArray[np.float32]]:
+def _read_rows(store: Store) -> tuple[dict[str, list[str]], Vectors]:
     """Return id, dataset and label of all rows, and their vectors [G, E]."""
     columns = ("id", "dataset", "label")
     rows: dict[str, list[str]] = {name: [] for name in columns}
@@ -152,11 +155,5 @@ def _read_rows(store: Store) -> tuple[dict[str, list[str]], NDArray[np.float32]]
     for block in store.blocks([*columns, "vector"]):
         for name in columns:
             rows[name] += block[name].to_pylist()
-        flat = block["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        parts.append(flat.reshape(len(block), -1).astype(np.float32, copy=False))
+        parts.append(vectors_of(block["vector"]))
     return rows, np.concatenate(parts)
-
-
-def _storable(text: str) -> str:
-    """Escape bytes of file names that are not UTF-8, as the database's rows do."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

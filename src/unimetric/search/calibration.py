@@ -34,12 +34,9 @@ POSSIBLE = 0.5
 
 
 def strength_of(score: float, perfect: float, confidence: float | None) -> Strength | None:
-    """Return the word for an answer; None without a calibration, unless it is identical.
+    """Return the word for an answer; None without a confidence, unless it is identical.
 
-    Args:
-        score: Its score.
-        perfect: The score of a picture compared with itself.
-        confidence: As from `Calibration.confidence`.
+    ``perfect`` is the score of a picture compared with itself.
     """
     if score >= perfect - IDENTICAL:
         return "identical"
@@ -64,11 +61,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        """Build from the output of `to_dict`.
-
-        Raises:
-            UserError: it is no calibration.
-        """
+        """Build from the output of `to_dict`, or raise a `UserError` if it is no calibration."""
         try:
             calibration = cls(dict(values["unified"]), dict(values["separate"]), values.get("classes"))
             for own in (calibration.classes or {}).values():
@@ -98,10 +91,7 @@ class Calibration:
         """Return the score from which an answer is a match, at a rate of false matches; None without enough queries.
 
         A dataset with too few queries for its own threshold uses that of all datasets together, because wrong answers
-        in a part of a gallery are no more similar than in the whole gallery.
-
-        Raises:
-            UserError: a rate that was not measured.
+        in a part of a gallery are no more similar than in the whole gallery. A rate that was not measured is refused.
         """
         for gallery in (self._gallery(datasets), self.unified):
             threshold = _threshold(gallery, rate)
@@ -109,16 +99,12 @@ class Calibration:
                 return threshold
         return None
 
-    def confidence(self, evidence: float, dataset: str) -> float | None:
-        """Return the estimated share of right answers, from 0 to 1, among answers of this dataset that are as similar.
+    def confidences(self, evidence: Sequence[float], datasets: Sequence[str]) -> list[float | None]:
+        """Return for answers of some datasets the estimated shares of right ones, from 0 to 1, among those as similar.
 
         One search in five is assumed to be for something that is not there: see `unimetric.evaluation.answers`. A
         dataset with too few queries for an estimate of its own uses that of all datasets. None without an estimate.
         """
-        return self.confidences([evidence], [dataset])[0]
-
-    def confidences(self, evidence: Sequence[float], datasets: Sequence[str]) -> list[float | None]:
-        """Return the `confidence` of several answers."""
         found: list[float | None] = [None] * len(evidence)
         for dataset in set(datasets):
             curve = self._curves.get(dataset, self._unified_curve)
@@ -146,10 +132,7 @@ def read_calibration(path: Path, size: int | None = None) -> Calibration | None:
     """Return the calibration in a ``metrics.json`` for vectors of a size; None if it has none.
 
     Shorter vectors have other scores. A measurement has the thresholds of its own size, and those of the sizes in its
-    table of budgets.
-
-    Raises:
-        UserError: the file cannot be read, or is damaged.
+    table of budgets. A file that cannot be read, or is damaged, is a `UserError`.
     """
     try:
         with explain_os_error(path, "read"):

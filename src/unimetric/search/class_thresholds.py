@@ -4,7 +4,7 @@ The offsets come from the rows alone, compared with each other; the queries only
 its similarity less the offset of its class. The order of the answers stays that of the similarities.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,23 +27,11 @@ _QUERIES, _ROWS = 256, 16_384
 """Queries and rows that are compared at once."""
 
 
-@dataclass(frozen=True, eq=False)
-class Offsets:
-    """Offsets of C classes, and the record of them."""
+def _row_offsets(report: Report, rows: Retrieval) -> tuple[Floats, dict[str, dict[str, Any]]]:
+    """Return the offsets of the classes of rows that are each searched in all others, [C], and their record.
 
-    by_class: Floats
-    """Shape [C]."""
-    record: dict[str, dict[str, Any]]
-    """For every dataset, ``labels``: the offset of each; and ``other``: that of rows without a label and of classes
-    that are added later."""
-
-
-def row_offsets(report: Report, rows: Retrieval) -> Offsets:
-    """Return the offsets of the classes of a database.
-
-    Args:
-        report: Of queries in these rows; it has the names of the classes.
-        rows: The rows, each searched in all others.
+    The record has, for every dataset, ``labels``: the offset of each; and ``other``: that of rows without a label and
+    of classes that are added later.
     """
     classes = [(str(dataset), str(label)) for dataset, label in report.per_query.classes]
     labelled = torch.tensor([not label.startswith(NO_LABEL) for _, label in classes])[rows.gallery_classes]
@@ -60,33 +48,27 @@ def row_offsets(report: Report, rows: Retrieval) -> Offsets:
     for own in record.values():
         own["other"] = float(np.mean(list(own["labels"].values()))) if own["labels"] else 0.0
     by_class = [record[dataset]["labels"].get(label, record[dataset]["other"]) for dataset, label in classes]
-    return Offsets(np.array(by_class), record)
+    return np.array(by_class), record
 
 
 def with_class_thresholds(report: Report, searched: Retrieval) -> dict[str, Any]:
     """Return the thresholds of a report, as in ``metrics.json``, for similarities less the offsets of their classes.
 
-    Sets with a guarantee stay those of the similarities.
-
-    Args:
-        report: Of queries in the rows of a database.
-        searched: The same queries and rows.
+    Sets with a guarantee stay those of the similarities. ``searched`` has the queries and rows of the report.
     """
     per_query = report.per_query
-    own = torch.arange(len(searched.gallery))
-    classes = searched.gallery_classes
-    offsets = row_offsets(
-        report, Retrieval(searched.gallery, searched.gallery, classes, classes, own, searched.distance)
-    )
+    gallery, classes = searched.gallery, searched.gallery_classes
+    rows = Retrieval(gallery, gallery, classes, classes, torch.arange(len(gallery)), searched.distance)
+    offsets, record = _row_offsets(report, rows)
     separate = {}
     for name, calibration in report.separate_thresholds.items():
         number = per_query.datasets.index(name)
         chosen = torch.from_numpy(per_query.query_datasets == number).nonzero()[:, 0]
         part = searched.restrict(chosen, torch.from_numpy(per_query.gallery_datasets == number).nonzero()[:, 0])
         results = _some(per_query.separate, chosen.numpy())
-        separate[name] = _calibrated(calibration, part, results, offsets.by_class).to_dict()
-    unified = _calibrated(report.unified_thresholds, searched, per_query.unified, offsets.by_class).to_dict()
-    return {"unified": unified, "separate": separate, "classes": offsets.record}
+        separate[name] = _calibrated(calibration, part, results, offsets).to_dict()
+    unified = _calibrated(report.unified_thresholds, searched, per_query.unified, offsets).to_dict()
+    return {"unified": unified, "separate": separate, "classes": record}
 
 
 def _some(results: QueryResults, rows: NDArray[np.int64]) -> QueryResults:

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from unimetric.errors import ArgumentError
 from unimetric.search.items import Match
+from unimetric.search.scoring import Vectors
 from unimetric.search.stores.base import Store
 
 if TYPE_CHECKING:
     from unimetric.data.alignment import Prepared
-    from unimetric.search.query import Searcher
 
 _NEIGHBOURS = 4
 """Most similar matches that each match is compared with."""
@@ -28,10 +27,9 @@ _NEIGHBOURS = 4
 _ALIKE = 0.5
 """Minimum cosine similarity of two matches that are compared."""
 
-_PICTURES_KEPT = 256
 _DECISIONS_KEPT = 100_000
 
-Find = Callable[[NDArray[np.float32], int], list[list[Match]]]
+Find = Callable[[Vectors, int], list[list[Match]]]
 """Returns the nearest matches to each vector, at most so many."""
 
 
@@ -54,7 +52,6 @@ class CopyFolder:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._pictures: OrderedDict[str, tuple[Prepared, Image.Image]] = OrderedDict()
         self._decisions: OrderedDict[tuple[str, str], bool] = OrderedDict()
 
     @property
@@ -62,41 +59,21 @@ class CopyFolder:
         """True if the database records that copies are folded."""
         return bool(self._store.about.get("group_copies", False))
 
-    def nearest(self, find: Find, vectors: NDArray[np.float32], k: int, group_copies: bool | None) -> list[list[Match]]:
+    def nearest(
+        self, find: Find, vectors: Vectors, k: int, group_copies: bool | None, *, together: bool = False
+    ) -> list[list[Match]]:
         """Return k matches to each vector [N, E], where copies are grouped no two of them copies of one picture.
 
         Each has its copies in ``copies``. Up to 4 k matches are looked at, so that many copies may leave fewer than k.
+        With ``together`` there is one answer to all vectors, of which ``find`` makes one query.
         """
         if not len(vectors):
             return []
         if not (self.by_default if group_copies is None else group_copies):
             return find(vectors, k)
-        return [self._nearest(find, vector[None], k) for vector in vectors]
+        return [self._nearest(find, part, k) for part in ([vectors] if together else np.split(vectors, len(vectors)))]
 
-    def together(
-        self,
-        searcher: Searcher,
-        vectors: NDArray[np.float32] | None,
-        ids: Sequence[str],
-        k: int,
-        *,
-        datasets: Sequence[str] | None = None,
-        where: str | None = None,
-        exact: bool = False,
-        group_copies: bool | None = None,
-    ) -> list[Match]:
-        """Return the one answer to several pictures; see `SearchIndex.search_together`."""
-        scope = searcher.scope(k, datasets, where)
-        given = [] if vectors is None else [searcher.checked_vectors(vectors)]
-        query = np.concatenate([*given, searcher.vectors_of(ids)])
-        if not len(query):
-            raise ArgumentError("nothing to search for is given; give vectors or ids")
-        find = partial(searcher.together, ids, scope=scope, exact=exact)
-        if not (self.by_default if group_copies is None else group_copies):
-            return find(query, k)[0]
-        return self._nearest(find, query, k)
-
-    def _nearest(self, find: Find, vectors: NDArray[np.float32], k: int) -> list[Match]:
+    def _nearest(self, find: Find, vectors: Vectors, k: int) -> list[Match]:
         wanted = k
         while True:
             (matches,) = find(vectors, wanted)
@@ -144,26 +121,25 @@ class CopyFolder:
         # scipy takes a while to load, and most searches fold nothing.
         from unimetric.data.near_copies import near_copy
 
-        pictures = [self._picture(row) for row in (first, second)]
-        found = near_copy(pictures[0][0], pictures[1][0], lambda: (pictures[0][1], pictures[1][1]))
+        (one_prepared, one_picture), (other_prepared, other_picture) = (
+            _picture(row.thumbnail or b"") for row in (first, second)
+        )
+        found = near_copy(one_prepared, other_prepared, lambda: (one_picture, other_picture))
         decision = found is not None and found.same_colours
         with self._lock:
-            _keep(self._decisions, key, decision, _DECISIONS_KEPT)
+            self._decisions[key] = decision
+            while len(self._decisions) > _DECISIONS_KEPT:
+                self._decisions.popitem(last=False)
         return decision
 
-    def _picture(self, row: _Row) -> tuple[Prepared, Image.Image]:
-        with self._lock:
-            known = self._pictures.get(row.content_hash)
-        if known is not None:
-            return known
-        from unimetric.data.alignment import Prepared
-        from unimetric.data.near_copies import small_grey
 
-        thumbnail = Image.open(BytesIO(row.thumbnail or b"")).convert("RGB")
-        made = Prepared.of(small_grey(thumbnail)), thumbnail
-        with self._lock:
-            _keep(self._pictures, row.content_hash, made, _PICTURES_KEPT)
-        return made
+@lru_cache(maxsize=256)
+def _picture(thumbnail: bytes) -> tuple[Prepared, Image.Image]:
+    from unimetric.data.alignment import Prepared
+    from unimetric.data.near_copies import small_grey
+
+    picture = Image.open(BytesIO(thumbnail)).convert("RGB")
+    return Prepared.of(small_grey(picture)), picture
 
 
 def _row(match: Match, stored: dict[str, Any] | None) -> _Row:
@@ -194,9 +170,3 @@ def _proposed(rows: Sequence[_Row]) -> Iterator[tuple[int, int]]:
             if similarities[one, other] >= _ALIKE
         }
     yield from sorted(pairs)
-
-
-def _keep(kept: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:
-    kept[key] = value
-    while len(kept) > most:
-        kept.popitem(last=False)

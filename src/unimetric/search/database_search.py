@@ -8,41 +8,30 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from unimetric.search.conditions import Condition
 from unimetric.search.effort import MeasuredEffort, chosen_effort, effort_under_condition, partitions
 from unimetric.search.items import no_item
 from unimetric.search.maintenance import EXACT_BELOW
-from unimetric.search.scoring import SPARE, best_first, cosines, rounding, vectors_of
-from unimetric.search.stores.base import Effort, Store
-from unimetric.search.vector_search import NearestRows
+from unimetric.search.scoring import SPARE, Vectors, best_first, cosines, rounding, vectors_of
+from unimetric.search.stores.base import Effort, PerVersion, Store
+from unimetric.search.vector_search import NearestRows, VectorSearch
 
 
-class DatabaseSearch:
-    """A `VectorSearch` that asks the database for every query.
-
-    Args:
-        store: The database.
-    """
+class DatabaseSearch(VectorSearch):
+    """Search that asks the database for every query."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._matching: tuple[int, dict[Condition, int]] = (-1, {})
+        self._counts: PerVersion[dict[Condition, int]] = PerVersion(store, dict)
         self._efforts: tuple[str, list[MeasuredEffort]] | None = None
 
     def close(self) -> None:
         """Do nothing: the database belongs to the caller."""
 
     def nearest(
-        self,
-        vectors: NDArray[np.float32],
-        k: int,
-        columns: Sequence[str],
-        condition: Condition | None = None,
-        exact: bool = False,
+        self, vectors: Vectors, k: int, columns: Sequence[str], condition: Condition | None = None, exact: bool = False
     ) -> list[NearestRows]:
-        """Return the k nearest rows to each vector [N, E]; see `VectorSearch.nearest`."""
         answers: dict[int, NearestRows] = {}
         effort = None if exact else self._effort(k, condition)
         pending, wanted = list(range(len(vectors))), k + max(SPARE, k // 8)
@@ -59,8 +48,7 @@ class DatabaseSearch:
             pending, wanted = undecided, 4 * wanted
         return [answers[place] for place in range(len(vectors))]
 
-    def vectors_of(self, ids: Sequence[str], columns: Sequence[str] = ()) -> NDArray[np.float32]:
-        """Return the vectors [N, E] of some rows; see `VectorSearch.vectors_of`."""
+    def vectors_of(self, ids: Sequence[str], columns: Sequence[str] = ()) -> Vectors:
         rows = self._store.rows_of(list(dict.fromkeys(ids)), ["id", "vector"])
         places = {id: place for place, id in enumerate(rows["id"].to_pylist())}
         missing = next((id for id in ids if id not in places), None)
@@ -69,12 +57,7 @@ class DatabaseSearch:
         return vectors_of(rows["vector"])[[places[id] for id in ids]]
 
     def _tables(
-        self,
-        vectors: NDArray[np.float32],
-        k: int,
-        columns: Sequence[str],
-        condition: Condition | None,
-        effort: Effort | None,
+        self, vectors: Vectors, k: int, columns: Sequence[str], condition: Condition | None, effort: Effort | None
     ) -> list[pa.Table]:
         found = self._store.nearest(vectors, k, columns, condition, effort)
         if condition is None or effort is None:
@@ -108,7 +91,10 @@ class DatabaseSearch:
         effort = chosen_effort(self._efforts[1], k)
         if condition is None or effort is None:
             return effort
-        return None if self._count(condition) < EXACT_BELOW else effort_under_condition(effort, k, self._partitions)
+        if self._count(condition) < EXACT_BELOW:
+            return None
+        record = self._store.about["index"]
+        return effort_under_condition(effort, k, partitions(record["kind"], record["rows"]))
 
     def _wider(self, effort: Effort) -> Effort | None:
         """Return twice the effort for a graph; None if all its nodes may be kept, or for another index."""
@@ -116,23 +102,18 @@ class DatabaseSearch:
             return None
         return replace(effort, candidates=2 * effort.candidates)
 
-    @property
-    def _partitions(self) -> int:
-        record = self._store.about["index"]
-        return partitions(record["kind"], record["rows"])
-
     def _count(self, condition: Condition) -> int:
         """Return the number of rows that meet a condition, counted once per version of the database."""
-        version = self._store.version
-        if self._matching[0] != version or len(self._matching[1]) > 1000:
-            self._matching = version, {}
-        counts = self._matching[1]
-        if condition not in counts:
-            counts[condition] = self._store.count(condition)
-        return counts[condition]
+        counts = self._counts.get()
+        found = counts.get(condition)
+        if found is None:
+            if len(counts) > 1000:
+                counts.clear()
+            found = counts[condition] = self._store.count(condition)
+        return found
 
 
-def _rescored(query: NDArray[np.float32], table: pa.Table, k: int) -> NearestRows:
+def _rescored(query: Vectors, table: pa.Table, k: int) -> NearestRows:
     if not len(table):
         return NearestRows([], table.drop_columns(["vector", "_distance"]).to_pydict())
     scores = cosines(query, vectors_of(table["vector"]))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from unimetric.search.scoring import vectors_of
+from unimetric.search.scoring import Vectors, unit, vectors_of
 from unimetric.search.stores.base import Effort, Store
 
 RECALL = 0.98
@@ -25,6 +25,8 @@ _DEPTHS = {10: 256, 100: 64, 1000: 16}
 _REFINE = (2, 4, 8, 16, 32, 64)
 _MOST_CANDIDATES = 8_000
 """Maximum number of rows per query that are compared by their full vectors."""
+
+_RecallOf: TypeAlias = "Callable[[Effort], tuple[float, float]]"
 
 _SEED = 0
 _SAME = 1e-5
@@ -45,13 +47,9 @@ class MeasuredEffort:
     effort: Effort | None
     recall: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for the database's record."""
-        return {"k": self.k, "effort": None if self.effort is None else asdict(self.effort), "recall": self.recall}
-
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> MeasuredEffort:
-        """Read the values that `to_dict` returns."""
+        """Read one from a database's record, where it is as `asdict` returns it."""
         effort = None if values["effort"] is None else Effort(**values["effort"])
         return cls(int(values["k"]), effort, float(values["recall"]))
 
@@ -84,43 +82,32 @@ def effort_under_condition(effort: Effort, k: int, parts: int) -> Effort:
 
 
 def measure_efforts(store: Store, kind: str, parts: int) -> list[MeasuredEffort]:
-    """Search a new index for a seeded sample of its own rows, with more effort until enough is found.
+    """Search the new index of a kind and of so many partitions for a seeded sample of its own rows.
 
-    Args:
-        store: The database; its index is new.
-        kind: The index's, ``ivf-pq`` or ``hnsw``.
-        parts: Its partitions.
+    There is more effort until enough is found.
     """
     queries = _sample(store, max(_DEPTHS.values()))
     best = _nearest_cosines(store, queries, max(_DEPTHS) + 1)
-    measured = []
-    for k, count in _DEPTHS.items():
-        meter = _Meter(store, queries[:count], best[:count], k)
-        measured.append(_least_effort(meter, kind, parts, k))
-    return measured
+    return [
+        _least_effort(partial(_recall, store, queries[:count], best[:count], k), kind, parts, k)
+        for k, count in _DEPTHS.items()
+    ]
 
 
-class _Meter:
-    """Measurement of the recall of efforts; a query's own row in the answer is not counted."""
-
-    def __init__(self, store: Store, queries: NDArray[np.float32], best: NDArray[np.float32], k: int) -> None:
-        self._store = store
-        self._queries = queries
-        self._k = min(k, best.shape[1] - 1)
-        self._enough = best[:, self._k] - _SAME
-
-    def recall(self, effort: Effort) -> tuple[float, float]:
-        """Return the mean recall, and the same less two standard errors."""
-        shares = []
-        answers = self._store.nearest(self._queries, self._k + 1, ["id"], None, effort)
-        for answer, enough in zip(answers, self._enough, strict=True):
-            found = int((1 - answer["_distance"].to_numpy() >= enough).sum()) - 1
-            shares.append(min(self._k, max(0, found)) / self._k)
-        mean = float(np.mean(shares))
-        return mean, mean - 2 * float(np.std(shares)) / math.sqrt(len(shares))
+def _recall(store: Store, queries: Vectors, best: Vectors, k: int, effort: Effort) -> tuple[float, float]:
+    """Return the mean recall of an effort, without a query's own row, and the same less two standard errors."""
+    k = min(k, best.shape[1] - 1)
+    answers = store.nearest(queries, k + 1, ["id"], None, effort)
+    enough = best[:, k] - _SAME
+    found = [
+        int((1 - answer["_distance"].to_numpy() >= least).sum()) for answer, least in zip(answers, enough, strict=True)
+    ]
+    shares = np.clip(np.array(found) - 1, 0, k) / k
+    mean = float(np.mean(shares))
+    return mean, mean - 2 * float(np.std(shares)) / math.sqrt(len(shares))
 
 
-def _least_effort(meter: _Meter, kind: str, parts: int, k: int) -> MeasuredEffort:
+def _least_effort(recall: _RecallOf, kind: str, parts: int, k: int) -> MeasuredEffort:
     """Find the smallest reach (partitions, or nodes of a graph), then the smallest refinement that finds enough."""
     finest = [refine for refine in _REFINE if refine * k <= _MOST_CANDIDATES]
     if kind == "hnsw":
@@ -128,20 +115,20 @@ def _least_effort(meter: _Meter, kind: str, parts: int, k: int) -> MeasuredEffor
     else:
         wide = [Effort(probes, finest[-1]) for probes in _probes(parts)]
     # Slightly more than needed, because a smaller refinement reduces the recall again.
-    reach = _first(meter, wide, _AIM + 0.25 * (1 - _AIM)) or _first(meter, wide[-1:], _AIM)
+    reach = _first(recall, wide, _AIM + 0.25 * (1 - _AIM)) or _first(recall, wide[-1:], _AIM)
     if reach is None:
         return MeasuredEffort(k, None, 1.0)
-    effort, mean = _first(meter, [replace(reach[0], refine=refine) for refine in finest[:-1]], _AIM) or reach
+    effort, mean = _first(recall, [replace(reach[0], refine=refine) for refine in finest[:-1]], _AIM) or reach
     return MeasuredEffort(k, effort, round(mean, 4))
 
 
-def _first(meter: _Meter, efforts: Sequence[Effort], wanted: float) -> tuple[Effort, float] | None:
+def _first(recall: _RecallOf, efforts: Sequence[Effort], wanted: float) -> tuple[Effort, float] | None:
     """Bisect efforts with increasing recall for the first that finds enough; return it with its recall."""
     low, high = 0, len(efforts)
     found = None
     while low < high:
         middle = (low + high) // 2
-        mean, certain = meter.recall(efforts[middle])
+        mean, certain = recall(efforts[middle])
         if certain >= wanted:
             high, found = middle, (efforts[middle], mean)
         else:
@@ -157,27 +144,22 @@ def _probes(parts: int) -> list[int]:
     return probes
 
 
-def _sample(store: Store, count: int) -> NDArray[np.float32]:
+def _sample(store: Store, count: int) -> Vectors:
     """Return unit vectors [Q, E] of distinct rows: the same ones for the same rows."""
     ids = sorted(store.rows(["id"])["id"].to_pylist())
     places = np.random.default_rng(_SEED).choice(len(ids), min(count, len(ids)), replace=False)
     chosen = [ids[place] for place in places]
     rows = store.rows_of(chosen, ["id", "vector"])
     order = {id: place for place, id in enumerate(rows["id"].to_pylist())}
-    return _unit(vectors_of(rows["vector"]))[[order[id] for id in chosen if id in order]]
+    return unit(vectors_of(rows["vector"]))[[order[id] for id in chosen if id in order]]
 
 
-def _nearest_cosines(store: Store, queries: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+def _nearest_cosines(store: Store, queries: Vectors, count: int) -> Vectors:
     """Return the largest cosines of each query with all rows, [Q, count] or fewer, descending."""
     best = np.empty((len(queries), 0), np.float32)
     for block in store.blocks(["vector"]):
-        cosines = queries @ _unit(vectors_of(block["vector"])).T
+        cosines = queries @ unit(vectors_of(block["vector"])).T
         best = np.concatenate([best, cosines], axis=1)
         if best.shape[1] > count:
             best = -np.partition(-best, count - 1, axis=1)[:, :count]
     return -np.sort(-best, axis=1)
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)

@@ -26,11 +26,7 @@ PRECISIONS = ("fp32", "int8")
 
 
 def find_exported(
-    index: SearchIndex,
-    model: str | Path | None,
-    engine: str,
-    device: DeviceConfig,
-    note: Callable[[str], None],
+    index: SearchIndex, model: str | Path | None, engine: str, device: DeviceConfig, note: Callable[[str], None]
 ) -> ExportedEmbedder | None:
     """Return the exported file that embeds queries to a database, or None for torch.
 
@@ -62,7 +58,12 @@ def find_exported(
             "or int8; leave that out, or use --engine torch"
         )
     if named:
-        return _named(index, user_path(str(model)), device.precision)
+        exported = _opened(index, user_path(str(model)))
+        if device.precision not in ("auto", exported.precision):
+            raise UserError(
+                f"--device.precision is {device.precision!r}, {model} computes in {exported.precision}: leave it out"
+            )
+        return exported
     precision = "fp32" if device.precision == "auto" else device.precision
     files = _beside(user_path(model or index.model), default_name(precision, index.shortened_to))
     present = [file for file in files if file.is_file()]
@@ -92,13 +93,6 @@ def _beside(folder: Path, name: str) -> list[Path]:
     """Return the places of a model's exported file: in the run's folder, and in the model's."""
     run = folder.parent if folder.name == "model" else folder
     return [run / f"{name}.onnx", run / "model" / f"{name}.onnx"]
-
-
-def _named(index: SearchIndex, file: Path, precision: str) -> ExportedEmbedder:
-    exported = _opened(index, file)
-    if precision not in ("auto", exported.precision):
-        raise UserError(f"--device.precision is {precision!r}, {file} computes in {exported.precision}: leave it out")
-    return exported
 
 
 def _fitting(index: SearchIndex, file: Path, note: Callable[[str], None]) -> ExportedEmbedder | None:

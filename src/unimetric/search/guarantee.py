@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unimetric.conformal import FLOOR_WEIGHT, LEVELS, queries_needed, set_limit
 from unimetric.errors import ArgumentError
 from unimetric.search.calibration import Calibration
 from unimetric.search.errors import NotCalibratedError
 from unimetric.search.items import Match
+from unimetric.search.scoring import Vectors
 
 MOST_ITEMS = 1000
 """Maximum number of items in a set."""
@@ -29,7 +29,7 @@ _SLACK = 1e-6
 
 _AGAIN = "calibrate on labelled images that are not in the database: unimetric index --db DB --calibrate FOLDER"
 
-Nearest = Callable[[NDArray[np.float32], int], list[list[Match]]]
+Nearest = Callable[[Vectors, int], list[list[Match]]]
 """Vectors [N, E] and k to the k nearest rows of each, compared with every row in scope."""
 
 
@@ -87,7 +87,7 @@ def limit_of(
         guarantee: The promise.
         datasets: The only datasets to search in; empty for all.
         rows: The number of rows of every dataset of the database.
-        perfect: The highest similarity that there can be: 1 for cosines, 0 for minus a distance.
+        perfect: As in `SetLimit`: 1 for cosines, 0 for minus a distance.
 
     Raises:
         NotCalibratedError: these datasets were not calibrated, with too few queries, or for another catalogue.
@@ -128,13 +128,10 @@ def limit_of(
     return SetLimit(limit, perfect)
 
 
-def find_sets(nearest: Nearest, vectors: NDArray[np.float32], limit: SetLimit) -> list[list[Match]]:
+def find_sets(nearest: Nearest, vectors: Vectors, limit: SetLimit) -> list[list[Match]]:
     """Return for every vector [N, E] its set: the most similar item of each class, the best first.
 
-    An item without a label is a class of its own.
-
-    Raises:
-        ArgumentError: a set would have more than `MOST_ITEMS` items.
+    An item without a label is a class of its own. A set of more than `MOST_ITEMS` items is an `ArgumentError`.
     """
     answers: list[list[Match]] = [[] for _ in vectors]
     pending, k = np.arange(len(vectors)), 64

@@ -6,43 +6,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unimetric.search.conditions import Condition
+from unimetric.search.scoring import Vectors, ball_of, vectors_of
 from unimetric.search.stores.base import Store
 from unimetric.search.vector_search import NearestRows
 
 
 def nearest_hyperbolic(
-    store: Store,
-    geometry: Mapping[str, Any],
-    vectors: NDArray[np.float32],
-    k: int,
-    columns: Sequence[str],
-    where: Condition | None,
+    store: Store, geometry: Mapping[str, Any], vectors: Vectors, k: int, columns: Sequence[str], where: Condition | None
 ) -> list[NearestRows]:
-    """Return for every point [N, E] of the ball the nearest rows, with minus their distances.
+    """Return for every point [N, E] of the ball the k nearest rows, with minus their distances.
 
-    Args:
-        store: The database.
-        geometry: From ``PoincareBall.to_dict``.
-        vectors: The queries.
-        k: Rows per query, at most.
-        columns: The columns to return.
-        where: The condition on rows.
+    ``geometry`` is from ``PoincareBall.to_dict``.
     """
     # torch takes seconds to load.
     import torch
 
     from unimetric.evaluation.neighbours import nearest_neighbours
-    from unimetric.geometry import PoincareBall
 
-    ball = PoincareBall(**{name: value for name, value in geometry.items() if name != "name"})
+    ball = ball_of(geometry)
     table = store.rows(["id", "vector"], where)
     if not len(table):
         return [NearestRows([], {name: [] for name in columns}) for _ in vectors]
-    flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    points = torch.from_numpy(flat.reshape(len(table), -1).copy())
+    points = torch.from_numpy(vectors_of(table["vector"]).copy())
     queries = torch.from_numpy(np.array(vectors))
     _, places = nearest_neighbours(queries, points, min(k, len(table)), distance="poincare", curvature=ball.curvature)
     answers = []

@@ -13,18 +13,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from unimetric.errors import ArgumentError, check_arguments
-from unimetric.search.columns import Columns, ColumnSummary
+from unimetric.search.columns import ColumnSummary, column_summaries
 from unimetric.search.conditions import Condition, all_of, at_or_below, equals
 from unimetric.search.copies import CopyFolder
 from unimetric.search.guarantee import Guarantee
 from unimetric.search.items import Added, Match, NewItem, StoredItem
 from unimetric.search.maintenance import Maintenance
 from unimetric.search.model import check_embedder, create_for_model
-from unimetric.search.query import MAX_K, Searcher
+from unimetric.search.query import Searcher, stored_item
 from unimetric.search.rows import metadata_kinds, named, signatures, stored_path
 from unimetric.search.sorting import Order
 from unimetric.search.stores import open_store
-from unimetric.search.stores.base import Store
+from unimetric.search.stores.base import PerVersion, Store
 from unimetric.search.upgrade.both import delete_rows, load_query_model, own_model, thumbnail_before, writing_model
 from unimetric.search.writing import ONCE, Writer
 
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from unimetric.data.batches import ImageLike
     from unimetric.models.embedder import Embedder
     from unimetric.models.pair import QueryModel
-
-__all__ = ["MAX_K", "SearchIndex"]
+    from unimetric.search.upgrade.both import ModelPlace
 
 
 @check_arguments
@@ -45,21 +44,15 @@ class SearchIndex:
     """
 
     def __init__(
-        self,
-        store: Store,
-        embedder: QueryModel | None = None,
-        model: str | Path | None = None,
-        weights: str | Path | None = None,
-        device: DeviceConfig | None = None,
-        false_match_rate: float | None = None,
+        self, store: Store, embedder: QueryModel | None, place: ModelPlace, false_match_rate: float | None = None
     ) -> None:
-        self._store = store
-        self._model_place, self._weights, self._device = model, weights, device
+        self._store, self._place = store, place
         self._embedder = embedder
-        self._loading = threading.Lock()
-        self._adding = threading.RLock()
+        self._precision = "auto" if place[2] is None else place[2].precision
+        self._loading, self._adding = threading.Lock(), threading.RLock()
         self._searcher = Searcher(store, false_match_rate)
-        self._columns, self._copies = Columns(store), CopyFolder(store)
+        self._columns = PerVersion(store, partial(column_summaries, store))
+        self._copies = CopyFolder(store)
         self._maintenance = Maintenance(store, self._adding, self._searcher.is_hyperbolic)
         if embedder is not None:
             check_embedder(store, own_model(embedder))
@@ -89,7 +82,7 @@ class SearchIndex:
             DatabaseError: there is no database, or it is damaged.
             ModelMismatchError: ``embedder`` is not the model of the vectors.
         """
-        return cls(open_store(db), embedder, model, weights, device, false_match_rate)
+        return cls(open_store(db), embedder, (model, weights, device), false_match_rate)
 
     @classmethod
     def create(
@@ -124,8 +117,8 @@ class SearchIndex:
             DatabaseError: the database is damaged or cannot be written.
             ModelMismatchError: it holds another model's vectors.
         """
-        given = (false_match_rate, size, group_copies, vector_type)
-        return cls(create_for_model(db, model, weights, metrics, *given), embedder, device=device)
+        store = create_for_model(db, model, weights, metrics, false_match_rate, size, group_copies, vector_type)
+        return cls(store, embedder, (None, None, device))
 
     def close(self) -> None:
         """Release the files and the model; everything added is on the disk already."""
@@ -169,18 +162,17 @@ class SearchIndex:
         """
         with self._loading:
             if self._embedder is None or self._embedder.embedding_size != self.embedding_size:
-                given = self._model_place, self._weights, self._device, self._embedder
-                self._embedder = load_query_model(self._store, self._searcher.both, *given)
+                self._embedder = load_query_model(self._store, self._searcher.both, self._place, self._embedder)
             return self._embedder
 
     @property
     def metadata_columns(self) -> dict[str, str]:
-        """The type of every metadata column by its name: text, integer, number, boolean, date or time."""
+        """The type of every metadata column by its name: text, number, boolean, date or time."""
         return self._store.metadata_columns
 
     def columns(self) -> list[ColumnSummary]:
         """Return the range and the choices of every metadata column that a condition may name."""
-        return self._columns.summaries()
+        return self._columns.get()
 
     @property
     def group_copies(self) -> bool:
@@ -211,7 +203,7 @@ class SearchIndex:
 
         Args:
             images: Paths, PIL images or arrays, or a single one.
-            k: From 1 to `MAX_K`; there are fewer answers if fewer rows qualify.
+            k: From 1 to 1,000; there are fewer answers if fewer rows qualify.
             datasets: Names of the only datasets to search in.
             where: A condition such as ``price < 20 AND label != 'hat'``; ``docs/search.md`` has the grammar.
             exact: Compare with every row and bypass the approximate index.
@@ -232,8 +224,8 @@ class SearchIndex:
         # Before the model is loaded, which takes seconds.
         self.check(k, datasets, where, guarantee)
         vectors = self.embedder.encode(images, precision=self._precision)
-        wanted: dict[str, Any] = {"guarantee": guarantee, "group_copies": group_copies}
-        return self.search_vectors(vectors, k, datasets=datasets, where=where, exact=exact, **wanted)
+        found = partial(self.search_vectors, vectors, k, datasets=datasets, where=where, exact=exact)
+        return found(guarantee=guarantee, group_copies=group_copies)
 
     def check(
         self,
@@ -269,17 +261,27 @@ class SearchIndex:
         return self.search_together(ids=[id], k=k, **filters)
 
     def search_together(
-        self, vectors: NDArray[np.float32] | None = None, ids: Sequence[str] = (), k: int = 10, **filters: Any
+        self,
+        vectors: NDArray[np.float32] | None = None,
+        ids: Sequence[str] = (),
+        k: int = 10,
+        *,
+        datasets: Sequence[str] | None = None,
+        where: str | None = None,
+        exact: bool = False,
+        group_copies: bool | None = None,
     ) -> list[Match]:
         """Return the items most similar to several pictures at once, by the mean of their similarities.
 
         Args:
             vectors: Pictures, as vectors [M, E] of `embedder`.
             ids: Items of the database, which the answer leaves out; an `ItemNotFoundError` names a missing one.
-            k: As in `search`.
-            **filters: datasets, where, exact and group_copies of `search`.
+            k: As in `search`, and so the further arguments.
         """
-        return self._copies.together(self._searcher, vectors, ids, k, **filters)
+        scope = self._searcher.scope(k, datasets, where)
+        query = self._searcher.joint_query(vectors, ids)
+        find = partial(self._searcher.together, ids, scope=scope, exact=exact)
+        return self._copies.nearest(find, query, k, group_copies, together=True)[0]
 
     def add(self, items: Iterable[NewItem], *, batch_size: int = 32) -> Added:
         """Embed and write items in one commit; those of a known dataset and path replace their row.
@@ -298,8 +300,8 @@ class SearchIndex:
             progress = self.writer(kinds, known, rule=ONCE).write(list(latest.values()), batch_size)
         if progress.written:
             self._maintenance.start_if_due()
-        ids = tuple(None if task.id in progress.refused_ids else task.id for task in tasks)
-        return Added(ids, progress.written, progress.unchanged, tuple(progress.refused))
+        ids = tuple(None if task.id in progress.refused else task.id for task in tasks)
+        return Added(ids, progress.written, progress.unchanged, tuple(progress.refused.values()))
 
     def delete(
         self, *, ids: Sequence[str] | None = None, dataset: str | None = None, path: str | Path | None = None
@@ -328,12 +330,12 @@ class SearchIndex:
 
     def item(self, id: str) -> StoredItem:
         """Return one row, or raise an `ItemNotFoundError`."""
-        return self._searcher.item(id)
+        return stored_item(self._searcher.row(id, self._searcher.row_columns))
 
     def thumbnail(self, id: str) -> bytes:
         """Return a JPEG of at most `THUMBNAIL_SIDE` pixels a side, without metadata, or raise `ItemNotFoundError`."""
-        content = self._searcher.thumbnail(id)
-        return thumbnail_before(self._store, id) if content is None else content
+        content = self._searcher.row(id, ["thumbnail"])["thumbnail"][0].as_py()
+        return thumbnail_before(self._store, id) if content is None else bytes(content)
 
     def sample(
         self,
@@ -391,7 +393,3 @@ class SearchIndex:
     @property
     def _signature_columns(self) -> list[str]:
         return [*self._searcher.row_columns, "fingerprint"]
-
-    @property
-    def _precision(self) -> str:
-        return "auto" if self._device is None else self._device.precision

@@ -13,9 +13,8 @@ from unimetric.search.conditions import is_one_of
 from unimetric.search.index import SearchIndex
 from unimetric.search.items import NewItem, Refused
 from unimetric.search.rows import NamedItem, metadata_kinds, name_problem, named, signatures
+from unimetric.search.stores.base import portions
 from unimetric.search.writing import CommitRule, Progress
-
-_DATASETS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -110,9 +109,8 @@ def index_items(
     kinds = metadata_kinds((task.item for task in distinct), index.metadata_columns, origin)
     datasets = sorted({task.item.dataset for task in distinct})
     present: dict[str, tuple[str, bytes]] = {}
-    for first in range(0, len(datasets), _DATASETS_AT_ONCE):
-        some = is_one_of("dataset", datasets[first : first + _DATASETS_AT_ONCE])
-        present |= signatures(index.signature_rows(some))
+    for some in portions(datasets):
+        present |= signatures(index.signature_rows(is_one_of("dataset", some)))
     with progress_bar() as bar:
         shown = bar.add_task("Indexing", total=len(distinct), note="")
         reporter = _Reporter(len(distinct), start, lambda done, note: bar.update(shown, completed=done, note=note))
@@ -126,10 +124,11 @@ def index_items(
         )
         progress = writer.write(distinct, batch_size)
     if distinct and len(progress.refused) == len(distinct):
-        refused = progress.refused[0]
-        raise UserError(f"none of {len(distinct)} images can be read; the first is {refused.path}: {refused.reason}")
+        first = next(iter(progress.refused.values()))
+        raise UserError(f"none of {len(distinct)} images can be read; the first is {first.path}: {first.reason}")
     deleted = index.delete(ids=sorted(present.keys() - tasks.keys())) if delete_missing else 0
-    return Indexed(progress.written, progress.unchanged, tuple(progress.refused), deleted, time.monotonic() - start)
+    refused = tuple(progress.refused.values())
+    return Indexed(progress.written, progress.unchanged, refused, deleted, time.monotonic() - start)
 
 
 class _Reporter:

@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from typing import Any
 
 from unimetric.errors import ArgumentError, UserError, nearest_names
@@ -32,7 +33,6 @@ class Maintenance:
     """Keeps the approximate index of one database.
 
     Args:
-        store: The database.
         writing: Held by all that this process writes.
         exact_only: No approximate index supports the distance of a hyperbolic model, or coded vectors.
     """
@@ -56,7 +56,7 @@ class Maintenance:
             else:
                 parts = partitions(chosen, rows)
                 name = self._store.make_index(chosen, parts)
-                efforts = [entry.to_dict() for entry in measure_efforts(self._store, chosen, parts)]
+                efforts = [asdict(entry) for entry in measure_efforts(self._store, chosen, parts)]
             record = {"kind": chosen, "rows": rows, "name": name, "efforts": efforts}
             self._store.write_about({**self._store.read_about(), "index": record})
             return chosen

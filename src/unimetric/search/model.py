@@ -25,11 +25,7 @@ def describe(
     false_match_rate: float | None,
     size: int | None = None,
 ) -> dict[str, Any]:
-    """Return the record of a new database about its model; the arguments are those of `SearchIndex.create`.
-
-    Raises:
-        UserError: the model or its measurement cannot be read, or it was not calibrated at that rate.
-    """
+    """Return the record of a new database about its model; arguments and errors are those of `SearchIndex.create`."""
     # Slow to import, and reading a database needs neither.
     from unimetric.models.saving import model_fingerprint, read_model_config
     from unimetric.models.sizes import check_size, sized_fingerprint
@@ -80,12 +76,7 @@ def create_for_model(
     group_copies: bool | None,
     vector_type: str | None,
 ) -> Store:
-    """Open a database for writing, or make one; the arguments are those of `SearchIndex.create`.
-
-    Raises:
-        DatabaseError: the database is damaged or cannot be written.
-        ModelMismatchError: it holds another model's vectors.
-    """
+    """Open a database for writing, or make one; arguments and errors are those of `SearchIndex.create`."""
     about = describe(model, weights, metrics, false_match_rate, size)
     about["vector_type"] = check_type(vector_type or "float32")
     if about["vector_type"] != "float32" and about["model"]["geometry"]["name"] != "sphere":
@@ -93,25 +84,21 @@ def create_for_model(
     store = create_store(db, about, about["model"]["embedding_size"])
     if size is None and _is_of_same_model(store, about) and store.vector_size < about["model"]["embedding_size"]:
         about = describe(model, weights, metrics, false_match_rate, store.vector_size)
-    check_same_model(store, about, str(model))
+    _check_same_model(store, about, str(model))
     present = store.about.get("vector_type", "float32")
     if vector_type is not None and vector_type != present:
         raise UserError(
             f"--vector_type is {vector_type}: {store.place} holds vectors of {present}; leave it out, or name another "
             "database"
         )
-    renew(store, about, metrics is not None, false_match_rate=false_match_rate, group_copies=group_copies)
+    _renew(store, about, metrics is not None, false_match_rate=false_match_rate, group_copies=group_copies)
     return store
 
 
-def renew(store: Store, about: dict[str, Any], measured: bool, **recorded: Any) -> None:
-    """Record that the model has moved or was measured again, and keep the rest of a database's record.
+def _renew(store: Store, about: dict[str, Any], measured: bool, **recorded: Any) -> None:
+    """Record that the model has moved or was measured again, and further values that are not None.
 
-    Args:
-        store: The database.
-        about: What `describe` returned.
-        measured: True if the user named the measurement; another one does not replace a calibration on the database.
-        recorded: Further values to record by their names; None to keep what is there.
+    A measurement that the user did not name does not replace a calibration on the database.
     """
     renewed = {**store.about, "model": about["model"]}
     own = (store.about["calibration"] or {}).get("database", False)
@@ -122,12 +109,8 @@ def renew(store: Store, about: dict[str, Any], measured: bool, **recorded: Any) 
         store.write_about(renewed)
 
 
-def check_same_model(store: Store, about: dict[str, Any], name: str) -> None:
-    """Refuse to write vectors of another model, called ``name``, into a database.
-
-    Raises:
-        UserError: it is another one.
-    """
+def _check_same_model(store: Store, about: dict[str, Any], name: str) -> None:
+    """Refuse to write vectors of another model, called ``name``, into a database."""
     recorded, given = store.about["model"], about["model"]
     if _is_of_same_model(store, about) and given["fingerprint"] != recorded["fingerprint"]:
         sizes = recorded["embedding_size"], given["embedding_size"]
@@ -146,11 +129,7 @@ def _is_of_same_model(store: Store, about: dict[str, Any]) -> bool:
 
 
 def check_embedder(store: Store, embedder: Embedder) -> None:
-    """Refuse an embedder that is not the database's model.
-
-    Raises:
-        UserError: it is another one.
-    """
+    """Refuse an embedder that is not the database's model."""
     if not hasattr(embedder, "fingerprint"):
         raise ArgumentError(f"embedder is of type {type(embedder).__name__}: give an Embedder")
     _check_fingerprint(store, embedder.fingerprint, "the given embedder")
@@ -159,11 +138,7 @@ def check_embedder(store: Store, embedder: Embedder) -> None:
 def load_embedder(
     store: Store, model: str | Path | None, weights: str | Path | None, device: DeviceConfig | None
 ) -> Embedder:
-    """Load the database's model from the recorded folder, or from another one.
-
-    Raises:
-        UserError: the folder is missing or damaged, or holds another model.
-    """
+    """Load the database's model from the recorded folder, or another one; a `UserError` if it does not hold it."""
     # torch takes seconds to load.
     from unimetric.models.devices import choose_device
     from unimetric.models.embedder import Embedder
@@ -199,11 +174,7 @@ def _check_fingerprint(store: Store, fingerprint: str, name: str) -> None:
 
 
 def _find_calibration(path: Path, folder: Path, metrics: str | Path | None, size: int) -> Calibration | None:
-    """Return the calibration of vectors of a size in the named measurement, or else in the folder's own.
-
-    Raises:
-        UserError: the named measurement has none.
-    """
+    """Return the calibration of vectors of a size in the named measurement, or else in the folder's own."""
     if metrics is not None:
         named_place = user_path(metrics)
         file = named_place / "metrics.json" if named_place.is_dir() else named_place

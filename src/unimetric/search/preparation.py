@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from PIL import Image
 
 from unimetric.data.cropping import contain
-from unimetric.data.images import Box, ImageError, decode_image, encode_image, split_box
+from unimetric.data.images import Box, ImageError, decode_image, encode_image, file_reason, split_box
 from unimetric.data.pool import in_order
 from unimetric.files import sha256_of_file
 
@@ -40,11 +40,7 @@ class Prepared:
 
 
 def prepare(image: Path | bytes, known_hash: str | None, crop: Callable[[Image.Image], Tensor]) -> Prepared:
-    """Hash an image, and decode it unless its hash is the known one.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
+    """Hash an image, and decode it unless its hash is the known one; an `ImageError` if it cannot be read."""
     # Hash first: if the file is replaced in between, the next run sees another hash and reads it again.
     content_hash = hash_of(image)
     if content_hash == known_hash:
@@ -54,11 +50,7 @@ def prepare(image: Path | bytes, known_hash: str | None, crop: Callable[[Image.I
 
 
 def hash_of(image: Path | bytes) -> str:
-    """Return the SHA-256 of an image's bytes, and of its box if it has one, in hexadecimal.
-
-    Raises:
-        ImageError: the file cannot be read.
-    """
+    """Return the SHA-256 of an image's bytes, and of its box if it has one, in hexadecimal, or raise `ImageError`."""
     if isinstance(image, bytes):
         return hashlib.sha256(image).hexdigest()
     try:
@@ -66,8 +58,7 @@ def hash_of(image: Path | bytes) -> str:
         if file.is_file():
             return with_box_hash(sha256_of_file(file), box)
     except OSError as error:
-        reason = "no permission" if isinstance(error, PermissionError) else f"cannot be read ({error.strerror})"
-        raise ImageError(reason, image) from error
+        raise ImageError(file_reason(error), image) from error
     raise ImageError("file not found", image)
 
 
@@ -83,28 +74,18 @@ def jpeg(image: Image.Image) -> bytes:
     return encode_image(image, "JPEG", quality=80)
 
 
-@dataclass(frozen=True)
-class Outcome(Generic[T]):
-    """The outcome of one task: its result, or the error of an image that cannot be read."""
-
-    task: T
-    prepared: Prepared | ImageError
-
-
 def prepare_all(
-    tasks: Iterable[T],
-    work: Callable[[T], Prepared],
-    *,
-    threads: int,
-    ahead: int,
-) -> Iterator[Outcome[T]]:
-    """Yield the outcome of every task in order; threads work up to ``ahead`` tasks in advance."""
+    tasks: Iterable[T], work: Callable[[T], Prepared], *, threads: int, ahead: int
+) -> Iterator[tuple[T, Prepared | ImageError]]:
+    """Yield every task in order with its result, or the error of an image that cannot be read.
 
-    def attempt(task: T) -> Outcome[T]:
+    Threads work up to ``ahead`` tasks in advance, and on as many again.
+    """
+
+    def attempt(task: T) -> tuple[T, Prepared | ImageError]:
         try:
-            return Outcome(task, work(task))
+            return task, work(task)
         except ImageError as error:
-            return Outcome(task, error)
+            return task, error
 
-    # Prepare one further batch ahead of the requested one.
     return in_order(attempt, tasks, threads=threads, ahead=2 * ahead)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from unimetric.data.sources.metadata import Value
 from unimetric.errors import ArgumentError, UserError, check_kind, nearest_names, shown
@@ -23,9 +22,9 @@ from unimetric.search.hyperbolic import nearest_hyperbolic
 from unimetric.search.items import Match, StoredItem, no_item
 from unimetric.search.memory.search import MemorySearch, vector_search
 from unimetric.search.rows import shown_values
+from unimetric.search.scoring import Vectors, joined
 from unimetric.search.sorting import Order, in_order
-from unimetric.search.stores.base import COLUMNS, KINDS, Store, at_one_version
-from unimetric.search.together import joined
+from unimetric.search.stores.base import COLUMNS, KINDS, PerVersion, Store, at_one_version
 from unimetric.search.upgrade.both import both_vectors
 from unimetric.search.vector_search import NearestRows, VectorSearch
 
@@ -54,12 +53,7 @@ _ALL_ROWS = Scope((), None)
 
 
 class Searcher:
-    """Answers queries to one database; threads may share it.
-
-    Args:
-        store: The database.
-        false_match_rate: The rate that the threshold keeps; None for the recorded one, if any.
-    """
+    """Answers queries to one database; threads may share it. Without a false-match rate, the recorded one counts."""
 
     def __init__(self, store: Store, false_match_rate: float | None) -> None:
         self._store = store
@@ -70,8 +64,11 @@ class Searcher:
             raise UserError(f"false_match_rate is {false_match_rate:g}: {store.place} has no calibrated thresholds")
         self.both = both_vectors(store)
         self._vectors: VectorSearch = self.both or vector_search(store)
-        self._counts: tuple[int, dict[str, int]] | None = None
-        self._columns: tuple[int, tuple[str, ...]] = -1, ()
+        self._counts = PerVersion(store, self._count_datasets)
+        # Without the content's hash, because each column takes time.
+        self._answer_columns = PerVersion(
+            store, lambda: tuple(name for name in self.row_columns if name != "content_hash")
+        )
         self.threshold()
 
     def close(self) -> None:
@@ -84,7 +81,7 @@ class Searcher:
         if self.both is not None:
             self.both.prepare()
         elif isinstance(self._vectors, MemorySearch) and not self.is_hyperbolic:
-            self._vectors.prepare(self._answer_columns)
+            self._vectors.prepare(self._answer_columns.get())
 
     @property
     def vector_size(self) -> int:
@@ -107,14 +104,6 @@ class Searcher:
         """All columns but vector, thumbnail and fingerprint."""
         return [name for name in self._store.column_names if name not in ("vector", "thumbnail", "fingerprint")]
 
-    @property
-    def _answer_columns(self) -> tuple[str, ...]:
-        """All of these but the content's hash, because each column takes time."""
-        version = self._store.version
-        if self._columns[0] != version:
-            self._columns = version, tuple(name for name in self.row_columns if name != "content_hash")
-        return self._columns[1]
-
     def threshold(self, datasets: Sequence[str] | None = None) -> float | None:
         """Return the score from which an answer in these datasets is a match at the false-match rate.
 
@@ -125,20 +114,14 @@ class Searcher:
 
     def datasets(self) -> dict[str, int]:
         """Return the number of rows of each dataset, by name in alphabetical order."""
-        version = self._store.version
-        cached = self._counts
-        if cached is None or cached[0] != version:
-            counted = pc.value_counts(self._store.rows(["dataset"])["dataset"]).to_pylist()
-            cached = version, {entry["values"]: entry["counts"] for entry in counted}
-            self._counts = cached
-        return dict(sorted(cached[1].items()))
+        return dict(self._counts.get())
+
+    def _count_datasets(self) -> dict[str, int]:
+        counted = pc.value_counts(self._store.rows(["dataset"])["dataset"]).to_pylist()
+        return dict(sorted((entry["values"], entry["counts"]) for entry in counted))
 
     def scope(
-        self,
-        k: int,
-        datasets: Sequence[str] | None,
-        where: str | None,
-        guarantee: float | Guarantee | None = None,
+        self, k: int, datasets: Sequence[str] | None, where: str | None, guarantee: float | Guarantee | None = None
     ) -> Scope:
         """Check the arguments of a search.
 
@@ -177,12 +160,8 @@ class Searcher:
         perfect = 0.0 if self.is_hyperbolic else 1.0
         return Scope(names, within, limit_of(self._calibration, promised, names, self.datasets(), perfect))
 
-    def checked_vectors(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return queries as float32 [N, E].
-
-        Raises:
-            ArgumentError: another shape or type, not finite, or zero.
-        """
+    def checked_vectors(self, vectors: Vectors) -> Vectors:
+        """Return queries as float32 [N, E]; an `ArgumentError` for another shape or type, zero or infinite."""
         array = np.asarray(vectors)
         array = array[None] if array.ndim == 1 else array
         size = self.vector_size
@@ -197,7 +176,7 @@ class Searcher:
             raise ArgumentError("vectors hold a row that is not finite or zero: it has no neighbours; leave it out")
         return array
 
-    def matches(self, vectors: NDArray[np.float32], k: int, scope: Scope, exact: bool) -> list[list[Match]]:
+    def matches(self, vectors: Vectors, k: int, scope: Scope, exact: bool) -> list[list[Match]]:
         """Return the k most similar rows to each vector [N, E], or the set of each; the most similar first, equal ones
         by id."""
         if scope.limit is not None:
@@ -205,9 +184,7 @@ class Searcher:
             return find_sets(lambda some, k: self.matches(some, k, everything, exact=True), vectors, scope.limit)
         return [self._matches(rows, scope) for rows in self._scored(vectors, k, scope.condition, exact)]
 
-    def together(
-        self, ids: Sequence[str], vectors: NDArray[np.float32], k: int, scope: Scope, exact: bool
-    ) -> list[list[Match]]:
+    def together(self, ids: Sequence[str], vectors: Vectors, k: int, scope: Scope, exact: bool) -> list[list[Match]]:
         """Return the rows that are most similar to some vectors [M, E] on average, without some items; one answer."""
         query, factor = joined(vectors, self._store.about["model"]["geometry"])
         # As many more, since each item is among its own best matches.
@@ -216,31 +193,20 @@ class Searcher:
         found = [match for match in self._matches(rows, scope) if match.id not in ids]
         return [sorted(found, key=lambda match: (-match.score, match.id))[:k]]
 
-    def vectors_of(self, ids: Sequence[str]) -> NDArray[np.float32]:
-        """Return the vectors [N, E] of some rows; see `row`."""
-        if not ids:
-            return np.empty((0, self.vector_size), np.float32)
-        return self._vectors.vectors_of(ids, self._answer_columns)
-
-    def thumbnail(self, id: str) -> bytes | None:
-        """Return the thumbnail of one row, or None if it has none; see `row`."""
-        content = self.row(id, ["id", "thumbnail"])["thumbnail"][0].as_py()
-        return None if content is None else bytes(content)
+    def joint_query(self, vectors: Vectors | None, ids: Sequence[str]) -> Vectors:
+        """Return vectors with those of some rows, [M, E]; an `ArgumentError` if there are none, or no such row."""
+        parts = [] if vectors is None else [self.checked_vectors(vectors)]
+        parts += [self._vectors.vectors_of(ids, self._answer_columns.get())] if ids else []
+        if not sum(map(len, parts)):
+            raise ArgumentError("nothing to search for is given; give vectors or ids")
+        return np.concatenate(parts)
 
     def row(self, id: str, columns: Sequence[str]) -> pa.Table:
-        """Return some columns of one row.
-
-        Raises:
-            ItemNotFoundError: no such item.
-        """
+        """Return some columns of one row, or raise an `ItemNotFoundError`."""
         table = self._store.rows(columns, equals("id", id), limit=1)
         if not len(table):
             raise no_item(id)
         return table
-
-    def item(self, id: str) -> StoredItem:
-        """Return one row; see `row`."""
-        return _stored(self.row(id, self.row_columns))
 
     def sample(
         self,
@@ -271,7 +237,7 @@ class Searcher:
             wanted = [id for id, _ in ordered[offset : offset + n]]
         rows = self._store.rows_of(wanted, self.row_columns)
         places = {id: place for place, id in enumerate(rows["id"].to_pylist())}
-        return [_stored(rows.slice(places[id], 1)) for id in wanted if id in places]
+        return [stored_item(rows.slice(places[id], 1)) for id in wanted if id in places]
 
     def check_order(self, order: Order | None) -> None:
         """Raise an `ArgumentError` for a column that is not there."""
@@ -286,10 +252,8 @@ class Searcher:
         metadata = {name: kind for name, kind in self._store.metadata_columns.items() if kind in KINDS}
         return {**dict.fromkeys(_TEXT_COLUMNS, "text"), **metadata}
 
-    def _scored(
-        self, vectors: NDArray[np.float32], k: int, condition: Condition | None, exact: bool
-    ) -> list[NearestRows]:
-        columns = self._answer_columns
+    def _scored(self, vectors: Vectors, k: int, condition: Condition | None, exact: bool) -> list[NearestRows]:
+        columns = self._answer_columns.get()
         if self.is_hyperbolic:
             geometry = self._store.about["model"]["geometry"]
             find = partial(nearest_hyperbolic, self._store, geometry, vectors, k, columns, condition)
@@ -329,7 +293,8 @@ class Searcher:
         ]
 
 
-def _stored(row: pa.Table) -> StoredItem:
+def stored_item(row: pa.Table) -> StoredItem:
+    """Return a table's only row, without its vector and thumbnail."""
     columns = row.to_pydict()
     values = {name: columns[name][0] for name in ("id", "dataset", "label", "path", "content_hash")}
     return StoredItem(**values, metadata=_metadata(columns, 1)[0])

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from unimetric.data.catalog import identities
 from unimetric.data.sources.metadata import Value
 from unimetric.data.sources.remote import stored_name
-from unimetric.errors import ArgumentError, check_kind
+from unimetric.errors import ArgumentError, check_kind, shown
 from unimetric.files import user_path
+from unimetric.formats.vectors import as_unicode
 from unimetric.search.items import NewItem
 from unimetric.search.preparation import hash_of
-from unimetric.search.scoring import vector_column
+from unimetric.search.scoring import Vectors, vector_column
 from unimetric.search.stores.base import COLUMNS, KINDS, is_uri
 
 MAPPED = "mapped"
@@ -51,7 +51,7 @@ def stored_path(path: str | Path) -> str:
     """Return the stored form of a path: a URI unchanged, a file absolute with links resolved."""
     if is_uri(path):
         return str(path)
-    return _text(identities([Path(os.path.abspath(user_path(path)))])[0])  # noqa: PTH100 ("..", unresolved)
+    return as_unicode(identities([Path(os.path.abspath(user_path(path)))])[0])  # noqa: PTH100 ("..", unresolved)
 
 
 def named(items: Iterable[NewItem]) -> list[NamedItem]:
@@ -77,8 +77,8 @@ def named(items: Iterable[NewItem]) -> list[NamedItem]:
             path = stored_name(next(resolved))
         else:
             path = f"sha256:{hash_of(item.image)}"
-        path = _text(path)
-        result.append(NamedItem(item, item_id(_text(item.dataset), path), path))
+        path = as_unicode(path)
+        result.append(NamedItem(item, item_id(as_unicode(item.dataset), path), path))
     return result
 
 
@@ -106,7 +106,7 @@ def metadata_kinds(
             if known != kind:
                 where = "in the database" if name in present else "elsewhere"
                 raise ArgumentError(
-                    f"{origin}: the column {name!r} holds {_shown(value)}, a {kind}, but {known} {where}; "
+                    f"{origin}: the column {name!r} holds {shown(value)}, a {kind}, but {known} {where}; "
                     "rename the column, or write its values alike"
                 )
     return kinds
@@ -138,29 +138,31 @@ def signatures(rows: pa.Table) -> dict[str, tuple[str, bytes]]:
     return result
 
 
-def rows_table(
-    items: Sequence[NamedItem],
-    hashes: Sequence[str],
-    vectors: NDArray[np.float32],
-    thumbnails: Sequence[bytes | None],
-    kinds: Mapping[str, str],
-    fingerprint: str,
-) -> pa.Table:
-    """Return the rows to write for items with content hashes, vectors [N, E] and thumbnails."""
-    count = len(items)
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A row to write: an item with its content hash, its vector [E] and its thumbnail."""
+
+    named: NamedItem
+    content_hash: str
+    vector: Vectors
+    thumbnail: bytes | None
+
+
+def rows_table(rows: Sequence[Row], kinds: Mapping[str, str], fingerprint: str) -> pa.Table:
+    """Return rows, at least one, as they are written, with metadata columns of these kinds."""
+    items = [row.named.item for row in rows]
     columns = {
-        "id": pa.array([named.id for named in items], pa.string()),
-        "dataset": pa.array([_text(named.item.dataset) for named in items], pa.string()),
-        "label": pa.array([_text(named.item.label) for named in items], pa.string()),
-        "path": pa.array([named.path for named in items], pa.string()),
-        "content_hash": pa.array(list(hashes), pa.string()),
-        "fingerprint": pa.array([fingerprint] * count, pa.string()),
-        "vector": vector_column(np.asarray(vectors, np.float32)),
-        "thumbnail": pa.array(list(thumbnails), pa.binary()),
+        "id": pa.array([row.named.id for row in rows], pa.string()),
+        "dataset": pa.array([as_unicode(item.dataset) for item in items], pa.string()),
+        "label": pa.array([as_unicode(item.label) for item in items], pa.string()),
+        "path": pa.array([row.named.path for row in rows], pa.string()),
+        "content_hash": pa.array([row.content_hash for row in rows], pa.string()),
+        "fingerprint": pa.array([fingerprint] * len(rows), pa.string()),
+        "vector": vector_column(np.stack([row.vector for row in rows], dtype=np.float32)),
+        "thumbnail": pa.array([row.thumbnail for row in rows], pa.binary()),
     }
     for name, kind in kinds.items():
-        values = [_plain(named.item.metadata.get(name)) for named in items]
-        columns[name] = pa.array(values, KINDS[kind])
+        columns[name] = pa.array([_plain(item.metadata.get(name)) for item in items], KINDS[kind])
     return pa.table(columns)
 
 
@@ -191,20 +193,16 @@ def _check_name(name: str, usual: Mapping[str, str], origin: str) -> None:
 def _kind(name: str, value: Any, origin: str) -> str | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
-    if isinstance(value, bool):
-        return "boolean"
+    # True is a number too, and a time a date.
+    for type_, kind in ((bool, "boolean"), (str, "text"), (datetime, "time"), (date, "date")):
+        if isinstance(value, type_):
+            return kind
     if isinstance(value, int | float):
         if abs(value) > _LARGEST and not (isinstance(value, float) and math.isfinite(value)):
             raise ArgumentError(
                 f"{origin}: the column {name!r} holds {value}, which no 64-bit float is; write it as text"
             )
         return "number"
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, datetime):
-        return "time"
-    if isinstance(value, date):
-        return "date"
     raise ArgumentError(
         f"{origin}: the column {name!r} holds a {type(value).__name__}; use text, numbers, true or false, or dates"
     )
@@ -219,14 +217,4 @@ def _plain(value: Value) -> Value:
         return None if math.isnan(value) else float(value) + 0.0
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.astimezone(timezone.utc).replace(tzinfo=None)
-    return _text(value) if isinstance(value, str) else value
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _text(text: str) -> str:
-    """Escape bytes of file names that are not UTF-8, which the database cannot store."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return as_unicode(value) if isinstance(value, str) else value

@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from unimetric.search.conditions import Condition
+from unimetric.search.scoring import Vectors
 
 
 @dataclass(frozen=True)
@@ -29,33 +27,15 @@ class VectorSearch(Protocol):
     """A way to find the nearest rows of a database; threads may share it."""
 
     def nearest(
-        self,
-        vectors: NDArray[np.float32],
-        k: int,
-        columns: Sequence[str],
-        condition: Condition | None = None,
-        exact: bool = False,
+        self, vectors: Vectors, k: int, columns: Sequence[str], condition: Condition | None = None, exact: bool = False
     ) -> list[NearestRows]:
-        """Return for every vector [N, E] the k rows of the highest cosine.
+        """Return for every vector [N, E], finite and not zero, some columns of the k rows of the highest cosine.
 
-        Args:
-            vectors: Finite, none of them zero.
-            k: Rows per vector, at most.
-            columns: The columns to return.
-            condition: The condition on rows; None for all.
-            exact: Compare with every row that meets the condition.
+        With ``exact`` it is compared with every row that meets the condition; there may be fewer than k.
         """
 
-    def vectors_of(self, ids: Sequence[str], columns: Sequence[str]) -> NDArray[np.float32]:
-        """Return the vectors [N, E] of some rows.
-
-        Args:
-            ids: Their ids.
-            columns: The columns that the searches return.
-
-        Raises:
-            ItemNotFoundError: there is no row of an id.
-        """
+    def vectors_of(self, ids: Sequence[str], columns: Sequence[str]) -> Vectors:
+        """Return the vectors [N, E] of some rows, or raise `ItemNotFoundError`; ``columns`` are those of searches."""
 
     def close(self) -> None:
         """Release memory and files."""

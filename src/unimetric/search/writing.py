@@ -6,23 +6,20 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
-from PIL import Image
 
 from unimetric.cpu import available_cores
 from unimetric.data.images import ImageError
 from unimetric.errors import UserError
 from unimetric.search.items import Refused
 from unimetric.search.preparation import Prepared, prepare, prepare_all
-from unimetric.search.rows import NamedItem, rows_table, signature
+from unimetric.search.rows import NamedItem, Row, rows_table, signature
+from unimetric.search.scoring import vectors_of
+from unimetric.search.stores.base import Store
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from unimetric.models.embedder import Embedder
 
 THREADS = max(2, min(8, available_cores()))
@@ -37,8 +34,8 @@ class Progress:
     written: int = 0
     """Rows that are on the disk."""
     unchanged: int = 0
-    refused: list[Refused] = field(default_factory=list)
-    refused_ids: set[str] = field(default_factory=set)
+    refused: dict[str, Refused] = field(default_factory=dict)
+    """Images that cannot be read, by the ids of their items."""
 
 
 @dataclass(frozen=True)
@@ -53,38 +50,21 @@ ONCE = CommitRule(math.inf, math.inf)
 """A single commit at the end."""
 
 
-class RowTarget(Protocol):
-    """The part of a `Store` that a `Writer` uses."""
-
-    @property
-    def vector_size(self) -> int:
-        """E."""
-
-    def rows_of(self, ids: Sequence[str], columns: Sequence[str], *, newest: bool = False) -> pa.Table:
-        """As in `Store`."""
-
-    def merge(self, rows: pa.Table) -> None:
-        """As in `Store`."""
-
-
 @dataclass
 class Writer:
     """Writes items to a store.
 
     Args:
-        store: The database.
         embedder: Returns the model; called when it is first needed.
-        precision: As for `Embedder.encode`.
-        fingerprint: The model's.
         kinds: The metadata columns of all items, from `metadata_kinds`.
         known: Content hash and `signature` of the rows that exist, by id.
         rule: When to commit.
         strict: Raise at an image that cannot be read.
-        on_commit: Called after every commit.
-        on_read: Called after every item.
+        on_commit, on_read: Called after every commit and every item.
+        merge: Writes rows in one commit; by default the store does.
     """
 
-    store: RowTarget
+    store: Store
     embedder: Callable[[], Embedder]
     precision: str
     fingerprint: str
@@ -94,25 +74,21 @@ class Writer:
     strict: bool = False
     on_commit: Callable[[Progress], None] = lambda progress: None
     on_read: Callable[[Progress], None] = lambda progress: None
+    merge: Callable[[pa.Table], None] | None = None
 
     def __post_init__(self) -> None:
         self._progress = Progress()
         self._batch: list[tuple[NamedItem, Prepared]] = []
-        self._done: list[tuple[NamedItem, Prepared]] = []
-        self._vectors: list[NDArray[np.float32]] = []
+        self._done: list[Row] = []
         self._kept: list[tuple[NamedItem, str]] = []
 
     def write(self, items: Sequence[NamedItem], batch_size: int) -> Progress:
-        """Write the items that are new or changed.
-
-        Raises:
-            UserError: an image cannot be read and ``strict`` is set, or the database cannot be written.
-        """
+        """Write the items that are new or changed; with ``strict``, a `UserError` at an image that cannot be read."""
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: use 1 or more")
         last = time.monotonic()
-        for outcome in prepare_all(items, self._prepare, threads=THREADS, ahead=batch_size):
-            self._take(outcome.task, outcome.prepared)
+        for named, prepared in prepare_all(items, self._prepare, threads=THREADS, ahead=batch_size):
+            self._take(named, prepared)
             self.on_read(self._progress)
             if len(self._batch) >= batch_size:
                 self._embed()
@@ -128,10 +104,7 @@ class Writer:
 
     def _prepare(self, named: NamedItem) -> Prepared:
         content_hash, _ = self.known.get(named.id, (None, b""))
-        return prepare(named.item.image, content_hash, self._crop)
-
-    def _crop(self, image: Image.Image) -> Tensor:
-        return self.embedder().transform.crop(image)
+        return prepare(named.item.image, content_hash, lambda image: self.embedder().transform.crop(image))
 
     def _take(self, named: NamedItem, prepared: Prepared | ImageError) -> None:
         progress = self._progress
@@ -139,8 +112,7 @@ class Writer:
         if isinstance(prepared, ImageError):
             if self.strict:
                 raise UserError(f"{named.path}: {prepared.reason}; repair it or remove it from the list") from prepared
-            progress.refused.append(Refused(named.path, prepared.reason))
-            progress.refused_ids.add(named.id)
+            progress.refused[named.id] = Refused(named.path, prepared.reason)
         elif prepared.pixels is not None:
             self._batch.append((named, prepared))
         elif self.known[named.id][1] == signature(
@@ -155,9 +127,8 @@ class Writer:
             return
         form = self.embedder().inference_form(self.precision)
         pixels = [prepared.pixels for _, prepared in self._batch if prepared.pixels is not None]
-        self._vectors.append(form.embed_pixels(pixels))
-        # Release the pixels of pending items.
-        self._done += [(named, Prepared(p.content_hash, None, p.thumbnail)) for named, p in self._batch]
+        for (named, prepared), vector in zip(self._batch, form.embed_pixels(pixels), strict=True):
+            self._done.append(Row(named, prepared.content_hash, vector, prepared.thumbnail))
         self._batch = []
 
     def _commit(self) -> None:
@@ -165,23 +136,15 @@ class Writer:
         if not self._done and not self._kept:
             return
         old = self.store.rows_of([named.id for named, _ in self._kept], ["id", "vector", "thumbnail"], newest=True)
+        vectors, thumbnails = vectors_of(old["vector"]), old["thumbnail"].to_pylist()
         places = {id: place for place, id in enumerate(old["id"].to_pylist())}
-        # A row that was deleted meanwhile stays deleted.
-        kept = [(named, content_hash) for named, content_hash in self._kept if named.id in places]
-        order = [places[named.id] for named, _ in kept]
-        size = self.store.vector_size
-        old_vectors = old["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, size)
-        old_thumbnails = old["thumbnail"].to_pylist()
-        table = rows_table(
-            [named for named, _ in self._done] + [named for named, _ in kept],
-            [prepared.content_hash for _, prepared in self._done] + [content_hash for _, content_hash in kept],
-            np.concatenate([*self._vectors, old_vectors[order]]),
-            [prepared.thumbnail for _, prepared in self._done] + [old_thumbnails[place] for place in order],
-            self.kinds,
-            self.fingerprint,
-        )
-        if len(table):
-            self.store.merge(table)
-        self._progress.written += len(table)
-        self._done, self._vectors, self._kept = [], [], []
+        rows = self._done
+        for named, content_hash in self._kept:
+            # A row that was deleted meanwhile stays deleted.
+            if (place := places.get(named.id)) is not None:
+                rows.append(Row(named, content_hash, vectors[place], thumbnails[place]))
+        if rows:
+            (self.merge or self.store.merge)(rows_table(rows, self.kinds, self.fingerprint))
+        self._progress.written += len(rows)
+        self._done, self._kept = [], []
         self.on_commit(self._progress)

@@ -19,9 +19,6 @@ TOKEN_VARIABLE = "UNIMETRIC_TOKEN"  # noqa: S105 - the variable's name
 READ_TOKEN_VARIABLE = "UNIMETRIC_READ_TOKEN"  # noqa: S105 - the variable's name
 """The environment variable with the token for reading."""
 
-Check = Callable[..., Coroutine[Any, Any, None]]
-"""A dependency of routes."""
-
 _bearer = HTTPBearer(
     auto_error=False,
     description=f"The token in the service's {TOKEN_VARIABLE}; for reading, the one in {READ_TOKEN_VARIABLE}.",
@@ -40,21 +37,19 @@ class Access:
     write: str | None = field(default=None, repr=False)
     read: str | None = field(default=None, repr=False)
 
-    def check_read(self, given: str) -> None:
-        """Make sure that a token permits reading.
+    def reading(self) -> list[Any]:
+        """Return the dependencies of routes that show something of the database or of the service."""
+        return [] if self.read is None else [Depends(_checked(self._check_read))]
 
-        Raises:
-            ServiceError: it does not.
-        """
+    def writing(self) -> list[Any]:
+        """Return the dependencies of routes that change the database."""
+        return [Depends(_checked(self._check_write))]
+
+    def _check_read(self, given: str) -> None:
         if self.read is not None and not self._is_one_of(given, self.read, self.write):
             raise _unauthorized()
 
-    def check_write(self, given: str) -> None:
-        """Make sure that a token permits changes.
-
-        Raises:
-            ServiceError: it does not, or nothing can be changed.
-        """
+    def _check_write(self, given: str) -> None:
         if self.write is None and given:
             raise ServiceError(403, "read_only", "this service accepts no changes; start it with --writable")
         if self._is_one_of(given, self.write):
@@ -71,11 +66,7 @@ class Access:
 
 
 def access_of(config: ServiceConfig, write: str | None, read: str | None) -> Access:
-    """Return the tokens that a configuration asks for.
-
-    Raises:
-        ValueError: a token that it needs is missing, or both are the same.
-    """
+    """Return the tokens that a configuration asks for; a `ValueError` if one is missing, or both are the same."""
     if config.writable and not write:
         raise ValueError("token is empty: without one, everybody could write")
     if config.read_token and not read:
@@ -87,11 +78,7 @@ def access_of(config: ServiceConfig, write: str | None, read: str | None) -> Acc
 
 
 def tokens_from_environment(config: ServiceConfig) -> tuple[str | None, str | None]:
-    """Return the tokens for changes and for reading, from the environment.
-
-    Raises:
-        UserError: a token that the options ask for is missing or unusable, or both are the same.
-    """
+    """Return the tokens for changes and for reading in the environment; a `UserError` if one cannot be used."""
     write = _from_environment("--writable", TOKEN_VARIABLE) if config.writable else None
     read = _from_environment("--read_token", READ_TOKEN_VARIABLE) if config.read_token else None
     if read is not None and read == write:
@@ -117,28 +104,13 @@ def _from_environment(option: str, variable: str) -> str:
     return token
 
 
-def read_access(access: Access) -> list[Any]:
-    """Return the dependencies of routes that show something of the database or of the service."""
-    if access.read is None:
-        return []
+def _checked(check: Callable[[str], None]) -> Callable[..., Coroutine[Any, Any, None]]:
+    """Return a dependency that raises a `ServiceError` for a token that ``check`` refuses."""
 
-    async def check(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None) -> None:
-        access.check_read(_given(credentials))
+    async def checked(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None) -> None:
+        check("" if credentials is None else credentials.credentials)
 
-    return [Depends(check)]
-
-
-def write_access(access: Access) -> Check:
-    """Return the dependency of routes that change the database."""
-
-    async def check(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None) -> None:
-        access.check_write(_given(credentials))
-
-    return check
-
-
-def _given(credentials: HTTPAuthorizationCredentials | None) -> str:
-    return "" if credentials is None else credentials.credentials
+    return checked
 
 
 def _unauthorized() -> ServiceError:

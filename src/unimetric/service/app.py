@@ -6,8 +6,9 @@ import json
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
 
 from anyio import to_thread
 from fastapi import FastAPI
@@ -29,9 +30,6 @@ from unimetric.service.telemetry import Telemetry
 from unimetric.service.upgrading import Follower, Model
 from unimetric.service.uploads import Uploads
 from unimetric.service.work import Workers
-
-if TYPE_CHECKING:
-    from unimetric.models.pair import QueryModel
 
 __all__ = ["READ_TOKEN_VARIABLE", "TOKEN_VARIABLE", "create_app"]
 
@@ -90,18 +88,7 @@ def create_app(
             await to_thread.run_sync(folder.stop)
         service.batcher.stop()
 
-    app = _application(lifespan)
-    app.state.service = service
-    add_handlers(app)
-    for router in routers(service):
-        app.include_router(router)
-    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
-    app.add_middleware(Guard, hosts=hosts_of(config), telemetry=service.telemetry)
-    return app
-
-
-def _application(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> FastAPI:
-    return FastAPI(
+    app = FastAPI(
         title="unimetric search",
         version=__version__,
         summary="Search in image collections by an image.",
@@ -111,6 +98,13 @@ def _application(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]
         redoc_url=None,
         lifespan=lifespan,
     )
+    app.state.service = service
+    add_handlers(app)
+    for router in routers(service):
+        app.include_router(router)
+    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
+    app.add_middleware(Guard, hosts=hosts_of(config), telemetry=service.telemetry)
+    return app
 
 
 def _service(
@@ -133,23 +127,11 @@ def _service(
         if follower is not None:
             follower.start(lambda: service.model, service.use)
 
-    def make_batcher(
-        load: Callable[[], QueryModel], on_ready: Callable[[], None], on_failure: Callable[[BaseException], None]
-    ) -> Batcher:
-        return Batcher(
-            load,
-            precision=precision,
-            batch_size=config.batch_size,
-            on_batch=telemetry.on_batch,
-            on_failure=on_failure,
-            on_ready=on_ready,
-        )
-
-    model = Model(index, make_batcher(lambda: index.embedder, ready, on_failure))
+    make_batcher = partial(Batcher, precision=precision, batch_size=config.batch_size, on_batch=telemetry.on_batch)
+    model = Model(index, make_batcher(lambda: index.embedder, on_ready=ready, on_failure=on_failure))
     total_bytes = config.queue_size * config.max_upload_bytes
     uploads = Uploads(config.max_upload_bytes, total_bytes, config.request_seconds, telemetry)
-    decoders = available_cores()
-    workers = Workers(config.queue_size, config.request_seconds, decoders, _SEARCHERS, telemetry)
+    workers = Workers(config.queue_size, config.request_seconds, available_cores(), _SEARCHERS, telemetry)
     follower = None if follow is None else follow(make_batcher)
     service = Service(model, config, access, uploads, workers, telemetry, folder, follower)
     return service

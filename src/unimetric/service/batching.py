@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,8 +45,7 @@ class Batcher:
         precision: As in `Embedder.encode`.
         batch_size: Images per forward pass, at most.
         on_batch: Called with the number of images and the seconds of every batch.
-        on_failure: Called when the model cannot be loaded.
-        on_ready: Called when it is loaded.
+        on_failure, on_ready: Called when the model cannot be loaded, or is loaded.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Batcher:
             embedder = self._load()
             form = embedder.inference_form(self._precision)
             # The first pass is the slowest, and fails here if memory is short.
-            form.embed_pixels([_blank(embedder)])
+            form.embed_pixels([embedder.transform.crop(Image.new("RGB", (8, 8)))])
         except BaseException as error:
             self._on_failure(error)
             return
@@ -163,9 +163,3 @@ class Batcher:
             self._jobs.sort(key=lambda job: job.can_wait())
             batch, self._jobs = self._jobs[: self._batch_size], self._jobs[self._batch_size :]
             return batch
-
-
-def _blank(embedder: QueryModel) -> Tensor:
-    from PIL import Image
-
-    return embedder.transform.crop(Image.new("RGB", (8, 8)))

@@ -1,11 +1,11 @@
 """Answers about the catalogues, their columns and the indexing, as the OpenAPI description shows them."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from pydantic.config import JsonDict
 
 from unimetric.search.columns import MOST_CHOICES
-from unimetric.search.index import MAX_K
-from unimetric.service.schemas import Value
+from unimetric.search.query import MAX_K
+from unimetric.service.schemas import Value, examples
 
 _COLUMN: JsonDict = {
     "name": "colour",
@@ -48,22 +48,18 @@ class Dataset(BaseModel):
 class Datasets(BaseModel):
     """Datasets, columns and limits."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "datasets": [{"name": "shoes", "items": 1200, "threshold": 0.58}],
-                    "items": 1200,
-                    "threshold": 0.61,
-                    "columns": {"price": "number"},
-                    "model": "4be1c2...",
-                    "max_k": MAX_K,
-                    "max_upload_bytes": 10_000_000,
-                    "max_pixels": 50_000_000,
-                    "writable": False,
-                    "group_copies": False,
-                }
-            ]
+    model_config = examples(
+        {
+            "datasets": [{"name": "shoes", "items": 1200, "threshold": 0.58}],
+            "items": 1200,
+            "threshold": 0.61,
+            "columns": {"price": "number"},
+            "model": "4be1c2...",
+            "max_k": MAX_K,
+            "max_upload_bytes": 10_000_000,
+            "max_pixels": 50_000_000,
+            "writable": False,
+            "group_copies": False,
         }
     )
 
@@ -82,7 +78,7 @@ class Datasets(BaseModel):
 class Choice(BaseModel):
     """A value of a column."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"value": "red", "items": 310}]})
+    model_config = examples({"value": "red", "items": 310})
 
     value: Value
     items: int = Field(description="Number of items that have it.")
@@ -91,7 +87,7 @@ class Choice(BaseModel):
 class Column(BaseModel):
     """Range and choices of a metadata column."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_COLUMN]})
+    model_config = examples(_COLUMN)
 
     name: str
     kind: str = Field(description="text, number, boolean, date or time.")
@@ -107,7 +103,7 @@ class Column(BaseModel):
 class Columns(BaseModel):
     """All metadata columns that a condition may name."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"columns": [_COLUMN]}]})
+    model_config = examples({"columns": [_COLUMN]})
 
     columns: list[Column]
 
@@ -115,7 +111,7 @@ class Columns(BaseModel):
 class SkippedFile(BaseModel):
     """A file that cannot be indexed."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_SKIPPED]})
+    model_config = examples(_SKIPPED)
 
     path: str
     reason: str
@@ -124,7 +120,7 @@ class SkippedFile(BaseModel):
 class Indexing(BaseModel):
     """Progress of the indexing of the served folder."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_INDEXING]})
+    model_config = examples(_INDEXING)
 
     folder: str
     phase: str = Field(description="waiting (for the model), reading (the folder), indexing, done, failed or stopped.")
@@ -144,7 +140,7 @@ class Indexing(BaseModel):
 class Upgrade(BaseModel):
     """Progress of the database's upgrade to another model."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_UPGRADE]})
+    model_config = examples(_UPGRADE)
 
     answers: str = Field(description="The model that queries are answered by: old, new or both.")
     model: str = Field(description="Fingerprint of the new model.")
@@ -155,9 +151,7 @@ class Upgrade(BaseModel):
 class Status(BaseModel):
     """State of the service, of the indexing where a folder of images is served, and of an upgrade to another model."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"ready": True, "items": 1024, "indexing": _INDEXING, "upgrade": _UPGRADE}]}
-    )
+    model_config = examples({"ready": True, "items": 1024, "indexing": _INDEXING, "upgrade": _UPGRADE})
 
     ready: bool = Field(description="Images are embedded now.")
     items: int = Field(description="Images that can be found.")

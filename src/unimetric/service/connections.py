@@ -55,16 +55,14 @@ class Connection(H11Protocol):
         self._timer = self.loop.call_later(_CHECK_SECONDS, self._check)
         if len(self.connections) <= self.limit:
             return
-        waiting = [(c._waiting_since, id(c), c) for c in self._others() if c._waiting_since is not None]
+        others = [other for other in self.connections if other is not self and isinstance(other, Connection)]
+        waiting = [(c._waiting_since, id(c), c) for c in others if c._waiting_since is not None]
         if waiting:
             slowest = min(waiting)[2]
             slowest.transport.abort()
             self.connections.discard(slowest)
         else:
             self._refuse(busy(f"{self.limit} connections are open, which is the limit; try again in a second"))
-
-    def _others(self) -> list[Connection]:
-        return [other for other in self.connections if other is not self and isinstance(other, Connection)]
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the time limit."""

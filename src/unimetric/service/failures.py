@@ -64,6 +64,11 @@ def response_of(error: ServiceError) -> JSONResponse:
     return JSONResponse(content, error.status, headers={"Cache-Control": "no-store", **error.headers})
 
 
+def invalid(message: str) -> ServiceError:
+    """A field of the request is wrong."""
+    return ServiceError(422, "invalid_request", message)
+
+
 STATUSES: dict[type[UserError], int] = {
     UserError: 500,
     ArgumentError: 422,
@@ -98,7 +103,7 @@ def from_validation(error: ValidationError) -> ServiceError:
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", first["msg"])
         return ServiceError(400, "invalid_json", f"the body is not JSON: {reason}")
-    return ServiceError(422, "invalid_request", _in_words(first))
+    return invalid(_in_words(first))
 
 
 def _in_words(error: Mapping[str, object]) -> str:
@@ -139,8 +144,8 @@ def add_handlers(app: FastAPI) -> None:
         return response_of(from_user_error(error))
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return response_of(ServiceError(422, "invalid_request", _in_words(error.errors()[0])))
+    async def unlike_its_description(request: Request, error: RequestValidationError) -> JSONResponse:
+        return response_of(invalid(_in_words(error.errors()[0])))
 
     @app.exception_handler(HTTPException)
     async def refused_by_the_router(request: Request, error: HTTPException) -> JSONResponse:

@@ -30,23 +30,12 @@ _BATCH = 8
 _WINDOW_SECONDS = 30.0
 """Length of time that the rate is measured over. Unchanged images come first and fast, new ones are slow."""
 
-_WORKING = ("waiting", "reading", "indexing")
-
 
 @dataclass(frozen=True)
 class IndexingState:
-    """Progress of the indexing of a folder.
+    """Progress of the indexing of a folder; `catalogue_schemas.Indexing` describes the fields.
 
-    Attributes:
-        phase: ``waiting`` for the model, ``reading`` the folder, ``indexing``, ``done``, ``failed`` or ``stopped``.
-        done: Images that were looked at.
-        total: All images; None until the folder is read.
-        written: Rows that are new or were replaced, and can be found.
-        seconds_left: Estimated time left; None where there is no estimate.
-        skipped: Files that cannot be read, at most `SKIPPED_SHOWN`.
-        skipped_total: Number of files that cannot be read.
-        classes: Number of class names among the images.
-        problem: Reason of a failure.
+    Besides, ``classes`` is the number of class names among the images.
     """
 
     phase: Literal["waiting", "reading", "indexing", "done", "failed", "stopped"] = "waiting"
@@ -59,11 +48,6 @@ class IndexingState:
     classes: int = 0
     problem: str | None = None
 
-    @property
-    def is_working(self) -> bool:
-        """True until the indexing has ended."""
-        return self.phase in _WORKING
-
 
 class FolderIndexer:
     """Brings a database up to date with a folder, in a thread that shares the model with the searches.
@@ -71,7 +55,6 @@ class FolderIndexer:
     What was committed survives a stop, and the next start goes on from there.
 
     Args:
-        index: The database.
         folder: Folder of images, or another source.
         trained: The model was trained, so no advice to train is given.
         rule: When images that are done can be found.
@@ -157,7 +140,7 @@ class FolderIndexer:
         self._raise_if_stopping()
         now = time.monotonic()
         left = self._rate.seconds_left(now, progress.read, total)
-        self._skipped = [*self._unusable, *progress.refused]
+        self._skipped = [*self._unusable, *progress.refused.values()]
         self._change(done=progress.read, total=total, written=progress.written, seconds_left=left)
 
     def _raise_if_stopping(self) -> None:

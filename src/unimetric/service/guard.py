@@ -18,13 +18,7 @@ _LINGER_BYTES = 64_000_000
 
 
 class Guard:
-    """Middleware around the whole application.
-
-    Args:
-        app: The application.
-        hosts: The names that it answers to, beside loopback addresses; None is every name.
-        telemetry: Records the answers.
-    """
+    """Middleware around the application, which answers to ``hosts`` and loopback addresses; None is every name."""
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str] | None, telemetry: Telemetry) -> None:
         self._app = app

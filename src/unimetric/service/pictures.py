@@ -21,10 +21,8 @@ def decode(content: bytes, max_pixels: int) -> Image.Image:
     """Decode an upload to an upright RGB image.
 
     Its size and its numbers of frames and scans are checked before anything is decoded, so that no upload takes much
-    more memory or time than an image of ``max_pixels``.
-
-    Raises:
-        ServiceError: the bytes are not an image, or it is damaged, too large, or animated.
+    more memory or time than an image of ``max_pixels``. A `ServiceError` if it is no image, damaged, too large, or
+    animated.
     """
     if not content:
         raise ServiceError(422, "empty_image", f"the image is empty (0 bytes); {_READABLE}")

@@ -40,11 +40,7 @@ class _Server(uvicorn.Server):
 
 
 def listen(config: ServiceConfig) -> socket.socket:
-    """Return a listening socket.
-
-    Raises:
-        UserError: the address is not this machine's, or the port is taken.
-    """
+    """Return a listening socket; a `UserError` if the address is not this machine's, or the port is taken."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic.config import JsonDict
 
 from unimetric.search.calibration import Strength
-from unimetric.search.index import MAX_K
+from unimetric.search.query import MAX_K
 
 ID = "3f2a9c0e5b7d41f88a6c1e2d3b4f5a60"
 """An example."""
@@ -33,20 +33,25 @@ _COPY: JsonDict = {
 _MATCH: JsonDict = {**_COPY, "copies": []}
 
 _ITEM: JsonDict = {
-    "id": ID,
-    "dataset": "shoes",
-    "label": "air-runner",
-    "path": "/data/shoes/air-runner/2.jpg",
-    "metadata": {"price": 89.5},
+    **{name: _COPY[name] for name in ("id", "dataset", "label", "path", "metadata", "image")},
     "content_hash": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
-    "image": f"v1/items/{ID}/image",
 }
+
+_ANSWER: JsonDict = {"no_match": False, "threshold": None, "matches": [_MATCH]}
 
 MAX_PICTURES = 10
 """Pictures of one query, at most."""
+_Some = Field(min_length=1, max_length=MAX_PICTURES)
 
 Value = str | int | float | bool | date | datetime | None
 Name = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$")]
+_Base64 = Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
+_File = Annotated[str, Field(json_schema_extra={"format": "binary"})]
+
+
+def examples(*values: JsonDict) -> ConfigDict:
+    """Return the configuration of a model with these examples."""
+    return ConfigDict(json_schema_extra={"examples": [*values]})
 
 
 class _In(BaseModel):
@@ -105,12 +110,10 @@ def _without(*names: str, each: bool = False) -> JsonDict:
 
 class _Query(_Filters):
     image: str = ""
-    id: str = ""
+    id: str = Field("", description='An item of the database, for "more like this"; it is left out of the answer.')
     images: list[str] | None = None
-    ids: list[str] | None = Field(
+    ids: Annotated[list[str], _Some] | None = Field(
         None,
-        min_length=1,
-        max_length=MAX_PICTURES,
         description="Items of the database that are one query, alone or with images; they are left out of the answer.",
     )
     each: bool = Field(
@@ -137,20 +140,15 @@ class SearchRequest(_Query):
     """A search for an image, an item, or several of them together, in some or all of the datasets."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
         json_schema_extra={
             "examples": [{"image": PIXEL, "k": 5}, {"id": ID, "k": 5}, {"images": [PIXEL, PIXEL], "k": 5}],
             **_alternatives("image", "id", "vector"),
         },
     )
 
-    image: str = Field("", description="The image's file in base64.", json_schema_extra={"contentEncoding": "base64"})
-    id: str = Field("", description='An item of the database, for "more like this"; it is left out of the answer.')
-    images: list[str] | None = Field(
+    image: _Base64 = Field("", description="The image's file in base64.")
+    images: Annotated[list[str], _Some] | None = Field(
         None,
-        min_length=1,
-        max_length=MAX_PICTURES,
         description="Images in base64 that are one query, alone or with ids: matches are like all of them.",
     )
 
@@ -165,18 +163,15 @@ class SearchRequest(_Query):
 class SearchForm(_Query):
     """A search for an image, an item, or several of them together, in some or all of the datasets."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=_alternatives("image", "id"))
+    model_config = ConfigDict(json_schema_extra=_alternatives("image", "id"))
 
     # A form cannot hold an empty list.
     datasets: list[Name] | None = Field(
         None, max_length=1000, description="The only datasets to search in, a part each; all, where there is none."
     )
-    image: str = Field("", description="The image's file.", json_schema_extra={"format": "binary"})
-    id: str = Field("", description='An item of the database, for "more like this"; it is left out of the answer.')
-    images: list[Annotated[str, Field(json_schema_extra={"format": "binary"})]] | None = Field(
+    image: _File = Field("", description="The image's file.")
+    images: Annotated[list[_File], _Some] | None = Field(
         None,
-        min_length=1,
-        max_length=MAX_PICTURES,
         description="Images, a part each, that are one query, alone or with ids: matches are like all of them.",
     )
 
@@ -192,15 +187,15 @@ class SearchForm(_Query):
 class EmbedRequest(_In):
     """An image to embed."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"image": PIXEL}]})
+    model_config = examples({"image": PIXEL})
 
-    image: str = Field(description="The image's file in base64.", json_schema_extra={"contentEncoding": "base64"})
+    image: _Base64 = Field(description="The image's file in base64.")
 
 
 class EmbedForm(_In):
     """An image to embed."""
 
-    image: str = Field(description="The image's file.", json_schema_extra={"format": "binary"})
+    image: _File = Field(description="The image's file.")
 
 
 class _About(_In):
@@ -220,13 +215,9 @@ class _About(_In):
 class AddRequest(_About):
     """An image to add to the database, or to replace there."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        json_schema_extra={"examples": [{"image": PIXEL, "dataset": "shoes", "label": "air-runner"}]},
-    )
+    model_config = examples({"image": PIXEL, "dataset": "shoes", "label": "air-runner"})
 
-    image: str = Field(description="The image's file in base64.", json_schema_extra={"contentEncoding": "base64"})
+    image: _Base64 = Field(description="The image's file in base64.")
     metadata: dict[str, str | int | float | bool | None] = Field(
         default_factory=dict, description="Further columns.", examples=[{"price": 89.5}]
     )
@@ -235,7 +226,7 @@ class AddRequest(_About):
 class AddForm(_About):
     """An image to add to the database, or to replace there."""
 
-    image: str = Field(description="The image's file.", json_schema_extra={"format": "binary"})
+    image: _File = Field(description="The image's file.")
     metadata: str = Field(
         "{}",
         description="Further columns, as a JSON object.",
@@ -246,7 +237,7 @@ class AddForm(_About):
 class FoldedCopy(BaseModel):
     """An item whose picture is a copy of a match's."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_COPY]})
+    model_config = examples(_COPY)
 
     id: str
     score: float = Field(description="Cosine similarity, or minus the distance of a hyperbolic model.")
@@ -270,7 +261,7 @@ class FoldedCopy(BaseModel):
 class Match(FoldedCopy):
     """An item that was found."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_MATCH]})
+    model_config = examples(_MATCH)
 
     copies: list[FoldedCopy] = Field(
         description="Copies of its picture that are no matches of their own, the most similar first; empty unless "
@@ -281,9 +272,7 @@ class Match(FoldedCopy):
 class SearchAnswer(BaseModel):
     """The most similar items, the best first."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"no_match": False, "threshold": None, "matches": [_MATCH]}]}
-    )
+    model_config = examples(_ANSWER)
 
     no_match: bool | None = Field(
         description="True where nothing in the database is a match, or the set with a guarantee is empty. Null "
@@ -298,9 +287,7 @@ class SearchAnswer(BaseModel):
 class SearchAnswers(BaseModel):
     """The answers to several queries, in their order."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"answers": [{"no_match": False, "threshold": None, "matches": [_MATCH]}]}]}
-    )
+    model_config = examples({"answers": [_ANSWER]})
 
     answers: list[SearchAnswer]
 
@@ -308,9 +295,7 @@ class SearchAnswers(BaseModel):
 class Embedding(BaseModel):
     """An image as a vector."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"embedding": [0.6, -0.8], "size": 2, "model": "4be1c2..."}]}
-    )
+    model_config = examples({"embedding": [0.6, -0.8], "size": 2, "model": "4be1c2..."})
 
     embedding: list[float]
     size: int = Field(description="Length of the vector.")
@@ -320,7 +305,7 @@ class Embedding(BaseModel):
 class Item(BaseModel):
     """A row of the database without its vector."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_ITEM]})
+    model_config = examples(_ITEM)
 
     id: str
     dataset: str
@@ -334,7 +319,7 @@ class Item(BaseModel):
 class Items(BaseModel):
     """Some rows."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [_ITEM]}]})
+    model_config = examples({"items": [_ITEM]})
 
     items: list[Item]
 
@@ -342,7 +327,7 @@ class Items(BaseModel):
 class AddedItem(BaseModel):
     """Result of adding an item; it is on the disk."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"id": ID, "status": "written"}]})
+    model_config = examples({"id": ID, "status": "written"})
 
     id: str
     status: str = Field(description="written, or unchanged where the database held it already.")
@@ -351,7 +336,7 @@ class AddedItem(BaseModel):
 class State(BaseModel):
     """State of the service."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})
+    model_config = examples({"status": "ok"})
 
     status: str
 
@@ -366,11 +351,7 @@ class Failure(BaseModel):
 class ErrorAnswer(BaseModel):
     """The one shape of every error."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"error": {"code": "not_an_image", "message": "this is not an image; send a JPEG or PNG"}}]
-        }
-    )
+    model_config = examples({"error": {"code": "not_an_image", "message": "this is not an image; send a JPEG or PNG"}})
 
     error: Failure
 

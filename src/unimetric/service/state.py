@@ -102,11 +102,7 @@ class Service:
         self.uploads.stop()
 
     def check_ready(self) -> None:
-        """Make sure that images are embedded now.
-
-        Raises:
-            ServiceError: they are not yet, or no longer.
-        """
+        """Raise a `ServiceError` unless images are embedded now."""
         self._check_running()
         if not self.batcher.ready:
             raise _starting()
@@ -116,11 +112,7 @@ class Service:
             raise stopping()
 
     async def take(self, request: Request, kind: Kind, answer: Callable[[ParsedRequest], Awaitable[Any]]) -> Any:
-        """Receive a request's body, then take a place, embed its image, and answer.
-
-        Raises:
-            ServiceError: there is no place, the request is invalid, or it takes too long.
-        """
+        """Receive a request's body, then take a place, embed its image, and answer; or raise a `ServiceError`."""
         self._check_running()
         async with self.uploads.receive(request) as body:
             self._check_running()

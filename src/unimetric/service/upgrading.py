@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,12 +44,9 @@ class Follower:
     long as a request may take.
 
     Args:
-        database: The database's place.
-        open_index: Opens it; with an embedder, if that is the model of its vectors already.
-        make_batcher: Makes a thread that embeds queries, given what loads the model, and what is called when it is
-            ready, and when it failed.
+        open_index: Opens the database; with an embedder, if that is the model of its vectors already.
+        make_batcher: Makes a `Batcher`, given ``load``, ``on_ready`` and ``on_failure``.
         keep_seconds: Time for which replaced models are kept.
-        every_seconds: Time between two looks.
     """
 
     def __init__(
@@ -73,12 +71,7 @@ class Follower:
         return upgrade_state(self._database)
 
     def start(self, current: Callable[[], Model], use: Callable[[Model], None]) -> None:
-        """Start the thread.
-
-        Args:
-            current: Returns the model in use.
-            use: Puts another one into its place.
-        """
+        """Start the thread; ``current`` returns the model in use, and ``use`` puts another one into its place."""
         self._thread = threading.Thread(target=self._run, args=(current, use), name="upgrade", daemon=True)
         self._thread.start()
 
@@ -90,10 +83,10 @@ class Follower:
         self._release(math.inf)
 
     def _run(self, current: Callable[[], Model], use: Callable[[Model], None]) -> None:
-        wait = self._every_seconds
-        while not self._stopping.wait(wait):
+        pause = self._every_seconds
+        while not self._stopping.wait(pause):
             self._release(time.monotonic())
-            wait = self._look(current, use)
+            pause = self._look(current, use)
 
     def _look(self, current: Callable[[], Model], use: Callable[[Model], None]) -> float:
         """Take over the database's vectors if they were replaced; return the seconds until the next look."""
@@ -127,21 +120,17 @@ class Follower:
             # The same model, with other thresholds.
             index.close()
             return Model(self._open(embedder), before.batcher)
-        loaded = threading.Event()
-        failures: list[BaseException] = []
-
-        def failed(error: BaseException) -> None:
-            failures.append(error)
-            loaded.set()
-
-        batcher = self._make_batcher(lambda: index.embedder, loaded.set, failed)
+        loaded: Future[None] = Future()
+        batcher = self._make_batcher(
+            lambda: index.embedder, on_ready=lambda: loaded.set_result(None), on_failure=loaded.set_exception
+        )
         batcher.start()
-        while not loaded.wait(0.1):
+        while not wait([loaded], 0.1).done:
             if self._stopping.is_set():
                 return None
-        if failures:
+        if (failure := loaded.exception()) is not None:
             index.close()
-            raise failures[0]
+            raise failure
         return Model(index, batcher)
 
     def _release(self, now: float) -> None:

@@ -8,7 +8,7 @@ import re
 from base64 import b64decode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -18,7 +18,7 @@ from python_multipart.multipart import Field, File, FormParser, parse_options_he
 from starlette.requests import ClientDisconnect
 
 from unimetric.errors import cause, nearest_names
-from unimetric.service.failures import ServiceError, busy, from_validation
+from unimetric.service.failures import ServiceError, busy, from_validation, invalid
 from unimetric.service.telemetry import Telemetry
 from unimetric.service.work import client_left, stopping
 
@@ -51,7 +51,6 @@ class Uploads:
         max_upload_bytes: Size of one image's file.
         total_bytes: Size of all bodies together. Beyond it, the body that has been on its way longest is given up.
         seconds: Time for a body to arrive.
-        telemetry: Records refusals.
     """
 
     def __init__(self, max_upload_bytes: int, total_bytes: int, seconds: float, telemetry: Telemetry) -> None:
@@ -64,11 +63,7 @@ class Uploads:
 
     @asynccontextmanager
     async def receive(self, request: Request) -> AsyncIterator[Body]:
-        """Receive a request's body, and keep it within the budget until the block ends.
-
-        Raises:
-            ServiceError: the wrong type, too long, too slow, given up for others, or the client has left.
-        """
+        """Receive a request's body, and keep it within the budget until the block ends; or raise a `ServiceError`."""
         kind, boundary, limit = self._announced(request)
         upload = _Upload()
         self._receiving[upload] = None
@@ -83,7 +78,9 @@ class Uploads:
                 message = f"the upload took longer than {self._seconds:g} s; send a smaller image"
                 raise ServiceError(408, "slow_upload", message)
             upload.task.result()
-            yield Body(upload.content(), kind, boundary)
+            content = b"".join(upload.chunks)
+            upload.chunks.clear()
+            yield Body(content, kind, boundary)
         finally:
             self._give_up(upload)
             self._held -= upload.length
@@ -145,21 +142,14 @@ class Uploads:
         upload.task.cancel()
 
 
+@dataclass(eq=False)
 class _Upload:
     """A body on its way."""
 
-    task: asyncio.Task[None]
-
-    def __init__(self) -> None:
-        self.chunks: list[bytes] = []
-        self.length = 0
-        self.refusal: ServiceError | None = None
-
-    def content(self) -> bytes:
-        """Return the whole body; it is not kept here."""
-        content = b"".join(self.chunks)
-        self.chunks.clear()
-        return content
+    chunks: list[bytes] = field(default_factory=list)
+    length: int = 0
+    refusal: ServiceError | None = None
+    task: asyncio.Task[None] = field(init=False)
 
 
 def too_large(max_upload_bytes: int) -> ServiceError:
@@ -172,12 +162,9 @@ def too_large(max_upload_bytes: int) -> ServiceError:
 def parse(
     body: Body, json_model: type[M], form_model: type[BaseModel], max_upload_bytes: int
 ) -> tuple[BaseModel, list[bytes]]:
-    """Return a body's validated fields, and the bytes of its images; none where it names items instead.
+    """Return a body's validated fields, and the bytes of its images, none where it names items; or a `ServiceError`.
 
     A UTF-8 byte order mark before JSON is skipped.
-
-    Raises:
-        ServiceError: a field is missing, unknown or invalid, or the image is too large.
     """
     try:
         if body.kind == FORM:
@@ -212,38 +199,28 @@ def _read_form(body: Body, model: type[BaseModel]) -> tuple[dict[str, Any], list
     for name, content in _parts(body):
         if name not in model.model_fields:
             shown = name[:80]
-            message = f"unknown field {shown!r}; {nearest_names(shown, model.model_fields)}"
-            raise ServiceError(422, "invalid_request", message)
-        if name == "image":
-            if name in values:
-                message = "image is given more than once; send images, a part each, to search by several together"
-                raise ServiceError(422, "invalid_request", message)
-            values[name] = ""
+            raise invalid(f"unknown field {shown!r}; {nearest_names(shown, model.model_fields)}")
+        is_list = name in ("images", "datasets", "ids")
+        if name in values and not is_list:
+            remedy = "; send images, a part each, to search by several together" if name == "image" else ""
+            raise invalid(f"{name} is given more than once{remedy}")
+        text = ""
+        if name in ("image", "images"):
             images.append(content)
-            continue
-        if name == "images":
-            values.setdefault(name, []).append("")
-            images.append(content)
-            continue
-        try:
-            text = content.removeprefix(_BOM).decode()
-        except UnicodeDecodeError as error:
-            raise ServiceError(422, "invalid_request", f"{name} is not UTF-8 text") from error
-        if name in ("datasets", "ids"):
+        else:
+            try:
+                text = content.removeprefix(_BOM).decode()
+            except UnicodeDecodeError as error:
+                raise invalid(f"{name} is not UTF-8 text") from error
+        if is_list:
             values.setdefault(name, []).append(text)
-        elif name in values:
-            raise ServiceError(422, "invalid_request", f"{name} is given more than once")
         else:
             values[name] = text
     return values, images
 
 
 def _parts(body: Body) -> list[tuple[str, bytes]]:
-    """Return the name and content of every part of a form.
-
-    Raises:
-        ServiceError: the form is malformed, cut off, or has too many parts.
-    """
+    """Return the name and content of every part of a form, or raise a `ServiceError`."""
     parts: list[tuple[str, bytes]] = []
     ended = []
 

@@ -33,7 +33,6 @@ class Lane:
     Args:
         name: Label of the stage in the metrics.
         threads: Calls at a time, not counting abandoned ones.
-        telemetry: Records the seconds per call.
         seconds: Time from a call to its abandonment. None for work that ends by itself and needs much memory: it is
             never abandoned.
     """
@@ -52,11 +51,7 @@ class Lane:
         return max(0, self._running - int(self._limiter.borrowed_tokens))
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Call a function in a thread of this lane. When this is cancelled, a call that has not begun is dropped.
-
-        Raises:
-            ServiceError: too many earlier calls have not returned.
-        """
+        """Call a function in a thread of this lane. When this is cancelled, a call that has not begun is dropped."""
         begun = threading.Event()
 
         def call() -> T:
@@ -93,14 +88,6 @@ def _log_failure(task: asyncio.Task[Any]) -> None:
         log.error("a call failed after its request had ended", exc_info=error)
 
 
-class _Place:
-    """One of the places; ``evicted`` is set when it is given to another request."""
-
-    def __init__(self, connection: HTTPConnection) -> None:
-        self.connection = connection
-        self.evicted = asyncio.Event()
-
-
 class Workers:
     """Lanes and places of one service.
 
@@ -109,12 +96,11 @@ class Workers:
         seconds: Time for a request, from when it has arrived.
         decoders: Threads that decode uploads, and as many that open items' own files.
         searchers: Threads that search the database, and as many that look up items.
-        telemetry: Records places, refusals and seconds.
     """
 
     def __init__(self, places: int, seconds: float, decoders: int, searchers: int, telemetry: Telemetry) -> None:
         self._places = places
-        self._held: dict[_Place, None] = {}
+        self._held: dict[asyncio.Event, HTTPConnection] = {}
         self._seconds = seconds
         self._telemetry = telemetry
         self.decoding = Lane("decode", decoders, telemetry)
@@ -133,33 +119,27 @@ class Workers:
     def place(self, request: Request) -> Iterator[asyncio.Event]:
         """Hold a place, and yield the event that it was given to another request.
 
-        When all are taken, the oldest request whose client has finished sending, and has perhaps left, loses its place.
-
-        Raises:
-            ServiceError: every place is taken by a connected client.
+        When all are taken, the oldest request whose client has finished sending, and has perhaps left, loses its place;
+        a `ServiceError` if every client is connected.
         """
         if len(self._held) >= self._places:
-            given_up = next((place for place in self._held if is_half_closed(place.connection)), None)
+            given_up = next((place for place, client in self._held.items() if is_half_closed(client)), None)
             if given_up is None:
                 self._telemetry.refused.labels("busy").inc()
                 raise busy(f"{self._places} requests are under way, which is the limit; try again in a second")
-            given_up.evicted.set()
+            given_up.set()
             del self._held[given_up]
-        place = _Place(request)
-        self._held[place] = None
+        evicted = asyncio.Event()
+        self._held[evicted] = request
         self._telemetry.under_way.set(len(self._held))
         try:
-            yield place.evicted
+            yield evicted
         finally:
-            self._held.pop(place, None)
+            self._held.pop(evicted, None)
             self._telemetry.under_way.set(len(self._held))
 
     async def answer(self, request: Request, working: Awaitable[T], evicted: asyncio.Event | None = None) -> T:
-        """Wait for an answer to a request whose body has been read, within its time and while its client waits.
-
-        Raises:
-            ServiceError: the time is over, the client has left, or its place was given to another.
-        """
+        """Wait for an answer, within the request's time and while its client waits; or raise a `ServiceError`."""
         work = asyncio.ensure_future(working)
         leaving = asyncio.ensure_future(_disconnection(request))
         giving_up = asyncio.ensure_future((evicted or asyncio.Event()).wait())
@@ -189,14 +169,6 @@ class Workers:
     async def look_up(self, request: Request, function: Callable[[], T]) -> T:
         """Answer a request from the database, in a thread, within its time."""
         return await self.answer(request, self.reading.run(function))
-
-    async def open(self, request: Request, function: Callable[[], T]) -> T:
-        """Answer a request from a file of an item, in a thread, within its time."""
-        return await self.answer(request, self.opening.run(function))
-
-    async def write(self, request: Request, function: Callable[[], T]) -> T:
-        """Change the database for a request, in the one thread that does, within its time."""
-        return await self.answer(request, self.writing.run(function))
 
 
 def client_left() -> ServiceError:

@@ -47,11 +47,7 @@ def access_remedy(place: str) -> str:
 
 @contextmanager
 def explained_access(place: str, action: str) -> Iterator[None]:
-    """Raise errors of object storage as a `StorageError`; ``action`` is a verb such as ``read``.
-
-    Raises:
-        FileNotFoundError: the object to ``read`` is missing.
-    """
+    """Raise errors of object storage, but a missing object to ``read``, as a `StorageError`; ``action`` is a verb."""
     try:
         yield
     except FileNotFoundError:
@@ -64,11 +60,7 @@ def explained_access(place: str, action: str) -> Iterator[None]:
 
 
 def check_bucket(place: str) -> None:
-    """Check with two requests that the bucket of an ``s3://`` URI is there and can be listed; others pass unchecked.
-
-    Raises:
-        StorageError: no bucket, wrong credentials, or no answer.
-    """
+    """Check that the bucket of an ``s3://`` URI can be listed, or raise a `StorageError`; others pass unchecked."""
     if not place.startswith("s3://"):
         return
     system, inner = file_system(place)
@@ -126,11 +118,7 @@ def file_system(place: str) -> tuple[Any, str]:
 
 @lru_cache(maxsize=64)
 def _s3(bucket: str, endpoint: str | None, region: str | None, *environment: str | None) -> Any:
-    """Open a bucket; the environment is an argument since pyarrow reads it here.
-
-    Raises:
-        OSError: the server of `s3_endpoint` takes no connections.
-    """
+    """Open a bucket; the environment is an argument since pyarrow reads it here."""
     if endpoint is not None:
         # pyarrow tries for a minute.
         address = urlsplit(endpoint)

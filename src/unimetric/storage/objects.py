@@ -67,11 +67,7 @@ def read_bytes(place: str) -> bytes:
 
 
 def list_files(place: str, *, recursive: bool = True) -> list[str]:
-    """Return the files in a folder, sorted; empty if there is no folder.
-
-    Raises:
-        StorageError: it cannot be listed.
-    """
+    """Return the files in a folder, sorted, or none; a `StorageError` if it cannot be listed."""
     path = local_path(place)
     if path is not None:
         found = path.rglob("*") if recursive else path.glob("*")
@@ -88,11 +84,7 @@ class Stamp:
 
 
 def list_objects(place: str, *, recursive: bool = True) -> dict[str, Stamp]:
-    """Return the objects below a URI with their stamps; empty if there are none.
-
-    Raises:
-        StorageError: it cannot be listed.
-    """
+    """Return the objects below a URI with their stamps, or none; a `StorageError` if it cannot be listed."""
     system, inner = file_system(place)
     with explained_access(place, "list"):
         infos = system.get_file_info(pa_fs.FileSelector(inner, recursive=recursive, allow_not_found=True))

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from typing import Literal, TypeAlias, cast
 
 from unimetric.errors import nearest_names
-from unimetric.search.conditions.literals import read_date, read_number, read_time
-from unimetric.search.conditions.tokens import Token, tokenize
+from unimetric.search.conditions.tokens import Token, read_date, read_number, read_time, tokenize
 from unimetric.search.conditions.tree import (
     OPPOSITES,
     Always,
@@ -56,11 +55,7 @@ Node: TypeAlias = "Value | Condition"
 
 
 def parse_condition(where: str, columns: Mapping[str, str]) -> Condition:
-    """Parse a condition on these columns.
-
-    Args:
-        where: The condition as it was written.
-        columns: The kind of every column that may be named: text, number, boolean, date or time.
+    """Parse a condition on columns, each with its kind: text, number, boolean, date or time.
 
     Raises:
         FilterError: it is not one of the grammar, too large, names another column or compares different kinds.
@@ -107,8 +102,10 @@ class _Parser:
         if binding in (_SUM, _PRODUCT):
             start = self._token.position
             right = self._expression(binding + 1)
-            sign = cast('Literal["+", "-", "*", "/", "%"]', operator.text)
-            return self._arithmetic(sign, self._number(left, position), self._number(right, start))
+            values = self._number(left, position), self._number(right, start)
+            if "null" in (values[0].kind, values[1].kind):
+                return Constant(None, "null")
+            return Arithmetic(cast('Literal["+", "-", "*", "/", "%"]', operator.text), *values)
         return self._predicate(self._value(left, position), operator, position)
 
     def _operand(self) -> Node:
@@ -227,8 +224,10 @@ class _Parser:
         more = True
         while more:
             self._advance()
-            start = self._token.position
-            compared = self._comparison("=", left, self._literal(), position, start)
+            start, node = self._token.position, self._operand()
+            if not isinstance(node, Constant):
+                raise self._error(start, "a list holds numbers, texts, dates, true, false or NULL only")
+            compared = self._comparison("=", left, node, position, start)
             if isinstance(compared, Comparison):
                 constants.append(cast(Constant, compared.right))
             else:
@@ -239,14 +238,6 @@ class _Parser:
         if not unknown:
             return IsIn(left, tuple(constants))
         return Or((IsIn(left, tuple(constants)), Always(None))) if constants else Always(None)
-
-    def _literal(self) -> Constant:
-        """Parse a constant of a list, with its sign."""
-        position = self._token.position
-        node = self._operand()
-        if not isinstance(node, Constant):
-            raise self._error(position, "a list holds numbers, texts, dates, true, false or NULL only")
-        return node
 
     def _between(self, left: Value, position: int) -> Condition:
         start = self._token.position
@@ -282,11 +273,6 @@ class _Parser:
             return Constant(read_date(str(constant.value)), "date")
         except ValueError as error:
             raise self._error(position, f"{str(constant.value)[:40]!r} is no {kind}: {error}") from error
-
-    def _arithmetic(self, operator: Literal["+", "-", "*", "/", "%"], left: Value, right: Value) -> Value:
-        if "null" in (left.kind, right.kind):
-            return Constant(None, "null")
-        return Arithmetic(operator, left, right)
 
     def _number(self, node: Node, position: int) -> Value:
         value = self._value(node, position)

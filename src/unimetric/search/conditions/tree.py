@@ -117,11 +117,7 @@ Condition: TypeAlias = "Always | Comparison | IsIn | Like | IsNull | StartsWith 
 
 
 def negated(condition: Condition) -> Condition:
-    """Return the condition that holds where this one is false; where this one is unknown, it is unknown too.
-
-    Raises:
-        TypeError: a `StartsWith`, which no typed condition holds.
-    """
+    """Return the condition that holds where this one is false; where this one is unknown, it is unknown too."""
     if isinstance(condition, Always):
         return condition if condition.holds is None else Always(not condition.holds)
     if isinstance(condition, Comparison):

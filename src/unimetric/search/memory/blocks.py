@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from unimetric.search.memory.cells import Cells, column_of
-from unimetric.search.scoring import vectors_of
+from unimetric.search.scoring import Vectors, vectors_of
 from unimetric.search.stores.base import RowNumbers, Store
 
 GONE = -1
@@ -37,13 +37,13 @@ class Block:
     """
 
     numbers: NDArray[np.int64]
-    vectors: NDArray[np.float32]
+    vectors: Vectors
     inverse: NDArray[np.float32]
     rows: pa.RecordBatch
     by_id: NDArray[np.uint32] | None = None
 
     @classmethod
-    def of(cls, numbers: NDArray[np.int64], vectors: NDArray[np.float32], rows: pa.Table) -> Block:
+    def of(cls, numbers: NDArray[np.int64], vectors: Vectors, rows: pa.Table) -> Block:
         """Make a block of rows in memory."""
         return cls(numbers, vectors, inverse_lengths(vectors), one_batch(rows))
 
@@ -148,7 +148,7 @@ def joined(one: Block, other: Block) -> Block:
     )
 
 
-def inverse_lengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def inverse_lengths(vectors: Vectors) -> Vectors:
     """Return one over the length of each vector [N, E]; infinite for one that float32 cannot screen."""
     inverse = np.empty(len(vectors), np.float32)
     for start in range(0, len(vectors), 1 << 16):

@@ -25,14 +25,8 @@ def build(
 ) -> Saved | None:
     """Read a database, make its graph or extend the one there is, and write the files.
 
-    When it is stopped, the files hold a graph of a part of the rows, from which the next call goes on.
-
-    Returns:
-        The files; None if it was stopped before there was much to keep.
-
-    Raises:
-        DatabaseError: the database cannot be read.
-        OSError: the files cannot be written.
+    When it is stopped, the files hold a graph of a part of the rows, from which the next call goes on; None if it was
+    stopped before there was much to keep. Errors are `DatabaseError` and `OSError`.
     """
     while True:
         identity = numbers.identity
@@ -68,16 +62,10 @@ def dead_places(block: Block) -> NDArray[np.bool_] | None:
 
 
 def reused(fresh: Block, before: Saved) -> tuple[Block, Graph] | None:
-    """Lay out rows by the nodes of an earlier graph.
+    """Lay out the rows of now by the nodes of the graph of earlier files, these first, and return that graph as well.
 
-    Places of nodes whose row is gone, or has another vector now, keep the old vector and have the number `GONE`.
-
-    Args:
-        fresh: The rows now.
-        before: Earlier files.
-
-    Returns:
-        The rows, those of the graph's nodes first, and the graph; None if too few nodes hold.
+    Places of nodes whose row is gone, or has another vector now, keep the old vector and have the number `GONE`. None
+    if too few nodes hold.
     """
     nodes = len(before.graph)
     if not nodes or before.block.vectors.shape[1] != fresh.vectors.shape[1]:

@@ -16,11 +16,7 @@ _Reader: TypeAlias = "Callable[[NDArray[np.intp]], list[Any]]"
 
 
 class Cells:
-    """Values of rows; threads may share it.
-
-    Args:
-        rows: Their columns, as they are or `packed`. Its buffers are kept, mapped ones as well.
-    """
+    """Values of rows, as they are or `packed`, whose buffers are kept; threads may share it."""
 
     def __init__(self, rows: pa.RecordBatch) -> None:
         self._readers: dict[str, _Reader] = {}

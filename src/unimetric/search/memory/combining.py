@@ -15,11 +15,7 @@ _MOST = 64
 
 
 class _Run(Generic[Answer]):
-    """The calls of one run, which the thread of the first makes; it holds `running` from the beginning.
-
-    Args:
-        is_open: Others may join, until it begins.
-    """
+    """The calls of one run, which the thread of the first makes; it holds `running` from the beginning."""
 
     def __init__(self, is_open: bool) -> None:
         self.is_open = is_open
@@ -34,10 +30,8 @@ class _Run(Generic[Answer]):
 class Combined(Generic[Key, Answer]):
     """A function of queries whose calls by several threads at once share runs.
 
-    Calls of different keys do not wait for each other.
-
-    Args:
-        run: Returns the answer to each of some vectors [N, E], which depends on the key and that vector alone.
+    Calls of different keys do not wait for each other. ``run`` returns the answer to each of some vectors [N, E], which
+    depends on the key and that vector alone.
     """
 
     def __init__(self, run: Callable[[Key, NDArray[np.float32]], list[Answer]]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unimetric.search.scoring import rounding
+from unimetric.search.scoring import Vectors, rounding
 
 _TILE = 1 << 16
 """Rows that are multiplied at once."""
@@ -30,13 +30,13 @@ class Span:
         chosen: The places of the rows to compare, ascending; None for all.
     """
 
-    vectors: NDArray[np.float32]
+    vectors: Vectors
     inverse: NDArray[np.float32]
     offset: int = 0
     chosen: NDArray[np.intp] | None = None
 
 
-def candidates(queries: NDArray[np.float32], spans: list[Span], k: int) -> list[NDArray[np.intp]]:
+def candidates(queries: Vectors, spans: list[Span], k: int) -> list[NDArray[np.intp]]:
     """Return for every query [Q, E] places among which are those of the k highest cosines."""
     wide = queries.astype(np.float64)
     unit = (wide / np.sqrt((wide * wide).sum(axis=1, keepdims=True))).astype(np.float32)
@@ -50,7 +50,7 @@ def candidates(queries: NDArray[np.float32], spans: list[Span], k: int) -> list[
     return found
 
 
-def _screen(unit: NDArray[np.float32], span: Span) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+def _screen(unit: Vectors, span: Span) -> tuple[Vectors, NDArray[np.intp]]:
     """Return the products of unit queries with the chosen vectors, [Q, n], and the places of these, [n]."""
     size = len(span.vectors)
     places = np.arange(size) if span.chosen is None else span.chosen

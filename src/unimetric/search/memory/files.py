@@ -90,11 +90,7 @@ class MemoryFiles:
             return None
 
     def save(self, identity: str, block: Block, graph: Graph, counts: dict[int, int | None] | None) -> Saved:
-        """Write the files, replace the ones before, and map them into memory.
-
-        Raises:
-            OSError: they cannot be written.
-        """
+        """Write the files, replace the ones before, and map them into memory; an `OSError` if that fails."""
         make_folder(self.folder)
         folder = self.folder / uuid.uuid4().hex
         folder.mkdir()
@@ -151,11 +147,7 @@ class MemoryFiles:
         )
 
     def _check(self, folder: Path, sums: dict[str, list[int]]) -> None:
-        """Compare files with their checksums, unless that was done and none was written to since.
-
-        Raises:
-            ValueError: one is damaged.
-        """
+        """Compare files with their checksums, unless that was done and none was written to since."""
         found = {name: _state(folder / name) for name in sums}
         checked = self.folder / _CHECKED
         if checked.is_file() and checked.read_bytes() == _record(folder, found).encode():

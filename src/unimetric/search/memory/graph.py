@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from unimetric.cpu import available_cores
 from unimetric.errors import UserError
 from unimetric.search.memory.exact import Span, candidates
-from unimetric.search.scoring import cosines
+from unimetric.search.scoring import Vectors, cosines
 
 CONNECTIVITY = 16
 _EXPANSION = 100
@@ -35,11 +35,7 @@ _SEED = 0
 
 
 class Graph:
-    """A graph over the first vectors of a block; several threads may search.
-
-    Args:
-        index: Of usearch.
-    """
+    """A graph over the first vectors of a block, around an index of usearch; several threads may search."""
 
     def __init__(self, index: Any) -> None:
         self._index = index
@@ -73,21 +69,14 @@ class Graph:
         return len(self._index)
 
     def save(self, file: Path) -> None:
-        """Write it to a file.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Write it to a file, or raise an `OSError`."""
         try:
             self._index.save(str(file))
         except RuntimeError as error:
             raise OSError(f"cannot write {file}: {error}") from error
 
     def extend(
-        self,
-        vectors: NDArray[np.float32],
-        inverse: NDArray[np.float32],
-        is_stopped: Callable[[], bool] = lambda: False,
+        self, vectors: Vectors, inverse: NDArray[np.float32], is_stopped: Callable[[], bool] = lambda: False
     ) -> None:
         """Add the vectors [N, E] beyond those that it has, until it is stopped; ``inverse`` are their inverse lengths.
 
@@ -102,7 +91,7 @@ class Graph:
                 part = np.where(np.isinf(scale), np.float32(1), vectors[start : start + _ADDED] * scale)
             self._index.add(np.arange(start, start + len(part)), part, threads=threads)
 
-    def walk(self, queries: NDArray[np.float32], count: int) -> list[NDArray[np.intp]]:
+    def walk(self, queries: Vectors, count: int) -> list[NDArray[np.intp]]:
         """Return the places of about the nearest vectors to each query [Q, E], the nearest first."""
         with self._searching:
             found = self._index.search(queries, min(count, len(self)), threads=min(len(queries), self._threads))
@@ -142,7 +131,7 @@ def measured_counts(
     return counts
 
 
-def _border(query: NDArray[np.float32], vectors: NDArray[np.float32], places: NDArray[np.intp], k: int) -> float:
+def _border(query: Vectors, vectors: Vectors, places: NDArray[np.intp], k: int) -> float:
     scores = np.sort(cosines(query, vectors[places]))[::-1]
     return float(scores[min(k, len(scores) - 1)])
 

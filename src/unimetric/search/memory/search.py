@@ -20,7 +20,7 @@ from unimetric.search.memory.exact import Span, candidates
 from unimetric.search.memory.files import MemoryFiles, Saved
 from unimetric.search.memory.state import Selection, Selections, State, caught_up, folded, read_state
 from unimetric.search.memory.walking import walked
-from unimetric.search.scoring import best_first, cosines
+from unimetric.search.scoring import Vectors, best_first, cosines
 from unimetric.search.stores.base import RowNumbers, Store
 from unimetric.search.vector_search import NearestRows, VectorSearch
 
@@ -46,16 +46,12 @@ _Ranked: TypeAlias = "tuple[NDArray[np.intp], list[float]]"
 """Places, and their scores."""
 
 
-class MemorySearch:
-    """A `VectorSearch` that answers from memory, and as another one does where it cannot.
+class MemorySearch(VectorSearch):
+    """A `VectorSearch` that answers from memory, and as ``otherwise`` does while the rows are not in memory.
 
     It never answers from an old version: with every search it reads what was written since. Databases of more than
     `EXACT_ROWS` have a graph in files beside them, which another thread makes and extends.
 
-    Args:
-        store: The database.
-        numbers: Its row numbers.
-        otherwise: Answers while the rows are not in memory.
     """
 
     def __init__(self, store: Store, numbers: RowNumbers, otherwise: VectorSearch) -> None:
@@ -89,14 +85,8 @@ class MemorySearch:
             self._current(columns)
 
     def nearest(
-        self,
-        vectors: NDArray[np.float32],
-        k: int,
-        columns: Sequence[str],
-        condition: Condition | None = None,
-        exact: bool = False,
+        self, vectors: Vectors, k: int, columns: Sequence[str], condition: Condition | None = None, exact: bool = False
     ) -> list[NearestRows]:
-        """Return the k nearest rows to each vector [N, E]; see `VectorSearch.nearest`."""
         self._asked += len(vectors)
         # Reading all rows for a single query would take longer than the query.
         if self._asked <= 1:
@@ -110,8 +100,7 @@ class MemorySearch:
                 return self._answers((state, selection, k, exact, tuple(columns)), vectors)
         return self._otherwise.nearest(vectors, k, columns, condition, exact)
 
-    def vectors_of(self, ids: Sequence[str], columns: Sequence[str] = ()) -> NDArray[np.float32]:
-        """Return the vectors [N, E] of some rows; see `VectorSearch.vectors_of`."""
+    def vectors_of(self, ids: Sequence[str], columns: Sequence[str] = ()) -> Vectors:
         state = self._current(columns) if self._asked else None
         if state is None:
             return self._otherwise.vectors_of(ids, columns)
@@ -185,14 +174,14 @@ def vector_search(store: Store) -> VectorSearch:
     return database if store.numbers is None else MemorySearch(store, store.numbers, database)
 
 
-def _answers(asked: _Asked, vectors: NDArray[np.float32]) -> list[NearestRows]:
+def _answers(asked: _Asked, vectors: Vectors) -> list[NearestRows]:
     """Return the best rows for each vector [N, E], equal ones by id."""
     state, selection, k, exact, columns = asked
     ranked = _ranked(state, selection, vectors, k, exact)
     return [NearestRows(scores, state.values_at(places, columns)) for places, scores in ranked]
 
 
-def _ranked(state: State, selection: Selection, vectors: NDArray[np.float32], k: int, exact: bool) -> list[_Ranked]:
+def _ranked(state: State, selection: Selection, vectors: Vectors, k: int, exact: bool) -> list[_Ranked]:
     if not selection.count:
         return [(np.empty(0, np.intp), []) for _ in vectors]
     found: list[NDArray[np.intp] | None] = [None] * len(vectors)

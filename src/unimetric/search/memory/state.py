@@ -19,10 +19,13 @@ from unimetric.search.conditions import Condition
 from unimetric.search.items import no_item
 from unimetric.search.memory.blocks import Block, empty_block, joined, read_block
 from unimetric.search.memory.graph import Graph
+from unimetric.search.scoring import Vectors
 from unimetric.search.stores.base import RowNumbers, Store
 
 _FOLDED = 1_000
 """Rows of a tail, at least, that are joined to the rows before them."""
+_CONDITIONS = 32
+"""Conditions whose rows are kept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +86,7 @@ class State:
         return {name: [(head[name] + rest[name])[place] for place in order] for name in columns}
 
     def place_of(self, id: str) -> int:
-        """Return the place of the row of an id.
-
-        Raises:
-            ItemNotFoundError: there is none.
-        """
+        """Return the place of the row of an id, or raise an `ItemNotFoundError`."""
         place = self.tail.place_of(id)
         if place is not None:
             return len(self.base) + place
@@ -96,7 +95,7 @@ class State:
             raise no_item(id)
         return place
 
-    def vectors_at(self, places: NDArray[np.intp]) -> NDArray[np.float32]:
+    def vectors_at(self, places: NDArray[np.intp]) -> Vectors:
         """Return the vectors of places, [n, E]."""
         if not len(self.tail):
             return np.asarray(self.base.vectors[places])
@@ -149,17 +148,9 @@ def read_state(store: Store, numbers: RowNumbers, columns: Sequence[str]) -> Sta
 
 
 def caught_up(state: State, store: Store, numbers: RowNumbers, columns: Sequence[str], most: int) -> State | None:
-    """Return the state of the database's version now.
+    """Return the state of the database's version now, given an earlier one.
 
-    Args:
-        state: An earlier one.
-        store: The database.
-        numbers: Its row numbers.
-        columns: The columns to read of new rows.
-        most: Rows of a tail.
-
-    Returns:
-        The state; None if rows were renumbered, or so many changed that they are better read anew.
+    None if rows were renumbered, or so many changed (``most`` in the tail) that they are better read anew.
     """
     while True:
         version = numbers.version
@@ -202,15 +193,10 @@ class Selections:
     """Selections by condition, each evaluated in the database once; later, new rows alone are evaluated.
 
     A row that is replaced has a new number, so what held for a number holds for good.
-
-    Args:
-        numbers: The database's row numbers.
-        most: Conditions to keep.
     """
 
-    def __init__(self, numbers: RowNumbers, most: int = 32) -> None:
+    def __init__(self, numbers: RowNumbers) -> None:
         self._numbers = numbers
-        self._most = most
         self._evaluating = threading.Lock()
         self._base: Block | None = None
         self._known: dict[Condition, tuple[int, NDArray[np.bool_], NDArray[np.int64]]] = {}
@@ -226,7 +212,7 @@ class Selections:
             selection = self._selected(state, condition)
             if selection is not None:
                 kept = dict(self._of_state[1]) if self._of_state[0] is state else {}
-                while len(kept) >= self._most:
+                while len(kept) >= _CONDITIONS:
                     del kept[next(iter(kept))]
                 self._of_state = state, {**kept, condition: selection}
             return selection
@@ -257,7 +243,7 @@ class Selections:
         if self._numbers.version != state.version:
             return None
         later = later[later <= state.last]
-        while len(self._known) >= self._most:
+        while len(self._known) >= _CONDITIONS:
             del self._known[next(iter(self._known))]
         self._known[condition] = state.last, mask, later
         return mask, later

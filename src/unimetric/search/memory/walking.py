@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from unimetric.search.memory.exact import Span, candidates
 from unimetric.search.memory.state import Selection, State
+from unimetric.search.scoring import Vectors
 
 _WALK_COST = 32
 """Rows that are compared exactly in the time in which a walk finds one candidate."""
@@ -12,7 +13,7 @@ _SPREAD = 1.3
 """Factor on the depth at which the k-th chosen row is expected."""
 
 
-def walked(state: State, selection: Selection, vectors: NDArray[np.float32], k: int) -> list[NDArray[np.intp] | None]:
+def walked(state: State, selection: Selection, vectors: Vectors, k: int) -> list[NDArray[np.intp] | None]:
     """Return for every query [Q, E] places among which are its nearest chosen rows; None where the exact way is needed.
 
     The counts of candidates were measured for the nearest 10, 30, 100, 300 and 1,000 rows. A walk with one of them is
@@ -47,7 +48,7 @@ def _complete(found: NDArray[np.intp], chosen: NDArray[np.bool_], k: int, depth:
 
 
 def _with_unlinked(
-    near: list[NDArray[np.intp] | None], state: State, selection: Selection, vectors: NDArray[np.float32], k: int
+    near: list[NDArray[np.intp] | None], state: State, selection: Selection, vectors: Vectors, k: int
 ) -> list[NDArray[np.intp] | None]:
     """Return the places of walks with candidates among the rows that no walk finds."""
     nodes = 0 if state.graph is None else len(state.graph)

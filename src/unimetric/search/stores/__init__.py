@@ -1,43 +1,25 @@
-"""The engines that hold a search database: LanceDB, in files and object storage, and Milvus.
-
-- `base`: the `Store` that an engine implements, and the code that all share
-- `live`: which vectors of a database are searched, while and after it is upgraded to another model
-- `lancedb`: a `Store` in LanceDB tables; `lancedb_tables` opens them, `lancedb_sql` prints conditions, `lancedb_errors`
-  explains failures
-- `lancedb_coded`: the same with vectors in other types than float32
-- `milvus`: a `Store` in Milvus collections; `milvus_connection` connects, `milvus_expression` prints conditions
-"""
+"""The engines that hold a search database, each a `Store`: LanceDB, in files and object storage, and Milvus."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unimetric.search.stores.base import Store, is_milvus, location
+from unimetric.search.stores.lancedb import LanceStore
+from unimetric.search.stores.lancedb_coded import CodedStore
 from unimetric.search.stores.live import check_live, place_of, read_live, root_of
-
-if TYPE_CHECKING:
-    from unimetric.search.stores.lancedb import LanceStore
+from unimetric.search.stores.milvus import MilvusStore
 
 
 def open_store(db: str | Path) -> Store:
-    """Open a database that is there, by the vectors that are searched.
-
-    Raises:
-        DatabaseMissingError: there is none.
-        DatabaseError: it is damaged.
-    """
+    """Open a database that is there, by the vectors that are searched; a `DatabaseError` if it cannot be."""
     return _guarded(open_place(live_place(location(db))))
 
 
 def create_store(db: str | Path, about: dict[str, Any], vector_size: int) -> Store:
-    """Open a database, or make an empty one with this record.
-
-    Raises:
-        UserError: the folder holds other things.
-        DatabaseError: it is damaged or cannot be written.
-    """
+    """Open a database, or make an empty one with this record; a `UserError` if the folder holds other things."""
     return _guarded(create_place(live_place(location(db)), about, vector_size))
 
 
@@ -57,9 +39,6 @@ def previous_store(place: str) -> Store | None:
 
 def open_place(place: str) -> Store:
     """Open the tables at a place, whether or not they are those of a database that are searched."""
-    from unimetric.search.stores.lancedb import LanceStore
-    from unimetric.search.stores.milvus import MilvusStore
-
     if is_milvus(place):
         return MilvusStore.open(place)
     return _decoding(LanceStore.open(place))
@@ -67,17 +46,12 @@ def open_place(place: str) -> Store:
 
 def create_place(place: str, about: dict[str, Any], vector_size: int) -> Store:
     """Open the tables at a place, or make them."""
-    from unimetric.search.stores.lancedb import LanceStore
-    from unimetric.search.stores.milvus import MilvusStore
-
     if is_milvus(place):
         return MilvusStore.create(place, about, vector_size)
     return _decoding(LanceStore.create(place, about, vector_size))
 
 
 def _decoding(store: LanceStore) -> Store:
-    from unimetric.search.stores.lancedb_coded import CodedStore
-
     return store if store.about.get("vector_type", "float32") == "float32" else CodedStore.around(store)
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from unimetric.errors import UserError
 from unimetric.files import user_path
-from unimetric.search.conditions import Condition
+from unimetric.search.conditions import Condition, is_one_of
+from unimetric.search.conditions.tree import Always, And
+from unimetric.search.scoring import Vectors
 
 FORMAT = 2
 
@@ -86,10 +88,9 @@ class RowNumbers(Protocol):
         """Return the numbers, ascending, of the rows that meet a condition, within bounds."""
 
     def has_moved(self, *known: NDArray[np.int64]) -> bool:
-        """Return True if a compaction gave rows numbers below the highest of those that were known before it.
+        """Return True if a compaction gave rows numbers below the highest of those that were ``known`` before it.
 
-        Args:
-            known: The numbers of all rows at an earlier version, best ascending; -1 for none.
+        These are of all rows at an earlier version, best ascending; -1 for none.
         """
 
     def blocks(self, columns: Sequence[str], above: int = -1) -> Sequence[tuple[NDArray[np.int64], pa.Table]]:
@@ -104,7 +105,7 @@ class RowNumbers(Protocol):
 
 
 class Store(Protocol):
-    """The rows of one database, and a record about it.
+    """The rows of one database, and a record about it; an engine inherits from it.
 
     Every method raises a `DatabaseError` where the files or the storage are at fault.
     """
@@ -147,22 +148,24 @@ class Store(Protocol):
     def rows(self, columns: Sequence[str], where: Condition | None = None, limit: int | None = None) -> pa.Table:
         """Return some columns of the rows that meet a condition."""
 
+    def look(self) -> None:
+        """Look for commits of other processes now; otherwise they are seen within seconds only."""
+
     def rows_of(self, ids: Sequence[str], columns: Sequence[str], *, newest: bool = False) -> pa.Table:
         """Return some columns of the rows with these ids, in no order; unknown ids have no row.
 
-        ``newest`` looks for commits of other processes first, for changes that depend on what is there.
+        With ``newest`` after a `look`, for changes that depend on what is there.
         """
+        if newest:
+            self.look()
+        parts = [self.rows(columns, is_one_of("id", some), len(some)) for some in portions(ids)]
+        return pa.concat_tables(parts) if parts else self.rows(columns, Always(False))
 
     def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Yield some columns of all rows, a bounded number of rows at a time."""
 
     def nearest(
-        self,
-        vectors: NDArray[np.float32],
-        k: int,
-        columns: Sequence[str],
-        where: Condition | None = None,
-        effort: Effort | None = None,
+        self, vectors: Vectors, k: int, columns: Sequence[str], where: Condition | None, effort: Effort | None
     ) -> list[pa.Table]:
         """Return for every vector [N, E] the k rows nearest by cosine, with ``_distance``, 1 minus the cosine.
 
@@ -180,6 +183,8 @@ class Store(Protocol):
 
     def delete_ids(self, ids: Sequence[str], where: Condition | None = None) -> int:
         """Delete the rows with these ids that meet a condition as well, and return their number."""
+        found = (is_one_of("id", some) for some in portions(ids))
+        return sum(self.delete(one if where is None else And((one, where))) for one in found)
 
     def compact(self) -> None:
         """Merge small files, put new rows into the indexes, and drop old versions."""
@@ -194,12 +199,24 @@ class Store(Protocol):
     def drop_index(self) -> None:
         """Drop the approximate index, if there is one."""
 
-    def warm(self) -> None:
-        """Read the indexes into memory."""
-
     @property
     def numbers(self) -> RowNumbers | None:
         """Row numbers, by which vectors are kept in memory; None for an engine that keeps them in memory itself."""
+
+
+class PerVersion(Generic[T]):
+    """A value that is read from a database again when that has changed; threads may share it."""
+
+    def __init__(self, store: Store, read: Callable[[], T]) -> None:
+        self._store, self._read = store, read
+        self._known: tuple[int, T] | None = None
+
+    def get(self) -> T:
+        """Return the value at the present version."""
+        version, known = self._store.version, self._known
+        if known is None or known[0] != version:
+            known = self._known = version, self._read()
+        return known[1]
 
 
 def at_one_version(store: Store, read: Callable[[], T]) -> T:
@@ -215,22 +232,20 @@ def at_one_version(store: Store, read: Callable[[], T]) -> T:
     return found
 
 
-def location(db: str | Path) -> str:
-    """Return the name of a database's place: a URI as it is, a folder or a local Milvus file as an absolute path.
+def portions(values: Sequence[T], size: int = 1000) -> Iterator[Sequence[T]]:
+    """Yield values a bounded number at a time; a condition takes a thousand."""
+    return (values[start : start + size] for start in range(0, len(values), size))
 
-    Raises:
-        UserError: the name is empty or malformed.
-    """
+
+def location(db: str | Path) -> str:
+    """Return the name of a database's place: a URI as it is, a folder or a local Milvus file as an absolute path."""
     if not str(db).strip():
         raise UserError("the database's name is empty; name a folder, or a URI such as s3://bucket/db")
     if is_milvus(db):
         return f"{_MILVUS}{'/'.join(milvus_parts(str(db)))}" if not is_uri(db) else str(db)
     if is_uri(db):
         return str(db)
-    try:
-        return str(user_path(db).absolute())
-    except RuntimeError as error:
-        raise UserError(f"cannot find the home folder in {str(db)!r}; write the path in full") from error
+    return str(user_path(db).absolute())
 
 
 def is_uri(text: str | Path) -> bool:
@@ -253,9 +268,6 @@ def is_milvus(db: str | Path) -> bool:
 def milvus_parts(place: str) -> tuple[str, str]:
     """Return the address of a server or the absolute path of a file, and the database's name in it.
 
-    Raises:
-        UserError: the place is malformed.
-
     >>> milvus_parts("milvus://localhost:19530/shop"), milvus_parts("milvus:/data/all.db/shop")
     (('http://localhost:19530', 'shop'), ('/data/all.db', 'shop'))
     """
@@ -273,11 +285,7 @@ def milvus_parts(place: str) -> tuple[str, str]:
 
 
 def check_scheme(place: str) -> None:
-    """Refuse a URI that is of no object storage.
-
-    Raises:
-        UserError: its scheme is not known.
-    """
+    """Refuse a URI that is of no object storage."""
     scheme = place.partition("://")[0]
     if is_uri(place) and scheme not in _SCHEMES:
         # Without the record or the vectors of an upgrade.

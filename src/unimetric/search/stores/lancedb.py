@@ -16,16 +16,12 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from unimetric.search.conditions import Condition, is_one_of
-from unimetric.search.conditions.tree import And
+from unimetric.search.conditions import Condition
 from unimetric.search.errors import DatabaseError, DatabaseMissingError
-from unimetric.search.stores.base import COLUMNS, KINDS, Effort, RowNumbers, VectorIndex, is_uri
-from unimetric.search.stores.lancedb_commits import commit
-from unimetric.search.stores.lancedb_errors import explained
+from unimetric.search.scoring import Vectors
+from unimetric.search.stores.base import COLUMNS, KINDS, Effort, PerVersion, RowNumbers, Store, VectorIndex, is_uri
 from unimetric.search.stores.lancedb_numbers import LanceNumbers
 from unimetric.search.stores.lancedb_sql import to_sql
 from unimetric.search.stores.lancedb_tables import (
@@ -35,6 +31,7 @@ from unimetric.search.stores.lancedb_tables import (
     check_place,
     connect,
     connect_reader,
+    explained,
     items_schema,
     lock,
     open_table,
@@ -43,19 +40,11 @@ from unimetric.search.stores.lancedb_tables import (
 from unimetric.search.stores.lancedb_versions import Followed
 
 _KEPT_VERSIONS = timedelta(hours=1)
-_IDS_AT_ONCE = 1000
 _QUERIES_AT_ONCE = 16
 
 
-class LanceStore:
-    """A `Store` in two LanceDB tables.
-
-    Args:
-        place: From `location`.
-        connection: LanceDB's.
-        items: LanceDB's table.
-        about: The row of ``about``.
-    """
+class LanceStore(Store):
+    """A `Store` in two LanceDB tables."""
 
     kinds: tuple[str, ...] = ("ivf-pq", "hnsw")
 
@@ -69,17 +58,12 @@ class LanceStore:
         self._reading: Any = None
         self._reading_at = 0
         self._moving_reading = asyncio.Lock()
-        self._index: tuple[int, VectorIndex | None] | None = None
-        self._columns: tuple[int, pa.Schema] | None = None
+        self._index = PerVersion(self, lambda: self._items.read(_vector_index))
+        self._columns: PerVersion[pa.Schema] = PerVersion(self, lambda: self._items.read(lambda table: table.schema))
 
     @classmethod
     def open(cls, place: str) -> LanceStore:
-        """Open a database that is there.
-
-        Raises:
-            DatabaseMissingError: there is none.
-            DatabaseError: it is damaged.
-        """
+        """Open a database that is there; a `DatabaseMissingError` if it is not, a `DatabaseError` if damaged."""
         make = "make one with: unimetric index MODEL FOLDER --db"
         if not is_uri(place) and not Path(place).is_dir():
             raise DatabaseMissingError(f"there is no search database {place}; {make}")
@@ -94,12 +78,7 @@ class LanceStore:
 
     @classmethod
     def create(cls, place: str, about: dict[str, Any], vector_size: int) -> LanceStore:
-        """Open a database, or make an empty one; ``about`` is written only where there is none.
-
-        Raises:
-            UserError: the folder holds other things.
-            DatabaseError: it is damaged or cannot be written.
-        """
+        """Open a database, or make an empty one; ``about`` is written only where there is none."""
         if not is_uri(place):
             check_place(Path(place))
         connection = connect(place)
@@ -126,28 +105,23 @@ class LanceStore:
         self.about = about
 
     def read_about(self) -> dict[str, Any]:
-        """Read the record again, which another process may have replaced."""
         self.about = read_about(self.place, self._connection) or self.about
         return self.about
 
     @property
     def version(self) -> int:
-        """A number that rises with every change that this process sees."""
         return self._items.version
 
     @property
     def numbers(self) -> RowNumbers | None:
-        """Row numbers, by which vectors are kept in memory."""
         return LanceNumbers(self._items)
 
     @property
     def column_names(self) -> list[str]:
-        """All columns."""
         return list(self._schema.names)
 
     @property
     def metadata_columns(self) -> dict[str, str]:
-        """The kind of every metadata column, by its name."""
         kinds = {str(kind): name for name, kind in KINDS.items()}
         return {
             field.name: kinds.get(str(field.type), str(field.type))
@@ -157,51 +131,32 @@ class LanceStore:
 
     @cached_property
     def vector_size(self) -> int:
-        """E."""
         return int(self._schema.field("vector").type.list_size)
 
     def count(self, where: Condition | None = None) -> int:
-        """Return the number of rows that meet a condition."""
         condition = None if where is None else to_sql(where)
         return self._items.read(lambda table: int(table.count_rows(condition)))
 
     def rows(self, columns: Sequence[str], where: Condition | None = None, limit: int | None = None) -> pa.Table:
-        """Return some columns of the rows that meet a condition."""
-
         def read(table: Any) -> pa.Table:
             query = table.search().select(list(columns)).limit(limit)
             return (query if where is None else query.where(to_sql(where))).to_arrow()
 
         return self._items.read(read)
 
-    def rows_of(self, ids: Sequence[str], columns: Sequence[str], *, newest: bool = False) -> pa.Table:
-        """Return some columns of the rows with these ids, in no order; unknown ids have no row."""
-        if newest:
-            with explained(self.place, "read"):
-                self._items.refresh()
-        parts = [self.rows(columns, is_one_of("id", some), limit=len(some)) for some in _portions(ids)]
-        return pa.concat_tables(parts) if parts else self._schema.empty_table().select(list(columns))
+    def look(self) -> None:
+        with explained(self.place, "read"):
+            self._items.refresh()
 
     def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Yield some columns of all rows, a bounded number of rows at a time."""
         with explained(self.place, "read"):
             for batch in self._table.search().select(list(columns)).limit(None).to_batches():
                 yield pa.Table.from_batches([batch])
 
     def nearest(
-        self,
-        vectors: NDArray[np.float32],
-        k: int,
-        columns: Sequence[str],
-        where: Condition | None = None,
-        effort: Effort | None = None,
+        self, vectors: Vectors, k: int, columns: Sequence[str], where: Condition | None, effort: Effort | None
     ) -> list[pa.Table]:
-        """Return for every vector [N, E] the k rows nearest by cosine, with ``_distance``, 1 minus the cosine.
-
-        Without an ``effort`` the vectors are compared with every row.
-        """
-
-        async def answer(table: Any, part: NDArray[np.float32]) -> list[pa.Table]:
+        async def answer(table: Any, part: Vectors) -> list[pa.Table]:
             query = table.query().nearest_to(part[0] if len(part) == 1 else list(part)).column("vector")
             query = query.distance_type("cosine").limit(k).select([*columns, "_distance"])
             if where is not None:
@@ -234,12 +189,8 @@ class LanceStore:
             return self._reading
 
     def merge(self, rows: pa.Table, insert: bool = True) -> None:
-        """Write rows, each of another id: new ones are added, those of known ids replaced, in one commit.
-
-        Columns that the database lacks are added first. Without ``insert`` no row is added.
-        """
         with self._change():
-            commit(self._table, lambda: self._merge(rows, insert))
+            self._items.commit(lambda: self._merge(rows, insert))
 
     def _merge(self, rows: pa.Table, insert: bool) -> None:
         present = self._table.schema
@@ -255,30 +206,21 @@ class LanceStore:
         merge.execute(pa.table(columns, schema=present))
 
     def delete(self, where: Condition) -> int:
-        """Delete the rows that meet a condition in one commit, and return their number."""
         with self._change():
             count = self.count(where)
             if count:
-                commit(self._table, lambda: self._table.delete(to_sql(where)))
+                self._items.commit(lambda: self._table.delete(to_sql(where)))
             return count
-
-    def delete_ids(self, ids: Sequence[str], where: Condition | None = None) -> int:
-        """Delete the rows with these ids that meet a condition as well, and return their number."""
-        found = (is_one_of("id", some) for some in _portions(ids))
-        return sum(self.delete(one if where is None else And((one, where))) for one in found)
 
     def compact(self) -> None:
         """Merge small files, put new rows into the indexes, and drop versions older than an hour."""
         with self._change():
-            commit(self._table, lambda: self._table.optimize(cleanup_older_than=_KEPT_VERSIONS))
+            self._items.commit(lambda: self._table.optimize(cleanup_older_than=_KEPT_VERSIONS))
 
     @property
     def index(self) -> VectorIndex | None:
         """The approximate index; None also while an old and a new one exist side by side."""
-        version = self.version
-        if self._index is None or self._index[0] != version:
-            self._index = version, self._items.read(_vector_index)
-        return self._index[1]
+        return self._index.get()
 
     def make_index(self, kind: str, partitions: int) -> str:
         """Rebuild the approximate index and those of ids and datasets; return its name."""
@@ -308,26 +250,13 @@ class LanceStore:
         return name
 
     def drop_index(self) -> None:
-        """Drop the approximate index, if there is one."""
         with self._change():
             for name in _vector_indexes(self._table):
                 self._table.drop_index(name)
 
-    def warm(self) -> None:
-        """Read the indexes into memory."""
-
-        def read(table: Any) -> None:
-            for index in table.list_indices():
-                table.prewarm_index(index.name)
-
-        self._items.read(read)
-
     @property
     def _schema(self) -> pa.Schema:
-        version = self.version
-        if self._columns is None or self._columns[0] != version:
-            self._columns = version, self._items.read(lambda table: table.schema)
-        return self._columns[1]
+        return self._columns.get()
 
     @property
     def _items(self) -> Followed:
@@ -371,10 +300,6 @@ def _by_query(found: pa.Table, queries: int) -> list[pa.Table]:
         return [found]
     numbers = found["query_index"].to_numpy()
     return [found.filter(pa.array(numbers == number)).drop_columns("query_index") for number in range(queries)]
-
-
-def _portions(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (ids[start : start + _IDS_AT_ONCE] for start in range(0, len(ids), _IDS_AT_ONCE))
 
 
 @cache

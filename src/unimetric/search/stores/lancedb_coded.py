@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 
 from unimetric.formats.stored_types import StoredType, decode_vectors, encode_vectors
 from unimetric.search.conditions import Condition
-from unimetric.search.scoring import cosines, vector_column, vectors_of
-from unimetric.search.stores.base import Effort, RowNumbers
+from unimetric.search.scoring import Vectors, cosines, vector_column, vectors_of
+from unimetric.search.stores.base import Effort, PerVersion, RowNumbers
 from unimetric.search.stores.lancedb import LanceStore
 from unimetric.search.stores.lancedb_tables import BITS
 
@@ -32,9 +33,8 @@ _QUERIES = 16
 
 @dataclass(frozen=True, eq=False)
 class _Codes:
-    """The codes of all rows at one version of the database: ids, codes, and 1 over the lengths of their vectors."""
+    """The codes of all rows: ids, codes, and 1 over the lengths of their vectors."""
 
-    version: int
     ids: pa.ChunkedArray
     codes: NDArray[Any]
     scales: NDArray[np.float32]
@@ -42,8 +42,6 @@ class _Codes:
 
 class CodedStore(LanceStore):
     """A `LanceStore` with coded vectors; made by `around` a store that was opened."""
-
-    _codes: _Codes | None = None
 
     @classmethod
     def around(cls, store: LanceStore) -> CodedStore:
@@ -68,34 +66,18 @@ class CodedStore(LanceStore):
 
     @property
     def metadata_columns(self) -> dict[str, str]:
-        """The kind of every metadata column, by its name."""
         return {name: kind for name, kind in super().metadata_columns.items() if name != BITS}
 
     def rows(self, columns: Sequence[str], where: Condition | None = None, limit: int | None = None) -> pa.Table:
-        """Return some columns of the rows that meet a condition."""
         return self._decoded(super().rows(columns, where, limit))
 
-    def rows_of(self, ids: Sequence[str], columns: Sequence[str], *, newest: bool = False) -> pa.Table:
-        """Return some columns of the rows with these ids, in no order; unknown ids have no row."""
-        found = super().rows_of(ids, columns, newest=newest)
-        return found if ids else self._decoded(found)
-
     def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Yield some columns of all rows, a bounded number of rows at a time."""
         return map(self._decoded, super().blocks(columns))
 
     def nearest(
-        self,
-        vectors: NDArray[np.float32],
-        k: int,
-        columns: Sequence[str],
-        where: Condition | None = None,
-        effort: Effort | None = None,
+        self, vectors: Vectors, k: int, columns: Sequence[str], where: Condition | None, effort: Effort | None
     ) -> list[pa.Table]:
-        """Return for every vector [N, E] the k rows nearest by cosine, with ``_distance``, 1 minus the cosine."""
-        if effort is not None:
-            return [self._decoded(table) for table in super().nearest(vectors, k, columns, where, effort)]
-        codes = self._present_codes()
+        codes = self._codes.get()
         allowed = None
         if where is not None:
             allowed = pc.is_in(codes.ids, value_set=super().rows(["id"], where)["id"].combine_chunks()).to_numpy()
@@ -113,7 +95,7 @@ class CodedStore(LanceStore):
         ]
 
     def _best(
-        self, codes: _Codes, queries: NDArray[np.float32], count: int, allowed: NDArray[np.bool_] | None
+        self, codes: _Codes, queries: Vectors, count: int, allowed: NDArray[np.bool_] | None
     ) -> list[NDArray[np.intp]]:
         """Return the places of the rows with the highest cosines to each of a few queries."""
         scores = np.empty((len(queries), len(codes.codes)), np.float32)
@@ -129,27 +111,22 @@ class CodedStore(LanceStore):
             found.append(places[row[places] > -np.inf])
         return found
 
-    def _present_codes(self) -> _Codes:
-        version = self.version
-        codes = self._codes
-        if codes is None or codes.version != version:
-            codes = self._codes = self._read_codes(version)
-        return codes
+    @cached_property
+    def _codes(self) -> PerVersion[_Codes]:
+        return PerVersion(self, self._read_codes)
 
-    def _read_codes(self, version: int) -> _Codes:
+    def _read_codes(self) -> _Codes:
         column, size = BITS if self.vector_type == "bit" else "vector", self.vector_size
-        ids, parts, scales = [pa.array([], pa.string())], [self._empty_codes(column)], [np.empty(0, np.float32)]
+        kind = self._schema.field(column).type
+        ids, scales = [pa.array([], pa.string())], [np.empty(0, np.float32)]
+        parts: list[NDArray[Any]] = [np.empty((0, kind.list_size), kind.value_type.to_pandas_dtype())]
         for block in super().blocks(["id", column]):
             part = _matrix(block[column])
             ids += block["id"].chunks
             parts.append(part)
             lengths = np.linalg.norm(decode_vectors(self.vector_type, part, size), axis=1)
             scales.append((1 / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32))
-        return _Codes(version, pa.chunked_array(ids), np.concatenate(parts), np.concatenate(scales))
-
-    def _empty_codes(self, column: str) -> NDArray[Any]:
-        kind = self._schema.field(column).type
-        return np.empty((0, kind.list_size), kind.value_type.to_pandas_dtype())
+        return _Codes(pa.chunked_array(ids), np.concatenate(parts), np.concatenate(scales))
 
     def _merge(self, rows: pa.Table, insert: bool) -> None:
         super()._merge(self._encoded(rows), insert)
@@ -171,7 +148,7 @@ class CodedStore(LanceStore):
         return rows.set_column(rows.column_names.index("vector"), "vector", vector_column(vectors))
 
 
-def _ranked(query: NDArray[np.float32], rows: pa.Table, k: int, columns: Sequence[str]) -> pa.Table:
+def _ranked(query: Vectors, rows: pa.Table, k: int, columns: Sequence[str]) -> pa.Table:
     """Return the k rows nearest to a query, with ``_distance``."""
     if not len(rows):
         return rows.select(columns).append_column("_distance", pa.array([], pa.float32()))

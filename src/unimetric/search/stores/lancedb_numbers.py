@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from unimetric.search.conditions import Condition
+from unimetric.search.stores.base import RowNumbers
 from unimetric.search.stores.lancedb_sql import to_sql
 from unimetric.search.stores.lancedb_versions import Followed
 
@@ -22,29 +23,22 @@ _GAPS = 64
 """Gaps between fragments that are counted; with more, all numbers are read."""
 
 
-class LanceNumbers:
-    """The `RowNumbers` of a LanceDB table.
-
-    Args:
-        items: The table.
-    """
+class LanceNumbers(RowNumbers):
+    """The `RowNumbers` of a LanceDB table."""
 
     def __init__(self, items: Followed) -> None:
         self._items = items
 
     @property
     def version(self) -> int:
-        """The version that is read now."""
         return self._items.version
 
     def count(self, through: int) -> int:
-        """Return the number of rows whose number is ``through`` or lower; none is below 0."""
         if through < 0:
             return 0
         return self._items.read(lambda table: int(table.count_rows(f"{_NUMBER} <= {through}")))
 
     def select(self, where: Condition | None = None, above: int = -1, through: int | None = None) -> NDArray[np.int64]:
-        """Return the numbers, ascending, of the rows that meet a condition, within bounds."""
         if through is not None and through < 0:
             return np.empty(0, np.int64)
         parts = [] if where is None else [f"({to_sql(where)})"]
@@ -60,11 +54,8 @@ class LanceNumbers:
         return np.asarray(found)
 
     def has_moved(self, *known: NDArray[np.int64]) -> bool:
-        """Return True if a compaction gave rows numbers below the highest of those that were known before it.
-
-        A compaction reserves the numbers of its fragments before it writes them, and commits them afterwards: other
-        processes may have added fragments with higher numbers meanwhile.
-        """
+        # A compaction reserves the numbers of its fragments before it writes them, and commits them afterwards: other
+        # processes may have added fragments with higher numbers meanwhile.
         fragments = _fragments(known)
         before = np.concatenate([[-1], fragments[:-1]])
         gaps = np.flatnonzero(fragments - before > 1)
@@ -76,8 +67,6 @@ class LanceNumbers:
         return bool(where) and self._items.read(lambda table: int(table.count_rows(where))) > 0
 
     def blocks(self, columns: Sequence[str], above: int = -1) -> list[tuple[NDArray[np.int64], pa.Table]]:
-        """Return the rows above a number, a bounded number of rows at a time: their numbers and some columns."""
-
         def read(table: Any) -> list[pa.RecordBatch]:
             query = table.search().with_row_id(True).select(list(columns)).limit(None)
             return list((query.where(f"{_NUMBER} > {above}") if above >= 0 else query).to_batches())
@@ -92,7 +81,6 @@ class LanceNumbers:
         return self._identities()[version]
 
     def came_from(self, identity: str) -> bool:
-        """Return True if the rows had that identity some time ago, and were changed since; False if that is unknown."""
         return identity in self._identities().values()
 
     def _identities(self) -> dict[int, str]:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,22 +13,72 @@ from typing import Any
 import pyarrow as pa
 from filelock import FileLock
 
-from unimetric.errors import UserError
+from unimetric.errors import UserError, escaped
 from unimetric.files import check_writable, make_folder
 from unimetric.formats.stored_types import StoredType, stored_bytes
-from unimetric.search.errors import DatabaseError
+from unimetric.search.errors import DatabaseError, DatabaseMissingError
 from unimetric.search.stores.base import COLUMNS, FORMAT, check_scheme, is_uri
-from unimetric.search.stores.lancedb_commits import KEYED
-from unimetric.search.stores.lancedb_errors import explained
-from unimetric.storage.access import S3_ATTEMPTS, StorageError, check_bucket, s3_endpoint, s3_region
+from unimetric.storage.access import S3_ATTEMPTS, StorageError, access_remedy, check_bucket, s3_endpoint, s3_region
 from unimetric.storage.objects import list_objects
 
 ABOUT, ITEMS = "about", "items"
+_KEYED = {b"lance-schema:unenforced-primary-key": b"true"}
+"""The metadata of the ids: LanceDB notices that two writers add rows of the same id, so neither doubles the other's."""
+_LITTLE_SPACE = 1 << 20
 BITS = "_bits"
 """The column with one bit for every number of a vector, of databases that are searched by them."""
 
 READERS_SEE_WRITES_WITHIN = timedelta(seconds=2)
 """The longest time after another process's commit that a reader still answers from the version before."""
+
+
+@contextmanager
+def explained(place: str, action: str) -> Iterator[None]:
+    """Raise LanceDB's errors as a `DatabaseError`; ``action`` is ``open``, ``read`` or ``write to``.
+
+    The kind of an error is found from facts (its type, permissions, free space), never from its wording. Conditions
+    cannot be at fault: the grammar prints none that LanceDB refuses.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise _explanation(error, place, action) from error
+    except BaseException as error:
+        # A panic in LanceDB's Rust comes as an exception that no `except Exception` catches.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise _explanation(error, place, action) from error
+
+
+def _explanation(error: BaseException, place: str, action: str) -> DatabaseError:
+    reason = _reason(error)
+    failed = f"cannot {action} the search database {place}"
+    if isinstance(error, OSError) and error.errno is not None:
+        return DatabaseError(f"{failed}: {os.strerror(error.errno)}")
+    if is_uri(place):
+        return DatabaseError(f"{failed}: {reason}; {access_remedy(place)}")
+    folder = Path(place)
+    if not folder.is_dir():
+        return DatabaseMissingError(f"{failed}: the folder is gone")
+    writes = action.startswith("write")
+    if not os.access(folder, os.R_OK | os.X_OK | (os.W_OK if writes else 0)):
+        return DatabaseError(f"{failed}: no permission")
+    if writes and shutil.disk_usage(folder).free < _LITTLE_SPACE:
+        return DatabaseError(f"{failed}: the disk is full; free some space, or choose another")
+    if writes:
+        return DatabaseError(f"{failed}: {reason}")
+    return DatabaseError(
+        f"the search database {place} cannot be read or is damaged ({reason}); index the images again into a new folder"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """Return the message in one line of at most 200 characters, without places in LanceDB's source."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = re.sub(r",? /\S*\.cargo/\S*", "", text)
+    return escaped((text if len(text) <= 200 else text[:197] + "...").rstrip(" .;,"))
 
 
 def refresh_seconds() -> float:
@@ -36,7 +88,7 @@ def refresh_seconds() -> float:
 
 def items_schema(vector_size: int, vector_type: StoredType = "float32") -> pa.Schema:
     """Return the columns of ``items`` without metadata."""
-    key = pa.field("id", pa.string(), nullable=False, metadata=KEYED)
+    key = pa.field("id", pa.string(), nullable=False, metadata=_KEYED)
     texts = [pa.field(name, pa.string(), nullable=False) for name in COLUMNS[1:6]]
     number = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "bit": pa.int8()}[vector_type]
     vectors = [pa.field("vector", pa.list_(number, vector_size), nullable=False)]
@@ -46,11 +98,7 @@ def items_schema(vector_size: int, vector_type: StoredType = "float32") -> pa.Sc
 
 
 def lancedb() -> Any:
-    """Import the package, with a warning silenced that concerns only its own developers.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """Import the package, with a warning silenced that concerns only its own developers."""
     os.environ.setdefault("LANCE_LOG", "error")
     try:
         import lancedb as package
@@ -114,11 +162,7 @@ def open_table(place: str, connection: Any, name: str) -> Any | None:
 
 
 def read_about(place: str, connection: Any) -> dict[str, Any] | None:
-    """Read the record of a database; None if there is none.
-
-    Raises:
-        DatabaseError: it is damaged or of another format.
-    """
+    """Read the record of a database; None if there is none. One that is damaged or of another format is refused."""
     table = open_table(place, connection, ABOUT)
     if table is None:
         return None

@@ -6,21 +6,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from unimetric.search.stores.lancedb_errors import explained
-from unimetric.search.stores.lancedb_tables import refresh_seconds
+from unimetric.search.stores.lancedb_tables import explained, refresh_seconds
 
 T = TypeVar("T")
+
+_ATTEMPTS = 20
 
 
 class Followed:
     """A table that is moved to newer versions.
 
     LanceDB would move each handle by a clock of its own, so that a read could be answered by an earlier version than
-    the read before it.
-
-    Args:
-        place: The database's, for messages.
-        table: LanceDB's, of a connection without an interval; it stays at a version until it is moved.
+    the read before it. So the table is of a connection without an interval, and stays at a version until it is moved.
     """
 
     def __init__(self, place: str, table: Any) -> None:
@@ -58,10 +55,8 @@ class Followed:
     def read(self, work: Callable[[Any], T]) -> T:
         """Return the result of ``work``, which reads the table; a version that was removed meanwhile is replaced once.
 
-        A compaction removes versions older than an hour, also one that was the newest until then.
-
-        Raises:
-            DatabaseError: the table cannot be read.
+        A compaction removes versions older than an hour, also one that was the newest until then. A table that cannot
+        be read is a `DatabaseError`.
         """
         with explained(self._place, "read"):
             version = self.version
@@ -72,6 +67,22 @@ class Followed:
                 if self.version == version:
                     raise
                 return work(self._table)
+
+    def commit(self, work: Callable[[], T]) -> T:
+        """Return the result of ``work``, a change in one commit, or in several of which each may be made again.
+
+        LanceDB writes optimistically: a commit that another process preempted, as in object storage, where no lock is,
+        is refused, or repeated by LanceDB itself where it can. What it refuses is repeated here.
+        """
+        for _ in range(_ATTEMPTS):
+            before = self._table.version
+            try:
+                return work()
+            except Exception:
+                self._table.checkout_latest()
+                if self._table.version == before:
+                    raise
+        return work()
 
     def refresh(self) -> None:
         """Look for commits of other processes now."""

@@ -75,12 +75,7 @@ def root_of(place: str) -> str:
 
 
 def read_live(root: str) -> Live:
-    """Read the record of a database; one that was never upgraded, or lies in Milvus, has none.
-
-    Raises:
-        DatabaseError: it cannot be read, or is damaged.
-        UserError: its scheme is not known.
-    """
+    """Read the record of a database; one that was never upgraded, or lies in Milvus, has none."""
     if is_milvus(root) or root.partition("://")[0] in _WITHOUT_FILES:
         return Live()
     check_scheme(root)
@@ -100,11 +95,7 @@ def read_live(root: str) -> Live:
 
 
 def write_live(root: str, live: Live) -> None:
-    """Replace the record: readers see the old one or the new one.
-
-    Raises:
-        DatabaseError: it cannot be written, or this kind of database keeps no files.
-    """
+    """Replace the record, so that readers see the old one or the new one; a `DatabaseError` if it cannot be."""
     if is_milvus(root) or root.partition("://")[0] in _WITHOUT_FILES:
         raise DatabaseError(f"{root} cannot be upgraded: it keeps no files; index the images into a new database")
     content = json.dumps(asdict(live), indent=2).encode()
@@ -112,11 +103,7 @@ def write_live(root: str, live: Live) -> None:
 
 
 def check_live(place: str) -> None:
-    """Refuse to change vectors that are no longer the database's.
-
-    Raises:
-        ReplacedError: others have become those.
-    """
+    """Refuse to change vectors that are no longer the database's, by a `ReplacedError`."""
     root = root_of(place)
     if place_of(root, read_live(root).live) != place:
         raise ReplacedError(

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from unimetric.search.conditions import Condition, all_of, is_one_of
+from unimetric.search.conditions import Condition
 from unimetric.search.errors import DatabaseError, DatabaseMissingError, UnsupportedError
-from unimetric.search.stores.base import COLUMNS, FORMAT, KINDS, Effort, VectorIndex, milvus_parts
+from unimetric.search.scoring import Vectors, unit, vector_column, vectors_of
+from unimetric.search.stores.base import COLUMNS, FORMAT, KINDS, Effort, PerVersion, Store, VectorIndex, milvus_parts
 from unimetric.search.stores.milvus_collections import (
     RECORD,
     TEXTS,
@@ -37,63 +37,45 @@ READERS_SEE_WRITES_WITHIN = 2.0
 """Seconds for which counts of this process may be those before another process's writes."""
 
 _ROWS = 500
-_IDS_AT_ONCE = 1000
 _MOST_NEAREST = 16_384
 """Neighbours that Milvus returns, at most."""
 
 
-class MilvusStore:
-    """A `Store` in Milvus collections.
-
-    Args:
-        place: From `location`.
-        connection: To the server or file.
-        about: The record.
-    """
+class MilvusStore(Store):
+    """A `Store` in Milvus collections."""
 
     kinds: tuple[str, ...] = ("hnsw",)
+    numbers = None
 
     def __init__(self, place: str, connection: Connection, about: dict[str, Any]) -> None:
         self.place = place
         self.about = about
-        self.numbers = None
         self.before_change: Callable[[], None] = lambda: None
         self._connection: Connection | None = connection
         self._record = milvus_parts(place)[1]
         self._items = items_name(place, about)
         self._version, self._seen = 0, time.monotonic()
-        self._columns: tuple[int, dict[str, str]] = (-1, {})
-        self._index: tuple[int, VectorIndex | None] = (-1, None)
+        self._columns = PerVersion(self, self._read_columns)
+        self._index = PerVersion(self, self._read_index)
         with explained(place, "read"):
             fields = connection.client.describe_collection(self._items)["fields"]
         self._vector_size = next(int(field["params"]["dim"]) for field in fields if field["name"] == "vector")
 
     @classmethod
     def open(cls, place: str) -> MilvusStore:
-        """Open a database that is there.
-
-        Raises:
-            DatabaseMissingError: there is none.
-            DatabaseError: it cannot be reached.
-        """
+        """Open a database that is there; a `DatabaseMissingError` if there is none."""
         connection = connect(place, create=False)
         with closing_on_error(connection):
             about = _read_about(place, connection.client)
-            name = None if about is None else items_name(place, about)
-            if about is None or name is None or not _has(place, connection.client, name):
-                raise DatabaseMissingError(f"{place} is not a search database; {MAKE_ONE}")
             with explained(place, "read"):
+                if about is None or not connection.client.has_collection(name := items_name(place, about)):
+                    raise DatabaseMissingError(f"{place} is not a search database; {MAKE_ONE}")
                 connection.client.load_collection(name)
             return cls(place, connection, about)
 
     @classmethod
     def create(cls, place: str, about: dict[str, Any], vector_size: int) -> MilvusStore:
-        """Open a database, or make an empty one; ``about`` is written only where there is none.
-
-        Raises:
-            DatabaseError: it cannot be reached or written.
-            UnsupportedError: the vectors are to be of another type than float32.
-        """
+        """Open a database, or make an empty one; ``about`` is written only where there is none."""
         if about.get("vector_type", "float32") != "float32":
             raise UnsupportedError(f"Milvus holds vectors of float32 here, not of {about['vector_type']}: leave it out")
         connection = connect(place, create=True)
@@ -117,14 +99,12 @@ class MilvusStore:
         self._connection = None
 
     def write_about(self, about: dict[str, Any]) -> None:
-        """Replace the record."""
         self.before_change()
         with explained(self.place, "write to"):
             self._client.upsert(self._record, [about_entity(RECORD, json.dumps(about, sort_keys=True))])
         self.about = about
 
     def read_about(self) -> dict[str, Any]:
-        """Read the record again, which another process may have replaced."""
         self.about = _read_about(self.place, self._client) or self.about
         return self.about
 
@@ -132,39 +112,33 @@ class MilvusStore:
     def version(self) -> int:
         """A number that rises with every change of this process, and every 2 seconds, for those of others."""
         if time.monotonic() - self._seen > READERS_SEE_WRITES_WITHIN:
-            self._changed()
+            self.look()
         return self._version
 
     @property
     def column_names(self) -> list[str]:
-        """All columns."""
         return [*COLUMNS, *self.metadata_columns]
 
     @property
     def metadata_columns(self) -> dict[str, str]:
-        """The kind of every metadata column, by its name."""
-        version = self.version
-        if self._columns[0] != version:
-            with explained(self.place, "read"):
-                found = self._client.query(self._record, filter=f'id != "{RECORD}"', output_fields=["id", "content"])
-            kinds = {str(entry["id"])[1:]: "".join(entry["content"]) for entry in found}
-            self._columns = version, dict(sorted(kinds.items()))
-        return self._columns[1]
+        return self._columns.get()
+
+    def _read_columns(self) -> dict[str, str]:
+        with explained(self.place, "read"):
+            found = self._client.query(self._record, filter=f'id != "{RECORD}"', output_fields=["id", "content"])
+        return dict(sorted((str(entry["id"])[1:], "".join(entry["content"])) for entry in found))
 
     @property
     def vector_size(self) -> int:
-        """E."""
         return self._vector_size
 
     def count(self, where: Condition | None = None) -> int:
-        """Return the number of rows that meet a condition."""
         expression = to_expression(where)
         with explained(self.place, "read"):
             (found,) = self._client.query(self._items, filter=expression, output_fields=["count(*)"])
         return int(found["count(*)"])
 
     def rows(self, columns: Sequence[str], where: Condition | None = None, limit: int | None = None) -> pa.Table:
-        """Return some columns of the rows that meet a condition."""
         parts: list[pa.Table] = []
         for part in self._parts(columns, where):
             parts.append(part)
@@ -172,33 +146,17 @@ class MilvusStore:
                 break
         return pa.concat_tables(parts).slice(0, limit) if parts else self._table([], columns)
 
-    def rows_of(self, ids: Sequence[str], columns: Sequence[str], *, newest: bool = False) -> pa.Table:
-        """Return some columns of the rows with these ids, in no order; every read sees the newest rows."""
-        if newest:
-            self._changed()
-        parts = [
-            self.rows(columns, is_one_of("id", ids[start : start + _IDS_AT_ONCE]))
-            for start in range(0, len(ids), _IDS_AT_ONCE)
-        ]
-        return pa.concat_tables(parts) if parts else self._table([], columns)
+    def look(self) -> None:
+        """Forget what is counted once a version; rows are always the newest."""
+        self._version, self._seen = self._version + 1, time.monotonic()
 
     def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Yield some columns of all rows, a bounded number of rows at a time."""
         return self._parts(columns, None)
 
     def nearest(
-        self,
-        vectors: NDArray[np.float32],
-        k: int,
-        columns: Sequence[str],
-        where: Condition | None = None,
-        effort: Effort | None = None,
+        self, vectors: Vectors, k: int, columns: Sequence[str], where: Condition | None, effort: Effort | None
     ) -> list[pa.Table]:
-        """Return for every vector [N, E] the k rows nearest by cosine, with ``_distance``, 1 minus the cosine.
-
-        Without an ``effort`` the vectors are compared with every row: where there is an approximate index, all are read
-        for that, which takes seconds for a million.
-        """
+        # All rows are read for that, which takes seconds for a million.
         if effort is None and self.index is not None:
             return self._compared(vectors, k, columns, where)
         parameters = {} if effort is None else {"ef": max(effort.candidates, min(k, _MOST_NEAREST))}
@@ -221,10 +179,6 @@ class MilvusStore:
         return tables
 
     def merge(self, rows: pa.Table, insert: bool = True) -> None:
-        """Write rows of distinct ids; those of known ids are replaced, new columns are recorded first.
-
-        Without ``insert`` the rows of unknown ids are left out.
-        """
         self.before_change()
         kinds = {str(kind): name for name, kind in KINDS.items()}
         present = self.metadata_columns
@@ -238,7 +192,7 @@ class MilvusStore:
                 self._client.upsert(self._record, entities)
             for start in range(0, len(rows), _ROWS):
                 self._client.upsert(self._items, [item_entity(row) for row in rows.slice(start, _ROWS).to_pylist()])
-        self._changed()
+        self.look()
 
     def delete(self, where: Condition) -> int:
         """Delete the rows that meet a condition, and return their number."""
@@ -247,13 +201,8 @@ class MilvusStore:
         if count:
             with explained(self.place, "write to"):
                 self._client.delete(self._items, filter=to_expression(where))
-            self._changed()
+            self.look()
         return count
-
-    def delete_ids(self, ids: Sequence[str], where: Condition | None = None) -> int:
-        """Delete the rows with these ids that meet a condition as well, and return their number."""
-        parts = (is_one_of("id", ids[start : start + _IDS_AT_ONCE]) for start in range(0, len(ids), _IDS_AT_ONCE))
-        return sum(self.delete(found) for part in parts if (found := all_of([part, where])) is not None)
 
     def compact(self) -> None:
         """Seal what was written, so that Milvus puts it into segments and their indexes; it merges them by itself."""
@@ -264,15 +213,14 @@ class MilvusStore:
     @property
     def index(self) -> VectorIndex | None:
         """The approximate index; None for Milvus's exact one."""
-        version = self.version
-        if self._index[0] != version:
-            with explained(self.place, "read"):
-                entry = self._client.describe_index(self._items, self._index_name())
-            found = None
-            if entry["index_type"] != "FLAT":
-                found = VectorIndex(entry["index_name"], int(entry["indexed_rows"]), int(entry["pending_index_rows"]))
-            self._index = version, found
-        return self._index[1]
+        return self._index.get()
+
+    def _read_index(self) -> VectorIndex | None:
+        with explained(self.place, "read"):
+            entry = self._client.describe_index(self._items, self._index_name())
+        if entry["index_type"] == "FLAT":
+            return None
+        return VectorIndex(entry["index_name"], int(entry["indexed_rows"]), int(entry["pending_index_rows"]))
 
     def make_index(self, kind: str, partitions: int) -> str:
         """Rebuild the approximate index, ``hnsw``, and return its name; other readers fail until it is there."""
@@ -282,11 +230,6 @@ class MilvusStore:
         """Put Milvus's exact index in the place of the approximate one, if there is one."""
         if self.index is not None:
             self._replace_index("FLAT", {})
-
-    def warm(self) -> None:
-        """Load the collection into Milvus's memory."""
-        with explained(self.place, "read"):
-            self._client.load_collection(self._items)
 
     def _replace_index(self, kind: str, parameters: dict[str, int]) -> str:
         self.before_change()
@@ -300,31 +243,27 @@ class MilvusStore:
             wanted.add_index("vector", index_name=name, index_type=kind, metric_type="COSINE", params=parameters)
             client.create_index(self._items, wanted)
             client.load_collection(self._items)
-        self._changed()
+        self.look()
         return name
 
     def _index_name(self) -> str:
         return str(self._client.list_indexes(self._items, field_name="vector")[0])
 
-    def _compared(
-        self, vectors: NDArray[np.float32], k: int, columns: Sequence[str], where: Condition | None
-    ) -> list[pa.Table]:
+    def _compared(self, vectors: Vectors, k: int, columns: Sequence[str], where: Condition | None) -> list[pa.Table]:
         """Answer as `nearest` by comparing with every row, which are read part by part."""
-        queries = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        queries = unit(vectors)
         best = [pa.table({"id": pa.array([], pa.string()), "_distance": pa.array([], pa.float32())})] * len(vectors)
         for part in self._parts(["id", "vector"], where):
-            flat = part["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(part), -1)
-            distances = 1 - queries @ (flat / np.linalg.norm(flat, axis=1, keepdims=True)).T
+            distances = 1 - queries @ unit(vectors_of(part["vector"])).T
             for place, column in enumerate(distances.astype(np.float32)):
                 nearer = pa.table({"id": part["id"], "_distance": pa.array(column)})
                 best[place] = pa.concat_tables([best[place], nearer]).sort_by("_distance").slice(0, k)
-        return [self._with_distances(table, columns) for table in best]
-
-    def _with_distances(self, best: pa.Table, columns: Sequence[str]) -> pa.Table:
-        """Return the rows of a table of ids and ``_distance``."""
-        rows = self.rows_of(best["id"].to_pylist(), list(dict.fromkeys(["id", *columns])))
-        places = pc.index_in(rows["id"], value_set=best["id"].combine_chunks())
-        return rows.select(list(columns)).append_column("_distance", best["_distance"].take(places))
+        found = []
+        for table in best:
+            rows = self.rows_of(table["id"].to_pylist(), list(dict.fromkeys(["id", *columns])))
+            places = pc.index_in(rows["id"], value_set=table["id"].combine_chunks())
+            found.append(rows.select(list(columns)).append_column("_distance", table["_distance"].take(places)))
+        return found
 
     def _parts(self, columns: Sequence[str], where: Condition | None) -> Iterator[pa.Table]:
         with explained(self.place, "read"):
@@ -347,8 +286,8 @@ class MilvusStore:
         result = {}
         for column in columns:
             if column == "vector":
-                flat = np.asarray([entity["vector"] for entity in entities], np.float32).ravel()
-                result[column] = pa.FixedSizeListArray.from_arrays(pa.array(flat), self.vector_size)
+                flat = np.asarray([entity["vector"] for entity in entities], np.float32)
+                result[column] = vector_column(flat.reshape(-1, self.vector_size))
             elif column == "thumbnail":
                 texts = ["".join(entity["thumbnail"]) for entity in entities]
                 result[column] = pa.array([base64.b64decode(text) if text else None for text in texts], pa.binary())
@@ -360,9 +299,6 @@ class MilvusStore:
                 result[column] = pa.array(values, KINDS[kind])
         return pa.table(result)
 
-    def _changed(self) -> None:
-        self._version, self._seen = self._version + 1, time.monotonic()
-
     @property
     def _client(self) -> Any:
         if self._connection is None:
@@ -373,11 +309,6 @@ class MilvusStore:
 def items_name(place: str, about: dict[str, Any]) -> str:
     """Return the name of the collection of a model's vectors."""
     return f"{milvus_parts(place)[1]}_{about['model']['fingerprint'][:16]}"
-
-
-def _has(place: str, client: Any, name: str) -> bool:
-    with explained(place, "read"):
-        return bool(client.has_collection(name))
 
 
 def _read_about(place: str, client: Any) -> dict[str, Any] | None:

@@ -22,26 +22,17 @@ _PIECES = 1_024
 
 def create_record(client: Any, name: str) -> None:
     """Create the collection of the record, unless it is there."""
-    from pymilvus import DataType
-
-    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=512)
     # Milvus has no collection without vectors.
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)
-    _add_pieces(schema, "content")
-    _create(client, name, schema)
+    _create(client, name, _schema(client, 2, "content"))
 
 
 def create_items(client: Any, name: str, vector_size: int) -> None:
     """Create the collection of the rows, with Milvus's exact index, unless it is there."""
     from pymilvus import DataType
 
-    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=512)
+    schema = _schema(client, vector_size, "thumbnail")
     for column in COLUMNS[1:6]:
         schema.add_field(column, DataType.VARCHAR, max_length=MOST_BYTES)
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=vector_size)
-    _add_pieces(schema, "thumbnail")
     schema.add_field(METADATA, DataType.JSON)
     _create(client, name, schema)
 
@@ -52,11 +43,7 @@ def about_entity(id: str, content: str) -> dict[str, Any]:
 
 
 def item_entity(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row as an entity.
-
-    Raises:
-        ArgumentError: a text is longer than Milvus holds.
-    """
+    """Return a row as an entity; an `ArgumentError` for a text that is longer than Milvus holds."""
     for column in TEXTS:
         if len(row[column].encode()) > MOST_BYTES:
             raise ArgumentError(f"the {column} {shown(row[column])} is longer than the 65,535 bytes that Milvus holds")
@@ -88,10 +75,16 @@ def entity_value(kind: str, value: Any) -> Any:
     return datetime.fromisoformat(value) if kind == "time" else value
 
 
-def _add_pieces(schema: Any, name: str) -> None:
+def _schema(client: Any, vector_size: int, pieces: str) -> Any:
+    """Return a schema with ids, vectors, and a field of texts in pieces."""
     from pymilvus import DataType
 
-    schema.add_field(name, DataType.ARRAY, element_type=DataType.VARCHAR, max_capacity=_PIECES, max_length=MOST_BYTES)
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=512)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=vector_size)
+    kind = {"element_type": DataType.VARCHAR, "max_capacity": _PIECES, "max_length": MOST_BYTES}
+    schema.add_field(pieces, DataType.ARRAY, **kind)
+    return schema
 
 
 def _create(client: Any, name: str, schema: Any) -> None:

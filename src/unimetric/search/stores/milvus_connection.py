@@ -35,13 +35,7 @@ class Connection:
 
 
 def connect(place: str, create: bool) -> Connection:
-    """Connect to the server or file of a place; a server gets the token in ``MILVUS_TOKEN``, such as ``user:password``.
-
-    Raises:
-        DatabaseMissingError: there is no such file, and ``create`` is not set.
-        DatabaseError: no server answers, or another process has the file open.
-        UserError: pymilvus is not installed, or the place is malformed.
-    """
+    """Connect to the server or file of a place; a server gets the token (``user:password``) in ``MILVUS_TOKEN``."""
     address, _ = milvus_parts(place)
     # gRPC prints a line for every connection that ends.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -10,20 +10,8 @@ import json
 import re
 from datetime import date, datetime
 
-from unimetric.search.conditions.tree import (
-    Always,
-    And,
-    Arithmetic,
-    Column,
-    Comparison,
-    Condition,
-    Constant,
-    IsIn,
-    IsNull,
-    Like,
-    Or,
-    Value,
-)
+from unimetric.formats.vectors import as_unicode
+from unimetric.search.conditions import tree
 from unimetric.search.errors import UnsupportedError
 from unimetric.search.stores.base import COLUMNS
 
@@ -36,11 +24,8 @@ _OPERATORS = {"=": "==", "<>": "!="}
 _LAST, _SURROGATES = 0x10FFFF, range(0xD800, 0xE000)
 
 
-def to_expression(condition: Condition | None) -> str:
-    """Return a condition as an expression; an empty one for all rows.
-
-    Raises:
-        UnsupportedError: Milvus has no such condition.
+def to_expression(condition: tree.Condition | None) -> str:
+    """Return a condition as an expression, empty for all rows; an `UnsupportedError` if Milvus has none for it.
 
     >>> from unimetric.search.conditions.tree import all_of, equals, is_one_of
     >>> print(to_expression(all_of([is_one_of("dataset", ["hats", "it's"]), equals("label", "a")])))
@@ -56,37 +41,37 @@ def stored_value(value: object) -> object:
     return value.isoformat() if isinstance(value, date) else value
 
 
-def _printed(condition: Condition) -> str:
-    if isinstance(condition, Always):
+def _printed(condition: tree.Condition) -> str:
+    if isinstance(condition, tree.Always):
         return _EVERY if condition.holds else _NONE
-    if isinstance(condition, And):
+    if isinstance(condition, tree.And):
         return " and ".join(
-            f"({_printed(part)})" if isinstance(part, Or) else _printed(part) for part in condition.parts
+            f"({_printed(part)})" if isinstance(part, tree.Or) else _printed(part) for part in condition.parts
         )
-    if isinstance(condition, Or):
+    if isinstance(condition, tree.Or):
         return " or ".join(f"({_printed(part)})" for part in condition.parts)
-    if isinstance(condition, Comparison):
+    if isinstance(condition, tree.Comparison):
         return _comparison(condition)
-    if isinstance(condition, IsIn):
+    if isinstance(condition, tree.IsIn):
         return _is_in(condition)
-    if isinstance(condition, Like):
+    if isinstance(condition, tree.Like):
         return _like(condition)
-    if isinstance(condition, IsNull):
+    if isinstance(condition, tree.IsNull):
         return _is_null(_column(condition.value), condition.negated)
     return _starts_with(condition.column, condition.prefix)
 
 
-def _comparison(condition: Comparison) -> str:
+def _comparison(condition: tree.Comparison) -> str:
     left, operator, right = condition.left, condition.operator, condition.right
-    if isinstance(left, Constant):
+    if isinstance(left, tree.Constant):
         left, operator, right = right, _MIRRORED[operator], left
     column = _column(left)
-    if not isinstance(right, Constant):
+    if not isinstance(right, tree.Constant):
         raise UnsupportedError("Milvus compares no two columns with each other: compare each with a constant")
     return _present(column, f"{_name(column)} {_OPERATORS.get(operator, operator)} {_constant(right)}")
 
 
-def _is_in(condition: IsIn) -> str:
+def _is_in(condition: tree.IsIn) -> str:
     column = _column(condition.value)
     if column.name in COLUMNS:
         constants = ", ".join(map(_constant, condition.constants))
@@ -97,7 +82,7 @@ def _is_in(condition: IsIn) -> str:
     return _present(column, f"({each})")
 
 
-def _like(condition: Like) -> str:
+def _like(condition: tree.Like) -> str:
     if condition.ignore_case:
         raise UnsupportedError("Milvus has no ILIKE: use LIKE, or several with OR")
     column, pattern = condition.column, condition.pattern
@@ -114,13 +99,13 @@ def _like(condition: Like) -> str:
     return _present(column, f"not ({like})" if condition.negated else f"({like})")
 
 
-def _is_null(column: Column, negated: bool) -> str:
+def _is_null(column: tree.Column, negated: bool) -> str:
     if column.name in COLUMNS:
         return _EVERY if negated else _NONE
     return f"{'' if negated else 'not '}exists {_name(column)}"
 
 
-def _starts_with(column: Column, prefix: str) -> str:
+def _starts_with(column: tree.Column, prefix: str) -> str:
     """Compare with the first text beyond the prefix, since LIKE would take % and _ in it for wildcards."""
     beyond = ""
     for length in range(len(prefix), 0, -1):
@@ -132,24 +117,24 @@ def _starts_with(column: Column, prefix: str) -> str:
     return f"{_name(column)} >= {_text(prefix)}{upper}"
 
 
-def _present(column: Column, expression: str) -> str:
+def _present(column: tree.Column, expression: str) -> str:
     """Return an expression that is false where the column is NULL."""
     return expression if column.name in COLUMNS else f"exists {_name(column)} and {expression}"
 
 
-def _column(value: Value) -> Column:
-    if isinstance(value, Arithmetic):
+def _column(value: tree.Value) -> tree.Column:
+    if isinstance(value, tree.Arithmetic):
         raise UnsupportedError("Milvus calculates no columns: compare a column with a constant")
-    if isinstance(value, Constant):
+    if isinstance(value, tree.Constant):
         raise UnsupportedError("Milvus compares no two constants: compare a column with a constant")
     return value
 
 
-def _name(column: Column) -> str:
+def _name(column: tree.Column) -> str:
     return column.name if column.name in COLUMNS else f"{METADATA}[{_text(column.name)}]"
 
 
-def _constant(constant: Constant) -> str:
+def _constant(constant: tree.Constant) -> str:
     value = stored_value(constant.value)
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -157,5 +142,4 @@ def _constant(constant: Constant) -> str:
 
 
 def _text(value: str) -> str:
-    # Same escaping as for stored texts.
-    return json.dumps(value.encode("utf-8", "backslashreplace").decode("utf-8"), ensure_ascii=False)
+    return json.dumps(as_unicode(value), ensure_ascii=False)

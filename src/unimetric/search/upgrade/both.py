@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -20,15 +20,19 @@ from unimetric.search.conditions import Condition, all_of, is_one_of
 from unimetric.search.items import ItemNotFoundError
 from unimetric.search.memory.search import MemorySearch, vector_search
 from unimetric.search.model import check_embedder, load_embedder
-from unimetric.search.scoring import best_first, cosines, vectors_of
+from unimetric.search.scoring import Vectors, best_first, cosines, vectors_of
 from unimetric.search.stores import previous_store
 from unimetric.search.stores.base import Store
-from unimetric.search.vector_search import NearestRows
+from unimetric.search.upgrade.moving import places_of
+from unimetric.search.vector_search import NearestRows, VectorSearch
 
 if TYPE_CHECKING:
     from unimetric.config import DeviceConfig
     from unimetric.models.embedder import Embedder
     from unimetric.models.pair import PairEncoder, QueryModel
+
+ModelPlace: TypeAlias = "tuple[str | Path | None, str | Path | None, DeviceConfig | None]"
+"""Folder and weights of a database's model, None for the recorded ones, and the device."""
 
 _CANDIDATES = 100
 """Rows that each model proposes, at least; 4 for every wanted row, if that is more."""
@@ -40,16 +44,11 @@ def weight_of_new(store: Store) -> float | None:
     return None if weight is None else float(weight)
 
 
-class BothVectors:
+class BothVectors(VectorSearch):
     """A `VectorSearch` by two models: each proposes its nearest rows, and all of these are compared by both.
 
     Queries are vectors [N, E + D], the new model's and the old one's. A row that the old model has not embedded has the
-    new model's cosine for both.
-
-    Args:
-        new: The vectors [E] that are searched, embedded or moved.
-        old: The old model's [D].
-        weight: The weight of the new model's cosines.
+    new model's cosine for both. ``weight`` is that of the new model's cosines.
     """
 
     def __init__(self, new: Store, old: Store, weight: float) -> None:
@@ -69,7 +68,7 @@ class BothVectors:
             if isinstance(search, MemorySearch):
                 search.prepare(["id"])
 
-    def vectors_of(self, ids: Sequence[str], columns: Sequence[str] = ()) -> NDArray[np.float32]:
+    def vectors_of(self, ids: Sequence[str], columns: Sequence[str] = ()) -> Vectors:
         """Return the vectors [N, E + D] of some rows; the last D are 0 for those without an old one."""
         new = self._searches[0].vectors_of(ids, ["id"])
         rows = self._new.rows_of(ids, ["id", "content_hash"])
@@ -78,14 +77,8 @@ class BothVectors:
         return np.concatenate([new, old[[places[id] for id in ids]]], axis=1)
 
     def nearest(
-        self,
-        vectors: NDArray[np.float32],
-        k: int,
-        columns: Sequence[str],
-        condition: Condition | None = None,
-        exact: bool = False,
+        self, vectors: Vectors, k: int, columns: Sequence[str], condition: Condition | None = None, exact: bool = False
     ) -> list[NearestRows]:
-        """Return the rows of the highest average cosine for each vector [N, E + D]; see `VectorSearch.nearest`."""
         proposed: list[set[str]] = [set() for _ in vectors]
         count = max(1, self._new.count()) if exact else max(_CANDIDATES, 4 * k)
         size = self._new.vector_size
@@ -101,7 +94,7 @@ class BothVectors:
         return [self._scored(query, ids, k, columns, condition) for query, ids in zip(vectors, proposed, strict=True)]
 
     def _scored(
-        self, query: NDArray[np.float32], ids: set[str], k: int, columns: Sequence[str], condition: Condition | None
+        self, query: Vectors, ids: set[str], k: int, columns: Sequence[str], condition: Condition | None
     ) -> NearestRows:
         needed = list(dict.fromkeys([*columns, "id", "vector", "content_hash"]))
         rows = self._new.rows_of(sorted(ids), needed)
@@ -115,7 +108,7 @@ class BothVectors:
         best = rows.take(pa.array(order)).select(list(columns))
         return NearestRows(scores[order].tolist(), best.to_pydict())
 
-    def _scores(self, query: NDArray[np.float32], rows: pa.Table) -> NDArray[np.float64]:
+    def _scores(self, query: Vectors, rows: pa.Table) -> NDArray[np.float64]:
         """Return the average cosine of each row with a query, or with those of which it is the mean."""
         parts = query[: self._new.vector_size], query[self._new.vector_size :]
         lengths = [float(np.linalg.norm(part.astype(np.float64))) for part in parts]
@@ -129,13 +122,11 @@ class BothVectors:
         old = np.where(known, factors[1] * cosines(parts[1], vectors), new)
         return np.asarray(self._weight * new + (1 - self._weight) * old)
 
-    def _old_vectors(self, rows: pa.Table) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def _old_vectors(self, rows: pa.Table) -> tuple[Vectors, NDArray[np.bool_]]:
         """Return the old vectors [N, D] of rows, 0 where there is none of the same content, and where there is one."""
         found = self.old.rows_of(rows["id"].to_pylist(), ["id", "vector", "content_hash"])
-        contents = zip(found["id"].to_pylist(), found["content_hash"].to_pylist(), strict=True)
-        places = {row: place for place, row in enumerate(contents)}
-        asked = zip(rows["id"].to_pylist(), rows["content_hash"].to_pylist(), strict=True)
-        at = np.array([places.get(row, -1) for row in asked], np.intp)
+        places = places_of(found)
+        at = np.array([places.get(row, -1) for row in places_of(rows)], np.intp)
         vectors = np.zeros((len(at), self.old.vector_size), np.float32)
         vectors[at >= 0] = vectors_of(found["vector"])[at[at >= 0]] if len(found) else 0.0
         return vectors, at >= 0
@@ -148,37 +139,21 @@ def both_vectors(store: Store) -> BothVectors | None:
     return None if weight is None or old is None else BothVectors(store, old, weight)
 
 
-def load_query_model(
-    store: Store,
-    both: BothVectors | None,
-    model: str | Path | None,
-    weights: str | Path | None,
-    device: DeviceConfig | None,
-    given: QueryModel | None = None,
-) -> QueryModel:
+def load_query_model(store: Store, both: BothVectors | None, place: ModelPlace, given: QueryModel | None) -> QueryModel:
     """Return the model of queries: the database's own, or both during an upgrade where both answer.
 
     Args:
         store: The database.
         both: Its search by both models, if they answered when it was opened; the upgrade may have ended since.
-        model: As for `load_embedder`.
-        weights: As for `load_embedder`.
-        device: As for `load_embedder`.
+        place: As for `load_embedder`, and so are errors.
         given: The database's own model, alone or with another one, if it is loaded already.
-
-    Raises:
-        UserError: as `load_embedder`.
     """
-    own = load_embedder(store, model, weights, device) if given is None else own_model(given)
-    return own if both is None else _pair(own, load_embedder(both.old, None, None, device))
+    own = load_embedder(store, *place) if given is None else own_model(given)
+    return own if both is None else _pair(own, load_embedder(both.old, None, None, place[2]))
 
 
 def check_pair(old: Store, embedder: Embedder) -> None:
-    """Refuse a new model that cannot embed queries together with the old one.
-
-    Raises:
-        UserError: the old model cannot be read, or they read different pixels of an image.
-    """
+    """Refuse a new model that reads other pixels of an image than the old one, so that both cannot embed a query."""
     _pair(embedder, load_embedder(old, None, None, None))
 
 
@@ -202,11 +177,7 @@ def own_model(embedder: QueryModel) -> Embedder:
 
 
 def writing_model(store: Store, load: Callable[[], QueryModel]) -> Embedder:
-    """Load the model of queries, and return the one that embeds rows.
-
-    Raises:
-        ModelMismatchError: it was extended from the database's own, and so may only search.
-    """
+    """Return the model of queries that embeds rows; one that was extended from the database's own may only search."""
     own = own_model(load())
     if store.about["model"]["fingerprint"] in own.compatible_with:
         check_embedder(store, own)
@@ -214,12 +185,9 @@ def writing_model(store: Store, load: Callable[[], QueryModel]) -> Embedder:
 
 
 def delete_rows(store: Store, condition: Condition | None, ids: Sequence[str] | None) -> int:
-    """Delete the rows with these ids, or all, that meet a condition; return their number.
+    """Delete the rows with these ids, or all, that meet a condition, from both sets; return their number.
 
-    Args:
-        store: The vectors that are searched.
-        condition: The condition; with None, nothing is deleted but by id.
-        ids: The only rows to delete.
+    Without a condition, nothing is deleted but by id.
     """
     previous = previous_store(store.place)
     deleted = 0
@@ -233,11 +201,7 @@ def delete_rows(store: Store, condition: Condition | None, ids: Sequence[str] | 
 
 
 def thumbnail_before(store: Store, id: str) -> bytes:
-    """Return the thumbnail of a row that was moved; the old row has it.
-
-    Raises:
-        ItemNotFoundError: there is none.
-    """
+    """Return the thumbnail of a row that was moved, which the old row has, or raise an `ItemNotFoundError`."""
     previous = previous_store(store.place)
     found = [] if previous is None else previous.rows_of([id], ["thumbnail"])["thumbnail"].to_pylist()
     if not found or found[0] is None:

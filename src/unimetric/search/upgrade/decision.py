@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unimetric.search.upgrade.maps import FOLDS, Fit, Vectors, unit
+from unimetric.search.scoring import Vectors, unit
+from unimetric.search.upgrade.maps import FOLDS, Fit
 
 FEWEST_QUERIES = 30
 """With fewer queries that have another row of their class, nothing is decided by them."""
@@ -60,8 +61,8 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class BothAnswers:
-    """Answers by both models, scored by the average of both cosines.
+class MixedAnswers:
+    """Answers of both models, scored by a weighted average of both cosines.
 
     Attributes:
         weight: The weight of the new model's cosines, from 0 to 1.
@@ -77,22 +78,16 @@ class BothAnswers:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Answers to the same queries by the old model, and by the new one over old vectors that were moved.
+class Comparison(MixedAnswers):
+    """Answers to the same queries by the new model alone, over old vectors that were moved, and in two other ways.
 
     Attributes:
-        old: By the old model.
-        mixed: By the new model, as the database would answer now.
-        sample_new: By the new model among the rows it has embedded.
-        sample_moved: The same, with those rows moved by the map instead.
+        old: By the old model alone.
         both: By both together; None if that was not asked for.
     """
 
     old: Answers
-    mixed: Answers
-    sample_new: Answers
-    sample_moved: Answers
-    both: BothAnswers | None
+    both: MixedAnswers | None
 
     @property
     def is_measured(self) -> bool:
@@ -108,10 +103,7 @@ class Comparison:
 def compare(gallery: Gallery, fit: Fit, *, both: bool = False) -> Comparison:
     """Search a sample of the database for its own rows, in the old way and in the new one.
 
-    Args:
-        gallery: The sample.
-        fit: Fits the map on old and new vectors.
-        both: Search with both models as well, and choose their weights.
+    ``fit`` fits the map on old and new vectors; with ``both``, both models search too, and their weights are chosen.
     """
     numbers = gallery.numbers()
     pairs = len(gallery.new)
@@ -141,16 +133,16 @@ def compare(gallery: Gallery, fit: Fit, *, both: bool = False) -> Comparison:
                 parts.setdefault((name, weight), []).append(_answers(scores, own, numbers[rows], numbers[asked]))
     joined = {(name, weight): _joined(parts.get((name, weight), [])) for name in GALLERIES for weight in weights}
     new_alone = {name: joined[name, 1.0] for name in GALLERIES}
-    return Comparison(joined["mixed", 0.0], **new_alone, both=_best(joined) if both else None)
+    return Comparison(1.0, **new_alone, old=joined["mixed", 0.0], both=_best(joined) if both else None)
 
 
-def _best(joined: Mapping[tuple[str, float], Answers]) -> BothAnswers:
+def _best(joined: Mapping[tuple[str, float], Answers]) -> MixedAnswers:
     """Return the answers with the weight of the highest Recall@1, which is smoothed over the weights beside it."""
     weight = UNMEASURED
     if len(joined["mixed", 0.0].genuine) >= FEWEST_QUERIES:
         recalls = np.pad([joined["mixed", weight].recall for weight in WEIGHTS], 1, mode="edge")
         weight = WEIGHTS[int(np.argmax(recalls[:-2] + 2 * recalls[1:-1] + recalls[2:]))]
-    return BothAnswers(weight, **{name: joined[name, weight] for name in GALLERIES})
+    return MixedAnswers(weight, **{name: joined[name, weight] for name in GALLERIES})
 
 
 def _answers(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from unimetric.data.images import file_reason
 from unimetric.errors import UserError
 from unimetric.search.items import NewItem, Refused
-from unimetric.search.rows import MAPPED, NamedItem, rows_table
+from unimetric.search.rows import MAPPED, NamedItem, Row, rows_table
+from unimetric.search.scoring import vectors_of
 from unimetric.search.stores.base import COLUMNS, Store, is_uri
 from unimetric.search.upgrade.moving import Stores, columns_of
 from unimetric.search.writing import CommitRule, Progress, Writer
@@ -23,15 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RowEmbedder:
-    """Embeds rows of a database from the images that they name.
-
-    Attributes:
-        stores: The two sets of vectors.
-        embedder: The new model.
-        precision: As for `Embedder.encode`.
-        batch_size: Images per forward pass.
-        rule: When to commit.
-    """
+    """Embeds rows of a database by the new model, from the images that they name."""
 
     stores: Stores
     embedder: Embedder
@@ -47,86 +42,56 @@ class RowEmbedder:
         from_thumbnails: bool = False,
         on_commit: Callable[[Progress], None] = lambda progress: None,
     ) -> dict[str, Refused]:
-        """Embed rows and write them into the new set, commit by commit.
+        """Embed rows and write them into the new set, commit by commit; return those whose image cannot be read.
 
         Args:
             ids: The rows.
             is_searched: The new set is the one that is searched, and so has every row.
             from_thumbnails: Read the thumbnails in the database and not the images.
             on_commit: Called after every commit.
-
-        Returns:
-            The rows whose image cannot be read, with the reason.
         """
         source = self.stores.new if is_searched else self.stores.old
         rows = {row["id"]: row for row in source.rows_of(ids, columns_of(source)).to_pylist()}
-        thumbnails = self._thumbnails(ids) if from_thumbnails else {}
+        thumbnails = None
+        if from_thumbnails:
+            stored = self.stores.old.rows_of(ids, ["id", "thumbnail"]).to_pylist()
+            thumbnails = {row["id"]: row["thumbnail"] for row in stored if row["thumbnail"]}
         items, refused = [], {}
-        for id in ids:
-            if id not in rows:
+        for id in (id for id in ids if id in rows):
+            path = rows[id]["path"]
+            if thumbnails is not None and id not in thumbnails:
+                refused[id] = Refused(path, "it has no thumbnail")
                 continue
             try:
-                image = _thumbnail(thumbnails, id) if from_thumbnails else _image(rows[id]["path"])
+                items.append(named_row(rows[id], _image(path) if thumbnails is None else thumbnails[id]))
             except (UserError, OSError) as error:
-                refused[id] = Refused(rows[id]["path"], _reason(error))
-                continue
-            items.append(named_row(rows[id], image))
-        kinds = source.metadata_columns
-        target = _Target(self.stores, source, is_searched)
+                refused[id] = Refused(path, file_reason(error) if isinstance(error, OSError) else str(error))
         writer = Writer(
-            target,
+            self.stores.new,
             lambda: self.embedder,
             self.precision,
             self.stores.fingerprint,
-            kinds,
+            source.metadata_columns,
             {},
             self.rule,
             on_commit=on_commit,
+            merge=partial(self._merge, source, is_searched),
         )
-        progress = writer.write(items, self.batch_size)
-        by_path = {entry.path: entry for entry in progress.refused}
-        return refused | {id: by_path[rows[id]["path"]] for id in sorted(progress.refused_ids)}
+        return refused | writer.write(items, self.batch_size).refused
 
-    def _thumbnails(self, ids: Sequence[str]) -> dict[str, bytes]:
-        rows = self.stores.old.rows_of(ids, ["id", "thumbnail"]).to_pylist()
-        return {row["id"]: row["thumbnail"] for row in rows if row["thumbnail"]}
-
-
-class _Target:
-    """Target of a `Writer` that writes rows with the labels and metadata that they have at the moment of writing."""
-
-    def __init__(self, stores: Stores, source: Store, is_searched: bool) -> None:
-        self._stores, self._source, self._is_searched = stores, source, is_searched
-
-    @property
-    def vector_size(self) -> int:
-        return self._stores.new.vector_size
-
-    def rows_of(self, ids: Sequence[str], columns: Sequence[str], *, newest: bool = False) -> pa.Table:
-        return self._stores.new.rows_of(ids, columns, newest=newest)
-
-    def merge(self, rows: pa.Table) -> None:
+    def _merge(self, source: Store, is_searched: bool, rows: pa.Table) -> None:
         """Write those rows that are still there, and not embedded by another process, with their newest label."""
-        fresh = {row["id"]: row for row in self._fresh(rows["id"].to_pylist())}
-        places = [place for place, id in enumerate(rows["id"].to_pylist()) if id in fresh]
-        if not places:
-            return
-        rows = rows.take(places)
-        named = [named_row(fresh[id]) for id in rows["id"].to_pylist()]
-        flat = rows["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        table = rows_table(
-            named,
-            rows["content_hash"].to_pylist(),
-            flat.reshape(len(rows), -1),
-            rows["thumbnail"].to_pylist(),
-            self._source.metadata_columns,
-            self._stores.fingerprint,
-        )
-        self._stores.new.merge(table, insert=not self._is_searched)
-
-    def _fresh(self, ids: list[str]) -> list[dict[str, Any]]:
-        rows = self._source.rows_of(ids, columns_of(self._source), newest=True).to_pylist()
-        return [row for row in rows if not self._is_searched or row["fingerprint"] == MAPPED]
+        found = source.rows_of(rows["id"].to_pylist(), columns_of(source), newest=True).to_pylist()
+        fresh = {row["id"]: named_row(row) for row in found if not is_searched or row["fingerprint"] == MAPPED}
+        columns = (rows[name].to_pylist() for name in ("id", "content_hash", "thumbnail"))
+        written = [
+            Row(fresh[id], content_hash, vector, thumbnail)
+            for id, content_hash, thumbnail, vector in zip(*columns, vectors_of(rows["vector"]), strict=True)
+            if id in fresh
+        ]
+        if written:
+            table = rows_table(written, source.metadata_columns, self.stores.fingerprint)
+            self.stores.new.merge(table, insert=not is_searched)
 
 
 def named_row(row: dict[str, Any], image: Path | bytes = b"") -> NamedItem:
@@ -142,15 +107,3 @@ def _image(path: str) -> Path | bytes:
     if not Path(path).is_absolute():
         raise UserError("it was added without a file")
     return Path(path)
-
-
-def _thumbnail(thumbnails: dict[str, bytes], id: str) -> bytes:
-    if id not in thumbnails:
-        raise UserError("it has no thumbnail")
-    return thumbnails[id]
-
-
-def _reason(error: UserError | OSError) -> str:
-    if isinstance(error, OSError) and error.errno is not None:
-        return "file not found" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-    return str(error)

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Vectors = NDArray[np.float32]
+from unimetric.search.scoring import Vectors, unit
+
 Map = Callable[[Vectors], Vectors]
 """Moves old vectors [N, D] to unit vectors [N, E] of the new model's space."""
 
@@ -20,12 +20,6 @@ LARGEST = 4096
 """Maximum number of pairs that a map is fitted on: a kernel's cost grows with their cube."""
 
 _BLOCK = 8192
-
-
-def unit(vectors: NDArray[np.floating]) -> Vectors:
-    """Return rows scaled to length 1; zero rows stay zero."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
 
 
 def orthogonal(old: Vectors, new: Vectors) -> Map:
@@ -65,11 +59,7 @@ def kernel(old: Vectors, new: Vectors, width: float = 1.0, penalty: float = 0.1)
 
 Fit = Callable[[Vectors, Vectors], Map]
 
-KINDS: Mapping[str, Fit] = {
-    "orthogonal": orthogonal,
-    "ridge": ridge,
-    "kernel": kernel,
-}
+KINDS: Mapping[str, Fit] = {"orthogonal": orthogonal, "ridge": ridge, "kernel": kernel}
 """The kinds of maps by name. A network for what `ridge` leaves over was worse (``benchmarks/upgrade.py``)."""
 
 

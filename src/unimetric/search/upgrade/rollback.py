@@ -11,7 +11,7 @@ from unimetric.config import DeviceConfig
 from unimetric.errors import UserError
 from unimetric.search.conditions.tree import Always
 from unimetric.search.model import load_embedder
-from unimetric.search.rows import rows_table, signatures
+from unimetric.search.rows import Row, rows_table, signatures
 from unimetric.search.scoring import vectors_of
 from unimetric.search.stores import open_place
 from unimetric.search.stores.base import Store, is_uri, location
@@ -25,18 +25,9 @@ from unimetric.search.writing import CommitRule
 def roll_back(db: str | Path, device: DeviceConfig, log: Callable[[str], None] = lambda line: None) -> int:
     """Make the old model's vectors those that are searched again.
 
-    Rows that were added or changed meanwhile are embedded by the old model, or moved where their image is gone.
-
-    Args:
-        db: The database.
-        device: The device of the old model, if it is needed.
-        log: Called with lines for the user.
-
-    Returns:
-        The number of rows that were added or changed meanwhile.
-
-    Raises:
-        UserError: no upgrade is under way, or the old model cannot be read and is needed.
+    Rows that were added or changed meanwhile are embedded by the old model, or moved where their image is gone; their
+    number is returned. ``log`` is called with lines for the user. A `UserError` if no upgrade is under way, or the old
+    model is needed and cannot be read.
     """
     root = location(db)
     live = read_live(root)
@@ -112,14 +103,9 @@ def _relabel(back: Stores, ids: list[str]) -> set[str]:
         if row["content_hash"] == fresh[row["id"]]["content_hash"]
     ]
     if kept:
-        vectors = np.array([row["vector"] for row in kept], np.float32)
-        table = rows_table(
-            [named_row(fresh[row["id"]]) for row in kept],
-            [row["content_hash"] for row in kept],
-            vectors,
-            [row["thumbnail"] for row in kept],
-            back.old.metadata_columns,
-            back.new.about["model"]["fingerprint"],
-        )
-        back.new.merge(table)
+        rows = [
+            Row(named_row(fresh[row["id"]]), row["content_hash"], np.array(row["vector"], np.float32), row["thumbnail"])
+            for row in kept
+        ]
+        back.new.merge(rows_table(rows, back.old.metadata_columns, back.new.about["model"]["fingerprint"]))
     return {row["id"] for row in kept}

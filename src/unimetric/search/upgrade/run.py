@@ -14,25 +14,21 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from unimetric.errors import UserError
+from unimetric.search.conditions import Condition
 from unimetric.search.errors import UnsupportedError
 from unimetric.search.items import Refused
 from unimetric.search.model import describe
 from unimetric.search.scoring import vectors_of
 from unimetric.search.stores import create_place, open_place
-from unimetric.search.stores.base import is_milvus, is_uri, location
+from unimetric.search.stores.base import Store, is_milvus, is_uri, location, portions
 from unimetric.search.stores.live import place_of, read_live, vectors_name, write_live
 from unimetric.search.upgrade.both import check_pair
 from unimetric.search.upgrade.decision import Comparison, Gallery, compare
 from unimetric.search.upgrade.embedding import RowEmbedder
 from unimetric.search.upgrade.maps import KINDS, LARGEST, FittedMap, fit_map
-from unimetric.search.upgrade.moving import (
-    Stores,
-    copy_rows,
-    move_again,
-    not_embedded,
-)
+from unimetric.search.upgrade.moving import MOVED, Stores, copy_rows, move_again
 from unimetric.search.upgrade.thresholds import shifted
-from unimetric.search.writing import CommitRule, Progress
+from unimetric.search.writing import CommitRule
 
 if TYPE_CHECKING:
     from unimetric.models.embedder import Embedder
@@ -43,18 +39,7 @@ GALLERY = 10_000
 
 @dataclass(frozen=True)
 class UpgradeOptions:
-    """Options of an upgrade.
-
-    Attributes:
-        sample: Images that both models embed before the first decision, at least.
-        live: ``better`` searches the new vectors once they answer as well as the old ones; ``now`` after the sample;
-            ``both`` also after the sample, together with the old ones, which takes queries that both models embed.
-        missing: What becomes of rows without a readable image: ``stop`` leaves the upgrade unfinished, ``map`` keeps
-            their moved vectors, ``thumbnail`` embeds their thumbnails, ``delete`` deletes them.
-        batch_size: Images per forward pass.
-        commit_rows: Rows per commit.
-        precision: As for `Embedder.encode`.
-    """
+    """Options of an upgrade; ``unimetric upgrade`` describes them."""
 
     sample: int = 1000
     live: str = "better"
@@ -104,11 +89,7 @@ class Upgrade:
     _fitted_on: int = 0
 
     def run(self, embedder: Embedder) -> Upgraded:
-        """Embed every row, and finish.
-
-        Raises:
-            UserError: the database cannot be written.
-        """
+        """Embed every row, and finish."""
         if self.options.live == "both":
             check_pair(self.stores.old, embedder)
         rule = CommitRule(rows=self.options.commit_rows)
@@ -127,14 +108,10 @@ class Upgrade:
         """Embed rows until the new vectors answer as well as the old ones, then search them."""
         target = self.options.sample
         while True:
-            pending = self._pending(self.stores.old.rows(["id"])["id"].to_pylist())
-            done = len(self.stores.embedded_ids())
-            while pending and done < target:
-                part, pending = pending[: self.options.commit_rows], pending[self.options.commit_rows :]
-                part = part[: max(1, target - done)]
-                self._embed(rows, part, is_searched=False)
-                done = len(self.stores.embedded_ids())
-                pending = self._pending(self.stores.old.rows(["id"])["id"].to_pylist())
+            while (pending := self._pending(self.stores.old)) and (
+                left := target - len(self.stores.embedded_ids())
+            ) > 0:
+                self._embed(rows, pending[: min(left, self.options.commit_rows)], is_searched=False)
             fitted = self._fit()
             compared = self._compare(fitted)
             self._report(fitted, compared)
@@ -147,7 +124,7 @@ class Upgrade:
         """Embed all other rows; the map is fitted anew whenever there are twice as many pairs."""
         # What the old model's users wrote before they were refused.
         copy_rows(self.stores, lambda vectors: self._fit().move(vectors), is_searched=True)
-        while pending := self._pending(self._moved_ids()):
+        while pending := self._pending(self.stores.new, MOVED):
             done = len(self.stores.embedded_ids())
             self._fitted_on = self._fitted_on or self.stores.new.about["upgrade"]["pairs"]
             if self._fitted_on < LARGEST and done >= 2 * self._fitted_on and done >= self.options.sample:
@@ -157,25 +134,19 @@ class Upgrade:
             self._embed(rows, pending[: self.options.commit_rows], is_searched=True)
 
     def _embed(self, rows: RowEmbedder, ids: Sequence[str], *, is_searched: bool) -> None:
-        before = len(self.stores.embedded_ids())
-        total = self.stores.old.count()
-
-        def committed(progress: Progress) -> None:
-            self.on_progress(before + progress.written, total)
-
-        refused = rows.embed(ids, is_searched=is_searched, on_commit=committed)
+        before, total = len(self.stores.embedded_ids()), self.stores.old.count()
+        refused = rows.embed(
+            ids, is_searched=is_searched, on_commit=lambda done: self.on_progress(before + done.written, total)
+        )
         for entry in refused.values():
             self.log(f"skipped {entry.path}: {entry.reason}")
         self._refused |= refused
 
-    def _pending(self, ids: Sequence[str]) -> list[str]:
-        """Return those of the ids that are to be embedded, in order."""
-        done = self.stores.embedded_ids()
+    def _pending(self, store: Store, where: Condition | None = None) -> list[str]:
+        """Return the ids of a set's rows that are to be embedded, in order."""
+        ids, done = store.rows(["id"], where)["id"].to_pylist(), self.stores.embedded_ids()
         pending = [id for id in ids if id not in done and id not in self._refused]
         return by_class(self.stores.old.rows(["id", "dataset", "label"]), pending)
-
-    def _moved_ids(self) -> list[str]:
-        return list(self.stores.new.rows(["id"], not_embedded(self.stores))["id"].to_pylist())
 
     def _fit(self) -> FittedMap:
         _, old, new = self.stores.pairs()
@@ -244,12 +215,12 @@ class Upgrade:
             calibration = shifted(calibration, before, by.sample_moved.impostors, share)
             # The scores of embedded rows change as well where both models answer.
             calibration = shifted(calibration, before, by.sample_new.impostors, 1 - share)
-            # Marked as the database's own, which `renew` keeps.
+            # Marked as the database's own, so that an index command keeps it.
             calibration = {**calibration, "database": True}
         self.stores.new.write_about({**about, "upgrade": upgrade, "calibration": calibration})
 
     def _finish(self, rows: RowEmbedder) -> Upgraded:
-        moved = sorted(self._moved_ids())
+        moved = sorted(self.stores.new.rows(["id"], MOVED)["id"].to_pylist())
         refused = tuple(self._refused[id] for id in moved if id in self._refused)
         if moved and self.options.missing == "thumbnail":
             left = rows.embed(moved, is_searched=True, from_thumbnails=True)
@@ -273,21 +244,18 @@ class Upgrade:
 
     def _keep_thumbnails(self, ids: Sequence[str]) -> None:
         thumbnails = {row["id"]: row for row in self.stores.old.rows_of(ids, ["id", "thumbnail"]).to_pylist()}
-        for start in range(0, len(ids), 1000):
-            rows = self.stores.new.rows_of(ids[start : start + 1000], self.stores.new.column_names)
+        for some in portions(ids):
+            rows = self.stores.new.rows_of(some, self.stores.new.column_names)
             kept = [thumbnails.get(id, {}).get("thumbnail") for id in rows["id"].to_pylist()]
             place = rows.column_names.index("thumbnail")
-            self.stores.new.merge(rows.set_column(place, "thumbnail", [_binary(kept)]), insert=False)
+            self.stores.new.merge(rows.set_column(place, "thumbnail", [pa.array(kept, pa.binary())]), insert=False)
 
 
 def by_class(rows: pa.Table, ids: Sequence[str]) -> list[str]:
     """Return ids in the order that helps most: one row of each class, then a second one of each, and so on.
 
-    Within a class, and for rows without a label, the order is that of the ids, which are hashes: a random one.
-
-    Args:
-        rows: Id, dataset and label of all rows.
-        ids: The ids to order.
+    Within a class, and for rows without a label, the order is that of the ids, which are hashes: a random one. ``rows``
+    has id, dataset and label of all rows.
     """
     places: dict[str, int] = {}
     counts: dict[tuple[str, str], int] = {}
@@ -315,11 +283,8 @@ def start_upgrade(
     Args:
         db: A folder or an object-storage URI.
         model: The new model, a run folder or a model folder.
-        weights, metrics, false_match_rate: As for `SearchIndex.create`.
+        weights, metrics, false_match_rate: As for `SearchIndex.create`; the others as for `Upgrade`.
         size: Numbers of a vector; by default those of the database, if it has short vectors, else the model's own.
-        options: The options.
-        log: Called with lines for the user.
-        on_progress: Called after every commit with the rows that are embedded and all rows.
 
     Raises:
         UserError: the database has this model already, is being upgraded to another one, or one of the two models is
@@ -369,11 +334,7 @@ def _new_store(root: str, name: str, about: dict[str, Any]) -> Any:
 
 @contextmanager
 def upgrade_lock(db: str | Path) -> Iterator[None]:
-    """Hold a local database against a second upgrade.
-
-    Raises:
-        UserError: another process upgrades it.
-    """
+    """Hold a local database against a second upgrade; a `UserError` if another process upgrades it."""
     root = location(db)
     if is_milvus(root):
         raise UnsupportedError("Milvus holds one model's vectors a name: index with the new model into another name")
@@ -389,7 +350,3 @@ def upgrade_lock(db: str | Path) -> Iterator[None]:
         yield
     finally:
         held.release()
-
-
-def _binary(values: list[bytes | None]) -> Any:
-    return pa.array(values, pa.binary())

@@ -4,12 +4,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from unimetric.search.conditions import equals
-from unimetric.search.rows import MAPPED
 from unimetric.search.stores import open_place
 from unimetric.search.stores.base import location
 from unimetric.search.stores.live import place_of, read_live
 from unimetric.search.upgrade.both import weight_of_new
+from unimetric.search.upgrade.moving import MOVED
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ def upgrade_state(db: str | Path) -> UpgradeState | None:
     if name is None:
         return None
     new = open_place(place_of(root, name))
-    moved = new.count(equals("fingerprint", MAPPED))
+    moved = new.count(MOVED)
     rows = new.count()
     if live.preparing is not None:
         embedded, rows = rows, open_place(place_of(root, live.live)).count()

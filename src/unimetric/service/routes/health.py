@@ -3,12 +3,11 @@
 from typing import Any
 
 from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from unimetric.service import schemas
-from unimetric.service.access import read_access
 from unimetric.service.routes.responses import errors
 from unimetric.service.state import Service
-from unimetric.service.telemetry import CONTENT_TYPE
 
 
 def router(service: Service) -> APIRouter:
@@ -28,10 +27,10 @@ def router(service: Service) -> APIRouter:
         "/metrics",
         response_class=Response,
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **errors(401)},
-        dependencies=read_access(service.access),
+        dependencies=service.access.reading(),
         summary="Get metrics for Prometheus",
     )
     async def metrics() -> Response:
-        return Response(service.telemetry.text(), media_type=CONTENT_TYPE)
+        return Response(service.telemetry.text(), media_type=CONTENT_TYPE_LATEST)
 
     return routes

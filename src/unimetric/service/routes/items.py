@@ -4,16 +4,15 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from unimetric.search.errors import NoOriginalError
-from unimetric.search.items import NewItem
+from unimetric.search.items import NewItem, no_item
 from unimetric.search.originals import ORIGINAL_SIDE, read_original
 from unimetric.search.sorting import Order
 from unimetric.service import schemas
-from unimetric.service.access import Check, read_access, write_access
-from unimetric.service.failures import ServiceError
-from unimetric.service.routes.responses import READ_ERRORS, UPLOAD_ERRORS, checked_id, errors, item_of, not_found
+from unimetric.service.failures import ServiceError, invalid
+from unimetric.service.routes.responses import READ_ERRORS, UPLOAD_ERRORS, checked_id, errors, item_of
 from unimetric.service.state import ADD, ParsedRequest, Service
 
 _PICTURE: dict[int | str, dict[str, Any]] = {
@@ -25,9 +24,9 @@ _PICTURE: dict[int | str, dict[str, Any]] = {
 
 def router(service: Service) -> APIRouter:
     """Return the routes under ``/v1/items``."""
-    routes = APIRouter(prefix="/v1/items", tags=["items"], dependencies=read_access(service.access))
+    routes = APIRouter(prefix="/v1/items", tags=["items"], dependencies=service.access.reading())
     _add_reading(routes, service)
-    _add_writing(routes, service, write_access(service.access))
+    _add_writing(routes, service)
     return routes
 
 
@@ -88,7 +87,8 @@ def _add_reading(routes: APIRouter, service: Service) -> None:
         headers = _cacheable(f"original-{item.content_hash[:32]}")
         if headers["ETag"] in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
-        picture = await service.workers.open(request, lambda: read_original(item, service.config.max_pixels))
+        opening = service.workers.opening.run(lambda: read_original(item, service.config.max_pixels))
+        picture = await service.workers.answer(request, opening)
         return Response(picture, media_type="image/jpeg", headers=headers)
 
 
@@ -96,7 +96,7 @@ def _cacheable(tag: str) -> dict[str, str]:
     return {"ETag": f'"{tag}"', "Cache-Control": "private, max-age=300"}
 
 
-def _add_writing(routes: APIRouter, service: Service, access: Check) -> None:
+def _add_writing(routes: APIRouter, service: Service) -> None:
     @routes.post(
         "",
         response_model=schemas.AddedItem,
@@ -106,7 +106,7 @@ def _add_writing(routes: APIRouter, service: Service, access: Check) -> None:
             **errors(507, *UPLOAD_ERRORS),
         },
         openapi_extra=schemas.body_of(schemas.AddRequest, schemas.AddForm),
-        dependencies=[Depends(access)],
+        dependencies=service.access.writing(),
         summary="Add an image, or replace it",
     )
     async def add(request: Request, response: Response) -> Any:
@@ -119,13 +119,14 @@ def _add_writing(routes: APIRouter, service: Service, access: Check) -> None:
         status_code=204,
         response_class=Response,
         responses=errors(403, 404, 507, *READ_ERRORS),
-        dependencies=[Depends(access)],
+        dependencies=service.access.writing(),
         summary="Delete an item",
     )
     async def delete(request: Request, id: str) -> Response:
         checked = checked_id(id)
-        if not await service.workers.write(request, lambda: service.index.delete(ids=[checked])):
-            raise not_found(checked)
+        deleting = service.workers.writing.run(lambda: service.index.delete(ids=[checked]))
+        if not await service.workers.answer(request, deleting):
+            raise no_item(checked)
         return Response(status_code=204)
 
 
@@ -149,9 +150,7 @@ def _metadata(text: str) -> dict[str, Any]:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ServiceError(422, "invalid_request", f"metadata is not JSON ({error})") from error
+        raise invalid(f"metadata is not JSON ({error})") from error
     if not isinstance(values, dict) or not all(isinstance(v, str | int | float | None) for v in values.values()):
-        raise ServiceError(
-            422, "invalid_request", 'metadata has to be a JSON object of texts and numbers, such as {"price": 89.5}'
-        )
+        raise invalid('metadata has to be a JSON object of texts and numbers, such as {"price": 89.5}')
     return values

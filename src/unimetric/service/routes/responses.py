@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from unimetric.search.items import ItemNotFoundError, Match, StoredItem
+from unimetric.search.items import Match, StoredItem, no_item
 from unimetric.service import schemas
 
 _DESCRIPTIONS = {
@@ -37,53 +37,21 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def checked_id(id: str) -> str:
-    """Return an item's id.
-
-    Raises:
-        ItemNotFoundError: no item can have it.
-    """
+    """Return an item's id, or raise an `ItemNotFoundError` if no item can have it."""
     if not re.fullmatch(r"[0-9a-f]{32}", id):
-        raise not_found(id)
+        raise no_item(id)
     return id
-
-
-def not_found(id: str) -> ItemNotFoundError:
-    """There is no item with this id."""
-    shown = id if len(id) <= 40 else id[:37] + "..."
-    return ItemNotFoundError(f"no item {shown!r}; take the id of a match")
 
 
 def match_of(match: Match) -> schemas.Match:
     """Return a match as the API gives it."""
-    return schemas.Match(**_found(match), copies=[schemas.FoldedCopy(**_found(copy)) for copy in match.copies])
-
-
-def _found(match: Match) -> dict[str, Any]:
-    return {
-        "id": match.id,
-        "score": match.score,
-        "dataset": match.dataset,
-        "label": match.label,
-        "path": match.path,
-        "metadata": dict(match.metadata),
-        "is_match": match.is_match,
-        "confidence": match.confidence,
-        "strength": match.strength,
-        "image": _picture(match.id),
-    }
+    copies = [schemas.FoldedCopy(**vars(copy), image=_picture(copy.id)) for copy in match.copies]
+    return schemas.Match(**{**vars(match), "copies": copies}, image=_picture(match.id))
 
 
 def item_of(item: StoredItem) -> schemas.Item:
     """Return an item as the API gives it."""
-    return schemas.Item(
-        id=item.id,
-        dataset=item.dataset,
-        label=item.label,
-        path=item.path,
-        metadata=dict(item.metadata),
-        content_hash=item.content_hash,
-        image=_picture(item.id),
-    )
+    return schemas.Item(**vars(item), image=_picture(item.id))
 
 
 def _picture(id: str) -> str:

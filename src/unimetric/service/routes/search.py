@@ -8,13 +8,11 @@ from fastapi import APIRouter, Request
 
 from unimetric.search.columns import ColumnSummary
 from unimetric.search.guarantee import Guarantee
-from unimetric.search.index import MAX_K
 from unimetric.search.items import Match
+from unimetric.search.query import MAX_K
 from unimetric.search.sorting import Order, sorted_matches
 from unimetric.service import catalogue_schemas as catalogue
 from unimetric.service import schemas
-from unimetric.service.access import read_access
-from unimetric.service.folder import FolderIndexer
 from unimetric.service.routes.responses import READ_ERRORS, UPLOAD_ERRORS, checked_id, errors, match_of
 from unimetric.service.state import EMBED, SEARCH, ParsedRequest, Service
 
@@ -23,7 +21,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 def router(service: Service) -> APIRouter:
     """Return the routes under ``/v1`` that search."""
-    routes = APIRouter(prefix="/v1", tags=["search"], dependencies=read_access(service.access))
+    routes = APIRouter(prefix="/v1", tags=["search"], dependencies=service.access.reading())
 
     @routes.post(
         "/search",
@@ -82,15 +80,13 @@ def router(service: Service) -> APIRouter:
 
 async def _status(service: Service, request: Request) -> catalogue.Status:
     items = await service.workers.look_up(request, service.index.count)
-    indexing = None if service.folder is None else _indexing(service.folder)
-    follower = service.follower
-    upgrade = None if follower is None else await service.workers.look_up(request, lambda: follower.state)
-    return catalogue.Status(
-        ready=service.batcher.ready,
-        items=items,
-        indexing=indexing,
-        upgrade=None if upgrade is None else catalogue.Upgrade(**asdict(upgrade)),
-    )
+    folder, follower = service.folder, service.follower
+    indexing = upgrade = None
+    if folder is not None:
+        indexing = catalogue.Indexing(folder=folder.folder, train_command=folder.train_command, **asdict(folder.state))
+    if follower is not None and (state := await service.workers.look_up(request, lambda: follower.state)) is not None:
+        upgrade = catalogue.Upgrade(**vars(state))
+    return catalogue.Status(ready=service.batcher.ready, items=items, indexing=indexing, upgrade=upgrade)
 
 
 async def _search(service: Service, parsed: ParsedRequest) -> schemas.SearchAnswer | schemas.SearchAnswers:
@@ -159,29 +155,6 @@ def _describe(service: Service) -> catalogue.Datasets:
     )
 
 
-def _indexing(folder: FolderIndexer) -> catalogue.Indexing:
-    state = folder.state
-    return catalogue.Indexing(
-        folder=folder.folder,
-        phase=state.phase,
-        done=state.done,
-        total=state.total,
-        written=state.written,
-        seconds_left=state.seconds_left,
-        skipped=[catalogue.SkippedFile(path=file.path, reason=file.reason) for file in state.skipped],
-        skipped_total=state.skipped_total,
-        problem=state.problem,
-        train_command=folder.train_command,
-    )
-
-
 def _column(column: ColumnSummary) -> catalogue.Column:
-    return catalogue.Column(
-        name=column.name,
-        kind=column.kind,
-        distinct=column.distinct,
-        missing=column.missing,
-        choices=[catalogue.Choice(value=value, items=items) for value, items in column.choices],
-        low=column.low,
-        high=column.high,
-    )
+    choices = [catalogue.Choice(value=value, items=items) for value, items in column.choices]
+    return catalogue.Column(**{**vars(column), "choices": choices})
