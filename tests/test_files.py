@@ -146,9 +146,17 @@ def test_the_target_is_never_seen_half_written(tmp_path: Path) -> None:
     assert path.read_text() == "new"
 
 
-def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
-    (tmp_path / "plain").touch()
-    write_text(tmp_path / "ours", "x")
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o007])
+def test_permissions_are_those_of_any_new_file(mask: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.umask(mask)
+    try:
+        (tmp_path / "plain").touch()
+        with monkeypatch.context() as patch:
+            # For a moment, files of other threads would be writable for everybody.
+            patch.setattr(os, "umask", lambda value: pytest.fail("the umask is that of all threads"))
+            write_text(tmp_path / "ours", "x")
+    finally:
+        os.umask(before)
     assert stat.S_IMODE((tmp_path / "ours").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
 
 

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -119,15 +119,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary: Path | None = None
     try:
         with explain_os_error(path, "write"):
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-            os.close(handle)
-            temporary = Path(name)
+            unused = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+            # The system applies the umask, which Python cannot read without changing it for all threads.
+            unused.touch(exist_ok=False)
+            temporary = unused
             write(temporary)
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
-            mask = os.umask(0)
-            os.umask(mask)
-            temporary.chmod(0o666 & ~mask)
             temporary.replace(path)
             temporary = None
             flush_folder(path.parent)
