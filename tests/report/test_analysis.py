@@ -15,6 +15,7 @@ from unimetric.errors import UserError
 from unimetric.report.analysis import analyse
 from unimetric.report.collect import read_run
 from unimetric.report.numbers import confusion, headline, metric_rows, spread_rows, tiles
+from unimetric.report.space import map_positions
 from unimetric.report.thresholds import threshold_values
 
 """Entries that an older ``metrics.json`` lacks."""
@@ -139,3 +140,11 @@ def test_vectors_of_another_measurement_are_refused(tmp_path: Path) -> None:
     (other / "vectors.parquet").replace(run / "vectors.parquet")
     with pytest.raises(UserError, match="different measurements"):
         analyse(read_run(run))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("count", [1, 2, 40])
+def test_coinciding_vectors_have_a_place_on_the_map(count: int) -> None:
+    positions = map_positions(np.ones((count, 8), np.float32))
+    assert positions.shape == (count, 2)
+    assert ((positions >= 0) & (positions <= 1)).all()

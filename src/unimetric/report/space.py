@@ -103,9 +103,10 @@ def map_positions(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     count, width = vectors.shape
     rows = vectors.astype(np.float64)
     components = min(50, count, width)
-    reduced = PCA(components, svd_solver="full").fit_transform(rows) if count > 1 else rows
+    # Coinciding vectors have no variance to divide by, and no spread to start t-SNE from.
+    with np.errstate(invalid="ignore"):
+        reduced = PCA(components, svd_solver="full").fit_transform(rows) if count > 1 else rows
     if count >= 30:
-        # Coinciding vectors have no spread to start from.
         start = reduced[:, :2] if components > 1 else np.pad(reduced, ((0, 0), (0, 1)))
         scale = start[:, 0].std()
         start = start / scale * 1e-4 if scale > 0 else start
