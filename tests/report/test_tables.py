@@ -133,7 +133,7 @@ def with_intervals(separate: dict[str, float]) -> dict[str, Any]:
             "separate": dict.fromkeys(separate, ends),
             "harmonic": ends,
             "unified": {"recall@1": [0.0, 1.0]},
-            "unified_gap": dict.fromkeys(separate, (0.0, 0.0123)),
+            "unified_gap": dict.fromkeys(separate, (-0.0004, 0.0123)),
         },
         unified_gap=dict.fromkeys(separate, 0.0051),
     )

@@ -183,7 +183,7 @@ def _signed(value: float) -> str:
     ('+1.2', '0.0')
     """
     words = percent(value)
-    return "0.0" if words in ("0.0", "−0.0") else words if value < 0 else f"+{words}"
+    return words if value < 0 or words == "0.0" else f"+{words}"
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:

@@ -132,7 +132,8 @@ def _coverage(name: str, metrics: dict[str, Any]) -> str:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
+    # A sum with 0.0, so that no loss is "-0.0".
+    return f"{round(100 * value, 1) + 0.0:.1f}"
 
 
 def _count(value: int) -> str:

@@ -7,12 +7,12 @@ from unimetric.report.analysis import Score
 
 
 def percent(value: float) -> str:
-    """Return a share in percent with one digit.
+    """Return a share in percent with one digit, never minus zero.
 
-    >>> percent(0.1234)
-    '12.3'
+    >>> percent(0.1234), percent(-0.0001)
+    ('12.3', '0.0')
     """
-    return f"{100 * value:.1f}".replace("-", "−")
+    return f"{round(100 * float(value), 1) + 0.0:.1f}".replace("-", "−")
 
 
 def spread(score: Score) -> str:
