@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
-from unimetric.errors import UnknownOptionError, UserError, nearest_names, shown
+from unimetric.errors import OptionError, UnknownOptionError, UserError, nearest_names, shown
 
 T = TypeVar("T")
 
@@ -105,3 +105,22 @@ def require(condition: bool, option: str, value: object, remedy: str) -> None:
     """
     if not condition:
         raise UserError(f"--{option} is {shown(value)}: {remedy}")
+
+
+def refuse_without_effect(
+    given: Mapping[str, Any], defaults: Mapping[str, Any], reason: str, remedy: str = "leave it out"
+) -> None:
+    """Refuse options that were typed but have no effect.
+
+    Args:
+        given: Values of options by name; None, False and the default count as not typed.
+        defaults: Defaults of those that have one.
+        reason: The cause, such as "without MODEL".
+        remedy: What to do instead.
+
+    Raises:
+        OptionError: the first of them is named.
+    """
+    for name, value in given.items():
+        if value is not None and value is not False and value != defaults.get(name):
+            raise OptionError(f"--{name} has no effect {reason}: {remedy}")

@@ -238,6 +238,8 @@ def test_what_cannot_be_added_is_refused(
     refused("--data", kept, *out)
     refused("nowhere", kept, "--data", tmp_path / "nowhere", *out)
     refused("--device.processes", kept, "--data", added, *out, "--device.processes", 2)
+    refused("--steps has no effect with --replay_only", kept, "--replay_only", "--steps", 9)
+    refused("--out has no effect with --replay_only", kept, "--replay_only", *out)
     refused("steps is 0", kept, "--data", added, *out, "--steps", 0)
     refused("distillation is -1.0", kept, "--data", added, *out, "--distillation", -1)
     one_class = tmp_path / "single"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from unimetric.arguments import Group, PositiveInt, Without
 from unimetric.config import DeviceConfig
+from unimetric.config_values import refuse_without_effect
 from unimetric.errors import OptionError
 from unimetric.files import check_writable, make_folder, write_text
 from unimetric.models.source import ModelSource
@@ -47,12 +48,17 @@ def audit(
         manifest: The manifest to write with --apply; by default clean.csv in the folder.
         device: Device and precision.
     """
+    size = {"image_size": image_size}
     if apply is not None:
+        unused = {**size, "model": model, "split": split, "weights": weights}
+        refuse_without_effect(unused, {"image_size": 112, "split": "auto"}, "with --apply")
         return _apply(out, sources or [], apply, manifest)
     if not sources:
         raise OptionError("audit needs sources: name folders or manifests, or use --apply decisions.json")
     if manifest is not None:
         raise OptionError(f"--manifest is {manifest}: it is for --apply decisions.json")
+    if model is not None:
+        refuse_without_effect(size, {"image_size": 112}, "with --model, whose own input size is used")
     return _audit(sources, out, ModelSource(model, weights, device), image_size, split)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from unimetric.arguments import Group, PositiveInt, Without
 from unimetric.config import DeviceConfig
+from unimetric.config_values import refuse_without_effect
 from unimetric.errors import OptionError, UserError, escaped
 from unimetric.files import check_writable, make_folder, user_path, write_atomically
 from unimetric.models.source import ModelSource
@@ -56,8 +57,7 @@ def embed(
     """
     source = ModelSource(model, weights, device, size)
     if engine == "ray" or shard is not None:
-        if cache is not None:
-            raise OptionError(f"--cache is {cache}: shards are made of the images themselves; leave it out")
+        refuse_without_effect({"cache": cache}, {}, "on shards, which are made of the images themselves")
         return _embed_shards(
             source,
             sources,
@@ -70,8 +70,8 @@ def embed(
             thumbnails=thumbnails,
             strict=strict,
         )
-    if thumbnails or workers is not None or shard_rows != _SHARD_ROWS:
-        raise OptionError("--thumbnails, --workers and --shard_rows are for shards: add --shard 1/1, or leave them out")
+    unused = {"thumbnails": thumbnails, "workers": workers, "shard_rows": shard_rows}
+    refuse_without_effect(unused, {"shard_rows": _SHARD_ROWS}, "on a single file", "add --engine ray or --shard 1/1")
     return _embed_file(source, sources, user_path(out), batch_size, strict, cache)
 
 

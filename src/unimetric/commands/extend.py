@@ -1,12 +1,13 @@
 """Add datasets to a trained model without its old images."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 from unimetric.arguments import Without
 from unimetric.commands.train import print_trained, stopped
 from unimetric.config import DeviceConfig, ExtendConfig
+from unimetric.config_values import refuse_without_effect
 from unimetric.errors import MissingOptionError, OptionError
 
 
@@ -37,6 +38,9 @@ def extend(
         raise OptionError("--replay_only and --data are both given: --replay_only trains on nothing; leave one out")
     if not replay_only and data is None:
         raise MissingOptionError("--data is missing: name the new datasets, or write a replay set with --replay_only")
+    if replay_only:
+        unused = {**asdict(options), "out": out, "compatible": compatible, "replay_per_class": None}
+        refuse_without_effect(unused, asdict(ExtendConfig()), "with --replay_only")
     options = replace(options, compatible=compatible)
     from unimetric.formats.run_folder import RunFolder
     from unimetric.progress import log_status

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from unimetric.arguments import Group, PositiveInt, Without
 from unimetric.config import DeviceConfig
+from unimetric.config_values import refuse_without_effect
 from unimetric.errors import MissingOptionError, OptionError, UserError, escaped
 
 if TYPE_CHECKING:
@@ -157,10 +158,15 @@ def _check(
         raise MissingOptionError(
             "MODEL is missing: write unimetric index MODEL FOLDER --db PATH, or an option that changes the database"
         )
-    if model is None and (unused := _needing_model(dataset, rows, changes, thresholds)):
-        raise OptionError(
-            f"--{unused[0]} changes how images are indexed, and no MODEL is named: leave it out, or write unimetric "
-            "index MODEL FOLDER --db PATH"
+    typed, defaults = asdict(rows), asdict(RowOptions())
+    if model is None:
+        unused = {name: typed[name] for name in ("size", "vector_type", "commit_rows", "strict", "group_copies")}
+        unused |= {"dataset": dataset, "delete_missing": changes.delete_missing, "metrics": thresholds.metrics}
+        unused["false_match_rate"] = thresholds.false_match_rate
+        refuse_without_effect(unused, defaults, "without MODEL")
+    if vectors:
+        refuse_without_effect(
+            {name: typed[name] for name in ("strict", "batch_size", "commit_rows")}, defaults, "with --vectors"
         )
     if thresholds.per_class and not thresholds.calibrate:
         raise OptionError("--per_class needs --calibrate with labelled images: it is an option of that calibration")
@@ -172,25 +178,6 @@ def _check(
         raise MissingOptionError(f"nothing to index: name folders or manifests after the model {model}")
     if model is not None and changes.deletes:
         raise OptionError("--delete_dataset and --delete_path take no MODEL: delete first, then index")
-
-
-def _needing_model(
-    dataset: str | None, rows: RowOptions, changes: ChangeOptions, thresholds: ThresholdOptions
-) -> list[str]:
-    """Return the names of given options that have no effect without a model."""
-    default = RowOptions()
-    names = [
-        name
-        for name in ("size", "vector_type", "commit_rows", "strict", "group_copies")
-        if getattr(rows, name) != getattr(default, name)
-    ]
-    others = {
-        "dataset": dataset is not None,
-        "delete_missing": changes.delete_missing,
-        "metrics": thresholds.metrics is not None,
-        "false_match_rate": thresholds.false_match_rate is not None,
-    }
-    return [*names, *(name for name, is_given in others.items() if is_given)]
 
 
 def _change(db: str, changes: ChangeOptions) -> None:

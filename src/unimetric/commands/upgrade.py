@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from unimetric.arguments import Group, PositiveInt, Without
 from unimetric.config import DeviceConfig
+from unimetric.config_values import refuse_without_effect
 from unimetric.errors import MissingOptionError, OptionError, UserError, escaped
 from unimetric.models.source import ModelSource
 
@@ -67,13 +68,17 @@ def upgrade(
     except ModuleNotFoundError as error:
         raise UserError(f"search needs {error.name}, which is missing; pip install 'unimetric[search]'") from error
 
+    options = UpgradeOptions(sample, live, missing, batch_size, commit_rows, device.precision)
+    if rollback:
+        unused = {**asdict(options), "precision": None, "weights": weights, "metrics": metrics}
+        unused["false_match_rate"] = false_match_rate
+        refuse_without_effect(unused, asdict(UpgradeOptions()), "with --rollback")
     with upgrade_lock(db):
         clean(db)
         if model is None:
             carried = roll_back(db, device, log_status)
             log_status(f"The old model answers again; {carried} rows that were written meanwhile were carried over.")
             return 0
-        options = UpgradeOptions(sample, live, missing, batch_size, commit_rows, device.precision)
         try:
             return _run(db, model, ModelSource(model, weights, device, size), options, metrics, false_match_rate)
         except KeyboardInterrupt:
