@@ -21,14 +21,13 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from machine import interleaved_medians, write_result
-from unimetric.data.cache import CacheKind
+from unimetric.data.cache import CacheKind, ImageReader, image_reader
 from unimetric.data.catalog import Item
 from unimetric.data.cropping import resized_side
 from unimetric.data.images import decode_image, is_image_name
 from unimetric.data.loading import training_loader
 from unimetric.data.preparing import prepare_cache
-from unimetric.data.reading import ImageReader, image_reader
-from unimetric.data.transforms import TrainingTransform
+from unimetric.data.transforms import EvaluationTransform, TrainingTransform
 from unimetric.models.backbone import make_backbone
 from unimetric.models.devices import choose_device, choose_precision, compute_dtype
 
@@ -136,7 +135,8 @@ def own_loader(paths: list[Path], read: ImageReader, arguments: argparse.Namespa
     items = [Item(path, path.parent.name, "a") for path in paths]
     sampler = InOrder(len(items), arguments.batch)
     loader = training_loader(items, [0] * len(items), transform, sampler, seed=0, workers=arguments.workers, read=read)
-    return lambda: [transform.normalise(batch.images).sum() for batch in loader]
+    normalise = EvaluationTransform(arguments.image_size, HALVES, HALVES).normalise
+    return lambda: [normalise(batch.images).sum() for batch in loader]
 
 
 def forward(arguments: argparse.Namespace) -> tuple[Callable[[], object], str]:

@@ -185,19 +185,14 @@ class Search:
 
     def run(self, rows: slice) -> None:
         """Judge some queries by both protocols."""
-        from unimetric.evaluation.metrics import Datasets, Retrieval, judge_both
+        from unimetric.evaluation.metrics import Retrieval, judge_both
         from unimetric.evaluation.rows import SelectedRows
 
+        queries, gallery, distance = self.sides
         numbers = torch.arange(len(self.classes))[rows]
-        retrieval = Retrieval(
-            SelectedRows(self.sides.queries, numbers),
-            self.sides.gallery,
-            self.classes[rows],
-            self.classes,
-            numbers,
-            self.sides.distance,
-        )
-        judge_both(retrieval, Datasets(self.datasets[rows], self.datasets), KS, self.tiling)
+        chosen = SelectedRows(queries, numbers)
+        retrieval = Retrieval(chosen, gallery, self.classes[rows], self.classes, numbers, distance)
+        judge_both(retrieval, (self.datasets[rows], self.datasets), KS, self.tiling)
 
 
 def measure_memory(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import write_result
-from unimetric.evaluation.evaluate_split import measure
+from unimetric.evaluation.evaluate_split import Evaluator
 from unimetric.formats.run_folder import RunFolder
 from unimetric.models.embedder import Embedder
 from unimetric.models.source import ModelSource
@@ -50,7 +50,7 @@ def measured(run: Path) -> dict[str, Any]:
     rows: dict[str, Any] = {"run": run.name, "method": embedder.method_name, "queries": len(sides["query"])}
     rows["image_size"] = embedder.transform.image_size
     for precision in PRECISIONS:
-        metrics = measure(embedder, sides["query"], sides["gallery"], precision=precision).metrics
+        metrics = Evaluator(precision=precision)(embedder, sides["query"], sides["gallery"]).metrics
         rows[precision] = {name: round(100 * metrics[name]["recall@1"], 2) for name in ("unified", "harmonic")}
         print(run.name, precision, rows[precision], flush=True)
     return rows

@@ -255,11 +255,7 @@ def _finish(parser: ArgumentParser) -> None:
 
 
 def _check_names(parser: ArgumentParser, argv: Sequence[str]) -> None:
-    """Refuse options that the parser lacks.
-
-    Raises:
-        UnknownOptionError: with the nearest names.
-    """
+    """Refuse options that the parser lacks."""
     known = parser._option_string_actions
     for text in argv:
         if text == "--":

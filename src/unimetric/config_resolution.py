@@ -16,24 +16,17 @@ from unimetric.packaged_configs import config_path
 
 
 def typed_config(values: Mapping[str, Any], origin: str) -> RunConfig:
-    """A configuration from nested options, with their names, types and ranges checked.
+    """Return a configuration from nested options; UserError for an unknown name, a wrong type or range.
 
     Args:
         values: Options by section.
         origin: The file they come from, for error messages.
-
-    Raises:
-        UserError: an option that does not exist, or a value of a wrong type or out of range.
     """
     return run_config(checked_options(values, origin), origin)
 
 
 def checked_options(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """The same options after a check of names, types and ranges.
-
-    Raises:
-        UserError: as for `typed_config`.
-    """
+    """The same options after a check of names, types and ranges."""
     check_names(RunConfig, values, origin)
     try:
         given = dict(_run_parser().parse_object(dict(values), defaults=False).as_dict())

@@ -28,11 +28,7 @@ def check_names(kind: type[Any], values: Any, origin: str) -> None:
 
 
 def from_options(kind: type[T], values: Mapping[str, Any]) -> T:
-    """A configuration dataclass from its options by name, nested as its fields are; others keep their defaults.
-
-    Raises:
-        UserError: a value is out of range.
-    """
+    """Return a configuration dataclass from its nested options by name; others keep their defaults."""
     known = {entry.name: entry for entry in dataclasses.fields(cast(Any, kind))}
     parts = {
         name: from_options(cast(type[Any], entry.default_factory), values[name])
@@ -72,21 +68,13 @@ def complete_options(owner: str, given: Mapping[str, Any], defaults: Mapping[str
 
 
 def require_option(owner: str, options: object, name: str, fitting: bool, remedy: str) -> None:
-    """Refuse the value of one of the options of a method or sampler.
-
-    Raises:
-        UserError: it is not fitting.
-    """
+    """Refuse the value of an option of a method or sampler unless it is ``fitting``."""
     if not fitting:
         raise UserError(f"option {name} of {owner} is {shown(getattr(options, name))}: {remedy}")
 
 
 def require_finite(option: str, value: object) -> None:
-    """Refuse infinity and NaN, nested ones included, since JSON cannot hold them.
-
-    Raises:
-        UserError: a number is not finite.
-    """
+    """Refuse infinity and NaN, nested ones included, since JSON cannot hold them."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             require_finite(f"{option}.{name}", inner)
@@ -98,11 +86,7 @@ def require_finite(option: str, value: object) -> None:
 
 
 def require(condition: bool, option: str, value: object, remedy: str) -> None:
-    """Refuse the value of an option.
-
-    Raises:
-        UserError: the condition does not hold.
-    """
+    """Refuse the value of an option unless the condition holds."""
     if not condition:
         raise UserError(f"--{option} is {shown(value)}: {remedy}")
 

@@ -154,11 +154,7 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
 
 
 def check_kind(name: str, value: object, kinds: type | tuple[type, ...], wanted: str) -> None:
-    """Refuse an argument of another type; ``wanted`` describes the right ones.
-
-    Raises:
-        ArgumentError: it is of another type.
-    """
+    """Refuse an argument of another type; ``wanted`` describes the right ones."""
     # True counts as a number in Python, and text as a list.
     stray = (isinstance(value, bool) and kinds in ((Integral,), (Real,))) or (
         isinstance(value, str | bytes) and kinds == (Sequence,)

@@ -41,11 +41,7 @@ def explain_os_error(path: Path, action: str) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> Path:
-    """Create a folder and its parents; it may exist already.
-
-    Raises:
-        UserError: no permission, a file in the way, or a full disk.
-    """
+    """Create a folder and its parents; it may exist already; UserError if it cannot be."""
     if path.exists() and not path.is_dir():
         raise UserError(f"cannot create the folder {path}: a file of that name exists; choose another path")
     with explain_os_error(path, "create the folder"):
@@ -54,11 +50,7 @@ def make_folder(path: Path) -> Path:
 
 
 def check_writable(folder: Path) -> None:
-    """Check before the work that a folder can be created and written; nothing is created.
-
-    Raises:
-        UserError: no permission, or a file in the way.
-    """
+    """Refuse, before the work, a folder that cannot be created or written; nothing is created."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file, not a folder: choose another path")
     nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
@@ -69,11 +61,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_readable(folder: Path, content: str) -> None:
-    """Check that a folder exists and can be read; ``content`` names the one that is meant.
-
-    Raises:
-        UserError: there is none, it is a file, or no permission.
-    """
+    """Refuse a folder that is missing or cannot be read; ``content`` names the one that is meant."""
     try:
         folder.stat()
     except PermissionError as error:
@@ -87,15 +75,12 @@ def check_readable(folder: Path, content: str) -> None:
 
 
 def read_bytes(path: Path, missing: str = "check the path", damaged: str = "") -> bytes:
-    """Return the content of a file.
+    """Return the content of a file; UserError if it is missing, is a folder, or cannot be read.
 
     Args:
         path: The file.
         missing: Remedy where there is none.
         damaged: Remedy, after a semicolon, where it is a folder.
-
-    Raises:
-        UserError: it is missing, is a folder, or cannot be read.
     """
     try:
         return path.read_bytes()
@@ -201,11 +186,7 @@ def sha256_of_file(path: Path) -> str:
 
 
 def user_path(path: str | Path) -> Path:
-    """Return the path with a leading ``~`` or ``~name`` resolved; a ``~`` elsewhere is part of a name.
-
-    Raises:
-        UserError: the user has no home folder.
-    """
+    """Return the path with a leading ``~`` or ``~name`` resolved; UserError if the user has no home folder."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from unimetric.errors import escaped
 
 T = TypeVar("T")
 
@@ -16,6 +18,18 @@ console = Console(stderr=True)
 def log_status(text: str, style: str | None = None) -> None:
     """Print one line to standard error, without wrapping it and without reading markup in it."""
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def log_notes(notes: Iterable[str]) -> None:
+    """Print remarks, each in a line of its own."""
+    for note in notes:
+        log_status(f"note: {note}", style="yellow")
+
+
+def log_skipped(entries: Iterable[Any]) -> None:
+    """Print files that were left out, by their ``path`` and ``reason``, each in a line of its own."""
+    for entry in entries:
+        log_status(f"skipped {escaped(entry.path)}: {entry.reason}")
 
 
 class Stages:

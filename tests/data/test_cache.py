@@ -15,12 +15,11 @@ import torch
 from PIL import Image
 
 from toy_runs import make_images
-from unimetric.data.cache import CacheKind, ImageCache
+from unimetric.data.cache import CacheKind, ImageCache, ImageReader, image_reader
 from unimetric.data.catalog import Item
 from unimetric.data.images import ImageError, decode_image
 from unimetric.data.loading import training_loader
 from unimetric.data.preparing import Prepared, prepare_cache
-from unimetric.data.reading import ImageReader, image_reader
 from unimetric.data.sampling import make_sampler
 from unimetric.data.transforms import EvaluationTransform, TrainingTransform
 from unimetric.errors import UserError
@@ -102,8 +101,7 @@ def test_a_changed_source_is_noticed_even_with_its_old_size_and_time(paths: list
     assert path.stat().st_size == before.st_size
     assert cache.read(path) is None
     assert ImageReader(cache)(path).getpixel((0, 0)) == (0, 0, 255)
-    note = ImageReader(cache).note([path, *paths])
-    assert note is not None
+    (note,) = ImageReader(cache).notes([path, *paths])
     assert note.startswith("1 of 13 images")
     assert str(path) in note
     again = prepare([path, *paths], tmp_path / "cache")

@@ -9,7 +9,7 @@ import pytest
 from toy_runs import OPTIONS, make_images, one_thread
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError
-from unimetric.evaluation.evaluate_split import check_positives, evaluate_vectors, measure
+from unimetric.evaluation.evaluate_split import Evaluator, check_positives, evaluate_vectors
 from unimetric.formats.vectors import read_measured, write_measured
 from unimetric.models.backbone import make_backbone
 from unimetric.models.embedder import Embedder
@@ -28,11 +28,11 @@ def test_a_link_to_the_query_is_not_its_neighbour(tmp_path: Path) -> None:
         link.symlink_to(path)
         query.append(Item(path, path.parent.name, "x", "query"))
         gallery.append(Item(link, path.parent.name, "x", "gallery"))
-    linked = measure(embedder, query, gallery, precision="fp32").metrics
-    plain = measure(embedder, query, query, precision="fp32").metrics
+    linked = Evaluator(precision="fp32")(embedder, query, gallery).metrics
+    plain = Evaluator(precision="fp32")(embedder, query, query).metrics
     assert linked["unified"] == plain["unified"]
     # The image itself is no second image of its class.
-    lonely = measure(embedder, query[:1] + query[3:], gallery[:1] + gallery[3:], precision="fp32").metrics
+    lonely = Evaluator(precision="fp32")(embedder, query[:1] + query[3:], gallery[:1] + gallery[3:]).metrics
     assert lonely["counts"]["queries_without_positive"] == 1
 
 
@@ -59,17 +59,17 @@ def test_a_query_without_a_positive_is_counted_or_refused(tmp_path: Path) -> Non
     images = make_images(tmp_path / "images", classes=3, images=2)
     items = items_of(images)[1:]
     embedder = Embedder(make_backbone(OPTIONS["model"]["backbone"], weights="random", image_size=32), "frozen", {})
-    counts = measure(embedder, items, items, precision="fp32").metrics["counts"]
+    counts = Evaluator(precision="fp32")(embedder, items, items).metrics["counts"]
     assert (counts["queries"], counts["queries_without_positive"]) == (5, 1)
     with pytest.raises(UserError, match="--strict"):
-        measure(embedder, items, items, precision="fp32", strict=True)
+        Evaluator(precision="fp32", strict=True)(embedder, items, items)
 
 
 def test_vectors_give_the_numbers_that_were_measured(tmp_path: Path) -> None:
     """To the bit, and Recall@1 is among them whatever was asked for."""
     items = items_of(make_images(tmp_path / "images", classes=4, images=4))
     embedder = Embedder(make_backbone(OPTIONS["model"]["backbone"], weights="random", image_size=32), "frozen", {})
-    measurement = measure(embedder, items[:9], items, ks=(2, 5), precision="fp32")
+    measurement = Evaluator(ks=(2, 5), precision="fp32")(embedder, items[:9], items)
     assert measurement.vectors is not None
     write_measured(tmp_path / "vectors.parquet", measurement.vectors)
     again = evaluate_vectors(read_measured(tmp_path / "vectors.parquet"), embedder.geometry, ks=(2, 5)).to_dict()

@@ -12,7 +12,7 @@ from toys import toy_embedder
 
 from unimetric.models.ensemble import Ensemble
 from unimetric.models.network import learned_weights
-from unimetric.models.threads import OneThreadCalls
+from unimetric.models.per_image import OneThreadCalls
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unimetric.models.petl.prompt_pool import PromptPool
+from unimetric.models.petl.puma import PromptPool
 
 
 def make(width=12, size=5, length=3, seed=0, moved=True):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import pixels, toy_embedder
 
-from unimetric.models.petl.adapter import StochasticAdapter
+from unimetric.models.petl.puma import StochasticAdapter
 
 WIDTH = 6
 

@@ -53,22 +53,20 @@ def test_rates_are_those_of_similarities_less_offsets(distance: str) -> None:
     report = evaluate(
         query_vectors, query_labels, names[queries].tolist(), gallery=gallery, ids=ids, resamples=2, distance=distance
     )
-    sides = compared(query_vectors, row_vectors, ("queries", "rows"), distance, 0.1, 2**28)
+    query_rows, gallery_rows, measured = compared(query_vectors, row_vectors, ("queries", "rows"), distance, 0.1, 2**28)
     own = torch.tensor([row_ids.index(id) if id in row_ids else -1 for id in ids])
     searched = Retrieval(
-        sides.queries,
-        sides.gallery,
+        query_rows,
+        gallery_rows,
         torch.from_numpy(report.per_query.query_classes),
         torch.from_numpy(report.per_query.gallery_classes),
         own,
-        sides.distance,
+        measured,
     )
     found = with_class_thresholds(report, searched)
     calibration = Calibration.from_dict(found)
     assert calibration.to_dict() == found
-    similarities = sides.distance.reported(
-        sides.distance.similarities(sides.queries[:].double(), sides.gallery[:].double())
-    ).numpy()
+    similarities = measured.reported(measured.similarities(query_rows[:].double(), gallery_rows[:].double())).numpy()
     shown = ["" if label.startswith(NO_LABEL) else label for label in labels]
     evidence = np.array(
         [

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from search_toys import FP32, thresholds
 
 from unimetric.errors import UserError
-from unimetric.evaluation.answers import ABSENT_SHARE
-from unimetric.evaluation.thresholds import calibrate
+from unimetric.evaluation.thresholds import ABSENT_SHARE, calibrate
 from unimetric.search import SearchIndex
 from unimetric.search.calibration import POSSIBLE, STRONG, Calibration, read_calibration, strength_of
 

@@ -12,7 +12,7 @@ from unimetric.errors import UserError
 from unimetric.models.backbone import make_backbone
 from unimetric.models.embedder import Embedder
 from unimetric.models.network import learned_weights
-from unimetric.training.average import averaged_weights, update_average
+from unimetric.training.optimiser import averaged_weights, update_average
 
 STEPS = 40
 

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from toy_runs import make_images, options_file, read_json, unimetric
-from unimetric.training import baseline, resolve
+from unimetric.evaluation.evaluate_split import Evaluator
+from unimetric.training import baseline
 from unimetric.training.baseline import comparison_lines
 
 
@@ -24,13 +25,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the methods that are measured from now on."""
     names: list[str] = []
-    original = resolve.measure
+    original = Evaluator.__call__
 
-    def measure(embedder: Any, *arguments: Any, **options: Any) -> Any:
+    def measure(self: Evaluator, embedder: Any, *arguments: Any) -> Any:
         names.append(embedder.method_name)
-        return original(embedder, *arguments, **options)
+        return original(self, embedder, *arguments)
 
-    monkeypatch.setattr(resolve, "measure", measure)
+    monkeypatch.setattr(Evaluator, "__call__", measure)
     return names
 
 

@@ -21,6 +21,7 @@ from toy_runs import log_rows, make_images, options_file, read_json, removed, te
 from unimetric import Embedder
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError
+from unimetric.evaluation.evaluate_split import Evaluator
 from unimetric.losses import CurricularFace
 from unimetric.training.step import noise_seed
 
@@ -33,20 +34,20 @@ class Parts:
     before: dict[str, torch.Tensor]
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        build, make = resolve.build_embedder, resolve.make_loss
+        build, make = resolve.build_embedder, resolve.configured_loss
 
         def build_embedder(*arguments: Any) -> Embedder:
             self.embedder = build(*arguments)
             self.before = {name: value.clone() for name, value in self.embedder.state_dict().items()}
             return self.embedder
 
-        def make_loss(*arguments: Any) -> torch.nn.Module:
+        def configured_loss(*arguments: Any) -> torch.nn.Module:
             self.loss = make(*arguments)
             self.before |= {f"loss.{name}": value.clone() for name, value in self.loss.state_dict().items()}
             return self.loss
 
         monkeypatch.setattr(resolve, "build_embedder", build_embedder)
-        monkeypatch.setattr(resolve, "make_loss", make_loss)
+        monkeypatch.setattr(resolve, "configured_loss", configured_loss)
 
     def changed(self) -> set[str]:
         after = {**self.embedder.state_dict(), **{f"loss.{n}": v for n, v in self.loss.state_dict().items()}}
@@ -176,18 +177,18 @@ class Validations:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:
         self.weights: list[dict[str, torch.Tensor]] = []
         self.items: list[set[Item]] = []
-        original = resolve.measure
+        original = Evaluator.__call__
 
-        def measure(embedder: Embedder, query: Any, gallery: Any, **more: Any) -> Any:
-            measurement = original(embedder, query, gallery, **more)
-            if more["description"] == "Validating":
+        def measure(given: Evaluator, embedder: Embedder, query: Any, gallery: Any, description: str) -> Any:
+            measurement = original(given, embedder, query, gallery, description)
+            if description == "Validating":
                 learned = {n: v.clone() for n, v in embedder.state_dict().items() if not n.startswith("backbone.")}
                 measurement.metrics["harmonic"]["recall@1"] = scores[len(self.weights)]
                 self.weights.append(learned)
                 self.items.append({*query, *gallery})
             return measurement
 
-        monkeypatch.setattr(resolve, "measure", measure)
+        monkeypatch.setattr(Evaluator, "__call__", measure)
 
 
 @pytest.mark.parametrize(("selection", "kept"), [("best", 1), ("last", 3)])

@@ -17,7 +17,7 @@ from unimetric.config import run_config
 from unimetric.data.loading import _TrainingImages
 from unimetric.errors import UserError
 from unimetric.losses import CurricularFace
-from unimetric.training.nonfinite_dump import replay_step
+from unimetric.training.nonfinite import replay_step
 
 BAD = "c1/2.png"
 

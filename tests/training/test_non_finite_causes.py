@@ -17,8 +17,7 @@ from unimetric.losses import make_loss
 from unimetric.models.backbone import make_backbone
 from unimetric.models.embedder import Embedder
 from unimetric.training.diagnosis import Diagnosis, diagnose
-from unimetric.training.nonfinite import read_numbers
-from unimetric.training.nonfinite_dump import replay_step
+from unimetric.training.nonfinite import read_numbers, replay_step
 from unimetric.training.step import Buffers, Objective, StepInput, compute_step, noise_seed
 
 

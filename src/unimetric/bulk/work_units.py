@@ -13,9 +13,9 @@ from unimetric.data.images import is_image_name
 from unimetric.data.labels import clean_label
 from unimetric.data.sources import read_sources
 from unimetric.data.sources.manifest import parse_manifest
-from unimetric.data.sources.unusable import unusable_files
-from unimetric.errors import UserError, escaped
-from unimetric.progress import log_status
+from unimetric.data.sources.tree import unusable_files
+from unimetric.errors import UserError
+from unimetric.progress import log_notes, log_skipped
 from unimetric.storage import objects as storage
 
 
@@ -80,10 +80,8 @@ def plan(sources: Sequence[str], rows: int) -> list[WorkUnit]:
             listed.append(f"{name}={path}" if name else path)
     if listed or not sources:
         local = read_sources(listed, classes=False)
-        for note in (note for dataset in local for note in dataset.notes):
-            log_status(f"note: {note}", style="yellow")
-        for entry in unusable_files(local):
-            log_status(f"skipped {escaped(entry.path)}: {entry.reason}")
+        log_notes(note for dataset in local for note in dataset.notes)
+        log_skipped(unusable_files(local))
         images = [(str(item.path), item.label, item.dataset) for dataset in local for item in dataset.items] + images
     parts = [tuple(images[start : start + rows]) for start in range(0, len(images), rows)]
     units = [WorkUnit(number, "files", images=part) for number, part in enumerate(parts)]

@@ -69,7 +69,7 @@ def _audit(sources: Sequence[str], folder: Path, source: ModelSource, size: int,
     from unimetric.curation.measurements import measure
     from unimetric.curation.page import review_page
     from unimetric.data.sources import read_sources
-    from unimetric.progress import log_status
+    from unimetric.progress import log_notes, log_status
 
     check_writable(folder)
     datasets = read_sources(sources, classes=False)
@@ -87,8 +87,7 @@ def _audit(sources: Sequence[str], folder: Path, source: ModelSource, size: int,
     fingerprint = hashlib.sha256((folder / AUDIT_FILE).read_bytes()).hexdigest()[:16]
     title = ", ".join(dataset.name for dataset in datasets[:5]) + (", ..." if len(datasets) > 5 else "")
     write_text(folder / PAGE, review_page(result.findings, title, summary + ".", notes, fingerprint))
-    for note in notes:
-        log_status(f"note: {note}", style="yellow")
+    log_notes(notes)
     for kind, heading in KINDS.items():
         if counts[kind]:
             print(f"{counts[kind]:7,}  {heading.lower()}")  # noqa: T201

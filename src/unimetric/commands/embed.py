@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from unimetric.arguments import Group, PositiveInt, Without
 from unimetric.config import DeviceConfig
 from unimetric.config_values import refuse_without_effect
-from unimetric.errors import OptionError, UserError, escaped
+from unimetric.errors import OptionError, UserError
 from unimetric.files import check_writable, make_folder, user_path, write_atomically
 from unimetric.models.source import ModelSource
 
@@ -81,21 +81,19 @@ def _embed_file(
     if out.suffix not in (".parquet", ".npz"):
         raise UserError(f"--out is {out}: name a .parquet or an .npz file")
     check_writable(out.parent)
-    from unimetric.data.reading import image_reader
+    from unimetric.data.cache import image_reader
     from unimetric.data.sources import read_sources
-    from unimetric.data.sources.unusable import unusable_files
+    from unimetric.data.sources.tree import unusable_files
     from unimetric.evaluation.evaluate_split import embed_items
-    from unimetric.progress import log_status
+    from unimetric.progress import log_notes, log_skipped, log_status
 
     datasets = read_sources(sources, classes=False)
-    for line in (note for dataset in datasets for note in dataset.notes):
-        log_status(f"note: {line}", style="yellow")
+    log_notes(note for dataset in datasets for note in dataset.notes)
     items = [item for dataset in datasets for item in dataset.items]
     unusable = unusable_files(datasets, strict)
     embedder = model.load()
     read = image_reader(cache, False, embedder.transform.image_size, "cache")
-    if note := read.note(item.path for item in items):
-        log_status(f"note: {note}", style="yellow")
+    log_notes(read.notes(item.path for item in items))
     embedded = embed_items(
         embedder, items, batch_size=batch_size, precision=model.device.precision, strict=strict, read=read
     )
@@ -103,8 +101,7 @@ def _embed_file(
     make_folder(out.parent)
     write_atomically(out, lambda temporary: _write(temporary, out.suffix, embedded))
     skipped = [*embedded.skipped, *unusable]
-    for entry in skipped:
-        log_status(f"skipped {escaped(entry.path)}: {entry.reason}")
+    log_skipped(skipped)
     log_status(f"{len(embedded.items)} vectors are in {out}; {len(skipped)} files were skipped.")
     return 0
 
@@ -116,15 +113,14 @@ def _embed_shards(model: ModelSource, sources: Sequence[str], out: str, **option
         raise OptionError(f"--workers is {options['workers']}: add --engine ray, or start one command per --shard")
     from unimetric.bulk.run import SKIPPED_FILE, embed_shards
     from unimetric.bulk.worker import ShardOptions
-    from unimetric.progress import log_status
+    from unimetric.progress import log_skipped, log_status
 
     try:
         embedded = embed_shards(model, sources, out, ShardOptions(**options))
     except KeyboardInterrupt:
         log_status("unimetric: stopped, finished shards are kept; run the same command again to continue")
         return 130
-    for entry in embedded.skipped[:20]:
-        log_status(f"skipped {escaped(entry.path)}: {entry.reason}")
+    log_skipped(embedded.skipped[:20])
     whole = embedded.finished == embedded.shards
     log_status(
         f"{embedded.rows} vectors are in {out}, {embedded.finished} of {embedded.shards} shards; "

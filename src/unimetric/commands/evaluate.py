@@ -159,28 +159,17 @@ def _split(config: RunConfig) -> Split:
 
 def _measure(config: RunConfig, split: Split, embedder: Embedder | Ensemble, out: Path, clock: Clock) -> dict[str, Any]:
     from unimetric.evaluation.budgets import measure_budgets
-    from unimetric.evaluation.evaluate_split import measure
     from unimetric.formats.vectors import VECTORS_FILE, write_measured
     from unimetric.models.ensemble import Ensemble
     from unimetric.models.sizes import Sizes
     from unimetric.training.provenance import measured_sides, provenance
-    from unimetric.training.setup import configured_reader, describe, log_split
+    from unimetric.training.setup import configured_evaluator, configured_reader, describe, log_split
 
     log_split(split)
     sides = measured_sides(config, split)
     read = configured_reader(config, embedder.transform.image_size, [*sides["query"], *sides["gallery"]])
-    measurement = measure(
-        embedder,
-        sides["query"],
-        sides["gallery"],
-        ks=config.evaluation.ks,
-        batch_size=config.evaluation.batch_size,
-        precision=config.device.precision,
-        strict=config.data.strict,
-        description=f"Measuring {embedder.method_name}",
-        mean_average_precision=config.evaluation.mean_average_precision,
-        read=read,
-    )
+    evaluate = configured_evaluator(config, read)
+    measurement = evaluate(embedder, sides["query"], sides["gallery"], f"Measuring {embedder.method_name}")
     metrics = describe(config, embedder, measurement.metrics, [*split.unusable, *measurement.skipped])
     if config.evaluation.budgets and measurement.vectors is not None:
         sizes = Sizes() if isinstance(embedder, Ensemble) or embedder.whole is not None else embedder.sizes

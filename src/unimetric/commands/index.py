@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from unimetric.arguments import Group, PositiveInt, Without
 from unimetric.config import DeviceConfig
 from unimetric.config_values import refuse_without_effect
-from unimetric.errors import MissingOptionError, OptionError, UserError, escaped
+from unimetric.errors import MissingOptionError, OptionError, UserError
 
 if TYPE_CHECKING:
     from unimetric.bulk.importing import Imported
@@ -204,18 +204,16 @@ def _calibrate(
 ) -> None:
     """Calibrate a database on the images of some sources, and print the result."""
     from unimetric.data.sources import read_sources
-    from unimetric.progress import log_status
+    from unimetric.progress import log_notes, log_skipped, log_status
     from unimetric.search.calibrating import calibrate_database
 
     datasets = read_sources(sources)
-    for note in dict.fromkeys(note for dataset in datasets for note in dataset.notes):
-        log_status(f"note: {note}", style="yellow")
+    log_notes(dict.fromkeys(note for dataset in datasets for note in dataset.notes))
     queries = [item for dataset in datasets for item in dataset.items]
     result = calibrate_database(
         db, queries, per_class=per_class, batch_size=rows.batch_size, model=model, weights=rows.weights, device=device
     )
-    for entry in result.refused:
-        log_status(f"skipped {escaped(entry.path)}: {entry.reason}")
+    log_skipped(result.refused)
     log_status(
         f"Calibrated on {result.queries} images; {result.absent} more are of classes that the database does not have, "
         f"and {len(result.refused)} were skipped."
@@ -226,10 +224,9 @@ def _calibrate(
 
 
 def _print_indexed(indexed: Indexed, count: int, db: str, delete_missing: bool) -> None:
-    from unimetric.progress import log_status
+    from unimetric.progress import log_skipped, log_status
 
-    for entry in indexed.refused:
-        log_status(f"skipped {escaped(entry.path)}: {entry.reason}")
+    log_skipped(indexed.refused)
     deleted = f", {indexed.deleted} deleted" if delete_missing else ""
     log_status(
         f"{indexed.written} rows written, {indexed.unchanged} unchanged{deleted}; "
@@ -283,11 +280,7 @@ def index_shards(
     rows: RowOptions = RowOptions(),
     thresholds: ThresholdOptions = ThresholdOptions(),
 ) -> tuple[Imported, int, bool]:
-    """Import the vectors of shards that the model embedded; no image is read. Otherwise as `index_sources`.
-
-    Raises:
-        UserError: shards are missing, damaged or of another model, or the database cannot be written.
-    """
+    """Import the vectors of shards that the model embedded; no image is read. Otherwise as `index_sources`."""
     from unimetric.bulk.importing import import_shards
     from unimetric.formats.shards import shard_files
 

@@ -42,11 +42,7 @@ def merge(models: list[Path], *, out: Path, weights: str | None = None) -> int:
 
 
 def _check_same_split(models: Sequence[Path]) -> None:
-    """Check that no run has trained on the test classes of another.
-
-    Raises:
-        UserError: two runs differ in an option of the split.
-    """
+    """Check that no run has trained on the test classes of another."""
     from unimetric.formats.run_folder import RunFolder
 
     runs = [run for run in map(RunFolder, models) if run.config.is_file()]

@@ -33,7 +33,7 @@ def prepare(
     from unimetric.data.loading import worker_count
     from unimetric.data.preparing import prepare_cache
     from unimetric.data.sources import read_sources
-    from unimetric.data.sources.unusable import unusable_files
+    from unimetric.data.sources.tree import unusable_files
     from unimetric.progress import log_status, progress_bar
 
     check_writable(out)

@@ -48,11 +48,7 @@ def report(
 
 
 def check_out(out: Path, suffix: str) -> Path:
-    """The same path, after a check that a file of that kind can be written there.
-
-    Raises:
-        UserError: another suffix, a folder of that name, or no permission.
-    """
+    """Return the path after a check of its suffix, and that a file can be written there."""
     if out.suffix.lower() not in (suffix, ".htm" if suffix == ".html" else suffix):
         raise OptionError(f"--out is {out}: name a {suffix} file")
     if out.is_dir():

@@ -20,7 +20,7 @@ from unimetric.service.options import ServiceConfig
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from unimetric.models.pair import QueryModel
+    from unimetric.models.ensemble import QueryModel
     from unimetric.search import SearchIndex
     from unimetric.service.batching import Batcher
     from unimetric.service.upgrading import Follower

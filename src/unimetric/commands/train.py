@@ -90,11 +90,7 @@ def print_trained(method: str, metrics: dict[str, Any]) -> None:
 
 
 def stopped(stop: BaseException, folder: RunFolder) -> int:
-    """Print the command that continues a stopped run, and return the exit code.
-
-    Raises:
-        KeyboardInterrupt: the run had not written anything yet.
-    """
+    """Print the command that continues a stopped run; return the exit code; KeyboardInterrupt if there is none."""
     if isinstance(stop, KeyboardInterrupt) and not folder.config.is_file():
         raise stop
     text = f"stopped; {folder.how_to_resume}" if isinstance(stop, KeyboardInterrupt) else str(stop)

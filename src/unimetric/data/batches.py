@@ -23,20 +23,14 @@ Pixels = TypeVar("Pixels")
 
 
 def listed_images(images: Iterable[ImageLike] | ImageLike) -> Iterable[ImageLike]:
-    """Return the argument of ``encode``, which may be a single image, as several.
-
-    Raises:
-        ArgumentError: It is neither an image nor several.
-    """
-    if (
-        isinstance(images, str | Path | Image.Image)
-        or callable(images)
-        or (isinstance(images, np.ndarray) and images.ndim != 4)
-    ):
+    """Return the argument of ``encode``, which may be a single image, as several."""
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        return list(images)
+    if isinstance(images, str | Path | Image.Image | np.ndarray) or callable(images):
         return [images]
     if isinstance(images, bytes | Mapping) or not isinstance(images, Iterable):
         raise ArgumentError(f"images is of type {type(images).__name__}: give paths, PIL images or arrays")
-    return list(images) if isinstance(images, np.ndarray) else images
+    return images
 
 
 def prepared_batches(
@@ -59,18 +53,12 @@ def prepared_batches(
     decoded = _decoded(images, prepare, 2 * batch_size, threads)
     while results := list(islice(decoded, batch_size)):
         errors = [result if isinstance(result, ImageError) else None for result in results]
-        if not skip_unreadable:
-            _refuse_unreadable(errors, position)
+        for index, error in enumerate(errors, position):
+            if error is not None and not skip_unreadable:
+                where = "" if error.path is not None else f"images[{index}]: "
+                raise UserError(f"{where}{error}; remove it from the list or replace it") from error
         position += len(errors)
         yield [result for result in results if not isinstance(result, ImageError)], errors
-
-
-def _refuse_unreadable(errors: list[ImageError | None], position: int) -> None:
-    """Raise for the first error of a batch that begins at ``position``."""
-    for index, error in enumerate(errors, position):
-        if error is not None:
-            where = "" if error.path is not None else f"images[{index}]: "
-            raise UserError(f"{where}{error}; remove it from the list or replace it") from error
 
 
 def _decoded(

@@ -1,12 +1,13 @@
-"""A folder of images that were resized once, read instead of decoding the sources again.
+"""Images from a folder of resized ones, or decoded from their files, in full or reduced.
 
-Every image is a file of its own, named by its source's path, size and times: it is found only while the source is
-unchanged. `prepare_cache` writes them.
+Every image of such a folder is a file of its own, named by its source's path, size and times: it is found only while
+the source is unchanged. `prepare_cache` writes them.
 """
 
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,9 +15,10 @@ from typing import Literal
 from PIL import Image
 
 from unimetric.data.catalog import identities
+from unimetric.data.cropping import resized_side
 from unimetric.data.images import ImageError, decode_image, image_file
 from unimetric.errors import UserError
-from unimetric.files import explain_os_error
+from unimetric.files import explain_os_error, user_path
 
 ABOUT = "cache.json"
 """Holds the cache's `CacheKind`."""
@@ -55,11 +57,7 @@ class ImageCache:
 
     @classmethod
     def open(cls, folder: Path) -> "ImageCache":
-        """Open a cache that ``unimetric prepare`` wrote.
-
-        Raises:
-            UserError: It is none, or damaged.
-        """
+        """Open a cache that ``unimetric prepare`` wrote; UserError if it is none, or damaged."""
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder: {_NOT_A_CACHE} {folder}")
         path = folder / ABOUT
@@ -73,11 +71,7 @@ class ImageCache:
             raise UserError(f"{path} is damaged: delete {folder} and prepare it again") from error
 
     def copy_of(self, path: Path) -> Path:
-        """Return the place of an image's resized copy, which exists if it was prepared.
-
-        Raises:
-            OSError: The image's file is out of reach.
-        """
+        """Return the place of an image's resized copy, if it was prepared; OSError if the image is out of reach."""
         status = image_file(path).stat()
         # The time of the inode's change cannot be set: new content is noticed even under the old size and time.
         stamp = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
@@ -92,11 +86,7 @@ class ImageCache:
             return False
 
     def read(self, path: Path) -> Image.Image | None:
-        """Return the image, upright, of mode RGB; None unless the cache holds it.
-
-        Raises:
-            ImageError: The stored copy cannot be decoded.
-        """
+        """Return the image, upright, of mode RGB; None unless the cache holds it; ImageError for a damaged copy."""
         if not self.holds(path):
             return None
         try:
@@ -107,3 +97,52 @@ class ImageCache:
 
 def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """Reads images through a cache; an image that is not in it, or was changed, is decoded from its file.
+
+    Args:
+        cache: The cache, or None.
+        at_least: Let JPEG files be decoded at 1/2, 1/4 or 1/8 of their size, as long as the shorter side keeps this
+            many pixels; None decodes in full.
+    """
+
+    cache: ImageCache | None = None
+    at_least: int | None = None
+
+    def __call__(self, path: Path) -> Image.Image:
+        """Return the image, upright, of mode RGB; ImageError if it cannot be read."""
+        image = None if self.cache is None else self.cache.read(path)
+        return decode_image(path, at_least=self.at_least) if image is None else image
+
+    def notes(self, paths: Iterable[Path]) -> list[str]:
+        """Return a note with the number of images that the cache does not hold; none if it holds all."""
+        distinct = list(dict.fromkeys(paths))
+        missing = [path for path in distinct if self.cache is not None and not self.cache.holds(path)]
+        if self.cache is None or not missing:
+            return []
+        return [
+            f"{len(missing)} of {len(distinct)} images are not in the cache {self.cache.folder} or were changed since, "
+            f"and are read from their files; the first is {missing[0]}; prepare them with: unimetric prepare"
+        ]
+
+
+def image_reader(cache: str | None, reduced: bool, image_size: int, option: str) -> ImageReader:
+    """Return the reader for a cache, or for none; UserError for one of images that are too small.
+
+    JPEG files are decoded at a ``reduced`` size, not below twice the size that an input of S pixels is cut from;
+    ``option`` names the cache in messages.
+    """
+    needed = resized_side(image_size)
+    at_least = 2 * needed if reduced else None
+    if cache is None:
+        return ImageReader(None, at_least)
+    opened = ImageCache.open(user_path(cache))
+    if opened.kind.side < needed:
+        raise UserError(
+            f"--{option} is {cache}: its images have a shorter side of {opened.kind.side} pixels, but an input of "
+            f"{image_size} is cut from {needed}; prepare another one with --side {needed} or more"
+        )
+    return ImageReader(opened, at_least)

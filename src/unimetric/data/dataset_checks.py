@@ -10,7 +10,7 @@ from unimetric.data.catalog import Item
 from unimetric.data.copies import find_copies
 from unimetric.data.images import ImageError, decode_image
 from unimetric.data.pool import in_order
-from unimetric.data.sources.benchmarks import BENCHMARKS
+from unimetric.data.sources.benchmarks import read_benchmark
 from unimetric.data.sources.benchmarks.finding import folders_above, recognise
 from unimetric.data.sources.benchmarks.listing import absent_images
 from unimetric.data.sources.benchmarks.published import PUBLISHED, Published, count_differences
@@ -103,9 +103,6 @@ def check_datasets(root: Path, *, decode: bool = False) -> list[DatasetCheck]:
     """Look for every benchmark dataset in a folder that holds them, or is one, and check those found.
 
     With ``decode``, every image is decoded, which takes minutes for a hundred thousand.
-
-    Raises:
-        UserError: the folder is missing or cannot be read.
     """
     places = _places(root)
     return [_check(name, root, places, decode) for name in PUBLISHED]
@@ -143,12 +140,13 @@ def _check(name: str, root: Path, places: Mapping[Path, Sequence[str]], decode: 
     found = next((place for place in usual if place in recognised), next(iter(recognised), None))
     found = found or next((place for place in usual if place in places and not places[place]), None)
     if found is None:
-        return DatasetCheck(name, None, looked_in, problem=_too_low(name, root))
+        above = next((folder for folder in folders_above(root) if name in recognise(folder)), None)
+        too_low = f"{root} is too low for {PUBLISHED[name].title}: it lies in {above}; check that folder"
+        return DatasetCheck(name, None, looked_in, problem=too_low if above else None)
     try:
         # Images are checked one by one below.
-        datasets = BENCHMARKS[name](found, require_images=False)
-        items = tuple(item for dataset in datasets for item in dataset.items)
-        missing = tuple(absent_images(items))
+        (dataset,) = read_benchmark(name, found, require_images=False)
+        items, missing = dataset.items, tuple(absent_images(dataset.items))
     except UserError as error:
         return DatasetCheck(name, found, looked_in, problem=str(error))
     absent = set(missing)
@@ -170,13 +168,6 @@ def _check(name: str, root: Path, places: Mapping[Path, Sequence[str]], decode: 
         duplicates=copies.pairs,
         decoded=decode,
     )
-
-
-def _too_low(name: str, root: Path) -> str | None:
-    above = next((folder for folder in folders_above(root) if name in recognise(folder)), None)
-    if above is None:
-        return None
-    return f"{root} is too low for {PUBLISHED[name].title}: it lies in {above}; check that folder"
 
 
 def _undecodable(name: str, paths: Sequence[Path]) -> dict[Path, str]:

@@ -42,18 +42,13 @@ class Batch:
     places: Tensor
 
 
+@dataclass(frozen=True)
 class _TrainingImages(TorchDataset[Any]):
-    def __init__(
-        self,
-        items: Sequence[Item],
-        class_numbers: Sequence[int],
-        transform: TrainingTransform,
-        seed: int,
-        read: Callable[[Path], Image.Image],
-    ) -> None:
-        self.paths = [item.path for item in items]
-        self.class_numbers = class_numbers
-        self.transform, self.seed, self.read = transform, seed, read
+    paths: Sequence[Path]
+    class_numbers: Sequence[int]
+    transform: TrainingTransform
+    seed: int
+    read: Callable[[Path], Image.Image]
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | str, int, int]:
         augmentation_epoch, number = key
@@ -70,13 +65,12 @@ def _collate(samples: list[tuple[Tensor | str, int, int]]) -> Batch | str:
     """A batch, or in a worker the reason why it cannot be handed over."""
     images = [image for image, _, _ in samples if isinstance(image, Tensor)]
     labels = [label for image, label, _ in samples if isinstance(image, Tensor)]
-    skipped = tuple((number, image) for image, _, number in samples if isinstance(image, str))
     places = [place for place, (image, _, _) in enumerate(samples) if isinstance(image, Tensor)]
     batch = Batch(
         images=torch.stack(images) if images else torch.empty(0, dtype=torch.uint8),
         class_numbers=torch.tensor(labels, dtype=torch.int64),
         numbers=tuple(number for image, _, number in samples if isinstance(image, Tensor)),
-        skipped=skipped,
+        skipped=tuple((number, image) for image, _, number in samples if isinstance(image, str)),
         places=torch.tensor(places, dtype=torch.int64),
     )
     return share((batch.images, batch.class_numbers, batch.places)) or batch
@@ -96,7 +90,7 @@ def training_loader(
     count = worker_count(workers)
     leaves = multiprocessing.RawValue(c_bool, False) if count else c_bool(False)
     loader: DataLoader[Batch] = DataLoader(
-        _TrainingImages(items, class_numbers, transform, seed, read),
+        _TrainingImages([item.path for item in items], class_numbers, transform, seed, read),
         batch_sampler=sampler,
         collate_fn=_collate,
         num_workers=count,

@@ -10,13 +10,12 @@ from filelock import FileLock, Timeout
 from unimetric.data.cache import ABOUT, COPIES, CacheKind, ImageCache
 from unimetric.data.catalog import identities
 from unimetric.data.cropping import resize_shorter_side
-from unimetric.data.images import ImageError, decode_image, encode_image, file_reason, split_box
+from unimetric.data.images import LONGEST_JPEG, ImageError, decode_image, encode_image, file_reason, split_box
 from unimetric.data.pool import in_order
 from unimetric.errors import UserError
 from unimetric.files import explain_os_error, make_folder, write_json
 
 _QUALITY = 95
-_LONGEST_JPEG = 65_500
 _AT_ONCE = 1000
 """Files that are flushed together before they take their names; a kill loses no more."""
 
@@ -163,7 +162,7 @@ def _prepare(path: Path, cache: ImageCache) -> _Outcome | ImageError:
     temporary.parent.mkdir(exist_ok=True)
     if as_it_is:
         content = path.read_bytes()
-    elif kind.format == "jpeg" and not small and max(reduced.size) <= _LONGEST_JPEG:
+    elif kind.format == "jpeg" and not small and max(reduced.size) <= LONGEST_JPEG:
         content = encode_image(reduced, "JPEG", quality=_QUALITY)
     else:
         content = encode_image(reduced, "PPM")

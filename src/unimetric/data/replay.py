@@ -14,7 +14,7 @@ from typing import Any
 
 from unimetric.data.catalog import ClassIndex, Item
 from unimetric.data.cropping import resize_shorter_side, resized_side
-from unimetric.data.images import ImageError, decode_image, encode_image
+from unimetric.data.images import LONGEST_JPEG, ImageError, decode_image, encode_image
 from unimetric.data.selection import select_train
 from unimetric.data.sources.manifest import read_manifest
 from unimetric.data.splits import Split
@@ -24,7 +24,6 @@ from unimetric.files import csv_text, explain_os_error, make_folder, write_json,
 FORMAT = 1
 ABOUT, MANIFEST, IMAGES = "replay.json", "manifest.csv", "images"
 QUALITY = 90
-_LONGEST_JPEG = 65_500
 
 
 @dataclass(frozen=True)
@@ -113,11 +112,7 @@ def has_replay(folder: Path) -> bool:
 
 
 def read_replay(folder: Path) -> ReplaySet:
-    """Read a replay folder.
-
-    Raises:
-        UserError: The replay set is missing or damaged.
-    """
+    """Read a replay folder; UserError if it is missing or damaged."""
     path = folder / ABOUT
     if not path.is_file():
         raise UserError(f"{folder} holds no replay set: it has no {ABOUT}")
@@ -148,6 +143,6 @@ def _keep(source: Path, target: Path, image_size: int) -> None:
     if min(image.size) > side:
         image = resize_shorter_side(image, side)
     # JPEG has a longest side; training crops of such a sliver are nearly all from its inside.
-    left, top = (max(0, length - _LONGEST_JPEG) // 2 for length in image.size)
+    left, top = (max(0, length - LONGEST_JPEG) // 2 for length in image.size)
     cut = image.crop((left, top, image.width - left, image.height - top))
     target.write_bytes(encode_image(cut, "JPEG", quality=QUALITY))

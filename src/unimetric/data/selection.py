@@ -20,11 +20,7 @@ OTHERS = "*"
 
 
 def check_names(option: str, names: Iterable[str], datasets: Iterable[str]) -> None:
-    """Refuse an option that names an unknown dataset.
-
-    Raises:
-        UserError: one of the names is none of ``datasets``; the message has the nearest ones.
-    """
+    """Refuse an option that names an unknown dataset."""
     known = list(datasets)
     for name in names:
         if name not in known:

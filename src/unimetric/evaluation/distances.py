@@ -30,7 +30,7 @@ from torch import Tensor
 
 from unimetric.errors import UserError, nearest_names
 from unimetric.evaluation import poincare
-from unimetric.evaluation.vectors import GRID, Preparation, Vectors, blocks, prepare_rows
+from unimetric.evaluation.vectors import GRID, Preparation, Vectors, blocks
 from unimetric.geometry import PoincareBall
 
 NAMES = ("cosine", "euclidean", "poincare")
@@ -76,7 +76,13 @@ class Distance:
         Raises:
             UserError: not a floating-point matrix, empty, or a row that is infinite, NaN or cannot be compared.
         """
-        return prepare_rows(vectors, self.preparation, name)
+        prepared = torch.empty(0)
+        for rows, block in blocks(vectors, name):
+            part = self.preparation(block, rows.start, name)
+            if not rows.start:
+                prepared = torch.empty(len(vectors), part.shape[1])
+            prepared[rows] = part
+        return prepared
 
 
 def make_distance(name: str = "cosine", curvature: float = 0.1, sides: Mapping[str, Vectors] | None = None) -> Distance:

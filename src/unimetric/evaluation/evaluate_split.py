@@ -92,58 +92,62 @@ class Measurement:
     """The results of every query; None where nothing was measured."""
 
 
-def measure(
-    embedder: Encoder,
-    query: Sequence[Item],
-    gallery: Sequence[Item],
-    *,
-    ks: Sequence[int] = (1, 2, 4, 8),
-    batch_size: int = 32,
-    precision: str = "auto",
-    strict: bool = False,
-    description: str = "Embedding",
-    mean_average_precision: bool = False,
-    read: Callable[[Path], Image.Image] = decode_image,
-) -> Measurement:
-    """Embed every distinct image once, and evaluate; an image is excluded from its own neighbours.
+@dataclass(frozen=True)
+class Evaluator:
+    """Measures a model: embeds every distinct image once, and evaluates; an image is not its own neighbour.
 
-    Vectors are compared by the distance of the embedder's geometry: cosine, or hyperbolic distance.
-    Two paths that lead to one file through links are one image. ``read`` is as for `embed_items`.
+    Vectors are compared by the distance of the embedder's geometry: cosine, or hyperbolic distance. Two paths that lead
+    to one file through links are one image.
 
-    Raises:
-        UserError: ``strict`` is set and an image cannot be read or a query has no other image of its class in the
-            gallery; or nothing can be measured.
+    Args:
+        ks: The k of every Recall@k.
+        batch_size: Images per forward pass.
+        precision: As in `Embedder.encode`.
+        strict: Refuse images that cannot be read, and queries without another image of their class in the gallery.
+        mean_average_precision: Measure mAP, too.
+        read: Makes an upright RGB image of a path, see `embed_items`.
     """
-    start = time.perf_counter()
-    check_positives(query, gallery, strict=strict)
-    # An image may be query and gallery at once; its file within its dataset is its identity.
-    identity = dict(zip((*query, *gallery), item_identities([*query, *gallery]), strict=True))
-    distinct = list({identity[item]: item for item in (*query, *gallery)}.values())
-    embedded = embed_items(
-        embedder,
-        distinct,
-        batch_size=batch_size,
-        precision=precision,
-        strict=strict,
-        description=description,
-        read=read,
-    )
-    row = {identity[item]: index for index, item in enumerate(embedded.items)}
-    query = [item for item in query if identity[item] in row]
-    gallery = [item for item in gallery if identity[item] in row]
-    query_vectors, gallery_vectors = (
-        embedded.vectors[[row[identity[item]] for item in side]] for side in (query, gallery)
-    )
-    items = tuple(query)
-    same = items == tuple(gallery)
-    vectors = MeasuredVectors(
-        items, query_vectors, items if same else tuple(gallery), query_vectors if same else gallery_vectors
-    )
-    report = evaluate_vectors(vectors, embedder.geometry, ks=ks, mean_average_precision=mean_average_precision)
-    metrics = report.to_dict()
-    metrics["counts"]["skipped_files"] = len(embedded.skipped)
-    metrics["seconds"] = round(time.perf_counter() - start, 2)
-    return Measurement(metrics, embedded.skipped, vectors, report.per_query)
+
+    ks: Sequence[int] = (1, 2, 4, 8)
+    batch_size: int = 32
+    precision: str = "auto"
+    strict: bool = False
+    mean_average_precision: bool = False
+    read: Callable[[Path], Image.Image] = decode_image
+
+    def __call__(
+        self, embedder: Encoder, query: Sequence[Item], gallery: Sequence[Item], description: str = "Embedding"
+    ) -> Measurement:
+        """Measure a model under a progress bar; UserError where ``strict`` forbids it, or nothing can be measured."""
+        start = time.perf_counter()
+        check_positives(query, gallery, strict=self.strict)
+        # An image may be query and gallery at once; its file within its dataset is its identity.
+        identity = dict(zip((*query, *gallery), item_identities([*query, *gallery]), strict=True))
+        distinct = list({identity[item]: item for item in (*query, *gallery)}.values())
+        embedded = embed_items(
+            embedder,
+            distinct,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            strict=self.strict,
+            description=description,
+            read=self.read,
+        )
+        row = {identity[item]: index for index, item in enumerate(embedded.items)}
+        items, searched = (tuple(item for item in side if identity[item] in row) for side in (query, gallery))
+        query_vectors, gallery_vectors = (
+            embedded.vectors[[row[identity[item]] for item in side]] for side in (items, searched)
+        )
+        vectors = MeasuredVectors(items, query_vectors, searched, gallery_vectors)
+        if items == searched:
+            vectors = MeasuredVectors(items, query_vectors, items, query_vectors)
+        report = evaluate_vectors(
+            vectors, embedder.geometry, ks=self.ks, mean_average_precision=self.mean_average_precision
+        )
+        metrics = report.to_dict()
+        metrics["counts"]["skipped_files"] = len(embedded.skipped)
+        metrics["seconds"] = round(time.perf_counter() - start, 2)
+        return Measurement(metrics, embedded.skipped, vectors, report.per_query)
 
 
 def evaluate_vectors(
@@ -153,12 +157,9 @@ def evaluate_vectors(
     ks: Sequence[int] = (1, 2, 4, 8),
     mean_average_precision: bool = False,
 ) -> Report:
-    """Evaluate what was embedded: the same vectors give the same report, bit by bit.
+    """Evaluate what was embedded, each time with equal bits; UserError if nothing can be measured.
 
     An image is excluded from its own neighbours; the geometry sets the distance. Recall@1 is measured in any case.
-
-    Raises:
-        UserError: nothing can be measured.
     """
     query_ids, gallery_ids = vectors.identities()
     with warnings.catch_warnings():
@@ -193,11 +194,7 @@ def distance_options(geometry: Geometry) -> dict[str, Any]:
 
 
 def check_positives(query: Sequence[Item], gallery: Sequence[Item], *, strict: bool) -> None:
-    """Check that some query, with ``strict`` each, has another image of its class in the gallery.
-
-    Raises:
-        UserError: not so; the first query without one is named.
-    """
+    """Check that some query, with ``strict`` each, has another image of its class in the gallery."""
     members = Counter((item.dataset, label) for item in gallery for label in item.all_labels)
     if not strict and any(members[item.dataset, label] > 1 for item in query for label in item.all_labels):
         return

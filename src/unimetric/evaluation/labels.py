@@ -1,7 +1,11 @@
-"""Convert labels, dataset names and image ids of any type to row numbers and class numbers."""
+"""Labels, dataset names and image ids of any type, as row numbers and class numbers.
+
+An image may have several labels: a gallery item is right for a query if it shares one label with it.
+"""
 
 import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -80,11 +84,7 @@ def is_missing(value: object) -> bool:
 
 
 def check_dense(values: object, name: str) -> None:
-    """Refuse arrays and tensors that do not hold one number for each place.
-
-    Raises:
-        UserError: a masked array, or a sparse, nested, quantised or meta tensor.
-    """
+    """Refuse masked arrays and sparse, nested, quantised or meta tensors, which lack a number for some place."""
     if isinstance(values, np.ma.MaskedArray):
         kind, remedy = "masked array", "fill or drop the masked values"
     elif not isinstance(values, Tensor):
@@ -150,11 +150,7 @@ def factorize(*columns: Iterable[Hashable]) -> tuple[list[Tensor], list[Hashable
 
 
 def rows_by_id(ids: Sequence[Hashable], name: str) -> dict[Hashable, int]:
-    """Return the row of each id; None is skipped.
-
-    Raises:
-        UserError: an id occurs twice.
-    """
+    """Return the row of each id, None skipped; UserError if an id occurs twice."""
     rows: dict[Hashable, int] = {}
     for row, identity in enumerate(ids):
         if identity is not None and rows.setdefault(identity, row) != row:
@@ -185,3 +181,64 @@ def self_indices_of(query_ids: Sequence[Hashable], gallery_ids: Sequence[Hashabl
     rows = rows_by_id(gallery_ids, gallery_name)
     own = [-1 if identity is None else rows.get(identity, -1) for identity in query_ids]
     return torch.tensor(own, dtype=torch.int64)
+
+
+class LabelSet(frozenset[Hashable]):
+    """The labels of one image; as text, they are separated by ``|``."""
+
+    def __str__(self) -> str:
+        return "|".join(sorted(map(str, self)))
+
+
+def as_label_sets(labels: Iterable[Hashable], name: str) -> list[LabelSet]:
+    """Return every image's labels, at least one, as a set; one that is no frozenset is the only one."""
+    sets = [LabelSet(label if isinstance(label, frozenset) else [label]) for label in labels]
+    for row, label in enumerate(sets):
+        if not label:
+            raise UserError(f"{name}: row {row} is an empty set; give each row a label or drop it")
+    return sets
+
+
+@dataclass(frozen=True)
+class LabelSets:
+    """The labels of C classes, each a set of labels within a dataset."""
+
+    labels: Sequence[Sequence[int]]
+    """The numbers of the labels of each class."""
+    members: Sequence[npt.NDArray[np.int64]]
+    """The classes that have each label."""
+
+    @classmethod
+    def of(cls, classes: Sequence[Any]) -> "LabelSets | None":
+        """Build from the dataset and the labels of every class; None if images have one label each.
+
+        Args:
+            classes: Pairs of a dataset and a `LabelSet`, or a label of another type.
+        """
+        if not classes or not isinstance(classes[0][1], LabelSet):
+            return None
+        numbers: dict[tuple[Hashable, Hashable], int] = {}
+        labels = [
+            [numbers.setdefault((dataset, label), len(numbers)) for label in labels] for dataset, labels in classes
+        ]
+        members: list[list[int]] = [[] for _ in numbers]
+        for place, listed in enumerate(labels):
+            for number in listed:
+                members[number].append(place)
+        return cls(labels, [np.array(places) for places in members])
+
+    def sharing(self, place: int) -> npt.NDArray[np.int64]:
+        """Return the classes that share a label with one, itself included; some several times."""
+        return np.concatenate([self.members[number] for number in self.labels[place]])
+
+    def match(self, queries: Tensor, items: Tensor) -> Tensor:
+        """Return true where a class of ``items`` [Q, N] shares a label with the one of ``queries`` [Q]."""
+        asked, listed = queries.numpy(), items.numpy()
+        matches = np.empty(listed.shape, dtype=np.bool_)
+        is_sharing = np.zeros(len(self.labels), dtype=np.bool_)
+        for row, place in enumerate(asked):
+            sharing = self.sharing(place)
+            is_sharing[sharing] = True
+            matches[row] = is_sharing[listed[row]]
+            is_sharing[sharing] = False
+        return torch.from_numpy(matches)

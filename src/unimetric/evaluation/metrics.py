@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from unimetric.evaluation.distances import Distance, make_distance
-from unimetric.evaluation.label_sets import LabelSets
+from unimetric.evaluation.labels import LabelSets
 from unimetric.evaluation.rows import Rows, SelectedRows, Tiling
 from unimetric.evaluation.top_k import Gallery, TopK, find, paired_similarities
 
@@ -162,18 +162,8 @@ class Judgement:
         return cls(scores, torch.full((queries,), -1), missing.clone(), missing.clone())
 
 
-@dataclass(frozen=True)
-class Datasets:
-    """The dataset of each query and of each gallery item."""
-
-    queries: Tensor
-    """Shape [Q], int64, from 0."""
-    gallery: Tensor
-    """Shape [G], int64, from 0."""
-
-
 def judge_both(
-    retrieval: Retrieval, datasets: Datasets | None, ks: Sequence[int], tiling: Tiling
+    retrieval: Retrieval, datasets: tuple[Tensor, Tensor] | None, ks: Sequence[int], tiling: Tiling
 ) -> tuple[Judgement, Judgement]:
     """Find every query's neighbours in its dataset's part of the gallery and in all of it, and judge them, in one pass.
 
@@ -182,8 +172,8 @@ def judge_both(
 
     Args:
         retrieval: Q queries, G gallery items; either may be none. A positive is of the query's dataset.
-        datasets: The dataset of each query and gallery item; without it, every query searches the whole gallery and
-            both judgements are the same.
+        datasets: The numbers, int64 from 0, of each query's dataset [Q] and of each gallery item's [G]; without them,
+            every query searches the whole gallery and both judgements are the same.
         ks: The k of each Recall@k, at least 1 each. One larger than the gallery takes all of it.
         tiling: Tile sizes, device and memory.
 
@@ -193,8 +183,8 @@ def judge_both(
     positives = retrieval.positives()
     unified = Judgement.nothing(len(retrieval.queries), ks)
     separate = unified if datasets is None else Judgement.nothing(len(retrieval.queries), ks)
-    gallery = Gallery.of(retrieval.gallery, retrieval.distance, None if datasets is None else datasets.gallery)
-    codes = torch.zeros_like(positives) if datasets is None else datasets.queries
+    gallery = Gallery.of(retrieval.gallery, retrieval.distance, None if datasets is None else datasets[1])
+    codes = torch.zeros_like(positives) if datasets is None else datasets[0]
     for rows, width in _blocks(retrieval, positives, codes, max(ks), tiling):
         asked = None if datasets is None else codes[rows]
         found = find(retrieval.queries[rows], retrieval.self_indices[rows], asked, gallery, width, tiling)

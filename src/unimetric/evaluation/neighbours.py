@@ -21,8 +21,6 @@ tensor([[1],
         [1]])
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -31,7 +29,7 @@ from unimetric.evaluation.distances import Distance, make_distance
 from unimetric.evaluation.labels import Hashables, as_hashables, self_indices_of
 from unimetric.evaluation.rows import GALLERY_TILE, MEMORY, QUERY_TILE, Rows, Tiling, check_count, hold_or_stream
 from unimetric.evaluation.top_k import Gallery, find
-from unimetric.evaluation.vectors import Vectors, check_same_width
+from unimetric.evaluation.vectors import Vectors
 
 
 def nearest_neighbours(
@@ -79,33 +77,26 @@ def nearest_neighbours(
     """
     check_count(k, "k")
     tiling = Tiling(query_tile, gallery_tile, device, memory)
-    sides = compared(queries, gallery, ("queries", "gallery"), distance, curvature, memory)
-    self_indices = _self_indices(query_ids, gallery_ids, len(sides.queries), len(sides.gallery))
-    width = min(k, len(sides.gallery))
-    similarities = torch.full((len(sides.queries), k), -torch.inf, dtype=torch.float64)
-    rows = torch.full((len(sides.queries), k), -1, dtype=torch.int64)
-    laid_out = Gallery.of(sides.gallery, sides.distance)
-    everyone = torch.arange(len(sides.queries))
-    for part in torch.split(everyone, tiling.block_rows(sides.queries, width)):
-        found = find(sides.queries[part], self_indices[part], None, laid_out, width, tiling).unified
-        similarities[part, :width] = sides.distance.reported(found.values)
+    query_rows, gallery_rows, compare = compared(queries, gallery, ("queries", "gallery"), distance, curvature, memory)
+    self_indices = _self_indices(query_ids, gallery_ids, len(query_rows), len(gallery_rows))
+    width = min(k, len(gallery_rows))
+    similarities = torch.full((len(query_rows), k), -torch.inf, dtype=torch.float64)
+    rows = torch.full((len(query_rows), k), -1, dtype=torch.int64)
+    laid_out = Gallery.of(gallery_rows, compare)
+    everyone = torch.arange(len(query_rows))
+    for part in torch.split(everyone, tiling.block_rows(query_rows, width)):
+        found = find(query_rows[part], self_indices[part], None, laid_out, width, tiling).unified
+        similarities[part, :width] = compare.reported(found.values)
         rows[part, :width] = found.rows
     return similarities, rows
 
 
-@dataclass(frozen=True)
-class Compared:
-    """Prepared queries and gallery, and their distance."""
-
-    queries: Rows
-    gallery: Rows
-    distance: Distance
-
-
 def compared(
     queries: Vectors, gallery: Vectors | None, names: tuple[str, str], distance: str, curvature: float, memory: int
-) -> Compared:
-    """Check both sides and prepare them; without a gallery, the queries are also the gallery.
+) -> tuple[Rows, Rows, Distance]:
+    """Check and prepare queries and gallery, and return them with their distance.
+
+    Without a gallery, the queries are also the gallery.
 
     Raises:
         UserError: vectors that the distance does not accept, unequal widths, or an unknown distance.
@@ -116,10 +107,14 @@ def compared(
     room = memory // (2 * len(sides))
     query_rows = hold_or_stream(queries, names[0], comparison, room)
     if gallery is None:
-        return Compared(query_rows, query_rows, comparison)
+        return query_rows, query_rows, comparison
     gallery_rows = hold_or_stream(gallery, names[1], comparison, room)
-    check_same_width(queries, gallery, *names)
-    return Compared(query_rows, gallery_rows, comparison)
+    if queries.shape[1] != gallery.shape[1]:
+        raise UserError(
+            f"{names[1]}: {gallery.shape[1]} columns, but {names[0]} has {queries.shape[1]}; "
+            "embed both sides with the same model"
+        )
+    return query_rows, gallery_rows, comparison
 
 
 def _self_indices(query_ids: Hashables | None, gallery_ids: Hashables | None, queries: int, gallery: int) -> Tensor:

@@ -29,13 +29,10 @@ _FINE = 2.0**-20
 
 
 def lifted_rows(ball: PoincareBall, block: Tensor, first_row: int, name: str) -> Tensor:
-    """Lift finite float64 points [N, E] to the hyperboloid; the clipping of the ball is not used.
+    """Lift finite float64 points [N, E] within the ball to the hyperboloid; its clipping is not used.
 
     The result is float32 [N, 2 (E + 1)]: the coarse part of ``X_0, X_1, ...``, then the fine part. ``first_row`` and
     ``name`` are for errors.
-
-    Raises:
-        UserError: a point is outside the ball.
     """
     _check_inside(ball, block, first_row, name)
     lifted = ball.to_hyperboloid(block)  # (n, E + 1)

@@ -30,12 +30,20 @@ from torch import Tensor
 
 from unimetric.errors import UserError, check_kind
 from unimetric.evaluation.distances import Distance
-from unimetric.evaluation.label_sets import LabelSets, as_label_sets
-from unimetric.evaluation.labels import Hashables, as_hashables, factorize, rows_by_id, self_indices_of, warn_of_twins
-from unimetric.evaluation.metrics import Datasets, Judgement, Retrieval, average_precisions, judge_both
+from unimetric.evaluation.labels import (
+    Hashables,
+    LabelSets,
+    as_hashables,
+    as_label_sets,
+    factorize,
+    rows_by_id,
+    self_indices_of,
+    warn_of_twins,
+)
+from unimetric.evaluation.metrics import Judgement, Retrieval, average_precisions, judge_both
 from unimetric.evaluation.neighbours import compared
 from unimetric.evaluation.per_query import PerQuery, QueryResults
-from unimetric.evaluation.report import BootstrapOptions, Counts, DatasetCounts, Report, summarise
+from unimetric.evaluation.report import Counts, DatasetCounts, Report, summarise
 from unimetric.evaluation.rows import GALLERY_TILE, MEMORY, QUERY_TILE, Rows, Tiling, check_count
 from unimetric.evaluation.statistics import RESAMPLES
 from unimetric.evaluation.vectors import Vectors
@@ -101,7 +109,7 @@ def evaluate(
     check_kind("curvature", curvature, numbers.Real, "a number")
     comparison = _compare(vectors, labels, datasets, gallery, ids, gallery_ids, (distance, curvature, memory))
     warn_of_twins(comparison.queries.classes(), comparison.gallery.classes())
-    return _report(comparison, measures, BootstrapOptions(int(resamples), int(seed)))
+    return _report(comparison, measures, int(resamples), int(seed))
 
 
 @dataclass(frozen=True)
@@ -127,19 +135,20 @@ def _compare(
     gallery_vectors = None
     if gallery is not None:
         gallery_vectors, gallery_labels, gallery_datasets, gallery_ids = _unpack(gallery, gallery_ids)
-    sides = compared(vectors, gallery_vectors, ("vectors", "gallery vectors"), *distance)
-    queries = searched = _side(sides.queries, labels, datasets, "")
+    names = "vectors", "gallery vectors"
+    query_rows, gallery_rows, comparison = compared(vectors, gallery_vectors, names, *distance)
+    queries = searched = _side(query_rows, labels, datasets, "")
     several = _have_several(labels) or (gallery is not None and _have_several(gallery_labels))
     if several:
         queries = searched = queries.with_label_sets("labels")
     if gallery is None:
         self_indices = _same_rows(queries, ids, gallery_ids)
     else:
-        searched = _side(sides.gallery, gallery_labels, gallery_datasets, "gallery ")
+        searched = _side(gallery_rows, gallery_labels, gallery_datasets, "gallery ")
         if several:
             searched = searched.with_label_sets("gallery labels")
         self_indices = _rows_of_ids(queries, searched, ids, gallery_ids)
-    return _Comparison(queries, searched, self_indices, sides.distance)
+    return _Comparison(queries, searched, self_indices, comparison)
 
 
 @dataclass(frozen=True)
@@ -239,9 +248,10 @@ class _Measures:
         last = ["map"] if self.mean_average_precision else []
         return [*(f"recall@{k}" for k in self.ks), "map@r", "r-precision", *last]
 
-    def judge(self, retrieval: Retrieval, datasets: Datasets | None) -> tuple[Judgement, Judgement]:
+    @property
+    def judged_ks(self) -> list[int]:
         # Intervals, gaps and thresholds need Recall@1 even when it is not requested.
-        return judge_both(retrieval, datasets, list(dict.fromkeys([*self.ks, 1])), self.tiling)
+        return list(dict.fromkeys([*self.ks, 1]))
 
     def rank(self, judgement: Judgement, rows: Tensor, retrieval: Retrieval) -> None:
         """Add "map" of some queries, if requested."""
@@ -250,7 +260,7 @@ class _Measures:
             judgement.scores.setdefault("map", missing)[rows] = average_precisions(retrieval, self.tiling)
 
 
-def _report(comparison: _Comparison, measures: _Measures, options: BootstrapOptions) -> Report:
+def _report(comparison: _Comparison, measures: _Measures, resamples: int, seed: int) -> Report:
     queries, gallery, distance = comparison.queries, comparison.gallery, comparison.distance
     (query_classes, gallery_classes), classes = factorize(queries.classes(), gallery.classes())
     (query_datasets, gallery_datasets), datasets = factorize(queries.datasets, gallery.datasets)
@@ -264,7 +274,9 @@ def _report(comparison: _Comparison, measures: _Measures, options: BootstrapOpti
 
     # The union of one dataset is that dataset.
     alone = len(names) == 1
-    separate, unified = measures.judge(retrieval, None if alone else Datasets(query_datasets, gallery_datasets))
+    separate, unified = judge_both(
+        retrieval, None if alone else (query_datasets, gallery_datasets), measures.judged_ks, measures.tiling
+    )
     parts, counts = {}, {}
     for code, name in enumerate(names):
         rows, gallery_rows = (query_datasets == code), (gallery_datasets == code)
@@ -294,7 +306,7 @@ def _report(comparison: _Comparison, measures: _Measures, options: BootstrapOpti
         datasets=counts,
         datasets_left_out=tuple(name for name in names if name not in parts),
     )
-    return summarise(per_query, counted, measures.names, distance, options, parts, retrieval)
+    return summarise(per_query, counted, measures.names, distance, resamples, seed, parts, retrieval)
 
 
 def _check_positives(has_positive: Tensor, queries: _Side, strict: bool) -> None:

@@ -137,54 +137,46 @@ class Report:
         return plain
 
 
-@dataclass(frozen=True)
-class BootstrapOptions:
-    """Number of resamples and seed."""
-
-    resamples: int
-    """Bootstrap resamples of each interval."""
-    seed: int
-    """Seed of the resamples and of the pairs for alignment and uniformity."""
-
-
 def summarise(
     per_query: PerQuery,
     counts: Counts,
     metrics: Sequence[str],
     distance: Distance,
-    options: BootstrapOptions,
+    resamples: int,
+    seed: int,
     parts: Mapping[str, Retrieval],
     whole: Retrieval,
 ) -> Report:
     """Compute all numbers of a report.
 
     The ``metrics`` are names of the scores to report; ``parts`` are the retrieval within each dataset that has a
-    separate value, ``whole`` is that in the union of all.
+    separate value, ``whole`` is that in the union of all. The seed is that of the resamples and of the pairs for
+    alignment and uniformity.
     """
     rows = {name: per_query.query_datasets == per_query.datasets.index(name) for name in parts}
     separate = {name: _means(per_query.separate, metrics, rows[name]) for name in parts}
     # The union of one dataset is that dataset.
     alone = len(per_query.datasets) == 1
     thresholds = {
-        name: replace(_calibrate(per_query.separate, part, rows[name]), consistency=_consistency(part, options.seed))
+        name: replace(_calibrate(per_query.separate, part, rows[name]), consistency=_consistency(part, seed))
         for name, part in parts.items()
     }
-    spreads = {name: measure_spread(part, seed=options.seed) for name, part in parts.items()}
+    spreads = {name: measure_spread(part, seed=seed) for name, part in parts.items()}
     return Report(
         separate=separate,
         harmonic={metric: harmonic_mean([scores[metric] for scores in separate.values()]) for metric in metrics},
         unified=_means(per_query.unified, metrics),
         counts=counts,
         distance=distance.name,
-        intervals=bootstrap_intervals(per_query, metrics, options.resamples, options.seed),
+        intervals=bootstrap_intervals(per_query, metrics, resamples, seed),
         unified_gap=unified_gap(per_query.by_dataset("separate"), per_query.by_dataset("unified")),
         confusion=_confusion(per_query),
         separate_spread=spreads,
-        unified_spread=next(iter(spreads.values())) if alone else measure_spread(whole, seed=options.seed),
+        unified_spread=next(iter(spreads.values())) if alone else measure_spread(whole, seed=seed),
         separate_thresholds=thresholds,
         unified_thresholds=replace(
             _calibrate(per_query.unified, whole),
-            consistency=next(iter(thresholds.values())).consistency if alone else _consistency(whole, options.seed),
+            consistency=next(iter(thresholds.values())).consistency if alone else _consistency(whole, seed),
         ),
         worst_classes={name: _worst(per_query, rows[name]) for name in parts},
         per_query=per_query,

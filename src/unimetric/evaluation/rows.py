@@ -137,10 +137,6 @@ class Tiling:
 
 
 def check_count(value: Any, name: str, least: int = 1) -> None:
-    """Check that a value is an integer of at least ``least``.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Check that a value is an integer of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise UserError(f"{name}: {value!r}; give a whole number, at least {least}")

@@ -25,28 +25,8 @@ Preparation = Callable[[Tensor, int, str], Tensor]
 """Maps finite float64 rows to the rows to compare, given the number of their first row and the argument's name."""
 
 
-def prepare_rows(vectors: Vectors, preparation: Preparation, name: str) -> Tensor:
-    """Check and prepare all rows, block by block; return them as float32 on the CPU.
-
-    Raises:
-        UserError: not a floating-point matrix, empty, or a row that the preparation refuses.
-    """
-    prepared = None
-    for rows, block in blocks(vectors, name):
-        part = preparation(block, rows.start, name)
-        if prepared is None:
-            prepared = torch.empty(len(vectors), part.shape[1])
-        prepared[rows] = part
-    assert prepared is not None  # noqa: S101
-    return prepared
-
-
 def blocks(vectors: Vectors, name: str) -> Iterator[tuple[slice, Tensor]]:
-    """Yield slices of rows, each with its rows as finite float64 on the CPU, block by block.
-
-    Raises:
-        UserError: not a floating-point matrix, empty, or a number is infinite or NaN.
-    """
+    """Yield slices of rows, each with its rows as finite float64 on the CPU, block by block, after `check_matrix`."""
     check_matrix(vectors, name)
     step = max(1, min(BLOCK_ROWS, BLOCK_NUMBERS // vectors.shape[1]))
     for start in range(0, len(vectors), step):
@@ -54,25 +34,8 @@ def blocks(vectors: Vectors, name: str) -> Iterator[tuple[slice, Tensor]]:
         yield rows, finite_rows(vectors, rows, name)
 
 
-def check_same_width(queries: Vectors, gallery: Vectors, query_name: str, gallery_name: str) -> None:
-    """Check that two matrices have the same number of columns.
-
-    Raises:
-        UserError: the numbers of columns differ.
-    """
-    if queries.shape[1] != gallery.shape[1]:
-        raise UserError(
-            f"{gallery_name}: {gallery.shape[1]} columns, but {query_name} has {queries.shape[1]}; "
-            "embed both sides with the same model"
-        )
-
-
 def check_matrix(vectors: Vectors, name: str) -> None:
-    """Check that the vectors are a floating-point matrix with at least one row and one column.
-
-    Raises:
-        UserError: they are not.
-    """
+    """Check that the vectors are a floating-point matrix with at least one row and one column."""
     if not isinstance(vectors, np.ndarray | Tensor):
         raise UserError(f"{name}: got {type(vectors).__name__}; give a numpy array or a torch tensor")
     check_dense(vectors, name)
@@ -87,11 +50,7 @@ def check_matrix(vectors: Vectors, name: str) -> None:
 
 
 def finite_rows(vectors: Vectors, rows: slice, name: str) -> Tensor:
-    """Return some rows as float64 on the CPU.
-
-    Raises:
-        UserError: a number is infinite or NaN.
-    """
+    """Return some rows as float64 on the CPU; UserError if a number is infinite or NaN."""
     block = float64_rows(vectors, rows)
     # A sum is faster than checking every number, but may overflow where no number is infinite.
     if not bool(block.sum().isfinite()) and not bool((finite := block.isfinite()).all()):

@@ -48,11 +48,7 @@ class HubName:
 
     @classmethod
     def parse(cls, text: str) -> "HubName":
-        """Read ``owner/name`` or ``owner/name@revision``, with or without the prefix ``hf:``.
-
-        Raises:
-            HubError: it has another form.
-        """
+        """Read ``owner/name`` or ``owner/name@revision``, with or without the prefix ``hf:``."""
         match = _NAME.fullmatch(text.removeprefix(_PREFIX))
         if match is None:
             raise HubError(f"{shown(text)} is no name of a model on the hub; write OWNER/NAME or OWNER/NAME@REVISION")

@@ -68,11 +68,7 @@ class Skipped:
 
 
 def begin(folder: str, info: ShardsInfo) -> set[str]:
-    """Record the shards' properties, or compare them with the recorded ones; return the names of finished shards.
-
-    Raises:
-        UserError: the folder holds something else, or cannot be written.
-    """
+    """Record the shards' properties, or compare them with the recorded ones; return the names of finished shards."""
     place = storage.join(folder, INFO_FILE)
     present = {posixpath.basename(file) for file in storage.list_files(folder, recursive=False)}
     if INFO_FILE not in present:
@@ -95,11 +91,7 @@ _WORDS = {"fingerprint": "model", "plan": "images with the digest", "shards": "n
 
 
 def read_info(folder: str) -> ShardsInfo:
-    """Read the record of `begin`.
-
-    Raises:
-        UserError: the folder holds no shards, or the record is damaged.
-    """
+    """Read the record of `begin`; UserError if the folder holds no shards, or the record is damaged."""
     place = storage.join(folder, INFO_FILE)
     try:
         return ShardsInfo(**json.loads(storage.read_bytes(place)))
@@ -120,9 +112,6 @@ def write_shard(
     """Write one shard: the columns of ``unimetric embed``, ``content_hash`` (SHA-256) and ``thumbnail``.
 
     The file's metadata holds the skipped images, the model's fingerprint and the folder that relative paths start from.
-
-    Raises:
-        UserError: it cannot be written.
     """
     flat = pa.array(np.ascontiguousarray(vectors, np.float32).ravel())
     columns = {
@@ -141,11 +130,7 @@ def write_shard(
 
 
 def read_skipped(place: str) -> tuple[int, list[Skipped]]:
-    """Return a shard's number of rows and its skipped images; only the end of the file is read.
-
-    Raises:
-        UserError: it is damaged.
-    """
+    """Return a shard's number of rows and its skipped images; only the end of the file is read."""
     try:
         with storage.open_file(place) as file:
             metadata = pq.read_metadata(file)
@@ -156,11 +141,7 @@ def read_skipped(place: str) -> tuple[int, list[Skipped]]:
 
 
 def shard_files(folder: str) -> list[str]:
-    """Return the shards of a finished run, in order.
-
-    Raises:
-        UserError: the folder holds none, or not all.
-    """
+    """Return the shards of a finished run, in order; UserError if the folder holds none, or not all."""
     info = read_info(folder)
     files = [
         file
@@ -175,11 +156,7 @@ def shard_files(folder: str) -> list[str]:
 
 
 def read_shard(place: str, fingerprint: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a shard in parts: lists by column name, ``vector`` as float32 [n, E], ``base`` as text.
-
-    Raises:
-        UserError: it is damaged, or holds another model's vectors.
-    """
+    """Yield a shard's rows in parts: lists by column name, ``vector`` as float32 [n, E], ``base`` as text."""
     try:
         with storage.open_file(place) as opened:
             file = pq.ParquetFile(opened)

@@ -17,11 +17,7 @@ _LARGEST = 127
 
 
 def check_type(name: str) -> StoredType:
-    """Return the name of a type.
-
-    Raises:
-        UserError: it is none.
-    """
+    """Return the name of a type."""
     if name not in STORED_TYPES:
         raise UserError(f"--vector_type is {shown(name)}; {nearest_names(name, STORED_TYPES)}")
     return name

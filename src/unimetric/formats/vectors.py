@@ -51,9 +51,6 @@ def write_measured(path: Path, measured: MeasuredVectors) -> None:
     One row per query, then one per gallery item; if all images are both, one row each with ``side`` ``both``.
     ``vector`` holds E float32 numbers. Where an image has several labels, ``labels`` has all of them. Bytes that are
     not Unicode are written as ``\\udcNN``.
-
-    Raises:
-        UserError: full disk, no permission, missing folder.
     """
     if measured.gallery is measured.query:
         items, vectors, sides = measured.query, measured.query_vectors, ["both"] * len(measured.query)
@@ -76,11 +73,7 @@ def write_measured(path: Path, measured: MeasuredVectors) -> None:
 
 
 def read_measured(path: Path) -> MeasuredVectors:
-    """Read a file of `write_measured`.
-
-    Raises:
-        UserError: the file is missing, damaged, or not of this kind.
-    """
+    """Read a file of `write_measured`; UserError if it is missing, damaged, or of another kind."""
     again = "write it again with: unimetric evaluate"
     if not path.is_file():
         raise UserError(f"{path} does not exist; {again}")
@@ -92,11 +85,9 @@ def read_measured(path: Path) -> MeasuredVectors:
         column = table["vector"].combine_chunks()
         vectors = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
         vectors = vectors.reshape(len(column), -1)
+        described = zip(values["path"], values["label"], values["dataset"], several, strict=True)
         items = [
-            Item(Path(name), label, dataset, None, tuple(labels or ()))
-            for name, label, dataset, labels in zip(
-                values["path"], values["label"], values["dataset"], several, strict=True
-            )
+            Item(Path(name), label, dataset, None, tuple(labels or ())) for name, label, dataset, labels in described
         ]
     except (pa.ArrowException, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
         reason = " ".join(str(error).split())

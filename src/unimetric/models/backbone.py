@@ -116,11 +116,7 @@ class Backbone(nn.Module):
         self.resize(image_size)
 
     def resize(self, image_size: int) -> None:
-        """Change the input size, in pixels, by resampling the position embeddings.
-
-        Raises:
-            UserError: the patch size does not divide the input size.
-        """
+        """Change the input size, in pixels, by resampling the position embeddings; the patch size must divide it."""
         _check_size(self.name, image_size, self.patch_size)
         position = self.vit.pos_embed
         self.vit.set_input_size(img_size=(image_size, image_size))

@@ -30,7 +30,10 @@ def model_card(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"cell": _cell, "percent": "{:.1%}".format}
+    environment.filters |= {
+        "cell": lambda text: text.replace("|", "\\|").replace("\n", " "),
+        "percent": "{:.1%}".format,
+    }
     geometry = config.get("geometry", {"name": "sphere"})
     measured = metrics if metrics and metrics["counts"]["queries"] else None
     return environment.get_template("card.md.j2").render(
@@ -81,7 +84,3 @@ def _base_model(backbone: dict[str, Any]) -> str | None:
     pretrained = timm.get_pretrained_cfg(backbone["name"])
     place = pretrained.hf_hub_id if pretrained else None
     return f"{place}{pretrained.architecture}.{pretrained.tag}" if place and place.endswith("/") else place
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -11,11 +11,7 @@ PRECISIONS = ("auto", "bf16", "fp32", "int8")
 
 
 def choose_device(accelerator: str = "auto") -> torch.device:
-    """Return the device for ``auto``, ``cpu``, ``cuda`` or ``mps``.
-
-    Raises:
-        UserError: the accelerator is not available.
-    """
+    """Return the device for ``auto``, ``cpu``, ``cuda`` or ``mps``; UserError if the accelerator is not available."""
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if accelerator == "auto":
         return torch.device(next(name for name in ("cuda", "mps", "cpu") if present[name]))
@@ -46,11 +42,7 @@ def choose_precision(precision: str, device: torch.device) -> str:
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the type of matrix products for ``auto``, ``bf16`` or ``fp32``.
-
-    Raises:
-        UserError: as `choose_precision`, or ``int8``, which has no gradients.
-    """
+    """Return the type of matrix products for ``auto``, ``bf16`` or ``fp32``."""
     chosen = choose_precision(precision, device)
     if chosen == "int8":
         raise UserError("--device.precision is 'int8', which is for embedding alone: train with auto, bf16 or fp32")
@@ -63,8 +55,7 @@ def overflows_in_int8() -> bool:
         return False
     if not hasattr(torch.cpu, "get_capabilities"):  # torch before 2.10
         return not torch.cpu._is_vnni_supported()
-    capabilities = torch.cpu.get_capabilities()
-    return not any(capabilities.get(name, False) for name in ("avx512_vnni", "avx_vnni"))
+    return not _has_one_of("avx512_vnni", "avx_vnni")
 
 
 def _has_bf16(device: torch.device) -> bool:
@@ -74,5 +65,9 @@ def _has_bf16(device: torch.device) -> bool:
         return False
     if not hasattr(torch.cpu, "get_capabilities"):  # torch before 2.10
         return bool(torch.cpu._is_avx512_bf16_supported())
+    return _has_one_of("avx512_bf16", "amx_bf16", "bf16")
+
+
+def _has_one_of(*names: str) -> bool:
     capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return any(capabilities.get(name, False) for name in names)

@@ -73,7 +73,7 @@ class Embedder(Network, Encoder):
         embedding_size: int = 128,
         geometry: str | Geometry = "sphere",
     ) -> None:
-        super().__init__(backbone, method, options, embedding_size, geometry)
+        super().__init__(backbone, method, options or {}, embedding_size, geometry)
         self._inference = InferenceCache()
         self.compatible_with: tuple[str, ...] = ()
         self.sizes = Sizes()

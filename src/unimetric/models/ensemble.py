@@ -1,10 +1,10 @@
-"""Ensemble of embedders: an image's vector is the mean of its members' vectors."""
+"""Several models as one: the mean of their vectors, or two vectors, one after the other."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -145,11 +145,7 @@ class _MeanForm:
 def check_agreement(
     models: Sequence[Embedder], names: Sequence[str], aspects: Mapping[str, Callable[[Embedder], object]], remedy: str
 ) -> None:
-    """Check that all models have the same value of every aspect.
-
-    Raises:
-        UserError: one differs from the first; the aspect, both names, both values and the remedy are named.
-    """
+    """Check that all models have the same value of every aspect."""
     for model, name in zip(models, names, strict=True):
         for aspect, value_of in aspects.items():
             first, other = value_of(models[0]), value_of(model)
@@ -163,3 +159,42 @@ def _words(value: object) -> str:
     if isinstance(value, EvaluationTransform):
         return f"{value.image_size} px, mean {tuple(value.mean)}, std {tuple(value.std)}"
     return str(value)
+
+
+class PairEncoder(Encoder):
+    """Embed images by two models; a vector is that of the first followed by that of the second, [E + D].
+
+    Args:
+        first: The model of the first E numbers.
+        second: The model of the other D; it has the same transform.
+    """
+
+    def __init__(self, first: Embedder, second: Embedder) -> None:
+        self.first, self.second = first, second
+        self.geometry = first.geometry
+        self.embedding_size = first.embedding_size + second.embedding_size
+
+    @property
+    def transform(self) -> EvaluationTransform:
+        """The transform from an RGB image to the input of both."""
+        return self.first.transform
+
+    def inference_form(self, precision: str = "auto") -> PixelEmbedder:
+        """Return the inference forms of both; see `Encoder.inference_form`."""
+        return _PairForm(self.first.inference_form(precision), self.second.inference_form(precision))
+
+
+QueryModel: TypeAlias = Embedder | PairEncoder
+"""The model of queries to a database."""
+
+
+@dataclass(frozen=True)
+class _PairForm:
+    first: PixelEmbedder
+    second: PixelEmbedder
+
+    def describe(self) -> str:
+        return f"{self.first.describe()}, two models"
+
+    def embed_pixels(self, images: list[Tensor]) -> NDArray[np.float32]:
+        return np.concatenate([form.embed_pixels(images) for form in (self.first, self.second)], axis=1)

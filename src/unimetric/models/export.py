@@ -63,7 +63,11 @@ def export_model(model: Embedder | Ensemble, path: Path, kind: str, pixels: Tens
         if kind == "onnx":
             temporary.write_bytes(onnx_model(model, precision).SerializeToString())
         else:
-            _write_torch(torch_program(_members(model)), temporary, metadata(model))
+            # Written to memory first, because torch only accepts paths that end in .pt2.
+            content = io.BytesIO()
+            about = {"metadata.json": json.dumps(metadata(model))}
+            torch.export.save(torch_program(_members(model)), content, extra_files=about)
+            temporary.write_bytes(content.getbuffer())
         found = _vectors(_run_onnx(temporary, precision) if kind == "onnx" else _run_torch(temporary), images)
         lengths = np.linalg.norm(expected, axis=1).clip(min=1e-12)
         difference = float((np.linalg.norm(found - expected, axis=1) / lengths).max())
@@ -81,11 +85,7 @@ def export_model(model: Embedder | Ensemble, path: Path, kind: str, pixels: Tens
 
 
 def onnx_model(model: Embedder | Ensemble, precision: str) -> Any:
-    """Export a model's inference form as an `onnx.ModelProto` with `metadata`; ``precision`` is ``fp32`` or ``int8``.
-
-    Raises:
-        UserError: the weights exceed a single ONNX file, which holds at most 2 GiB.
-    """
+    """Export a model's inference form, at most 2 GiB, with `metadata`; ``precision`` is ``fp32`` or ``int8``."""
     # Imported here because it is slow and optional.
     import onnx
 
@@ -123,11 +123,7 @@ def metadata(model: Embedder | Ensemble) -> dict[str, Any]:
 
 
 def check_kind(kind: str, precision: str = "fp32") -> None:
-    """Check a format and a precision, and that the packages they need are installed.
-
-    Raises:
-        UserError: unknown, a package is missing, or the format does not support the precision.
-    """
+    """Refuse a format or a precision that is unknown, does not fit or needs a package that is missing."""
     if kind not in FORMATS:
         raise UserError(f"--format is {kind!r}; {nearest_names(kind, FORMATS)}")
     if precision not in LARGEST_DIFFERENCE:
@@ -136,13 +132,6 @@ def check_kind(kind: str, precision: str = "fp32") -> None:
         raise UserError(f"--precision is {precision!r}, --format {kind!r} has fp32 alone: use --format onnx")
     if kind == "onnx" and (missing := missing_package()):
         raise UserError(f"--format onnx needs the package {missing}: pip install 'unimetric[export]'")
-
-
-def _write_torch(program: torch.export.ExportedProgram, path: Path, about: dict[str, Any]) -> None:
-    # Write to memory first, because torch only accepts paths that end in .pt2.
-    content = io.BytesIO()
-    torch.export.save(program, content, extra_files={"metadata.json": json.dumps(about)})
-    path.write_bytes(content.getbuffer())
 
 
 def _run_onnx(path: Path, precision: str) -> Runner:

@@ -32,9 +32,6 @@ def fuse(network: Network, precision: str = "auto") -> "InferenceModel":
     residual connections, norms, prompts and the head stay float32; no autocast is needed. Where only the class token is
     pooled, the last block computes no other token. Unchanged frozen weights are shared. ``docs/performance.md`` has the
     measurements, including those of rejected ideas. The precision is as for `compute_dtype`.
-
-    Raises:
-        UserError: unknown precision.
     """
     dtype = compute_dtype(precision, network.device)
     # Fuse from the float32 weights, even while another thread holds a cast copy.

@@ -1,6 +1,6 @@
 """The network: a frozen backbone, a method's additions, and a linear head."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -39,19 +39,14 @@ class Network(nn.Module):
     size_map: Tensor | None = None
 
     def __init__(
-        self,
-        backbone: Backbone,
-        method: str = "puma",
-        options: dict[str, Any] | None = None,
-        embedding_size: int = 128,
-        geometry: str | Geometry = "sphere",
+        self, backbone: Backbone, method: str, options: dict[str, Any], embedding_size: int, geometry: str | Geometry
     ) -> None:
         super().__init__()
         self.geometry: Geometry = make_geometry(geometry) if isinstance(geometry, str) else geometry
         self.method_name = method
-        self.options = method_options(method, options or {})
+        self.options = method_options(method, options)
         self.backbone = backbone
-        self.method = make_method(method, backbone, options or {})
+        self.method = make_method(method, backbone, options)
         self.head: nn.Linear | None = None
         if METHODS[method].has_head:
             self.head = nn.Linear(backbone.output_size, embedding_size)
@@ -91,7 +86,9 @@ class Network(nn.Module):
         for index, (block, rope) in enumerate(zip(backbone.blocks, ropes, strict=True)):
             run = partial(self._run_block, index, block, rope)
             recompute = self.training and index < self.recompute_blocks
-            tokens = _keeping_only_the_input(run, tokens) if recompute else run(tokens)
+            # The backward pass computes it a second time, with the same random numbers.
+            again = partial(checkpoint, run, use_reentrant=False, context_fn=lambda: (nullcontext(), drawing_as_here()))
+            tokens = again(tokens) if recompute else run(tokens)
         return backbone.pool(tokens, method.prompt_count)
 
     def _run_block(self, index: int, block: FrozenBlock, rope: Tensor | None, tokens: Tensor) -> Tensor:
@@ -123,12 +120,6 @@ class Network(nn.Module):
                 self.train(was_training)
 
 
-def _keeping_only_the_input(run: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
-    """Return ``run(tokens)``; the backward pass computes it a second time with the same random numbers."""
-    out: Tensor = checkpoint(run, tokens, use_reentrant=False, context_fn=lambda: (nullcontext(), drawing_as_here()))
-    return out
-
-
 def learned_weights(network: Network) -> dict[str, Tensor]:
     """Return all learned state by name, that is, everything except the frozen part of the backbone."""
     state = network.state_dict()
@@ -142,21 +133,13 @@ def learned_names(network: Network, names: Iterable[str]) -> list[str]:
 
 
 def assign_weights(network: Network, weights: dict[str, Tensor], origin: Path) -> None:
-    """Load the weights of `learned_weights` into a network.
-
-    Raises:
-        UserError: a weight is missing, unknown, of another shape or type, or not finite; ``origin`` is named.
-    """
+    """Load the weights of `learned_weights` into a network after `check_weights`."""
     check_weights(learned_weights(network), weights, origin)
     network.load_state_dict(weights, strict=False)
 
 
 def check_weights(wanted: dict[str, Tensor], weights: dict[str, Tensor], origin: Path) -> None:
-    """Check that weights are finite and match the ``wanted`` ones in names, shapes and types.
-
-    Raises:
-        UserError: as `assign_weights`.
-    """
+    """Check that weights are finite and match the ``wanted`` ones in names, shapes and types."""
     if missing := sorted(wanted.keys() - weights.keys()):
         raise UserError(
             f"{origin} lacks {missing[0]} ({len(missing)} missing): it is not a model of this configuration"

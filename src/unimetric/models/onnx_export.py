@@ -22,13 +22,10 @@ _LARGEST_BATCH = 2**31 - 1
 
 
 def onnx_graph(networks: Sequence[Network], largest: float = LARGEST_ONNX) -> Any:
-    """Export networks of one geometry, on the CPU, as an `onnx.ModelProto` in float32.
+    """Export networks of one geometry, on the CPU, in float32; UserError if the weights exceed ``largest`` bytes.
 
     It maps ``images``, normalised float32 [B, 3, S, S] with any B, to ``embeddings``, float32 [B, E], the mean of the
     networks' vectors.
-
-    Raises:
-        UserError: the weights exceed ``largest`` bytes.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -137,11 +137,7 @@ def _session(path: Path) -> Any:
 
 
 def _metadata(path: Path, session: Any) -> dict[str, Any]:
-    """Return the metadata of the file, see `unimetric.models.export.metadata`.
-
-    Raises:
-        UserError: the file was not written by ``unimetric export``.
-    """
+    """Return the metadata of the file, see `unimetric.models.export.metadata`."""
     try:
         about = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
         if about["format"] != _FORMAT:

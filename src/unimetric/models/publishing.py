@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unimetric.errors import UserError, cause
-from unimetric.files import explain_os_error
+from unimetric.files import read_bytes
 from unimetric.formats.hub import HubName, push_files
 from unimetric.models.card import model_card
 from unimetric.models.saving import CARD, CONFIG, WEIGHTS, read_model_config, read_weights
@@ -30,9 +30,6 @@ def push_model(
     """Push the model of a run folder or a model folder, and return the address of the commit.
 
     A branch is the revision of ``name``. For the other arguments see `Embedder.push_to_hub`.
-
-    Raises:
-        UserError: the folder contains no model or a damaged one, or the hub refused or cannot be reached.
     """
     folder, config = read_model_config(path)
     weights = read_weights(folder / WEIGHTS, config["weights_sha256"])
@@ -40,9 +37,8 @@ def push_model(
     card = model_card(
         config, sum(value.numel() for value in weights.values()), metrics, place=name.repo, license=license
     )
-    files = {CONFIG: _bytes(folder / CONFIG), WEIGHTS: _bytes(folder / WEIGHTS), CARD: card.encode()}
-    if "rotation" in config:
-        files[ROTATION] = _bytes(folder / ROTATION)
+    names = (CONFIG, WEIGHTS, ROTATION) if "rotation" in config else (CONFIG, WEIGHTS)
+    files = {CARD: card.encode(), **{name: read_bytes(folder / name) for name in names}}
     if metrics is not None:
         files["metrics.json"] = json.dumps(metrics, indent=2, ensure_ascii=False).encode()
     text = message or f"{config['method']['name']} on {config['backbone']['name']}"
@@ -55,13 +51,8 @@ def _metrics(path: Path, folder: Path) -> dict[str, Any] | None:
         file = place / "metrics.json"
         if file.is_file():
             try:
-                values = json.loads(_bytes(file))
+                values = json.loads(read_bytes(file))
                 return {name: values[name] for name in _PUSHED if name in values}
             except (ValueError, TypeError) as error:
                 raise UserError(f"{file} is damaged ({cause(error)}): measure again with unimetric evaluate") from error
     return None
-
-
-def _bytes(path: Path) -> bytes:
-    with explain_os_error(path, "read"):
-        return path.read_bytes()

@@ -65,11 +65,7 @@ def write_model(
 
 
 def write_rotation(folder: Path, config: dict[str, Any], rotation: Rotation) -> None:
-    """Add a rotation to a model folder with this ``config.json``, or replace its rotation.
-
-    Raises:
-        UserError: no permission, or a full disk.
-    """
+    """Add a rotation to a model folder with this ``config.json``, or replace its rotation."""
     about = config | Sizes(rotation=rotation).to_config()
     with explain_os_error(folder, "write to"):
         write_bytes(folder / ROTATION, rotation.to_bytes())

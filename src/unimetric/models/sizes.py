@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from unimetric.errors import UserError, cause
-from unimetric.files import explain_os_error
+from unimetric.files import read_bytes
 
 ROTATION = "rotation.safetensors"
 """The file of a model folder with its rotation."""
@@ -79,11 +79,7 @@ class Sizes:
 
     @classmethod
     def read(cls, folder: Path, config: Mapping[str, Any]) -> "Sizes":
-        """Read the means of a model folder with a checked ``config.json``.
-
-        Raises:
-            UserError: the rotation is missing or damaged.
-        """
+        """Read the means of a model folder with a checked ``config.json``; UserError for a damaged rotation."""
         return cls(tuple(config.get("nested_sizes", ())), _read_rotation(folder / ROTATION, config))
 
     def matrix(self, full: int, size: int) -> NDArray[np.float32]:
@@ -126,11 +122,7 @@ def sized_fingerprint(fingerprint: str, config: Mapping[str, Any], size: int | N
 
 
 def check_size(size: int, config: Mapping[str, Any], place: str) -> None:
-    """Check that a model can shorten its vectors to a size; ``config`` has the entries of ``config.json``.
-
-    Raises:
-        UserError: it cannot; ``place`` is named.
-    """
+    """Refuse a size to which a model, by the entries of its ``config.json``, cannot shorten its vectors."""
     full = config["embedding_size"]
     if not 1 <= size <= full:
         raise UserError(f"--size is {size}: the vectors of {place} have {full} numbers; use 1 to {full}")
@@ -152,8 +144,7 @@ def _read_rotation(path: Path, config: Mapping[str, Any]) -> Rotation | None:
     again = "copy the whole model folder again, or fit another one with unimetric rotate"
     if not path.is_file():
         raise UserError(f"{path} is missing: {again}")
-    with explain_os_error(path, "read"):
-        content = path.read_bytes()
+    content = read_bytes(path)
     try:
         matrix = load(content)["rotation"]
     except (SafetensorError, KeyError, ValueError) as error:

@@ -55,11 +55,7 @@ class ModelSource:
 
     @property
     def weights_file(self) -> str | None:
-        """The file to read the backbone's weights from, or None where the model folder names them.
-
-        Raises:
-            UserError: the run folder's configuration is damaged.
-        """
+        """The file to read the backbone's weights from, or None where the model folder names them."""
         from unimetric.formats.run_folder import RunFolder
 
         run = RunFolder(self.folder)

@@ -19,12 +19,11 @@ from unimetric.report.collect import Measured
 
 @dataclass(frozen=True)
 class Score:
-    """A share with its 95 % interval and number of queries."""
+    """A share with its 95 % interval."""
 
     value: float
     low: float
     high: float
-    queries: int
 
 
 @dataclass(frozen=True)
@@ -87,8 +86,9 @@ class Analysis:
 
     def separate(self, dataset: str) -> Score:
         """Return the Recall@1 of a dataset among its own images."""
-        value = self.numbers["separate"][dataset]["recall@1"]
-        return _score(value, self.numbers["intervals"]["separate"][dataset]["recall@1"], self.scored(dataset))
+        return Score(
+            self.numbers["separate"][dataset]["recall@1"], *self.numbers["intervals"]["separate"][dataset]["recall@1"]
+        )
 
     def unified(self, dataset: str) -> Score:
         """Return the Recall@1 of a dataset's queries in the union."""
@@ -98,17 +98,15 @@ class Analysis:
         intervals = self.report.intervals
         number = self.report.per_query.datasets.index(dataset)
         drawn = resampled_means(values[:, None], intervals.resamples, [intervals.seed, number])[:, 0]
-        return Score(float(values.mean()), *percentile_interval(drawn, intervals.level), len(values))
+        return Score(float(values.mean()), *percentile_interval(drawn, intervals.level))
 
     def total(self, part: str) -> Score:
         """Return the total Recall@1: "harmonic" or "unified"."""
-        value = self.numbers[part]["recall@1"]
-        return _score(value, self.numbers["intervals"][part]["recall@1"], self.scored())
+        return Score(self.numbers[part]["recall@1"], *self.numbers["intervals"][part]["recall@1"])
 
     def gap(self, dataset: str) -> Score:
         """Return the unified gap of a dataset."""
-        value = self.numbers["unified_gap"][dataset]
-        return _score(value, self.numbers["intervals"]["unified_gap"][dataset], self.scored(dataset))
+        return Score(self.numbers["unified_gap"][dataset], *self.numbers["intervals"]["unified_gap"][dataset])
 
     def mistakes(self, dataset: str, count: int, neighbours: int) -> list[Mistake]:
         """Return at most ``count`` mistakes of a dataset in the union, the most similar wrong neighbour first."""
@@ -163,11 +161,6 @@ class Analysis:
     def _mistake(self, query: Item, found: Sequence[int], similarities: Sequence[float]) -> Mistake:
         items = [(self.vectors.gallery[row], value) for row, value in zip(found, similarities, strict=True) if row >= 0]
         return Mistake(query, tuple(Neighbour(item, value, item.is_right_for(query)) for item, value in items))
-
-
-def _score(value: float, interval: Sequence[float], queries: int) -> Score:
-    low, high = interval
-    return Score(value, low, high, queries)
 
 
 def analyse(measured: Measured) -> Analysis:

@@ -22,7 +22,7 @@ def budget_values(numbers: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     points = budgets["points"]
     return {
-        "figure": Markup(budget_figure(points, "budgets")),  # noqa: S704
+        "figure": budget_figure(points, "budgets"),
         "rows": list(_rows(points)),
         "rescored": budgets["rescored"],
         "sizes": len({point["size"] for point in points}) > 1,
@@ -46,22 +46,12 @@ def _rows(points: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             "second": f"+ {point['copy_bytes']:,}" if point["copy_bytes"] else "",
             "size": point["size"],
             "type": type_name(point),
-            "harmonic": cell(_score(point, "harmonic")),
-            "unified": cell(_score(point, "unified")),
-            "kept": [_kept(point[part], whole[part]) for part in _PARTS],
+            **{part: cell(Score(point[part], *point["intervals"][part])) for part in _PARTS},
+            "kept": [f"{100 * point[part] / whole[part]:.1f}" if whole[part] else "–" for part in _PARTS],
         }
 
 
-def _score(point: Mapping[str, Any], part: str) -> Score:
-    low, high = point["intervals"][part]
-    return Score(point[part], low, high, 0)
-
-
-def _kept(value: float, whole: float) -> str:
-    return f"{100 * value / whole:.1f}" if whole else "–"
-
-
-def budget_figure(points: Sequence[Mapping[str, Any]], name: str) -> str:
+def budget_figure(points: Sequence[Mapping[str, Any]], name: str) -> Markup:
     """Draw Recall@1 over the bytes per image of the points of `measure_budgets`, on a logarithmic axis.
 
     Every type has a line, with 95 % intervals. The figure's name is unique within the page.

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from unimetric.errors import UserError
 from unimetric.files import write_text
 from unimetric.models.source import ModelSource
@@ -92,7 +90,7 @@ def _values(
         "tiles": tiles(analysis),
         "queries": analysis.scored(),
         "headline": list(headline(analysis)),
-        "bars": _svg(interval_figure(groups, ("own gallery", "union"), "bars")),
+        "bars": interval_figure(groups, ("own gallery", "union"), "bars"),
         "metrics": list(numbers["unified"]),
         "metric_rows": list(metric_rows(numbers)),
         "confusion": confusion(numbers),
@@ -112,11 +110,6 @@ def _values(
         "origin": _origin(measured),
         "configuration": list(flattened(measured.metrics.get("configuration", {}))),
     }
-
-
-def _svg(text: str) -> Markup:
-    """Mark an SVG of `to_svg` as safe: its names are escaped."""
-    return Markup(text)  # noqa: S704
 
 
 def _summary(metrics: Mapping[str, Any]) -> str:
@@ -151,8 +144,8 @@ def _prompts(measured: Measured, analysis: Analysis, source: ModelSource) -> tup
     if averages is None:
         return None, []
     rows = [{"name": name, "values": [two_digits(value) for value in values]} for name, values in averages.items()]
-    figures = [_svg(figure) for figure in prompt_figures(averages, "prompts")]
     count = len(next(iter(averages.values())))
+    figures = prompt_figures(averages, "prompts")
     return {"figures": figures, "rows": rows, "count": count, "images": _PROMPT_IMAGES}, []
 
 
@@ -170,7 +163,7 @@ def _training(measured: Measured) -> dict[str, Any]:
     words += f"; {first['loss']:.2f} after {first['step']:,}." if len(losses) > 1 else "."
     if any("validation_harmonic" in row for row in log):
         words += " Below it, Recall@1 on the validation classes."
-    return {"figure": _svg(figure), "words": words}
+    return {"figure": figure, "words": words}
 
 
 def _left_out(counts: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -41,11 +41,7 @@ class Measured:
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """Read a folder's ``metrics.json``.
-
-    Raises:
-        UserError: it is missing or damaged, or nothing was measured; the command that makes it is named.
-    """
+    """Read a folder's ``metrics.json``; UserError, with the command that makes it, if it is missing or damaged."""
     path = folder / "metrics.json"
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: name a run folder, or one that unimetric evaluate wrote")
@@ -79,11 +75,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def read_run(folder: Path) -> Measured:
-    """Read the numbers and vectors of a run folder, or of one that ``unimetric evaluate`` wrote.
-
-    Raises:
-        UserError: something is missing or damaged; the message names the command that makes it.
-    """
+    """Read what the folder of a run or an evaluation holds; UserError, with the command, for missing parts."""
     return Measured(folder, read_metrics(folder), read_measured(folder / VECTORS_FILE))
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
@@ -224,11 +223,7 @@ def opis_words(value: float | None, first: float | None) -> tuple[str, str]:
 
 
 def write_comparison(comparison: Comparison, out: Path) -> None:
-    """Write the comparison as one HTML file.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Write the comparison as one HTML file."""
     totals = ("harmonic", "unified")
     last = len(comparison.lines) - len(totals)
     lines = [
@@ -255,7 +250,7 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
             }
             for row, (name, own) in enumerate(comparison.opis)
         ],
-        "bars": Markup(interval_figure(groups, comparison.names, "bars")),  # noqa: S704 - escaped by matplotlib
+        "bars": interval_figure(groups, comparison.names, "bars"),
         "differences": _differences(comparison.runs),
     }
     write_text(out, render("compare.html.j2", values))

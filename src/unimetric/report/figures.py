@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from unimetric.report.analysis import Score
@@ -25,7 +26,7 @@ def short(name: str, length: int = 16) -> str:
     return printable if len(printable) <= length else printable[: length - 1] + "…"
 
 
-def interval_figure(groups: Sequence[tuple[str, Sequence[Score | None]]], series: Sequence[str], name: str) -> str:
+def interval_figure(groups: Sequence[tuple[str, Sequence[Score | None]]], series: Sequence[str], name: str) -> Markup:
     """Draw horizontal bars with their 95 % intervals.
 
     Args:
@@ -37,7 +38,7 @@ def interval_figure(groups: Sequence[tuple[str, Sequence[Score | None]]], series
         thick = 0.8 / len(series)
         columns = 2 if max(map(len, series)) <= 14 else 1
         legend = 0.24 * -(-len(series) // columns) if len(series) > 1 else 0
-        figure, axes = _figure(0.65 + legend + len(groups) * max(0.28, 0.16 * len(series)))
+        figure, (axes,) = figure_with_rows(0.65 + legend + len(groups) * max(0.28, 0.16 * len(series)))
         bars = []
         for number in range(len(series)):
             known = [(place, scores[number]) for place, (_, scores) in enumerate(groups)]
@@ -63,7 +64,7 @@ def interval_figure(groups: Sequence[tuple[str, Sequence[Score | None]]], series
         return to_svg(figure, name)
 
 
-def roc_figure(curves: Sequence[tuple[Mapping[str, Any], float, int | None]], name: str) -> str:
+def roc_figure(curves: Sequence[tuple[Mapping[str, Any], float, int | None]], name: str) -> Markup:
     """Draw receiver operating characteristics, with a dot at each equal error rate.
 
     A curve is that of `thresholds.RocCurve`, its equal error rate, and its dataset's number, or None for the union. The
@@ -72,7 +73,7 @@ def roc_figure(curves: Sequence[tuple[Mapping[str, Any], float, int | None]], na
     rates = [rate for curve, _, _ in curves for rate in curve["false_match_rates"] if rate > 0]
     least = 0.7 * min(rates, default=0.01)
     with drawing():
-        figure, axes = _figure(3.1)
+        figure, (axes,) = figure_with_rows(3.1)
         even = np.geomspace(least, 1, 60)
         axes.plot(100 * even, 100 - 100 * even, color=FAINT, linewidth=0.8, linestyle=(0, (3, 3)))
         for curve, equal_error, number in curves:
@@ -96,7 +97,7 @@ def roc_figure(curves: Sequence[tuple[Mapping[str, Any], float, int | None]], na
         return to_svg(figure, name)
 
 
-def prompt_figures(similarities: Mapping[str, NDArray[np.float32]], name: str) -> tuple[str, str]:
+def prompt_figures(similarities: Mapping[str, NDArray[np.float32]], name: str) -> tuple[Markup, Markup]:
     """Draw the average similarity of every prompt, a row of bars for each dataset (PUMA, arXiv 2309.08944, Figure 3).
 
     For each dataset, the averages over its images of the M similarities are in [-1, 1]. The second figure has their
@@ -110,7 +111,7 @@ def prompt_figures(similarities: Mapping[str, NDArray[np.float32]], name: str) -
     )
 
 
-def _prompt_bars(rows: Mapping[str, NDArray[np.float32]], title: str, name: str) -> str:
+def _prompt_bars(rows: Mapping[str, NDArray[np.float32]], title: str, name: str) -> Markup:
     with drawing():
         figure, grid = figure_with_rows(0.9 + 0.45 * len(rows), len(rows))
         every = np.stack([*rows.values()])
@@ -146,7 +147,7 @@ def smoothed(values: Sequence[float], share: float = 0.05) -> list[float]:
     return mean
 
 
-def training_figure(log: Sequence[Mapping[str, Any]], name: str) -> str | None:
+def training_figure(log: Sequence[Mapping[str, Any]], name: str) -> Markup | None:
     """Draw the smoothed training loss over the raw one, and the validation's Recall@1 if there is any.
 
     Returns:
@@ -182,22 +183,11 @@ def training_figure(log: Sequence[Mapping[str, Any]], name: str) -> str | None:
         return to_svg(figure, name)
 
 
-def _figure(height: float) -> tuple[Any, Any]:
-    """Return a figure of the common width with one pair of axes."""
-    figure = _empty_figure(height)
-    return figure, figure.subplots()
-
-
-def figure_with_rows(height: float, rows: int, sharex: bool = False) -> tuple[Any, list[Any]]:
+def figure_with_rows(height: float, rows: int = 1, sharex: bool = False) -> tuple[Any, list[Any]]:
     """Return a figure of the common width with a list of pairs of axes, from top to bottom."""
-    figure = _empty_figure(height)
-    return figure, list(figure.subplots(rows, 1, sharex=sharex, squeeze=False)[:, 0])
-
-
-def _empty_figure(height: float) -> Any:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasSVG(figure)
-    return figure
+    return figure, list(figure.subplots(rows, 1, sharex=sharex, squeeze=False)[:, 0])

@@ -49,9 +49,6 @@ def inspect_image(folder: Path, image: Path, k: int = 8, source: ModelSource | N
     """Embed an image and find its ``k`` neighbours in the gallery of a run, or of an evaluation.
 
     One of the measured images is not its own neighbour. Without a path, the model is the one in the folder or above it.
-
-    Raises:
-        UserError: the image, the model or the vectors cannot be read.
     """
     from unimetric.report.prompts import prompt_weights
 
@@ -70,10 +67,10 @@ def inspect_image(folder: Path, image: Path, k: int = 8, source: ModelSource | N
             f"{source.path} gives vectors of {vector.shape[1]} numbers, those of {folder} have "
             f"{measured.vectors.gallery_vectors.shape[1]}: name the model that was measured with --model"
         )
-    own, *files = identities([image, *(item.path for item in gallery)])
-    known = next((item for item, file in zip(gallery, files, strict=True) if file == own), None)
-    known = known or _among(measured.vectors.query, own)
-    candidates = np.array([row for row, file in enumerate(files) if file != own], dtype=np.int64)
+    items = (*gallery, *measured.vectors.query)
+    own, *files = identities([image, *(item.path for item in items)])
+    known = next((item for item, file in zip(items, files, strict=True) if file == own), None)
+    candidates = np.array([row for row, file in enumerate(files[: len(gallery)]) if file != own], dtype=np.int64)
     if not len(candidates):
         raise UserError(f"{folder}: the gallery holds nothing but {image} itself")
     similarities, found = nearest_neighbours(
@@ -88,11 +85,6 @@ def inspect_image(folder: Path, image: Path, k: int = 8, source: ModelSource | N
     )
     pool = prompt_weights(embedder, [image])
     return Inspection(image, known, neighbours, None if pool is None else pool[0], measured.geometry.distance)
-
-
-def _among(items: tuple[Item, ...], file: str) -> Item | None:
-    found = identities(item.path for item in items)
-    return next((item for item, other in zip(items, found, strict=True) if other == file), None)
 
 
 def print_inspection(inspection: Inspection, console: Console | None = None) -> None:
@@ -140,11 +132,7 @@ def _title(inspection: Inspection) -> str:
 
 
 def write_inspection(inspection: Inspection, out: Path) -> None:
-    """Draw the image, its neighbours and the weights of its prompts as a PNG file.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Draw the image, its neighbours and the weights of its prompts as a PNG file."""
     import matplotlib as mpl
 
     from unimetric.report.svg import quiet

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from markupsafe import Markup
-
 from unimetric.report.analysis import Analysis
 from unimetric.report.figures import roc_figure
 from unimetric.report.svg import SERIES, line_dashes
@@ -29,7 +27,7 @@ def threshold_values(analysis: Analysis) -> dict[str, Any]:
         point for point in thresholds["unified"]["operating_points"] if point["wanted_false_match_rate"] not in rates
     ]
     return {
-        "figure": Markup(roc_figure([curve[1:] for curve in curves], "roc")) if curves else None,  # noqa: S704
+        "figure": roc_figure([curve[1:] for curve in curves], "roc") if curves else None,
         "legend": [
             {"name": name, "line": "ink" if number is None else f"s{number % SERIES}", "dashes": line_dashes(number)}
             for name, _, _, number in curves
@@ -41,7 +39,7 @@ def threshold_values(analysis: Analysis) -> dict[str, Any]:
                 "total": not alone and number == len(parts) - 1,
                 "equal": _equal_error(values, distance),
                 "consistency": _consistency(values),
-                "cells": [_cell(_point(values, rate), distance) for rate in rates],
+                "cells": [_cell(values, rate, distance) for rate in rates],
             }
             for number, (name, values) in enumerate(parts)
         ],
@@ -61,11 +59,8 @@ def _rates(parts: list[tuple[str, Mapping[str, Any]]]) -> list[float]:
     return sorted(reached, reverse=True)
 
 
-def _point(values: Mapping[str, Any], rate: float) -> Mapping[str, Any]:
-    return next(point for point in values["operating_points"] if point["wanted_false_match_rate"] == rate)
-
-
-def _cell(point: Mapping[str, Any], distance: str) -> dict[str, str]:
+def _cell(values: Mapping[str, Any], rate: float, distance: str) -> dict[str, str]:
+    point = next(point for point in values["operating_points"] if point["wanted_false_match_rate"] == rate)
     if point["threshold"] is None:
         return {"text": "–", "words": f"takes {point['impostors_needed']:,} queries"}
     identified = point["identified"]

@@ -135,14 +135,15 @@ def _measure(
     )
     if not per_class:
         return report, report.to_dict()["thresholds"]
-    sides = compared(vectors, row_vectors, ("queries", "rows"), memory=MEMORY, **options)
+    names = "queries", "rows"
+    query_rows, gallery_rows, distance = compared(vectors, row_vectors, names, memory=MEMORY, **options)
     searched = Retrieval(
-        sides.queries,
-        sides.gallery,
+        query_rows,
+        gallery_rows,
         torch.from_numpy(report.per_query.query_classes),
         torch.from_numpy(report.per_query.gallery_classes),
         self_indices_of(ids, rows["id"], "ids"),
-        sides.distance,
+        distance,
     )
     return report, with_class_thresholds(report, searched)
 

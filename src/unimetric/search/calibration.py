@@ -102,7 +102,7 @@ class Calibration:
     def confidences(self, evidence: Sequence[float], datasets: Sequence[str]) -> list[float | None]:
         """Return for answers of some datasets the estimated shares of right ones, from 0 to 1, among those as similar.
 
-        One search in five is assumed to be for something that is not there: see `unimetric.evaluation.answers`. A
+        One search in five is assumed to be for something that is not there: see `unimetric.evaluation.thresholds`. A
         dataset with too few queries for an estimate of its own uses that of all datasets. None without an estimate.
         """
         found: list[float | None] = [None] * len(evidence)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from unimetric.config import DeviceConfig
     from unimetric.data.batches import ImageLike
     from unimetric.models.embedder import Embedder
-    from unimetric.models.pair import QueryModel
+    from unimetric.models.ensemble import QueryModel
     from unimetric.search.upgrade.both import ModelPlace
 
 

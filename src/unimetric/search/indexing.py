@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from unimetric.data.sources import read_source_metadata, read_sources
 from unimetric.data.sources.metadata import Value
-from unimetric.data.sources.unusable import unusable_files
+from unimetric.data.sources.tree import unusable_files
 from unimetric.errors import UserError
 from unimetric.progress import console, log_status, progress_bar
 from unimetric.search.conditions import is_one_of

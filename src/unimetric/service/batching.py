@@ -18,7 +18,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unimetric.models.pair import QueryModel
+    from unimetric.models.ensemble import QueryModel
 
 log = logging.getLogger(__name__)
 

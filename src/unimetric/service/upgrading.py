@@ -18,7 +18,7 @@ from unimetric.search.upgrade.state import UpgradeState, searched_version, upgra
 from unimetric.service.batching import Batcher
 
 if TYPE_CHECKING:
-    from unimetric.models.pair import QueryModel
+    from unimetric.models.ensemble import QueryModel
 
 log = logging.getLogger(__name__)
 

@@ -68,11 +68,7 @@ def columns(plan: Plan, rows: Sequence[Row]) -> list[str]:
 
 
 def collect(plan: Plan, folder: Folder) -> list[Row]:
-    """Return the rows of all entries in the plan's order, with the runs that are done.
-
-    Raises:
-        UserError: a ``metrics.json`` is damaged.
-    """
+    """Return the rows of all entries in the plan's order, with the runs that are done."""
     rows = [row for entry in plan.entries for row in _rows(plan, folder, entry)]
     specialists = {
         entry.name

@@ -46,11 +46,7 @@ def execute(plan: Plan, folder: Folder, after_each: Callable[[], object]) -> lis
 
 
 def listed(plan: Plan, folder: Folder) -> list[tuple[str, State]]:
-    """List every run by name with its state; runs that wait for a choice have one line per model and seed.
-
-    Raises:
-        UserError: a folder holds a run with other options.
-    """
+    """List every run by name with its state; runs that wait for a choice have one line per model and seed."""
     lines: list[tuple[str, State]] = []
     for entry in plan.entries:
         lines += [(run.name, folder.state(run)) for run in runs_of(plan, folder, entry)]

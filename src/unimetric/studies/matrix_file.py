@@ -44,11 +44,7 @@ class MatrixFile:
 
     @property
     def sources(self) -> list[str]:
-        """The base's ``data.sources``; empty if there are none.
-
-        Raises:
-            UserError: they are not a list.
-        """
+        """The base's ``data.sources``, empty if there are none; UserError if they are no list."""
         sources = self.base.get("data", {}).get("sources") or []
         if not isinstance(sources, Sequence) or isinstance(sources, str):
             raise UserError(f"--data.sources is {sources!r}: use a list, as in [birds, cars]")
@@ -56,11 +52,7 @@ class MatrixFile:
 
 
 def read_matrix(path: Path) -> MatrixFile:
-    """Read a benchmark's file.
-
-    Raises:
-        UserError: the file cannot be read, is not YAML, or has unknown or malformed parts.
-    """
+    """Read a benchmark's file; UserError if it cannot be read, or has unknown or malformed parts."""
     values = read_yaml(path, _Loader)
     if not isinstance(values, Mapping) or not values.get("axes"):
         raise UserError(f"{path} is not a benchmark: it has no axes:; see docs/benchmark.md for the format")
@@ -84,11 +76,7 @@ def read_matrix(path: Path) -> MatrixFile:
 
 
 def read_seeds(value: Any, origin: str) -> tuple[int, ...]:
-    """Return seeds, given as a list of distinct whole numbers.
-
-    Raises:
-        UserError: it is anything else.
-    """
+    """Return seeds, given as a list of distinct whole numbers."""
     good = isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
     if not good or any(type(seed) is not int or seed < 0 for seed in value) or len(set(value)) < len(value):
         raise UserError(f"{origin}: seeds is {shown(value)}: use a list of different whole numbers, such as [0, 1, 2]")

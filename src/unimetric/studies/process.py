@@ -60,11 +60,7 @@ class RunProcesses:
         self._lock.release()
 
     def run(self, arguments: Sequence[str], log: Path) -> int:
-        """Run ``unimetric ARGUMENTS`` with its output appended to a log; returns the exit code.
-
-        Raises:
-            Stopped: a signal came; the command has ended.
-        """
+        """Run ``unimetric ARGUMENTS``, its output appended to a log; return the exit code; Stopped after a signal."""
         self._check_stopped()
         with explain_os_error(log, "write"), log.open("ab") as file:
             file.write(f"$ {command_line(arguments)}\n".encode())

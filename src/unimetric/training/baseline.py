@@ -45,16 +45,13 @@ def compare_with_frozen(run: Run, measurement: Measurement) -> dict[str, Any]:
     ``frozen``: the frozen backbone's numbers. ``difference``: Recall@1 of the trained model minus the frozen
     backbone's, with a paired 95 % bootstrap interval: for every dataset (``separate``), ``harmonic``, ``unified``. It
     is empty where nothing was measured.
-
-    Raises:
-        UserError: the images cannot be read any more.
     """
     trained = measurement.per_query
     if trained is None:
         return {}
     path = cache_folder() / "baselines" / f"{_key(run)}.npz"
     baseline = _read(path)
-    if baseline is None or not _same_queries(baseline.per_query, trained):
+    if baseline is None or _queries(baseline.per_query) != _queries(trained):
         baseline = _measure(run)
         _write(path, baseline)
     separate, unified = (
@@ -125,10 +122,9 @@ def _measure(run: Run) -> Baseline:
     return Baseline({name: described[name] for name in (*kept, "model")}, measurement.per_query)
 
 
-def _same_queries(one: PerQuery, other: PerQuery) -> bool:
-    """True if two measurements have queries of the same classes in the same order."""
-    named = [[tuple(map(str, each.classes[number])) for number in each.query_classes] for each in (one, other)]
-    return named[0] == named[1]
+def _queries(measured: PerQuery) -> list[tuple[str, ...]]:
+    """Return the classes of the queries, in their order."""
+    return [tuple(map(str, measured.classes[number])) for number in measured.query_classes]
 
 
 def _read(path: Path) -> Baseline | None:

@@ -66,9 +66,6 @@ def save_checkpoint(
     first one writes.
 
     ``identity`` identifies the run of the checkpoint (classes, images and configuration).
-
-    Raises:
-        WriteError: full disk, or no permission.
     """
     tensors = {f"model.{name}": value for name, value in learned_weights(embedder).items()}
     tensors |= {f"loss.{name}": value for name, value in loss.state_dict().items()}
@@ -82,17 +79,12 @@ def save_checkpoint(
                 tensors[name] = whole
         if own.rank:
             return
+    plain = ("step", "seconds", "validated", "best_score", "sampler", "skipped_steps", "peak_memory")
     metadata = {
         "identity": identity,
-        "step": progress.step,
-        "seconds": progress.seconds,
-        "validated": progress.validated,
-        "best_score": progress.best_score,
+        **{name: getattr(progress, name) for name in plain},
         "skipped": list(progress.skipped.items()),
         "skipped_validation": list(progress.skipped_validation.items()),
-        "sampler": progress.sampler,
-        "skipped_steps": progress.skipped_steps,
-        "peak_memory": progress.peak_memory,
     }
     copies, text = independent(tensors), json.dumps(metadata)
     write_tensors(path, copies, {"progress": text, "checksum": _checksum(text, copies)})
@@ -133,11 +125,7 @@ def load_checkpoint(
 
 
 def read_tensors(path: Path, prefix: str = "") -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a checkpoint's progress, and its tensors whose names begin with ``prefix``.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
+    """Read a checkpoint's progress, and its tensors whose names begin with ``prefix``; UserError if it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -231,11 +219,7 @@ def saved_step(path: Path) -> int | None:
 
 @contextmanager
 def naming_the_kept_checkpoint(folder: RunFolder) -> Iterator[None]:
-    """Add the latest checkpoint, and the command that continues the run, to an error.
-
-    Raises:
-        UserError: the same, with the step of the latest checkpoint and what to type.
-    """
+    """Add the step of the latest checkpoint, and the command that continues the run, to an error."""
     try:
         yield
     except (WriteError, NonFiniteError, WorkerError, ProcessLost) as error:

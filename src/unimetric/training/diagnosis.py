@@ -53,7 +53,8 @@ def diagnose(
     if rows := _bad_rows(given.images):
         return Diagnosis("pixels are not finite: remove or repair the file", rows, 0)
     if names := _not_finite({**embedder.state_dict(prefix="model."), **loss.state_dict(prefix="loss.")}.items()):
-        cause = f"weights were not finite before the step already ({_listed(names)}): the learning rate is too high"
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        cause = f"weights were not finite before the step already ({names[0]}{more}): the learning rate is too high"
         return Diagnosis(f"{cause} for this model; {lower}", (), 1, lasting=True)
     rows = _bad_rows(own)
     again_in_float32 = dtype != torch.float32 and objective.can_be_computed_alone
@@ -111,7 +112,3 @@ def _bad_rows(values: Tensor) -> tuple[int, ...]:
 
 def _not_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
     return [name for name, value in named if value.is_floating_point() and not bool(value.isfinite().all())]
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"

@@ -118,9 +118,6 @@ def start_from_discriminant(
     The embedder has a head and is on the sphere; a loss without proxies has none to place. Images that cannot be read
     are skipped, and training names them. Of N ``paths``, the class numbers are ``numbers``; the rest is as for
     `embed_items`.
-
-    Raises:
-        UserError: no image can be read.
     """
     head = embedder.head
     assert head is not None  # noqa: S101  # asked of the configuration

@@ -50,7 +50,10 @@ def extend_run(
     """
     old, new = RunFolder(run), RunFolder(out)
     config = old.read_config()
-    _refuse(config, run, device)
+    if device.processes > 1:
+        raise UserError(f"--device.processes is {device.processes}: extend trains in one process; use 1")
+    if not METHODS[config.model.method].has_head:
+        raise UserError(f"{run} was trained with --model.method {config.model.method}, which learns nothing to extend")
     model, about = read_model_config(run)
     new.refuse_new_run()
     added = read_sources(data)
@@ -107,21 +110,10 @@ def _remove_base(base: Path) -> None:
 
 
 def keep_replay_set(run: Path, options: ExtendConfig) -> ReplaySet:
-    """Write or replace the replay set of a run, from the images that it was trained on.
-
-    Raises:
-        UserError: the images are gone, or their classes are not those that it was trained on.
-    """
+    """Write or replace a run's replay set from its train images; UserError if they are gone or of other classes."""
     folder = RunFolder(run)
     config = folder.read_config()
     return _write_from_images(config, folder, options.replay_per_class)
-
-
-def _refuse(config: RunConfig, run: Path, device: DeviceConfig) -> None:
-    if device.processes > 1:
-        raise UserError(f"--device.processes is {device.processes}: extend trains in one process; use 1")
-    if not METHODS[config.model.method].has_head:
-        raise UserError(f"{run} was trained with --model.method {config.model.method}, which learns nothing to extend")
 
 
 def _write_from_images(config: RunConfig, run: RunFolder, images_per_class: int) -> ReplaySet:

@@ -33,7 +33,7 @@ from unimetric.models.embedder import Embedder
 from unimetric.models.network import assign_weights, learned_weights
 from unimetric.models.saving import read_model_config
 from unimetric.models.source import ModelSource
-from unimetric.progress import log_status
+from unimetric.progress import log_notes, log_status
 from unimetric.training.checkpoint import read_tensors
 from unimetric.training.tensors import independent, write_tensors
 
@@ -80,11 +80,7 @@ class Extension:
 
     @classmethod
     def of(cls, config: RunConfig, old: Tensor, device: torch.device) -> "Extension | None":
-        """Return the configured extension on a device, or None. ``old`` is from `old_classes`.
-
-        Raises:
-            UserError: the old model cannot be read.
-        """
+        """Return the configured extension on a device, or None. ``old`` is from `old_classes`."""
         options = config.extension
         if options.base is None:
             return None
@@ -176,20 +172,12 @@ def distillation(new: Tensor, old: Tensor, geometry: Geometry, compatible: bool)
 
 
 def write_proxies(path: Path, state: dict[str, Tensor], classes: Sequence[tuple[str, str]]) -> None:
-    """Write a loss's state with the (dataset, label) of its classes, in their order.
-
-    Raises:
-        UserError: full disk, or no permission.
-    """
+    """Write a loss's state with the (dataset, label) of its classes, in their order."""
     write_tensors(path, independent(state), {"classes": json.dumps(list(classes))})
 
 
 def read_proxies(path: Path) -> tuple[list[tuple[str, str]], dict[str, Tensor]]:
-    """Read the file of `write_proxies`.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
+    """Read the file of `write_proxies`; UserError if it is missing or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             classes = [(str(dataset), str(label)) for dataset, label in json.loads(file.metadata()["classes"])]
@@ -206,11 +194,7 @@ def carry_over(
     classes: ClassIndex,
     origin: Path,
 ) -> None:
-    """Copy the old classes' part of a loss's state into a loss with more classes, at the classes' new numbers.
-
-    Raises:
-        UserError: the old state is not of such a loss; ``origin`` is named.
-    """
+    """Copy the old classes' part of a loss's state into a loss with more classes, at the classes' new numbers."""
     carry_over_check(config, before, pairs, origin)
     number = {pair: index for index, pair in enumerate(classes.classes)}
     kept = [(old, number[pair]) for old, pair in enumerate(pairs) if pair in number]
@@ -234,12 +218,8 @@ def _by_class(value: Tensor, axis: int, classes: int) -> Tensor:
 def carry_over_check(
     config: RunConfig, before: dict[str, Tensor], pairs: Sequence[tuple[str, str]], origin: Path
 ) -> None:
-    """Check that a loss's state is of the configured loss, with as many classes as there are pairs.
-
-    Raises:
-        UserError: it is not; ``origin`` is named.
-    """
-    wanted = _loss_state(config, len(pairs))
+    """Refuse a loss's state that is not of the configured loss, with as many classes as there are pairs."""
+    wanted = configured_loss(config, len(pairs)).state_dict()
     if {name: value.shape for name, value in wanted.items()} != {name: value.shape for name, value in before.items()}:
         raise UserError(
             f"{origin} holds no proxies of {len(pairs)} classes for the loss {config.loss.name}: the train classes are "
@@ -247,10 +227,10 @@ def carry_over_check(
         )
 
 
-def _loss_state(config: RunConfig, classes: int) -> dict[str, Tensor]:
+def configured_loss(config: RunConfig, classes: int) -> nn.Module:
+    """Return a fresh loss as configured, for a number of classes."""
     model = config.model
-    loss = make_loss(config.loss.name, classes, model.embedding_size, config.loss.options, model.nested_sizes)
-    return loss.state_dict()
+    return make_loss(config.loss.name, classes, model.embedding_size, config.loss.options, model.nested_sizes)
 
 
 def class_axes(config: RunConfig) -> dict[str, int | None]:
@@ -258,23 +238,18 @@ def class_axes(config: RunConfig) -> dict[str, int | None]:
 
     Several proxies of a class are adjacent.
     """
-    shapes = [{name: tuple(value.shape) for name, value in _loss_state(config, count).items()} for count in (2, 3)]
+    two, three = (configured_loss(config, count).state_dict() for count in (2, 3))
     return {
-        name: next((axis for axis, size in enumerate(two) if size != shapes[1][name][axis]), None)
-        for name, two in shapes[0].items()
+        name: next((axis for axis, size in enumerate(value.shape) if size != three[name].shape[axis]), None)
+        for name, value in two.items()
     }
 
 
 def make_replay(config: RunConfig, split: Split, run: RunFolder, image_size: int, images_per_class: int) -> ReplaySet:
-    """Write the replay set of a run from its train images, and log its size and the images that cannot be read.
-
-    Raises:
-        UserError: as `write_replay`.
-    """
+    """Write the replay set of a run from its train images, and log its size and the images that cannot be read."""
     folder = replay_folder(run.path)
     kept, notes = write_replay(folder, split.train, image_size, images_per_class, config.data.split_seed)
-    for note in notes:
-        log_status(f"note: {note}", style="yellow")
+    log_notes(notes)
     log_status(
         f"The replay set {folder} holds {len(kept.items)} images of {len(kept.classes)} classes, {kept.bytes:,} bytes."
     )
@@ -282,11 +257,7 @@ def make_replay(config: RunConfig, split: Split, run: RunFolder, image_size: int
 
 
 def loss_state(run: RunFolder) -> dict[str, Tensor]:
-    """Return the loss's part of a run's checkpoint.
-
-    Raises:
-        UserError: there is no checkpoint, or it is damaged.
-    """
+    """Return the loss's part of a run's checkpoint; UserError if it is missing or damaged."""
     path = run.checkpoint
     if not path.is_file():
         raise UserError(

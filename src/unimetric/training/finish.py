@@ -21,26 +21,23 @@ from unimetric.training.setup import describe, unmeasured
 
 
 def write_results(run: Run, progress: Progress) -> dict[str, Any]:
-    """Measure on the configured classes; save the model, vectors and numbers; return the content of ``metrics.json``.
-
-    Raises:
-        UserError: nothing can be measured, a full disk, or no permission.
-    """
+    """Measure on the configured classes; save model, vectors and numbers; return the content of ``metrics.json``."""
     config, split, folder = run.config, run.split, run.folder
     _fit_sizes(run)
     measurement = _measure(run)
-    trained = [Unusable(split.train[number].path, reason) for number, reason in sorted(progress.skipped.items())]
-    validated = [
-        Unusable(split.validation[number].path, reason)
-        for number, reason in sorted(progress.skipped_validation.items())
-    ]
+    trained, validated = (
+        [Unusable(items[number].path, reason) for number, reason in sorted(found.items())]
+        for items, found in ((split.train, progress.skipped), (split.validation, progress.skipped_validation))
+    )
     skipped = [*split.unusable, *trained, *validated, *measurement.skipped]
     metrics = describe(config, run.embedder, measurement.metrics, skipped)
-    metrics["counts"]["train_images"] = len(split.train)
-    metrics["counts"]["train_classes"] = len(ClassIndex.of(split.train))
-    metrics["counts"]["skipped_train_files"] = len(trained)
-    metrics["counts"]["skipped_validation_files"] = len(validated)
-    metrics["counts"]["skipped_steps"] = len(progress.skipped_steps)
+    metrics["counts"] |= {
+        "train_images": len(split.train),
+        "train_classes": len(ClassIndex.of(split.train)),
+        "skipped_train_files": len(trained),
+        "skipped_validation_files": len(validated),
+        "skipped_steps": len(progress.skipped_steps),
+    }
     if progress.skipped_steps:
         log_status(f"{len(progress.skipped_steps)} of {progress.step} steps were skipped: not finite", style="yellow")
     metrics["training_seconds"] = round(progress.seconds, 1)

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -17,8 +17,7 @@ from unimetric.formats.run_folder import RunFolder
 from unimetric.losses import CurricularFace, proxy_slice, whole_loss
 from unimetric.models.network import assign_weights, learned_weights
 from unimetric.models.petl.noise import drawing_for
-from unimetric.progress import console, duration, log_status, progress_bar
-from unimetric.training.average import averaged_weights, update_average
+from unimetric.progress import console, duration, log_notes, log_status, progress_bar
 from unimetric.training.checkpoint import Progress, load_checkpoint, naming_the_kept_checkpoint, save_checkpoint
 from unimetric.training.discriminant import start_from_discriminant
 from unimetric.training.finish import write_results
@@ -26,7 +25,7 @@ from unimetric.training.global_batch import gather
 from unimetric.training.interrupt import Interrupted, StopRequest, sigterm_as_keyboard_interrupt
 from unimetric.training.log import TrainingLog
 from unimetric.training.nonfinite import handle_nonfinite_step, read_numbers
-from unimetric.training.optimiser import step_rows
+from unimetric.training.optimiser import averaged_weights, step_rows, update_average
 from unimetric.training.provenance import update_peaks
 from unimetric.training.resolve import Run, resolve
 from unimetric.training.setup import check_options, log_split
@@ -104,8 +103,7 @@ def _restore(run: Run, resume: bool) -> Progress:
         log_status(f"{folder.path} has no checkpoint yet; starting from the beginning.")
     run.processes.check_same((run.identity, progress.step), "train images or another checkpoint")
     run.processes.copy_from_first([*run.common_parameters, *run.loss.buffers()])
-    for note in run.sampler.notes:
-        log_status(f"note: {note}", style="yellow")
+    log_notes(run.sampler.notes)
     if run.first:
         folder.remove_leftovers()
     if run.first and resume:
@@ -143,11 +141,7 @@ def _start_from_discriminant(run: Run) -> None:
 
 
 def train_steps(run: Run, progress: Progress) -> None:
-    """Train until the last step, validating and saving after every epoch.
-
-    Raises:
-        Interrupted: a stop was requested; the run is saved.
-    """
+    """Train until the last step, validating and saving after every epoch; Interrupted on a request to stop."""
     fabric, total = run.fabric, run.total_steps
     model, optimiser = fabric.setup(run.embedder, run.optimiser)
     model.train()
@@ -277,11 +271,7 @@ def train_step(run: Run, model: Any, optimiser: Any, batch: Batch, progress: Pro
 
 
 def _note_skipped(run: Run, skipped: Sequence[tuple[int, str]], progress: Progress) -> None:
-    """Remember the train images of a step that could not be read.
-
-    Raises:
-        UserError: with ``--data.strict``, or if no train image at all can be read.
-    """
+    """Remember the train images of a step that could not be read."""
     for number, reason in skipped:
         progress.skipped[number] = reason
         if run.evaluate.strict:
@@ -306,7 +296,8 @@ def _validate(run: Run, progress: Progress, log: TrainingLog | None) -> None:
 
 def _measure_validation(run: Run, progress: Progress, log: TrainingLog) -> None:
     images = run.split.validation
-    measurement = run.evaluate(run.embedder, images, images, "Validating", brief=True)
+    brief = replace(run.evaluate, ks=(1,), mean_average_precision=False)
+    measurement = brief(run.embedder, images, images, "Validating")
     number = {item.path: index for index, item in enumerate(images)}
     progress.skipped_validation |= {number[entry.path]: entry.reason for entry in measurement.skipped}
     metrics = measurement.metrics

@@ -21,7 +21,7 @@ from unimetric.errors import ProcessLost, UserError
 from unimetric.models.devices import choose_device, compute_dtype
 from unimetric.training.global_batch import GlobalBatch
 from unimetric.training.interrupt import Interrupted
-from unimetric.training.watch import Verdict, Watch, leave_now
+from unimetric.training.watch import Verdict, Watch
 
 # Rank 0 may measure for hours while the others wait. `Watch` notices processes that die.
 _PATIENCE = timedelta(days=30)
@@ -100,11 +100,7 @@ class Processes:
         return values
 
     def check_same(self, value: Any, what: str) -> None:
-        """Refuse to begin if a process, perhaps on another machine, has a different value from rank 0's.
-
-        Raises:
-            UserError: a process differs; it and ``what`` are named.
-        """
+        """Refuse to begin if a process, perhaps on another machine, has a different value from rank 0's."""
         values = self.gather_objects(value)
         for rank, other in enumerate(values):
             if other != values[0]:
@@ -166,9 +162,12 @@ class Processes:
         raise SystemExit(verdict.exit_code) from None
 
     def _leave(self, verdict: Verdict) -> None:
+        """End this process at once, whatever its main thread waits for."""
         if self._watch is not None and self.rank == 0:
             self._watch.kill_children()
-        leave_now(verdict, f"unimetric: error: {self._describe(verdict)}" if self._reports(verdict) else "")
+        if self._reports(verdict):
+            print(f"unimetric: error: {self._describe(verdict)}", file=sys.stderr, flush=True)  # noqa: T201
+        os._exit(verdict.exit_code)
 
     def _reports(self, verdict: Verdict) -> bool:
         return self.rank == (0 if verdict.from_first else 1)

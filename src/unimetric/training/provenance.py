@@ -107,10 +107,7 @@ def data_fingerprint(sides: Iterable[tuple[str, Iterable[Item]]]) -> str:
         for side, items in sides
         for item in items
     )
-    digest = hashlib.sha256()
-    for line in lines:
-        digest.update(f"{line}\n".encode())
-    return digest.hexdigest()
+    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
 
 
 def _size(path: Path) -> int:

@@ -9,69 +9,26 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from unimetric.config import RunConfig
+from unimetric.data.cache import ImageReader
 from unimetric.data.catalog import ClassIndex, Item
 from unimetric.data.loading import Batch, training_loader, worker_count
-from unimetric.data.reading import ImageReader
 from unimetric.data.sampling import BatchSampler, Share, make_sampler
 from unimetric.data.splits import Split
 from unimetric.data.transforms import TrainingTransform
 from unimetric.data.workers import WorkerLoader, check_handover
 from unimetric.errors import UserError
-from unimetric.evaluation.evaluate_split import Measurement, check_positives, measure
+from unimetric.evaluation.evaluate_split import Evaluator, check_positives
 from unimetric.formats.run_folder import RunFolder, run_identity
-from unimetric.losses import LOSSES, CurricularFace, make_loss, proxy_slice
+from unimetric.losses import LOSSES, CurricularFace, proxy_slice
 from unimetric.models.devices import compute_dtype
 from unimetric.models.embedder import Embedder
-from unimetric.models.encoding import Encoder
 from unimetric.progress import console
-from unimetric.training.extension import Extension, old_classes, old_new_groups
+from unimetric.training.extension import Extension, configured_loss, old_classes, old_new_groups
 from unimetric.training.optimiser import make_optimiser, rate_schedule
 from unimetric.training.processes import Processes, make_fabric
 from unimetric.training.provenance import Clock, measured_sides
-from unimetric.training.setup import build_embedder, configured_reader, load_split
+from unimetric.training.setup import build_embedder, configured_evaluator, configured_reader, load_split
 from unimetric.training.step import Buffers, Objective
-
-
-@dataclass(frozen=True)
-class Evaluator:
-    """Measures a model on images, as configured.
-
-    Args:
-        ks: The k of every Recall@k.
-        batch_size: Images per forward pass.
-        precision: As in `Embedder.encode`.
-        strict: Refuse images that cannot be read.
-        mean_average_precision: Measure mAP, too.
-        read: Makes an upright RGB image of a path.
-    """
-
-    ks: tuple[int, ...]
-    batch_size: int
-    precision: str
-    strict: bool
-    mean_average_precision: bool
-    read: ImageReader
-
-    def __call__(
-        self, embedder: Encoder, query: Sequence[Item], gallery: Sequence[Item], description: str, brief: bool = False
-    ) -> Measurement:
-        """Embed and evaluate; ``brief`` is Recall@1 alone.
-
-        Raises:
-            UserError: as `measure`.
-        """
-        return measure(
-            embedder,
-            query,
-            gallery,
-            ks=(1,) if brief else self.ks,
-            batch_size=self.batch_size,
-            precision=self.precision,
-            strict=self.strict,
-            description=description,
-            mean_average_precision=self.mean_average_precision and not brief,
-            read=self.read,
-        )
 
 
 @dataclass(frozen=True)
@@ -159,8 +116,9 @@ def resolve(config: RunConfig, folder: RunFolder) -> Run:
     numbers = (classes := ClassIndex.of(split.train)).numbers(split.train)
     embedder = build_embedder(config)
     embedder.recompute_blocks = training.recompute_blocks
-    read = configured_reader(config, embedder.backbone.image_size, _items(split))
-    loss = (whole_loss := partial(_make_loss, config, len(classes), embedder.embedding_size))()
+    images = [*split.train, *split.validation, *split.query, *split.gallery]
+    read = configured_reader(config, embedder.backbone.image_size, images)
+    loss = (whole_loss := partial(configured_loss, config, len(classes)))()
     sampler = _sampler(config, classes, numbers, Share(fabric.global_rank, fabric.world_size))
     steps = training.steps or training.epochs * len(sampler)
     _check_workers(config, sampler, embedder.backbone.image_size)
@@ -189,7 +147,7 @@ def resolve(config: RunConfig, folder: RunFolder) -> Run:
         rate=rate_schedule(training, len(sampler), steps),
         sampler=sampler,
         loader=_loader(config, split.train, numbers, embedder, sampler, read),
-        evaluate=_evaluator(config, read),
+        evaluate=configured_evaluator(config, read),
         dtype=compute_dtype(config.device.precision, fabric.device),
         seed=training.seed,
         total_steps=steps,
@@ -197,30 +155,19 @@ def resolve(config: RunConfig, folder: RunFolder) -> Run:
         average_horizon=training.average_over * steps,
         discriminant_start=training.start == "discriminant",
         validate_every=training.validate_every if split.validation else 0,
-        validate_at_end=bool(split.validation) and _validates_at_end(config),
+        # Validation classes that are measured at the end are not measured twice.
+        validate_at_end=bool(split.validation)
+        and (config.evaluation.classes == "test" or training.selection == "best"),
         keep_best=training.selection == "best",
         skip_nonfinite=training.non_finite == "skip",
         identity=run_identity(config, split, classes, embedder.backbone.fingerprint),
     )
 
 
-def _items(split: Split) -> list[Item]:
-    return [*split.train, *split.validation, *split.query, *split.gallery]
-
-
-def _make_loss(config: RunConfig, classes: int, embedding_size: int) -> nn.Module:
-    return make_loss(config.loss.name, classes, embedding_size, config.loss.options, config.model.nested_sizes)
-
-
 def _divide_proxies(config: RunConfig, loss: nn.Module, processes: Processes) -> None:
     if config.training.shard_proxies and processes.count > 1:
         assert isinstance(loss, CurricularFace)  # noqa: S101  # the options were checked
         loss.keep_slice(processes.rank, processes.count)
-
-
-def _validates_at_end(config: RunConfig) -> bool:
-    # Validation classes that are measured at the end are not measured twice.
-    return config.evaluation.classes == "test" or config.training.selection == "best"
 
 
 def _sampler(config: RunConfig, classes: ClassIndex, numbers: Sequence[int], share: Share) -> BatchSampler:
@@ -233,18 +180,6 @@ def _sampler(config: RunConfig, classes: ClassIndex, numbers: Sequence[int], sha
         loss_images_per_class=LOSSES[config.loss.name].images_per_class,
         seed=config.training.seed,
         share=share,
-    )
-
-
-def _evaluator(config: RunConfig, read: ImageReader) -> Evaluator:
-    options = config.evaluation
-    return Evaluator(
-        tuple(options.ks),
-        options.batch_size,
-        config.device.precision,
-        config.data.strict,
-        options.mean_average_precision,
-        read,
     )
 
 

@@ -32,9 +32,6 @@ def rotate(
     """Fit a rotation on some of the images, evenly drawn, and give it to a model on the sphere.
 
     Images that cannot be read are left out. Whole vectors do not change.
-
-    Raises:
-        UserError: none of the images can be read.
     """
     drawn = evenly(items, max(_FEWEST, _PER_NUMBER * embedder.embedding_size))
     embedded = embed_items(

@@ -10,18 +10,18 @@ import torch
 import unimetric
 from unimetric.config import DataConfig, RunConfig
 from unimetric.cpu import available_cores
+from unimetric.data.cache import ImageReader, image_reader
 from unimetric.data.catalog import Dataset, Item, Unusable
 from unimetric.data.copies import copy_notes
 from unimetric.data.images import is_image_name
-from unimetric.data.reading import ImageReader, image_reader
 from unimetric.data.replay import read_replay
 from unimetric.data.sampling import sampler_options
 from unimetric.data.selection import OTHERS, check_names, select_train
 from unimetric.data.sources import read_sources
-from unimetric.data.sources.unusable import unusable_files
+from unimetric.data.sources.tree import unusable_files
 from unimetric.data.splits import Split, split_datasets
 from unimetric.errors import UserError, escaped
-from unimetric.evaluation.evaluate_split import Measurement
+from unimetric.evaluation.evaluate_split import Evaluator, Measurement
 from unimetric.geometry import Geometry, Sphere
 from unimetric.integrations.loggers import chosen_loggers
 from unimetric.losses import LOSSES, loss_geometry, make_loss
@@ -31,7 +31,7 @@ from unimetric.models.embedder import Embedder
 from unimetric.models.ensemble import Ensemble
 from unimetric.models.petl import METHODS, method_options
 from unimetric.models.sizes import Sizes
-from unimetric.progress import log_status
+from unimetric.progress import log_notes, log_status
 from unimetric.training.extension import replay_folder
 from unimetric.training.provenance import describe_processor
 
@@ -71,15 +71,12 @@ def check_options(config: RunConfig) -> None:
 
 
 def load_split(config: RunConfig, *, training: bool = True) -> Split:
-    """Read the configured sources and divide their classes.
+    """Read the configured sources and divide their classes; UserError if a side is empty.
 
     Args:
         config: The data's sources and selection.
         training: True if the train side is used. If not, ``data.train_datasets`` and ``data.train_images`` may name
             datasets that are in no source: those that a model, measured on other data now, was trained on.
-
-    Raises:
-        UserError: a source cannot be read, an option names an unknown dataset, or a side of the split is empty.
     """
     data = config.data
     datasets = read_sources(data.sources)
@@ -97,8 +94,8 @@ def load_split(config: RunConfig, *, training: bool = True) -> Split:
         # The replayed images before the new ones.
         split = replace(split, train=(*read_replay(replay_folder(config.extension.base)).items, *split.train))
     unusable = tuple(unusable_files(datasets, data.strict))
-    told = [note for dataset in datasets for note in dataset.notes]
-    return replace(split, notes=(*told, *_left_out(datasets), *split.notes), unusable=unusable)
+    notes = [note for dataset in datasets for note in dataset.notes]
+    return replace(split, notes=(*notes, *_left_out(datasets), *split.notes), unusable=unusable)
 
 
 def _check_datasets(data: DataConfig, datasets: Sequence[str], training: bool) -> None:
@@ -125,8 +122,7 @@ def log_split(split: Split) -> None:
                 size = f"{classes} / {images}" if said else f"{classes} classes / {images} images"
                 said.append(f"{size} to {use}")
         log_status(f"{dataset}: {', '.join(said)}")
-    for note in (*split.notes, *copy_notes(split)):
-        log_status(f"note: {note}", style="yellow")
+    log_notes((*split.notes, *copy_notes(split)))
 
 
 def _left_out(datasets: Sequence[Dataset]) -> Iterator[str]:
@@ -145,11 +141,7 @@ def _left_out(datasets: Sequence[Dataset]) -> Iterator[str]:
 
 
 def build_embedder(config: RunConfig) -> Embedder:
-    """A fresh embedder as configured, its random weights from the configured seed.
-
-    Raises:
-        UserError: unknown backbone, method or option, or a geometry that does not fit.
-    """
+    """A fresh embedder as configured, its random weights from the configured seed; UserError for a bad option."""
     model = config.model
     geometry = choose_geometry(config)
     backbone = make_backbone(model.backbone, weights=model.weights, image_size=model.image_size, pool=model.pool)
@@ -162,23 +154,21 @@ def build_embedder(config: RunConfig) -> Embedder:
 
 
 def configured_reader(config: RunConfig, image_size: int, items: Sequence[Item]) -> ImageReader:
-    """Return the reader of a run's images; a note gives the number of ``items`` that its cache lacks.
-
-    Raises:
-        UserError: ``data.cache`` is no cache, or one of images that are too small.
-    """
+    """Return the reader of a run's images, as `image_reader`; a note counts the ``items`` that its cache lacks."""
     read = image_reader(config.data.cache, config.data.reduced_decode, image_size, "data.cache")
-    if note := read.note(item.path for item in items):
-        log_status(f"note: {note}", style="yellow")
+    log_notes(read.notes(item.path for item in items))
     return read
 
 
-def choose_geometry(config: RunConfig) -> Geometry:
-    """Return the geometry of the loss, or the sphere for a method that trains no head.
+def configured_evaluator(config: RunConfig, read: ImageReader) -> Evaluator:
+    """Return the evaluator of a run's models, which reads images with a `configured_reader`."""
+    options, strict = config.evaluation, config.data.strict
+    precision, average = config.device.precision, options.mean_average_precision
+    return Evaluator(options.ks, options.batch_size, precision, strict, average, read)
 
-    Raises:
-        UserError: another geometry is requested.
-    """
+
+def choose_geometry(config: RunConfig) -> Geometry:
+    """Return the geometry of the loss, or the sphere for a method that trains no head."""
     wanted = config.model.geometry
     method, loss = config.model.method, config.loss.name
     if method in METHODS and not METHODS[method].has_head:

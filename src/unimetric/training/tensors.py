@@ -25,20 +25,12 @@ def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file atomically.
-
-    Raises:
-        WriteError: full disk, or no permission.
-    """
+    """Write a safetensors file atomically."""
     write_atomically(path, lambda temporary: save_tensors(temporary, tensors, metadata))
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file.
-
-    Raises:
-        OSError: the operating system refuses.
-    """
+    """Write a safetensors file; OSError if the operating system refuses."""
     described = None if metadata is None else dict(metadata)
     try:
         save_file(dict(tensors), path, metadata=described)

@@ -1,7 +1,6 @@
 """Detection of a dead process among several, so that the others do not wait for it for ever."""
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -164,10 +163,3 @@ class Watch:
         if self._store is None or not self._store.check([key]):
             return None
         return Verdict(**json.loads(self._store.get(key)))
-
-
-def leave_now(verdict: Verdict, line: str) -> None:
-    """Print a line, if any, and end this process at once, whatever its main thread waits for."""
-    if line:
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
-    os._exit(verdict.exit_code)

@@ -151,7 +151,7 @@ def test_nabirds_class_ids_that_have_no_name(tmp_path: Path) -> None:
     folder = make_nabirds(tmp_path).folder
     replace(folder / "image_class_labels.txt", " 842\n", " 843\n")
     message = refusal(str(folder))
-    assert f"{folder / 'image_class_labels.txt'}, line 1: the class id 843 is out of range" in message
+    assert f"{folder / 'image_class_labels.txt'}, line 1: the class id 843 is not in " in message
 
 
 def test_dogs_with_its_lists_in_their_folder(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from scipy.io import loadmat, savemat
 
 from unimetric.data.catalog import Dataset
 from unimetric.data.sources import read_source
-from unimetric.data.sources.benchmarks import BENCHMARKS
+from unimetric.data.sources.benchmarks import read_benchmark
 from unimetric.errors import UserError
 
 IMAGES = {"cub200": "images", "nabirds": "images", "flowers102": "jpg", "aircraft": "images"}
@@ -48,7 +48,7 @@ def counts(dataset: Dataset) -> dict[str | None, tuple[int, int]]:
 
 
 def read_all(source: str, folder: Path) -> Dataset:
-    [dataset] = BENCHMARKS[source](folder, None, require_images=False)
+    [dataset] = read_benchmark(source, folder, require_images=False)
     return dataset
 
 

@@ -2,11 +2,19 @@
 
 from unimetric.data.images.boxes import Box, image_file, split_box, with_box, without_box
 from unimetric.data.images.decoding import MAX_PIXELS, decode_image
-from unimetric.data.images.encoding import encode_image
 from unimetric.data.images.formats import SUFFIXES, UNSUPPORTED, is_image_name
-from unimetric.data.images.pixels import ImageError, array_to_rgb, file_reason, load_image, to_rgb
+from unimetric.data.images.pixels import (
+    LONGEST_JPEG,
+    ImageError,
+    array_to_rgb,
+    encode_image,
+    file_reason,
+    load_image,
+    to_rgb,
+)
 
 __all__ = [
+    "LONGEST_JPEG",
     "MAX_PIXELS",
     "SUFFIXES",
     "UNSUPPORTED",

@@ -16,7 +16,7 @@ _BLOCK = 1 << 20
 
 
 def open_bit_fields(file: IO[bytes], head: bytes, check_size: Callable[[tuple[int, int]], None]) -> Image.Image | None:
-    """Decode a BMP file of 16 or 32 bits with masks: mode RGB, or RGBA where one is for alpha.
+    """Decode a BMP file of 16 or 32 bits with masks: mode RGB, or RGBA with one for alpha; ImageError if truncated.
 
     Args:
         file: The content.
@@ -25,9 +25,6 @@ def open_bit_fields(file: IO[bytes], head: bytes, check_size: Callable[[tuple[in
 
     Returns:
         The image, or None for a file of another kind, or with masks that have gaps or overlap.
-
-    Raises:
-        ImageError: The file is truncated.
     """
     if not head.startswith(b"BM") or len(head) < _MASKS + 16:
         return None

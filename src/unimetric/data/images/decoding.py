@@ -81,7 +81,10 @@ def _decode(file: IO[bytes], path: Path | None, max_pixels: int, at_least: int |
             _check_not_raw(image, head, path)
             _check_size(image.size, max_pixels)
             if at_least is not None and image.format == "JPEG":
-                _reduce(image, at_least)
+                # libjpeg decodes at a reduced size, which, rounded up, becomes `image.size`.
+                scale = next((scale for scale in (8, 4, 2) if min(image.size) // scale >= at_least), 1)
+                if scale > 1:
+                    image.draft(None, (image.width // scale, image.height // scale))  # None keeps the colours' mode
             return _first_frame(image)
     except DamagedImageError as error:
         variant = ", or a variant of TIFF that is not supported" if content_format(head) == "TIFF" else ""
@@ -149,11 +152,3 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         raise ImageError(f"too many pixels ({pixels} > {max_pixels})", code="too_many_pixels")
     if pixels == 0:
         raise ImageError("no pixels")
-
-
-def _reduce(image: Image.Image, at_least: int) -> None:
-    """Make libjpeg decode at a reduced size, which, rounded up, becomes ``image.size``."""
-    scale = next((scale for scale in (8, 4, 2) if min(image.size) // scale >= at_least), 1)
-    if scale > 1:
-        # None keeps the colours' mode.
-        image.draft(None, (image.width // scale, image.height // scale))

@@ -1,8 +1,9 @@
-"""From an opened image or an array of pixels to upright RGB of 8 bits a channel."""
+"""From an opened image or an array of pixels to upright RGB of 8 bits a channel, and from an image to a file."""
 
 import re
 import struct
 import zlib
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ _UPRIGHT = {
 """The turn that makes an image upright, by its EXIF orientation."""
 
 _ORIENTATION = 0x0112
+LONGEST_JPEG = 65_500
+"""Pixels of the longest side that JPEG can hold."""
 _CLOSED = "the image was closed before its pixels were read; keep it open, or pass its path"
 _INVISIBLE = "fully transparent; save it without alpha if its colours are meant"
 _OUTSIDE = "grey values outside 0 to 65535"
@@ -119,6 +122,22 @@ def array_to_rgb(array: NDArray[Any]) -> Image.Image:
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     return _flatten(Image.fromarray(np.ascontiguousarray(pixels)))
+
+
+def encode_image(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """Return the content of an image file.
+
+    Pillow's own saving to a file of the disk does not notice a write that is cut off, as the last one before a disk is
+    full.
+
+    Args:
+        image: The image.
+        kind: Pillow's name of the format.
+        options: Pillow's options of the format.
+    """
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def decoding_error(error: Exception, path: Path | None = None) -> ImageError:

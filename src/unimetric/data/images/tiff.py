@@ -118,11 +118,7 @@ def correct_samples(image: Image.Image) -> None:
 
 
 def _join_planes(image: Any, kind: str) -> None:
-    """Present uncompressed planes as one, of 8 bits a channel; Pillow has no names for most of their layouts.
-
-    Raises:
-        EOFError: The file is truncated.
-    """
+    """Present uncompressed planes as one, of 8 bits a channel; Pillow has no names for most of their layouts."""
     size = np.dtype(kind).itemsize
     parts = max(1, len(image.tile) // _tags(image).get(_SAMPLES, 1))
     if len(image.getbands()) == 1:

@@ -1,39 +1,26 @@
 """Samplers, which choose the images of each batch, by name: one file each, and one line here."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from unimetric.config_values import complete_options
-from unimetric.data.sampling.adaptive import AdaptiveOptions, AdaptiveSampler
+from unimetric.data.sampling.adaptive import AdaptiveSampler
 from unimetric.data.sampling.base import BatchSampler, Share, TrainLabels
-from unimetric.data.sampling.class_balanced import ClassBalancedOptions, ClassBalancedSampler
-from unimetric.data.sampling.dataset_balanced import (
-    DatasetBalancedOptions,
-    DatasetBalancedSampler,
-    TemperatureOptions,
-    TemperatureSampler,
-)
-from unimetric.data.sampling.natural import NaturalOptions, NaturalSampler
+from unimetric.data.sampling.class_balanced import ClassBalancedSampler
+from unimetric.data.sampling.dataset_balanced import DatasetBalancedSampler, TemperatureSampler
+from unimetric.data.sampling.natural import NaturalSampler
 from unimetric.errors import UserError, nearest_names
 
-__all__ = ["SAMPLERS", "BatchSampler", "SamplerSpec", "Share", "TrainLabels", "make_sampler", "sampler_options"]
+__all__ = ["SAMPLERS", "BatchSampler", "Share", "TrainLabels", "make_sampler", "sampler_options"]
 
 
-@dataclass(frozen=True)
-class SamplerSpec:
-    """A sampler's class, and the dataclass of its options."""
-
-    make: type[BatchSampler]
-    options: type[Any]
-
-
-SAMPLERS: dict[str, SamplerSpec] = {
-    "adaptive": SamplerSpec(AdaptiveSampler, AdaptiveOptions),
-    "class-balanced": SamplerSpec(ClassBalancedSampler, ClassBalancedOptions),
-    "dataset-balanced": SamplerSpec(DatasetBalancedSampler, DatasetBalancedOptions),
-    "natural": SamplerSpec(NaturalSampler, NaturalOptions),
-    "temperature": SamplerSpec(TemperatureSampler, TemperatureOptions),
+SAMPLERS: dict[str, type[BatchSampler]] = {
+    "adaptive": AdaptiveSampler,
+    "class-balanced": ClassBalancedSampler,
+    "dataset-balanced": DatasetBalancedSampler,
+    "natural": NaturalSampler,
+    "temperature": TemperatureSampler,
 }
 
 
@@ -58,7 +45,7 @@ def sampler_options(name: str, options: Mapping[str, Any], loss_images_per_class
             options = {"images_per_class": loss_images_per_class, **options}
     if name not in SAMPLERS:
         raise UserError(f"unknown --sampling.name {name!r}; {nearest_names(name, ['auto', *SAMPLERS])}")
-    kind = SAMPLERS[name].options
+    kind = SAMPLERS[name].options_type
     complete = kind(**complete_options(f"sampler {name}", options, asdict(kind())))
     if getattr(complete, "images_per_class", None) == 0:
         complete = replace(complete, images_per_class=loss_images_per_class or 1)
@@ -86,4 +73,4 @@ def make_sampler(
     """
     name, complete = sampler_options(name, options, loss_images_per_class)
     labels = TrainLabels(class_numbers, class_datasets)
-    return SAMPLERS[name].make(labels, batch_size, complete, seed=seed, share=share)
+    return SAMPLERS[name](labels, batch_size, complete, seed=seed, share=share)

@@ -61,6 +61,7 @@ class AdaptiveSampler(BatchSampler):
     """
 
     observes = True
+    options_type = AdaptiveOptions
     options: AdaptiveOptions
 
     def _prepare(self, batch_size: int) -> None:

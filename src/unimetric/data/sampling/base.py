@@ -71,6 +71,11 @@ class Share:
     world_size: int = 1
 
 
+@dataclass(frozen=True)
+class NoOptions:
+    """The options of a sampler that has none."""
+
+
 class BatchSampler(ABC):
     """Global batches of image numbers, and this process's slice of each.
 
@@ -91,6 +96,9 @@ class BatchSampler(ABC):
 
     images_recur = True
     """An image may be drawn more than once in an epoch."""
+
+    options_type: type[Any] = NoOptions
+    """The dataclass of its options."""
 
     options: Any
 

@@ -36,6 +36,7 @@ class ClassBalancedSampler(BatchSampler):
         UserError: the batch is no multiple of ``images_per_class``, or there are too few classes for one.
     """
 
+    options_type = ClassBalancedOptions
     options: ClassBalancedOptions
 
     def _prepare(self, batch_size: int) -> None:

@@ -50,11 +50,7 @@ class TemperatureOptions:
 
 
 def require_group(sampler: str, options: Any) -> None:
-    """Check ``images_per_class``, which the dataset samplers share.
-
-    Raises:
-        UserError: out of range.
-    """
+    """Check ``images_per_class``, which the dataset samplers share."""
     fitting = 0 <= options.images_per_class <= 2**16
     remedy = "use 0 (the loss's number), 1 (regardless of classes) or more, at most 65536"
     require_option(f"sampler {sampler}", options, "images_per_class", fitting, remedy)
@@ -104,6 +100,7 @@ class DatasetBalancedSampler(BatchSampler):
         UserError: too few images of classes of two images or more for groups.
     """
 
+    options_type: type[Any] = DatasetBalancedOptions
     options: DatasetBalancedOptions | TemperatureOptions
 
     def _prepare(self, batch_size: int) -> None:
@@ -139,6 +136,7 @@ class TemperatureSampler(DatasetBalancedSampler):
     (2019).
     """
 
+    options_type = TemperatureOptions
     options: TemperatureOptions
 
     def _shares(self) -> Shares:

@@ -1,16 +1,10 @@
 """A plain shuffle."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from unimetric.data.sampling.base import BatchSampler, Numbers
-
-
-@dataclass(frozen=True)
-class NaturalOptions:
-    """Options of a plain shuffle: none."""
 
 
 class NaturalSampler(BatchSampler):

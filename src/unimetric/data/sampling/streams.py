@@ -1,17 +1,10 @@
 """Endless streams of images; the images of one take are all different."""
 
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 
 from unimetric.data.sampling.base import Numbers
-
-
-class Stream(Protocol):
-    """Source of images."""
-
-    def take(self, count: int) -> Numbers:
-        """Return the next images, int32 [count], all different; there have to be as many."""
 
 
 class ImageStream:
@@ -102,6 +95,9 @@ class ClassStream:
         self._used[chosen] = (self._used[chosen] + counts) % self._sizes[chosen]
         images: Numbers = self._by_class[places]
         return images
+
+
+Stream: TypeAlias = ImageStream | ClassStream
 
 
 def _fill(counts: Numbers, missing: int) -> Numbers:

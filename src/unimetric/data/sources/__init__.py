@@ -19,12 +19,13 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from unimetric.data.catalog import Dataset
 from unimetric.data.images import is_image_name
 from unimetric.data.labels import clean_label, near_twins
-from unimetric.data.sources.benchmarks import BENCHMARKS, refuse_neighbours
+from unimetric.data.sources.benchmarks import BENCHMARKS, read_benchmark, refuse_neighbours
 from unimetric.data.sources.benchmarks.finding import recognise
 from unimetric.data.sources.benchmarks.published import PUBLISHED
 from unimetric.data.sources.folder import read_folder, read_images
@@ -55,7 +56,7 @@ SOURCES: dict[str, Callable[[Path, str | None], list[Dataset]]] = {
     "manifest": read_manifest,
     "demo": read_demo,
     "hf": read_hf,
-    **BENCHMARKS,
+    **{source: partial(read_benchmark, source) for source in BENCHMARKS},
 }
 """The reader of every format: it takes the path and the name given, or None."""
 

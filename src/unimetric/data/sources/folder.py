@@ -168,11 +168,7 @@ def _of_sides(name: str, sides: Sequence[tuple[Folder, str]]) -> _Layout:
 
 
 def _splits(folder: Folder, *, strict: bool, fewest: int = 2) -> dict[str, list[tuple[Folder, str]]]:
-    """Return the split folders of a dataset with their roles, by the rest of their names; empty if there are none.
-
-    Raises:
-        UserError: ``strict`` is set, and they may be classes as well.
-    """
+    """Return the split folders of a dataset with their roles, by the rest of their names; empty if there are none."""
     children = folder.class_folders()
     groups: defaultdict[str, list[tuple[Folder, str]]] = defaultdict(list)
     for child in children:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,7 @@ class OpenedSet:
 
 
 def open_splits(place: Path) -> OpenedSet:
-    """Open a set without reading its rows.
-
-    Raises:
-        UserError: the library is not installed, there is no such set, or it cannot be read.
-    """
+    """Open a set without reading its rows; UserError if it, or the library, is missing."""
     try:
         import datasets
     except ModuleNotFoundError as error:
@@ -71,7 +68,7 @@ def open_splits(place: Path) -> OpenedSet:
             f"hf:{place}: {where}datasets cannot read it ({type(error).__name__}: {cause(error)})"
         ) from error
     parts = dict(loaded) if isinstance(loaded, dict) else {"all": loaded}
-    splits = tuple(_split(name, part.features, _arrow_batches(part), datasets) for name, part in parts.items())
+    splits = tuple(_split(name, part.features, partial(_arrow_batches, part), datasets) for name, part in parts.items())
     return OpenedSet(splits, "|".join(f"{name}:{part._fingerprint}:{len(part)}" for name, part in parts.items()))
 
 
@@ -90,7 +87,7 @@ def _of_parquet(place: Path, files: Sequence[Path], datasets: Any) -> OpenedSet:
             features = datasets.Features.from_arrow_schema(schema)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(f"hf:{place}: {members[0].name} cannot be read ({cause(error)})") from error
-        splits.append(_split(name, features, _parquet_batches(members), datasets))
+        splits.append(_split(name, features, partial(_parquet_batches, members), datasets))
     versions = [f"{file.relative_to(place)}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files]
     return OpenedSet(tuple(splits), "|".join([str(place.resolve()), *versions]))
 
@@ -117,19 +114,16 @@ def _is_image(feature: Any, datasets: Any) -> bool:
     return isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
 
 
-def _arrow_batches(part: Any) -> Callable[[list[str]], Iterator[Any]]:
-    return lambda columns: part.select_columns(columns).with_format("arrow").iter(batch_size=_ROWS)
+def _arrow_batches(part: Any, columns: list[str]) -> Iterator[Any]:
+    return iter(part.select_columns(columns).with_format("arrow").iter(batch_size=_ROWS))
 
 
-def _parquet_batches(files: Sequence[Path]) -> Callable[[list[str]], Iterator[Any]]:
-    def batches(columns: list[str]) -> Iterator[Any]:
-        import pyarrow.parquet as pq
+def _parquet_batches(files: Sequence[Path], columns: list[str]) -> Iterator[Any]:
+    import pyarrow.parquet as pq
 
-        file = files[0]
-        try:
-            for file in files:
-                yield from pq.ParquetFile(file).iter_batches(_ROWS, columns=columns)
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{file} is damaged or lacks a column ({cause(error)})") from error
-
-    return batches
+    file = files[0]
+    try:
+        for file in files:
+            yield from pq.ParquetFile(file).iter_batches(_ROWS, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file} is damaged or lacks a column ({cause(error)})") from error

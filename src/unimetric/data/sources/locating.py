@@ -19,7 +19,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 def locate_images(
     manifest: Path, texts: Sequence[str], row_place: Callable[[int], str]
 ) -> tuple[list[Path], tuple[str, ...]]:
-    """Return the path of the image that each row names, and remarks on how they were found.
+    """Return the path of the image that each row names, and remarks; UserError if images are missing.
 
     A path is relative to the manifest's folder, or absolute. Where there is no such file, it is also read without white
     space around it, with ``/`` for ``\\``, and with ``~`` for the home folder. Where no row at all names a file, images
@@ -29,9 +29,6 @@ def locate_images(
         manifest: the manifest.
         texts: a path for each row, not empty.
         row_place: the place of a row, for messages.
-
-    Raises:
-        UserError: images are missing.
     """
     folder = manifest.parent
     found = {
@@ -66,9 +63,6 @@ def _without_endings(manifest: Path, texts: Iterable[str]) -> tuple[Path | None,
     """Return the one folder, this or a child, that holds images of these names, if need be without their endings.
 
     Of several that hold as many, it is the one called like the manifest: ``train`` of ``train.csv``.
-
-    Raises:
-        UserError: several hold as many.
     """
     folder, texts = manifest.parent, list(texts)
     nowhere: dict[str, Path | None] = dict.fromkeys(texts)

@@ -53,7 +53,12 @@ def read_metadata(file: Path, name: str | None = None) -> Metadata:
     for place, column in enumerate(table.names):
         if place in rows.columns.used or _NAMELESS.fullmatch(column):
             continue
-        values, problem = ([], "its name is there twice") if table.names.count(column) > 1 else _values(table, place)
+        values: list[Value] = []
+        problem = "its name is there twice" if table.names.count(column) > 1 else ""
+        if not problem and isinstance(table, CsvTable):
+            values = _typed([replaced(cell) for cell in table.cells(place)])
+        elif not problem and isinstance(table, ParquetTable):
+            values, problem = _plain(table, place)
         if problem:
             notes.append(f"the manifest {file}: the column {shown(column)} is skipped: {problem}")
         else:
@@ -69,14 +74,6 @@ def read_metadata(file: Path, name: str | None = None) -> Metadata:
     return Metadata(cells, tuple(dict.fromkeys(notes)))
 
 
-def _values(table: Table, column: int) -> tuple[list[Value], str]:
-    """Return a column's values, or the reason why it cannot be used."""
-    if isinstance(table, CsvTable):
-        return _typed([replaced(cell) for cell in table.cells(column)]), ""
-    assert isinstance(table, ParquetTable)  # noqa: S101 - there is no third
-    return _plain(table, column)
-
-
 def _typed(cells: Sequence[str]) -> list[Value]:
     """Return the cells of a CSV column as numbers or booleans, if all of them can be, else as they are."""
     stripped = [cell.strip() for cell in cells]
@@ -85,7 +82,8 @@ def _typed(cells: Sequence[str]) -> list[Value]:
     if filled and filled <= {"true", "false"}:
         return [cell == "true" if cell in filled else None for cell in lower]
     if filled and all(map(_is_number, filled)):
-        return [_number(float(cell)) if cell in filled else None for cell in lower]
+        numbers = [float(cell) if cell in filled else None for cell in lower]
+        return [int(value) if value is not None and value.is_integer() else value for value in numbers]
     return [cell or None for cell in cells]
 
 
@@ -108,11 +106,8 @@ def _doubt(table: Table, values: Sequence[Value]) -> str:
     )
 
 
-def _number(value: float) -> int | float:
-    return int(value) if value.is_integer() else value
-
-
 def _plain(table: ParquetTable, column: int) -> tuple[list[Value], str]:
+    """Return a column's values, or the reason why it cannot be used."""
     import pyarrow as pa
 
     kind = value_type(table.schema.field(column).type)

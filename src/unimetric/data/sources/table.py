@@ -27,9 +27,6 @@ def open_table(place: PurePath | str, content: bytes, columns_found: Callable[[l
     CSV is UTF-8, or UTF-16 with a byte order mark; quoted as in RFC 4180; separated by the one of comma, semicolon, tab
     and ``|`` that finds the most wanted columns (``columns_found`` counts them in a list of names); Excel's first line
     ``sep=;`` names another. Empty rows are skipped, and spaces between a separator and a quote.
-
-    Raises:
-        UserError: the ending is another, or the file is damaged.
     """
     suffix = PurePath(place).suffix.lower()
     if suffix not in SUFFIXES:
@@ -50,18 +47,16 @@ class CsvTable:
         text = self._decode(content)
         # The limit holds for the whole process, and is there to protect against memory that is taken already.
         csv.field_size_limit(max(csv.field_size_limit(), min(len(text) + 1, sys.maxsize)))
-        self._read(text, self._delimiter(text, columns_found))
+        named = _SEPARATOR_LINE.match(text)
+        found = max(_DELIMITERS, key=lambda delimiter: columns_found(_first_row(text, delimiter)))
+        self._read(text, named[1] if named else found)
 
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self._rows)
 
     def texts(self, column: int, *, floats: bool = False) -> list[str]:
-        """Return a column as text, which may be of floats in any case.
-
-        Raises:
-            UserError: it is not UTF-8.
-        """
+        """Return a column as text, which may be of floats in any case; UserError if it is not UTF-8."""
         cells = self.cells(column)
         if not "".join(cells).isascii():
             for row, cell in enumerate(cells):
@@ -80,11 +75,7 @@ class CsvTable:
         return f"row {row + 1} (line {self._lines[row]})"
 
     def check_length(self, last: int) -> None:
-        """Refuse rows that end before the column ``last``, or hold more than the header.
-
-        Raises:
-            UserError: such a row.
-        """
+        """Refuse rows that end before the column ``last``, or hold more than the header."""
         for row, cells in enumerate(self._rows):
             if len(cells) <= last or any(cells[len(self.names) :]):
                 raise UserError(
@@ -108,11 +99,6 @@ class CsvTable:
             raise UserError(f"the manifest {self.place} is UTF-16, UTF-32 or no text; save it as UTF-8")
         # A column that is not read may hold anything.
         return content.decode("utf-8-sig", "surrogateescape")
-
-    def _delimiter(self, text: str, columns_found: Callable[[list[str]], int]) -> str:
-        if match := _SEPARATOR_LINE.match(text):
-            return match[1]
-        return max(_DELIMITERS, key=lambda delimiter: columns_found(_first_row(text, delimiter)))
 
     def _read(self, text: str, delimiter: str) -> None:
         # Python's reader rather than pyarrow's: it counts lines, guesses no types, and keeps line breaks in quotes.
@@ -168,11 +154,7 @@ class ParquetTable:
         return ["" if value is None else str(value) for value in values]
 
     def text_lists(self, column: int) -> list[list[str]] | None:
-        """Return a column of lists of what `texts` takes, empty where it is null; None if it is no column of lists.
-
-        Raises:
-            UserError: as `texts`.
-        """
+        """Return a column of lists of what `texts` takes, empty where it is null; None if it is no column of lists."""
         import pyarrow as pa
 
         kind = self.schema.field(column).type

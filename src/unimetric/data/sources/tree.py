@@ -1,14 +1,18 @@
-"""The tree of folders and images below a folder, in memory."""
+"""The tree of folders and images below a folder, in memory.
 
+Entries that cannot be opened as files, or named, are part of it: pipes, broken links, names that are not UTF-8.
+"""
+
+import errno
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from unimetric.data.catalog import Unusable
-from unimetric.data.images import SUFFIXES, UNSUPPORTED
-from unimetric.data.sources.unusable import LEADS_BACK, defect, is_text, without_text
+from unimetric.data.catalog import Dataset, Unusable
+from unimetric.data.images import SUFFIXES, UNSUPPORTED, file_reason, is_image_name
 from unimetric.errors import UserError, escaped
 from unimetric.files import check_readable
 
@@ -22,6 +26,14 @@ _REMEDIES = {
 }
 """Advice for files that hold images."""
 _ENDINGS = SUFFIXES | UNSUPPORTED.keys()
+_LEADS_BACK = "a link that leads back to a folder it lies in"
+_NO_TEXT = "its name is not valid UTF-8; rename it"
+_KINDS = {
+    stat.S_IFIFO: "a pipe, not a file",
+    stat.S_IFSOCK: "a socket, not a file",
+    stat.S_IFCHR: "a device, not a file",
+    stat.S_IFBLK: "a device, not a file",
+}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -67,18 +79,23 @@ class Folder:
 
 
 def read_tree(root: Path) -> Folder:
-    """Scan a folder.
-
-    Raises:
-        UserError: it is missing, unreadable or no folder, or holds no images.
-    """
-    if not is_text(str(root)):
+    """Scan a folder; UserError if it is missing, unreadable or no folder, or holds no images."""
+    if not _is_text(str(root)):
         raise UserError(f"the name of the folder {escaped(root)} is not valid UTF-8; rename it")
     check_readable(root, "that holds the class folders")
     tree = _scan(root, ())
     if not any(path.suffix.lower() in SUFFIXES for path in tree.all_images()):
         raise UserError(_no_images(tree))
     return tree
+
+
+def unusable_files(datasets: Iterable[Dataset], strict: bool = False) -> list[Unusable]:
+    """Return the unusable entries of the datasets' folders; with ``strict``, refuse one named like an image."""
+    found = [entry for dataset in datasets for entry in dataset.unusable]
+    for entry in found:
+        if strict and is_image_name(entry.path):
+            raise UserError(f"{escaped(entry.path)}: {entry.reason}; remove it from the folder")
+    return found
 
 
 def _scan(path: Path, ancestors: tuple[tuple[int, int], ...]) -> Folder:
@@ -102,11 +119,11 @@ def _scan(path: Path, ancestors: tuple[tuple[int, int], ...]) -> Folder:
     folders = [entry.name for entry in kept if entry.is_dir(follow_symlinks=False)]
     links = [entry for entry in kept if not entry.is_dir(follow_symlinks=False)]
     above = (*ancestors, (status.st_dev, status.st_ino))
-    unusable = [without_text(path, name) for name in sorted([*unnamed, *special_unnamed])]
+    unusable = [_without_text(path, name) for name in sorted([*unnamed, *special_unnamed])]
     for entry in sorted(links, key=lambda link: link.name):
         folder = _is_folder(entry)
         leads_back = folder and ((status := entry.stat()).st_dev, status.st_ino) in above
-        reason = LEADS_BACK if leads_back else None if folder else defect(entry)
+        reason = _LEADS_BACK if leads_back else None if folder else _defect(entry)
         if reason is not None:
             unusable.append(Unusable(path / entry.name, reason))
         else:
@@ -123,9 +140,9 @@ def _wanted(names: list[str]) -> tuple[list[str], list[str]]:
     joined = "/" + "/".join(names)
     if "/." in joined or not _CLUTTER.isdisjoint(names):
         names = [name for name in names if not name.startswith(".") and name not in _CLUTTER]
-    if joined.isascii() or is_text(joined):
+    if joined.isascii() or _is_text(joined):
         return names, []
-    return [name for name in names if is_text(name)], [name for name in names if not is_text(name)]
+    return [name for name in names if _is_text(name)], [name for name in names if not _is_text(name)]
 
 
 def _below(folder: Path, names: Iterable[str]) -> Iterator[Path]:
@@ -159,3 +176,29 @@ def _no_images(tree: Folder) -> str:
         found += f" and {escaped(first.path)}, {first.reason}"
     remedy = next((words for ending, words in _REMEDIES.items() if ending in counts), "")
     return f"no images in {tree.path}: found {found}; looked for files that end in {suffixes}{remedy}"
+
+
+def _is_text(name: str) -> bool:
+    """Return true for a name that is valid Unicode, as reports and indexes need it."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _without_text(folder: Path, name: str) -> Unusable:
+    """Return the entry for a name that is not UTF-8; its path has an escape for each such byte."""
+    return Unusable(Path(str(folder / name).encode("utf-8", "backslashreplace").decode()), _NO_TEXT)
+
+
+def _defect(entry: os.DirEntry[str]) -> str | None:
+    """Return the reason why an entry, no folder, cannot be opened as a file, or None; opening a pipe would block."""
+    try:
+        kind = stat.S_IFMT(entry.stat().st_mode)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "a link that leads back to itself"
+        absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+        return "a link to nothing" if absent and entry.is_symlink() else file_reason(error)
+    return None if kind == stat.S_IFREG else _KINDS.get(kind, "not a regular file")

@@ -29,7 +29,7 @@ from unimetric.search.vector_search import NearestRows, VectorSearch
 if TYPE_CHECKING:
     from unimetric.config import DeviceConfig
     from unimetric.models.embedder import Embedder
-    from unimetric.models.pair import PairEncoder, QueryModel
+    from unimetric.models.ensemble import PairEncoder, QueryModel
 
 ModelPlace: TypeAlias = "tuple[str | Path | None, str | Path | None, DeviceConfig | None]"
 """Folder and weights of a database's model, None for the recorded ones, and the device."""
@@ -158,7 +158,7 @@ def check_pair(old: Store, embedder: Embedder) -> None:
 
 
 def _pair(new: Embedder, old: Embedder) -> PairEncoder:
-    from unimetric.models.pair import PairEncoder
+    from unimetric.models.ensemble import PairEncoder
 
     if new.transform != old.transform:
         raise UserError(
@@ -171,7 +171,7 @@ def _pair(new: Embedder, old: Embedder) -> PairEncoder:
 
 def own_model(embedder: QueryModel) -> Embedder:
     """Return the model that embeds rows: of two that embed queries, the new one."""
-    from unimetric.models.pair import PairEncoder
+    from unimetric.models.ensemble import PairEncoder
 
     return embedder.first if isinstance(embedder, PairEncoder) else embedder
 

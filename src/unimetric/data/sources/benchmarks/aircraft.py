@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from unimetric.data.catalog import Dataset
 from unimetric.data.sources.benchmarks.finding import find_file, find_images, find_optional
-from unimetric.data.sources.benchmarks.listing import Listed, make_dataset
+from unimetric.data.sources.benchmarks.listing import Listed, Listing
 from unimetric.data.sources.benchmarks.text_tables import read_table
 from unimetric.errors import UserError
 
@@ -14,7 +13,7 @@ _TRAINVAL = "images_variant_trainval.txt"
 _TEST = "images_variant_test.txt"
 
 
-def read_aircraft(folder: Path, name: str | None = None, *, require_images: bool = True) -> list[Dataset]:
+def read_aircraft(folder: Path, require_images: bool) -> Listing:
     """Read FGVC-Aircraft: the train and validation images, then the test images, divided by variant.
 
     Labels are the variants, sorted by code point to divide them. The folder is ``fgvc-aircraft-2013b`` or ``data`` in
@@ -23,23 +22,16 @@ def read_aircraft(folder: Path, name: str | None = None, *, require_images: bool
     first = find_file(folder, "aircraft", [f"data/{_TRAINVAL}", f"data/{_TEST}", _TRAINVAL, _TEST])
     data = first.parent
     images = find_images(data, "aircraft", ["images"], required=require_images)
-    named = _variants(data)
+    # Needed only to find misspelt names.
+    names = find_optional(data, ["variants.txt"])
+    named = {variant for _, (variant,) in read_table(names, ["variant"], rest=True)} if names else set()
     pairs = []
     for file in (data / _TRAINVAL, data / _TEST):
         for line, (image, variant) in read_table(file, _COLUMNS, rest=True):
             if named and variant not in named:
-                raise UserError(
-                    f"{file}, line {line}: the variant {variant!r} is not in {data / 'variants.txt'}; "
-                    "download both again"
-                )
+                raise UserError(f"{file}, line {line}: the variant {variant!r} is not in {names}; download both again")
             pairs.append((image, variant))
     train = set(sorted(named or {variant for _, variant in pairs})[:TRAIN_CLASSES])
     listed = [Listed(f"{image}.jpg", variant, "train" if variant in train else "test") for image, variant in pairs]
     lists = data / "images_variant_*.txt"
-    return make_dataset("aircraft", name, images, lists, listed, require_images=require_images)
-
-
-def _variants(data: Path) -> set[str]:
-    """Return the names in ``variants.txt``; empty without that file, which is needed only to find misspelt ones."""
-    file = find_optional(data, ["variants.txt"])
-    return {variant for _, (variant,) in read_table(file, ["variant"], rest=True)} if file else set()
+    return Listing(images, lists, listed)

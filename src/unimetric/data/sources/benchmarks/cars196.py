@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unimetric.data.catalog import Dataset
 from unimetric.data.sources.benchmarks.finding import find_file, find_images, find_optional
-from unimetric.data.sources.benchmarks.listing import Listed, make_dataset, readable_names
+from unimetric.data.sources.benchmarks.listing import Listed, Listing, readable_names
 from unimetric.data.sources.benchmarks.mat_files import mat_column, mat_numbers, mat_texts, read_mat
 from unimetric.data.sources.benchmarks.text_tables import forward_slashes
 from unimetric.errors import UserError
@@ -29,7 +28,7 @@ class _Part:
     numbers: list[int]
 
 
-def read_cars196(folder: Path, name: str | None = None, *, require_images: bool = True) -> list[Dataset]:
+def read_cars196(folder: Path, require_images: bool) -> Listing:
     """Read Cars-196 in the order of its annotation files; labels are models, as in "Acura TL Sedan 2012".
 
     Two forms are taken: ``cars_annos.mat`` with ``car_ims``, which is preferred, and ``devkit/cars_train_annos.mat``
@@ -54,7 +53,7 @@ def read_cars196(folder: Path, name: str | None = None, *, require_images: bool 
                 raise UserError(f"{part.file}: the class {number} has no name in {names_file}; download both again")
             listed.append(Listed(path, labels[number], "train" if number <= TRAIN_CLASSES else "test"))
     lists = parts[0].file if len(parts) == 1 else folder / "cars_*_annos*.mat"
-    return make_dataset("cars196", name, folder, lists, listed, require_images=require_images, notes=notes)
+    return Listing(folder, lists, listed, notes)
 
 
 def _read_devkit(folder: Path, found: Path, require_images: bool) -> list[_Part]:

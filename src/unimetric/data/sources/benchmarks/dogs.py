@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-from unimetric.data.catalog import Dataset
 from unimetric.data.sources.benchmarks.finding import find_file, find_images
-from unimetric.data.sources.benchmarks.listing import Listed, make_dataset, readable_names
-from unimetric.data.sources.benchmarks.mat_files import check_same_length, mat_numbers, mat_texts, read_mat
+from unimetric.data.sources.benchmarks.listing import Listed, Listing, readable_names
+from unimetric.data.sources.benchmarks.mat_files import mat_numbers, mat_texts, read_mat
 from unimetric.data.sources.benchmarks.text_tables import forward_slashes
+from unimetric.errors import UserError
 
 CLASSES = 120
 TRAIN_CLASSES = 60
 
 
-def read_dogs(folder: Path, name: str | None = None, *, require_images: bool = True) -> list[Dataset]:
+def read_dogs(folder: Path, require_images: bool) -> Listing:
     """Read Stanford Dogs in the order of ``file_list.mat``; labels are breeds, as in "Siberian husky".
 
     The folder has ``file_list.mat``, also in ``lists``, and ``Images``. The authors' ``train_list.mat`` and
@@ -23,7 +23,9 @@ def read_dogs(folder: Path, name: str | None = None, *, require_images: bool = T
     content = read_mat(file, ("file_list", "labels"))
     paths = [forward_slashes(path) for path in mat_texts(file, content["file_list"].reshape(-1), "file name")]
     numbers = mat_numbers(file, content["labels"].reshape(-1), "label", 1, CLASSES)
-    check_same_length(file, {"file_list": paths, "labels": numbers})
+    if len(paths) != len(numbers):
+        lengths = f"{len(paths)} file_list, {len(numbers)} labels"
+        raise UserError(f"{file} holds {lengths}, which have to be as many; download it again")
     folders: dict[int, str] = {}
     for path, number in zip(paths, numbers, strict=True):
         folders.setdefault(number, path.partition("/")[0])
@@ -33,4 +35,4 @@ def read_dogs(folder: Path, name: str | None = None, *, require_images: bool = T
         Listed(path, labels[number], "train" if number <= TRAIN_CLASSES else "test")
         for path, number in zip(paths, numbers, strict=True)
     ]
-    return make_dataset("dogs", name, images, file, listed, require_images=require_images)
+    return Listing(images, file, listed)

@@ -46,23 +46,16 @@ def find_file(folder: Path, source: str, names: Sequence[str]) -> Path:
 
 
 def find_optional(folder: Path, names: Sequence[str]) -> Path | None:
-    """Return the first of the named files that a folder holds, or None.
-
-    Raises:
-        UserError: a folder within it cannot be read.
-    """
+    """Return the first of the named files that a folder holds, or None."""
     return next((folder / name for name in names if _is_there(folder / name, Path.is_file)), None)
 
 
 def find_images(
     folder: Path, source: str, names: Sequence[str], *, usual: str | None = None, required: bool = True
 ) -> Path:
-    """Return the first of the named folders of images that a dataset's folder holds.
+    """Return the first of the named folders of images in a dataset's folder; UserError, with a hint, if it holds none.
 
     If it holds none and they are not ``required``, the ``usual`` one is returned, by default the first of ``names``.
-
-    Raises:
-        UserError: it holds none of them; if the folder above does, the message names that one.
     """
     for name in names:
         if _is_there(folder / name, Path.is_dir):

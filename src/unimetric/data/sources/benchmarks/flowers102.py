@@ -3,9 +3,8 @@
 from collections import Counter
 from pathlib import Path
 
-from unimetric.data.catalog import Dataset
 from unimetric.data.sources.benchmarks.finding import find_file, find_images
-from unimetric.data.sources.benchmarks.listing import Listed, make_dataset
+from unimetric.data.sources.benchmarks.listing import Listed, Listing
 from unimetric.data.sources.benchmarks.mat_files import mat_numbers, read_mat
 from unimetric.errors import UserError
 
@@ -14,7 +13,7 @@ TRAIN_CLASSES = 51
 _SETS = ("trnid", "valid", "tstid")
 
 
-def read_flowers102(folder: Path, name: str | None = None, *, require_images: bool = True) -> list[Dataset]:
+def read_flowers102(folder: Path, require_images: bool) -> Listing:
     """Read Oxford Flowers-102 in the order of the images' numbers: its three sets together, divided by class.
 
     Labels are the numbers of the classes: its files have no names. The folder has ``imagelabels.mat``, ``setid.mat``
@@ -29,7 +28,7 @@ def read_flowers102(folder: Path, name: str | None = None, *, require_images: bo
         for image in _images(folder / "setid.mat", len(numbers))
         for number in [numbers[image - 1]]
     ]
-    return make_dataset("flowers102", name, images, labels_file, listed, require_images=require_images)
+    return Listing(images, labels_file, listed)
 
 
 def _images(file: Path, count: int) -> list[int]:

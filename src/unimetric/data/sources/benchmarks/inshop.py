@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from unimetric.data.catalog import Dataset
 from unimetric.data.sources.benchmarks.finding import find_file, find_images
-from unimetric.data.sources.benchmarks.listing import Listed, make_dataset
+from unimetric.data.sources.benchmarks.listing import Listed, Listing
 from unimetric.data.sources.benchmarks.text_tables import forward_slashes, read_table_with_header
 from unimetric.errors import UserError
 
@@ -14,7 +13,7 @@ _FILE = "list_eval_partition.txt"
 _IMAGES = "img/"
 
 
-def read_inshop(folder: Path, name: str | None = None, *, require_images: bool = True) -> list[Dataset]:
+def read_inshop(folder: Path, require_images: bool) -> Listing:
     """Read In-Shop in the order of ``list_eval_partition.txt``; labels are its item ids, such as "id_00000002".
 
     A query is looked for among the gallery images only, never among the other queries. The folder has
@@ -37,4 +36,4 @@ def read_inshop(folder: Path, name: str | None = None, *, require_images: bool =
                 "download the file again"
             )
         listed.append(Listed(path, label, role))
-    return make_dataset("inshop", name, images.parent, file, listed, require_images=require_images)
+    return Listing(images.parent, file, listed)

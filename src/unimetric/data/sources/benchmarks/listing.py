@@ -21,25 +21,28 @@ class Listed(NamedTuple):
     role: str
 
 
-def make_dataset(
-    source: str,
-    name: str | None,
-    images: Path,
-    file: Path,
-    listed: Sequence[Listed],
-    *,
-    require_images: bool,
-    notes: Sequence[str] = (),
-) -> list[Dataset]:
-    """Make the dataset of the images that annotation files list, in their order.
+class Listing(NamedTuple):
+    """The images that the annotation files of one copy of a dataset list."""
 
-    It is called ``name``, or else like its ``source``; paths are relative to ``images``, and ``file`` is for messages.
-    To the notes, differences from the published counts are added.
+    images: Path
+    """The folder that their paths are relative to."""
+    file: Path
+    """The annotation files, for messages."""
+    listed: Sequence[Listed]
+    """The images, in the order of the files."""
+    notes: Sequence[str] = ()
+
+
+def make_dataset(source: str, name: str | None, listing: Listing, *, require_images: bool) -> Dataset:
+    """Return the dataset of listed images, called ``name``, or else like its source.
+
+    To its notes, differences from the published counts are added.
 
     Raises:
         UserError: a path leads out of the folder, an image is listed with two labels or in two splits, or images
             are absent though they are required.
     """
+    images, file, listed, notes = listing
     called = name or source
     kept: dict[str, Listed] = {}
     repeated: list[Path] = []
@@ -62,16 +65,13 @@ def make_dataset(
         remarks.append(
             f"dataset {called!r} differs from {PUBLISHED[source].title} as published: {'; '.join(differences)}"
         )
-    return [Dataset(called, items, tuple(repeated), tuple(remarks))]
+    return Dataset(called, items, tuple(repeated), tuple(remarks))
 
 
 def absent_images(items: Iterable[Item]) -> list[Path]:
-    """Return the items' paths at which there is no file, in their order.
+    """Return the items' paths at which there is no file, in their order; UserError if a folder cannot be read.
 
     Each folder is listed once, which is many times faster than checking every file.
-
-    Raises:
-        UserError: a folder cannot be read.
     """
     files: dict[str, set[str]] = {}
     absent = []

@@ -3,7 +3,7 @@
 import io
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,11 +37,7 @@ _MAT_DEEPEST = 100
 
 
 def read_mat(file: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
-    """Read variables of a MATLAB 5 file: the required ``names``, and the optional ones that are there.
-
-    Raises:
-        UserError: the file is missing, unreadable or damaged, or lacks a variable.
-    """
+    """Read variables of a MATLAB 5 file: the required ``names``, and the optional ones that are there."""
     # Slow to import, and most runs read no .mat file.
     from scipy.io import loadmat
 
@@ -63,11 +59,7 @@ def read_mat(file: Path, names: Sequence[str], optional: Sequence[str] = ()) -> 
 
 
 def mat_column(file: Path, table: NDArray[Any], column: str) -> list[Any]:
-    """Return one field of a MATLAB struct array, in its order, each value still as MATLAB wraps it.
-
-    Raises:
-        UserError: the array has no such field.
-    """
+    """Return one field of a MATLAB struct array, in its order, each value still as MATLAB wraps it."""
     names = table.dtype.names or ()
     if column not in names:
         listed = ", ".join(repr(name) for name in names) or "no named columns at all"
@@ -76,11 +68,7 @@ def mat_column(file: Path, table: NDArray[Any], column: str) -> list[Any]:
 
 
 def mat_numbers(file: Path, values: Iterable[Any], what: str, low: int, high: int) -> list[int]:
-    """Return values of a MATLAB array as whole numbers.
-
-    Raises:
-        UserError: one is not a whole number, or out of range.
-    """
+    """Return values of a MATLAB array as whole numbers."""
     numbers = []
     for position, wrapped in enumerate(values, start=1):
         value = _unwrap(wrapped)
@@ -98,11 +86,7 @@ def mat_numbers(file: Path, values: Iterable[Any], what: str, low: int, high: in
 
 
 def mat_texts(file: Path, values: Iterable[Any], what: str) -> list[str]:
-    """Return values of a MATLAB array as text.
-
-    Raises:
-        UserError: one is not text, or empty.
-    """
+    """Return values of a MATLAB array as text."""
     texts = []
     for position, wrapped in enumerate(values, start=1):
         value = _unwrap(wrapped)
@@ -110,17 +94,6 @@ def mat_texts(file: Path, values: Iterable[Any], what: str) -> list[str]:
             raise UserError(f"{file}, entry {position}: the {what} is not text; download the file again")
         texts.append(str(value).strip())
     return texts
-
-
-def check_same_length(file: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Refuse variables of one file that differ in length.
-
-    Raises:
-        UserError: their lengths differ.
-    """
-    if len({len(values) for values in columns.values()}) > 1:
-        lengths = ", ".join(f"{len(values)} {name}" for name, values in columns.items())
-        raise UserError(f"{file} holds {lengths}, which have to be as many; download it again")
 
 
 def _check_mat(content: bytes) -> None:
@@ -203,11 +176,7 @@ def _field_count(parts: Sequence[tuple[int, bytes]], order: Literal["little", "b
 
 
 def _elements(content: bytes, order: Literal["little", "big"]) -> Iterator[tuple[int, bytes]]:
-    """The elements of a file or of an array: type and bytes.
-
-    Raises:
-        ValueError: one has an unknown type, or the content ends before it.
-    """
+    """The elements of a file or of an array: type and bytes."""
     place = 0
     while place < len(content):
         kind, size = (int.from_bytes(content[at : at + 4], order) for at in (place, place + 4))

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from unimetric.data.catalog import Dataset
 from unimetric.data.sources.benchmarks.finding import find_file, find_images
-from unimetric.data.sources.benchmarks.listing import Listed, make_dataset
+from unimetric.data.sources.benchmarks.listing import Listed, Listing
 from unimetric.data.sources.benchmarks.text_tables import forward_slashes, read_table_with_header, whole_number
 
 CLASSES = 22_634
@@ -12,7 +11,7 @@ _FILES = (("train", "Ebay_train.txt"), ("test", "Ebay_test.txt"))
 _COLUMNS = ("class_id", "path")
 
 
-def read_sop(folder: Path, name: str | None = None, *, require_images: bool = True) -> list[Dataset]:
+def read_sop(folder: Path, require_images: bool) -> Listing:
     """Read Stanford Online Products: ``Ebay_train.txt``, then ``Ebay_test.txt``, each in its order.
 
     Labels are the numbers of the classes, which have no names. The folder ``Stanford_Online_Products`` has the two
@@ -27,4 +26,4 @@ def read_sop(folder: Path, name: str | None = None, *, require_images: bool = Tr
             listed.append(Listed(forward_slashes(path), str(label), role))
     if require_images:
         find_images(folder, "sop", sorted({entry.path.partition("/")[0] for entry in listed}))
-    return make_dataset("sop", name, folder, folder / "Ebay_*.txt", listed, require_images=require_images)
+    return Listing(folder, folder / "Ebay_*.txt", listed)

@@ -40,9 +40,6 @@ def read_table_with_header(file: Path, columns: Sequence[str], *, count_first: b
     """Read the wanted columns, in this order, of a table whose first line names its columns; else as `read_table`.
 
     With ``count_first``, a line with the number of rows may come before the header; the number is not used.
-
-    Raises:
-        UserError: as `read_table`, or a column is missing.
     """
     lines = _read_lines(file)
     if count_first and lines and lines[0][1].isdigit():
@@ -64,12 +61,21 @@ def read_table_with_header(file: Path, columns: Sequence[str], *, count_first: b
     return rows
 
 
-def read_image_classes(images_file: Path, classes_file: Path) -> list[tuple[str, Row]]:
-    """Join the two tables of CUB-200-2011 and NABirds on the image's id: each image's path, and its class's row.
+def read_classes(folder: Path, low: int, high: int) -> tuple[dict[int, str], list[tuple[str, int]]]:
+    """Read ``classes.txt``, ``images.txt`` and ``image_class_labels.txt`` of CUB-200-2011 and NABirds.
 
-    Raises:
-        UserError: as `read_table`; an id is listed twice, or in one of the files only.
+    Returns:
+        The names of the classes by id, from ``low`` to ``high``; and each image's path with the id of its class.
     """
+    images_file, classes_file, names_file = (
+        folder / name for name in ("images.txt", "image_class_labels.txt", "classes.txt")
+    )
+    names: dict[int, str] = {}
+    for line, (text, name) in read_table(names_file, ("class_id", "class_name"), rest=True):
+        number = whole_number(text, f"{names_file}, line {line}", "class id", low, high)
+        if number in names:
+            raise UserError(f"{names_file}, line {line}: the class id {number} is there twice; download the file again")
+        names[number] = name
     images = _by_key(images_file, read_table(images_file, ("image_id", "path"), rest=True))
     classes = _by_key(classes_file, read_table(classes_file, ("image_id", "class_id")))
     sides = ((images_file, images, classes_file, classes), (classes_file, classes, images_file, images))
@@ -79,30 +85,18 @@ def read_image_classes(images_file: Path, classes_file: Path) -> list[tuple[str,
             raise UserError(
                 f"{other_file} has no image {alone!r}, which {file} has on line {own[alone].line}; download both again"
             )
-    return [(forward_slashes(row.values[1]), classes[key]) for key, row in images.items()]
-
-
-def read_class_names(file: Path, low: int, high: int) -> dict[int, str]:
-    """Read the table ``class_id class_name``, of which the ids lie in ``low`` to ``high``.
-
-    Raises:
-        UserError: as `read_table`; an id is out of range, or listed twice.
-    """
-    names: dict[int, str] = {}
-    for line, (text, name) in read_table(file, ("class_id", "class_name"), rest=True):
-        number = whole_number(text, f"{file}, line {line}", "class id", low, high)
-        if number in names:
-            raise UserError(f"{file}, line {line}: the class id {number} is there twice; download the file again")
-        names[number] = name
-    return names
+    pairs = []
+    for key, row in images.items():
+        place = f"{classes_file}, line {classes[key].line}"
+        number = whole_number(classes[key].values[1], place, "class id", low, high)
+        if number not in names:
+            raise UserError(f"{place}: the class id {number} is not in {names_file}; download both again")
+        pairs.append((forward_slashes(row.values[1]), number))
+    return names, pairs
 
 
 def whole_number(text: str, place: str, what: str, low: int, high: int) -> int:
-    """Return a whole number from ``low`` to ``high``, written in digits; ``place`` and ``what`` are for the message.
-
-    Raises:
-        UserError: it is not a whole number, or out of range.
-    """
+    """Return a whole number from ``low`` to ``high``, written in digits; ``place`` and ``what`` are for the message."""
     # int() would take "1_000", "+1" and digits of other scripts as well.
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
         raise UserError(f"{place}: the {what} {text!r} is not a whole number from {low} to {high}; download it again")
@@ -118,11 +112,7 @@ def forward_slashes(path: str) -> str:
 
 
 def _by_key(file: Path, rows: Iterable[Row]) -> dict[str, Row]:
-    """Return rows by their first value.
-
-    Raises:
-        UserError: two rows have the same.
-    """
+    """Return rows by their first value."""
     found: dict[str, Row] = {}
     for row in rows:
         key = row.values[0]

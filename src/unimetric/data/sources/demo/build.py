@@ -8,13 +8,14 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from unimetric.data.images import encode_image
-from unimetric.data.sources.demo.packages import package_versions
+from unimetric.data.sources.demo.packages import ICON_PACKS, licence_text, package_versions
 from unimetric.files import cache_folder, explain_os_error, make_folder, write_json, write_text
 from unimetric.progress import track
 
@@ -36,6 +37,15 @@ _COVERS = (
 )
 # For the progress bar only.
 _ABOUT = 1800
+_TEXTS = (
+    *((f"justmyresource-{pack}", f"/LICENSES/{pack.upper()}-LICENSE") for pack in ICON_PACKS),
+    ("justmyresource-font-awesome", "/LICENSES/FONT-AWESOME-ATTRIBUTION"),
+    ("justmyresource-material-icons", "/LICENSES/MATERIAL-ICONS-NOTICE"),
+    ("matplotlib", "/LICENSE_DEJAVU"),
+    ("matplotlib", "/LICENSE_STIX"),
+    ("scikit-learn", "sklearn/datasets/images/README.txt"),
+)
+"""Packages, and the ends of the paths of their licence files."""
 
 
 def build_demo(folder: Path | None = None) -> Path:
@@ -89,12 +99,12 @@ def is_complete(root: Path) -> bool:
         return False
 
 
-def pixel_fingerprint(domain: Path) -> str:
-    """Return the SHA-256, in hexadecimal, of the pixels in a folder of class folders; `_COVERS` has the definition.
+def _key(versions: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps([FORMAT, versions], sort_keys=True).encode()).hexdigest()[:12]
 
-    Raises:
-        OSError: a file is no image.
-    """
+
+def pixel_fingerprint(domain: Path) -> str:
+    """Return the SHA-256, in hexadecimal, of the pixels in a folder of class folders; `_COVERS` has the definition."""
     from PIL import Image
 
     digest = hashlib.sha256()
@@ -104,11 +114,6 @@ def pixel_fingerprint(domain: Path) -> str:
         digest.update(f"{path.relative_to(domain).as_posix()}\0{picture.width}\0{picture.height}\0".encode())
         digest.update(picture.tobytes())
     return digest.hexdigest()
-
-
-def _key(versions: dict[str, str]) -> str:
-    text = json.dumps([FORMAT, versions], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _count(domain: Path) -> int:
@@ -131,14 +136,12 @@ def _painters() -> dict[str, Callable[[], Iterator[Drawing]]]:
 
 
 def _fill(root: Path, versions: dict[str, str]) -> None:
-    from unimetric.data.sources.demo.licences import licences
-
     pictures = ((domain, drawing) for domain, paint in _painters().items() for drawing in paint())
     drawn: dict[str, Counter[str]] = {domain: Counter() for domain in DOMAINS}
     for domain, drawing in track(pictures, "building the demo data", total=_ABOUT):
         drawn[domain][drawing.label] += 1
         _save(drawing, root / domain / drawing.label, drawn[domain][drawing.label])
-    write_text(root / LICENCES, licences())
+    write_text(root / LICENCES, _licences())
     domains: dict[str, Any] = {
         domain: {"classes": len(counts), "images": counts.total(), "sha256": pixel_fingerprint(root / domain)}
         for domain, counts in drawn.items()
@@ -153,5 +156,21 @@ def _save(drawing: Drawing, folder: Path, number: int) -> None:
     if drawing.jpeg_quality is None:
         (folder / f"{stem}.png").write_bytes(encode_image(drawing.draw(), "PNG"))
     else:
-        content = encode_image(drawing.draw(), "JPEG", quality=drawing.jpeg_quality)
-        (folder / f"{stem}.jpg").write_bytes(content)
+        (folder / f"{stem}.jpg").write_bytes(encode_image(drawing.draw(), "JPEG", quality=drawing.jpeg_quality))
+
+
+def _licences() -> str:
+    """Return sources, authors and licences of the demo data, in Markdown."""
+    from jinja2 import Template
+
+    from unimetric.data.sources.demo.photographs import PHOTOGRAPHS
+
+    texts = [
+        (package, name.rpartition("/")[2], text.strip())
+        for package, name in _TEXTS
+        if (text := licence_text(package, name))
+    ]
+    content = (resources.files(__package__) / "licences.md.j2").read_text(encoding="utf-8")
+    template = Template(content, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    rendered: str = template.render(photographs=PHOTOGRAPHS, texts=texts)
+    return rendered

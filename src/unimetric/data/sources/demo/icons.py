@@ -49,12 +49,9 @@ _FEWEST = 6
 
 
 def icon_drawings() -> Iterator[Drawing]:
-    """Yield every icon, class by class; a style that repeats another one's picture is skipped.
-
-    Raises:
-        UserError: a pack's file is missing, or holds too few drawings of a class.
-    """
-    packs = {pack: _open(pack) for pack in _STYLES}
+    """Yield every icon, class by class; a style that repeats another one's picture is skipped."""
+    files = {pack: f"justmyresource_{pack.replace('-', '_')}/icons.zip" for pack in _STYLES}
+    packs = {pack: ZipFile(package_file(f"justmyresource-{pack}", file)) for pack, file in files.items()}
     try:
         for label in CLASSES:
             masks = list(_distinct(_masks(packs, label)))
@@ -63,28 +60,21 @@ def icon_drawings() -> Iterator[Drawing]:
                     f"the installed icon packs draw {label!r} in {len(masks)} ways only, {_FEWEST} are needed; {REMEDY}"
                 )
             for origin, mask in masks:
-                yield Drawing(label, origin, partial(_draw, mask, label, origin))
+                yield Drawing(label, origin, partial(place, mask, generator("icons", label, origin), turn=_TURN))
     finally:
         for archive in packs.values():
             archive.close()
-
-
-def _open(pack: str) -> ZipFile:
-    return ZipFile(package_file(f"justmyresource-{pack}", f"justmyresource_{pack.replace('-', '_')}/icons.zip"))
 
 
 def _masks(packs: dict[str, ZipFile], label: str) -> Iterator[tuple[str, Image.Image]]:
     for pack, styles in _STYLES.items():
         names = (_NAME_IN_PACK.get((pack, label), label), *_OTHER_NAMES.get(label, ()))
         for style, pattern in styles.items():
-            name = next((name for name in names if _has(packs[pack], pattern.format(name))), None)
+            drawings = (f"{pattern.format(name)}.svg" for name in names)
+            name = next((name for name in drawings if name in packs[pack].NameToInfo), None)
             if name is not None:
-                svg = packs[pack].read(f"{pattern.format(name)}.svg").decode()
+                svg = packs[pack].read(name).decode()
                 yield f"{pack}-{style}", _render(svg)
-
-
-def _has(archive: ZipFile, stem: str) -> bool:
-    return f"{stem}.svg" in archive.NameToInfo
 
 
 def _render(svg: str) -> Image.Image:
@@ -109,7 +99,3 @@ def _distinct(masks: Iterator[tuple[str, Image.Image]]) -> Iterator[tuple[str, I
         if all(np.abs(coarse - other).mean() >= 0.01 for other in seen):
             seen.append(coarse)
             yield origin, mask
-
-
-def _draw(mask: Image.Image, label: str, origin: str) -> Image.Image:
-    return place(mask, generator("icons", label, origin), turn=_TURN)

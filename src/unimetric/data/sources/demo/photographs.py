@@ -92,11 +92,7 @@ PHOTOGRAPHS = (
 
 
 def photograph_drawings() -> Iterator[Drawing]:
-    """Yield every view, region by region.
-
-    Raises:
-        UserError: a photograph is missing.
-    """
+    """Yield every view, region by region; UserError if a photograph is missing."""
     for photograph in PHOTOGRAPHS:
         with Image.open(package_file(photograph.package, photograph.path)) as file:
             scene = file.convert("RGB")
@@ -111,16 +107,12 @@ def photograph_drawings() -> Iterator[Drawing]:
 def _draw(region: Image.Image, label: str, view: str) -> Image.Image:
     rng = generator("photographs", label, view)
     for _ in range(_TRIES):
-        picture = _look(region, _corners(rng, region.width))
+        corners = _perspective(_corners(rng, region.width))
+        picture = region.transform((VIEW, VIEW), Image.Transform.PERSPECTIVE, corners, Image.Resampling.BICUBIC)
         if np.asarray(picture.convert("L")).std() >= _LEAST_CONTRAST:
             break
     picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.3)))
     return _expose(picture, rng)
-
-
-def _look(region: Image.Image, corners: np.ndarray) -> Image.Image:
-    """Return the part of a region within the corners [4 x 2], as a square picture."""
-    return region.transform((VIEW, VIEW), Image.Transform.PERSPECTIVE, _perspective(corners), Image.Resampling.BICUBIC)
 
 
 def _corners(rng: np.random.Generator, side: int) -> np.ndarray:
