@@ -186,6 +186,7 @@ class Command:
         return help_page(self.parser.prog, inspect.getdoc(self.function) or "", self.options, everything)
 
 
+@functools.cache
 def options_parser(kind: type[Any]) -> ArgumentParser:
     """A parser of nothing but the fields of a dataclass, for values from files."""
     parser = _Parser(add_help=False, exit_on_error=False, print_config=None)

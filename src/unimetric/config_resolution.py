@@ -2,10 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from typing import Any
-
-from jsonargparse import ArgumentParser
 
 from unimetric.arguments import options_parser
 from unimetric.config import RunConfig, read_options, run_config
@@ -29,7 +26,7 @@ def checked_options(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
     """The same options after a check of names, types and ranges."""
     check_names(RunConfig, values, origin)
     try:
-        given = dict(_run_parser().parse_object(dict(values), defaults=False).as_dict())
+        given = dict(options_parser(RunConfig).parse_object(dict(values), defaults=False).as_dict())
     except InvalidValueError as error:
         raise InvalidValueError(error.option, error.value, error.remedy, origin) from error
     try:
@@ -75,8 +72,3 @@ def with_shorthands(config: RunConfig, sources: list[str] | None, strict: bool) 
     """Return the configuration with its values replaced by the positional SOURCE arguments and ``--strict``."""
     data = config.data
     return replace(config, data=replace(data, sources=sources or data.sources, strict=strict or data.strict))
-
-
-@cache
-def _run_parser() -> ArgumentParser:
-    return options_parser(RunConfig)

@@ -193,6 +193,20 @@ def user_path(path: str | Path) -> Path:
         raise UserError(f"{path}: there is no such home folder; set HOME or write the path without ~") from error
 
 
+def path_exists(path: str) -> bool:
+    """Return True if there is a file or folder; False for text that can be no path."""
+    try:
+        return bool(path) and user_path(path).exists()
+    except (OSError, ValueError, UserError):
+        return False
+
+
+def repeated(paths: Sequence[Path]) -> Path | None:
+    """Return the first path that leads to the same place as one before it."""
+    places = [path.resolve() for path in paths]
+    return next((path for number, path in enumerate(paths) if places[number] in places[:number]), None)
+
+
 def cache_folder() -> Path:
     """The cache folder: ``$UNIMETRIC_CACHE``, else ``$XDG_CACHE_HOME/unimetric``, else ``~/.cache/unimetric``.
 

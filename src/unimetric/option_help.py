@@ -119,9 +119,7 @@ class Option:
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
 
 
-def help_page(
-    program: str, documentation: str, options: Sequence[Option], everything: bool, width: int | None = None
-) -> str:
+def help_page(program: str, documentation: str, options: Sequence[Option], everything: bool) -> str:
     """The text of ``--help`` or ``--help-all``.
 
     Args:
@@ -129,9 +127,8 @@ def help_page(
         documentation: Docstring of the command; its first paragraphs are shown.
         options: In the order of the page.
         everything: List every option with its whole description.
-        width: Columns; by default those of the terminal, at most 120.
     """
-    width = min(width or shutil.get_terminal_size((100, 24)).columns, 120)
+    width = min(shutil.get_terminal_size((100, 24)).columns, 120)
     usage = [option.usage for option in options if option.positional or option.required]
     lines = textwrap.wrap(" ".join(["usage:", program, *usage, "[options]"]), width, subsequent_indent=" " * 8)
     about = documentation.partition("\n\nArgs:")[0].partition("\n\nReturns:")[0].replace("``", "")

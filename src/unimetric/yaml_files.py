@@ -61,12 +61,7 @@ def as_yaml(options: Any) -> str:
 
 
 def _check(path: Path, root: yaml.Node) -> None:
-    """Refuse a document with too many values.
-
-    Raises:
-        UserError: a number is too long, values are nested too deeply or are too many, or one holds itself.
-        yaml.YAMLError: a name is there twice.
-    """
+    """Refuse a document with too many, too long or too deep values, one in itself, or a name that is there twice."""
     known: dict[int, tuple[int, int]] = {}
 
     def measure(node: yaml.Node, depth: int) -> tuple[int, int]:

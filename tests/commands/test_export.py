@@ -56,6 +56,19 @@ def test_without_data_noise_is_used_and_said(run: Path, tmp_path: Path, capsys: 
     assert "gone" in reason
 
 
+def test_every_image_of_a_small_run_is_used(run: Path, sources: list[Path], tmp_path: Path) -> None:
+    images = [sorted(folder.iterdir())[:4] for folder in sorted(sources[0].iterdir())[:4]]
+    for path in (path for few in images for path in few):
+        (tmp_path / "few" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, tmp_path / "few" / path.parent.name / path.name)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"] |= {"sources": [str(tmp_path / "few")], "test_datasets": []}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    pixels, real, reason = _images(tmp_path, EvaluationTransform(32, (0.5,) * 3, (0.5,) * 3))
+    assert real == len({each.numpy().tobytes() for each in pixels[:real]}) == 16
+    assert reason == "the run has only 16 images that can be read"
+
+
 def test_int8_has_a_file_of_its_own(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
     shutil.copytree(run, tmp_path / "run")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,13 +65,7 @@ def _check_options(plan: Plan) -> None:
     from unimetric.training.setup import check_options
 
     for run in plan.checked_runs():
-        with _origin(f"{plan.file.path}, {run.entry}"):
+        try:
             check_options(run.config)
-
-
-@contextmanager
-def _origin(origin: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{origin}: {error}") from error
+        except UserError as error:  # noqa: PERF203 - each names its entry
+            raise UserError(f"{plan.file.path}, {run.entry}: {error}") from error

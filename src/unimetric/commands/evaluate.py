@@ -11,7 +11,7 @@ from unimetric.arguments import Common, PositiveInt, Without
 from unimetric.config import RunConfig
 from unimetric.config_resolution import with_shorthands
 from unimetric.errors import MissingOptionError, OptionError, UserError
-from unimetric.files import check_writable, make_folder, write_json
+from unimetric.files import check_writable, make_folder, repeated, write_json
 from unimetric.models.source import ModelSource
 from unimetric.yaml_files import as_yaml
 
@@ -131,9 +131,8 @@ def evaluate_ensemble(config: RunConfig, models: Sequence[Path], out: Path) -> d
 
     clock = Clock.start()
     device = choose_device(config.device.accelerator)
-    folders = [model.resolve() for model in models]
-    if twice := [model for number, model in enumerate(models) if folders[number] in folders[:number]]:
-        raise UserError(f"--ensemble names {twice[0]} twice: name each model once")
+    if twice := repeated(models):
+        raise UserError(f"--ensemble names {twice} twice: name each model once")
     check_writable(out)
     split = _split(config)
     own = RunFolder(models[0])

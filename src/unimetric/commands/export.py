@@ -112,6 +112,7 @@ def _images(model: Path, transform: EvaluationTransform) -> tuple[Tensor, int, s
 
 def _image_paths(run: RunFolder) -> tuple[list[Path], str]:
     """Up to 64 images of a run's data, evenly spread, and why there are none."""
+    from unimetric.training.rotation import evenly
     from unimetric.training.setup import load_split
 
     if not run.config.is_file():
@@ -121,4 +122,4 @@ def _image_paths(run: RunFolder) -> tuple[list[Path], str]:
     except UserError as error:
         return [], str(error)
     paths = list(dict.fromkeys(item.path for item in (*split.query, *split.gallery, *split.train)))
-    return [paths[number * len(paths) // _CHECKED_IMAGES] for number in range(min(_CHECKED_IMAGES, len(paths)))], ""
+    return evenly(paths, _CHECKED_IMAGES), ""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from unimetric.config import DeviceConfig
 from unimetric.errors import UserError
-from unimetric.files import check_writable
+from unimetric.files import check_writable, repeated
 from unimetric.models.source import ModelSource
 
 
@@ -25,9 +25,8 @@ def merge(models: list[Path], *, out: Path, weights: str | None = None) -> int:
     from unimetric.models.saving import CONFIG
     from unimetric.progress import log_status
 
-    folders = [model.resolve() for model in models]
-    if twice := [model for number, model in enumerate(models) if folders[number] in folders[:number]]:
-        raise UserError(f"{twice[0]} is named twice: name each model once")
+    if twice := repeated(models):
+        raise UserError(f"{twice} is named twice: name each model once")
     if RunFolder(out).config.exists() or (out / CONFIG).exists():
         raise UserError(f"{out} holds a model already: choose another --out")
     check_writable(out)

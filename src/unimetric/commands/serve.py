@@ -112,12 +112,7 @@ def place_of(db: str, *, model: Path | None, weights: str | None, device: Device
 
 
 def _serve(place: Place, config: ServiceConfig, model: Path | None, weights: str | None, device: DeviceConfig) -> int:
-    """Serve a database until Ctrl-C or SIGTERM, then finish the accepted requests; see `serve`.
-
-    Raises:
-        KeyboardInterrupt: after Ctrl-C.
-        UserError: no database, another model, no token, or an address that is taken.
-    """
+    """Serve a database until Ctrl-C or SIGTERM, then finish the accepted requests; see `serve`."""
     from unimetric.progress import log_status
     from unimetric.search import SearchIndex
     from unimetric.service.access import tokens_from_environment

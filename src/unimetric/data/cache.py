@@ -29,12 +29,7 @@ _NOT_A_CACHE = "make one with: unimetric prepare SOURCE --out"
 
 @dataclass(frozen=True)
 class CacheKind:
-    """Side and format of a cache's images.
-
-    Args:
-        side: The shorter side in pixels that larger images were reduced to (bicubic).
-        format: ``jpeg`` or ``raw``, see `prepare_cache`.
-    """
+    """Shorter side, in pixels, of the larger images (bicubic), and format: ``jpeg`` or ``raw``, see `prepare_cache`."""
 
     side: int
     format: Literal["jpeg", "raw"]
@@ -45,12 +40,7 @@ class CacheKind:
 
 @dataclass(frozen=True)
 class ImageCache:
-    """A cache; several threads and processes may read it, also while images are added.
-
-    Args:
-        folder: Its folder.
-        kind: Storage of its images, ``jpeg`` or ``raw``.
-    """
+    """A cache; several threads and processes may read it, also while images are added."""
 
     folder: Path
     kind: CacheKind

@@ -91,11 +91,7 @@ def share(tensors: tuple[Tensor, ...]) -> str | None:
 
 
 class _Ended(threading.Event):
-    """The event by which torch ends workers, in the main process; a worker that is killed may hold the lock of theirs.
-
-    Args:
-        shared: The event that the workers look at.
-    """
+    """The event by which torch ends workers, for the main process; a killed worker may hold the lock of theirs."""
 
     def __init__(self, shared: Any) -> None:
         super().__init__()
@@ -111,10 +107,6 @@ class _Ended(threading.Event):
 
 class WorkerLoader(Generic[T_co]):
     """The batches of a `DataLoader`; in a ``with`` block, at whose end its workers are stopped.
-
-    Args:
-        loader: With persistent workers, or none.
-        leaves: Given to `start_worker`.
 
     Raises:
         ProcessLost: on leaving the block: an error came from a worker that died.

@@ -109,17 +109,9 @@ def _of_size(task: "_Task", short: MeasuredVectors, size: int) -> Iterator[tuple
 
 @dataclass(frozen=True)
 class _Task:
-    """Queries and gallery by number.
+    """Queries and gallery by number: of the images, [Q] and [G], and of the datasets with these ``names``.
 
-    Attributes:
-        query_ids: Number of each query's image, [Q].
-        gallery_ids: Number of each gallery item's image, [G].
-        query: The queries.
-        gallery: The gallery's items.
-        query_datasets: Numbers of the queries' datasets.
-        gallery_datasets: Numbers of the gallery's datasets.
-        names: Names of the datasets.
-        scored: True for a query with another image of its class in the gallery, [Q].
+    ``scored`` is True for a query with another image of its class in the gallery, [Q].
     """
 
     query: tuple[Item, ...]

@@ -187,9 +187,6 @@ def paired_cosines(queries: Tensor, gallery: Tensor) -> Tensor:
 def common_exponent(sides: Mapping[str, Vectors]) -> int:
     """Return the least n with every norm below 2^n; 0 where all vectors are zero.
 
-    Args:
-        sides: Matrices of vectors, by their names in errors.
-
     Raises:
         UserError: not floating-point matrices, or a number is infinite or NaN.
 

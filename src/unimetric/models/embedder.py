@@ -315,15 +315,11 @@ def _check_same_backbone(backbone: Backbone, config: dict[str, Any], folder: Pat
 
 
 def model_path(path: Path, revision: str | None = None) -> Path:
-    """Return the folder of a model that is given by path or by name.
+    """Return the folder of a model given by path or name; ``revision`` is a branch, tag or commit on the hub.
 
     In this order: what exists here; the name of a backbone, whose frozen model is kept in the user's cache;
     ``owner/name`` or ``owner/name@revision`` of a model on the hub, unless something called ``owner`` exists here;
     ``hf:owner/name`` in any case. Anything else is returned as it is.
-
-    Args:
-        path: The folder or the name.
-        revision: Branch, tag or commit, for a model on the hub only.
 
     Raises:
         UserError: the backbone's weights cannot be read, the hub has no such model or cannot be reached, or the cache

@@ -39,13 +39,7 @@ class PixelEmbedder(Protocol):
 
 @dataclass(frozen=True)
 class ShortForm:
-    """Inference form with shortened vectors.
-
-    Args:
-        form: The form of the whole vectors.
-        sizes: The means to shorten them.
-        size: s.
-    """
+    """Inference form with vectors shortened to ``size`` numbers."""
 
     form: PixelEmbedder
     sizes: Sizes

@@ -162,12 +162,7 @@ def _words(value: object) -> str:
 
 
 class PairEncoder(Encoder):
-    """Embed images by two models; a vector is that of the first followed by that of the second, [E + D].
-
-    Args:
-        first: The model of the first E numbers.
-        second: The model of the other D; it has the same transform.
-    """
+    """Embed images by two models; a vector is that of the first followed by that of the second, [E + D]."""
 
     def __init__(self, first: Embedder, second: Embedder) -> None:
         self.first, self.second = first, second

@@ -53,20 +53,9 @@ def _same_values(tensor: Tensor) -> Tensor:
 
 
 class InferenceModel(nn.Module):
-    """Inference form that computes the vectors of a network; it cannot be trained or saved.
+    """Inference form of a network, which it takes over; its products are of ``dtype``. It cannot be trained or saved.
 
     Made by `fuse`.
-
-    Args:
-        network: The network, which is taken over and changed.
-        dtype: The type of matrix products.
-
-    Attributes:
-        dtype: The type of matrix products.
-        backbone: The backbone, with weights in ``dtype`` and LayerScale folded in.
-        method: The training method's additions to the backbone.
-        blocks: The blocks of the backbone.
-        last_for_class_token: True if the last block computes its class token only.
     """
 
     def __init__(self, network: Network, dtype: torch.dtype) -> None:

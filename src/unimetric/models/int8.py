@@ -34,9 +34,6 @@ class Int8Model:
     layer stay float32. Building takes seconds. A vector does not depend on other images in the batch.
     ``docs/performance.md`` has the loss of accuracy.
 
-    Args:
-        network: The network, on the CPU. Later training does not affect this model.
-
     Raises:
         UserError: a package is missing, or the model is too large.
     """

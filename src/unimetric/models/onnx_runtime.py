@@ -31,14 +31,10 @@ def default_name(precision: str, size: int | None = None) -> str:
 
 
 class OnnxNetwork:
-    """A network of `unimetric.models.export`, run by onnxruntime.
+    """A network of `unimetric.models.export`, run by onnxruntime in threads, with one image each.
 
     It gets its images one by one, in several threads: the order in which a product adds its terms, and the rounding
     scale of int8, depend on the whole input of a call, and a vector must not depend on other images in the batch.
-
-    Args:
-        session: An `onnxruntime.InferenceSession` from `open_session`.
-        threads: Number of threads, with one image each.
     """
 
     def __init__(self, session: Any, threads: int = 1) -> None:
@@ -69,18 +65,6 @@ def open_session(source: str | bytes) -> Any:
 
 class ExportedEmbedder:
     """A model exported as one ONNX file, with the vectors of `Embedder.encode` in float32 or int8, on the CPU.
-
-    Args:
-        path: The file that ``unimetric export`` wrote.
-
-    Attributes:
-        path: The file.
-        fingerprint: SHA-256 of the model that was exported, see `model_fingerprint`.
-        compatible_with: Fingerprints of other models whose vectors this model's queries may search.
-        embedding_size: E.
-        image_size: S.
-        precision: Precision of its products, ``fp32`` or ``int8``.
-        encoded_in: Runtime, precision and device in a few words.
 
     Raises:
         UserError: onnxruntime is missing, the file cannot be read, or it was not written by ``unimetric export``.
@@ -152,11 +136,7 @@ def _metadata(path: Path, session: Any) -> dict[str, Any]:
 
 
 def _check(about: dict[str, Any], session: Any) -> None:
-    """Check that the network's inputs and outputs match the metadata.
-
-    Raises:
-        ValueError, TypeError, KeyError, IndexError: they do not.
-    """
+    """Check that the network's inputs and outputs match the metadata; any error says that they do not."""
     size, side = about["image_size"], about["resize_shorter_side"]
     scales = [float(value) for name in ("mean", "std") for value in about[name]]
     takes = [(part.name, part.shape[1:]) for part in session.get_inputs()]

@@ -20,15 +20,12 @@ from unimetric.models.inference import InferenceModel, each
 
 
 class PerImageModel:
-    """Wrapper of an inference form that computes each vector from its image alone.
+    """Wrapper of an inference form, which it takes over: each vector is computed from its image alone.
 
     A matrix product may add its terms in another order when its number of rows changes. Here every product is
     computed image by image; only layer norms, sums and conversions, which treat rows independently, are computed for
     several images at once. Where torch has oneDNN, weights are packed once into the processor's layout: short products
     would otherwise spend a quarter of their time on packing.
-
-    Args:
-        model: The inference form on the CPU, which is taken over and changed.
     """
 
     def __init__(self, model: InferenceModel) -> None:
@@ -88,12 +85,9 @@ def _noise(side: int) -> list[Tensor]:
 
 
 class _DividedLinear(nn.Module):
-    """A linear layer for inference that multiplies image by image, optionally followed by GELU.
+    """A linear layer for inference that multiplies image by image, with GELU or not.
 
-    Args:
-        layer: The layer.
-        rows: Tokens per image, for packing the weights; None to leave them unpacked.
-        gelu: Apply GELU, which needs packed weights.
+    With ``rows``, the tokens per image, its weights are packed, which GELU needs.
     """
 
     def __init__(self, layer: nn.Linear, rows: int | None, gelu: bool = False) -> None:

@@ -14,13 +14,7 @@ from unimetric.models.source import ModelSource
 
 @dataclass(frozen=True)
 class Measured:
-    """A run folder, or a folder that ``unimetric evaluate`` wrote.
-
-    Attributes:
-        folder: Its path.
-        metrics: The content of ``metrics.json``.
-        vectors: Queries and gallery.
-    """
+    """A run folder, or one that ``unimetric evaluate`` wrote: content of ``metrics.json``, vectors of both sides."""
 
     folder: Path
     metrics: dict[str, Any]

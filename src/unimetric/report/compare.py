@@ -16,7 +16,7 @@ from unimetric.evaluation import paired_bootstrap
 from unimetric.evaluation.per_query import Protocol
 from unimetric.evaluation.statistics import Difference, Floats
 from unimetric.evaluation.thresholds import Calibration
-from unimetric.files import write_text
+from unimetric.files import repeated, write_text
 from unimetric.report.analysis import Analysis, Score, analyse
 from unimetric.report.collect import Measured, read_metrics, read_run
 from unimetric.report.figures import interval_figure, short
@@ -31,12 +31,7 @@ SIGNIFICANT = 0.975
 
 @dataclass(frozen=True)
 class Cell:
-    """One Recall@1 of a run, with its difference from the first run for all other runs.
-
-    Attributes:
-        score: With its interval.
-        difference: This run less the first, and the paired bootstrap's probability that this one is better.
-    """
+    """One Recall@1 of a run, and for all runs but the first its difference from that one."""
 
     score: Score
     difference: Difference | None = None
@@ -67,9 +62,8 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
     """
     if len(folders) < 2:
         raise UserError(f"compare needs two runs or more, got {len(folders)}: name them one after the other")
-    resolved = [folder.resolve() for folder in folders]
-    if twice := [folder for number, folder in enumerate(folders) if resolved[number] in resolved[:number]]:
-        raise UserError(f"{twice[0]} is named twice: name each run once")
+    if twice := repeated(folders):
+        raise UserError(f"{twice} is named twice: name each run once")
     _check_same_fingerprint(folders, [read_metrics(folder) for folder in folders])
     runs = tuple(read_run(folder) for folder in folders)
     analyses = [analyse(run) for run in runs]

@@ -148,11 +148,7 @@ def smoothed(values: Sequence[float], share: float = 0.05) -> list[float]:
 
 
 def training_figure(log: Sequence[Mapping[str, Any]], name: str) -> Markup | None:
-    """Draw the smoothed training loss over the raw one, and the validation's Recall@1 if there is any.
-
-    Returns:
-        The figure; None if no loss was logged.
-    """
+    """Draw the smoothed training loss over the raw one, and the Recall@1 of validation; None without any loss."""
     losses = [(row["step"], row["loss"]) for row in log if "loss" in row]
     validated = [row for row in log if "validation_harmonic" in row]
     if not losses:

@@ -98,11 +98,7 @@ def _rows(plan: Plan, folder: Folder, entry: Entry) -> list[Row]:
     main: list[_OfSeed] = []
     ensembles: list[_OfSeed] = []
     for seed in entry.seeds:
-        runs = [
-            plan.run(entry, model, seed, options)
-            for model in entry.models
-            if (options := chosen[model.name]) is not None
-        ]
+        runs = plan.runs(entry, seed, chosen)
         measured = [(run, metrics) for run in runs if (metrics := folder.metrics(run)) is not None]
         if len(measured) < len(entry.models):
             continue

@@ -11,7 +11,7 @@ from unimetric.files import make_folder, write_text
 from unimetric.progress import log_status
 from unimetric.studies.names import describe_values
 from unimetric.studies.plan import Entry, Model, Plan, Run
-from unimetric.studies.process import RunProcesses, command_line
+from unimetric.studies.process import RunProcesses
 from unimetric.studies.state import Folder, State, runs_of
 from unimetric.yaml_files import as_yaml
 
@@ -127,11 +127,6 @@ def arguments(run: Run, folder: Folder, *, resume: bool = False) -> list[str]:
         return ["evaluate", *options, "--out", str(files.folder)]
     members = [str(folder.out / member) for member in run.members]
     return ["evaluate", "--ensemble", *members, *options, "--out", str(files.folder)]
-
-
-def command(run: Run, folder: Folder) -> str:
-    """Return the shell's line that repeats a run."""
-    return command_line(arguments(run, folder))
 
 
 def _result(folder: Folder, run: Run) -> str:

@@ -8,8 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from unimetric.errors import UserError
-from unimetric.files import user_path
+from unimetric.files import path_exists, user_path
 
 HARMONIC, UNIFIED = "harmonic", "unified"
 PARAMETERS, SECONDS, MEMORY = "trainable parameters", "training seconds", "peak memory bytes"
@@ -65,16 +64,9 @@ def _describe(value: Any) -> str:
 
 def absolute_source(text: str) -> str:
     """Return a source with an absolute path, ``NAME=`` and ``FORMAT:`` kept; unchanged if no such path exists."""
-    if text != "demo" and _exists(text):
+    if text != "demo" and path_exists(text):
         return os.path.abspath(user_path(text))  # noqa: PTH100 - keeps symbolic links
     match = _SOURCE.fullmatch(text)
-    if match is None or not _exists(match[2]):
+    if match is None or not path_exists(match[2]):
         return text
     return match[1] + os.path.abspath(user_path(match[2]))  # noqa: PTH100
-
-
-def _exists(place: str) -> bool:
-    try:
-        return bool(place) and user_path(place).exists()
-    except (OSError, ValueError, UserError):
-        return False

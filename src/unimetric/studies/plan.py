@@ -99,14 +99,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """A benchmark that is ready to run.
-
-    Args:
-        file: The benchmark's file.
-        datasets: Names of the datasets, in the sources' order.
-        entries: The rows.
-        check: Makes a configuration of options.
-    """
+    """A benchmark that is ready to run."""
 
     file: MatrixFile
     datasets: tuple[str, ...]
@@ -145,6 +138,11 @@ class Plan:
         """Return the run of a model with a seed and the options chosen for it."""
         values = merge(model.values, nested(chosen), {"training": {"seed": seed}})
         return self._run(entry, model, f"{entry.slug}/{model.slug}/seed-{seed}", seed, values, None)
+
+    def runs(self, entry: Entry, seed: int, chosen: Mapping[str, Mapping[str, Any] | None]) -> list[Run]:
+        """Return the runs of an entry's models with a seed, of those whose options are ``chosen``, by name."""
+        known = ((model, chosen[model.name]) for model in entry.models)
+        return [self.run(entry, model, seed, options) for model, options in known if options is not None]
 
     def _run(
         self, entry: Entry, model: Model, folder: str, seed: int, values: Mapping[str, Any], candidate: Any

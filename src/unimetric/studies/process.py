@@ -28,9 +28,6 @@ class Stopped(Exception):  # noqa: N818 - a request, not an error
 class RunProcesses:
     """Runs one command at a time. Within the context, Ctrl-C and SIGTERM are passed on to the command.
 
-    Args:
-        out: The benchmark's folder; no second benchmark may run in it.
-
     Raises:
         UserError: on entering, where another benchmark runs in the folder.
     """

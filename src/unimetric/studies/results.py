@@ -6,9 +6,10 @@ from typing import Any
 
 from unimetric.files import write_json, write_text
 from unimetric.studies.collect import Row, collect, columns
-from unimetric.studies.execute import Failure, command
+from unimetric.studies.execute import Failure, arguments
 from unimetric.studies.names import RATIO
 from unimetric.studies.plan import Plan, Run
+from unimetric.studies.process import command_line
 from unimetric.studies.state import Folder, describe_choice, runs_of
 from unimetric.studies.tables import Grid, latex, make_grid, markdown, results_csv, rows_csv
 
@@ -194,7 +195,7 @@ def _everything(
                 "seed": run.seed,
                 "trying": run.candidate,
                 "folder": run.folder,
-                "command": command(run, folder),
+                "command": command_line(arguments(run, folder)),
                 "metrics": metrics,
             }
             for run, metrics in measured

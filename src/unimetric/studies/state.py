@@ -31,11 +31,7 @@ class RunFiles(NamedTuple):
 
 @dataclass(frozen=True)
 class Folder:
-    """A benchmark's folder.
-
-    Args:
-        out: Its path.
-    """
+    """A benchmark's folder."""
 
     out: Path
 
@@ -101,11 +97,7 @@ def runs_of(plan: Plan, folder: Folder, entry: Entry) -> Iterator[Run]:
             yield from plan.choice_runs(entry, model)
         chosen[model.name] = folder.chosen(plan, entry, model)
     for seed in entry.seeds:
-        members = [
-            plan.run(entry, model, seed, options)
-            for model in entry.models
-            if (options := chosen[model.name]) is not None
-        ]
+        members = plan.runs(entry, seed, chosen)
         yield from members
         if entry.mode == "each" and len(members) == len(entry.models) > 1:
             yield plan.ensemble(entry, seed, members)

@@ -85,13 +85,10 @@ def compare_embeddings(old: Vectors, new: Vectors, items: Sequence[Item], geomet
 def measure_extension(
     config: RunConfig, split: Split, embedder: Embedder, extension: Extension | None
 ) -> dict[str, Any]:
-    """The part ``extension`` of ``metrics.json``: old and new datasets, and the drift of the old embeddings.
+    """The part ``extension`` of ``metrics.json``: old and new datasets, and the drift; empty without an extension.
 
     Measured on the test images of the old datasets, where the sources hold any and test classes are measured on, else
     on the replayed images. A compatible model that loses at most `TOLERANCE` in an old index is marked as compatible.
-
-    Returns:
-        Nothing where nothing was extended.
     """
     if extension is None or config.extension.base is None:
         return {}

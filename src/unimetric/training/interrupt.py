@@ -16,12 +16,7 @@ GRACE = 2.0
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
-    """The run was stopped, after saving.
-
-    Args:
-        done: Progress, in words.
-        remedy: The command that continues the run.
-    """
+    """The run was stopped, after saving; ``done`` is its progress in words, ``remedy`` the command to continue."""
 
     def __init__(self, done: str, remedy: str) -> None:
         super().__init__(f"{done}; {remedy}")

@@ -213,11 +213,7 @@ def _log_step(run: Run, progress: Progress, log: TrainingLog | None, value: floa
 
 
 def train_step(run: Run, model: Any, optimiser: Any, batch: Batch, progress: Progress) -> float | None:
-    """One optimiser step.
-
-    Returns:
-        The loss; None if no image of the batch could be read, or if the step was skipped.
-    """
+    """One optimiser step; returns the loss, None if no image could be read, or if the step was skipped."""
     device = run.fabric.device
     whole = run.processes.join(batch, run.sampler.batch_size)
     _note_skipped(run, whole.skipped, progress)

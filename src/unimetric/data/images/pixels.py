@@ -125,15 +125,10 @@ def array_to_rgb(array: NDArray[Any]) -> Image.Image:
 
 
 def encode_image(image: Image.Image, kind: str, **options: Any) -> bytes:
-    """Return the content of an image file.
+    """Return the content of an image file, by Pillow's names of the format and of its options.
 
     Pillow's own saving to a file of the disk does not notice a write that is cut off, as the last one before a disk is
     full.
-
-    Args:
-        image: The image.
-        kind: Pillow's name of the format.
-        options: Pillow's options of the format.
     """
     buffer = BytesIO()
     image.save(buffer, kind, **options)

@@ -60,12 +60,7 @@ class TrainLabels:
 
 @dataclass(frozen=True)
 class Share:
-    """The part of each global batch that a process takes.
-
-    Args:
-        rank: Number of this process.
-        world_size: Number of processes. Where it does not divide a batch, the first ones take one image more.
-    """
+    """The part of each global batch that a process takes; if it cannot be even, the first ones take one image more."""
 
     rank: int = 0
     world_size: int = 1

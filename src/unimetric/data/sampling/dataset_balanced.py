@@ -57,11 +57,7 @@ def require_group(sampler: str, options: Any) -> None:
 
 
 class DatasetStreams:
-    """Streams of the images of each dataset, in groups of one class or not.
-
-    Args:
-        labels: Class and dataset of each train image.
-        group: Images of each class in a take; 0 or 1 for no groups.
+    """Streams of the images of each dataset, in groups of ``group`` images of one class, or not for 0 or 1.
 
     Attributes:
         capacities: The most images that each dataset can give to a batch, int64 [K].

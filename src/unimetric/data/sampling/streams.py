@@ -8,12 +8,7 @@ from unimetric.data.sampling.base import Numbers
 
 
 class ImageStream:
-    """Stream of all images in random order, then all in another order, and so on.
-
-    Args:
-        numbers: The images.
-        random: Generator of the orders.
-    """
+    """Stream of all images in random order, then all in another order, and so on."""
 
     def __init__(self, numbers: Numbers, random: np.random.Generator) -> None:
         self._random = random
@@ -49,12 +44,6 @@ class ClassStream:
     Where small classes leave a gap that no whole group fits, the next class fills it with two images or more, for
     which another group may give up its last. A single image remains only if all groups of a take are pairs and the
     count is odd.
-
-    Args:
-        numbers: The images.
-        classes: Class number of each of them.
-        group: Images of each class in a take, at least 2.
-        random: Generator of the orders.
     """
 
     def __init__(self, numbers: Numbers, classes: Numbers, group: int, random: np.random.Generator) -> None:

@@ -36,7 +36,7 @@ from unimetric.data.sources.remote import is_remote, local_copy
 from unimetric.data.sources.split_names import named_as_splits
 from unimetric.data.sources.table import SUFFIXES
 from unimetric.errors import UserError, nearest_names, shown
-from unimetric.files import user_path
+from unimetric.files import path_exists, user_path
 
 
 def read_demo(folder: Path | None, name: str | None = None) -> list[Dataset]:
@@ -69,11 +69,7 @@ _FORMAT = re.compile(r"([A-Za-z][A-Za-z0-9_-]+):(.*)", re.DOTALL)
 
 
 def read_source(text: str, *, classes: bool = True) -> list[Dataset]:
-    """Read the datasets that one source string names (see above).
-
-    Args:
-        text: the source string.
-        classes: refuse images without a label: those outside of class folders, and rows of a manifest that have none.
+    """Read the datasets that one source string names (see above); with ``classes``, refuse images without a label.
 
     Raises:
         UserError: the string is malformed, the format unknown, the path missing, or its content wrong.
@@ -156,7 +152,7 @@ def _doubtful_names(datasets: Sequence[Dataset]) -> Iterator[str]:
 def _parse(text: str) -> tuple[str | None, str | None, str]:
     """Split a source string into name, format and path; the first two may be None, the last may be empty."""
     name: str | None = None
-    if _exists(text) and text != "demo":
+    if path_exists(text) and text != "demo":
         return None, None, text
     if match := _NAME.fullmatch(text):
         name, text = clean_label(match[1]), match[2]
@@ -164,7 +160,7 @@ def _parse(text: str) -> tuple[str | None, str | None, str]:
             raise UserError(f"the source {match.group()!r} has an empty name before '='; write NAME=PATH")
     if text == "demo":
         return name, "demo", ""
-    if not is_remote(text) and not _exists(text) and (match := _FORMAT.fullmatch(text)):
+    if not is_remote(text) and not path_exists(text) and (match := _FORMAT.fullmatch(text)):
         if match[1].lower() in ("http", "https"):
             raise UserError(f"cannot read {text}: images at {match[1]}:// are not downloaded; download them first")
         if match[1] not in SOURCES:
@@ -210,10 +206,3 @@ def _folder_format(path: Path) -> str:
             f"write FORMAT:PATH with one of {', '.join(benchmarks)}"
         )
     return benchmarks[0] if benchmarks else "folder"
-
-
-def _exists(place: str) -> bool:
-    try:
-        return bool(place) and user_path(place).exists()
-    except (OSError, ValueError, UserError):
-        return False

@@ -27,13 +27,7 @@ from unimetric.errors import UserError, escaped
 
 @dataclass(frozen=True)
 class _Layout:
-    """One dataset in a tree.
-
-    Args:
-        name: its name.
-        folders: everything in these is the dataset's.
-        classes: the class folders, each with the label as written and its role.
-    """
+    """One dataset in a tree: its name, the folders of which all is its, and its class folders with label and role."""
 
     name: str
     folders: list[Folder]

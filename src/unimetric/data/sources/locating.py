@@ -24,11 +24,6 @@ def locate_images(
     A path is relative to the manifest's folder, or absolute. Where there is no such file, it is also read without white
     space around it, with ``/`` for ``\\``, and with ``~`` for the home folder. Where no row at all names a file, images
     may lack their ending, and may all lie in one folder beside the manifest: the one that holds the most of them.
-
-    Args:
-        manifest: the manifest.
-        texts: a path for each row, not empty.
-        row_place: the place of a row, for messages.
     """
     folder = manifest.parent
     found = {

@@ -33,10 +33,6 @@ class AdaptFormer(Method):
     """``y + mlp(u) + s · (relu(u W_down + b_down) W_up + b_up)`` with ``u = norm2(y)`` (equations 3 and 4).
 
     ``W_up`` and the biases start at zero, so it starts as the backbone. Trainable parameters: ``L · (2 D r + r + D)``.
-
-    Args:
-        backbone: The frozen backbone to attach to.
-        options: See `AdaptFormerOptions`.
     """
 
     def __init__(self, backbone: Backbone, options: AdaptFormerOptions) -> None:

@@ -79,10 +79,6 @@ class Lora(Method):
     Trainable parameters: ``L · r · (D + 3 D)`` with one product for queries, keys and values, and ``L · r · 2 D``
     more with the output projection, and ``L · r · 2 (D + 4 D)`` more with an MLP of the usual size.
 
-    Args:
-        backbone: The frozen backbone, whose layers are replaced.
-        options: See `LoraOptions`.
-
     Raises:
         UserError: the backbone has none of the target layers.
     """

@@ -30,10 +30,6 @@ class VptDeep(Method):
     """Learned prompt tokens, l in every block, which replace the prompt tokens of the block before.
 
     They start uniform in ± √(6 / (3 · patch² + D)), as in the authors' code. Trainable parameters: ``L · l · D``.
-
-    Args:
-        backbone: The frozen backbone to attach to.
-        options: See `VptOptions`.
     """
 
     def __init__(self, backbone: Backbone, options: VptOptions) -> None:

@@ -49,13 +49,10 @@ _TEXTS = (
 
 
 def build_demo(folder: Path | None = None) -> Path:
-    """Build the demo data, unless it exists.
+    """Build the demo data, by default in the user's cache folder, unless it exists.
 
     It is built in a temporary folder and then renamed, so that it is never incomplete. Of two processes, the second
     one waits and uses the result of the first.
-
-    Args:
-        folder: its parent folder; by default the user's cache folder.
 
     Returns:
         The folder ``demo-data-<key>``, where the key depends on the data's format and the packages' versions. It
