@@ -116,7 +116,7 @@ def test_what_is_finished_is_kept(model: Path, photos: Path, plain: Any, tmp_pat
         (["--shard", "1/1", "--batch_size", "8"], "another run"),
         (["--shard", "1/1", "--shard_rows", "0"], "--shard_rows is 0"),
         (["--engine", "rya"], "did you mean 'ray'"),
-        (["--workers", "2"], "add --engine ray"),
+        (["--shard", "1/1", "--workers", "2"], "add --engine ray"),
         (["--shard", "1/1", "--out", "v.npz"], "name a folder or a URI"),
         (["--shard", "1/1", "--strict", "--out", "STRICT"], "empty file"),
         (["--shard", "1/1", "--out", "PHOTOS"], "holds other files"),
