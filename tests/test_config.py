@@ -75,8 +75,11 @@ def test_the_packaged_puma_is_the_default_method() -> None:
     ("option", "value"),
     [
         ("data.workers", -1),
+        ("data.workers", 257),
         ("model.image_size", 0),
+        ("model.image_size", 2**12 + 1),
         ("model.embedding_size", 0),
+        ("model.embedding_size", 2**16 + 1),
         ("training.epochs", 0),
         ("training.steps", 0),
         ("training.batch_size", 0),
@@ -100,6 +103,7 @@ def test_the_packaged_puma_is_the_default_method() -> None:
         ("evaluation.ks", [1, 0]),
         ("evaluation.batch_size", 0),
         ("device.processes", 0),
+        ("device.processes", 257),
     ],
 )
 def test_values_out_of_range_name_the_option(option: str, value: object) -> None:

@@ -43,6 +43,8 @@ REFUSED = {
     "sixty": ("data: " + "[" * 60 + "]" * 60, "nested deeper"),
     "digits": ("training: {seed: " + "9" * 10_000 + "}", "10000 characters"),
     "sexagesimal": ("training: {seed: 1" + ":1" * 10_000 + "}", "20001 characters"),
+    "octal": ("training: {batch_size: 010}", "line 1: YAML reads 010 as a number to the base of 8"),
+    "time of day": ("data:\n  train_datasets: [12:30]", "line 2: YAML reads 12:30 as a number to the base of 8 or 60"),
     "no day": ("training: {seed: 2020-13-45}", "not YAML"),
     "no number": ("training: {seed: !!int x}", "not YAML"),
     "no digits": ("training: {seed: !!int ''}", "not YAML"),

@@ -16,6 +16,17 @@ from unimetric.config_values import check_names, from_options, require, require_
 from unimetric.errors import UserError, cause
 from unimetric.yaml_files import read_yaml
 
+MAX_EMBEDDING_SIZE, MAX_IMAGE_SIZE = 2**16, 2**12
+"""Limits of a model, which would take too much memory otherwise: position embeddings do for every patch."""
+MAX_PROCESSES = 256
+"""Limit of the processes that one number starts, since a slip would stop the machine."""
+
+
+def require_workers(option: str, workers: int | Literal["auto"], fewest: int = 0) -> None:
+    """Refuse a number of workers that no machine has the processors for."""
+    fitting = workers == "auto" or fewest <= workers <= MAX_PROCESSES
+    require(fitting, option, workers, f"use auto, or {fewest} to {MAX_PROCESSES}")
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -63,7 +74,7 @@ class DataConfig:
     reduced_decode: bool = False
 
     def __post_init__(self) -> None:
-        require(self.workers == "auto" or self.workers >= 0, "data.workers", self.workers, "use auto, 0 or more")
+        require_workers("data.workers", self.workers)
         require(self.few_shot is None or self.few_shot >= 1, "data.few_shot", self.few_shot, "use 1 or more, or null")
         require(
             all(count >= 1 for count in self.train_images.values()),
@@ -106,8 +117,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require_finite("model.options", self.options)
-        require(self.image_size >= 1, "model.image_size", self.image_size, "use a positive number of pixels")
-        require(self.embedding_size >= 1, "model.embedding_size", self.embedding_size, "use a positive number")
+        for name, largest in (("image_size", MAX_IMAGE_SIZE), ("embedding_size", MAX_EMBEDDING_SIZE)):
+            value = getattr(self, name)
+            require(1 <= value <= largest, f"model.{name}", value, f"use 1 to {largest}")
         fitting = all(1 <= size <= self.embedding_size for size in self.nested_sizes)
         require(fitting, "model.nested_sizes", self.nested_sizes, f"use sizes from 1 to {self.embedding_size}")
 
@@ -285,7 +297,7 @@ class ExtendConfig:
         scale = self.learning_rate_scale
         require(0 < scale < math.inf, "learning_rate_scale", scale, "use a positive number")
         require(0 <= self.distillation < math.inf, "distillation", self.distillation, "use 0 or more")
-        require(self.workers == "auto" or self.workers >= 0, "workers", self.workers, "use auto, 0 or more")
+        require_workers("workers", self.workers)
 
 
 @dataclass(frozen=True)
@@ -337,7 +349,7 @@ class DeviceConfig:
     precision: Literal["auto", "bf16", "fp32", "int8"] = "auto"
 
     def __post_init__(self) -> None:
-        require(self.processes >= 1, "device.processes", self.processes, "use 1 or more")
+        require(1 <= self.processes <= MAX_PROCESSES, "device.processes", self.processes, f"use 1 to {MAX_PROCESSES}")
         require(self.machines >= 1, "device.machines", self.machines, "use 1 or more")
 
     @property

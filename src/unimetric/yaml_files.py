@@ -1,5 +1,6 @@
 """Read YAML files from any source as plain values, in limited time and memory."""
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ _LARGEST_FILE = 2**20
 _MOST_VALUES = 100_000
 """Values in a file, at most; those behind an alias count each time."""
 _DEEPEST = 50
+_OTHER_BASE = re.compile(r"[-+]?(0[0-7_]*[0-7]\Z|[0-9][0-9_]*:)")
 _LONGEST_NUMBER = 100
 """Characters; the time to read a number grows faster than its length."""
 
@@ -69,6 +71,11 @@ def _check(path: Path, root: yaml.Node) -> None:
         if isinstance(node, yaml.ScalarNode):
             if not node.tag.endswith(":str") and len(node.value) > _LONGEST_NUMBER:
                 raise _refused(path, node, f"has a number or date of {len(node.value)} characters")
+            if node.tag.endswith((":int", ":float")) and _OTHER_BASE.match(node.value):
+                raise UserError(
+                    f"{path}, line {node.start_mark.line + 1}: YAML reads {node.value} as a number to the base of 8 or "
+                    "60; write a name in quotes, a number without leading zeros or colons"
+                )
             return 1, 0
         if id(node) not in known and depth < _DEEPEST:
             _refuse_repeated_names(node)

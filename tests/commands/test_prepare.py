@@ -44,6 +44,7 @@ def test_raw_cache_gives_the_same_run_and_the_same_vectors(tmp_path: Path, capsy
         ([], "--out is missing"),
         (["--out", "cache", "--side", "0"], "--side is 0: use a whole number from 1"),
         (["--out", "cache", "--format", "gif"], "--format is 'gif': valid: jpeg, raw"),
+        (["--out", "cache", "--workers", "257"], "--workers is 257: use auto, or 1 to 256"),
         (["--out", "cache", "--workers", "0"], "--workers is 0: use a whole number from 1 or auto"),
     ],
 )

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from unimetric.arguments import PositiveInt
+from unimetric.config import require_workers
 from unimetric.errors import UserError, escaped
 from unimetric.files import check_writable
 
@@ -36,6 +37,7 @@ def prepare(
     from unimetric.data.sources.tree import unusable_files
     from unimetric.progress import log_status, progress_bar
 
+    require_workers("workers", workers, 1)
     check_writable(out)
     try:
         datasets = read_sources(sources, classes=False)

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from unimetric.config import MAX_EMBEDDING_SIZE, MAX_IMAGE_SIZE
 from unimetric.errors import UserError, cause, shown
 from unimetric.files import (
     explain_os_error,
@@ -33,8 +34,6 @@ NAMED_WEIGHTS = ("pretrained", "random")
 
 _LARGEST_CONFIG = 2**20
 """Maximum size of a ``config.json`` in bytes; typical ones have about a thousand."""
-_LARGEST_IMAGE = 4096
-"""Maximum input size in pixels, because position embeddings take memory for every patch."""
 _DEEPEST = 16
 """Maximum nesting depth of a ``config.json``."""
 
@@ -173,7 +172,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(compatible, list) or not all(_is_fingerprint(value) for value in compatible):
         raise UserError(f"{path}: compatible_with is {shown(compatible)}, not a list of fingerprints")
     _check_sizes(path, config)
-    for key, largest in (("embedding_size", 2**16), ("backbone.image_size", _LARGEST_IMAGE)):
+    for key, largest in (("embedding_size", MAX_EMBEDDING_SIZE), ("backbone.image_size", MAX_IMAGE_SIZE)):
         if not 1 <= _get(path, config, key, int) <= largest:
             raise UserError(f"{path}: {key} is {shown(_get(path, config, key, int))}; use 1 to {largest}")
     return config  # type: ignore[no-any-return]
