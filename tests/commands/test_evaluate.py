@@ -200,6 +200,20 @@ def test_sources_after_the_model(run: Path, sources: list[Path], tmp_path: Path)
     assert set(read_json(tmp_path / "out/metrics.json")["separate"]) == {"new", "a"}
 
 
+@pytest.mark.parametrize("roles", [("test", "test"), ("query", "gallery")])
+def test_images_without_a_train_side_are_measured(
+    roles: tuple[str, str], run: Path, sources: list[Path], tmp_path: Path
+) -> None:
+    """What a split needs for training is not asked for."""
+    paths = sorted(sources[0].glob("*/*.png"))
+    rows = [f"{path},{path.parent.name},{roles[place % 2]}" for place, path in enumerate(paths)]
+    (tmp_path / "all.csv").write_text("\n".join(["path,label,split", *rows]))
+    assert unimetric("evaluate", run, tmp_path / "all.csv", "--out", tmp_path / "out") == 0
+    counts = read_json(tmp_path / "out" / "metrics.json")["counts"]["datasets"]["all"]
+    expected = (len(paths), len(paths)) if roles[0] == "test" else ((len(paths) + 1) // 2, len(paths) // 2)
+    assert (counts["queries"], counts["gallery"]) == expected
+
+
 def test_options_of_frozen_are_checked_before_data_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--model.method", "frozen", "--model.options.prompts", "3", "--data.sources", "[none]"]
     assert unimetric("evaluate", *arguments, "--out", tmp_path / "out") == 2

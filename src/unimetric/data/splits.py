@@ -43,6 +43,7 @@ def split_datasets(
     validation_fraction: float = 0.0,
     train_datasets: Collection[str] = (),
     test_datasets: Collection[str] = (),
+    needs_train: bool = True,
 ) -> Split:
     """Split every dataset by its classes.
 
@@ -62,6 +63,7 @@ def split_datasets(
         train_datasets: the names of those to train on; empty is all. The others have no train and validation items,
             but the same test items as ever, so that numbers stay comparable.
         test_datasets: the names of those to test on; empty is all. The others have no query and gallery items.
+        needs_train: refuse a dataset whose source gives it no train items, unless it is only tested on.
 
     Raises:
         UserError: an unknown ``strategy``; a fraction out of range; no datasets, or two of the same name; roles
@@ -79,7 +81,7 @@ def split_datasets(
         if "validation" not in roles:
             roles = _hold_out(dataset, roles, seed, validation_fraction)
         side = {part: items if part in wanted else [] for part, items in _side(dataset, roles).items()}
-        _check_sides(dataset, side, wanted)
+        _check_sides(dataset, side, wanted if needs_train else wanted - {"train"})
         notes += _notes(dataset, side, left_out=roles.count(""))
         for part, items in side.items():
             parts[part] += items

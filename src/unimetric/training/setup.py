@@ -88,6 +88,7 @@ def load_split(config: RunConfig, *, training: bool = True) -> Split:
         validation_fraction=data.validation_fraction,
         train_datasets=data.train_datasets,
         test_datasets=data.test_datasets,
+        needs_train=training,
     )
     split = select_train(split, few_shot=data.few_shot, train_images=data.train_images, seed=data.split_seed)
     if training and config.extension.base is not None:
