@@ -151,6 +151,20 @@ def test_refusals_write_nothing(
     assert not (run / "evaluation").exists()
 
 
+def test_a_dataset_of_which_nothing_can_be_read_is_named(
+    run: Path, sources: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Path(shutil.copytree(sources[0], tmp_path / "lost"))
+    for path in data.rglob("*.png"):
+        path.write_bytes(b"no image")
+    arguments = [data, sources[1], "--data.split", "test-only", "--out", tmp_path / "out"]
+    assert unimetric("evaluate", run, *arguments) == 0
+    metrics = read_json(tmp_path / "out/metrics.json")
+    assert metrics["counts"]["datasets_left_out"] == ["lost"]
+    assert list(metrics["separate"]) == [sources[1].name]
+    assert "40 files skipped, named in metrics.json, no number for 'lost'" in capsys.readouterr().out
+
+
 def test_skipped_test_images_are_named(run: Path, sources: list[Path], tmp_path: Path) -> None:
     data = Path(shutil.copytree(sources[0], tmp_path / "a"))
     (data / "c5/2.png").write_bytes(b"no image")

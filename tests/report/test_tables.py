@@ -10,13 +10,21 @@ from rich.console import Console
 
 from unimetric.report.tables import print_results, result_cells
 
+COUNTS: dict[str, Any] = {
+    "queries": 40,
+    "gallery": 50,
+    "queries_without_positive": 0,
+    "skipped_files": 0,
+    "datasets_left_out": [],
+}
+
 
 def metrics(separate: dict[str, float], harmonic: float, unified: float, **more: Any) -> dict[str, Any]:
     return {
         "separate": {name: {"recall@1": value} for name, value in separate.items()},
         "harmonic": {"recall@1": harmonic},
         "unified": {"recall@1": unified},
-        "counts": {"queries": 40, "gallery": 50, "queries_without_positive": 0, "skipped_files": 0},
+        "counts": COUNTS,
         "model": {"trainable_parameters": 2_485_376},
         "seconds": 5.4,
     } | more
@@ -76,11 +84,11 @@ def test_names_that_look_like_markup_are_printed_as_they_are(width: int) -> None
 
 
 def test_what_was_not_measured_is_said() -> None:
-    counts = {"queries": 40, "gallery": 50, "queries_without_positive": 3, "skipped_files": 2}
+    counts = COUNTS | {"queries_without_positive": 3, "skipped_files": 2, "datasets_left_out": ["b", "c d"]}
     text = rendered([("puma", metrics({"a": 0.5}, 0.5, 0.5, counts=counts))], 60)[-1]
     assert text == (
         "puma: 40 queries against 50 images, 3 of them without a positive, skipped, 2 files skipped, "
-        "named in metrics.json"
+        "named in metrics.json, no number for 'b', 'c d'"
     )
 
 

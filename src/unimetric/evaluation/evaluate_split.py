@@ -134,6 +134,7 @@ class Evaluator:
             read=self.read,
         )
         row = {identity[item]: index for index, item in enumerate(embedded.items)}
+        datasets = dict.fromkeys(item.dataset for item in query)
         items, searched = (tuple(item for item in side if identity[item] in row) for side in (query, gallery))
         query_vectors, gallery_vectors = (
             embedded.vectors[[row[identity[item]] for item in side]] for side in (items, searched)
@@ -145,7 +146,9 @@ class Evaluator:
             vectors, embedder.geometry, ks=self.ks, mean_average_precision=self.mean_average_precision
         )
         metrics = report.to_dict()
-        metrics["counts"]["skipped_files"] = len(embedded.skipped)
+        counts = metrics["counts"]
+        counts["skipped_files"] = len(embedded.skipped)
+        counts["datasets_left_out"] += [name for name in datasets if name not in counts["datasets"]]
         metrics["seconds"] = round(time.perf_counter() - start, 2)
         return Measurement(metrics, embedded.skipped, vectors, report.per_query)
 

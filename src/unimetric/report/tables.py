@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from unimetric.errors import shown
 from unimetric.progress import clock_time
 
 _PACKAGED_NOTE = (
@@ -128,6 +129,8 @@ def _coverage(name: str, metrics: dict[str, Any]) -> str:
         parts.append(f"{counts['queries_without_positive']} of them without a positive, skipped")
     if counts["skipped_files"]:
         parts.append(f"{counts['skipped_files']} files skipped, named in metrics.json")
+    if left_out := counts["datasets_left_out"]:
+        parts.append(f"no number for {', '.join(map(shown, left_out))}")
     return ", ".join(parts)
 
 

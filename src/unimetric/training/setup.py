@@ -191,7 +191,7 @@ def choose_geometry(config: RunConfig) -> Geometry:
 
 def unmeasured() -> Measurement:
     """Return a measurement of nothing, with null for numbers, for a run without held-out classes."""
-    counts = {"queries": 0, "gallery": 0, "queries_without_positive": 0, "datasets": {}}
+    counts = {"queries": 0, "gallery": 0, "queries_without_positive": 0, "datasets": {}, "datasets_left_out": []}
     return Measurement(
         {"separate": {}, "harmonic": None, "unified": None, "counts": counts, "distance": None, "seconds": 0.0}, ()
     )
