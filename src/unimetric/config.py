@@ -12,20 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from unimetric.config_values import check_names, from_options, require, require_finite
+from unimetric.config_values import MAX_PROCESSES, check_names, from_options, require, require_finite, require_workers
 from unimetric.errors import UserError, cause
 from unimetric.yaml_files import read_yaml
 
 MAX_EMBEDDING_SIZE, MAX_IMAGE_SIZE = 2**16, 2**12
 """Limits of a model, which would take too much memory otherwise: position embeddings do for every patch."""
-MAX_PROCESSES = 256
-"""Limit of the processes that one number starts, since a slip would stop the machine."""
-
-
-def require_workers(option: str, workers: int | Literal["auto"], fewest: int = 0) -> None:
-    """Refuse a number of workers that no machine has the processors for."""
-    fitting = workers == "auto" or fewest <= workers <= MAX_PROCESSES
-    require(fitting, option, workers, f"use auto, or {fewest} to {MAX_PROCESSES}")
 
 
 @dataclass(frozen=True)
@@ -118,8 +110,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         require_finite("model.options", self.options)
         for name, largest in (("image_size", MAX_IMAGE_SIZE), ("embedding_size", MAX_EMBEDDING_SIZE)):
-            value = getattr(self, name)
-            require(1 <= value <= largest, f"model.{name}", value, f"use 1 to {largest}")
+            require(1 <= getattr(self, name) <= largest, f"model.{name}", getattr(self, name), f"use 1 to {largest}")
         fitting = all(1 <= size <= self.embedding_size for size in self.nested_sizes)
         require(fitting, "model.nested_sizes", self.nested_sizes, f"use sizes from 1 to {self.embedding_size}")
 

@@ -3,11 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from unimetric.errors import OptionError, UnknownOptionError, UserError, nearest_names, shown
 
 T = TypeVar("T")
+MAX_PROCESSES = 256
+"""Limit of the processes that one number starts, since a slip would stop the machine."""
 
 
 def check_names(kind: type[Any], values: Any, origin: str) -> None:
@@ -108,3 +110,9 @@ def refuse_without_effect(
     for name, value in given.items():
         if value is not None and value is not False and value != defaults.get(name):
             raise OptionError(f"--{name} has no effect {reason}: {remedy}")
+
+
+def require_workers(option: str, workers: int | Literal["auto"], fewest: int = 0) -> None:
+    """Refuse a number of workers that no machine has the processors for."""
+    fitting = workers == "auto" or fewest <= workers <= MAX_PROCESSES
+    require(fitting, option, workers, f"use auto, or {fewest} to {MAX_PROCESSES}")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from unimetric.arguments import PositiveInt
-from unimetric.config import require_workers
+from unimetric.config_values import require_workers
 from unimetric.errors import UserError, escaped
 from unimetric.files import check_writable
 
