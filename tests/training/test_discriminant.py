@@ -14,6 +14,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch.nn import functional as F
 
 from toy_runs import assert_same_run, log_rows, options_file, tensors, unimetric
+from unimetric import Embedder
 from unimetric.losses import LOSSES, make_loss, place_proxies
 from unimetric.training.discriminant import ClassStatistics, linear_discriminant
 
@@ -115,6 +116,17 @@ def test_resuming_does_not_start_again(sources: list[Path], tmp_path: Path, monk
     after = tensors(cut / "checkpoint.safetensors")
     assert all(value.equal(after[name]) for name, value in before.items())
     assert_same_run(whole, cut)
+
+
+def test_features_that_are_not_finite_are_refused(
+    sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = Embedder.pixel_features
+    monkeypatch.setattr(Embedder, "pixel_features", lambda self, *given: original(self, *given) * float("inf"))
+    options = options_file(tmp_path / "o.yaml", training={"start": "discriminant"})
+    assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 2
+    assert "features of the train images are not finite: add --device.precision fp32" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_hyperbolic_losses_refuse_it(sources: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -240,3 +240,18 @@ def test_a_step_of_an_extension_can_be_computed_again(
     facts["configuration"]["extension"]["distillation"] = 0.0
     (bundle / "step.json").write_text(json.dumps(facts))
     assert replay_step(bundle).loss < again.loss
+
+
+def test_vectors_that_are_not_finite_at_the_end_are_named_and_the_model_is_saved(
+    sources: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The loss of the only step is finite; the weights after it are too large.
+    options = options_file(tmp_path / "options.yaml", training={"steps": 1, "learning_rate": 1e30})
+    run = tmp_path / "run"
+    assert unimetric("train", *sources, "--out", run, "--config", options) == 2
+    error = last_line(capsys)
+    assert re.search(
+        r"\.png: the model's vector is not finite, as of 35 of 35 images: .*--training\.learning_rate", error
+    )
+    assert f"the trained model is saved in {run / 'model'}" in error
+    assert (run / "model/adapter.safetensors").is_file() and not (run / "metrics.json").exists()

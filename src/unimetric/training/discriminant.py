@@ -137,6 +137,8 @@ def start_from_discriminant(
             bar.update(task, completed=position)
     if not int(statistics.counts.sum()):
         raise UserError(f"none of {len(paths)} train images can be read; the first is {paths[0]}: {reason}")
+    if not bool(statistics.scatter.isfinite().all()):
+        raise UserError("the frozen features of the train images are not finite: add --device.precision fp32")
     found = linear_discriminant(statistics, head.out_features)
     with torch.no_grad():
         head.weight.copy_(found.weight)

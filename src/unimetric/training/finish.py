@@ -23,8 +23,13 @@ from unimetric.training.setup import describe, unmeasured
 def write_results(run: Run, progress: Progress) -> dict[str, Any]:
     """Measure on the configured classes; save model, vectors and numbers; return the content of ``metrics.json``."""
     config, split, folder = run.config, run.split, run.folder
-    _fit_sizes(run)
-    measurement = _measure(run)
+    try:
+        _fit_sizes(run)
+        measurement = _measure(run)
+    except UserError as error:
+        # Images that cannot be read, and vectors that are not finite, are found only now, after all of the training.
+        run.embedder.save_pretrained(run.folder.model)
+        raise UserError(f"{error}; the trained model is saved in {run.folder.model}") from error
     trained, validated = (
         [Unusable(items[number].path, reason) for number, reason in sorted(found.items())]
         for items, found in ((split.train, progress.skipped), (split.validation, progress.skipped_validation))
@@ -74,11 +79,4 @@ def _measure(run: Run) -> Measurement:
     if not run.measured["query"]:
         return unmeasured()
     classes = run.config.evaluation.classes
-    try:
-        return run.evaluate(
-            run.embedder, run.measured["query"], run.measured["gallery"], f"Measuring on {classes} classes"
-        )
-    except UserError as error:
-        # Images that cannot be read are found only now, after all of the training.
-        run.embedder.save_pretrained(run.folder.model)
-        raise UserError(f"{error}; the trained model is saved in {run.folder.model}") from error
+    return run.evaluate(run.embedder, run.measured["query"], run.measured["gallery"], f"Measuring on {classes} classes")

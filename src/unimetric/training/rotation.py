@@ -5,10 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 from PIL import Image
 
 from unimetric.data.catalog import Item
 from unimetric.data.images import decode_image
+from unimetric.errors import UserError
 from unimetric.evaluation.evaluate_split import embed_items
 from unimetric.models.embedder import Embedder
 from unimetric.models.sizes import fit_rotation
@@ -37,6 +39,11 @@ def rotate(
     embedded = embed_items(
         embedder, drawn, batch_size=batch_size, precision=precision, description="Fitting shorter vectors", read=read
     )
+    if len(bad := np.flatnonzero(~np.isfinite(embedded.vectors).all(axis=1))):
+        raise UserError(
+            f"{embedded.items[bad[0]].path}: the model's vector is not finite, as of {len(bad)} of "
+            f"{len(embedded.items)} images: train it again with a lower --training.learning_rate"
+        )
     embedder.sizes = replace(embedder.sizes, rotation=fit_rotation(embedded.vectors))
 
 
