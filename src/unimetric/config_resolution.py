@@ -13,7 +13,7 @@ from unimetric.packaged_configs import config_path
 
 
 def typed_config(values: Mapping[str, Any], origin: str) -> RunConfig:
-    """Return a configuration from nested options; UserError for an unknown name, a wrong type or range.
+    """Return a configuration from nested options; a `UserError` for an unknown name, a wrong type or range.
 
     Args:
         values: Options by section.

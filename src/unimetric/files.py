@@ -41,7 +41,7 @@ def explain_os_error(path: Path, action: str) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> Path:
-    """Create a folder and its parents; it may exist already; UserError if it cannot be."""
+    """Create a folder and its parents; it may exist already; a `UserError` if it cannot be made."""
     if path.exists() and not path.is_dir():
         raise UserError(f"cannot create the folder {path}: a file of that name exists; choose another path")
     with explain_os_error(path, "create the folder"):
@@ -75,7 +75,7 @@ def check_readable(folder: Path, content: str) -> None:
 
 
 def read_bytes(path: Path, missing: str = "check the path", damaged: str = "") -> bytes:
-    """Return the content of a file; UserError if it is missing, is a folder, or cannot be read.
+    """Return the content of a file; a `UserError` if it is missing, is a folder, or cannot be read.
 
     Args:
         path: The file.
@@ -186,7 +186,7 @@ def sha256_of_file(path: Path) -> str:
 
 
 def user_path(path: str | Path) -> Path:
-    """Return the path with a leading ``~`` or ``~name`` resolved; UserError if the user has no home folder."""
+    """Return the path with a leading ``~`` or ``~name`` resolved; a `UserError` if the user has no home folder."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:

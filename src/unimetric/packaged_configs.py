@@ -14,12 +14,12 @@ def config_names() -> list[str]:
 
 
 def config_path(text: str) -> Path:
-    """Return the file of a run configuration, given by path or packaged name; UserError if there is neither."""
+    """Return the file of a run configuration, given by path or packaged name; a `UserError` if there is neither."""
     return _find(text, _CONFIGS, f"--config {text}: no such file, nor a packaged configuration")
 
 
 def benchmark_path(text: str) -> Path:
-    """Return the file of a benchmark, given by path or packaged name; UserError if there is neither."""
+    """Return the file of a benchmark, given by path or packaged name; a `UserError` if there is neither."""
     return _find(text, _CONFIGS / "benchmark", f"{text}: no such file, nor a packaged benchmark")
 
 

@@ -90,7 +90,7 @@ def print_trained(method: str, metrics: dict[str, Any]) -> None:
 
 
 def stopped(stop: BaseException, folder: RunFolder) -> int:
-    """Print the command that continues a stopped run; return the exit code; KeyboardInterrupt if there is none."""
+    """Print the command that continues a stopped run; return the exit code; a `KeyboardInterrupt` if there is none."""
     if isinstance(stop, KeyboardInterrupt) and not folder.config.is_file():
         raise stop
     text = f"stopped; {folder.how_to_resume}" if isinstance(stop, KeyboardInterrupt) else str(stop)

@@ -47,7 +47,7 @@ class ImageCache:
 
     @classmethod
     def open(cls, folder: Path) -> "ImageCache":
-        """Open a cache that ``unimetric prepare`` wrote; UserError if it is none, or damaged."""
+        """Open a cache that ``unimetric prepare`` wrote; a `UserError` if it is none, or damaged."""
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder: {_NOT_A_CACHE} {folder}")
         path = folder / ABOUT
@@ -61,7 +61,7 @@ class ImageCache:
             raise UserError(f"{path} is damaged: delete {folder} and prepare it again") from error
 
     def copy_of(self, path: Path) -> Path:
-        """Return the place of an image's resized copy, if it was prepared; OSError if the image is out of reach."""
+        """Return the place of an image's resized copy, if it was prepared; an `OSError` if the image is gone."""
         status = image_file(path).stat()
         # The time of the inode's change cannot be set: new content is noticed even under the old size and time.
         stamp = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
@@ -76,7 +76,7 @@ class ImageCache:
             return False
 
     def read(self, path: Path) -> Image.Image | None:
-        """Return the image, upright, of mode RGB; None unless the cache holds it; ImageError for a damaged copy."""
+        """Return the image, upright, of mode RGB; None if it is not in the cache; an `ImageError` if damaged."""
         if not self.holds(path):
             return None
         try:
@@ -103,7 +103,7 @@ class ImageReader:
     at_least: int | None = None
 
     def __call__(self, path: Path) -> Image.Image:
-        """Return the image, upright, of mode RGB; ImageError if it cannot be read."""
+        """Return the image, upright, of mode RGB; an `ImageError` if it cannot be read."""
         image = None if self.cache is None else self.cache.read(path)
         return decode_image(path, at_least=self.at_least) if image is None else image
 
@@ -120,7 +120,7 @@ class ImageReader:
 
 
 def image_reader(cache: str | None, reduced: bool, image_size: int, option: str) -> ImageReader:
-    """Return the reader for a cache, or for none; UserError for one of images that are too small.
+    """Return the reader for a cache, or for none; a `UserError` for one of images that are too small.
 
     JPEG files are decoded at a ``reduced`` size, not below twice the size that an input of S pixels is cut from;
     ``option`` names the cache in messages.

@@ -94,7 +94,7 @@ class ClassIndex:
         return len(self.classes)
 
     def numbers(self, items: Sequence[Item]) -> list[int]:
-        """Return the class number of every item; KeyError if an item's class is not in the index."""
+        """Return the class number of every item; a `KeyError` if an item's class is not in the index."""
         number = {pair: index for index, pair in enumerate(self.classes)}
         return [number[item.dataset, item.label] for item in items]
 

@@ -112,7 +112,7 @@ def has_replay(folder: Path) -> bool:
 
 
 def read_replay(folder: Path) -> ReplaySet:
-    """Read a replay folder; UserError if it is missing or damaged."""
+    """Read a replay folder; a `UserError` if it is missing or damaged."""
     path = folder / ABOUT
     if not path.is_file():
         raise UserError(f"{folder} holds no replay set: it has no {ABOUT}")

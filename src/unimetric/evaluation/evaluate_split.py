@@ -118,7 +118,7 @@ class Evaluator:
     def __call__(
         self, embedder: Encoder, query: Sequence[Item], gallery: Sequence[Item], description: str = "Embedding"
     ) -> Measurement:
-        """Measure a model under a progress bar; UserError where ``strict`` forbids it, or nothing can be measured."""
+        """Measure a model; a `UserError` where ``strict`` forbids it, or nothing can be measured."""
         start = time.perf_counter()
         check_positives(query, gallery, strict=self.strict)
         # An image may be query and gallery at once; its file within its dataset is its identity.
@@ -160,7 +160,7 @@ def evaluate_vectors(
     ks: Sequence[int] = (1, 2, 4, 8),
     mean_average_precision: bool = False,
 ) -> Report:
-    """Evaluate what was embedded, each time with equal bits; UserError if nothing can be measured.
+    """Evaluate what was embedded, each time with equal bits; a `UserError` if nothing can be measured.
 
     An image is excluded from its own neighbours; the geometry sets the distance. Recall@1 is measured in any case.
     """

@@ -150,7 +150,7 @@ def factorize(*columns: Iterable[Hashable]) -> tuple[list[Tensor], list[Hashable
 
 
 def rows_by_id(ids: Sequence[Hashable], name: str) -> dict[Hashable, int]:
-    """Return the row of each id, None skipped; UserError if an id occurs twice."""
+    """Return the row of each id, None skipped; a `UserError` if an id occurs twice."""
     rows: dict[Hashable, int] = {}
     for row, identity in enumerate(ids):
         if identity is not None and rows.setdefault(identity, row) != row:

@@ -50,7 +50,7 @@ def check_matrix(vectors: Vectors, name: str) -> None:
 
 
 def finite_rows(vectors: Vectors, rows: slice, name: str) -> Tensor:
-    """Return some rows as float64 on the CPU; UserError if a number is infinite or NaN."""
+    """Return some rows as float64 on the CPU; a `UserError` if a number is infinite or NaN."""
     block = float64_rows(vectors, rows)
     # A sum is faster than checking every number, but may overflow where no number is infinite.
     if not bool(block.sum().isfinite()) and not bool((finite := block.isfinite()).all()):

@@ -91,7 +91,7 @@ _WORDS = {"fingerprint": "model", "plan": "images with the digest", "shards": "n
 
 
 def read_info(folder: str) -> ShardsInfo:
-    """Read the record of `begin`; UserError if the folder holds no shards, or the record is damaged."""
+    """Read the record of `begin`; a `UserError` if the folder holds no shards, or the record is damaged."""
     place = storage.join(folder, INFO_FILE)
     try:
         return ShardsInfo(**json.loads(storage.read_bytes(place)))
@@ -141,7 +141,7 @@ def read_skipped(place: str) -> tuple[int, list[Skipped]]:
 
 
 def shard_files(folder: str) -> list[str]:
-    """Return the shards of a finished run, in order; UserError if the folder holds none, or not all."""
+    """Return the shards of a finished run, in order; a `UserError` if the folder holds none, or not all."""
     info = read_info(folder)
     files = [
         file

@@ -73,7 +73,7 @@ def write_measured(path: Path, measured: MeasuredVectors) -> None:
 
 
 def read_measured(path: Path) -> MeasuredVectors:
-    """Read a file of `write_measured`; UserError if it is missing, damaged, or of another kind."""
+    """Read a file of `write_measured`; a `UserError` if it is missing, damaged, or of another kind."""
     again = "write it again with: unimetric evaluate"
     if not path.is_file():
         raise UserError(f"{path} does not exist; {again}")

@@ -11,7 +11,7 @@ PRECISIONS = ("auto", "bf16", "fp32", "int8")
 
 
 def choose_device(accelerator: str = "auto") -> torch.device:
-    """Return the device for ``auto``, ``cpu``, ``cuda`` or ``mps``; UserError if the accelerator is not available."""
+    """Return the device for ``auto``, ``cpu``, ``cuda`` or ``mps``; a `UserError` if the accelerator is absent."""
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if accelerator == "auto":
         return torch.device(next(name for name in ("cuda", "mps", "cpu") if present[name]))

@@ -22,7 +22,7 @@ _LARGEST_BATCH = 2**31 - 1
 
 
 def onnx_graph(networks: Sequence[Network], largest: float = LARGEST_ONNX) -> Any:
-    """Export networks of one geometry, on the CPU, in float32; UserError if the weights exceed ``largest`` bytes.
+    """Export networks of one geometry, on the CPU, in float32; a `UserError` if the weights exceed ``largest`` bytes.
 
     It maps ``images``, normalised float32 [B, 3, S, S] with any B, to ``embeddings``, float32 [B, E], the mean of the
     networks' vectors.

@@ -79,7 +79,7 @@ class Sizes:
 
     @classmethod
     def read(cls, folder: Path, config: Mapping[str, Any]) -> "Sizes":
-        """Read the means of a model folder with a checked ``config.json``; UserError for a damaged rotation."""
+        """Read the means of a model folder with a checked ``config.json``; a `UserError` for a damaged rotation."""
         return cls(tuple(config.get("nested_sizes", ())), _read_rotation(folder / ROTATION, config))
 
     def matrix(self, full: int, size: int) -> NDArray[np.float32]:

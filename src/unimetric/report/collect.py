@@ -35,7 +35,7 @@ class Measured:
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """Read a folder's ``metrics.json``; UserError, with the command that makes it, if it is missing or damaged."""
+    """Read a folder's ``metrics.json``; a `UserError`, with the command that makes it, if it is missing or damaged."""
     path = folder / "metrics.json"
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: name a run folder, or one that unimetric evaluate wrote")
@@ -69,7 +69,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def read_run(folder: Path) -> Measured:
-    """Read what the folder of a run or an evaluation holds; UserError, with the command, for missing parts."""
+    """Read what the folder of a run or an evaluation holds; a `UserError`, with the command, for missing parts."""
     return Measured(folder, read_metrics(folder), read_measured(folder / VECTORS_FILE))
 
 

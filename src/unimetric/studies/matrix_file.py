@@ -44,7 +44,7 @@ class MatrixFile:
 
     @property
     def sources(self) -> list[str]:
-        """The base's ``data.sources``, empty if there are none; UserError if they are no list."""
+        """The base's ``data.sources``, empty if there are none; a `UserError` if they are no list."""
         sources = self.base.get("data", {}).get("sources") or []
         if not isinstance(sources, Sequence) or isinstance(sources, str):
             raise UserError(f"--data.sources is {sources!r}: use a list, as in [birds, cars]")
@@ -52,7 +52,7 @@ class MatrixFile:
 
 
 def read_matrix(path: Path) -> MatrixFile:
-    """Read a benchmark's file; UserError if it cannot be read, or has unknown or malformed parts."""
+    """Read a benchmark's file; a `UserError` if it cannot be read, or has unknown or malformed parts."""
     values = read_yaml(path, _Loader)
     if not isinstance(values, Mapping) or not values.get("axes"):
         raise UserError(f"{path} is not a benchmark: it has no axes:; see docs/benchmark.md for the format")

@@ -200,7 +200,7 @@ def make_plan(
 
 
 def read_dataset_names(sources: Sequence[str]) -> list[str]:
-    """Return the names of the datasets in sources, in their order; UserError if a source cannot be read."""
+    """Return the names of the datasets in sources, in their order; a `UserError` if a source cannot be read."""
     from unimetric.data.sources import read_sources
 
     return [dataset.name for dataset in read_sources(sources)]

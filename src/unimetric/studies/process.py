@@ -57,7 +57,7 @@ class RunProcesses:
         self._lock.release()
 
     def run(self, arguments: Sequence[str], log: Path) -> int:
-        """Run ``unimetric ARGUMENTS``, its output appended to a log; return the exit code; Stopped after a signal."""
+        """Run ``unimetric ARGUMENTS``, its output appended to a log; return its exit code; `Stopped` after a signal."""
         self._check_stopped()
         with explain_os_error(log, "write"), log.open("ab") as file:
             file.write(f"$ {command_line(arguments)}\n".encode())

@@ -42,7 +42,7 @@ class Folder:
         return RunFiles(folder, options, log, folder / "metrics.json", folder / "config.yaml")
 
     def metrics(self, run: Run) -> dict[str, Any] | None:
-        """Return the run's ``metrics.json``, None if it is not done; UserError if it is damaged."""
+        """Return the run's ``metrics.json``, None if it is not done; a `UserError` if it is damaged."""
         path = self.files(run).metrics
         if not path.is_file():
             return None
@@ -55,7 +55,7 @@ class Folder:
         return dict(metrics)
 
     def state(self, run: Run) -> State:
-        """Return the state of a run; UserError if the run in the folder has other options."""
+        """Return the state of a run; a `UserError` if the run in the folder has other options."""
         files = self.files(run)
         done = files.metrics.is_file()
         made_with = files.started if run.kind == "train" else files.options

@@ -125,7 +125,7 @@ def load_checkpoint(
 
 
 def read_tensors(path: Path, prefix: str = "") -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a checkpoint's progress, and its tensors whose names begin with ``prefix``; UserError if it is damaged."""
+    """Read a checkpoint's progress, and its tensors named ``prefix`` and more; a `UserError` if it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}

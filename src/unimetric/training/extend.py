@@ -110,7 +110,7 @@ def _remove_base(base: Path) -> None:
 
 
 def keep_replay_set(run: Path, options: ExtendConfig) -> ReplaySet:
-    """Write or replace a run's replay set from its train images; UserError if they are gone or of other classes."""
+    """Write or replace a run's replay set from its train images; a `UserError` if they are gone or of other classes."""
     folder = RunFolder(run)
     config = folder.read_config()
     return _write_from_images(config, folder, options.replay_per_class)

@@ -177,7 +177,7 @@ def write_proxies(path: Path, state: dict[str, Tensor], classes: Sequence[tuple[
 
 
 def read_proxies(path: Path) -> tuple[list[tuple[str, str]], dict[str, Tensor]]:
-    """Read the file of `write_proxies`; UserError if it is missing or damaged."""
+    """Read the file of `write_proxies`; a `UserError` if it is missing or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             classes = [(str(dataset), str(label)) for dataset, label in json.loads(file.metadata()["classes"])]
@@ -257,7 +257,7 @@ def make_replay(config: RunConfig, split: Split, run: RunFolder, image_size: int
 
 
 def loss_state(run: RunFolder) -> dict[str, Tensor]:
-    """Return the loss's part of a run's checkpoint; UserError if it is missing or damaged."""
+    """Return the loss's part of a run's checkpoint; a `UserError` if it is missing or damaged."""
     path = run.checkpoint
     if not path.is_file():
         raise UserError(

@@ -141,7 +141,7 @@ def _start_from_discriminant(run: Run) -> None:
 
 
 def train_steps(run: Run, progress: Progress) -> None:
-    """Train until the last step, validating and saving after every epoch; Interrupted on a request to stop."""
+    """Train until the last step, validating and saving after every epoch; an `Interrupted` on a request to stop."""
     fabric, total = run.fabric, run.total_steps
     model, optimiser = fabric.setup(run.embedder, run.optimiser)
     model.train()

@@ -58,7 +58,7 @@ class _Finding:
 
 
 def handle_nonfinite_step(run: Run, given: StepInput, numbers: Sequence[int], value: float, progress: Progress) -> None:
-    """Diagnose a step, dump its input and record it as skipped; NonFiniteError if the run is to stop.
+    """Diagnose a step, dump its input and record it as skipped; a `NonFiniteError` if the run is to stop.
 
     To be called in all processes, with moving averages as before the step and gradients as after it. Of the skipped
     steps, the first one is dumped. ``numbers`` are those of the train images, ``progress`` is before the step.

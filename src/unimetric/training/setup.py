@@ -71,7 +71,7 @@ def check_options(config: RunConfig) -> None:
 
 
 def load_split(config: RunConfig, *, training: bool = True) -> Split:
-    """Read the configured sources and divide their classes; UserError if a side is empty.
+    """Read the configured sources and divide their classes; a `UserError` if a side is empty.
 
     Args:
         config: The data's sources and selection.
@@ -142,7 +142,7 @@ def _left_out(datasets: Sequence[Dataset]) -> Iterator[str]:
 
 
 def build_embedder(config: RunConfig) -> Embedder:
-    """A fresh embedder as configured, its random weights from the configured seed; UserError for a bad option."""
+    """A fresh embedder as configured, its random weights from the configured seed; a `UserError` for a bad option."""
     model = config.model
     geometry = choose_geometry(config)
     backbone = make_backbone(model.backbone, weights=model.weights, image_size=model.image_size, pool=model.pool)

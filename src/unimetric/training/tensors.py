@@ -30,7 +30,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file; OSError if the operating system refuses."""
+    """Write a safetensors file; an `OSError` if the operating system refuses."""
     described = None if metadata is None else dict(metadata)
     try:
         save_file(dict(tensors), path, metadata=described)

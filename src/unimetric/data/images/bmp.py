@@ -16,7 +16,7 @@ _BLOCK = 1 << 20
 
 
 def open_bit_fields(file: IO[bytes], head: bytes, check_size: Callable[[tuple[int, int]], None]) -> Image.Image | None:
-    """Decode a BMP file of 16 or 32 bits with masks: mode RGB, or RGBA with one for alpha; ImageError if truncated.
+    """Decode a BMP file of 16 or 32 bits with masks: RGB, or RGBA with one for alpha; an `ImageError` if truncated.
 
     Args:
         file: The content.

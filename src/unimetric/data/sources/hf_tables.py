@@ -48,7 +48,7 @@ class OpenedSet:
 
 
 def open_splits(place: Path) -> OpenedSet:
-    """Open a set without reading its rows; UserError if it, or the library, is missing."""
+    """Open a set without reading its rows; a `UserError` if it, or the library, is missing."""
     try:
         import datasets
     except ModuleNotFoundError as error:

@@ -19,7 +19,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 def locate_images(
     manifest: Path, texts: Sequence[str], row_place: Callable[[int], str]
 ) -> tuple[list[Path], tuple[str, ...]]:
-    """Return the path of the image that each row names, and remarks; UserError if images are missing.
+    """Return the path of the image that each row names, and remarks; a `UserError` if images are missing.
 
     A path is relative to the manifest's folder, or absolute. Where there is no such file, it is also read without white
     space around it, with ``/`` for ``\\``, and with ``~`` for the home folder. Where no row at all names a file, images

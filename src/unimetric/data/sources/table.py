@@ -56,7 +56,7 @@ class CsvTable:
         return len(self._rows)
 
     def texts(self, column: int, *, floats: bool = False) -> list[str]:
-        """Return a column as text, which may be of floats in any case; UserError if it is not UTF-8."""
+        """Return a column as text, which may be of floats in any case; a `UserError` if it is not UTF-8."""
         cells = self.cells(column)
         if not "".join(cells).isascii():
             for row, cell in enumerate(cells):

@@ -79,7 +79,7 @@ class Folder:
 
 
 def read_tree(root: Path) -> Folder:
-    """Scan a folder; UserError if it is missing, unreadable or no folder, or holds no images."""
+    """Scan a folder; a `UserError` if it is missing, unreadable or no folder, or holds no images."""
     if not _is_text(str(root)):
         raise UserError(f"the name of the folder {escaped(root)} is not valid UTF-8; rename it")
     check_readable(root, "that holds the class folders")

@@ -58,7 +58,7 @@ METHODS: dict[str, MethodSpec] = {
 
 
 def method_options(name: str, options: Mapping[str, Any]) -> Any:
-    """Return the options of a method with its defaults; UserError for an unknown one or a bad value."""
+    """Return the options of a method with its defaults; a `UserError` for an unknown one or a bad value."""
     if name not in METHODS:
         raise UserError(f"unknown --model.method {shown(name)}; {nearest_names(name, METHODS)}")
     kind = METHODS[name].options

@@ -53,7 +53,7 @@ def find_optional(folder: Path, names: Sequence[str]) -> Path | None:
 def find_images(
     folder: Path, source: str, names: Sequence[str], *, usual: str | None = None, required: bool = True
 ) -> Path:
-    """Return the first of the named folders of images in a dataset's folder; UserError, with a hint, if it holds none.
+    """Return the first of the named folders of images in a dataset's folder; a `UserError` with a hint if it has none.
 
     If it holds none and they are not ``required``, the ``usual`` one is returned, by default the first of ``names``.
     """

@@ -69,7 +69,7 @@ def make_dataset(source: str, name: str | None, listing: Listing, *, require_ima
 
 
 def absent_images(items: Iterable[Item]) -> list[Path]:
-    """Return the items' paths at which there is no file, in their order; UserError if a folder cannot be read.
+    """Return the items' paths at which there is no file, in their order; a `UserError` if a folder cannot be read.
 
     Each folder is listed once, which is many times faster than checking every file.
     """

@@ -17,7 +17,7 @@ _MARGIN = SIDE // 8
 
 
 def digit_drawings() -> Iterator[Drawing]:
-    """Yield every digit, class by class, in the order of the source; UserError if the file is missing."""
+    """Yield every digit, class by class, in the order of the source; a `UserError` if the file is missing."""
     # Read from the file: importing scikit-learn takes longer than drawing.
     with gzip.open(package_file("scikit-learn", "sklearn/datasets/data/digits.csv.gz"), "rt") as file:
         rows = np.loadtxt(file, delimiter=",", dtype=np.int64)  # (1797, 8*8 + 1)

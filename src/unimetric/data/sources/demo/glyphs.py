@@ -44,7 +44,7 @@ def class_name(character: str) -> str:
 
 
 def glyph_drawings() -> Iterator[Drawing]:
-    """Yield every character in 9 to 12 fonts, chosen at random; UserError if a font lacks one."""
+    """Yield every character in 9 to 12 fonts, chosen at random; a `UserError` if a font lacks one."""
     paths = {font: _path(font) for font in (*_FONTS, *_LATIN_ONLY_FONTS)}
     maps = {font: _characters(path) for font, path in paths.items()}
     for character in LATIN + OTHERS:

@@ -28,7 +28,7 @@ REMEDY = "run: pip install '.[demo]' in the checkout of unimetric"
 
 
 def package_versions() -> dict[str, str]:
-    """Return the installed version of every package in `PACKAGES`; UserError if a package is not installed."""
+    """Return the installed version of every package in `PACKAGES`; a `UserError` if a package is not installed."""
     found = {name: _version(name) for name in PACKAGES}
     if missing := [name for name, number in found.items() if number is None]:
         raise UserError(f"the demo data needs packages that are not installed: {', '.join(missing)}; {REMEDY}")
@@ -36,7 +36,7 @@ def package_versions() -> dict[str, str]:
 
 
 def package_file(package: str, path: str) -> Path:
-    """Return a file of an installed distribution by its path below site-packages; UserError if it is missing."""
+    """Return a file of an installed distribution by its path below site-packages; a `UserError` if it is missing."""
     try:
         found = Path(str(distribution(package).locate_file(path)))
     except PackageNotFoundError as error:

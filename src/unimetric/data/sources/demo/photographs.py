@@ -92,7 +92,7 @@ PHOTOGRAPHS = (
 
 
 def photograph_drawings() -> Iterator[Drawing]:
-    """Yield every view, region by region; UserError if a photograph is missing."""
+    """Yield every view, region by region; a `UserError` if a photograph is missing."""
     for photograph in PHOTOGRAPHS:
         with Image.open(package_file(photograph.package, photograph.path)) as file:
             scene = file.convert("RGB")
