@@ -84,6 +84,7 @@ class StubFolder:
 
     folder = "/data/photos"
     train_command: str | None = None
+    is_running = False
 
     def __init__(self, state: IndexingState) -> None:
         self.state = state
@@ -91,7 +92,7 @@ class StubFolder:
     def start(self) -> None:
         """Index nothing."""
 
-    def stop(self) -> None:
+    def stop(self, seconds: float) -> None:
         """Stop nothing."""
 
 

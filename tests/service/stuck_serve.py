@@ -1,4 +1,4 @@
-"""``unimetric serve`` with a database that never gives an item."""
+"""``unimetric serve`` with a database that never gives an item, nor ends its maintenance."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from unimetric.cli import main
 from unimetric.search import SearchIndex
 
 
-def wait_for_ever(self: Any, id: str) -> Any:
-    """Take the place of `SearchIndex.item`."""
+def wait_for_ever(self: Any, id: str = "") -> Any:
+    """Take the place of `SearchIndex.item` and of `SearchIndex.optimise`."""
     threading.Event().wait()
 
 
 if __name__ == "__main__":
-    SearchIndex.item = wait_for_ever  # type: ignore[method-assign]
+    SearchIndex.item = SearchIndex.optimise = wait_for_ever  # type: ignore[method-assign]
     sys.exit(main(["serve", *sys.argv[1:]]))

@@ -23,7 +23,7 @@ from toy_runs import unimetric
 SLOW = str(Path(__file__).with_name("slow_serve.py"))
 """``unimetric serve`` with a model that takes a second for every batch."""
 STUCK = str(Path(__file__).with_name("stuck_serve.py"))
-"""``unimetric serve`` with a database that never gives an item."""
+"""``unimetric serve`` with a database that never gives an item, nor ends its maintenance."""
 
 
 @pytest.fixture

@@ -150,6 +150,18 @@ def test_the_command_serves_a_folder(photos: Path, toy_run: Path, tmp_path: Path
         assert "Traceback" not in said
 
 
+def test_an_indexing_that_does_not_end_does_not_keep_the_command(photos: Path, toy_run: Path, tmp_path: Path) -> None:
+    options = ("--model", toy_run, "--device.accelerator", "cpu", "--request_seconds", 3)
+    stuck = str(Path(__file__).with_name("stuck_serve.py"))
+    server = start_server(photos, *options, script=stuck, UNIMETRIC_CACHE=str(tmp_path / "cache"))
+    with server.client() as client:
+        while client.get("/v1/status").json()["indexing"]["done"] < 40:
+            assert server.process.poll() is None
+    code, said = server.stop()
+    assert code == 0
+    assert "the indexing has not ended; ending without it" in said
+
+
 @pytest.mark.parametrize("content", [{"notes.txt": b"no image"}, {"a.png": b"no picture"}])
 def test_a_folder_with_nothing_to_show_ends_it(
     content: dict[str, bytes],

@@ -134,9 +134,9 @@ def _serve(place: Place, config: ServiceConfig, model: Path | None, weights: str
         served = rows if place.images is None else f"{place.images} is"
         log_status(f"{served} served on {url_of(listening)}; the model is loading.")
         stopped_by = runner.run(app, listening, config)
-        if app.state.service.workers.abandoned:
+        if unfinished := app.state.service.unfinished:
             # Python would wait for threads that the database never returns to. No write is left half done.
-            log_status("warning: the database has not answered all requests; ending without it", style="yellow")
+            log_status(f"warning: {unfinished}; ending without it", style="yellow")
             sys.stderr.flush()
             os._exit(130 if stopped_by == signal.SIGINT else 0)
         if stopped_by == signal.SIGINT:

@@ -85,7 +85,7 @@ def create_app(
         if service.follower is not None:
             await to_thread.run_sync(service.follower.stop)
         if folder is not None:
-            await to_thread.run_sync(folder.stop)
+            await to_thread.run_sync(folder.stop, config.request_seconds)
         service.batcher.stop()
 
     app = FastAPI(

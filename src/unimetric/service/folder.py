@@ -93,11 +93,19 @@ class FolderIndexer:
         """Start the thread."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread after the batch that it works on. Images since the last commit are embedded again later."""
+    def stop(self, seconds: float | None = None) -> None:
+        """End the thread after the batch that it works on. Images since the last commit are embedded again later.
+
+        It is given up after so many ``seconds``, since a folder on a network may not answer, and an index takes time.
+        """
         self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        if self.is_running:
+            self._thread.join(seconds)
+
+    @property
+    def is_running(self) -> bool:
+        """True while the thread runs."""
+        return self._thread.is_alive()
 
     def _run(self) -> None:
         try:

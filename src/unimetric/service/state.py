@@ -101,6 +101,13 @@ class Service:
         self.stopping = True
         self.uploads.stop()
 
+    @property
+    def unfinished(self) -> str:
+        """What has not ended within its time, for a message; empty where all has."""
+        if self.workers.abandoned:
+            return "the database has not answered all requests"
+        return "the indexing has not ended" if self.folder is not None and self.folder.is_running else ""
+
     def check_ready(self) -> None:
         """Raise a `ServiceError` unless images are embedded now."""
         self._check_running()
