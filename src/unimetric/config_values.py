@@ -12,6 +12,11 @@ MAX_PROCESSES = 256
 """Limit of the processes that one number starts, since a slip would stop the machine."""
 
 
+@dataclasses.dataclass(frozen=True)
+class NoOptions:
+    """The options of a method or sampler that has none."""
+
+
 def check_names(kind: type[Any], values: Any, origin: str) -> None:
     """Check that every option, nested ones included, is a field of a configuration dataclass.
 

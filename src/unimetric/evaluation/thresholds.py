@@ -255,10 +255,7 @@ def _lowest_threshold(scores: _Scores, wanted: float) -> float:
 def answer_curve(genuine: Floats, impostors: Floats, hits: Floats) -> AnswerCurve | None:
     """Estimate the share of right answers; None with fewer than `FEWEST_QUERIES` queries with a positive.
 
-    Args:
-        genuine: Each query's highest similarity to a gallery item of its class, shape [Q]; NaN where there is none.
-        impostors: Its highest similarity to an item of another class, shape [Q]; NaN where there is none.
-        hits: 1 where its nearest neighbour is of its class, else 0, shape [Q]; ignored where ``genuine`` is NaN.
+    For the arguments see `calibrate`.
 
     >>> answer_curve(np.linspace(0.4, 0.9, 20), np.full(20, 0.1), np.ones(20)) is None
     True

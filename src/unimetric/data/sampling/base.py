@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unimetric.config_values import NoOptions
+
 Numbers = NDArray[np.int32]
 
 
@@ -64,11 +66,6 @@ class Share:
 
     rank: int = 0
     world_size: int = 1
-
-
-@dataclass(frozen=True)
-class NoOptions:
-    """The options of a sampler that has none."""
 
 
 class BatchSampler(ABC):

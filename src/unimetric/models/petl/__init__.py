@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unimetric.config_values import complete_options
+from unimetric.config_values import NoOptions, complete_options
 from unimetric.errors import UserError, nearest_names, shown
 from unimetric.models.backbone import Backbone
 from unimetric.models.petl.adaptformer import AdaptFormer, AdaptFormerOptions
@@ -17,11 +17,6 @@ from unimetric.models.petl.puma import Puma, PumaOptions
 from unimetric.models.petl.vpt import VptDeep, VptOptions
 
 __all__ = ["METHODS", "Method", "MethodSpec", "make_method", "method_options"]
-
-
-@dataclass(frozen=True)
-class NoOptions:
-    """The options of a method that has none."""
 
 
 Mean = Callable[[Any, Sequence[Mapping[str, Tensor]]], tuple[Any, dict[str, Tensor]]]
