@@ -33,8 +33,13 @@ _FAINT = 4.0
 _TEXTURED = 0.3
 """Minimum spread of a block's scaled differences for the block to count as textured; 1 is strong texture."""
 
-_LEAST_TEXTURED = 6
-"""Minimum number of textured blocks, of 144: a corner of an object on white ground fits many others."""
+_LEAST_TEXTURED = 4
+"""Minimum number of textured blocks, of 144, in a part: a corner of an object on white ground fits many others."""
+
+_WHOLE = (0.0, 0.0, 1.0, 1.0)
+
+_EQUAL_PLACES = 0.03
+"""Maximum difference from the whole picture for a part to count as all of it."""
 
 Grey = NDArray[np.uint8] | NDArray[np.float32]
 """Grey values from 0 to 255."""
@@ -138,7 +143,8 @@ def refined(one: Grey, other: Grey, start: Overlay) -> Overlay:
     """
     whole, part = _whole_and_part(_band(one, 1.0), _band(other, 1.0), start)
     box, _ = _moved(whole, part, np.array(start.box))
-    fit = _agreement(_laid_over(Image.fromarray(whole), len(part), box), part)
+    least = 1 if np.abs(box - _WHOLE).max() < _EQUAL_PLACES else _LEAST_TEXTURED
+    fit = _agreement(_laid_over(Image.fromarray(whole), len(part), box), part, least)
     return _overlay(fit, start, box)
 
 
@@ -223,11 +229,11 @@ def _laid_over(ground: Image.Image, side: int, box: NDArray[np.float64]) -> NDAr
     return np.asarray(ground.transform((side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
 
 
-def _agreement(window: NDArray[np.float32], pattern: NDArray[np.float32]) -> float:
+def _agreement(window: NDArray[np.float32], pattern: NDArray[np.float32], least: int) -> float:
     blocks = [_blocks(values) for values in (window, pattern)]
     textured = np.maximum(*(values.std(axis=1) for values in blocks))
     shows = textured > _TEXTURED
-    if shows.sum() < _LEAST_TEXTURED:
+    if shows.sum() < least:
         return -1.0
     return float(np.quantile(_correlation(*(values[shows] for values in blocks)), 0.25))
 
