@@ -252,7 +252,7 @@ def test_bad_arguments() -> None:
     with pytest.raises(UserError, match=r"--data.split is 'random_half'; did you mean 'random-half'"):
         split_datasets([source], strategy="random_half")
     for fraction in (-0.1, 0.51, float("nan")):
-        with pytest.raises(UserError, match=rf"--data.validation_fraction is {fraction}; it must lie in 0 to 0.5"):
+        with pytest.raises(UserError, match=rf"--data.validation_fraction is {fraction}; use 0 to 0.5"):
             split_datasets([source], validation_fraction=fraction)
     with pytest.raises(UserError, match="no datasets"):
         split_datasets([])

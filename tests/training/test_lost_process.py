@@ -16,6 +16,22 @@ from toy_runs import options_file, start
 
 LIMIT = 60  # seconds
 
+SECOND_FAILS = """
+import os, sys
+import torch
+from unimetric.cli import main
+from unimetric.errors import WorkerError
+from unimetric.training import loop
+
+def fail(run, progress):
+    raise WorkerError("no shared memory")
+
+if os.environ["LOCAL_RANK"] == "1":
+    loop.train_steps = fail
+torch.set_num_threads(1)
+sys.exit(main(sys.argv[1:]))
+"""
+
 
 def others_of(process: subprocess.Popen[str]) -> list[int]:
     """Process ids that a training process has started, by rank."""
@@ -80,3 +96,14 @@ def test_a_bad_image_in_one_process_is_said_once_and_ends_all(sources: list[Path
     assert str(images / "c0/0.png") in said
     assert "--data.strict is set" in said
     assert not (tmp_path / "run").exists()
+
+
+def test_workers_that_fail_in_one_process_end_all_with_exit_code_1(sources: list[Path], tmp_path: Path) -> None:
+    script = tmp_path / "second_fails.py"
+    script.write_text(SECOND_FAILS)
+    options = options_file(tmp_path / "options.yaml", data={"split": "train-only"})
+    command = ["train", *sources, "--out", tmp_path / "run", "--config", options, "--device.processes", 2]
+    with forked_ranks(command, tmp_path, str(script)) as processes:
+        error = "".join(process.communicate(timeout=200)[1] for process in processes)
+    assert [process.returncode for process in processes] == [1, 1], error
+    assert [line for line in error.splitlines() if "error" in line] == ["unimetric: error: no shared memory"]

@@ -22,5 +22,5 @@ def push(model: Path, name: str, *, private: bool = False, license: str | None =
     target = HubName.parse(name)
     address = push_model(model, target, private=private, license=license, message=message)
     log_status(f"The model is on the hub: {address}")
-    log_status(f"Load it with {target} in the place of a model folder.")
+    log_status(f"Load it with {target} in place of a model folder.")
     return 0

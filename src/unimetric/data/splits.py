@@ -94,7 +94,7 @@ def _check_arguments(datasets: Sequence[Dataset], strategy: str, fraction: float
     if strategy not in STRATEGIES:
         raise UserError(f"--data.split is {strategy!r}; {nearest_names(strategy, STRATEGIES)}")
     if not 0 <= fraction <= 0.5:
-        raise UserError(f"--data.validation_fraction is {fraction}; it must lie in 0 to 0.5")
+        raise UserError(f"--data.validation_fraction is {fraction}; use 0 to 0.5")
     if not datasets:
         raise UserError("there are no datasets to split; give one source at least")
     for name, count in Counter(dataset.name for dataset in datasets).items():

@@ -160,7 +160,9 @@ class FolderIndexer:
         if not self._index.count():
             self._on_failure(error)
             return
-        log_status(f"{self.folder} could not be indexed: {problem}; start again to go on", style="yellow")
+        log_status(
+            f"{self.folder} could not be indexed: {problem}; start the service again to continue", style="yellow"
+        )
 
     def _change(self, **changes: Any) -> None:
         skipped = self._skipped

@@ -21,7 +21,7 @@ from unimetric.errors import ProcessLost, UserError
 from unimetric.models.devices import choose_device, compute_dtype
 from unimetric.training.global_batch import GlobalBatch
 from unimetric.training.interrupt import Interrupted
-from unimetric.training.watch import Verdict, Watch
+from unimetric.training.watch import KINDS, Verdict, Watch
 
 # Rank 0 may measure for hours while the others wait. `Watch` notices processes that die.
 _PATIENCE = timedelta(days=30)
@@ -141,21 +141,21 @@ class Processes:
         verdict = watch.verdict(60) if _is_of_a_connection(error) else None
         own = verdict is None
         if verdict is None:
-            user = isinstance(error, UserError)
+            kind = next((name for name, kind in KINDS.items() if isinstance(error, kind)), "")
             text = f"process {self.rank + 1} of {self.count} failed: {error!r}"
-            if user or isinstance(error, ProcessLost):
+            if kind or isinstance(error, ProcessLost):
                 text = str(error)
-            verdict = Verdict(text, bad_input=user)
+            verdict = Verdict(text, kind)
             watch.fail(verdict)
         watch.stop(wait_for_others=5 if self.rank == 0 else 0)
         if self.rank == 0:
             watch.kill_children()
             if own:
                 raise error
-            if verdict.bad_input:
-                raise UserError(verdict.text) from None
+            if verdict.kind:
+                raise KINDS[verdict.kind](verdict.text) from None
             raise ProcessLost(self._describe(verdict)) from None
-        if own and not verdict.bad_input:
+        if own and not verdict.kind:
             raise error
         if self._reports(verdict):
             print(f"unimetric: error: {self._describe(verdict)}", file=sys.stderr, flush=True)  # noqa: T201
@@ -173,7 +173,7 @@ class Processes:
         return self.rank == (0 if verdict.from_first else 1)
 
     def _describe(self, verdict: Verdict) -> str:
-        return verdict.text if verdict.bad_input else f"{verdict.text}; the run has ended; {self._remedy}"
+        return verdict.text if verdict.kind else f"{verdict.text}; the run has ended; {self._remedy}"
 
     def _make_store(self) -> TCPStore:
         """Return a store for `Watch` alone, in rank 0."""

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from unimetric.data.workers import describe_end
-from unimetric.errors import cause
+from unimetric.errors import UserError, WorkerError, cause
 
 _PERIOD = 1.0
 """Seconds between two checks."""
@@ -21,24 +21,28 @@ _GRACE = 5.0
 """Seconds for the main thread to end by itself, which it cannot while it waits on a GPU for the lost process."""
 
 
+KINDS: dict[str, type[UserError]] = {kind.__name__: kind for kind in (WorkerError, UserError)}
+"""Errors of one process that rank 0 raises in its place, by name; the more special ones first."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Reason for the end of a run.
 
     Args:
         text: One line.
-        bad_input: True for bad input, False for a process that died.
+        kind: Name of the class of `KINDS` that a process raised; empty for a process that died.
         from_first: True if rank 0 reports it, else rank 1.
     """
 
     text: str
-    bad_input: bool = False
+    kind: str = ""
     from_first: bool = True
 
     @property
     def exit_code(self) -> int:
-        """2 for bad input, else 1."""
-        return 2 if self.bad_input else 1
+        """That of the error which a process raised, else 1."""
+        return KINDS[self.kind].exit_code if self.kind else 1
 
 
 class Watch:

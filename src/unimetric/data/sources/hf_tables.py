@@ -58,7 +58,9 @@ def open_splits(place: Path) -> OpenedSet:
         if not saved and (files := sorted(place.rglob("*.parquet")) if place.is_dir() else []):
             return _of_parquet(place, files, datasets)
         if not saved:
-            raise UserError(f"hf:{place} is neither a folder of save_to_disk nor one with .parquet files")
+            raise UserError(
+                f"hf:{place} is neither a folder of save_to_disk nor one with .parquet files: name another folder"
+            )
     try:
         loaded: Any = datasets.load_from_disk(place) if place.exists() else datasets.load_dataset(place.as_posix())
     # The library has no error type of its own for a set that is damaged, unknown or out of reach.
@@ -86,7 +88,9 @@ def _of_parquet(place: Path, files: Sequence[Path], datasets: Any) -> OpenedSet:
             schema = pq.read_schema(members[0])
             features = datasets.Features.from_arrow_schema(schema)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise UserError(f"hf:{place}: {members[0].name} cannot be read ({cause(error)})") from error
+            raise UserError(
+                f"hf:{place}: {members[0].name} cannot be read ({cause(error)}): download the set again"
+            ) from error
         splits.append(_split(name, features, partial(_parquet_batches, members), datasets))
     versions = [f"{file.relative_to(place)}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files]
     return OpenedSet(tuple(splits), "|".join([str(place.resolve()), *versions]))
@@ -126,4 +130,4 @@ def _parquet_batches(files: Sequence[Path], columns: list[str]) -> Iterator[Any]
         for file in files:
             yield from pq.ParquetFile(file).iter_batches(_ROWS, columns=columns)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file} is damaged or lacks a column ({cause(error)})") from error
+        raise UserError(f"{file} is damaged or lacks a column ({cause(error)}): download the set again") from error
