@@ -152,7 +152,8 @@ def test_the_page_asks_for_the_token_and_sends_it(browser: Any) -> None:
     seen: list[tuple[str, str | None]] = []
     troubles: list[str] = []
     gallery = Gallery()
-    follower = SimpleNamespace(state=UpgradeState("new", "f", 3, 12), start=lambda *args: None, stop=lambda: None)
+    upgrade = UpgradeState("new", "f", 3, 12)
+    follower = SimpleNamespace(state=upgrade, start=lambda *args: None, stop=lambda seconds: None, is_running=False)
     with served(gallery, read_token=READ, follow=lambda make_batcher: follower) as running:
         context = browser.new_context(viewport={"width": 360, "height": 740})
         page = context.new_page()
@@ -197,7 +198,8 @@ def test_the_page_asks_for_the_token_and_sends_it(browser: Any) -> None:
 def test_the_token_of_an_old_tab_is_asked_for_again(browser: Any) -> None:
     """A token that was changed meanwhile interrupts a search, which then goes on."""
     gallery = Gallery()
-    follower = SimpleNamespace(state=UpgradeState("new", "f", 3, 12), start=lambda *args: None, stop=lambda: None)
+    upgrade = UpgradeState("new", "f", 3, 12)
+    follower = SimpleNamespace(state=upgrade, start=lambda *args: None, stop=lambda seconds: None, is_running=False)
     with served(gallery, read_token=READ, follow=lambda make_batcher: follower) as running:
         context = browser.new_context()
         page = context.new_page()

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import httpx
 import pytest
 from stubs import ID, Block, StubIndex, answer_of, served, small_picture, upload_request
+
+from unimetric.service.app import create_app
+from unimetric.service.options import ServiceConfig
+from unimetric.service.run import Runner, listen
 
 READS = {
     "datasets": "/v1/datasets",
@@ -135,3 +140,19 @@ def test_a_get_that_announces_a_body_is_answered() -> None:
     request = b"GET /v1/datasets HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
     with served() as service, service.connect(request) as connection:
         assert answer_of(connection)[0] == 200
+
+
+def test_a_model_that_is_never_loaded_does_not_keep_it_from_stopping() -> None:
+    index, loading = StubIndex(), Block()
+    index.embedder.inference_form = loading
+    config, runner = ServiceConfig(port=0, request_seconds=1), Runner()
+    app = create_app(index, config)  # type: ignore[arg-type]
+    with listen(config) as listening:
+        thread = threading.Thread(target=runner.run, args=(app, listening, config), daemon=True)
+        thread.start()
+        loading.wait_for(1)
+        runner.stop()
+        thread.join(30)
+        assert not thread.is_alive()
+        assert app.state.service.unfinished == "the loading of the model has not ended"
+    loading.release()

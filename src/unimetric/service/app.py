@@ -82,11 +82,9 @@ def create_app(
         yield
         service.stop()
         service.telemetry.ready.set(0)
-        if service.follower is not None:
-            await to_thread.run_sync(service.follower.stop)
-        if folder is not None:
-            await to_thread.run_sync(folder.stop, config.request_seconds)
-        service.batcher.stop()
+        for part in (service.follower, folder, service.batcher):
+            if part is not None:
+                await to_thread.run_sync(part.stop, config.request_seconds)
 
     app = FastAPI(
         title="unimetric search",

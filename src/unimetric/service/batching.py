@@ -83,13 +83,18 @@ class Batcher:
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Embed all waiting images, then end, and release the model."""
+    @property
+    def is_running(self) -> bool:
+        """True while the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def stop(self, seconds: float | None = None) -> None:
+        """Embed all waiting images, then end, and release the model; give a model up that takes more ``seconds``."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(seconds)
         self.embedder = None
 
     def submit(self, pixels: Tensor, can_wait: Callable[[], bool] = lambda: False) -> Future[Vector]:

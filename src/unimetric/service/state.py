@@ -106,7 +106,8 @@ class Service:
         """What has not ended within its time, for a message; empty where all has."""
         if self.workers.abandoned:
             return "the database has not answered all requests"
-        return "the indexing has not ended" if self.folder is not None and self.folder.is_running else ""
+        parts = {"the indexing": self.folder, "an upgrade": self.follower, "the loading of the model": self.batcher}
+        return next((f"{name} has not ended" for name, part in parts.items() if part and part.is_running), "")
 
     def check_ready(self) -> None:
         """Raise a `ServiceError` unless images are embedded now."""

@@ -75,12 +75,18 @@ class Follower:
         self._thread = threading.Thread(target=self._run, args=(current, use), name="upgrade", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread, and release models that were replaced."""
+    @property
+    def is_running(self) -> bool:
+        """True while the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def stop(self, seconds: float | None = None) -> None:
+        """End the thread, within so many ``seconds``, and release models that were replaced."""
         self._stopping.set()
         if self._thread is not None:
-            self._thread.join()
-        self._release(math.inf)
+            self._thread.join(seconds)
+        if not self.is_running:
+            self._release(math.inf)
 
     def _run(self, current: Callable[[], Model], use: Callable[[Model], None]) -> None:
         pause = self._every_seconds
