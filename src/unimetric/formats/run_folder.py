@@ -175,9 +175,6 @@ def _deciding_options(config: RunConfig) -> dict[str, dict[str, Any]]:
     options = {name: asdict(config)[name] for name in ("model", "loss", "sampling", "training")}
     # The weights are compared by content, not by path.
     options["model"].pop("weights")
-    # Runs from before this option can still be resumed.
-    if not options["model"]["nested_sizes"]:
-        options["model"].pop("nested_sizes")
     # None of these changes the result.
     options["training"].pop("shard_proxies")
     options["training"].pop("recompute_blocks")
