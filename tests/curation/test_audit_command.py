@@ -1,7 +1,9 @@
 """The command from folders to a manifest that training reads, with a toy model."""
 
 import csv
+import html
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,16 @@ def test_from_folders_to_a_manifest(shoes: Path, model: Path, tmp_path: Path, ca
     assert unimetric("audit", out / "clean.csv", "--model", model, "--out", tmp_path / "again") == 0
     kinds = {row["kind"] for row in csv.DictReader((tmp_path / "again" / "audit.csv").open())}
     assert not kinds & {"leak", "contradiction", "near-copy", "blank"}
+
+
+def test_remarks_on_labels_are_those_of_other_commands(
+    shoes: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(shoes / "boot", shoes / "Boot")
+    assert unimetric("audit", shoes, "--model", model, "--out", tmp_path / "audit") == 0
+    remark = "'Boot' and 'boot': classes with nearly the same name"
+    assert remark in " ".join(capsys.readouterr().err.split())
+    assert remark in html.unescape((tmp_path / "audit" / "audit.html").read_text())
 
 
 def test_names_cannot_leave_their_place_on_the_page(model: Path, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def _audit(sources: Sequence[str], folder: Path, source: ModelSource, size: int,
     measured = measure(items, embedder, name, folder / "measurements", source.device.precision)
     sides, notes = sides_of(datasets, split)
     result = find_all(measured, sides)
-    notes += result.notes
+    notes = [*(note for dataset in datasets for note in dataset.notes), *notes, *result.notes]
     counts = Counter(finding.kind for finding in result.findings)
     summary = f"{len(items):,} images of {len(datasets)} collections; {len(result.findings):,} findings"
     write_audit(folder / AUDIT_FILE, items, result.findings)

@@ -101,6 +101,8 @@ def test_columns_are_told_or_named(tmp_path: Path) -> None:
         read_source(f"hf:{tmp_path / 'set'}?label=specie")
     with pytest.raises(UserError, match=r"unknown option 'labels'; did you mean 'label'"):
         read_source(f"hf:{tmp_path / 'set'}?labels=species")
+    with pytest.raises(UserError, match=r"an option is there twice; write several splits as split=train,test"):
+        read_source(f"hf:{tmp_path / 'set'}?split=train&split=test")
     two = rows.remove_columns("label").add_column("genus", ["x", "y", "z"])
     two.save_to_disk(tmp_path / "two")
     with pytest.raises(

@@ -85,7 +85,10 @@ def _parse(path: Path) -> _Wanted:
     place, mark, query = path.name.partition("?")
     if not mark or path.exists():
         return _Wanted(path)
-    options = dict(parse_qsl(query, keep_blank_values=True))
+    given = parse_qsl(query, keep_blank_values=True)
+    options = dict(given)
+    if len(options) < len(given):
+        raise UserError(f"hf:{path}: an option is there twice; write several splits as split=train,test")
     if unknown := [option for option in options if option not in _OPTIONS]:
         raise UserError(f"hf:{path}: unknown option {unknown[0]!r}; {nearest_names(unknown[0], _OPTIONS)}")
     splits = tuple(filter(None, options.get("split", "").split(",")))
