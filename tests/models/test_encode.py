@@ -58,7 +58,8 @@ def test_is_the_forward_pass_of_the_transformed_images(embedder, images):
 @every_batch
 def test_batch_size_and_kind_of_input_change_nothing(embedder, images, files, batch_size):
     expected = embedder.encode(images, precision="fp32")
-    for given in (files, [str(path) for path in files], [np.asarray(image) for image in images], iter(files)):
+    columns = (np.array(files, dtype=object), np.array([str(path) for path in files]))
+    for given in (files, [str(path) for path in files], [np.asarray(image) for image in images], iter(files), *columns):
         same(embedder.encode(given, batch_size=batch_size, precision="fp32"), expected)
     mixed = [files[0], images[1], np.asarray(images[2]), str(files[3]), *images[4:]]
     same(embedder.encode(mixed, batch_size=batch_size, precision="fp32"), expected)

@@ -24,8 +24,8 @@ Pixels = TypeVar("Pixels")
 
 def listed_images(images: Iterable[ImageLike] | ImageLike) -> Iterable[ImageLike]:
     """Return the argument of ``encode``, which may be a single image, as several."""
-    if isinstance(images, np.ndarray) and images.ndim == 4:
-        return list(images)
+    if isinstance(images, np.ndarray) and (images.ndim == 4 or (images.ndim == 1 and images.dtype.kind in "OTU")):
+        return list(images)  # of pixels, or of paths, as a column of a table
     if isinstance(images, str | Path | Image.Image | np.ndarray) or callable(images):
         return [images]
     if isinstance(images, bytes | Mapping) or not isinstance(images, Iterable):
