@@ -114,7 +114,8 @@ def test_writing(make_database: Callable[[], Path]) -> None:
         added = client.post("/v1/items", files={"image": new}, data=form, headers=allowed)
         assert (added.status_code, added.json()["status"]) == (201, "written"), added.text
         id = added.json()["id"]
-        text = {**form, "metadata": {"price": 77}, "image": base64.b64encode(new).decode()}
+        # Names are compared as those that sources give, without white space around them.
+        text = {**form, "label": " blue\u00a0", "metadata": {"price": 77}, "image": base64.b64encode(new).decode()}
         again = client.post("/v1/items", json=text, headers=allowed)
         assert (again.status_code, again.json()) == (200, {"id": id, "status": "unchanged"})
         found = client.post("/v1/search", files={"image": new}, data={"k": "1"}).json()["matches"][0]
@@ -124,7 +125,13 @@ def test_writing(make_database: Callable[[], Path]) -> None:
         )  # fmt: skip
         assert client.get("/" + found["image"]).status_code == 200
         assert {entry["name"] for entry in client.get("/v1/datasets").json()["datasets"]} >= {"coats", "hats"}
-        for fields in ({"dataset": ""}, {}, {"dataset": "x", "metadata": "[1]"}, {"dataset": "x", "metadata": "{"}):
+        for fields in (
+            {"dataset": ""},
+            {"dataset": "\u00a0"},
+            {},
+            {"dataset": "x", "metadata": "[1]"},
+            {"dataset": "x", "metadata": "{"},
+        ):
             answer = client.post("/v1/items", files={"image": new}, data=fields, headers=allowed)
             assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
         answer = client.post("/v1/items", files={"image": b"no"}, data={"dataset": "x"}, headers=allowed)

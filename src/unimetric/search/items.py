@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from unimetric.data.labels import clean_label
 from unimetric.data.sources.metadata import Value
 from unimetric.errors import ArgumentError, check_kind, shown
 from unimetric.search.calibration import Strength
@@ -46,9 +45,6 @@ class NewItem:
         check_kind("label", self.label, str, "a text")
         check_kind("path", self.path, (str, type(None)), "a text")
         check_kind("metadata", self.metadata, Mapping, "values by the names of their columns")
-        # In the form of those that sources name; frozen, hence this way.
-        object.__setattr__(self, "dataset", clean_label(self.dataset) or self.dataset)
-        object.__setattr__(self, "label", clean_label(self.label))
 
 
 @dataclass(frozen=True)

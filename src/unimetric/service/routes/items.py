@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
+from unimetric.data.labels import clean_label
 from unimetric.search.errors import NoOriginalError
 from unimetric.search.items import NewItem, no_item
 from unimetric.search.originals import ORIGINAL_SIDE, read_original
@@ -133,7 +134,8 @@ def _add_writing(routes: APIRouter, service: Service) -> None:
 async def _add(service: Service, parsed: ParsedRequest) -> schemas.AddedItem:
     fields = parsed.fields
     metadata = _metadata(fields.metadata) if isinstance(fields.metadata, str) else fields.metadata
-    item = NewItem(parsed.images[0], fields.dataset, fields.label, fields.path, metadata)
+    dataset, label = clean_label(fields.dataset), clean_label(fields.label)
+    item = NewItem(parsed.images[0], dataset, label, fields.path, metadata)
 
     def write() -> schemas.AddedItem:
         # The index embeds the image itself, so that the row is the same as from `unimetric index`.
