@@ -138,7 +138,7 @@ class Writer:
         old = self.store.rows_of([named.id for named, _ in self._kept], ["id", "vector", "thumbnail"], newest=True)
         vectors, thumbnails = vectors_of(old["vector"]), old["thumbnail"].to_pylist()
         places = {id: place for place, id in enumerate(old["id"].to_pylist())}
-        rows = self._done
+        rows = [*self._done]
         for named, content_hash in self._kept:
             # A row that was deleted meanwhile stays deleted.
             if (place := places.get(named.id)) is not None:

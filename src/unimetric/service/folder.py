@@ -5,8 +5,9 @@ import shlex
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import Any, Literal
 
 from unimetric.errors import UserError
@@ -80,7 +81,7 @@ class FolderIndexer:
         self._thread = threading.Thread(target=self._run, name="folder", daemon=True)
         self._rate = _Rate()
         self._unusable: list[Refused] = []
-        self._skipped: list[Refused] = []
+        self._refused: Mapping[str, Refused] = {}
 
     @property
     def train_command(self) -> str | None:
@@ -123,7 +124,6 @@ class FolderIndexer:
         self._change(phase="reading")
         log_status(f"Indexing the images in {self.folder}; those that are done can be searched already.")
         items, self._unusable = source_items([self.folder])
-        self._skipped = self._unusable
         self._raise_if_stopping()
         self._change(phase="indexing", total=len(items), classes=len({item.label for item in items if item.label}))
         indexed = index_items(
@@ -148,7 +148,7 @@ class FolderIndexer:
         self._raise_if_stopping()
         now = time.monotonic()
         left = self._rate.seconds_left(now, progress.read, total)
-        self._skipped = [*self._unusable, *progress.refused.values()]
+        self._refused = progress.refused
         self._change(done=progress.read, total=total, written=progress.written, seconds_left=left)
 
     def _raise_if_stopping(self) -> None:
@@ -165,8 +165,10 @@ class FolderIndexer:
         )
 
     def _change(self, **changes: Any) -> None:
-        skipped = self._skipped
-        self.state = replace(self.state, skipped=tuple(skipped[:SKIPPED_SHOWN]), skipped_total=len(skipped), **changes)
+        # Called for every image, so no list of all that were skipped.
+        skipped = tuple(islice(chain(self._unusable, self._refused.values()), SKIPPED_SHOWN))
+        total = len(self._unusable) + len(self._refused)
+        self.state = replace(self.state, skipped=skipped, skipped_total=total, **changes)
         self._on_state(self.state)
 
 
