@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import json
-import logging
-import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
-from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from unimetric import __version__
-from unimetric.cpu import available_cores
-from unimetric.errors import UserError
 from unimetric.search.index import SearchIndex
-from unimetric.service.access import READ_TOKEN_VARIABLE, TOKEN_VARIABLE, Access, access_of
+from unimetric.service.access import READ_TOKEN_VARIABLE, TOKEN_VARIABLE, access_of
 from unimetric.service.batching import Batcher
 from unimetric.service.failures import add_handlers
 from unimetric.service.folder import FolderIndexer
@@ -26,17 +19,9 @@ from unimetric.service.guard import Guard, hosts_of
 from unimetric.service.options import ServiceConfig
 from unimetric.service.routes import routers
 from unimetric.service.state import Service
-from unimetric.service.telemetry import Telemetry
-from unimetric.service.upgrading import Follower, Model
-from unimetric.service.uploads import Uploads
-from unimetric.service.work import Workers
+from unimetric.service.upgrading import Follower
 
 __all__ = ["READ_TOKEN_VARIABLE", "TOKEN_VARIABLE", "create_app"]
-
-log = logging.getLogger(__name__)
-
-_SEARCHERS = 4
-"""Threads that search the database, which has threads of its own for each query."""
 
 
 def create_app(
@@ -72,20 +57,7 @@ def create_app(
     """
     config = config or ServiceConfig()
     access = access_of(config, token, read_token)
-    service = _service(index, config, access, folder, follow, precision, on_failure, on_ready)
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service.batcher.start()
-        # A daemon, since reading or a graph may take minutes; searches are answered meanwhile.
-        threading.Thread(target=_prepare, args=(index,), name="prepare", daemon=True).start()
-        yield
-        service.stop()
-        service.telemetry.ready.set(0)
-        for part in (service.follower, folder, service.batcher):
-            if part is not None:
-                await to_thread.run_sync(part.stop, config.request_seconds)
-
+    service = Service(index, config, access, folder, follow, precision, on_failure, on_ready)
     app = FastAPI(
         title="unimetric search",
         version=__version__,
@@ -94,7 +66,7 @@ def create_app(
         # These pages would load their scripts from another host.
         docs_url=None,
         redoc_url=None,
-        lifespan=lifespan,
+        lifespan=service.lifespan,
     )
     app.state.service = service
     add_handlers(app)
@@ -103,44 +75,6 @@ def create_app(
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     app.add_middleware(Guard, hosts=hosts_of(config), telemetry=service.telemetry)
     return app
-
-
-def _service(
-    index: SearchIndex,
-    config: ServiceConfig,
-    access: Access,
-    folder: FolderIndexer | None,
-    follow: Callable[[Callable[..., Batcher]], Follower] | None,
-    precision: str,
-    on_failure: Callable[[BaseException], None],
-    on_ready: Callable[[], None],
-) -> Service:
-    telemetry = Telemetry()
-
-    def ready() -> None:
-        telemetry.ready.set(1)
-        on_ready()
-        if folder is not None:
-            folder.start()
-        if follower is not None:
-            follower.start(lambda: service.model, service.use)
-
-    make_batcher = partial(Batcher, precision=precision, batch_size=config.batch_size, on_batch=telemetry.on_batch)
-    model = Model(index, make_batcher(lambda: index.embedder, on_ready=ready, on_failure=on_failure))
-    total_bytes = config.queue_size * config.max_upload_bytes
-    uploads = Uploads(config.max_upload_bytes, total_bytes, config.request_seconds, telemetry)
-    workers = Workers(config.queue_size, config.request_seconds, available_cores(), _SEARCHERS, telemetry)
-    follower = None if follow is None else follow(make_batcher)
-    service = Service(model, config, access, uploads, workers, telemetry, folder, follower)
-    return service
-
-
-def _prepare(index: SearchIndex) -> None:
-    """Read the vectors into memory before the first search."""
-    try:
-        index.prepare()
-    except UserError as error:
-        log.warning("vectors are not read into memory yet: %s", error)
 
 
 def _described(app: FastAPI) -> dict[str, Any]:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import logging
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from fastapi import Request
+from anyio import to_thread
+from fastapi import FastAPI, Request
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from unimetric.errors import UserError
 from unimetric.search.index import SearchIndex
 from unimetric.service import schemas
 from unimetric.service.access import Access
@@ -29,6 +34,8 @@ from unimetric.service.work import Workers, stopping
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,19 +69,51 @@ EMBED = Kind(schemas.EmbedRequest, schemas.EmbedForm)
 ADD = Kind(schemas.AddRequest, schemas.AddForm, embeds=False)
 
 
-@dataclass
 class Service:
-    """The database, the model, and the threads that work with them."""
+    """The database, the model, and the threads that work with them; `create_app` describes the arguments."""
 
-    model: Model
-    config: ServiceConfig
-    access: Access
-    uploads: Uploads
-    workers: Workers
-    telemetry: Telemetry
-    folder: FolderIndexer | None = None
-    follower: Follower | None = None
-    stopping: bool = False
+    def __init__(
+        self,
+        index: SearchIndex,
+        config: ServiceConfig,
+        access: Access,
+        folder: FolderIndexer | None,
+        follow: Callable[[Callable[..., Batcher]], Follower] | None,
+        precision: str,
+        on_failure: Callable[[BaseException], None],
+        on_ready: Callable[[], None],
+    ) -> None:
+        self.config, self.access, self.folder, self._on_ready = config, access, folder, on_ready
+        self.stopping = False
+        self.telemetry = Telemetry()
+        self.uploads = Uploads(config, self.telemetry)
+        self.workers = Workers(config, self.telemetry)
+        make_batcher = partial(
+            Batcher, precision=precision, batch_size=config.batch_size, on_batch=self.telemetry.on_batch
+        )
+        self.model = Model(index, make_batcher(lambda: index.embedder, on_ready=self._ready, on_failure=on_failure))
+        self.follower = None if follow is None else follow(make_batcher)
+
+    def _ready(self) -> None:
+        self.telemetry.ready.set(1)
+        self._on_ready()
+        if self.folder is not None:
+            self.folder.start()
+        if self.follower is not None:
+            self.follower.start(lambda: self.model, self.use)
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """Start the threads, and stop them in good order."""
+        self.batcher.start()
+        # A daemon, since reading or a graph may take minutes; searches are answered meanwhile.
+        threading.Thread(target=_prepare, args=(self.index,), name="prepare", daemon=True).start()
+        yield
+        self.stop()
+        self.telemetry.ready.set(0)
+        for part in (self.follower, self.folder, self.batcher):
+            if part is not None:
+                await to_thread.run_sync(part.stop, self.config.request_seconds)
 
     @property
     def group_copies(self) -> bool:
@@ -159,3 +198,11 @@ class Service:
 
 def _starting() -> ServiceError:
     return busy("the model is still being loaded; try again in a few seconds", "starting", 5)
+
+
+def _prepare(index: SearchIndex) -> None:
+    """Read the vectors into memory before the first search."""
+    try:
+        index.prepare()
+    except UserError as error:
+        log.warning("vectors are not read into memory yet: %s", error)

@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 
 from unimetric.errors import cause, nearest_names
 from unimetric.service.failures import ServiceError, busy, from_validation, invalid
+from unimetric.service.options import ServiceConfig
 from unimetric.service.telemetry import Telemetry
 from unimetric.service.work import client_left, stopping
 
@@ -47,16 +48,12 @@ class Body:
 class Uploads:
     """Receives bodies, with one budget of memory for those on their way and those being worked on.
 
-    Args:
-        max_upload_bytes: Size of one image's file.
-        total_bytes: Size of all bodies together. Beyond it, the body that has been on its way longest is given up.
-        seconds: Time for a body to arrive.
+    Beyond it, the body that has been on its way longest is given up.
     """
 
-    def __init__(self, max_upload_bytes: int, total_bytes: int, seconds: float, telemetry: Telemetry) -> None:
-        self._max_upload_bytes = max_upload_bytes
-        self._total_bytes = max(total_bytes, 2 * (max_upload_bytes + _BESIDES))
-        self._seconds = seconds
+    def __init__(self, config: ServiceConfig, telemetry: Telemetry) -> None:
+        self._max_upload_bytes, self._seconds = config.max_upload_bytes, config.request_seconds
+        self._total_bytes = max(config.queue_size * config.max_upload_bytes, 2 * (config.max_upload_bytes + _BESIDES))
         self._telemetry = telemetry
         self._held = 0
         self._receiving: dict[_Upload, None] = {}

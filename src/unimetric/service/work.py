@@ -11,14 +11,19 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Request
 from starlette.requests import HTTPConnection
 
+from unimetric.cpu import available_cores
 from unimetric.errors import UserError
 from unimetric.service.connections import is_half_closed
 from unimetric.service.failures import ServiceError, busy
+from unimetric.service.options import ServiceConfig
 from unimetric.service.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_SEARCHERS = 4
+"""Threads that search the database, which has threads of its own for each query, and as many that look up items."""
 
 MAX_ABANDONED = 16
 """Calls of one kind that may run on after their deadlines; no further call is started beyond them."""
@@ -89,25 +94,17 @@ def _log_failure(task: asyncio.Task[Any]) -> None:
 
 
 class Workers:
-    """Lanes and places of one service.
+    """Lanes, and places for the requests that are worked on at a time, of one service."""
 
-    Args:
-        places: Requests that are worked on at a time.
-        seconds: Time for a request, from when it has arrived.
-        decoders: Threads that decode uploads, and as many that open items' own files.
-        searchers: Threads that search the database, and as many that look up items.
-    """
-
-    def __init__(self, places: int, seconds: float, decoders: int, searchers: int, telemetry: Telemetry) -> None:
-        self._places = places
+    def __init__(self, config: ServiceConfig, telemetry: Telemetry) -> None:
+        self._places, self._seconds = config.queue_size, config.request_seconds
         self._held: dict[asyncio.Event, HTTPConnection] = {}
-        self._seconds = seconds
         self._telemetry = telemetry
-        self.decoding = Lane("decode", decoders, telemetry)
-        self.searching = Lane("store", searchers, telemetry, seconds)
-        self.reading = Lane("read", searchers, telemetry, seconds)
-        self.writing = Lane("write", 1, telemetry, seconds)
-        self.opening = Lane("original", decoders, telemetry, seconds)
+        self.decoding = Lane("decode", available_cores(), telemetry)
+        self.searching = Lane("store", _SEARCHERS, telemetry, self._seconds)
+        self.reading = Lane("read", _SEARCHERS, telemetry, self._seconds)
+        self.writing = Lane("write", 1, telemetry, self._seconds)
+        self.opening = Lane("original", available_cores(), telemetry, self._seconds)
 
     @property
     def abandoned(self) -> int:
