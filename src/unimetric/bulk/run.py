@@ -40,7 +40,6 @@ def embed_shards(model: ModelSource, sources: Sequence[str], out: str, options: 
         model: The model, under the same path on every machine.
         sources: As for `plan`.
         out: A folder or a URI that every machine reaches.
-        options: The work.
 
     Returns:
         The state of the folder; rows and skipped images are those of all finished shards.

@@ -41,15 +41,10 @@ class Job:
     """Settings of all workers; paths are those of the worker's machine.
 
     Attributes:
-        model: A model folder.
         weights: The file of the backbone's weights, or None.
         out: The folder of the shards.
         base: The folder that relative paths of images start from.
-        fingerprint: The model's.
-        precision: As for `Embedder.encode`.
-        accelerator: As for `choose_device`.
         size: Numbers of a vector; None for all.
-        options: The work.
         threads: Threads of a worker, or 0 for torch's own choice.
     """
 

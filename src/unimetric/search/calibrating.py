@@ -57,9 +57,7 @@ def calibrate_database(
         queries: Images with the labels and datasets of the database's rows.
         per_class: Give each class a threshold of its own, from its rows.
         batch_size: Images per forward pass.
-        model: The model's folder, if it was moved.
-        weights: The file of the backbone's weights.
-        device: Device and precision of the queries.
+        model: The model's folder, if it was moved; weights and device are as for `SearchIndex.open`.
 
     Raises:
         UserError: no database or model, the database is being upgraded, no query can be read, or none is of a class of

@@ -31,11 +31,9 @@ def find_exported(
     """Return the exported file that embeds queries to a database, or None for torch.
 
     Args:
-        index: The database.
         model: The model's folder or an exported file; None for the folder that was recorded.
         engine: ``torch``; ``onnx``, which needs a file; or ``auto``, which uses a file of the database's model if
             there is one and it supports ``device``.
-        device: The accelerator and precision.
         note: Called with the reason why a file that was found is not used.
 
     Raises:

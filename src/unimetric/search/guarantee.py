@@ -83,8 +83,6 @@ def limit_of(
     """Return the limit of the sets of a search.
 
     Args:
-        calibration: That of the database.
-        guarantee: The promise.
         datasets: The only datasets to search in; empty for all.
         rows: The number of rows of every dataset of the database.
         perfect: As in `SetLimit`: 1 for cosines, 0 for minus a distance.

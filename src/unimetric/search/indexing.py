@@ -86,9 +86,7 @@ def index_items(
     """Bring a database up to date with items, under a progress bar, or without a terminal with a line per commit.
 
     Args:
-        index: The database.
         items: All items of the datasets.
-        batch_size: Images per forward pass.
         rule: The time of commits; rows reported as written are on the disk.
         strict: Stop at the first image that cannot be read.
         delete_missing: Delete rows of the same datasets that are not among the items.

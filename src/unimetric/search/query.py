@@ -16,9 +16,9 @@ from unimetric.data.sources.metadata import Value
 from unimetric.errors import ArgumentError, UserError, check_kind, nearest_names, shown
 from unimetric.search.calibration import POSSIBLE, Calibration, strength_of
 from unimetric.search.conditions import Condition, all_of, equals, is_one_of, parse_condition
+from unimetric.search.database_search import nearest_hyperbolic
 from unimetric.search.errors import NotCalibratedError
 from unimetric.search.guarantee import Guarantee, SetLimit, find_sets, limit_of
-from unimetric.search.hyperbolic import nearest_hyperbolic
 from unimetric.search.items import Match, StoredItem, no_item
 from unimetric.search.memory.search import MemorySearch, vector_search
 from unimetric.search.rows import shown_values

@@ -72,9 +72,7 @@ class Upgrade:
 
     Args:
         root: The database.
-        stores: The two sets of vectors.
-        name: The name of the new set.
-        options: The options.
+        name: The name of the new set of vectors.
         log: Called with lines for the user.
         on_progress: Called after every commit with the rows that are embedded and all rows.
     """
