@@ -98,8 +98,7 @@ class Block:
 
     def kept(self, mask: NDArray[np.bool_]) -> Block:
         """Return the rows of some places."""
-        rows = self.rows.filter(pa.array(mask))
-        return Block(self.numbers[mask], self.vectors[mask], self.inverse[mask], rows)
+        return self.taken(np.flatnonzero(mask))
 
     @cached_property
     def _cells(self) -> Cells:

@@ -36,7 +36,7 @@ _ATTEMPTS = 3
 
 T = TypeVar("T")
 
-_SCHEMES = ("s3", "s3+ddb", "gs", "az", "abfss", "hf", "oss", "cos", "tos", "memory", "file")
+_SCHEMES = ("s3", "s3+ddb", "gs", "az", "abfss", "hf", "oss", "cos", "tos", "file")
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,6 @@ _VECTORS = ".vectors-"
 _BLOCK = 4096
 """Bytes: the record's length is a multiple. Object storage is asked for an object's length, then for that many bytes:
 of records of two lengths, a reader could get one that is cut off, or has rubbish at its end."""
-_WITHOUT_FILES = ("memory",)
-"""Schemes of databases beside which no file can be kept."""
 KEPT_SECONDS = 3600.0
 """Time for which replaced vectors are kept for those who have them open."""
 
@@ -76,7 +74,7 @@ def root_of(place: str) -> str:
 
 def read_live(root: str) -> Live:
     """Read the record of a database; one that was never upgraded, or lies in Milvus, has none."""
-    if is_milvus(root) or root.partition("://")[0] in _WITHOUT_FILES:
+    if is_milvus(root):
         return Live()
     check_scheme(root)
     place = place_of(root, _RECORD)
@@ -96,7 +94,7 @@ def read_live(root: str) -> Live:
 
 def write_live(root: str, live: Live) -> None:
     """Replace the record, so that readers see the old one or the new one; a `DatabaseError` if it cannot be."""
-    if is_milvus(root) or root.partition("://")[0] in _WITHOUT_FILES:
+    if is_milvus(root):
         raise DatabaseError(f"{root} cannot be upgraded: it keeps no files; index the images into a new database")
     content = json.dumps(asdict(live), indent=2).encode()
     write_whole(place_of(root, _RECORD), content.ljust(-len(content) // _BLOCK * -_BLOCK))
