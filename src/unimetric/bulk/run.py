@@ -34,15 +34,10 @@ class Embedded:
 
 
 def embed_shards(model: ModelSource, sources: Sequence[str], out: str, options: ShardOptions) -> Embedded:
-    """Embed sources into a folder of shards; finished shards are kept.
+    """Embed sources into a folder of shards that every machine reaches; finished shards are kept.
 
-    Args:
-        model: The model, under the same path on every machine.
-        sources: As for `plan`.
-        out: A folder or a URI that every machine reaches.
-
-    Returns:
-        The state of the folder; rows and skipped images are those of all finished shards.
+    The model has the same path on every machine, and sources are as for `plan`. Rows and skipped images of the result
+    are those of all finished shards.
 
     Raises:
         UserError: the model, a source or ``shard`` cannot be used, the folder holds another run's shards, or all

@@ -56,13 +56,8 @@ class WorkUnit:
 def plan(sources: Sequence[str], rows: int) -> list[WorkUnit]:
     """Divide sources into units: listed images by ``rows``, and every archive as one unit.
 
-    Args:
-        sources: As for ``unimetric embed``; besides, ``.tar`` files (WebDataset), Parquet files with a column
-            ``image``, folders of either, and URIs of all of them.
-        rows: The most images in a unit.
-
-    Raises:
-        UserError: a source cannot be read, or holds no image.
+    Sources are those of ``unimetric embed``, and ``.tar`` files (WebDataset), Parquet files with a column ``image``,
+    folders of either, and URIs of all of them. One without an image, or that cannot be read, is a `UserError`.
     """
     images: list[tuple[str, str, str]] = []
     archives: list[tuple[str, str, str]] = []

@@ -64,11 +64,7 @@ class UnimetricEmbeddings(EmbeddingFunction):  # type: ignore[misc]
         return self.compute_source_embeddings([query])
 
     def compute_source_embeddings(self, images: Any, *args: Any, **kwargs: Any) -> list[NDArray[np.float32]]:
-        """Return the vectors of images in their order.
-
-        Raises:
-            UserError: an image cannot be read; it is named.
-        """
+        """Return the vectors of images in their order; a `UserError` names one that cannot be read."""
         listed: Iterable[Any] = [images] if isinstance(images, str | bytes) else images
         if isinstance(images, pa.Array | pa.ChunkedArray):
             listed = images.to_pylist()

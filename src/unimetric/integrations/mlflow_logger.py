@@ -18,15 +18,10 @@ _LONGEST = 500
 
 
 class MLflowLogger(Logger):
-    """Logger of one run.
+    """Logger of one run, called like its folder, or with ``run_id`` of one to continue.
 
-    Args:
-        folder: The run folder; its name is that of the run.
-        options: The run's options, shown as its parameters.
-        run_id: The identifier of a run to continue.
-
-    Raises:
-        UserError: the tracking server refuses, cannot be reached, or does not have the run.
+    The run's options are shown as its parameters. A `UserError` if the tracking server refuses, cannot be reached, or
+    does not have the run.
     """
 
     def __init__(self, folder: Path, options: Mapping[str, Any], run_id: str | None = None) -> None:

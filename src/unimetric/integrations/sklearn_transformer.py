@@ -31,11 +31,7 @@ class ImageVectors(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def transform(self, images: Sequence[Any]) -> NDArray[np.float32]:
-        """Return the vectors of paths, PIL images or arrays.
-
-        Raises:
-            UserError: the model or an image cannot be read.
-        """
+        """Return the vectors of paths, PIL images or arrays; a `UserError` if the model or one cannot be read."""
         if not hasattr(self, "embedder_"):
             self.fit(images)
         return self.embedder_.encode(list(images), precision=self.precision)

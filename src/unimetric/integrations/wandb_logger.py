@@ -13,15 +13,9 @@ from unimetric.progress import log_status
 
 
 class WandbLogger(Logger):
-    """Logger of one run; its files lie in ``RUN/wandb``.
+    """Logger of one run, or with ``run_id`` of one to continue; its files lie in ``RUN/wandb``.
 
-    Args:
-        folder: The run folder.
-        options: The run's options, shown as its configuration.
-        run_id: The identifier of a run to continue.
-
-    Raises:
-        UserError: not logged in, or the server cannot be reached.
+    The run's options are shown as its configuration. A `UserError` if not logged in, or the server cannot be reached.
     """
 
     def __init__(self, folder: Path, options: Mapping[str, Any], run_id: str | None = None) -> None:

@@ -35,12 +35,9 @@ _SAME = 1e-5
 
 @dataclass(frozen=True)
 class MeasuredEffort:
-    """The smallest effort that reaches `RECALL` for the k nearest rows, with a safety margin.
+    """The smallest effort that reaches `RECALL` for the k nearest rows, with a safety margin, and its mean recall.
 
-    Attributes:
-        k: Neighbours per query.
-        effort: The effort; None if none reached the recall, so that the search is exact.
-        recall: The mean of the measurement; 1 if the search is exact.
+    The effort is None if none reached the recall, so that the search is exact, and the recall 1.
     """
 
     k: int

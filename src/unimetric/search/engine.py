@@ -30,11 +30,9 @@ def find_exported(
 ) -> ExportedEmbedder | None:
     """Return the exported file that embeds queries to a database, or None for torch.
 
-    Args:
-        model: The model's folder or an exported file; None for the folder that was recorded.
-        engine: ``torch``; ``onnx``, which needs a file; or ``auto``, which uses a file of the database's model if
-            there is one and it supports ``device``.
-        note: Called with the reason why a file that was found is not used.
+    The model is a folder or an exported file, by default the folder that was recorded. Engines are ``torch``; ``onnx``,
+    which needs a file; and ``auto``, which uses a file of the database's model if there is one and it supports the
+    device. ``note`` is called with the reason why a file that was found is not used.
 
     Raises:
         UserError: unknown engine; the named file, or with ``onnx`` the one in the model's folder, is missing, damaged

@@ -8,10 +8,7 @@ from unimetric.errors import ArgumentError, UserError, escaped, shown
 class FilterError(ArgumentError):
     """A condition (``where``) that is not one of the grammar in `unimetric.search.conditions`.
 
-    Args:
-        where: The condition as it was written.
-        position: The character at fault, counted from 1; None where it is the whole condition.
-        reason: The fault and its remedy.
+    ``position`` is the character at fault, counted from 1, or None; ``reason`` names the fault and its remedy.
     """
 
     code: ClassVar[str] = "invalid_where"

@@ -80,15 +80,10 @@ def limit_of(
     rows: Mapping[str, int],
     perfect: float,
 ) -> SetLimit:
-    """Return the limit of the sets of a search.
+    """Return the limit of the sets of a search in some datasets, none for all, of a database with these rows in each.
 
-    Args:
-        datasets: The only datasets to search in; empty for all.
-        rows: The number of rows of every dataset of the database.
-        perfect: As in `SetLimit`: 1 for cosines, 0 for minus a distance.
-
-    Raises:
-        NotCalibratedError: these datasets were not calibrated, with too few queries, or for another catalogue.
+    ``perfect`` is as in `SetLimit`: 1 for cosines, 0 for minus a distance. A `NotCalibratedError` if these datasets
+    were not calibrated, with too few queries, or for another catalogue.
     """
     names = sorted(set(datasets) or rows)
     what = repr(names[0]) if len(names) == 1 else "the search in all datasets"

@@ -35,10 +35,8 @@ class Indexed:
 def source_items(sources: Sequence[str], strict: bool = False) -> tuple[list[NewItem], list[Refused]]:
     """Return the images of sources, with the metadata columns of manifests, in a defined order; and unusable files.
 
-    Columns that a database cannot store are skipped; a note is printed for each, and for each remark on the datasets.
-
-    Raises:
-        UserError: a source cannot be read; or, with ``strict``, something with an image's name cannot be opened.
+    Columns that a database cannot store are skipped; a note is printed for each, and for each remark on the datasets. A
+    `UserError` if a source cannot be read or, with ``strict``, something with an image's name cannot be opened.
     """
     datasets = read_sources(sources, classes=False)
     notes = [note for dataset in datasets for note in dataset.notes]
@@ -83,16 +81,12 @@ def index_items(
     origin: str = "the manifest",
     on_read: Callable[[Progress, int], None] = lambda progress, total: None,
 ) -> Indexed:
-    """Bring a database up to date with items, under a progress bar, or without a terminal with a line per commit.
+    """Bring a database up to date with all items of datasets, under a progress bar, or with a line per commit.
 
-    Args:
-        items: All items of the datasets.
-        rule: The time of commits; rows reported as written are on the disk.
-        strict: Stop at the first image that cannot be read.
-        delete_missing: Delete rows of the same datasets that are not among the items.
-        origin: The name of the metadata's source in error messages.
-        on_read: Called after every item with the number of all; an error that it raises ends the indexing, and the
-            commits so far stay.
+    Rows that are reported as written are on the disk. With ``strict`` it stops at the first image that cannot be read;
+    ``delete_missing`` deletes rows of the same datasets that are not among the items; ``origin`` names the metadata's
+    source in messages. ``on_read`` is called after every item with the number of all; an error that it raises ends the
+    indexing, and the commits so far stay.
 
     Raises:
         UserError: none of the images can be read, one cannot and ``strict`` is set, metadata does not fit the columns

@@ -30,11 +30,9 @@ def kind_for(rows: int, approximate: str = "ivf-pq") -> str:
 
 
 class Maintenance:
-    """Keeps the approximate index of one database.
+    """Keeps the approximate index of one database; ``writing`` is held by all that this process writes.
 
-    Args:
-        writing: Held by all that this process writes.
-        exact_only: No approximate index supports the distance of a hyperbolic model, or coded vectors.
+    With ``exact_only`` there is none, as for the distance of a hyperbolic model.
     """
 
     def __init__(self, store: Store, writing: AbstractContextManager[Any], exact_only: bool) -> None:

@@ -27,10 +27,8 @@ def read_original(item: StoredItem, max_pixels: int) -> bytes:
 
     The file is the one that the item's row names, or the copy of its object in the cache. Its content has to be that
     which was indexed, by the recorded hash, so that a path in a row leads to no other file. Of an object in a box, it
-    is the whole picture with the box outlined.
-
-    Raises:
-        NoOriginalError: the file is not here, was changed, is too large, or cannot be read.
+    is the whole picture with the box outlined. A `NoOriginalError` if it is not here, was changed, is too large, or
+    cannot be read.
     """
     path = recorded_file(item.path)
     if path is None:

@@ -26,12 +26,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image that is ready to be embedded.
+    """An image that is ready to be embedded: the hash of its content, pixels uint8 [3, S, S], and a thumbnail, a JPEG.
 
-    Attributes:
-        content_hash: SHA-256 of its bytes, in hexadecimal.
-        pixels: uint8 [3, S, S]; None if the content is unchanged.
-        thumbnail: a JPEG; None if the content is unchanged.
+    Pixels and thumbnail are None if the content is unchanged.
     """
 
     content_hash: str

@@ -36,12 +36,9 @@ _TEXT_COLUMNS = ("id", "dataset", "label", "path", "content_hash")
 
 @dataclass(frozen=True)
 class Scope:
-    """The rows that a query searches.
+    """The rows that a query searches: the only datasets, none for all, and a condition on rows.
 
-    Attributes:
-        datasets: The only datasets to search in; empty for all.
-        condition: The condition on rows; None for all rows.
-        limit: The limit of sets with a guarantee; None for the nearest rows.
+    ``limit`` is that of sets with a guarantee; None for the nearest rows.
     """
 
     datasets: tuple[str, ...]

@@ -57,9 +57,7 @@ def stored_path(path: str | Path) -> str:
 def named(items: Iterable[NewItem]) -> list[NamedItem]:
     """Return items with their ids; two links to one file within a dataset share an id.
 
-    Raises:
-        UserError: an item names no dataset.
-        ImageError: a content without a path cannot be hashed.
+    A `UserError` if an item names no dataset, an `ImageError` if a content without a path cannot be hashed.
     """
     check_kind("items", items, Iterable, "a list of NewItem")
     items = list(items)
@@ -87,8 +85,7 @@ def metadata_kinds(
 ) -> dict[str, str]:
     """Return the kind of every metadata column of the items, one of `KINDS`, without columns that are all None.
 
-    Raises:
-        UserError: a column's name cannot be used, or its values are of two kinds, or not those of ``present``.
+    A `UserError` if a column's name cannot be used, or its values are of two kinds, or not those of ``present``.
     """
     kinds: dict[str, str] = {}
     usual = {name.lower(): name for name in present}

@@ -14,9 +14,7 @@ from unimetric.search.scoring import Vectors
 class NearestRows:
     """The rows nearest to one query, the nearest first, equally near ones by id.
 
-    Attributes:
-        scores: Cosines with the query; minus the distance for a hyperbolic model.
-        columns: The values of the rows, by column.
+    Scores are cosines, or minus the distances of a hyperbolic model; the values of the rows are by column.
     """
 
     scores: list[float]

@@ -27,11 +27,9 @@ _bearer = HTTPBearer(
 
 @dataclass(frozen=True)
 class Access:
-    """The tokens that requests have to carry.
+    """The tokens that requests have to carry: for changes, which permits reading too, and for reading.
 
-    Args:
-        write: The token for changes, which permits reading as well; None where nothing can be changed.
-        read: The token for reading; None where everybody may read.
+    None where nothing can be changed, or everybody may read.
     """
 
     write: str | None = field(default=None, repr=False)

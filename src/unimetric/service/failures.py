@@ -36,11 +36,7 @@ ANSWER_HEADERS = {
 class ServiceError(Exception):
     """A request that cannot be answered.
 
-    Args:
-        status: The HTTP status.
-        code: One word for programs; it stays the same when the message changes.
-        message: One sentence for people, with the remedy.
-        headers: Headers of the answer.
+    ``code`` is one word for programs, which stays when the message changes; ``message`` is a sentence with the remedy.
     """
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:

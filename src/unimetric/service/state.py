@@ -40,13 +40,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ParsedRequest:
-    """A request whose body has been read.
+    """A request whose body has been read: its validated fields, and its images, none where it names items.
 
-    Attributes:
-        fields: The validated fields.
-        images: The bytes of its images, which can be decoded; none where it names items instead.
-        vectors: The images' embeddings, float32 [M, E]; None where there are no images, or none are needed.
-        index: The vectors of the model that embedded them.
+    Vectors are the images' embeddings, float32 [M, E], by the model of ``index``; None where none are needed.
     """
 
     fields: Any

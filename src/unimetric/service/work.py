@@ -32,14 +32,9 @@ MAX_ABANDONED = 16
 class Lane:
     """Threads for one kind of work, so that slow work of one kind holds up no other.
 
-    Python cannot end a thread. A call whose request has ended runs on, and is abandoned at its deadline: its thread no
-    longer counts then, and another one takes its place.
-
-    Args:
-        name: Label of the stage in the metrics.
-        threads: Calls at a time, not counting abandoned ones.
-        seconds: Time from a call to its abandonment. None for work that ends by itself and needs much memory: it is
-            never abandoned.
+    Python cannot end a thread. A call whose request has ended runs on, and is abandoned after so many ``seconds``: its
+    thread no longer counts then, and another one takes its place. None is for work that ends by itself and needs much
+    memory: it is never abandoned.
     """
 
     def __init__(self, name: str, threads: int, telemetry: Telemetry, seconds: float | None = None) -> None:

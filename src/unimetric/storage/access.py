@@ -97,9 +97,7 @@ def s3_region() -> str | None:
 def file_system(place: str) -> tuple[Any, str]:
     """Return the file system of a URI, from pyarrow or else from fsspec, and the path in it.
 
-    Raises:
-        StorageError: the URI is malformed, or its storage cannot be reached.
-        UserError: the package for this kind of storage is missing.
+    A `StorageError` if it cannot be reached, a `UserError` if the package for this kind of storage is missing.
     """
     scheme, _, inner = place.partition("://")
     if scheme == "s3":

@@ -42,10 +42,7 @@ def parent(place: str) -> str:
 def open_file(place: str) -> IO[bytes]:
     """Open a file for reading in any order.
 
-    Raises:
-        OSError: the file is missing; or, on this machine, unreadable.
-        StorageError: object storage cannot be reached.
-        UserError: the kind of storage is unknown.
+    An `OSError` if it is missing or, on this machine, unreadable; a `StorageError` if storage cannot be reached.
     """
     path = local_path(place)
     if path is not None:
@@ -99,12 +96,9 @@ def list_objects(place: str, *, recursive: bool = True) -> dict[str, Stamp]:
 
 
 def write_whole(place: str, content: bytes) -> None:
-    """Write a whole file or nothing.
+    """Write a whole file or nothing; a `UserError` if it cannot be written.
 
     A local file is renamed into its place; object storage shows an object when its upload is complete.
-
-    Raises:
-        UserError: it cannot be written.
     """
     path = local_path(place)
     if path is not None:

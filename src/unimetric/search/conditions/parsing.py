@@ -55,11 +55,7 @@ Node: TypeAlias = "Value | Condition"
 
 
 def parse_condition(where: str, columns: Mapping[str, str]) -> Condition:
-    """Parse a condition on columns, each with its kind: text, number, boolean, date or time.
-
-    Raises:
-        FilterError: it is not one of the grammar, too large, names another column or compares different kinds.
-    """
+    """Parse a condition on columns of a kind (text, number, boolean, date or time) each, or raise a `FilterError`."""
     if not where.strip():
         raise FilterError(where, None, f"it is empty; leave it out, or write one such as: {EXAMPLE}")
     if len(where) > MAX_LENGTH:

@@ -55,13 +55,9 @@ TIME_FORM = "a time is written '2020-01-31 12:00:00', in UTC or with its offset 
 
 @dataclass(frozen=True)
 class Token:
-    """A token of a condition.
+    """A token of a condition at a position, counted from 1, with the character around a quoted name.
 
-    Attributes:
-        kind: ``end`` comes once, last. Keywords are operators.
-        text: In lower case for keywords; without quotes for texts and names.
-        position: Its first character, counted from 1.
-        quoted: The character around a name.
+    Keywords are operators, in lower case; texts and names are without quotes. ``end`` comes once, last.
     """
 
     kind: Literal["number", "text", "name", "operator", "end"]

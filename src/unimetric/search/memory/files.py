@@ -60,12 +60,7 @@ class Saved:
 
 
 class MemoryFiles:
-    """The files of one database.
-
-    Args:
-        place: The database's. The files are in its folder; for object storage, or where nothing may be written, in
-            the user's cache.
-    """
+    """The files of a database in its folder, or in the user's cache for object storage or a folder of others."""
 
     def __init__(self, place: str) -> None:
         self._place = place

@@ -56,12 +56,9 @@ class Effort:
 
 @dataclass(frozen=True)
 class VectorIndex:
-    """The approximate index of a database.
+    """The approximate index of a database: its name, rows in it, and rows that are still compared one by one.
 
-    Attributes:
-        name: Unique for every index that was ever made, so that a measured effort belongs to one of them.
-        rows: Rows in it.
-        missing: Rows that are not in it yet, and are compared one by one.
+    The name is unique for every index that was ever made, so that a measured effort belongs to one of them.
     """
 
     name: str

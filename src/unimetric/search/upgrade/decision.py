@@ -44,11 +44,9 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Answers:
-    """The best answers of the queries that have another row of their class.
+    """The best answers of the Q queries that have another row of their class.
 
-    Attributes:
-        genuine: The highest cosine with a row of the query's class, [Q].
-        impostors: The highest with a row of another class, [Q].
+    The highest cosines with a row of the query's class, [Q], and with a row of another one, [Q].
     """
 
     genuine: NDArray[np.float32]

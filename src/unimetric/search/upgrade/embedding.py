@@ -44,11 +44,7 @@ class RowEmbedder:
     ) -> dict[str, Refused]:
         """Embed rows and write them into the new set, commit by commit; return those whose image cannot be read.
 
-        Args:
-            ids: The rows.
-            is_searched: The new set is the one that is searched, and so has every row.
-            from_thumbnails: Read the thumbnails in the database and not the images.
-            on_commit: Called after every commit.
+        With ``is_searched`` the new set is the one that is searched, and so has every row.
         """
         source = self.stores.new if is_searched else self.stores.old
         rows = {row["id"]: row for row in source.rows_of(ids, columns_of(source)).to_pylist()}

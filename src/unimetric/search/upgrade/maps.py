@@ -65,13 +65,7 @@ KINDS: Mapping[str, Fit] = {"orthogonal": orthogonal, "ridge": ridge, "kernel": 
 
 @dataclass(frozen=True)
 class FittedMap:
-    """A map with the measurement that it was chosen by.
-
-    Attributes:
-        kind: One of `KINDS`.
-        move: The map, fitted on all pairs.
-        likeness: The `likeness` of held-out images, for every kind that was compared.
-    """
+    """A map of one of `KINDS`, with the `likeness` of held-out images for every kind that was compared."""
 
     kind: str
     move: Map
@@ -79,11 +73,9 @@ class FittedMap:
 
 
 def fit_map(old: Vectors, new: Vectors) -> FittedMap:
-    """Fit every kind of map on pairs, and keep the one that moves held-out images nearest to their places.
+    """Fit every kind of map on pairs [N, D] and [N, E], and keep the one that moves held-out images nearest.
 
-    Args:
-        old: The old model's vectors, [N, D].
-        new: The new model's vectors of the same images, [N, E]; of more than `LARGEST` pairs, so many are drawn.
+    Of more than `LARGEST` pairs, so many are drawn.
     """
     chosen = np.random.default_rng(0).permutation(len(old))[:LARGEST]
     old, new = unit(old[chosen]), unit(new[chosen])

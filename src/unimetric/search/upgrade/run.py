@@ -51,13 +51,8 @@ class UpgradeOptions:
 
 @dataclass(frozen=True)
 class Upgraded:
-    """The result of a run.
-
-    Attributes:
-        is_finished: True if the new vectors have replaced the old ones for good.
-        embedded: Rows that the new model embedded.
-        rows: Rows of the database.
-        refused: Rows whose image cannot be read.
+    """The result of a run: True if the new vectors have replaced the old ones for good, the rows that the new model
+    embedded, all rows, and those whose image cannot be read.
     """
 
     is_finished: bool
@@ -276,13 +271,10 @@ def start_upgrade(
     log: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[int, int], None] = lambda done, rows: None,
 ) -> Upgrade:
-    """Begin an upgrade of a database, or take one up again.
+    """Begin an upgrade of a database in a folder or in object storage, or take one up again.
 
-    Args:
-        db: A folder or an object-storage URI.
-        model: The new model, a run folder or a model folder.
-        weights, metrics, false_match_rate: As for `SearchIndex.create`; the others as for `Upgrade`.
-        size: Numbers of a vector; by default those of the database, if it has short vectors, else the model's own.
+    The model's options are as for `SearchIndex.create`, the others as for `Upgrade`. Without a size, it is that of the
+    database, if that has short vectors, else the model's own.
 
     Raises:
         UserError: the database has this model already, is being upgraded to another one, or one of the two models is

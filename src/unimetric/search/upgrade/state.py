@@ -13,13 +13,8 @@ from unimetric.search.upgrade.moving import MOVED
 
 @dataclass(frozen=True)
 class UpgradeState:
-    """An upgrade that is not finished.
-
-    Attributes:
-        answers: The model that queries are embedded by: ``old``, ``new`` or ``both``.
-        model: The new model's fingerprint.
-        embedded: Rows that the new model has embedded.
-        rows: All rows.
+    """An upgrade that is not finished: the model that queries are embedded by (``old``, ``new`` or ``both``), the new
+    model's fingerprint, the rows that it has embedded, and all rows.
     """
 
     answers: str
