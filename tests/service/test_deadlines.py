@@ -154,5 +154,5 @@ def test_a_model_that_is_never_loaded_does_not_keep_it_from_stopping() -> None:
         runner.stop()
         thread.join(30)
         assert not thread.is_alive()
-        assert app.state.service.unfinished == "the loading of the model has not ended"
+        assert app.state.service.unfinished == "not all work in the background has ended"
     loading.release()

@@ -159,7 +159,7 @@ def test_an_indexing_that_does_not_end_does_not_keep_the_command(photos: Path, t
             assert server.process.poll() is None
     code, said = server.stop()
     assert code == 0
-    assert "the indexing has not ended; ending without it" in said
+    assert "not all work in the background has ended; ending without it" in said
 
 
 @pytest.mark.parametrize("content", [{"notes.txt": b"no image"}, {"a.png": b"no picture"}])

@@ -92,7 +92,7 @@ class Runner:
                 self._server.should_exit = True
 
     def run(self, app: FastAPI, listening: socket.socket, config: ServiceConfig) -> int | None:
-        """Serve until SIGTERM or Ctrl-C, then finish the requests that have arrived; a second Ctrl-C ends it at once.
+        """Serve until SIGTERM or Ctrl-C, then finish the requests that have arrived; a second Ctrl-C waits for none.
 
         Returns:
             The signal that ended it.

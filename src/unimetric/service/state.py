@@ -141,8 +141,8 @@ class Service:
         """What has not ended within its time, for a message; empty where all has."""
         if self.workers.abandoned:
             return "the database has not answered all requests"
-        parts = {"the indexing": self.folder, "an upgrade": self.follower, "the loading of the model": self.batcher}
-        return next((f"{name} has not ended" for name, part in parts.items() if part and part.is_running), "")
+        parts = (self.folder, self.follower, self.batcher)
+        return "not all work in the background has ended" if any(part and part.is_running for part in parts) else ""
 
     def check_ready(self) -> None:
         """Raise a `ServiceError` unless images are embedded now."""
