@@ -3,7 +3,8 @@
 The photographs of a folder of domains get re-encoded, cropped and mirrored copies (2 %), leaks to the other side of the
 split and blank pictures (1 % each), and wrong labels: 5 % to a random class, 5 % to the most similar one, and both at
 once. All are measured at the default settings. With --model, ``cleaned.csv`` becomes the train side as the audit of
-both kinds of wrong labels leaves it, all suggestions accepted; ``dirty.csv`` and ``clean.csv`` are always written.
+both kinds of wrong labels leaves it, all suggestions accepted, and ``doubtful.csv`` the same without images of doubtful
+labels; ``dirty.csv`` and ``clean.csv`` are always written.
 
     python benchmarks/audit.py FOLDER_OF_DOMAINS --work runs/audit [--model RUN]
 """
@@ -27,7 +28,7 @@ from sklearn.preprocessing import StandardScaler
 
 from audit_faults import Planted, plant_pictures, relabelled, write_manifest, wrong_labels
 from machine import write_result
-from unimetric.curation.audit import find_all, sides_of
+from unimetric.curation.audit import Findings, find_all, sides_of
 from unimetric.curation.decisions import AUDIT_FILE, apply_decisions, write_audit
 from unimetric.curation.findings import Finding
 from unimetric.curation.measurements import Measurements, measure
@@ -38,6 +39,9 @@ from unimetric.models.embedder import Embedder
 
 VERDICTS = Path(__file__).parent / "audit_verdicts.json"
 """Findings in the photographs as they are that were right, judged by eye: groups of names of files."""
+
+DOUBTFUL = 0.05
+"""Probability of a wrong label from which an image is left out of ``doubtful.csv``."""
 
 Pairs = set[frozenset[Path]]
 
@@ -65,17 +69,18 @@ def main() -> None:
         labelled = replace(measured, items=tuple(relabelled(planted, wrong)))
         datasets = by_dataset(labelled.items)
         started = time.perf_counter()
-        findings = find_all(labelled, sides_of(datasets, "given")[0]).findings
+        found = find_all(labelled, sides_of(datasets, "given")[0])
+        findings = found.findings
         result[choice] = {"seconds": round(time.perf_counter() - started, 1), "kinds": scores(findings, planted, wrong)}
         if choice != "both":
-            found = cleanlab_alone(labelled)
-            result[choice]["kinds"]["wrong labels, cleanlab alone"] = score_labels(found, planted, wrong)
+            paths = cleanlab_alone(labelled)
+            result[choice]["kinds"]["wrong labels, cleanlab alone"] = score_labels(paths, planted, wrong)
         if choice == "random":
             result[choice]["kinds"]["copies, imagehash alone"] = score_pairs(
                 hash_alone(labelled), planted, {"smaller", "cropped", "mirrored", "leak"}
             )
         print(choice, json.dumps(result[choice], indent=1), flush=True)
-    write_manifests(work, planted, list(labelled.items), findings if arguments.model else [])
+    write_manifests(work, planted, list(labelled.items), found if arguments.model else None)
     write_result(f"audit_{name}", result)
 
 
@@ -172,18 +177,20 @@ def cleanlab_alone(measured: Measurements) -> set[Path]:
     return found
 
 
-def write_manifests(work: Path, planted: Planted, dirty: list[Item], findings: list[Finding]) -> None:
-    """Write ``clean.csv``, ``dirty.csv`` and, from findings, ``cleaned.csv``, with the same clean test side."""
+def write_manifests(work: Path, planted: Planted, dirty: list[Item], found: Findings | None) -> None:
+    """Write ``clean.csv`` and ``dirty.csv`` and, from an audit, the cleaned ones, all with the same clean test side."""
     clean = list(planted.items[: planted.originals])
     test = [item for item in clean if item.role == "test"]
     write_manifest(work / "clean.csv", clean)
     write_manifest(work / "dirty.csv", [item for item in dirty if item.role == "train"] + test)
-    if findings:
-        write_audit(work / AUDIT_FILE, dirty, findings)
-        (work / "decisions.json").write_text(json.dumps({"accepted": accepted(findings), "rejected": []}))
-        apply_decisions(work / AUDIT_FILE, work / "decisions.json", work / "all.csv")
+    if found is None:
+        return
+    write_audit(work / AUDIT_FILE, dirty, found.findings, found.doubts)
+    (work / "decisions.json").write_text(json.dumps({"accepted": accepted(found.findings), "rejected": []}))
+    for name, doubtful in (("cleaned.csv", None), ("doubtful.csv", DOUBTFUL)):
+        apply_decisions(work / AUDIT_FILE, work / "decisions.json", work / "all.csv", doubtful)
         kept = [item for dataset in read_sources([str(work / "all.csv")]) for item in dataset.items]
-        write_manifest(work / "cleaned.csv", [item for item in kept if item.role == "train"] + test)
+        write_manifest(work / name, [item for item in kept if item.role == "train"] + test)
 
 
 def accepted(findings: Sequence[Finding]) -> list[int]:

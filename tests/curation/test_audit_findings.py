@@ -12,7 +12,7 @@ from audit_pictures import Colours, compressed, picture
 from unimetric.curation.audit import find_all, sides_of
 from unimetric.curation.copies import Groups
 from unimetric.curation.decisions import apply_decisions, write_audit
-from unimetric.curation.findings import write_findings
+from unimetric.curation.findings import Finding, write_findings
 from unimetric.curation.labels import judged, one_class, two_classes, wrong_labels
 from unimetric.curation.measurements import measure
 from unimetric.data.catalog import Dataset, Item
@@ -188,6 +188,7 @@ def test_relabelling_and_its_contradictions(tmp_path: Path) -> None:
             {"kind": "wrong-label", "images": [0], "drop": [], "relabel": "c"},
             {"kind": "contradiction", "images": [0, 1], "drop": [0, 1], "relabel": None},
         ],
+        "doubts": [],
     }
     (tmp_path / "audit.json").write_text(json.dumps(audit))
 
@@ -207,6 +208,52 @@ def test_relabelling_and_its_contradictions(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             apply(accepted)
     assert "x/1.png,b" in (tmp_path / "clean.csv").read_text()  # what was there stays
+
+
+def test_doubtful_labels_are_left_out_unless_something_was_decided(tmp_path: Path) -> None:
+    """The manifest loses the doubtful train images; decisions, and images on the test side, are left alone."""
+    items = [Item(tmp_path / f"{row}.png", "a", "set", "train") for row in range(6)]
+    findings = [Finding("wrong-label", 0.9, (items[row],), "", relabel="b") for row in (1, 2)]
+    findings += [Finding("stranger", 0.9, (items[3],), "")]
+    doubts = {items[0]: 0.04, items[1]: 0.9, items[2]: 0.9, items[3]: 0.05, items[4]: 0.3}
+    write_audit(tmp_path / "audit.json", items, findings, doubts)
+    (tmp_path / "decisions.json").write_text(json.dumps({"accepted": [0], "rejected": [1, 2]}))
+
+    def apply(doubtful: float | None) -> tuple[int, int]:
+        paths = (tmp_path / name for name in ("audit.json", "decisions.json", "clean.csv"))
+        outcome = apply_decisions(*paths, doubtful)
+        return outcome.dropped, outcome.relabelled
+
+    assert apply(None) == (0, 1)
+    assert apply(0.05) == (2, 1)
+    kept = [Path(row["path"]).stem for row in csv.DictReader((tmp_path / "clean.csv").open())]
+    assert kept == ["0", "1", "2", "5"]
+    assert apply(0.04) == (3, 1)
+    for wrong in (0.0, 1.1, float("nan")):
+        with pytest.raises(UserError, match=r"name a probability from 0\.01 to 1"):
+            apply(wrong)
+
+
+def test_doubts_are_those_of_the_train_side(tmp_path: Path) -> None:
+    vectors, labels = clusters([10, 10, 10, 10])
+    labels[3], labels[17] = "b", "a"
+    items = [Item(tmp_path / f"{row:02}.png", label, "set") for row, label in enumerate(labels)]
+    for row, item in enumerate(items):
+        picture(row, 48, 40).save(item.path)
+
+    class Given(Colours):
+        embedding_size = vectors.shape[1]
+
+        def encode(self, images: list[Image.Image], *, precision: str = "auto") -> np.ndarray:
+            return vectors
+
+    measured = measure(items, Given(), "given", tmp_path / "work", "auto")
+    everywhere = find_all(measured, {})
+    wrong = {f.images[0]: f.confidence for f in everywhere.findings if f.kind == "wrong-label"}
+    assert {items[3], items[17]} == set(wrong)
+    assert wrong.items() <= everywhere.doubts.items()
+    trained = find_all(measured, {item: "test" if item is items[17] else "train" for item in items})
+    assert trained.doubts == {item: doubt for item, doubt in everywhere.doubts.items() if item is not items[17]}
 
 
 def test_of_copies_one_stays_although_a_leak_removes_the_best(tmp_path: Path) -> None:

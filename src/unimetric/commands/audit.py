@@ -33,6 +33,7 @@ def audit(
     weights: str | None = None,
     apply: Annotated[Path | None, _APPLY] = None,
     manifest: Annotated[Path | None, _APPLY] = None,
+    doubtful: Annotated[float | None, _APPLY] = None,
     device: Annotated[DeviceConfig, Without({"processes", "machines"})],
 ) -> int:
     """Find copies, leaks, wrong labels, strangers and unusable images in collections.
@@ -46,17 +47,21 @@ def audit(
         weights: Weights of the backbone, for a model trained with --model.weights FILE.
         apply: A decisions.json that the page saved; writes the manifest.
         manifest: The manifest to write with --apply; by default clean.csv in the folder.
+        doubtful: With --apply, also leave out train images whose label is wrong with at least this probability, such as
+            0.05, and on which nothing was decided.
         device: Device and precision.
     """
     size = {"image_size": image_size}
     if apply is not None:
         unused = {**size, "model": model, "split": split, "weights": weights}
         refuse_without_effect(unused, {"image_size": 112, "split": "auto"}, "with --apply")
-        return _apply(out, sources or [], apply, manifest)
+        return _apply(out, sources or [], apply, manifest, doubtful)
     if not sources:
         raise OptionError("audit needs sources: name folders or manifests, or use --apply decisions.json")
     if manifest is not None:
         raise OptionError(f"--manifest is {manifest}: it is for --apply decisions.json")
+    if doubtful is not None:
+        raise OptionError(f"--doubtful is {doubtful}: it is for --apply decisions.json")
     if model is not None:
         refuse_without_effect(size, {"image_size": 112}, "with --model, whose own input size is used")
     return _audit(sources, out, ModelSource(model, weights, device), image_size, split)
@@ -82,7 +87,7 @@ def _audit(sources: Sequence[str], folder: Path, source: ModelSource, size: int,
     notes = [*(note for dataset in datasets for note in dataset.notes), *notes, *result.notes]
     counts = Counter(finding.kind for finding in result.findings)
     summary = f"{len(items):,} images of {len(datasets)} collections; {len(result.findings):,} findings"
-    write_audit(folder / AUDIT_FILE, items, result.findings)
+    write_audit(folder / AUDIT_FILE, items, result.findings, result.doubts)
     write_findings(folder / TABLE, result.findings)
     fingerprint = hashlib.sha256((folder / AUDIT_FILE).read_bytes()).hexdigest()[:16]
     title = ", ".join(dataset.name for dataset in datasets[:5]) + (", ..." if len(datasets) > 5 else "")
@@ -95,14 +100,14 @@ def _audit(sources: Sequence[str], folder: Path, source: ModelSource, size: int,
     return 0
 
 
-def _apply(folder: Path, sources: Sequence[str], decisions: Path, manifest: Path | None) -> int:
+def _apply(folder: Path, sources: Sequence[str], decisions: Path, manifest: Path | None, doubtful: float | None) -> int:
     from unimetric.curation.decisions import AUDIT_FILE, apply_decisions
     from unimetric.progress import log_status
 
     if sources:
         raise OptionError(f"--apply takes no sources, got {sources[0]}: the audit in --out knows its own")
     out = manifest if manifest is not None else folder / "clean.csv"
-    outcome = apply_decisions(folder / AUDIT_FILE, decisions, out)
+    outcome = apply_decisions(folder / AUDIT_FILE, decisions, out, doubtful)
     log_status(
         f"{out} lists {outcome.kept:,} images; {outcome.dropped:,} are left out, {outcome.relabelled:,} have another "
         f"label. Train on it with: unimetric train {out}"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unimetric.curation import labels as label_checks
 from unimetric.curation.copies import Copy, Groups, best_of, exact_copies, grouped, near_copies
-from unimetric.curation.findings import Finding, ordered
+from unimetric.curation.findings import LEAST_DOUBT, Finding, ordered
 from unimetric.curation.measurements import Measurements
 from unimetric.curation.unusable import unusable
 from unimetric.data.catalog import Dataset, Item
@@ -39,10 +39,12 @@ class Findings:
     Attributes:
         findings: In the order of the table.
         notes: Remarks on what could not be checked, one line each.
+        doubts: Probability that the label of an image is wrong, from `LEAST_DOUBT`, without those of the test side.
     """
 
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
+    doubts: Mapping[Item, float]
 
 
 def find_all(measured: Measurements, sides: Sides) -> Findings:
@@ -52,11 +54,12 @@ def find_all(measured: Measurements, sides: Sides) -> Findings:
     groups = grouped(copies, lambda copy: copy.exact or copy.same_colours)
     found = [*unusable(measured)]
     found += _copy_findings(measured, copies, groups, sides)
-    label_findings, notes = _label_findings(measured, groups)
+    label_findings, notes, doubts = _label_findings(measured, groups)
     known = {(f.images[0], f.kind) for f in found if f.kind in ("contradiction", "blank")}
     blamed = {item for item, _ in known}
     found += [f for f in label_findings if f.kind not in ("wrong-label", "stranger") or f.images[0] not in blamed]
-    return Findings(tuple(ordered(found)), tuple(notes))
+    trained = {item: doubt for item, doubt in doubts.items() if sides.get(item) != "test"}
+    return Findings(tuple(ordered(found)), tuple(notes), trained)
 
 
 def sides_of(datasets: Sequence[Dataset], strategy: str) -> tuple[Sides, list[str]]:
@@ -158,9 +161,10 @@ class _Collection:
         return [self.item(int(others[index])) for index in nearest]
 
 
-def _label_findings(measured: Measurements, groups: Groups) -> tuple[list[Finding], list[str]]:
+def _label_findings(measured: Measurements, groups: Groups) -> tuple[list[Finding], list[str], dict[Item, float]]:
     found: list[Finding] = []
     notes: list[str] = []
+    doubts: dict[Item, float] = {}
     by_dataset: dict[str, list[int]] = defaultdict(list)
     for row in measured.readable.tolist():
         by_dataset[measured.items[row].dataset].append(row)
@@ -189,7 +193,9 @@ def _label_findings(measured: Measurements, groups: Groups) -> tuple[list[Findin
             )
         found += _wrong_labels(collection, judgement)
         found += _classes(collection, judgement, nearest.numpy())
-    return found, notes
+        doubtful = label_checks.wrong_labels(judgement, LEAST_DOUBT)
+        doubts |= {collection.item(place): probability for place, _, probability in doubtful}
+    return found, notes, doubts
 
 
 def _wrong_labels(collection: _Collection, judgement: label_checks.Judged) -> Iterator[Finding]:

@@ -1,12 +1,12 @@
 """Decisions on findings, and the resulting manifest. No image is deleted or moved."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unimetric.curation.findings import Finding
+from unimetric.curation.findings import LEAST_DOUBT, Finding
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError, shown
 from unimetric.files import csv_text, write_json, write_text
@@ -30,7 +30,9 @@ class Outcome:
     relabelled: int
 
 
-def write_audit(path: Path, items: Sequence[Item], findings: Sequence[Finding]) -> None:
+def write_audit(
+    path: Path, items: Sequence[Item], findings: Sequence[Finding], doubts: Mapping[Item, float] | None = None
+) -> None:
     """Write the input of `apply_decisions` as JSON."""
     number = {item: place for place, item in enumerate(items)}
     write_json(
@@ -47,11 +49,12 @@ def write_audit(path: Path, items: Sequence[Item], findings: Sequence[Finding]) 
                 }
                 for finding in findings
             ],
+            "doubts": [[number[item], round(doubt, 4)] for item, doubt in (doubts or {}).items()],
         },
     )
 
 
-def apply_decisions(audit: Path, decisions: Path, out: Path) -> Outcome:
+def apply_decisions(audit: Path, decisions: Path, out: Path, doubtful: float | None = None) -> Outcome:
     """Write a manifest of an audit's images with the accepted findings applied.
 
     Of copies, the best one stays that no other accepted finding removes.
@@ -61,16 +64,23 @@ def apply_decisions(audit: Path, decisions: Path, out: Path) -> Outcome:
         decisions: A JSON file ``{"accepted": [numbers of findings], "rejected": [...]}``, saved from the page.
         out: The manifest, ``.csv``: columns ``path``, ``label`` (``labels`` where an image has
             several), ``dataset`` and ``split``.
+        doubtful: Also drop the images whose label is wrong with at least this probability, `LEAST_DOUBT` to 1, unless
+            a finding on the label was accepted or rejected; None for none.
 
     Raises:
-        UserError: a file is missing or malformed, the decisions are on another audit, two accepted findings give one
-            image different labels, or the manifest cannot be written.
+        UserError: ``doubtful`` is out of range, a file is missing or malformed, the decisions are on another audit, two
+            accepted findings give one image different labels, or the manifest cannot be written.
     """
     if out.suffix != ".csv":
         raise UserError(f"--manifest is {out}: name a .csv file")
-    items, findings = _read_audit(audit)
-    accepted = _read_decisions(decisions, len(findings))
+    if doubtful is not None and not LEAST_DOUBT <= doubtful <= 1:
+        raise UserError(f"--doubtful is {doubtful}: name a probability from {LEAST_DOUBT} to 1")
+    items, findings, doubts = _read_audit(audit)
+    accepted, rejected = _read_decisions(decisions, len(findings))
     dropped = _dropped([findings[number] for number in accepted])
+    if doubtful is not None:
+        decided = {findings[n]["images"][0] for n in accepted + rejected if findings[n]["kind"] == "wrong-label"}
+        dropped |= {number for number, doubt in doubts if doubt >= doubtful and number not in decided}
     relabelled: dict[int, str] = {}
     for finding in accepted:
         label = findings[finding]["relabel"]
@@ -110,7 +120,7 @@ def _dropped(accepted: Sequence[dict[str, Any]]) -> set[int]:
     return dropped
 
 
-def _read_audit(path: Path) -> tuple[list[Item], list[dict[str, Any]]]:
+def _read_audit(path: Path) -> tuple[list[Item], list[dict[str, Any]], list[tuple[int, float]]]:
     content = _read_json(path, "run unimetric audit again")
     try:
         items = [
@@ -126,9 +136,10 @@ def _read_audit(path: Path) -> tuple[list[Item], list[dict[str, Any]]]:
             }
             for finding in content["findings"]
         ]
+        doubts = [(_index(number, items), float(doubt)) for number, doubt in content["doubts"]]
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"{path} is not a file of an audit: run unimetric audit again") from error
-    return items, findings
+    return items, findings, doubts
 
 
 def _index(number: Any, items: Sequence[Item]) -> int:
@@ -137,18 +148,22 @@ def _index(number: Any, items: Sequence[Item]) -> int:
     return number
 
 
-def _read_decisions(path: Path, count: int) -> list[int]:
+def _read_decisions(path: Path, count: int) -> tuple[list[int], list[int]]:
+    """Return the numbers of the accepted and of the rejected findings."""
     content = _read_json(path, "save it again from the audit's page")
-    accepted = content.get("accepted") if isinstance(content, dict) else None
-    if not isinstance(accepted, list):
-        raise UserError(f'{path} holds no decisions: write {{"accepted": [numbers of findings]}}')
-    for number in accepted:
-        if type(number) is not int or not 0 <= number < count:
-            raise UserError(
-                f"{path}: accepted has {shown(number)}, but the audit has the findings 0 to {count - 1}; "
-                "are these the decisions on another audit?"
-            )
-    return sorted(set(accepted))
+    accepted, rejected = (
+        (content.get("accepted"), content.get("rejected", [])) if isinstance(content, dict) else (None, None)
+    )
+    if not isinstance(accepted, list) or not isinstance(rejected, list):
+        raise UserError(f'{path} holds no decisions: write {{"accepted": [numbers of findings], "rejected": [...]}}')
+    for name, numbers in (("accepted", accepted), ("rejected", rejected)):
+        for number in numbers:
+            if type(number) is not int or not 0 <= number < count:
+                raise UserError(
+                    f"{path}: {name} has {shown(number)}, but the audit has the findings 0 to {count - 1}; "
+                    "are these the decisions on another audit?"
+                )
+    return sorted(set(accepted)), sorted(set(rejected))
 
 
 def _read_json(path: Path, remedy: str) -> Any:

@@ -27,6 +27,9 @@ KINDS = {
 }
 """Every kind of finding, in the order of the page, with its heading."""
 
+LEAST_DOUBT = 0.01
+"""Probability of a wrong label from which an audit keeps it, for `apply_decisions`."""
+
 
 @dataclass(frozen=True)
 class Finding:
