@@ -78,6 +78,18 @@ def test_the_comparison_goes_on_after_any_byte(items: list[Item], kept: float, t
     assert sorted((tmp_path / "pairs.jsonl").read_bytes().splitlines()) == sorted(complete.splitlines())
 
 
+def test_pairs_compared_by_another_rule_are_compared_again(
+    items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = measure(items[:40], Colours(), "colours", tmp_path, "auto")
+    found = near_copies(measured, [])
+    key = (tmp_path / "pairs.jsonl").read_text().splitlines()[0]
+    (tmp_path / "pairs.jsonl").write_text(f"{key}\n[3, 4]\n")
+    assert near_copies(measured, []) == []  # it is kept as no copy
+    monkeypatch.setattr("unimetric.curation.copies.RULE", -1)
+    assert near_copies(measured, []) == found
+
+
 def test_finished_comparisons_are_not_repeated(items: list[Item], tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()

@@ -18,7 +18,7 @@ from unimetric.curation.measurements import HASH_BITS, Measurements
 from unimetric.curation.whitening import whitened
 from unimetric.data.alignment import Prepared, best_fits, shrunk
 from unimetric.data.images import ImageError, decode_image, image_file
-from unimetric.data.near_copies import NearCopy, near_copy
+from unimetric.data.near_copies import RULE, NearCopy, near_copy
 from unimetric.errors import UserError
 from unimetric.evaluation.neighbours import nearest_neighbours
 from unimetric.files import explain_os_error, write_text
@@ -113,7 +113,7 @@ def near_copies(measured: Measurements, exact: Sequence[Copy]) -> list[Copy]:
     rows = np.array([row for row in measured.shows_something.tolist() if row not in repeated], dtype=np.int64)
     pairs = sorted({*_alike_by_hash(measured, rows), *_alike_by_embedding(measured, rows)})
     path = measured.folder / "pairs.jsonl"
-    decided = _decided_before(path, measured.key)
+    decided = _decided_before(path, f"{measured.key} {RULE}")
     left = [pair for pair in pairs if pair not in decided]
     comparison = _Comparison(measured)
     cores = available_cores()
@@ -139,7 +139,7 @@ def _line(one: int, other: int, copy: Copy | None) -> str:
 
 
 def _decided_before(path: Path, key: str) -> dict[tuple[int, int], Copy | None]:
-    """Return the pairs that an earlier call compared; a file of other measurements is begun anew.
+    """Return the pairs that an earlier call compared; a file of other measurements, or of another rule, is begun anew.
 
     A last line that was cut off is removed.
     """

@@ -9,6 +9,9 @@ from PIL import Image, ImageOps
 
 from unimetric.data.alignment import Grey, Prepared, best_overlay, placed, refined
 
+RULE = 2
+"""Version of the rule. Raise it with every change of a decision, so that decisions that were kept are made again."""
+
 SIDE = 64
 """Side of the grey pictures that `Prepared` is made of."""
 
