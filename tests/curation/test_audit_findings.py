@@ -234,7 +234,8 @@ def test_doubtful_labels_are_left_out_unless_something_was_decided(tmp_path: Pat
             apply(wrong)
 
 
-def test_doubts_are_those_of_the_train_side(tmp_path: Path) -> None:
+@pytest.mark.parametrize("side", ["query", "gallery", "test"])
+def test_doubts_are_those_of_the_train_side(side: str, tmp_path: Path) -> None:
     vectors, labels = clusters([10, 10, 10, 10])
     labels[3], labels[17] = "b", "a"
     items = [Item(tmp_path / f"{row:02}.png", label, "set") for row, label in enumerate(labels)]
@@ -252,7 +253,7 @@ def test_doubts_are_those_of_the_train_side(tmp_path: Path) -> None:
     wrong = {f.images[0]: f.confidence for f in everywhere.findings if f.kind == "wrong-label"}
     assert {items[3], items[17]} == set(wrong)
     assert wrong.items() <= everywhere.doubts.items()
-    trained = find_all(measured, {item: "test" if item is items[17] else "train" for item in items})
+    trained = find_all(measured, {item: side if item is items[17] else "train" for item in items})
     assert trained.doubts == {item: doubt for item, doubt in everywhere.doubts.items() if item is not items[17]}
 
 

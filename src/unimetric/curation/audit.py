@@ -58,7 +58,7 @@ def find_all(measured: Measurements, sides: Sides) -> Findings:
     known = {(f.images[0], f.kind) for f in found if f.kind in ("contradiction", "blank")}
     blamed = {item for item, _ in known}
     found += [f for f in label_findings if f.kind not in ("wrong-label", "stranger") or f.images[0] not in blamed]
-    trained = {item: doubt for item, doubt in doubts.items() if sides.get(item) != "test"}
+    trained = {item: doubt for item, doubt in doubts.items() if sides.get(item, "train") == "train"}
     return Findings(tuple(ordered(found)), tuple(notes), trained)
 
 
