@@ -108,6 +108,9 @@ def test_shards_go_into_an_index_of_their_size(
     assert "0 rows written, 40 unchanged" in capsys.readouterr().err
     assert unimetric("index", run, "--vectors", tmp_path / "s", "--db", tmp_path / "whole") == 2
     assert "vectors of another model" in capsys.readouterr().err
+    calibrate = ("--calibrate", images, "--batch_size", 7)
+    assert unimetric("index", run, "--vectors", tmp_path / "s", "--db", tmp_path / "db", "--size", 5, *calibrate) == 0
+    assert "Calibrated on 40 images" in capsys.readouterr().err
 
 
 def test_export(run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -294,6 +294,11 @@ def test_the_commands(
         (["index", "--db", "OUT"], "MODEL is missing"),
         (["index", "MODEL", "--db", "OUT"], "nothing to index"),
         (["index", "MODEL", "--vectors", "BAD", "--db", "OUT", "--strict"], "--strict has no effect with --vectors"),
+        (
+            ["index", "MODEL", "--vectors", "BAD", "--db", "OUT", "--batch_size", "4"],
+            "--batch_size has no effect with --vectors",
+        ),
+        (["upgrade", "DB", "--rollback", "--size", "4"], "--size has no effect with --rollback"),
         (["upgrade", "DB", "--rollback", "--live", "now"], "--live has no effect with --rollback"),
         (["index", "--db", "DB", "--optimise", "--size", "4"], "--size has no effect without MODEL"),
         (

@@ -165,9 +165,10 @@ def _check(
         unused["false_match_rate"] = thresholds.false_match_rate
         refuse_without_effect(unused, defaults, "without MODEL")
     if vectors:
-        refuse_without_effect(
-            {name: typed[name] for name in ("strict", "batch_size", "commit_rows")}, defaults, "with --vectors"
-        )
+        unused = {name: typed[name] for name in ("strict", "commit_rows")}
+        if not thresholds.calibrate:  # which embeds images
+            unused["batch_size"] = typed["batch_size"]
+        refuse_without_effect(unused, defaults, "with --vectors")
     if thresholds.per_class and not thresholds.calibrate:
         raise OptionError("--per_class needs --calibrate with labelled images: it is an option of that calibration")
     if vectors and (sources or changes.delete_missing or changes.deletes or dataset):

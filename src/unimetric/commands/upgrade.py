@@ -70,7 +70,7 @@ def upgrade(
 
     options = UpgradeOptions(sample, live, missing, batch_size, commit_rows, device.precision)
     if rollback:
-        unused = {**asdict(options), "precision": None, "weights": weights, "metrics": metrics}
+        unused = {**asdict(options), "precision": None, "weights": weights, "size": size, "metrics": metrics}
         unused["false_match_rate"] = false_match_rate
         refuse_without_effect(unused, asdict(UpgradeOptions()), "with --rollback")
     with upgrade_lock(db):
