@@ -153,6 +153,11 @@ def test_splits_that_are_given_as_sources_are_noted(tmp_path: Path) -> None:
             r"split folders \(test, train\) beside 'extra'; move",
         ),
         (
+            ["1_train/a/1.jpg", "2_test/b/1.jpg", "3_extra/c/1.jpg"],
+            r"split folders \(1_train, 2_test\) beside '3_extra'; move",
+        ),
+        (["1_train/1.jpg", "2_test/1.jpg"], r"split folder .*1_train holds images but no class folders; .* or rename"),
+        (
             ["train/a/1.jpg", "test/1.jpg"],
             r"split folder .*test holds images but no class folders; put each class",
         ),

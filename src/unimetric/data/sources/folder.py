@@ -169,12 +169,12 @@ def _splits(folder: Folder, *, strict: bool, fewest: int = 2) -> dict[str, list[
         if parts := split_parts(child.path.name):
             groups[parts[0]].append((child, parts[1]))
     named = sum(map(len, groups.values()))
+    if len(groups) == named and all(rest.isdecimal() for rest in groups):
+        groups = defaultdict(list, {"": [side for sides in groups.values() for side in sides]})  # 1_train, 2_test
     if named < len(children):
         if strict:
             _refuse_others(folder, groups[""], children)
         return {}
-    if len(groups) == named and all(rest.isdecimal() for rest in groups):
-        groups = defaultdict(list, {"": [side for sides in groups.values() for side in sides]})  # 1_train, 2_test
     if not groups or any(len({role for _, role in sides}) < fewest for sides in groups.values()):
         return {}
     if strict and (flat := [child for child in children if not child.class_folders()]):
