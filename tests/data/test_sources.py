@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from unimetric.config import DataConfig, RunConfig
 from unimetric.data.sources import SOURCES, read_source, read_source_metadata, read_sources
 from unimetric.errors import UserError
+from unimetric.training.setup import load_split
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +63,18 @@ def test_names_of_datasets_have_one_unicode_form() -> None:
     assert {dataset for dataset, _ in metadata.cells} == {name}
     with pytest.raises(UserError, match="empty name"):
         names("\u00a0=all")
+
+
+def test_options_name_a_dataset_in_any_unicode_form() -> None:
+    """A name that is copied from a listing of files has letters and accents apart."""
+    for name in ("Vo\u0308gel", "x"):
+        make(name)
+    for written in ("Vo\u0308gel", "V\u00f6gel"):
+        options = DataConfig(
+            sources=["Vo\u0308gel", "x"], train_datasets=[written], test_datasets=[written], train_images={written: 1}
+        )
+        split = load_split(RunConfig(data=options))
+        assert {item.dataset for item in (*split.train, *split.query)} == {"V\u00f6gel"}
 
 
 def test_addresses_of_the_web_are_called_so() -> None:

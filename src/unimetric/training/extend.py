@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unimetric.config import DeviceConfig, ExtendConfig, ExtensionConfig, RunConfig, SamplingConfig
 from unimetric.data.catalog import ClassIndex, Dataset
+from unimetric.data.labels import clean_label
 from unimetric.data.replay import ReplaySet, has_replay, read_replay
 from unimetric.data.sources import read_sources
 from unimetric.errors import UserError
@@ -151,7 +152,7 @@ def _configuration(
             f"--data names a dataset {twice!r}, and the sources of the old run hold one of that name, which it was not "
             "trained on: give the new one another, as in --data NAME=PATH"
         )
-    tested = [name for name in config.data.test_datasets if name in there]
+    tested = [name for name in map(clean_label, config.data.test_datasets) if name in there]
     training = config.training
     return replace(
         config,

@@ -14,6 +14,7 @@ from unimetric.data.cache import ImageReader, image_reader
 from unimetric.data.catalog import Dataset, Item, Unusable
 from unimetric.data.copies import copy_notes
 from unimetric.data.images import is_image_name
+from unimetric.data.labels import clean_label
 from unimetric.data.replay import read_replay
 from unimetric.data.sampling import sampler_options
 from unimetric.data.selection import OTHERS, check_names, select_train
@@ -78,7 +79,7 @@ def load_split(config: RunConfig, *, training: bool = True) -> Split:
         training: True if the train side is used. If not, ``data.train_datasets`` and ``data.train_images`` may name
             datasets that are in no source: those that a model, measured on other data now, was trained on.
     """
-    data = config.data
+    data = _with_clean_names(config.data)
     datasets = read_sources(data.sources)
     _check_datasets(data, [dataset.name for dataset in datasets], training)
     split = split_datasets(
@@ -97,6 +98,16 @@ def load_split(config: RunConfig, *, training: bool = True) -> Split:
     unusable = tuple(unusable_files(datasets, data.strict))
     notes = [note for dataset in datasets for note in dataset.notes]
     return replace(split, notes=(*notes, *_left_out(datasets), *split.notes), unusable=unusable)
+
+
+def _with_clean_names(data: DataConfig) -> DataConfig:
+    """Return the options with the names of datasets in the form that sources give them."""
+    return replace(
+        data,
+        train_datasets=[*map(clean_label, data.train_datasets)],
+        test_datasets=[*map(clean_label, data.test_datasets)],
+        train_images={clean_label(name): count for name, count in data.train_images.items()},
+    )
 
 
 def _check_datasets(data: DataConfig, datasets: Sequence[str], training: bool) -> None:
