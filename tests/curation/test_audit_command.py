@@ -92,6 +92,7 @@ def test_names_cannot_leave_their_place_on_the_page(model: Path, tmp_path: Path)
         (["x", "--apply", "d.json", "--out", "o"], "--apply takes no sources"),
         (["x", "--manifest", "m.csv", "--out", "o"], "--manifest is m.csv"),
         (["x", "--doubtful", "0.05", "--out", "o"], "--doubtful is 0.05: it is for --apply"),
+        (["x", "--image_size", "140000", "--out", "o"], "--image_size is 140000: use 1 to 4096"),
         (["--apply", "d.json", "--out", "o", "--split", "given"], "--split has no effect with --apply"),
         (["x", "--model", "m", "--image_size", "224", "--out", "o"], "--image_size has no effect with --model"),
         (["x"], "--out"),

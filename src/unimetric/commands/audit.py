@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from unimetric.arguments import Group, PositiveInt, Without
-from unimetric.config import DeviceConfig
-from unimetric.config_values import refuse_without_effect
+from unimetric.config import MAX_IMAGE_SIZE, DeviceConfig
+from unimetric.config_values import refuse_without_effect, require
 from unimetric.errors import OptionError
 from unimetric.files import check_writable, make_folder, write_text
 from unimetric.models.source import ModelSource
@@ -62,6 +62,7 @@ def audit(
         raise OptionError(f"--manifest is {manifest}: it is for --apply decisions.json")
     if doubtful is not None:
         raise OptionError(f"--doubtful is {doubtful}: it is for --apply decisions.json")
+    require(image_size <= MAX_IMAGE_SIZE, "image_size", image_size, f"use 1 to {MAX_IMAGE_SIZE}")
     if model is not None:
         refuse_without_effect(size, {"image_size": 112}, "with --model, whose own input size is used")
     return _audit(sources, out, ModelSource(model, weights, device), image_size, split)
