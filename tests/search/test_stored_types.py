@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,31 @@ def test_bits_find_the_nearest_int8_copies(model: Path, tmp_path: Path) -> None:
         everything = index.search_vectors(queries[:3], 300)
         for query, matches in zip(queries[:3], everything, strict=True):
             assert [int(match.id) for match in matches] == np.argsort(-cosines(query, rows), kind="stable").tolist()
+
+
+def array_bytes() -> int:
+    arrays = tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)
+    return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces([arrays]).traces)
+
+
+@pytest.mark.parametrize("kind", STORED_TYPES)
+def test_a_closed_database_has_no_rows_in_memory(kind: str, model: Path, tmp_path: Path) -> None:
+    vectors = units(5000)
+    with SearchIndex.create(tmp_path / "db", model, vector_type=kind) as writer:
+        store(writer).merge(table(vectors))
+    gc.disable()  # which may run seldom, and so must not be needed
+    tracemalloc.start()
+    try:
+        index = SearchIndex.open(tmp_path / "db")
+        before = array_bytes()
+        index.prepare()
+        index.search_vectors(vectors[:2], 5, where="price < 100")
+        assert array_bytes() - before > 20_000
+        index.close()
+        assert array_bytes() - before < 5_000
+    finally:
+        tracemalloc.stop()
+        gc.enable()
 
 
 @pytest.mark.parametrize("kind", STORED_TYPES)

@@ -74,7 +74,7 @@ class MemorySearch(VectorSearch):
         self._stopping.set()
         if self._building is not None:
             self._building.join()
-        self._state = None
+        self._state, self._selections = None, Selections(self._numbers)
         self._otherwise.close()
 
     def prepare(self, columns: Sequence[str]) -> None:

@@ -48,6 +48,11 @@ class CodedStore(LanceStore):
         """Return the same database with its vectors decoded."""
         return cls(store.place, store._connection, store._table, store.about)
 
+    def close(self) -> None:
+        """Release the tables and the codes."""
+        super().close()
+        vars(self).pop("_codes", None)
+
     @property
     def vector_type(self) -> StoredType:
         """The type of the vectors that a search keeps in memory."""
