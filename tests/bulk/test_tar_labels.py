@@ -92,6 +92,10 @@ def test_a_name_with_an_equals_sign_is_that_of_the_file(tmp_path: Path, monkeypa
     assert [(unit.dataset, unit.place) for unit in plan(sources, 10)] == [
         ("a", "day=1/a.tar"), ("k=a", "k=a.tar"), ("n", "k=a.tar"), ("m", "day=1/a.tar"),
     ]  # fmt: skip
+    # With the name before it, too long for any file.
+    long = "a" * 251 + ".tar"
+    pack(tmp_path / long, {"a.jpg": b""})
+    assert [(unit.dataset, unit.place) for unit in plan([f"birds={long}"], 10)] == [("birds", long)]
 
 
 def test_a_missing_archive_is_refused(tmp_path: Path) -> None:

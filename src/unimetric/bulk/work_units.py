@@ -15,6 +15,7 @@ from unimetric.data.sources import read_sources
 from unimetric.data.sources.manifest import parse_manifest
 from unimetric.data.sources.tree import unusable_files
 from unimetric.errors import UserError
+from unimetric.files import path_exists
 from unimetric.progress import log_notes, log_skipped
 from unimetric.storage import objects as storage
 
@@ -112,8 +113,7 @@ def holds_images(place: str) -> bool:
 def _named(source: str) -> tuple[str | None, str]:
     """Split ``NAME=PLACE`` into its parts; the name is None if there is none, or if a file is called so as a whole."""
     name, sign, place = source.partition("=")
-    whole = storage.local_path(source)
-    if sign and not (whole and whole.exists()) and clean_label(name) and not set(name) & set("/\\:"):
+    if sign and not path_exists(source) and clean_label(name) and not set(name) & set("/\\:"):
         return clean_label(name), place
     return None, source
 
