@@ -135,14 +135,15 @@ class Writer:
         """Write pending items in one commit: embedded images, and rows of which only label or metadata changed."""
         if not self._done and not self._kept:
             return
-        old = self.store.rows_of([named.id for named, _ in self._kept], ["id", "vector", "thumbnail"], newest=True)
-        vectors, thumbnails = vectors_of(old["vector"]), old["thumbnail"].to_pylist()
-        places = {id: place for place, id in enumerate(old["id"].to_pylist())}
         rows = [*self._done]
-        for named, content_hash in self._kept:
-            # A row that was deleted meanwhile stays deleted.
-            if (place := places.get(named.id)) is not None:
-                rows.append(Row(named, content_hash, vectors[place], thumbnails[place]))
+        if self._kept:
+            old = self.store.rows_of([named.id for named, _ in self._kept], ["id", "vector", "thumbnail"], newest=True)
+            vectors, thumbnails = vectors_of(old["vector"]), old["thumbnail"].to_pylist()
+            places = {id: place for place, id in enumerate(old["id"].to_pylist())}
+            for named, content_hash in self._kept:
+                # A row that was deleted meanwhile stays deleted.
+                if (place := places.get(named.id)) is not None:
+                    rows.append(Row(named, content_hash, vectors[place], thumbnails[place]))
         if rows:
             (self.merge or self.store.merge)(rows_table(rows, self.kinds, self.fingerprint))
         self._progress.written += len(rows)
