@@ -66,6 +66,14 @@ def open_session(source: str | bytes) -> Any:
 class ExportedEmbedder:
     """A model exported as one ONNX file, with the vectors of `Embedder.encode` in float32 or int8, on the CPU.
 
+    Attributes:
+        fingerprint: SHA-256 of the model that was exported, see `model_fingerprint`.
+        compatible_with: Fingerprints of other models whose vectors this model's queries may search.
+        embedding_size: E.
+        image_size: S.
+        precision: Precision of its products, ``fp32`` or ``int8``.
+        encoded_in: Runtime, precision and device in a few words.
+
     Raises:
         UserError: onnxruntime is missing, the file cannot be read, or it was not written by ``unimetric export``.
     """
@@ -136,7 +144,7 @@ def _metadata(path: Path, session: Any) -> dict[str, Any]:
 
 
 def _check(about: dict[str, Any], session: Any) -> None:
-    """Check that the network's inputs and outputs match the metadata; any error says that they do not."""
+    """Check that the network's inputs and outputs match the metadata; any error means that they do not."""
     size, side = about["image_size"], about["resize_shorter_side"]
     scales = [float(value) for name in ("mean", "std") for value in about[name]]
     takes = [(part.name, part.shape[1:]) for part in session.get_inputs()]
