@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PIL import ImageOps
+from PIL import Image, ImageOps
 from search_toys import FP32
 
 from audit_pictures import compressed, picture
@@ -100,6 +101,21 @@ def test_more_like_this_folds_too(copies: SearchIndex, folder: Path) -> None:
 def test_several_images_are_folded_each(copies: SearchIndex, folder: Path) -> None:
     together = copies.search([folder / "0.png", folder / "2.png"], 5, group_copies=True)
     assert together == [copies.search(folder / name, 5, group_copies=True)[0] for name in ("0.png", "2.png")]
+
+
+def test_compared_pictures_are_released_with_the_database(db: Path, embedder: Embedder, folder: Path) -> None:
+    def pictures() -> int:
+        return sum(isinstance(each, Image.Image) for each in gc.get_objects())
+
+    vectors = embedder.encode([folder / "0.png"])
+    gc.collect()
+    before = pictures()
+    index = SearchIndex.open(db, embedder=embedder, device=FP32)
+    index.search_vectors(vectors, 100, group_copies=True)
+    assert pictures() > before
+    index.close()
+    del index
+    assert pictures() == before
 
 
 def test_a_database_records_the_default(

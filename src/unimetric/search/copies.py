@@ -53,6 +53,7 @@ class CopyFolder:
         self._store = store
         self._lock = threading.Lock()
         self._decisions: OrderedDict[tuple[str, str], bool] = OrderedDict()
+        self._picture = lru_cache(maxsize=256)(_picture)
 
     @property
     def by_default(self) -> bool:
@@ -122,7 +123,7 @@ class CopyFolder:
         from unimetric.data.near_copies import near_copy
 
         (one_prepared, one_picture), (other_prepared, other_picture) = (
-            _picture(row.thumbnail or b"") for row in (first, second)
+            self._picture(row.thumbnail or b"") for row in (first, second)
         )
         found = near_copy(one_prepared, other_prepared, lambda: (one_picture, other_picture))
         decision = found is not None and found.same_colours
@@ -133,7 +134,6 @@ class CopyFolder:
         return decision
 
 
-@lru_cache(maxsize=256)
 def _picture(thumbnail: bytes) -> tuple[Prepared, Image.Image]:
     from unimetric.data.alignment import Prepared
     from unimetric.data.near_copies import small_grey
