@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from unimetric.arguments import Group, PositiveInt, Without
 from unimetric.config import DeviceConfig
@@ -60,30 +60,35 @@ def upgrade(
         raise OptionError("--rollback takes no --model: leave one of the two out")
     if not rollback and model is None:
         raise MissingOptionError("--model is missing: name the new model, or undo an upgrade with --rollback")
-    from unimetric.progress import log_status
-
     try:
-        from unimetric.search.upgrade.rollback import clean, roll_back
+        from unimetric.search.upgrade.rollback import clean
         from unimetric.search.upgrade.run import UpgradeOptions, upgrade_lock
     except ModuleNotFoundError as error:
         raise UserError(f"search needs {error.name}, which is missing; pip install 'unimetric[search]'") from error
 
     options = UpgradeOptions(sample, live, missing, batch_size, commit_rows, device.precision)
     if rollback:
-        unused = {**asdict(options), "precision": None, "weights": weights, "size": size, "metrics": metrics}
-        unused["false_match_rate"] = false_match_rate
-        refuse_without_effect(unused, asdict(UpgradeOptions()), "with --rollback")
+        others = {"weights": weights, "size": size, "metrics": metrics, "false_match_rate": false_match_rate}
+        _refuse_beside_rollback(options, others)
     with upgrade_lock(db):
         clean(db)
         if model is None:
-            carried = roll_back(db, device, log_status)
-            log_status(f"The old model answers again; {carried} rows that were written meanwhile were carried over.")
-            return 0
-        try:
-            return _run(db, model, ModelSource(model, weights, device, size), options, metrics, false_match_rate)
-        except KeyboardInterrupt:
-            log_status("unimetric: stopped, what was written is kept; run the same command again to continue")
-            return 130
+            return _roll_back(db, device)
+        return _run(db, model, ModelSource(model, weights, device, size), options, metrics, false_match_rate)
+
+
+def _refuse_beside_rollback(options: UpgradeOptions, others: dict[str, Any]) -> None:
+    given = {**asdict(options), **others, "precision": None}
+    refuse_without_effect(given, asdict(type(options)()), "with --rollback")
+
+
+def _roll_back(db: str, device: DeviceConfig) -> int:
+    from unimetric.progress import log_status
+    from unimetric.search.upgrade.rollback import roll_back
+
+    carried = roll_back(db, device, log_status)
+    log_status(f"The old model answers again; {carried} rows that were written meanwhile were carried over.")
+    return 0
 
 
 def _run(
@@ -97,26 +102,30 @@ def _run(
     from unimetric.progress import console, log_status, progress_bar
     from unimetric.search.upgrade.run import start_upgrade
 
-    with progress_bar() as bar:
-        task = bar.add_task("Upgrading", total=None, note="")
+    try:
+        with progress_bar() as bar:
+            task = bar.add_task("Upgrading", total=None, note="")
 
-        def progressed(done: int, rows: int) -> None:
-            bar.update(task, completed=done, total=rows)
-            if not console.is_terminal:
-                log_status(f"{done} of {rows} rows are embedded")
+            def progressed(done: int, rows: int) -> None:
+                bar.update(task, completed=done, total=rows)
+                if not console.is_terminal:
+                    log_status(f"{done} of {rows} rows are embedded")
 
-        started = start_upgrade(
-            db,
-            model,
-            weights=source.weights,
-            metrics=metrics,
-            false_match_rate=false_match_rate,
-            size=source.size,
-            options=options,
-            log=lambda line: log_status(escaped(line)),
-            on_progress=progressed,
-        )
-        result = started.run(replace(source, size=started.stores.new.about["model"]["shortened_to"]).load())
+            started = start_upgrade(
+                db,
+                model,
+                weights=source.weights,
+                metrics=metrics,
+                false_match_rate=false_match_rate,
+                size=source.size,
+                options=options,
+                log=lambda line: log_status(escaped(line)),
+                on_progress=progressed,
+            )
+            result = started.run(replace(source, size=started.stores.new.about["model"]["shortened_to"]).load())
+    except KeyboardInterrupt:
+        log_status("unimetric: stopped, what was written is kept; run the same command again to continue")
+        return 130
     if result.is_finished:
         log_status(f"{result.rows} rows are in {db}, {result.embedded} of them embedded by {model}.")
         return 0

@@ -138,7 +138,7 @@ class Service:
 
     @property
     def unfinished(self) -> str:
-        """What has not ended within its time, for a message; empty where all has."""
+        """Work that has not ended within its time, for a message; empty if all has."""
         if self.workers.abandoned:
             return "the database has not answered all requests"
         parts = (self.folder, self.follower, self.batcher)

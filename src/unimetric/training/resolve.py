@@ -127,7 +127,6 @@ def resolve(config: RunConfig, folder: RunFolder) -> Run:
     _divide_proxies(config, loss, processes)
     loss.to(fabric.device)
     extension = Extension.of(config, old_classes(config, classes), fabric.device)
-    begin = None if extension is None else partial(extension.begin, config, embedder, loss, split.train)
     return Run(
         config=config,
         folder=folder,
@@ -141,7 +140,7 @@ def resolve(config: RunConfig, folder: RunFolder) -> Run:
         loss=loss,
         whole_loss=whole_loss,
         extension=extension,
-        begin_extension=begin,
+        begin_extension=None if extension is None else partial(extension.begin, config, embedder, loss, split.train),
         buffers=Buffers(embedder, loss),
         optimiser=make_optimiser(embedder, loss, training),
         rate=rate_schedule(training, len(sampler), steps),
@@ -155,13 +154,17 @@ def resolve(config: RunConfig, folder: RunFolder) -> Run:
         average_horizon=training.average_over * steps,
         discriminant_start=training.start == "discriminant",
         validate_every=training.validate_every if split.validation else 0,
-        # Validation classes that are measured at the end are not measured twice.
-        validate_at_end=bool(split.validation)
-        and (config.evaluation.classes == "test" or training.selection == "best"),
+        validate_at_end=_validate_at_end(config, split),
         keep_best=training.selection == "best",
         skip_nonfinite=training.non_finite == "skip",
         identity=run_identity(config, split, classes, embedder.backbone.fingerprint),
     )
+
+
+def _validate_at_end(config: RunConfig, split: Split) -> bool:
+    # Validation classes that are measured at the end are not measured twice.
+    needed = config.evaluation.classes == "test" or config.training.selection == "best"
+    return bool(split.validation) and needed
 
 
 def _divide_proxies(config: RunConfig, loss: nn.Module, processes: Processes) -> None:
