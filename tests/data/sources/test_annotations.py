@@ -112,6 +112,21 @@ def test_an_array_that_is_larger_than_its_file_is_refused_before_it_takes_memory
         read_mat(file, ["x"])
 
 
+@pytest.mark.parametrize("array_class", range(4, 16))
+def test_arrays_in_an_array_of_numbers_or_text_are_refused(array_class: int, tmp_path: Path) -> None:
+    """Fuzzing found a structure that claims to be a sparse array: scipy crashes the process."""
+    file = tmp_path / "a.mat"
+    savemat(file, {"x": MAT_VALUES["structure"]})
+    content = bytearray(file.read_bytes())
+    # The header, the variable's own tag and the tag of its flags; the first of these is the class.
+    place = 128 + 8 + 8
+    assert content[place : place + 2] == bytes([2, 0])
+    content[place] = array_class
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.mat is not a readable .mat file .*holds other arrays"):
+        read_mat(file, ["x"])
+
+
 def test_a_mat_file_without_its_last_bytes_is_refused(tmp_path: Path) -> None:
     """They are padding, so that scipy reads the file."""
     made = make_flowers102(tmp_path)

@@ -25,8 +25,8 @@ _MAT_MATRIX, _MAT_COMPRESSED = 14, 15
 """The types of a variable, and of one that is packed with zlib."""
 _MAT_TEXT, _MAT_DIMENSIONS, _MAT_FLAGS = 1, {5, 6}, 6
 """The types of the elements that describe an array."""
-_MAT_CELL, _MAT_CONTAINERS, _MAT_SPARSE, _MAT_OPAQUE = 1, {1, 2, 3}, 5, 17
-"""Classes of arrays; containers are cells, structures and objects."""
+_MAT_CELL, _MAT_CONTAINERS, _MAT_SPARSE, _MAT_FUNCTION, _MAT_OPAQUE = 1, {1, 2, 3}, 5, 16, 17
+"""Classes of arrays; containers are cells, structures and objects, and a function is one array."""
 _MAT_COMPLEX = 0x08
 """The bit of an array's flags that announces an imaginary part."""
 _MAT_TYPES = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13, _MAT_MATRIX, _MAT_COMPRESSED, 16, 17, 18}
@@ -153,8 +153,11 @@ def _check_size(array: bytes, order: Literal["little", "big"]) -> None:
         raise ValueError("an array has no dimensions")
     # Flags, dimensions, name and values; a sparse array has two lists of indices before these.
     needed = (6 if array_class == _MAT_SPARSE else 4) + bool(bits & _MAT_COMPLEX)
-    if len(parts) < needed and array_class not in _MAT_CONTAINERS:
-        raise ValueError("an array lacks its values")
+    if array_class not in _MAT_CONTAINERS:
+        if len(parts) < needed:
+            raise ValueError("an array lacks its values")
+        if array_class != _MAT_FUNCTION and any(kind in (_MAT_MATRIX, _MAT_COMPRESSED) for kind, _ in rest):
+            raise ValueError("an array of numbers or text holds other arrays")
     if array_class == _MAT_SPARSE:
         return
     sizes = rest[0][1]
