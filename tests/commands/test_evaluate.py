@@ -218,7 +218,7 @@ def test_sources_after_the_model(run: Path, sources: list[Path], tmp_path: Path)
 def test_images_without_a_train_side_are_measured(
     roles: tuple[str, str], run: Path, sources: list[Path], tmp_path: Path
 ) -> None:
-    """What a split needs for training is not asked for."""
+    """Measuring asks for no train side."""
     paths = sorted(sources[0].glob("*/*.png"))
     rows = [f"{path},{path.parent.name},{roles[place % 2]}" for place, path in enumerate(paths)]
     (tmp_path / "all.csv").write_text("\n".join(["path,label,split", *rows]))
