@@ -82,6 +82,18 @@ def test_manifest_columns_give_several_items_of_one_picture(picture: Path) -> No
     assert len(dataset.ignored) == 1
 
 
+def test_a_box_between_pixels_that_ends_at_the_edge_stays_in_the_picture(picture: Path) -> None:
+    """As detectors write them: x and width each round up, and their sum does not."""
+    manifest = picture.with_name("m.csv")
+    manifest.write_text(
+        "path,label,x,y,width,height\nshelf.png,mug,1.5,0.7,38.5,29.3\nshelf.png,mug,3.5,1.5,36.5,28.5\n"
+    )
+    (dataset,) = read_manifest(manifest)
+    assert [split_box(item.path)[1] for item in dataset.items] == [(2, 1, 38, 29), (4, 2, 36, 28)]
+    for item in dataset.items:
+        decode_image(item.path)
+
+
 def test_missing_numbers_mean_the_whole_picture(picture: Path) -> None:
     """As pandas writes them, which makes floats of whole numbers with gaps."""
     columns = {"x": [1.0, None], "y": [2.0, float("nan")], "width": [3.0, None], "height": [4.0, None]}
@@ -102,7 +114,9 @@ def test_a_size_alone_is_no_box(picture: Path) -> None:
     assert dataset.items[0].path == picture
 
 
-@pytest.mark.parametrize("cells", ["1,2,3,", "-1,0,5,5", "0,0,0,5", "a,b,c,d", "nan,0,1,1", "inf,0,1,1"])
+@pytest.mark.parametrize(
+    "cells", ["1,2,3,", "-1,0,5,5", "0,0,0,5", "a,b,c,d", "nan,0,1,1", "inf,0,1,1", ".5,.5,.7,.9", "0,0,1,1"]
+)
 def test_bad_boxes_are_refused_with_their_row(cells: str, picture: Path) -> None:
     manifest = picture.with_name("m.csv")
     manifest.write_text(f"path,label,x,y,width,height\nshelf.png,mug,1,1,5,5\nshelf.png,mug,{cells}\n")

@@ -145,6 +145,12 @@ def test_splits_that_are_given_as_sources_are_noted(tmp_path: Path) -> None:
     assert notes[0].startswith("datasets 'train' and 'test' are named as a split")
 
 
+def test_a_dataset_with_one_side_in_its_name_beside_one_with_both(tmp_path: Path) -> None:
+    items = found(make(tmp_path, "cars_train/a/1.jpg", "cars_test/b/1.jpg", "birds_test/c/1.jpg", "birds_test/d/1.jpg"))
+    assert [(label, role) for _, label, role in items["birds"]] == [("c", "test"), ("d", "test")]
+    assert [(label, role) for _, label, role in items["cars"]] == [("a", "train"), ("b", "test")]
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
@@ -163,6 +169,20 @@ def test_splits_that_are_given_as_sources_are_noted(tmp_path: Path) -> None:
         ),
         (["train/1.jpg", "test/1.jpg"], r"split folder .*test holds images but no class folders; .* or rename"),
         (["x/train/a/1.jpg", "x/test/b/1.jpg", "y/test/1.jpg"], r"split folder .*y/test holds images but no class"),
+        # COCO, Market-1501, Tiny ImageNet, Roboflow's exports, iNaturalist 2021
+        (["train2017/1.jpg", "val2017/1.jpg"], r"split folder .*train2017 holds images but no class folders"),
+        (["images/train2017/1.jpg", "images/val2017/1.jpg"], r"split folder .*train2017 holds images but no class"),
+        (
+            ["bounding_box_train/1.jpg", "bounding_box_test/1.jpg", "query/1.jpg", "gt_bbox/1.jpg"],
+            r"split folder .*bounding_box_test holds images but no class folders",
+        ),
+        (
+            ["train/n01/images/1.jpg", "train/n02/images/1.jpg", "val/images/1.jpg"],
+            r"split folder .*val holds all images in 'images', not in class folders; put each class",
+        ),
+        (["train/images/1.jpg", "valid/images/1.jpg"], r"split folder .*train holds all images in 'images'"),
+        (["train_mini/a/1.jpg", "val/a/1.jpg"], r"which split folders in .* belong together: train_mini, val; rename"),
+        (["train/a/1.jpg", "test/b/1.jpg", "test_extra/b/1.jpg"], r"belong together: test, test_extra, train; rename"),
     ],
 )
 def test_what_may_be_splits_or_classes_is_refused(names: list[str], message: str, tmp_path: Path) -> None:

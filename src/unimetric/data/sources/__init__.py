@@ -28,7 +28,7 @@ from unimetric.data.labels import clean_label, near_twins
 from unimetric.data.sources.benchmarks import BENCHMARKS, read_benchmark, refuse_neighbours
 from unimetric.data.sources.benchmarks.finding import recognise
 from unimetric.data.sources.benchmarks.published import PUBLISHED
-from unimetric.data.sources.folder import read_folder, read_images
+from unimetric.data.sources.folder import WHOLE, read_folder, read_images
 from unimetric.data.sources.hf import read_hf
 from unimetric.data.sources.manifest import read_manifest
 from unimetric.data.sources.metadata import Metadata, read_metadata
@@ -60,8 +60,6 @@ SOURCES: dict[str, Callable[[Path, str | None], list[Dataset]]] = {
 }
 """The reader of every format: it takes the path and the name given, or None."""
 
-_WHOLE = frozenset({"images", "image", "img", "imgs", "jpegimages", "jpg", "png", "photos", "pictures", "masks"})
-"""Names of folders that hold the images of all classes, in small letters."""
 # No separators or colons, so that neither a path that holds "=" nor a format is taken for a name.
 _NAME = re.compile(r"([^=/\\:]*)=(.*)", re.DOTALL)
 # Two letters at least: "C:" is a Windows drive.
@@ -141,7 +139,7 @@ def _doubtful_names(datasets: Sequence[Dataset]) -> Iterator[str]:
         labels = [label for found in named_as_splits(dataset.labels).values() for label in found]
         if len(labels) > 1:
             yield f"dataset {dataset.name!r}: {' and '.join(map(shown, labels))} are read as classes, not as splits"
-        all_images = [item.label for item in dataset.items if item.label.casefold() in _WHOLE]
+        all_images = [item.label for item in dataset.items if item.label.casefold() in WHOLE]
         if all_images and 2 * len(all_images) >= len(dataset.items):
             yield (
                 f"dataset {dataset.name!r}: the class {shown(all_images[0])} is named as a folder of all images; if "

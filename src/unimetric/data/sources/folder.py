@@ -24,6 +24,9 @@ from unimetric.data.sources.table import SUFFIXES
 from unimetric.data.sources.tree import Folder, read_tree
 from unimetric.errors import UserError, escaped
 
+WHOLE = frozenset({"images", "image", "img", "imgs", "jpegimages", "jpg", "png", "photos", "pictures", "masks"})
+"""Names of folders that hold the images of all classes, in small letters."""
+
 
 @dataclass(frozen=True)
 class _Layout:
@@ -171,20 +174,51 @@ def _splits(folder: Folder, *, strict: bool, fewest: int = 2) -> dict[str, list[
     named = sum(map(len, groups.values()))
     if len(groups) == named and all(rest.isdecimal() for rest in groups):
         groups = defaultdict(list, {"": [side for sides in groups.values() for side in sides]})  # 1_train, 2_test
+    with_sides = [rest for rest, sides in groups.items() if len({role for _, role in sides}) > 1]
+    if strict:
+        _refuse_flat(folder, [side for rest in with_sides if rest for side, _ in groups[rest]])
     if named < len(children):
         if strict:
             _refuse_others(folder, groups[""], children)
         return {}
+    if with_sides and "" not in groups:
+        fewest = 1  # beside a dataset with splits in its folders' names, one may have a single side
+    elif strict and len(groups) > 1 and "" in groups and len({role for s in groups.values() for _, role in s}) > 1:
+        raise UserError(
+            f"cannot determine which split folders in {folder.path} belong together: "
+            f"{', '.join(escaped(child.path.name) for child in children)}; rename those of one dataset alike, as in "
+            "train and test, move the others away, or write a manifest"
+        )
     if not groups or any(len({role for _, role in sides}) < fewest for sides in groups.values()):
         return {}
-    if strict and (flat := [child for child in children if not child.class_folders()]):
+    sides = [side for group in groups.values() for side, _ in group]
+    if strict and not all(side.class_folders() for side in sides):
         if set(groups) != {""}:
             return {}  # classes that are named nearly as splits, which is noted
+        _refuse_flat(folder, sides)
+    if strict:
+        _refuse_whole(sides)
+    return dict(groups)
+
+
+def _refuse_flat(folder: Folder, sides: list[Folder]) -> None:
+    """Refuse split folders that hold their images themselves, as COCO's do."""
+    if flat := [side for side in sides if not side.class_folders()]:
         raise UserError(
             f"the split folder {flat[0].path} holds images but no class folders; put each class in a folder of its "
             f"own, {_manifest_remedy(folder)}, or rename the folder if it is a class"
         )
-    return dict(groups)
+
+
+def _refuse_whole(sides: list[Folder]) -> None:
+    """Refuse split folders of which one has a folder of all its images in the place of class folders."""
+    for side in sides:
+        match side.class_folders():
+            case [only] if only.images and only.path.name.casefold() in WHOLE:
+                raise UserError(
+                    f"the split folder {side.path} holds all images in {only.path.name!r}, not in class folders; put "
+                    f"each class in a folder of its own, or {_manifest_remedy(side)}"
+                )
 
 
 def _refuse_others(folder: Folder, splits: list[tuple[Folder, str]], children: list[Folder]) -> None:

@@ -261,10 +261,15 @@ def _in_box(table: Table, row: int, path: str, cells: Sequence[str]) -> str:
     if all(cell.strip().casefold() in {"", *MISSING_WORDS} for cell in cells):
         return path
     try:
-        left, top, width, height = (round(float(cell)) for cell in cells)
+        x, y, across, down = map(float, cells)
+        # Both edges are rounded, so that a box that ends at the picture's edge still does.
+        left, top, right, bottom = round(x), round(y), round(x + across), round(y + down)
+        are_shares = max(x, y, across, down) <= 1
     except (ValueError, OverflowError):
-        left = top = width = height = -1
-    if min(left, top) < 0 or min(width, height) < 1:
+        left = top = right = bottom = -1
+        are_shares = False
+    width, height = right - left, bottom - top
+    if min(left, top) < 0 or min(width, height) < 1 or are_shares:
         raise UserError(
             f"the manifest {table.place}, {table.row_place(row)}: x, y, width, height are {shown(', '.join(cells))}; "
             "give pixels of the upright picture, from its upper left corner, or leave all four empty"
