@@ -124,7 +124,7 @@ def test_the_links_of_the_top_pages_lead_somewhere(page: Path) -> None:
 # --- Python ---------------------------------------------------------------------------------------------------------
 
 EXAMPLES = [page for page in PAGES if page.parent.name != "adding" and blocks(page, "python")]
-NOT_RUN = ("guarantee=", "mteb", "push_to_hub", "replay_step", "sys.argv")
+NOT_RUN = ("guarantee=", "mteb", "push_to_hub", "sys.argv")
 """Words of examples that need a calibration, a network or a fault; the exported file's is run in test_export."""
 
 

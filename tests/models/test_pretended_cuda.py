@@ -24,8 +24,8 @@ from unimetric.evaluation import evaluate
 from unimetric.losses import LOSSES, CurricularFace, make_loss
 from unimetric.models.ensemble import Ensemble
 from unimetric.models.inference import fuse
+from unimetric.models.petl.noise import drawing_for
 from unimetric.training.optimiser import step_rows
-from unimetric.training.step import Objective, StepInput, compute_step
 
 COMBINATIONS = [(case, "plain") for case in sorted(CASES)] + [
     (case, family) for case in ("puma", "lora") for family in sorted(FAMILIES) if family != "plain"
@@ -94,10 +94,13 @@ def test_training_and_embedding_stay_on_the_device(case: str, family: str) -> No
         loss = make_loss("curricularface", 4, embedder.embedding_size).to("cuda")
         labels, own = torch.tensor([0, 1, 3], device="cuda"), torch.arange(3)
         batch = pixels(3, side).to("cuda")
-        given = StepInput(batch, torch.zeros(3, embedder.embedding_size, device="cuda"), labels, own, 0, 0)
-        step = compute_step(Objective(embedder, loss), given, torch.float32)
-        assert step.finite
-        assert step.embeddings.device == CUDA
+        with drawing_for(own, 3):
+            embeddings = embedder.train()(batch)
+        assert embeddings.device == CUDA
+        loss(embeddings, labels).backward()
+        learned = [parameter for parameter in embedder.parameters() if parameter.requires_grad]
+        assert any(parameter.grad is not None for parameter in learned)
+        assert all(parameter.grad is None or bool(parameter.grad.isfinite().all()) for parameter in learned)
         weights = embedder.eval().prompt_weights(batch)
         assert weights is None or weights.device == CUDA
         features = embedder.pixel_features([embedder.transform.crop(image) for image in images], torch.float32)

@@ -23,7 +23,7 @@ from unimetric.data.catalog import Item
 from unimetric.errors import UserError
 from unimetric.evaluation.evaluate_split import Evaluator
 from unimetric.losses import CurricularFace
-from unimetric.training.step import noise_seed
+from unimetric.training.loop import noise_seed
 
 
 class Parts:

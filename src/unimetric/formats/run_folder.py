@@ -26,8 +26,7 @@ class RunFolder:
 
     ``config.yaml`` (every option), ``log.jsonl`` (a row every few steps), ``tensorboard/``, ``csv/`` and ``wandb/``
     (the same rows), ``checkpoint.safetensors`` (the latest), ``model/`` (for `Embedder.from_pretrained`),
-    ``vectors.parquet`` (the measured vectors),
-    ``metrics.json`` (the measured numbers; written last); ``non-finite/`` (steps with numbers that are not finite).
+    ``vectors.parquet`` (the measured vectors), ``metrics.json`` (the measured numbers; written last).
     """
 
     path: Path
@@ -61,11 +60,6 @@ class RunFolder:
     def how_to_resume(self) -> str:
         """The command that resumes the run, for the end of a message."""
         return f"continue with: unimetric train --resume {shlex.quote(str(self.path))}"
-
-    @property
-    def non_finite(self) -> Path:
-        """The folder for reproducing steps whose numbers were not finite."""
-        return self.path / "non-finite"
 
     def refuse_new_run(self) -> None:
         """Check, before the work, that a new run can be written here.

@@ -79,8 +79,7 @@ def extend_run(
         _copy_base(base, model, replay, state, kept)
         return extended, train(extended, new)
     finally:
-        # Keep the base model so that a failed step can be reproduced.
-        if not new.config.exists() and not new.non_finite.exists():
+        if not new.config.exists():
             _remove_base(base)
             with suppress(OSError):  # something of somebody else is in it
                 for path in folders:

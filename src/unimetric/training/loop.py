@@ -29,7 +29,6 @@ from unimetric.training.optimiser import averaged_weights, step_rows, update_ave
 from unimetric.training.provenance import update_peaks
 from unimetric.training.resolve import Run, resolve
 from unimetric.training.setup import check_options, log_split
-from unimetric.training.step import StepInput, noise_seed
 
 _LOG_EVERY = 10
 
@@ -226,21 +225,23 @@ def train_step(run: Run, model: Any, optimiser: Any, batch: Batch, progress: Pro
         images = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
         own = torch.zeros(1, dtype=torch.int64)
     images = run.embedder.transform.normalise(images)
-    run.buffers.remember()
+    averages = [buffer.clone() for buffer in run.loss.buffers()]
     # Adapter dropping is a function of seed, step and place in the global batch, so a resumed run is the same run, with
     # any number of processes.
     torch.manual_seed(noise_seed(run.seed, progress.step, 0))
     with drawing_for(own, len(whole.labels)):
         embeddings = model(images)  # (b, E)
     # Of this process's own images: DDP's mean over processes is that of the global batch.
-    penalties = run.objective.penalties(images, embeddings, batch.class_numbers.to(device))
+    penalties = [run.embedder.method.penalty()]
+    if run.extension is not None:
+        penalties.append(run.extension.penalty(images, embeddings, batch.class_numbers.to(device)))
     if run.processes.count > 1:
         embeddings = gather(embeddings, whole)  # (B, E)
     # Some losses draw pairs at random: the same ones in every process.
     torch.manual_seed(noise_seed(run.seed, progress.step, 1))
     labels = whole.labels.to(device)
     loss: Tensor = run.loss(embeddings, labels)
-    total = sum(penalties, start=loss)
+    total = sum((penalty for penalty in penalties if penalty is not None), start=loss)
     run.fabric.backward(total)
     # Each process has the whole gradient of the proxies, but a GPU may round sums another way each time.
     of_loss = [parameter.grad for parameter in run.common_parameters if parameter.grad is not None]
@@ -250,10 +251,11 @@ def train_step(run: Run, model: Any, optimiser: Any, batch: Batch, progress: Pro
     # Before clipping, which would make an infinite gradient a small one.
     value, finite = read_numbers(loss, total, learned)
     if run.processes.any_of(not finite):
-        run.buffers.restore()
+        for buffer, before in zip(run.loss.buffers(), averages, strict=True):
+            buffer.copy_(before)
         readable = len(batch.images)
-        given = StepInput(images[:readable], embeddings.detach(), labels, own[:readable], run.seed, progress.step)
-        handle_nonfinite_step(run, given, batch.numbers, value, progress)
+        own_embeddings = embeddings.detach()[own[:readable].to(device)]
+        handle_nonfinite_step(run, images[:readable], own_embeddings, batch.numbers, value, progress)
         optimiser.zero_grad(set_to_none=True)
         return None
     if run.clip_value > 0:
@@ -264,6 +266,11 @@ def train_step(run: Run, model: Any, optimiser: Any, batch: Batch, progress: Pro
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return value
+
+
+def noise_seed(seed: int, step: int, use: int) -> int:
+    """Return the seed of a step's random numbers: ``use`` 0 for adapter dropping, 1 for the loss's draws."""
+    return (seed * 2**40 + step * 2**12 + use) % 2**63
 
 
 def _note_skipped(run: Run, skipped: Sequence[tuple[int, str]], progress: Progress) -> None:

@@ -1,40 +1,21 @@
-"""A loss or a gradient that is not finite: detected in every process, diagnosed, kept, then skipped or fatal.
+"""A loss or a gradient that is not finite: detected in every process, explained, then skipped or fatal."""
 
-The dump of a step holds all that it takes to compute it again.
-"""
-
-import json
 import math
-import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from unimetric.config import run_config
-from unimetric.data.catalog import Item
-from unimetric.errors import NonFiniteError, UserError
-from unimetric.files import explain_os_error, make_folder, user_path, write_json
-from unimetric.models.devices import choose_device
-from unimetric.models.network import learned_weights
+from unimetric.errors import NonFiniteError
+from unimetric.losses import LOSSES
 from unimetric.progress import log_status
-from unimetric.training.checkpoint import Progress, saved_step
-from unimetric.training.diagnosis import Diagnosis, diagnose
-from unimetric.training.extension import Extension, configured_loss
-from unimetric.training.provenance import code_version, describe_processor
+from unimetric.training.checkpoint import Progress
 from unimetric.training.resolve import Run
-from unimetric.training.setup import build_embedder
-from unimetric.training.step import ComputedStep, Objective, StepInput, compute_step, noise_seed
-from unimetric.training.tensors import independent, part_of, write_tensors
 
-TENSORS, FACTS = "tensors.safetensors", "step.json"
 MOST_IN_A_ROW = 10
 """Consecutive steps that fail end the run even when steps are skipped: the images are not the cause."""
+_WEIGHTS = 1
 
 
 def read_numbers(loss: Tensor, total: Tensor, parameters: Sequence[nn.Parameter]) -> tuple[float, bool]:
@@ -50,40 +31,45 @@ def read_numbers(loss: Tensor, total: Tensor, parameters: Sequence[nn.Parameter]
 
 @dataclass(frozen=True)
 class _Finding:
-    """Diagnosis of one process, for the others."""
+    """The first quantity of a step that is not finite, in one process.
 
-    diagnosis: Diagnosis
-    images: tuple[str, ...]
-    dump: str
-
-
-def handle_nonfinite_step(run: Run, given: StepInput, numbers: Sequence[int], value: float, progress: Progress) -> None:
-    """Diagnose a step, dump its input and record it as skipped; a `NonFiniteError` if the run is to stop.
-
-    To be called in all processes, with moving averages as before the step and gradients as after it. Of the skipped
-    steps, the first one is dumped. ``numbers`` are those of the train images, ``progress`` is before the step.
+    Attributes:
+        stage: 0 the pixels, 1 the weights, 2 the embeddings, 3 the loss, 4 the gradient, 5 nothing in this process. The
+            lowest of all processes counts.
+        cause: The likely cause and the remedy, in words.
+        images: The images that are listed.
     """
-    items = [run.split.train[number] for number in numbers]
-    step, alone = progress.step + 1, run.processes.count == 1
-    parameters = run.objective.parameters.items()
-    gradients = {name: parameter.grad for name, parameter in parameters if parameter.grad is not None}
-    own = diagnose(run.objective, given, gradients, value, run.config, run.dtype, alone)
+
+    stage: int
+    cause: str
+    images: str
+
+
+def handle_nonfinite_step(
+    run: Run, images: Tensor, embeddings: Tensor, numbers: Sequence[int], value: float, progress: Progress
+) -> None:
+    """Record a step as skipped; a `NonFiniteError` with the likely cause if the run is to stop.
+
+    To be called in all processes, with moving averages as before the step and gradients as after it.
+
+    Args:
+        run: The run.
+        images: float32 [b, 3, S, S], this process's part of the batch, perhaps none.
+        embeddings: [b, E], theirs.
+        numbers: Those of their train images, [b].
+        value: The loss of the batch of all processes.
+        progress: That before the step.
+    """
+    step = progress.step + 1
+    stage, cause, rows = _first_not_finite(run, images, embeddings, value)
     in_a_row = progress.skipped_steps[1 - MOST_IN_A_ROW :] == list(range(step - MOST_IN_A_ROW + 1, step))
-    stopping = run.processes.any_of(not run.skip_nonfinite or own.lasting or in_a_row)
-    kept = "nothing was kept of it"
-    if stopping or not progress.skipped_steps:
-        where = run.folder.non_finite / f"step-{step}"
-        if not alone:
-            where /= f"rank-{run.processes.rank}"
-        try:
-            _write_dump(where, run, given, items, own, value, gradients)
-            kept = f"the step is kept in {where}, its images are named in {FACTS}"
-        except UserError as error:
-            # The other processes wait for this one, and the cause matters more than a full disk.
-            kept = f"it could not be kept ({error})"
-    suspects = [items[row] for row in own.rows] or items
-    finding = _Finding(own, tuple(str(item.path) for item in suspects), kept)
-    message = _message(step, value, run.processes.gather_objects(finding))
+    stopping = run.processes.any_of(not run.skip_nonfinite or stage == _WEIGHTS or in_a_row)
+    paths = [str(run.split.train[numbers[row]].path) for row in rows or range(len(numbers))]
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    listed = f"{'suspected images' if rows else 'images of the batch'}: {', '.join(paths[:3])}{more}"
+    found = min(run.processes.gather_objects(_Finding(stage, cause, listed)), key=lambda finding: finding.stage)
+    failed = "the gradient is not finite" if math.isfinite(value) else f"the loss is {value}"
+    message = f"{failed} at step {step}: {found.cause}; {found.images}"
     if in_a_row:
         message = f"{message}; it is the {MOST_IN_A_ROW}th step in a row that fails"
     if stopping:
@@ -92,106 +78,43 @@ def handle_nonfinite_step(run: Run, given: StepInput, numbers: Sequence[int], va
     log_status(f"skipped: {message}", style="yellow")
 
 
-def _message(step: int, value: float, findings: Sequence[_Finding]) -> str:
-    worst = min(findings, key=lambda finding: finding.diagnosis.first)
-    failed = "the gradient is not finite" if math.isfinite(value) else f"the loss is {value}"
-    images = f"{'suspected images' if worst.diagnosis.rows else 'images of the batch'}: {', '.join(worst.images[:3])}"
-    more = f" and {len(worst.images) - 3} more" if len(worst.images) > 3 else ""
-    return f"{failed} at step {step}: {worst.diagnosis.cause}; {images}{more}; {worst.dump}"
+def _first_not_finite(run: Run, images: Tensor, embeddings: Tensor, value: float) -> tuple[int, str, list[int]]:
+    """Return the stage of this process's part, the likely cause, and the rows of suspected images, perhaps none."""
+    remedy = f"lower --training.learning_rate ({run.config.training.learning_rate:g})"
+    if run.dtype != torch.float32:
+        remedy = f"set --device.precision fp32, or {remedy}"
+    if rows := _bad_rows(images):
+        return 0, "pixels are not finite: remove or repair the file", rows
+    sides = (("model.", run.embedder), ("loss.", run.loss))
+    weights = {name: value for prefix, side in sides for name, value in side.state_dict(prefix=prefix).items()}
+    if names := _not_finite(weights.items()):
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        cause = f"weights were not finite before the step already ({names[0]}{more}): the learning rate is too high"
+        return _WEIGHTS, f"{cause} for this model; {remedy}", []
+    if rows := _bad_rows(embeddings):
+        return 2, f"embeddings are not finite, from finite pixels and weights: {remedy}", rows
+    if not math.isfinite(value):
+        name, given = run.config.loss.name, run.config.loss.options
+        constants = ", ".join(f"{option} {each:g}" for option, each in {**LOSSES[name].options, **given}.items())
+        cause = f"the loss fails on finite embeddings: look at --loss.options of {name} ({constants})"
+        return 3, f"{cause}, or {remedy}", []
+    gradients = [
+        (f"{prefix}{name}", parameter.grad)
+        for prefix, side in sides
+        for name, parameter in side.named_parameters()
+        if parameter.grad is not None
+    ]
+    if names := _not_finite(gradients):
+        # The backward pass comes from the loss.
+        cause = f"the gradient is not finite, first in {names[-1]} ({len(names)} of {len(gradients)} parameters)"
+        return 4, f"{cause}: {remedy}", []
+    return 5, f"nothing is wrong with this process's part; {remedy}", []
 
 
-def _write_dump(
-    folder: Path,
-    run: Run,
-    given: StepInput,
-    items: Sequence[Item],
-    diagnosis: Diagnosis,
-    value: float,
-    gradients: dict[str, Tensor],
-) -> None:
-    """Write pixels, labels, weights before the step, random states, configuration and versions; `FACTS` comes last."""
-    embedder, objective = run.embedder, run.objective
-    tensors = {f"model.{name}": value for name, value in learned_weights(embedder).items()}
-    tensors |= {f"loss.{name}": value for name, value in run.loss.state_dict().items()}
-    tensors |= {"images": given.images, "embeddings": given.embeddings, "labels": given.labels, "own": given.own}
-    if run.extension is not None:
-        tensors["old_classes"] = run.extension.old
-    for use, name in enumerate(("random_state", "random_state_of_loss")):
-        # The state behind the seed, in case another version of torch derives a different one.
-        generator = torch.Generator().manual_seed(noise_seed(given.seed, given.step, use))
-        tensors[name] = generator.get_state()
-    checkpoint = run.folder.checkpoint
-    content = {
-        "step": given.step + 1,
-        "rank": run.processes.rank,
-        "processes": run.processes.count,
-        "loss": str(value),
-        "gradients_not_finite": [name for name, found in gradients.items() if not bool(found.isfinite().all())],
-        "number_of_classes": max(run.numbers) + 1,
-        "checkpoint": {"path": str(checkpoint), "step": saved_step(checkpoint)},
-        "cause": diagnosis.cause,
-        "suspected_rows": list(diagnosis.rows),
-        "images": [{"dataset": item.dataset, "label": item.label, "path": str(item.path)} for item in items],
-        "proxies_divided": not objective.can_be_computed_alone,
-        "precision": "bf16" if run.dtype == torch.bfloat16 else "fp32",
-        "device": str(embedder.device),
-        "backbone_fingerprint": embedder.backbone.fingerprint,
-        "versions": {
-            "unimetric": code_version(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "processor": describe_processor(),
-        },
-        "configuration": asdict(run.config),
-    }
-    make_folder(folder)
-    write_tensors(folder / TENSORS, independent(tensors))
-    write_json(folder / FACTS, content)
+def _bad_rows(values: Tensor) -> list[int]:
+    rows: list[int] = (~values.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
+    return rows
 
 
-def replay_step(folder: str | Path, *, precision: str | None = None, device: str = "cpu") -> ComputedStep:
-    """Compute a dumped step again: its embeddings, loss and gradients.
-
-    Args:
-        folder: ``RUN/non-finite/step-N``, or ``…/rank-R`` in it where several processes trained.
-        precision: ``bf16`` or ``fp32``; None for that of the run.
-        device: Device to compute on; see `DeviceConfig.accelerator`.
-
-    Raises:
-        UserError: the folder holds no dump, is damaged, the backbone's weights differ, or the step
-            needs the proxies of several processes.
-    """
-    path = user_path(folder)
-    facts, tensors = _read(path)
-    if facts["proxies_divided"]:
-        raise UserError(
-            f"{path}: it has the proxies of one process only, of {facts['processes']} that divided them; for a step "
-            "that can be computed again, repeat the run without --training.shard_proxies"
-        )
-    config = run_config(facts["configuration"], str(path / FACTS))
-    embedder = build_embedder(config)
-    if embedder.backbone.fingerprint != facts["backbone_fingerprint"]:
-        raise UserError(f"{path}: the backbone {config.model.backbone} has other weights here than in the run")
-    loss = configured_loss(config, facts["number_of_classes"])
-    embedder.load_state_dict(part_of(tensors, "model"), strict=False)
-    loss.load_state_dict(part_of(tensors, "loss"))
-    place = choose_device(device)
-    given = StepInput(
-        images=tensors["images"].to(place),
-        embeddings=tensors["embeddings"].to(place),
-        labels=tensors["labels"].to(place),
-        own=tensors["own"],
-        seed=config.training.seed,
-        step=facts["step"] - 1,
-    )
-    extension = Extension.of(config, tensors["old_classes"], place) if "old_classes" in tensors else None
-    dtype = torch.bfloat16 if (precision or facts["precision"]) == "bf16" else torch.float32
-    return compute_step(Objective(embedder.to(place), loss.to(place), extension), given, dtype)
-
-
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        with explain_os_error(folder, "read"):
-            return json.loads((folder / FACTS).read_text(encoding="utf-8")), load_file(folder / TENSORS)
-    except (SafetensorError, ValueError) as error:
-        raise UserError(f"{folder} is damaged ({error}): repeat the run to write it again") from error
+def _not_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
+    return [name for name, value in named if value.is_floating_point() and not bool(value.isfinite().all())]

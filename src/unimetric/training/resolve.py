@@ -28,7 +28,6 @@ from unimetric.training.optimiser import make_optimiser, rate_schedule
 from unimetric.training.processes import Processes, make_fabric
 from unimetric.training.provenance import Clock, measured_sides
 from unimetric.training.setup import build_embedder, configured_evaluator, configured_reader, load_split
-from unimetric.training.step import Buffers, Objective
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,6 @@ class Run:
     whole_loss: Callable[[], nn.Module]
     extension: Extension | None
     begin_extension: Callable[[], None] | None
-    buffers: Buffers
     optimiser: torch.optim.AdamW
     rate: Callable[[int], float]
     sampler: BatchSampler
@@ -87,11 +85,6 @@ class Run:
     def first(self) -> bool:
         """True for rank 0, which writes and reports for all processes."""
         return bool(self.fabric.is_global_zero)
-
-    @property
-    def objective(self) -> Objective:
-        """Model, loss and extension, the inputs of a training step."""
-        return Objective(self.embedder, self.loss, self.extension)
 
     @property
     def common_parameters(self) -> list[nn.Parameter]:
@@ -141,7 +134,6 @@ def resolve(config: RunConfig, folder: RunFolder) -> Run:
         whole_loss=whole_loss,
         extension=extension,
         begin_extension=None if extension is None else partial(extension.begin, config, embedder, loss, split.train),
-        buffers=Buffers(embedder, loss),
         optimiser=make_optimiser(embedder, loss, training),
         rate=rate_schedule(training, len(sampler), steps),
         sampler=sampler,
