@@ -41,7 +41,8 @@ def configuration_page() -> str:
         for option in options:
             if option.group == group:
                 default = "" if option.default is None else f"`{json.dumps(option.default)}`"
-                text = option.text + (f" Values: {', '.join(option.choices)}." if option.choices else "")
+                named = all(choice in option.text for choice in option.choices)
+                text = option.text + ("" if named else f" Values: {', '.join(option.choices)}.")
                 lines.append(f"| `{option.name.partition('.')[2]}` | {default} | {text.replace('``', '`')} |")
     return "\n".join(lines) + "\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -26,7 +27,18 @@ def test_help_fits_a_screen(command: str, capsys: pytest.CaptureFixture[str], mo
             lines = page(capsys, command, option).splitlines()
             assert max(map(len, lines)) <= width
         if width == 100:
-            assert len(page(capsys, command, "--help").splitlines()) <= 52
+            assert len(page(capsys, command, "--help").splitlines()) <= 50
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_one_line_for_an_option(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = page(capsys, command, "--help").splitlines()
+    continued = [line for line in lines if line.startswith(" " * 32)]
+    long_names = [line for line in lines if len(line) > 30 and re.fullmatch(r"  --\S+( \S+)?", line)]
+    assert len(continued) == len(long_names), "a description begins on the line below a long name only"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -38,7 +50,11 @@ def test_help_describes_every_option(command: str, capsys: pytest.CaptureFixture
     common = page(capsys, command, "-h")
     assert [option.title for option in options if option.common and option.title not in common] == []
     hidden = [option for option in options if not option.common]
-    assert (f"{len(hidden)} more options: unimetric {command} --help-all" in common) == bool(hidden)
+    assert (f"{len(hidden)} more options, and details: unimetric {command} --help-all" in common) == bool(hidden)
+    cut = [
+        option.name for option in options if option.text.replace("``", "").rstrip(".") not in " ".join(common.split())
+    ]
+    assert ("--help-all" in common) == bool(cut)
 
 
 def test_help_lists_only_options_that_a_command_uses(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,6 +80,10 @@ def test_defaults_are_readable(capsys: pytest.CaptureFixture[str]) -> None:
         (["search", "--fal"], {"--false_match_rate"}),
         (["train", "--training.schedule", ""], {"step", "cosine", "constant"}),
         (["datasets", ""], {"list", "check"}),
+        (["serve", "--originals", ""], {"true", "false"}),
+        (["train", "--data.split", ""], {"auto", "given", "test-only"}),
+        (["search", "-"], {"-k", "--where", "--help-all", "--debug"}),
+        (["--"], {"--help", "--version", "--print_completion"}),
     ],
 )
 def test_bash_completes(
@@ -79,6 +99,23 @@ def test_bash_completes(
     )
     done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
     assert completed <= set(done.stdout.split())
+
+
+def test_bash_completes_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").touch()
+    script = page(capsys, "--print_completion", "bash")
+    for words in (
+        ["index", "--metrics"],
+        ["index", "--calibrate"],
+        ["extend", "run", "--data"],
+        ["evaluate", "--ensemble"],
+    ):
+        code = (
+            f"{script}\ncd {tmp_path}; COMP_WORDS=(unimetric {' '.join(words)} met); COMP_CWORD={len(words) + 1}; "
+            f"_shtab_unimetric unimetric met '{words[-1]}'; printf '%s' \"${{COMPREPLY[@]}}\""
+        )
+        done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout == "metrics.json", words
 
 
 def test_zsh_has_a_script(capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,7 @@ class DataConfig:
             ``random-half`` draws a seeded half. ``given`` accepts only the source's own split. ``test-only`` tests on
             everything, ``train-only`` trains on everything and measures nothing.
         split_seed: Seed of random-half, of held-out classes and of drawn images.
-        validation_fraction: Share of the train classes, 0 to 0.5, held out for model selection.
+        validation_fraction: Share of the train classes held out for model selection. It is from 0 to 0.5.
         train_datasets: Datasets to train on; empty for all. The others are tested on only.
         test_datasets: Datasets to test on; empty for all.
         few_shot: Images of each train class, drawn with the split seed. Null takes all; none is drawn twice.
@@ -42,8 +42,7 @@ class DataConfig:
             ``*`` is every dataset that is not named.
         replay_per_class: Train images of each class to keep for extend. They are kept in the run folder; ``unimetric
             extend`` uses them when the images themselves are gone; 0 keeps none.
-        strict: Stop at an unreadable image or a query without a positive. Otherwise they are counted and skipped.
-            ``--strict`` is short for it.
+        strict: Stop at an unreadable image or a query without a positive. ``--strict`` is short for it.
         workers: Processes that decode images; auto is one per core, at most 8.
         cache: Folder that unimetric prepare wrote, to read resized images from. Images that it does not hold, or whose
             files have changed since, are read from their files.
@@ -52,7 +51,7 @@ class DataConfig:
     """
 
     sources: list[str] = field(default_factory=list)
-    split: str = "auto"
+    split: Literal["auto", "first-half", "random-half", "given", "test-only", "train-only"] = "auto"
     split_seed: int = 0
     validation_fraction: float = 0.0
     train_datasets: list[str] = field(default_factory=list)
@@ -85,10 +84,11 @@ class ModelConfig:
         backbone: timm name of a ViT or EVA, or the packaged one.
         weights: pretrained, random or a .safetensors file. ``random`` is for tests.
         image_size: Side of the square input in pixels. It is a multiple of the backbone's patch size.
-        pool: Output of the backbone; auto is its own. ``token`` is its class token, ``avg`` the mean of its
-            patch tokens, ``token+avg`` both, one after the other.
-        method: puma, linear, lora, adaptformer, vpt-deep, bitfit, full or frozen. ``linear`` trains the
-            head only, ``full`` the whole backbone; ``frozen`` trains nothing and has no head.
+        pool: auto (the backbone's own), token, avg or token+avg. ``token`` is the class token of the backbone, ``avg``
+            the mean of its patch tokens, ``token+avg`` both, one after the other.
+        method: Trained method, such as puma, lora, linear, full or frozen. The others are adaptformer, vpt-deep and
+            bitfit. ``linear`` trains the head only, ``full`` the whole backbone; ``frozen`` trains nothing and has no
+            head.
         options: Options of the method by name; others keep their defaults.
         embedding_size: Length E of the embedding.
         nested_sizes: Shorter lengths to train as embeddings as well, such as [16, 32, 64]. The loss is the mean over
@@ -140,8 +140,8 @@ class SamplingConfig:
     """The choice of images that share a batch.
 
     Args:
-        name: auto, natural, class-balanced, dataset-balanced, temperature, adaptive. ``auto`` is the sampler that
-            the loss needs.
+        name: Sampler, such as natural, class-balanced or temperature. ``auto`` is the sampler that the loss needs; the
+            others are dataset-balanced and adaptive.
         options: Options of the sampler by name; others keep their defaults.
     """
 
@@ -181,8 +181,7 @@ class TrainingConfig:
         seed: Seed of weights, data order, augmentation and adapter dropping.
         validate_every: Epochs between evaluations on the validation classes, if there are any.
         selection: Weights to keep: last, or best on the validation classes.
-        shard_proxies: Divide the proxies of CurricularFace among the processes, for very many classes. The state of the
-            optimiser is divided with them.
+        shard_proxies: Divide the proxies of CurricularFace and their moments among processes, for very many classes.
         recompute_blocks: Number of first blocks that are computed again in the backward pass. The gradients are the
             same, with less memory and more time.
         loggers: Programs that show the training curves: tensorboard, csv, wandb, mlflow, or auto, which is TensorBoard
@@ -244,8 +243,9 @@ class ExtensionConfig:
 
     Args:
         base: Folder with the extended model, its proxies and its replay set; null trains from the start.
-        distillation: Weight of the penalty on moved embeddings of replayed images; 0 is none.
-        compatible: Keep new embeddings close enough to old ones to search in old indexes.
+        distillation: Weight of the penalty on moved embeddings of old classes. It is computed on the replayed images; 0
+            is none.
+        compatible: Keep embeddings close enough to old ones to search in old indexes.
     """
 
     base: str | None = None
@@ -263,11 +263,12 @@ class ExtendConfig:
 
     Args:
         steps: Optimiser steps.
-        batch_size: Images per step, half of them replayed; by default that of the old run.
+        batch_size: Images per step, half of them replayed; by default the old run's.
         learning_rate_scale: Factor on the learning rate of the old run.
-        distillation: Weight of the penalty on moved embeddings of replayed images; 0 is none.
-        compatible: Keep new embeddings close enough to old ones to search in old indexes.
-        replay_per_class: Images of each old class to keep, if the run has no replay set yet.
+        distillation: Weight of the penalty on moved embeddings of old classes. It is computed on the replayed images; 0
+            is none.
+        compatible: Keep embeddings close enough to old ones to search in old indexes.
+        replay_per_class: Images of each old class to keep, if the run has no replay set.
         seed: Seed of data order, augmentation and adapter dropping.
         workers: Processes that decode images; auto is one per core, at most 8.
     """
@@ -298,10 +299,9 @@ class EvaluationConfig:
     Args:
         ks: The k of every Recall@k.
         batch_size: Images per forward pass.
-        classes: Classes to measure on; validation is for choosing options. It measures a finished run
-            on its validation classes and leaves the test classes unseen.
-        mean_average_precision: Measure mAP as well. That ranks the whole gallery for every query, about ten times the
-            work of all other numbers.
+        classes: Classes to measure on: test, or validation to choose options. ``validation`` measures a finished run on
+            its validation classes and leaves the test classes unseen.
+        mean_average_precision: Measure mAP as well. It takes about ten times the work of all other numbers.
         budgets: Measure Recall@1 of shorter vectors and coarser types as well. The table of bytes per image against
             Recall@1 is in metrics.json and in the report.
         baseline: After training, measure the frozen backbone as well and compare. It is measured once; its numbers
@@ -326,7 +326,7 @@ class DeviceConfig:
     """The devices that compute.
 
     Args:
-        accelerator: Kind of device; auto prefers a GPU.
+        accelerator: auto (a GPU if there is one), cpu, cuda or mps.
         processes: Processes on this machine, one per device. On a CPU any number works. The batch is divided among all
             processes, and the result does not depend on their number.
         machines: Machines that train together; the command is started on each. Each has as many processes.

@@ -9,8 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-_FILES = {"SOURCE", "DB", "IMAGE", "RUN", "MODEL", "config", "db", "vectors", "cache", "weights", "delete_path", "out"}
+_FILES = {
+    *("SOURCE", "DB", "IMAGE", "RUN", "MODEL", "MATRIX", "config", "sources", "data", "calibrate", "ensemble", "db"),
+    *("vectors", "metrics", "cache", "weights", "delete_path", "out"),
+}
 """Options of text that name a file, a folder or, some of them, a URI."""
+_VALUES = {"data": "SOURCE", "calibrate": "SOURCE", "ensemble": "MODEL", "where": "CONDITION", "shard": "I/N"}
+"""Values that are neither a name nor a path."""
 _FLAGS = 30
 """Columns of names; longer ones get a line of their own."""
 
@@ -83,15 +88,22 @@ class Option:
 
     @property
     def _value(self) -> str:
+        if self.is_list and "." in self.name:
+            return "[A,B]"
         if self.is_list:
-            return "[A,B]" if "." in self.name else "NAME ..."
+            return f"{_VALUES.get(self.name, 'PATH' if self.takes_file else 'NAME')} ..."
+        if self.name in _VALUES:
+            return _VALUES[self.name]
         if any(typing.get_origin(part) is dict for part in self.types):
             return "{A: B}"
         if self.takes_file:
             return "PATH"
         if bool in self.types:
             return "true|false"
-        return "N" if any(isinstance(part, type) and issubclass(part, (int, float)) for part in self.types) else "NAME"
+        if any(isinstance(part, type) and issubclass(part, (int, float)) for part in self.types):
+            return "N"
+        names = "|".join(self.choices)
+        return names if names and len(f"  {self.title} {names}") < _FLAGS else "NAME"
 
     @property
     def takes_file(self) -> bool:
@@ -103,10 +115,15 @@ class Option:
         """The first sentence."""
         return self.text.replace("``", "").partition(". ")[0].rstrip(".")
 
+    @property
+    def is_shortened(self) -> bool:
+        """The description has more than its first sentence."""
+        return self.summary != self.text.replace("``", "").rstrip(".")
+
     def description(self, everything: bool) -> str:
         """The first sentence, or the whole text, and the default."""
         text = self.text.replace("``", "") if everything else self.summary
-        if any(choice not in text for choice in self.choices):
+        if any(choice not in f"{self.flag} {text}" for choice in self.choices):
             text = f"{text.rstrip('.')}: {', '.join(self.choices)}"
         return f"{text} [{self._default}]" if self.default or type(self.default) in (int, float) else text
 
@@ -138,11 +155,14 @@ def help_page(program: str, documentation: str, options: Sequence[Option], every
     for group in dict.fromkeys(["", *(option.group for option in shown)]):
         members = [option for option in shown if option.group == group]
         if group or members:
-            lines += ["", f"{group}:"[:width] if group else "arguments and options:"]
+            heading = group or "arguments and options"
+            lines += ["", (heading if ": " in heading else f"{heading}:")[:width]]
         for option in members:
             lines += _entry(option, everything, width)
     if len(shown) < len(options):
-        lines += ["", f"{len(options) - len(shown)} more options: {program} --help-all"]
+        lines += ["", f"{len(options) - len(shown)} more options, and details: {program} --help-all"]
+    elif not everything and any(option.is_shortened for option in options):
+        lines += ["", f"Details: {program} --help-all"]
     return "\n".join(lines) + "\n"
 
 

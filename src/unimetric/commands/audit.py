@@ -39,16 +39,18 @@ def audit(
     """Find copies, leaks, wrong labels, strangers and unusable images in collections.
 
     Args:
-        sources: Folders of class folders, folders of images, manifests; none with --apply.
-        out: Folder for the table, the page and the measurements; a stopped audit continues from it.
-        model: Run folder or model folder; by default the packaged backbone as it is.
-        image_size: Side of the packaged backbone's input in pixels, where no model is named.
-        split: The way in which training would split the classes, to look for leaks.
-        weights: Weights of the backbone, for a model trained with --model.weights FILE.
+        sources: Folders of class folders or of images, manifests; none with --apply.
+        out: Folder for the table, the page and the measurements. A stopped audit continues from it.
+        model: Run folder or model folder; by default the packaged backbone.
+        image_size: Side of the packaged backbone's input in pixels. A model has its own.
+        split: Split to find leaks in: auto, given, first-half, random-half. Training would split the classes in this
+            way.
+        weights: Weight file of the backbone, if the model was trained with one. ``--model.weights FILE`` named it in
+            training.
         apply: A decisions.json that the page saved; writes the manifest.
-        manifest: The manifest to write with --apply; by default clean.csv in the folder.
-        doubtful: With --apply, also leave out train images whose label is wrong with at least this probability, such as
-            0.05, and on which nothing was decided.
+        manifest: Manifest to write with --apply; by default clean.csv in the folder.
+        doubtful: With --apply, also leave out train images of doubtful labels. These are wrong with at least this
+            probability, such as 0.05, and nothing was decided about them.
         device: Device and precision.
     """
     size = {"image_size": image_size}

@@ -25,9 +25,9 @@ def datasets(
     """List the benchmark datasets, or check which of them a folder holds.
 
     Args:
-        action: list prints the datasets; check, those that ROOT contains and those to download.
-        root: For check, the folder that holds the datasets.
-        decode: For check, decode every image to find unreadable ones; takes minutes.
+        action: list the datasets, or check which of them ROOT contains. ``check`` names those to download as well.
+        root: Folder that holds the datasets, for check.
+        decode: Decode every image to find unreadable ones; takes minutes. For check.
         json: Print JSON instead of tables.
     """
     if action == "check" and root is None:

@@ -40,16 +40,18 @@ def embed(
     """Turn images into vectors with a trained model.
 
     Args:
-        model: Run folder, model folder, or name of a backbone or of a model on the hub.
-        sources: Folders of images or of class folders, manifests; for shards also .tar archives, Parquet files, URIs.
+        model: Run folder, model folder, or name of a backbone or hub model.
+        sources: Folders of images or of class folders, manifests. For shards also .tar archives, Parquet files and
+            URIs.
         out: A .parquet or .npz file; for shards a folder or URI.
         batch_size: Images per forward pass.
         strict: Stop at an unreadable image instead of skipping it.
         cache: Folder that unimetric prepare wrote, to read images from.
-        weights: Weights of the backbone, for a model trained with --model.weights FILE.
+        weights: Weight file of the backbone, if the model was trained with one. ``--model.weights FILE`` named it in
+            training.
         size: Numbers of a vector; fewer take less memory and cost some accuracy.
         engine: ray runs many workers, which write shards.
-        shard: I/N writes the I-th of N parts, as shards; N such commands, on any machines, write all.
+        shard: Write the I-th of N parts, as shards. N such commands, on any machines, write all.
         workers: Models at once, for ray; by default one per GPU, else per machine.
         shard_rows: Images per shard, at most.
         thumbnails: Keep a small JPEG of every image in the shards.

@@ -37,13 +37,15 @@ def export(
     The vectors of the file are compared with the model's own on 64 images.
 
     Args:
-        models: Run folders or model folders; several are exported as one, by the mean of their vectors.
-        out: The file; by default MODEL/model.onnx, MODEL/model.int8.onnx, MODEL/model.pt2; with a size model.32.onnx.
-        format: The file's format; torch.export.load reads torch.
-        precision: int8, for onnx alone, is a quarter of the size, faster and a little less exact.
+        models: Run folders or model folders; several are exported as an ensemble. Its vectors are the mean of theirs.
+        out: The file; by default MODEL/model.onnx or MODEL/model.pt2. With int8 it is model.int8.onnx, with a size
+            model.32.onnx.
+        format: Format of the file; torch.export.load reads torch.
+        precision: int8 is smaller, faster and a little less exact; ONNX only. The file has a quarter of the size.
         size: Numbers of a vector, for a single model; by default all.
         overwrite: Replace an existing file.
-        weights: Weights of the backbone, for a model trained with --model.weights FILE.
+        weights: Weight file of the backbone, if the model was trained with one. ``--model.weights FILE`` named it in
+            training.
     """
     from unimetric.models.embedder import Embedder
     from unimetric.models.ensemble import Ensemble

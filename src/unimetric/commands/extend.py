@@ -30,7 +30,7 @@ def extend(
         data: New datasets: class folders, manifests or benchmark datasets.
         out: Run folder to write; by default RUN-extended.
         replay_only: Only write the replay set of RUN, from its images, for later.
-        compatible: Keep new embeddings close enough to old ones to search in old indexes.
+        compatible: Keep embeddings close enough to old ones to search in old indexes.
         options: The training.
         device: Device and precision.
     """

@@ -23,12 +23,14 @@ class RowOptions:
     """Rows to write.
 
     Args:
-        size: Numbers of a vector; by default those of the database, or all that the model gives for a new one.
-        vector_type: Type to store vectors in; by default that of the database, or float32 for a new one.
+        size: Numbers of a vector; by default as in the database. A new database has all that the model gives.
+        vector_type: Type to store vectors in: float32, float16, int8 or bit. By default that of the database, or
+            float32 for a new one.
         batch_size: Images per forward pass.
         commit_rows: Rows to write at once, at most 10 s apart.
         strict: Stop at an unreadable image instead of skipping it.
-        weights: Weights of the backbone, for a model trained with --model.weights FILE.
+        weights: Weight file of the backbone, if the model was trained with one. ``--model.weights FILE`` named it in
+            training.
         group_copies: Record that searches give one answer for all copies of a picture.
     """
 
@@ -47,9 +49,9 @@ class ChangeOptions:
 
     Args:
         delete_missing: Delete rows of the same datasets that the sources do not name.
-        delete_dataset: Delete datasets.
+        delete_dataset: Delete all rows of these datasets.
         delete_path: Delete the rows of files, or of all files below folders.
-        build_index: Rebuild the approximate index; none removes it.
+        build_index: Rebuild the approximate index: auto, ivf-pq or hnsw; none removes it.
         optimise: Merge small files and update the approximate index.
     """
 
@@ -71,11 +73,12 @@ class ThresholdOptions:
 
     Args:
         metrics: The metrics.json with the thresholds; by default that of MODEL.
-        false_match_rate: Call an answer a match from the threshold that keeps this rate, 0.1, 0.01, 0.001 or 0.0001,
-            instead of by its confidence.
-        calibrate: Folders of class folders or manifests of labelled images that are not in the database, to calibrate
-            its thresholds and the sets of unimetric search --guarantee on.
-        per_class: Let --calibrate give each class a threshold of its own, so that one threshold means the same for all.
+        false_match_rate: Call an answer a match from the threshold of this false-match rate. It is 0.1, 0.01, 0.001 or
+            0.0001; without it, the confidence of an answer decides.
+        calibrate: Labelled images that are not in the database, to calibrate it. They are folders of class folders or
+            manifests. The thresholds of a match and the sets of unimetric search --guarantee come from them.
+        per_class: Let --calibrate give each class a threshold of its own. One threshold then means the same for all
+            classes.
     """
 
     metrics: str | None = None
@@ -102,11 +105,11 @@ def index(
     approximate index is rebuilt.
 
     Args:
-        model: Run folder, model folder, or name of a backbone or of a model on the hub.
+        model: Run folder, model folder, or name of a backbone or hub model.
         sources: Folders of images or of class folders, manifests.
-        db: The database: a folder, a URI such as s3://bucket/db, or milvus://host:19530/name.
+        db: A folder, a URI such as s3://bucket/db, or milvus://host:19530/name.
         dataset: Name for the dataset of the one source, as in NAME=PATH.
-        vectors: Folders of shards that unimetric embed wrote with MODEL, to take their rows over.
+        vectors: Shards to import instead of embedding images. These are folders that unimetric embed wrote with MODEL.
         rows: Rows to write.
         changes: Changes beside new rows.
         thresholds: Similarity from which on an answer is a match.

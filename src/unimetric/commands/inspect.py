@@ -28,7 +28,8 @@ def inspect(
         k: Number of neighbours.
         out: The PNG file; by default RUN/inspect/NAME.png.
         model: Run folder or model folder, if RUN holds no model.
-        weights: Weights of the backbone, for a model trained with --model.weights FILE.
+        weights: Weight file of the backbone, if the model was trained with one. ``--model.weights FILE`` named it in
+            training.
         device: Device and precision.
     """
     from unimetric.progress import log_status

@@ -18,7 +18,8 @@ def merge(models: list[Path], *, out: Path, weights: str | None = None) -> int:
     Args:
         models: Run folders or model folders, at least two.
         out: Model folder to write.
-        weights: Weights of the backbone, for models trained with --model.weights FILE.
+        weights: Weight file of the backbone, if the models were trained with one. ``--model.weights FILE`` named it in
+            training.
     """
     from unimetric.formats.run_folder import RunFolder
     from unimetric.models.merging import merge

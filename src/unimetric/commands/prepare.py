@@ -25,8 +25,8 @@ def prepare(
     Args:
         sources: Folders of images or of class folders, manifests, benchmark datasets.
         out: Folder of the cache.
-        side: Shorter side in pixels of the stored images; use 8/7 of the model's input.
-        format: raw is exact and fast, and takes about ten times the disk space of jpeg.
+        side: Shorter side in pixels of the stored images. Use 8/7 of the model's input or more.
+        format: raw is exact and faster to read, but about ten times as large.
         workers: Threads; auto is one per core, at most 8.
         strict: Stop at an unreadable image instead of skipping it.
     """

@@ -10,9 +10,9 @@ def push(model: Path, name: str, *, private: bool = False, license: str | None =
 
     Args:
         model: Run folder or model folder.
-        name: OWNER/NAME on the hub, or OWNER/NAME@BRANCH; made if it does not exist.
+        name: OWNER/NAME on the hub, or OWNER/NAME@BRANCH. It is made if it does not exist.
         private: Make a new model private.
-        license: Licence of the model for its card, for example apache-2.0.
+        license: Licence of the model for its card, such as apache-2.0.
         message: First line of the commit.
     """
     from unimetric.formats.hub import HubName

@@ -30,7 +30,8 @@ def report(
         neighbours: Neighbours shown with each mistake.
         points: Points on the map, at most.
         model: Run folder or model folder, if RUN holds no model.
-        weights: Weights of the backbone, for a model trained with --model.weights FILE.
+        weights: Weight file of the backbone, if the model was trained with one. ``--model.weights FILE`` named it in
+            training.
         device: Device and precision.
     """
     from unimetric.progress import log_status

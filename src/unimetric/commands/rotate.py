@@ -32,10 +32,11 @@ def rotate(
 
     Args:
         model: Run folder, model folder or name of a backbone.
-        sources: Folders of images or of class folders, manifests; by default the train images of the run.
-        out: Model folder to write; by default that of MODEL, whose whole vectors stay as they are.
+        sources: Folders of images, manifests; by default the run's train images.
+        out: Model folder to write; by default the rotation goes into MODEL. Its whole vectors stay as they are.
         batch_size: Images per forward pass.
-        weights: Weights of the backbone, for a model trained with --model.weights FILE.
+        weights: Weight file of the backbone, if the model was trained with one. ``--model.weights FILE`` named it in
+            training.
         device: Device and precision.
     """
     from unimetric.models.saving import read_model_config, write_rotation

@@ -45,20 +45,23 @@ def search(
 
     Args:
         db: Database that unimetric index made.
-        images: Any images.
+        images: Image files.
         k: Number of answers.
         dataset: Search in these datasets only.
         where: Condition on the columns, such as 'price < 20'.
         exact: Compare with every row and bypass the approximate index.
-        guarantee: Instead of K answers, print one of each class that the image may be of, so that the right class is
-            among them with this probability, such as 0.95.
-        guarantee_delta: Accepted probability that the images of the calibration were too untypical for the guarantee.
-        group_copies: One answer for all copies of a picture; by default as recorded when indexing.
+        guarantee: Print a set that holds the right class with this probability. The set has one item of each class that
+            the image may be of, instead of K answers; 0.95 is a usual probability.
+        guarantee_delta: Accepted probability that the calibration misses the guarantee. Its images may be too
+            untypical; without it, the guarantee holds on average over calibrations.
+        group_copies: Give one answer for all copies of a picture. By default as recorded when indexing.
         json: Print JSON instead of tables.
-        false_match_rate: Call an answer a match from the threshold that keeps this rate, instead of by its confidence.
+        false_match_rate: Call an answer a match from the threshold of this false-match rate. It is 0.1, 0.01, 0.001 or
+            0.0001; without it, the confidence of an answer decides.
         model: The model's folder, if it was moved, or an exported .onnx file.
-        engine: onnx, an exported file, starts several times as fast as torch; auto prefers it.
-        weights: Weights of the backbone, for a model trained with --model.weights FILE.
+        engine: onnx, an exported file, starts faster; auto prefers it. It starts several times as fast as torch.
+        weights: Weight file of the backbone, if the model was trained with one. ``--model.weights FILE`` named it in
+            training.
         device: Device and precision.
     """
     source, promise = ModelSource(model, weights, device), (guarantee, guarantee_delta)

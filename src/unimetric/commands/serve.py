@@ -32,9 +32,9 @@ _BACKBONE = "dinov2-small"
 def serve(
     db: str,
     *,
-    allowed_hosts: list[str] | None = None,
-    options: Annotated[ServiceConfig, Without({"allowed_hosts"})],
     model: Path | None = None,
+    options: Annotated[ServiceConfig, Without({"allowed_hosts"})],
+    allowed_hosts: list[str] | None = None,
     weights: str | None = None,
     device: Annotated[DeviceConfig, Without({"processes", "machines"})],
 ) -> int:
@@ -44,13 +44,14 @@ def serve(
     later starts. Ctrl-C ends the service after the requests under way.
 
     Args:
-        db: Database that unimetric index wrote, a folder or a URI; or a folder of images.
-        allowed_hosts: Further names that the service answers to, such as a reverse proxy's. On a loopback address it
-            answers to localhost and loopback addresses, and refuses other names, so that no foreign web page reaches it
-            by a name of its own; on other addresses to every name, unless some are given here.
+        db: Database that unimetric index wrote, or a folder of images. A database is a folder or a URI.
+        allowed_hosts: Further names that the service answers to, such as a proxy's. On a loopback address it answers to
+            localhost and loopback addresses, and refuses other names, so that no foreign web page reaches it by a name
+            of its own; on other addresses to every name, unless some are given here.
         options: The service.
-        model: Model, if it is not the one of the database; for a folder of images dinov2-small by default.
-        weights: Weights of the backbone, for a model trained with --model.weights FILE.
+        model: Another model than the database's. For a folder of images dinov2-small is the default.
+        weights: Weight file of the backbone, if the model was trained with one. ``--model.weights FILE`` named it in
+            training.
         device: Device and precision.
     """
     place = place_of(db, model=model, weights=weights, device=device)

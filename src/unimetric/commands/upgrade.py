@@ -43,17 +43,19 @@ def upgrade(
         db: Database that unimetric index made.
         model: The new model: run folder, model folder or name of a backbone.
         rollback: Undo an upgrade that is not finished.
-        live: Let the new model answer once it answers better, or now; or both together, which embed every query.
-        size: Numbers of a vector; by default those of the database, if it has short vectors, else all.
-        sample: Images that both models embed before that is measured.
-        missing: Rows whose image is gone: stop before the end, keep the moved vectors (map), embed the thumbnails, or
-            delete them.
+        live: Switch when the new model is better, or now; or use both. ``both`` embeds every query with both
+            models until the end.
+        size: Numbers of a vector; by default as many as now, or all. Whole vectors become all numbers of the new model.
+        sample: Images that both models embed before they are compared.
+        missing: Rows whose image is gone: stop, map, thumbnail or delete. ``stop`` stops before the end, ``map`` keeps
+            the moved vectors, ``thumbnail`` embeds the thumbnails, ``delete`` deletes the rows.
         batch_size: Images per forward pass.
         commit_rows: Rows to write at once, at most 10 s apart.
-        weights: Weights of the backbone, for a model trained with --model.weights FILE.
+        weights: Weight file of the backbone, if the model was trained with one. ``--model.weights FILE`` named it in
+            training.
         metrics: The metrics.json with the new thresholds; by default that of MODEL.
-        false_match_rate: Call an answer a match from the threshold that keeps this rate, 0.1, 0.01, 0.001 or 0.0001,
-            instead of by its confidence.
+        false_match_rate: Call an answer a match from the threshold of this false-match rate. It is 0.1, 0.01, 0.001 or
+            0.0001; without it, the confidence of an answer decides.
         device: Device and precision.
     """
     if rollback and model is not None:

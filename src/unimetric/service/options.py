@@ -14,15 +14,17 @@ class ServiceConfig:
         port: Port; 0 takes a free one.
         allowed_hosts: Further names that the service answers to.
         writable: Let clients with the token of UNIMETRIC_TOKEN add and delete items.
-        read_token: Answer only clients with the token of UNIMETRIC_READ_TOKEN, or that of UNIMETRIC_TOKEN.
-        originals: Show an opened item's picture from the file that it was indexed from, where that is on this machine
-            and unchanged; otherwise only the stored pictures of 256 pixels.
-        group_copies: One answer for all copies of a picture; by default as recorded in the database.
-        max_upload_bytes: Size of an image's file, at most.
-        max_pixels: Pixels of an image, at most; larger ones are refused before they are decoded.
-        request_seconds: Time for an upload to arrive, again for its answer, and again for the client to read it.
-        queue_size: Requests that are worked on at a time; further ones are asked to come again.
-        max_connections: Connections that are open at a time; beyond it, those that wait for their clients are closed.
+        read_token: Answer only clients with the token of UNIMETRIC_READ_TOKEN. That of UNIMETRIC_TOKEN permits reading
+            too.
+        originals: Show the picture of an opened item from its own file. The file has to be on this machine and
+            unchanged; otherwise, and with false, the stored picture of 256 pixels is shown.
+        group_copies: Give one answer for all copies of a picture. By default as recorded in the database.
+        max_upload_bytes: Bytes of an image's file, at most.
+        max_pixels: Pixels of an image, at most. Larger ones are refused before they are decoded.
+        request_seconds: Seconds for an upload to arrive, and again for its answer. The client has the same time to read
+            it.
+        queue_size: Requests that are worked on at a time. Further ones are refused with 503 and Retry-After.
+        max_connections: Connections that are open at a time. Beyond it, those that wait for their clients are closed.
         batch_size: Images per forward pass, at most.
     """
 
