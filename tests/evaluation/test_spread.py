@@ -98,3 +98,11 @@ def test_the_ends_of_the_ranges() -> None:
     assert (together.alignment, together.uniformity) == pytest.approx((0, 0), abs=1e-5)
     apart = measure_spread(among_themselves(torch.tensor([[1.0, 2.0], [-1.0, -2.0]]), [0, 0]))
     assert (apart.alignment, apart.uniformity) == pytest.approx((4, -8), abs=1e-5)
+
+
+def test_distances_of_vectors_that_are_not_normalised() -> None:
+    """Features of a network are often further apart than 19.3, where exp(-2 d²) is zero."""
+    vectors = torch.tensor([[0.0, 0.0], [300.0, 400.0], [0.0, 800.0]], dtype=torch.float64)
+    found = measure_spread(among_themselves(vectors, [0, 0, 1], "euclidean"))
+    assert found.alignment == pytest.approx(500**2)
+    assert found.uniformity == pytest.approx(math.log(4 / 6) - 2 * 500**2)

@@ -287,3 +287,21 @@ def test_two_gigabytes_are_cut_off(server: Server, chunked: bool) -> None:
 def test_after_all_this_it_still_searches(client: httpx.Client, images: dict[str, list[Path]]) -> None:
     answer = client.post("/v1/search", files={"image": images["hats"][2].read_bytes()})
     assert answer.json()["matches"][0]["path"] == str(images["hats"][2])
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("/v1/items?datasets=hats", ["'datasets'", "did you mean 'dataset'"]),
+        ("/v1/items?where=price<3&where=price>1", ["where is given more than once"]),
+        ("/v1/datasets?n=3", ["'n'", "takes none here"]),
+    ],
+)
+def test_parameters_that_would_be_ignored(client: httpx.Client, address: str, words: list[str]) -> None:
+    check_refusal(client.get(address), 422, "invalid_request", *words)
+    assert client.get("/v1/items?dataset=hats&dataset=shoes").status_code == 200
+
+
+def test_a_search_takes_its_fields_from_the_body_only(client: httpx.Client) -> None:
+    answer = client.post("/v1/search?k=1", files={"image": picture()})
+    check_refusal(answer, 422, "invalid_request", "'k'", "takes none here")

@@ -293,7 +293,10 @@ def measure_spread(retrieval: Retrieval, limit: int = PAIRS, seed: int = 0) -> S
     near, all_squares = _squared_distances(retrieval, positive), _squared_distances(retrieval, any_class)
     return Spread(
         alignment=float(near.mean()) if len(near) else None,
-        uniformity=math.log(float(np.exp(-2 * all_squares).mean())) if len(all_squares) else None,
+        # exp(-2 d²) is zero for all distances above 19.3, its logarithm is not.
+        uniformity=float(np.logaddexp.reduce(-2 * all_squares)) - math.log(len(all_squares))
+        if len(all_squares)
+        else None,
         positive_pairs=len(near),
         pairs=len(all_squares),
         sampled=positive_sampled or sampled,

@@ -13,7 +13,7 @@ from unimetric.search.originals import ORIGINAL_SIDE, read_original
 from unimetric.search.sorting import Order
 from unimetric.service import schemas
 from unimetric.service.failures import ServiceError, invalid
-from unimetric.service.routes.responses import READ_ERRORS, UPLOAD_ERRORS, checked_id, errors, item_of
+from unimetric.service.routes.responses import KNOWN_QUERY, READ_ERRORS, UPLOAD_ERRORS, checked_id, errors, item_of
 from unimetric.service.state import ADD, ParsedRequest, Service
 
 _PICTURE: dict[int | str, dict[str, Any]] = {
@@ -25,7 +25,7 @@ _PICTURE: dict[int | str, dict[str, Any]] = {
 
 def router(service: Service) -> APIRouter:
     """Return the routes under ``/v1/items``."""
-    routes = APIRouter(prefix="/v1/items", tags=["items"], dependencies=service.access.reading())
+    routes = APIRouter(prefix="/v1/items", tags=["items"], dependencies=[*service.access.reading(), KNOWN_QUERY])
     _add_reading(routes, service)
     _add_writing(routes, service)
     return routes

@@ -3,8 +3,12 @@
 import re
 from typing import Any
 
+from fastapi import Depends, Request
+
+from unimetric.errors import nearest_names, shown
 from unimetric.search.items import Match, StoredItem, no_item
 from unimetric.service import schemas
+from unimetric.service.failures import invalid
 
 _DESCRIPTIONS = {
     400: "The body is not JSON, or not a form.",
@@ -25,7 +29,7 @@ _DESCRIPTIONS = {
 }
 
 UPLOAD_ERRORS = (400, 401, 403, 408, 409, 413, 415, 422, 503, 504)
-READ_ERRORS = (401, 409, 503, 504)
+READ_ERRORS = (401, 409, 422, 503, 504)
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -34,6 +38,20 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         status: {"model": schemas.ErrorAnswer, "description": _DESCRIPTIONS[status]}
         for status in sorted({*statuses, 421, 431, 500})
     }
+
+
+def _check_query(request: Request) -> None:
+    """Refuse a parameter of the address that the route would ignore, with an answer that was not asked for."""
+    known = {field.alias: field for field in request.scope["route"].dependant.query_params}
+    for name in request.query_params:
+        if name not in known:
+            remedy = nearest_names(name, known) if known else "the address takes none here"
+            raise invalid(f"unknown parameter {shown(name)}; {remedy}")
+        if len(request.query_params.getlist(name)) > 1 and not isinstance(known[name].default, list):
+            raise invalid(f"{name} is given more than once")
+
+
+KNOWN_QUERY = Depends(_check_query)
 
 
 def checked_id(id: str) -> str:

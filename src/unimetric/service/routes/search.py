@@ -13,7 +13,7 @@ from unimetric.search.query import MAX_K
 from unimetric.search.sorting import Order, sorted_matches
 from unimetric.service import catalogue_schemas as catalogue
 from unimetric.service import schemas
-from unimetric.service.routes.responses import READ_ERRORS, UPLOAD_ERRORS, checked_id, errors, match_of
+from unimetric.service.routes.responses import KNOWN_QUERY, READ_ERRORS, UPLOAD_ERRORS, checked_id, errors, match_of
 from unimetric.service.state import EMBED, SEARCH, ParsedRequest, Service
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -21,7 +21,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 def router(service: Service) -> APIRouter:
     """Return the routes under ``/v1`` that search."""
-    routes = APIRouter(prefix="/v1", tags=["search"], dependencies=service.access.reading())
+    routes = APIRouter(prefix="/v1", tags=["search"], dependencies=[*service.access.reading(), KNOWN_QUERY])
 
     @routes.post(
         "/search",
