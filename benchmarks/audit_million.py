@@ -21,7 +21,6 @@ from audit_scale import peak_memory
 from machine import write_result
 from unimetric.cpu import available_cores
 from unimetric.curation import copies, labels
-from unimetric.curation.copies import Groups
 from unimetric.curation.whitening import whitened
 from unimetric.evaluation.neighbours import nearest_neighbours
 
@@ -75,7 +74,9 @@ def main() -> None:
     step("pairs by hashes, one of two ways", queries / count, hashes)
     names = [f"{number % CLASSES}" for number in range(count)]
     judgement = step(
-        f"classification, {CLASSES} classes", 1.0, lambda: labels.judged(vectors, names, np.arange(count), Groups())
+        f"classification, {CLASSES} classes",
+        1.0,
+        lambda: labels.judged(vectors, names, np.arange(count), np.arange(count)),
     )
     step("wrong labels", 1.0, lambda: labels.wrong_labels(judgement))
     result = {

@@ -304,8 +304,8 @@ class EvaluationConfig:
         mean_average_precision: Measure mAP as well. It takes about ten times the work of all other numbers.
         budgets: Measure Recall@1 of shorter vectors and coarser types as well. The table of bytes per image against
             Recall@1 is in metrics.json and in the report.
-        baseline: After training, measure the frozen backbone as well and compare. It is measured once; its numbers
-            are kept in the user's cache for the next training on the same images.
+        baseline: After training, measure the frozen backbone as well and compare. It takes as long as measuring the
+            trained model.
     """
 
     ks: list[int] = field(default_factory=lambda: [1, 2, 4, 8])

@@ -10,7 +10,6 @@ from PIL import Image
 
 from audit_pictures import Colours, compressed, picture
 from unimetric.curation.audit import find_all, sides_of
-from unimetric.curation.copies import Groups
 from unimetric.curation.decisions import apply_decisions, write_audit
 from unimetric.curation.findings import Finding, write_findings
 from unimetric.curation.labels import judged, one_class, two_classes, wrong_labels
@@ -36,9 +35,9 @@ def test_a_wrong_label_is_found_with_the_right_one() -> None:
     vectors, labels = clusters([10, 10, 10, 10])
     given = [*labels]
     given[3], given[17] = "c", "d"
-    judgement = judged(vectors, given, np.arange(40), Groups())
+    judgement = judged(vectors, given, np.arange(40), np.arange(40))
     assert {(place, better) for place, better, _ in wrong_labels(judgement)} == {(3, "a"), (17, "b")}
-    assert wrong_labels(judged(vectors, labels, np.arange(40), Groups())) == []
+    assert wrong_labels(judged(vectors, labels, np.arange(40), np.arange(40))) == []
 
 
 def test_copies_do_not_vouch_for_each_other() -> None:
@@ -47,26 +46,25 @@ def test_copies_do_not_vouch_for_each_other() -> None:
     vectors = np.concatenate([vectors, vectors[[2, 2, 2]]])
     given = [*labels, "c", "c", "c"]
     given[2] = "c"
-    groups = Groups()
-    for row in (30, 31, 32):
-        groups.join(2, row)
+    groups = np.arange(33)
+    groups[30:] = 2
     found = wrong_labels(judged(vectors, given, np.arange(33), groups))
     assert {place for place, better, _ in found if better == "a"} == {2, 30, 31, 32}
 
 
 def test_classes_of_one_image_are_not_judged() -> None:
     vectors, labels = clusters([6, 6, 1])
-    judgement = judged(vectors, labels, np.arange(13), Groups())
+    judgement = judged(vectors, labels, np.arange(13), np.arange(13))
     assert np.isnan(judgement.own[12])
     assert not np.isnan(judgement.own[:12]).any()
-    assert judged(vectors[:1], ["a"], np.arange(1), Groups()) is None
+    assert judged(vectors[:1], ["a"], np.arange(1), np.arange(1)) is None
 
 
 def test_one_class_under_two_names_and_two_under_one() -> None:
     vectors, labels = clusters([16, 12, 12, 12])
     torn = ["a1" if label == "a" and place % 2 else label for place, label in enumerate(labels)]
-    assert [pair[:2] for pair in one_class(judged(vectors, torn, np.arange(52), Groups()))] == [("a", "a1")]
-    assert one_class(judged(vectors, labels, np.arange(52), Groups())) == []
+    assert [pair[:2] for pair in one_class(judged(vectors, torn, np.arange(52), np.arange(52)))] == [("a", "a1")]
+    assert one_class(judged(vectors, labels, np.arange(52), np.arange(52))) == []
     joined = ["b" if label == "c" else label for label in labels]
     nearest = np.argsort(-(vectors @ vectors.T) + 9 * np.eye(52), axis=1)[:, :3]
     found = two_classes(vectors, joined, nearest)

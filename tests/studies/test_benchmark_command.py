@@ -6,7 +6,6 @@ import csv
 import io
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -46,9 +45,9 @@ class InThisProcess:
     """A stand-in for `subprocess.Popen` that runs the command in this process, since starting one takes seconds."""
 
     def __init__(self, command: list[str], *, stdout: BinaryIO, **options: Any) -> None:
-        assert command[:3] == [sys.executable, "-m", "unimetric.studies.process"]
+        assert command[:3] == [sys.executable, "-m", "unimetric"]
         with io.TextIOWrapper(stdout, write_through=True) as log, redirect_stdout(log), redirect_stderr(log):
-            self.code = unimetric(*command[4:])
+            self.code = unimetric(*command[3:])
 
     def poll(self) -> int:
         return self.code
@@ -215,21 +214,6 @@ def test_a_run_that_was_cut_off_is_resumed_and_one_that_was_killed_is_named(
     assert unimetric(*command) == 0
     assert log.read_text().count("--resume") == 2
     assert read_json(run / "metrics.json")["separate"] == expected["separate"]
-
-
-def test_options_that_this_version_does_not_have_are_no_other_options(
-    finished: tuple[Path, Path], images: list[Path], tmp_path: Path, in_this_process: None
-) -> None:
-    path, out = finished
-    shutil.copytree(out, copy := tmp_path / "out")
-    for file in [*copy.glob("*/*/*/config.yaml"), *copy.glob("*/*/*.yaml")]:
-        values = yaml.safe_load(file.read_text())
-        values["training"]["gone"] = 1
-        del values["evaluation"]["ks"]
-        file.write_text(yaml.safe_dump(values | {"gone": {"x": 1}}))
-    before = {file: file.stat().st_mtime_ns for file in copy.glob("*/*/*/metrics.json")}
-    assert unimetric("benchmark", path, *images, "--out", copy) == 1  # for the run that fails
-    assert {file: file.stat().st_mtime_ns for file in copy.glob("*/*/*/metrics.json")} == before
 
 
 @pytest.mark.soak

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import unimetric.formats.run_folder as run_folder
 from toy_runs import assert_same_run, at_step, interrupt, log_rows, options_file, read_json, tensors, unimetric
 
 STEPS = 12  # 3 epochs of 4 batches of 8, from 35 images
@@ -216,6 +219,50 @@ def test_resume_refuses_other_images(
     capsys.readouterr()
     assert unimetric("train", "--resume", run) == 2
     assert f"{run / 'checkpoint.safetensors'} belongs to other images" in capsys.readouterr().err
+
+
+HOLDER = """
+import sys
+from filelock import FileLock
+lock = FileLock(sys.argv[1])
+lock.acquire()
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_run_that_another_process_trains_is_refused_until_that_one_has_died(
+    whole: Callable[[str], tuple[Path, Path]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, expected = whole("plain")
+    run = tmp_path / "run"
+    shutil.copytree(expected, run)
+    monkeypatch.setattr(run_folder, "LOCK_SECONDS", 0.1)
+    command = [sys.executable, "-c", HOLDER, str(run / "train.lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        assert unimetric("train", "--resume", run) == 2
+        assert f"another process trains in {run}: wait for it to end or stop it" in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+        holder.kill()
+    assert unimetric("train", "--resume", run) == 0
+
+
+def test_a_finished_run_without_its_checkpoint_is_not_trained_anew(
+    whole: Callable[[str], tuple[Path, Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, expected = whole("plain")
+    run = tmp_path / "run"
+    shutil.copytree(expected, run)
+    (run / "checkpoint.safetensors").unlink()
+    assert unimetric("train", "--resume", run) == 2
+    assert f"{run / 'checkpoint.safetensors'} is missing, but the run" in capsys.readouterr().err
+    assert read_json(run / "metrics.json") == read_json(expected / "metrics.json")
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "another", "flipped header"])

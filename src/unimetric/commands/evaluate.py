@@ -113,9 +113,9 @@ def evaluate_model(config: RunConfig, model: Path | None, out: Path, size: int |
     if model is None:
         method_options(config.model.method, config.model.options)
     check_writable(out)
+    split = _split(config)
     source = ModelSource(model, config.model.weights, config.device, size)
     embedder = build_embedder(config).to(device) if model is None else source.load()
-    split = _split(config)
     return _measure(config, split, embedder, out, clock)
 
 

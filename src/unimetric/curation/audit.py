@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from unimetric.curation import labels as label_checks
-from unimetric.curation.copies import Copy, Groups, best_of, exact_copies, grouped, near_copies
+from unimetric.curation.copies import Copy, best_of, exact_copies, grouped, members, near_copies
 from unimetric.curation.findings import LEAST_DOUBT, Finding, ordered
 from unimetric.curation.measurements import Measurements
 from unimetric.curation.unusable import unusable
@@ -51,7 +51,7 @@ def find_all(measured: Measurements, sides: Sides) -> Findings:
     """Run every check on measured images."""
     exact = exact_copies(measured)
     copies = [*exact, *near_copies(measured, exact)]
-    groups = grouped(copies, lambda copy: copy.exact or copy.same_colours)
+    groups = grouped([copy for copy in copies if copy.exact or copy.same_colours], len(measured.items))
     found = [*unusable(measured)]
     found += _copy_findings(measured, copies, groups, sides)
     label_findings, notes, doubts = _label_findings(measured, groups)
@@ -79,18 +79,20 @@ def sides_of(datasets: Sequence[Dataset], strategy: str) -> tuple[Sides, list[st
     return sides, notes
 
 
-def _copy_findings(measured: Measurements, copies: Sequence[Copy], groups: Groups, sides: Sides) -> Iterator[Finding]:
-    of_pair = defaultdict(list)
+def _copy_findings(
+    measured: Measurements, copies: Sequence[Copy], groups: NDArray[np.int64], sides: Sides
+) -> Iterator[Finding]:
+    of_group = defaultdict(list)
     for copy in copies:
-        of_pair[groups.find(copy.one)].append(copy)
-    for rows in groups.all():
+        of_group[groups[copy.one]].append(copy)
+    for rows in members(groups):
         best = best_of(measured, rows)
         others = [row for row in rows if row != best]
         items = tuple(measured.items[row] for row in (best, *others))
-        known = [copy for copy in of_pair[groups.find(best)] if copy.exact or copy.same_colours]
+        known = [copy for copy in of_group[groups[best]] if copy.exact or copy.same_colours]
         yield from _group_findings(items, known, sides)
     for copy in copies:
-        if not copy.exact and not copy.same_colours and groups.find(copy.one) != groups.find(copy.other):
+        if not copy.exact and not copy.same_colours and groups[copy.one] != groups[copy.other]:
             pair = tuple(measured.items[row] for row in (copy.one, copy.other))
             reason = f"The same picture in other colours, or a variant of the product ({copy.how})."
             yield Finding("near-copy", copy.agreement / 2, pair, reason)
@@ -161,7 +163,9 @@ class _Collection:
         return [self.item(int(others[index])) for index in nearest]
 
 
-def _label_findings(measured: Measurements, groups: Groups) -> tuple[list[Finding], list[str], dict[Item, float]]:
+def _label_findings(
+    measured: Measurements, groups: NDArray[np.int64]
+) -> tuple[list[Finding], list[str], dict[Item, float]]:
     found: list[Finding] = []
     notes: list[str] = []
     doubts: dict[Item, float] = {}

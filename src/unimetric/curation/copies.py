@@ -3,15 +3,17 @@
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from unimetric.cpu import available_cores
 from unimetric.curation.measurements import HASH_BITS, Measurements
@@ -60,35 +62,6 @@ class Copy(NearCopy):
     one: int
     other: int
     exact: bool = False
-
-
-@dataclass
-class Groups:
-    """Images joined into groups of copies (union and find)."""
-
-    parents: dict[int, int] = field(default_factory=dict)
-
-    def find(self, row: int) -> int:
-        """Return the representative of the group of an image."""
-        root = row
-        while self.parents.get(root, root) != root:
-            root = self.parents[root]
-        while self.parents.get(row, row) != root:
-            self.parents[row], row = root, self.parents[row]
-        return root
-
-    def join(self, one: int, other: int) -> None:
-        """Put two images, with all their copies, into one group."""
-        roots = sorted((self.find(one), self.find(other)))
-        self.parents[roots[1]] = roots[0]
-        self.parents.setdefault(roots[0], roots[0])
-
-    def all(self) -> list[list[int]]:
-        """Return the groups of at least two images, rows ascending."""
-        members: dict[int, list[int]] = defaultdict(list)
-        for row in sorted(self.parents):
-            members[self.find(row)].append(row)
-        return [rows for rows in members.values() if len(rows) > 1]
 
 
 def exact_copies(measured: Measurements) -> list[Copy]:
@@ -241,13 +214,21 @@ def _places(pairs: Sequence[tuple[int, int]]) -> tuple[NDArray[np.int64], NDArra
     return rows, places.reshape(-1, 2)
 
 
-def grouped(copies: Iterable[Copy], wanted: Callable[[Copy], bool] = lambda copy: True) -> Groups:
-    """Join the images of the wanted pairs."""
-    groups = Groups()
-    for copy in copies:
-        if wanted(copy):
-            groups.join(copy.one, copy.other)
-    return groups
+def grouped(copies: Sequence[Copy], count: int) -> NDArray[np.int64]:
+    """Return the number of the group of each of ``count`` images, [N]: those that copies join have the same."""
+    pairs = np.array([(copy.one, copy.other) for copy in copies], dtype=np.int64).reshape(-1, 2)
+    joined = csr_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    numbers: NDArray[np.int64] = connected_components(joined, directed=False)[1].astype(np.int64)
+    return numbers
+
+
+def members(groups: NDArray[np.int64]) -> list[list[int]]:
+    """Return the rows of each group of at least two images, ascending."""
+    several = np.flatnonzero(np.bincount(groups)[groups] > 1) if len(groups) else groups
+    rows: dict[int, list[int]] = defaultdict(list)
+    for row in several.tolist():
+        rows[int(groups[row])].append(row)
+    return list(rows.values())
 
 
 def best_of(measured: Measurements, rows: Sequence[int]) -> int:

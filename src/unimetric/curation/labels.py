@@ -17,7 +17,6 @@ from scipy.optimize import minimize_scalar
 from scipy.sparse import csr_array
 from scipy.special import softmax
 
-from unimetric.curation.copies import Groups
 from unimetric.curation.whitening import TILE, shrunk_covariance
 
 FOLDS = 10
@@ -67,7 +66,11 @@ class Judged:
 
 
 def judged(
-    vectors: NDArray[np.float32], labels: list[str], rows: NDArray[np.int64], copies: Groups, seed: int = 0
+    vectors: NDArray[np.float32],
+    labels: list[str],
+    rows: NDArray[np.int64],
+    copies: NDArray[np.int64],
+    seed: int = 0,
 ) -> Judged | None:
     """Estimate the class of every image of a dataset from images that are not copies of it.
 
@@ -75,7 +78,7 @@ def judged(
         vectors: The dataset's unit vectors, [N, E].
         labels: Their labels.
         rows: Their rows in ``copies``.
-        copies: Groups of copies, each of which stays in one fold.
+        copies: Number of the group of copies of every row, [N]; each group stays in one fold.
         seed: Seed of the folds.
 
     Returns:
@@ -177,7 +180,9 @@ def _temperature(
     return float(np.exp(minimize_scalar(loss, bounds=(-8, 3), method="bounded").x))
 
 
-def _folds(given: NDArray[np.int64], rows: NDArray[np.int64], copies: Groups, seed: int) -> NDArray[np.int64]:
+def _folds(
+    given: NDArray[np.int64], rows: NDArray[np.int64], copies: NDArray[np.int64], seed: int
+) -> NDArray[np.int64]:
     """Return the fold of every image: classes spread evenly, copies together."""
     folds = np.empty(len(rows), dtype=np.int64)
     generator = np.random.default_rng(seed)
@@ -185,8 +190,8 @@ def _folds(given: NDArray[np.int64], rows: NDArray[np.int64], copies: Groups, se
         shuffled = generator.permutation(members)
         folds[shuffled] = (np.arange(len(members)) + generator.integers(FOLDS)) % FOLDS
     first: dict[int, int] = {}
-    for place, row in enumerate(rows.tolist()):
-        folds[place] = first.setdefault(copies.find(row), int(folds[place]))
+    for place, group in enumerate(copies[rows].tolist()):
+        folds[place] = first.setdefault(group, int(folds[place]))
     return folds
 
 

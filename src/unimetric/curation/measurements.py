@@ -5,11 +5,11 @@ The results are memory-mapped arrays with one row per image, so that a million i
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from unimetric.data.images import ImageError, decode_image, image_file, split_bo
 from unimetric.data.near_copies import SIDE, small_grey
 from unimetric.errors import UserError
 from unimetric.files import explain_os_error, make_folder, write_json
+from unimetric.models.embedder import Embedder
 from unimetric.progress import progress_bar
 
 HASH_BITS = 256
@@ -28,15 +29,6 @@ BLANK = 3.0
 """Spread of the grey values, from 0 to 255, below which a picture is blank."""
 
 _CHUNK = 128
-
-
-class Encoder(Protocol):
-    """The part of `Embedder` that an audit needs."""
-
-    embedding_size: int
-
-    def encode(self, images: list[Image.Image], *, precision: str = "auto") -> NDArray[np.float32]:
-        """Return one vector per picture, float32 [N, E]."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +72,12 @@ class Measurements:
         return shown
 
 
-def measure(items: Sequence[Item], encoder: Encoder, model: str, folder: Path, precision: str) -> Measurements:
+def measure(items: Sequence[Item], embedder: Embedder, model: str, folder: Path, precision: str) -> Measurements:
     """Decode, hash and embed every image once; a new call resumes one that was stopped.
 
     Args:
         items: The images.
-        encoder: Turns pictures into vectors.
+        embedder: Turns pictures into vectors.
         model: A name that changes with the model, so that vectors of another one are not reused.
         folder: Folder of the arrays.
         precision: As in `Embedder.encode`.
@@ -97,7 +89,7 @@ def measure(items: Sequence[Item], encoder: Encoder, model: str, folder: Path, p
     key = _key(items, model, precision)
     progress_file = folder / "progress.json"
     state = _state(progress_file, key)
-    expected = _arrays(folder, len(items), encoder.embedding_size)
+    expected = _arrays(folder, len(items), embedder.embedding_size)
     opened = {name: _opened(*array) for name, array in expected.items()} if state["done"] else {}
     arrays: dict[str, Any] = {name: array for name, array in opened.items() if array is not None}
     if len(arrays) < len(expected):
@@ -117,7 +109,7 @@ def measure(items: Sequence[Item], encoder: Encoder, model: str, folder: Path, p
                     for name, value in found[1].items():
                         arrays[name][row] = value
             if pictures:
-                vectors = encoder.encode([picture for _, picture in pictures], precision=precision)
+                vectors = embedder.encode([picture for _, picture in pictures], precision=precision)
                 arrays["vectors"][[row for row, _ in pictures]] = vectors
             for array in arrays.values():
                 array.flush()
@@ -213,17 +205,11 @@ def perceptual_hash(grey: Image.Image) -> NDArray[np.uint8]:
     Raises:
         UserError: the package is not installed.
     """
-    bits = _phash()(grey, hash_size=16).hash
-    return np.packbits(bits.ravel())
-
-
-def _phash() -> Callable[..., Any]:
     try:
         from imagehash import phash
     except ImportError as error:
         raise UserError("audit needs the package imagehash: pip install 'unimetric[audit]'") from error
-    hash_of: Callable[..., Any] = phash
-    return hash_of
+    return np.packbits(phash(grey, hash_size=16).hash.ravel())
 
 
 def _sharpness(grey: Image.Image) -> float:
@@ -232,9 +218,3 @@ def _sharpness(grey: Image.Image) -> float:
     edges = np.asarray(scaled.filter(ImageFilter.FIND_EDGES), np.float32)[2:-2, 2:-2]
     spread = float(np.asarray(scaled, np.float32).std())
     return float(edges.mean()) / spread if spread > 1 and edges.size else 0.0
-
-
-def chunks(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the rows, ``size`` at a time."""
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]

@@ -11,13 +11,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from unimetric.config import RunConfig, read_options, run_config
 from unimetric.data.catalog import ClassIndex
 from unimetric.data.splits import Split
-from unimetric.errors import ProcessLost, UserError
+from unimetric.errors import ProcessLost, UserError, cause
 from unimetric.files import check_writable, make_folder, write_text
 from unimetric.formats.vectors import VECTORS_FILE
+from unimetric.progress import log_status
 from unimetric.yaml_files import as_yaml
+
+_LOCK = "train.lock"
+LOCK_SECONDS = 60.0
+"""Time to wait for another process that trains in the same folder, which may be about to end after a signal."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +90,7 @@ class RunFolder:
 
     @contextmanager
     def new_run(self, config: RunConfig) -> Iterator[None]:
-        """Call `create`; an error before the first checkpoint removes everything that the run made.
+        """Call `create` and `locked`; an error before the first checkpoint removes everything that the run made.
 
         Interruption and the death of another process keep them, so that the run can be resumed.
 
@@ -91,11 +98,12 @@ class RunFolder:
             UserError: a run is there already, or no permission.
         """
         folders = [path for path in (self.path, *self.path.parents) if not path.exists()]
-        names = ("config.yaml", "log.jsonl", "loggers.json", "tensorboard", "csv", "wandb")
+        names = (_LOCK, "config.yaml", "log.jsonl", "loggers.json", "tensorboard", "csv", "wandb")
         made = [path for name in names if not (path := self.path / name).exists()]
         try:
             self.create(config)
-            yield
+            with self.locked():
+                yield
         except ProcessLost:
             raise
         except Exception:
@@ -108,6 +116,32 @@ class RunFolder:
                     for path in folders:
                         path.rmdir()
             raise
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training here meanwhile; the system frees the lock of one that is killed.
+
+        Raises:
+            UserError: another process still trains here after `LOCK_SECONDS`.
+        """
+        lock = FileLock(self.path / _LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            log_status(f"{self.path} is in use; waiting for the other process that trains there")
+            try:
+                lock.acquire(timeout=LOCK_SECONDS)
+            except Timeout as error:
+                raise UserError(
+                    f"another process trains in {self.path}: wait for it to end or stop it, then {self.how_to_resume}"
+                ) from error
+        except (OSError, NotImplementedError) as error:
+            # Some network file systems have no locks.
+            log_status(f"note: {self.path} cannot be locked ({cause(error)}): do not resume it twice", style="yellow")
+        try:
+            yield
+        finally:
+            lock.release()
 
     def write_config(self, config: RunConfig) -> None:
         """Write the configuration.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from unimetric.config import RunConfig
+from unimetric.data.labels import clean_label
 from unimetric.errors import UserError, nearest_names
 from unimetric.studies.matrix_file import MODES, SECTIONS, MatrixFile, merge, nested, read_candidates, read_seeds
 from unimetric.studies.names import COLUMNS, absolute_source, describe_values, slugs
@@ -260,7 +261,7 @@ def _entry(
 def _models(values: dict[str, Any], mode: str, datasets: Sequence[str], origin: str) -> list[Model]:
     if mode == "all":
         return [Model("all", "all", None, values)]
-    trained = list((values.get("data") or {}).get("train_datasets") or datasets)
+    trained = [*map(clean_label, (values.get("data") or {}).get("train_datasets") or datasets)]
     for name in trained:
         if name not in datasets:
             raise UserError(f"{origin}: data.train_datasets names {name!r}; {nearest_names(str(name), datasets)}")

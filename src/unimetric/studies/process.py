@@ -1,8 +1,7 @@
-"""The process of one run: it never outlives the benchmark that started it, and never shares a folder with another."""
+"""The process of one run, which never outlives the benchmark that started it."""
 
 import ctypes
 import os
-import runpy
 import shlex
 import signal
 import subprocess
@@ -17,8 +16,7 @@ from filelock import FileLock, Timeout
 from unimetric.errors import UserError
 from unimetric.files import explain_os_error
 
-_BENCHMARK_LOCK, _RUN_LOCK = ".lock", ".run.lock"
-_PATIENCE_SECONDS = 60.0
+_LOCK = ".lock"
 
 
 class Stopped(Exception):  # noqa: N818 - a request, not an error
@@ -34,13 +32,13 @@ class RunProcesses:
 
     def __init__(self, out: Path) -> None:
         self._out = out
-        self._lock = FileLock(out / _BENCHMARK_LOCK, timeout=0)
+        self._lock = FileLock(out / _LOCK, timeout=0)
         self._process: subprocess.Popen[bytes] | None = None
         self._previous: dict[signal.Signals, Any] = {}
         self._stopping = False
 
     def __enter__(self) -> "RunProcesses":
-        with explain_os_error(self._out / _BENCHMARK_LOCK, "open"):
+        with explain_os_error(self._out / _LOCK, "open"):
             try:
                 self._lock.acquire()
             except Timeout as error:
@@ -63,7 +61,7 @@ class RunProcesses:
             file.write(f"$ {command_line(arguments)}\n".encode())
             file.flush()
             self._process = subprocess.Popen(  # noqa: S603 - our own command
-                [sys.executable, "-m", "unimetric.studies.process", str(self._out / _RUN_LOCK), *arguments],
+                [sys.executable, "-m", "unimetric", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -115,17 +113,3 @@ def _request_death_signal(parent: int) -> Callable[[], None]:
             os.kill(os.getpid(), signal.SIGTERM)
 
     return prepare
-
-
-def _run_command(lock: str, arguments: Sequence[str]) -> None:
-    """Become ``unimetric ARGUMENTS`` once the run of a benchmark that was killed here has saved."""
-    try:
-        with FileLock(lock, timeout=_PATIENCE_SECONDS):
-            sys.argv = ["unimetric", *arguments]
-            runpy.run_module("unimetric", run_name="__main__", alter_sys=True)
-    except Timeout:
-        sys.exit(f"unimetric: error: another run still holds {lock}: wait for it, or stop it")
-
-
-if __name__ == "__main__":
-    _run_command(sys.argv[1], sys.argv[2:])

@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from unimetric.config import RunConfig, run_config
+from unimetric.config import RunConfig, read_options, run_config
 from unimetric.errors import UserError
 from unimetric.studies.names import describe_values
 from unimetric.studies.plan import Entry, Model, Plan, Run
-from unimetric.yaml_files import read_yaml
 
 State = Literal["done", "cut off", "to do"]
 
@@ -60,7 +59,7 @@ class Folder:
         done = files.metrics.is_file()
         made_with = files.started if run.kind == "train" else files.options
         if (done or run.kind == "train") and made_with.is_file():
-            _refuse_other_options(run, files, _read_known_options(made_with))
+            _refuse_other_options(run, files, run_config(read_options(made_with), str(made_with)))
         if done and not self._is_outdated(run):
             return "done"
         return "cut off" if run.kind == "train" and files.started.is_file() else "to do"
@@ -101,19 +100,6 @@ def runs_of(plan: Plan, folder: Folder, entry: Entry) -> Iterator[Run]:
         yield from members
         if entry.mode == "each" and len(members) == len(entry.models) > 1:
             yield plan.ensemble(entry, seed, members)
-
-
-def _read_known_options(path: Path) -> RunConfig:
-    """Read a run's options; an option that this version does not have is ignored, a new one has its default."""
-    values = read_yaml(path)
-    if not isinstance(values, Mapping):
-        raise UserError(f"{path} holds no options: delete its folder to repeat the run")
-    kept = {
-        section: {name: value for name, value in values[section].items() if name in known}
-        for section, known in asdict(RunConfig()).items()
-        if isinstance(values.get(section), Mapping)
-    }
-    return run_config(kept, str(path))
 
 
 def _refuse_other_options(run: Run, files: RunFiles, found: RunConfig) -> None:

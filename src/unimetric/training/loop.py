@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -64,34 +64,38 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict
     else:
         folder.refuse_new_run()
     run = resolve(config, folder)
+    place: AbstractContextManager[None] = nullcontext()
+    if run.first:
+        place = folder.locked() if resume else folder.new_run(config)
     with run.processes.ending_together():
-        progress = _restore(run, resume)
         try:
-            with (
-                naming_the_kept_checkpoint(folder),
-                folder.new_run(config) if run.first and not resume else nullcontext(),
-                run.embedder.backbone.holding(run.dtype),
-            ):
-                if progress.step == 0:
-                    _prepare_weights(run, progress)
-                train_steps(run, progress)
+            with place, naming_the_kept_checkpoint(folder):
+                progress = _restore(run, resume)
+                with run.embedder.backbone.holding(run.dtype):
+                    if progress.step == 0:
+                        _prepare_weights(run, progress)
+                    train_steps(run, progress)
+                if not run.first:
+                    return {}
+                if kept := progress.best_weights or progress.average:
+                    assign_weights(run.embedder, kept, folder.checkpoint)
+                return write_results(run, progress)
         except (Interrupted, NonFiniteError):
             # All processes raise it; rank 0 reports it and may still be saving.
             if run.first:
                 raise
             return {}
-        if not run.first:
-            return {}
-        if kept := progress.best_weights or progress.average:
-            assign_weights(run.embedder, kept, folder.checkpoint)
-        with naming_the_kept_checkpoint(folder):
-            return write_results(run, progress)
 
 
 def _restore(run: Run, resume: bool) -> Progress:
     """Load the checkpoint, if there is one, and give all processes the same weights."""
     folder, progress = run.folder, Progress()
     continues = resume and folder.checkpoint.is_file()
+    if resume and not continues and folder.metrics.is_file():
+        raise UserError(
+            f"{folder.checkpoint} is missing, but the run in {folder.path} has ended: copy it back, or start a new run "
+            "with --out"
+        )
     if continues:
         progress = load_checkpoint(folder.checkpoint, run.embedder, run.loss, run.optimiser, run.identity)
         run.sampler.restore(progress.sampler)
