@@ -7,6 +7,7 @@ import os
 import runpy
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,8 @@ class ForkedCommand:
     ) -> None:
         self.log = log
         given = [str(argument) for argument in arguments]
-        self._process = FORKED.Process(target=_run, args=(given, log, script, environment or {**os.environ}))
+        method = multiprocessing.get_start_method()
+        self._process = FORKED.Process(target=_run, args=(given, log, script, environment or {**os.environ}, method))
         self._process.start()
 
     @property
@@ -85,8 +87,12 @@ def forked_ranks(arguments: Sequence[object], folder: Path, script: str | None =
     ]
 
 
-def _run(arguments: list[str], log: Path, script: str | None, environment: dict[str, str]) -> None:
+def _run(arguments: list[str], log: Path, script: str | None, environment: dict[str, str], method: str) -> None:
     os.setsid()
+    # Without this, its own processes would come from another server, which imports torch first.
+    multiprocessing.set_start_method(method, force=True)
+    # As found by a new process, from the variables below.
+    tempfile.tempdir = None
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.environ.clear()
@@ -100,5 +106,7 @@ def _run(arguments: list[str], log: Path, script: str | None, environment: dict[
 
     from unimetric.cli import main
 
+    # A launcher starts the other processes with the same command.
+    sys.argv = [str(Path(sys.executable).with_name("unimetric")), *arguments]
     torch.set_num_threads(1)
     sys.exit(main(arguments))

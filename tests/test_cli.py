@@ -15,7 +15,7 @@ import pytest
 
 from cli_failures import Failure, data, fails, options, out
 from toy_runs import make_images, one_thread, options_file, read_json, start, tensors, unimetric
-from unimetric.cli import main
+from unimetric.cli import COMMANDS, main
 
 __all__ = ["data", "fails", "one_thread", "options", "out"]
 
@@ -201,8 +201,9 @@ def test_a_deleted_folder_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_a_terminal_may_lack_the_characters_of_a_name(encoding: str) -> None:
     script = (
-        "import sys; from unittest.mock import patch; from unimetric import cli\n"
-        "with patch.object(cli, '_run', lambda argv: print(argv[0]) or 0): sys.exit(cli.main(['\u65e5\\udcff']))"
+        "import sys; from unimetric import cli\n"
+        "cli.COMMANDS['\u65e5\\udcff'] = lambda: print('\u65e5\\udcff') or 0\n"
+        "sys.exit(cli.main(['\u65e5\\udcff']))"
     )
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, timeout=60)
@@ -223,10 +224,10 @@ def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_unforeseen_error_of_the_system_is_one_line(fails: Failure, monkeypatch: pytest.MonkeyPatch) -> None:
-    def build(*_: object) -> None:
+    def read() -> int:
         raise OSError(errno.EIO, "Input/output error", "/somewhere")
 
-    monkeypatch.setattr("unimetric.cli.Command", build)
+    monkeypatch.setitem(COMMANDS, "train", read)
     assert "Input/output error: '/somewhere'" in fails("train")
 
 
@@ -243,13 +244,13 @@ def test_a_library_s_thread_that_fails_is_one_line(
     def fail() -> None:
         raise error
 
-    def run(argv: list[str]) -> int:
+    def train() -> int:
         thread = threading.Thread(target=fail)
         thread.start()
         thread.join()
         return 0
 
-    monkeypatch.setattr("unimetric.cli._run", run)
+    monkeypatch.setitem(COMMANDS, "train", train)
     hook = threading.excepthook
     assert unimetric("train") == 0
     assert threading.excepthook is hook

@@ -1,7 +1,8 @@
-"""A record of the matrix products that are computed."""
+"""A record of the matrix products and of how much else is computed."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ class Products(TorchDispatchMode):
         super().__init__()
         self.settings = settings
         self.all: list[Product] = []
+        self.numbers: Counter[torch.dtype] = Counter()
+        """Of each type, the numbers that operations have computed."""
 
     def of(self, dtype: torch.dtype) -> list[Product]:
         return [product for product in self.all if product.dtype == dtype]
@@ -43,6 +46,8 @@ class Products(TorchDispatchMode):
         options: Mapping[str, Any] | None = None,
     ) -> Any:
         result = operation(*arguments, **(options or {}))
+        if isinstance(result, torch.Tensor):
+            self.numbers[result.dtype] += result.numel()
         if operation.overloadpacket == torch.ops.aten.mm:
             left, right = arguments[:2]
             self.all.append(Product(len(left), right.shape[1], result.dtype, self.settings()))

@@ -6,12 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matrix_products import Products
 from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
 
 from properties import examples
-from unimetric.evaluation import evaluate, metrics
+from unimetric.evaluation import evaluate
 from unimetric.evaluation.distances import make_distance
 from unimetric.evaluation.metrics import Retrieval, judge_both, score_hits
 from unimetric.evaluation.neighbours import Tiling
@@ -100,24 +101,15 @@ def test_tile_sizes_change_no_bit_of_a_score(ks: list[int]) -> None:
             torch.testing.assert_close(values, expected[metric], rtol=0, atol=0, equal_nan=True)
 
 
-def test_a_large_class_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    find = metrics.find
-
-    def watched(
-        queries: torch.Tensor, own: object, datasets: object, gallery: object, k: int, tiling: object
-    ) -> object:
-        asked.append((len(queries), k))
-        return find(queries, own, datasets, gallery, k, tiling)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(metrics, "find", watched)
-    judge_both(random_retrieval([1, 2, 2, 200]), None, [1], Tiling(queries=50, gallery=40, memory=400_000))
-    # One more neighbour than positives: the first wrong one. One for the single member, two for the four in pairs.
-    assert asked[:2] == [(1, 1), (4, 2)]
+def test_a_large_class_costs_the_others_nothing() -> None:
+    with Products() as products:
+        judge_both(random_retrieval([1, 2, 2, 200]), None, [1], Tiling(queries=50, gallery=40, memory=400_000))
+    rows = [product.rows for product in products.all]
+    # The single member with a list of one, then the four in pairs with lists of two.
+    assert [*dict.fromkeys(rows)][:2] == [1, 4]
     # Lists of 200 for fewer queries at once: similarities and rows, twice, within a quarter of the memory.
-    assert {k for _, k in asked[2:]} == {200}
-    assert max(rows * k * 32 for rows, k in asked) <= 400_000 // 4
-    assert sum(rows for rows, _ in asked[2:]) == 200
+    assert max(rows) <= 400_000 // 4 // (200 * 32)
+    assert sum(product.size for product in products.all) == 205 * 205
 
 
 def test_restriction_renumbers_a_query_s_own_row() -> None:

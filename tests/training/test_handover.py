@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from toy_runs import options_file, start
+from forked import ForkedCommand
+from toy_runs import options_file
 from unimetric.data.workers import check_handover
 from unimetric.errors import WorkerError
 
@@ -25,7 +26,7 @@ def children(process: int) -> list[int]:
     return [int(number) for number in listed.read_text().split()]
 
 
-def wait_for_workers(run: Path, process: subprocess.Popen[str]) -> list[int]:
+def wait_for_workers(run: Path, process: ForkedCommand) -> list[int]:
     deadline = time.monotonic() + LIMIT
     while time.monotonic() < deadline and process.poll() is None:
         if (run / "checkpoint.safetensors").exists() and (found := children(process.pid)):
@@ -40,14 +41,16 @@ def one_line(error: str) -> str:
     return line
 
 
-def test_a_temporary_folder_whose_name_is_too_long_for_a_socket(
-    sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def train(sources: list[Path], run: Path, options: Path, **environment: str) -> ForkedCommand:
+    command = ["train", *sources, "--out", run, "--config", options, "--data.workers", 2]
+    return ForkedCommand(command, run.with_name("log"), environment={**os.environ, "COLUMNS": "500", **environment})
+
+
+def test_a_temporary_folder_whose_name_is_too_long_for_a_socket(sources: list[Path], tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 130)
     deep.mkdir()
-    monkeypatch.setenv("TMPDIR", str(deep))
     run, options = tmp_path / "run", options_file(tmp_path / "options.yaml")
-    process = start("train", *sources, "--out", run, "--config", options, "--data.workers", 2)
+    process = train(sources, run, options, TMPDIR=str(deep))
     _, error = process.communicate(timeout=LIMIT)
     assert process.returncode == 1
     line = one_line(error)
@@ -56,6 +59,15 @@ def test_a_temporary_folder_whose_name_is_too_long_for_a_socket(
     assert not run.exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="asks for free memory that processes share on Linux only")
+def test_batches_larger_than_the_shared_memory_are_refused() -> None:
+    check_handover(10**15, workers=0)
+    check_handover(1, workers=1)
+    with pytest.raises(WorkerError, match=r"/dev/shm has .* free for 3 batches .*--data.workers 0 .*--shm-size"):
+        check_handover(10**15, workers=1)
+
+
+@pytest.mark.soak
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a small /dev/shm")
 def test_too_little_shared_memory(sources: list[Path], tmp_path: Path) -> None:
     run, options = tmp_path / "run", options_file(tmp_path / "options.yaml", training={"batch_size": 32})
@@ -76,17 +88,10 @@ def test_too_little_shared_memory(sources: list[Path], tmp_path: Path) -> None:
     assert not run.exists()
 
 
-def test_without_workers_nothing_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unimetric.data.workers.SHARED_MEMORY", tmp_path / "missing")
-    check_handover(10**15, workers=0)
-    with pytest.raises(WorkerError, match="missing"):
-        check_handover(1, workers=1)
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_worker_that_is_killed_ends_the_run(sources: list[Path], tmp_path: Path) -> None:
     run, options = tmp_path / "run", options_file(tmp_path / "options.yaml", training={"epochs": 1000})
-    process = start("train", *sources, "--out", run, "--config", options, "--data.workers", 2)
+    process = train(sources, run, options)
     os.kill(wait_for_workers(run, process)[0], signal.SIGKILL)
     _, error = process.communicate(timeout=LIMIT)
     assert process.returncode == 1, error
@@ -101,7 +106,7 @@ def test_a_signal_ends_the_wait_for_a_worker_that_hangs(
     number: signal.Signals, sources: list[Path], tmp_path: Path
 ) -> None:
     run, options = tmp_path / "run", options_file(tmp_path / "options.yaml", training={"epochs": 1000})
-    process = start("train", *sources, "--out", run, "--config", options, "--data.workers", 2)
+    process = train(sources, run, options)
     workers = wait_for_workers(run, process)
     for worker in workers:
         os.kill(worker, signal.SIGSTOP)

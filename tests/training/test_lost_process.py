@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from forked import ForkedCommand, forked_ranks
-from toy_runs import options_file, start
+from toy_runs import options_file
 
 LIMIT = 60  # seconds
 
@@ -33,50 +32,61 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def others_of(process: subprocess.Popen[str]) -> list[int]:
+def others_of(process: ForkedCommand) -> list[int]:
     """Process ids that a training process has started, by rank."""
     return [int(number) for number in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
-def wait_until(condition: Callable[[], bool], process: ForkedCommand | subprocess.Popen[str]) -> None:
+def wait_until(condition: Callable[[], bool], process: ForkedCommand) -> None:
     deadline = time.monotonic() + 200
     while not condition() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     assert process.poll() is None, process.communicate()
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the other processes by /proc")
-@pytest.mark.parametrize("killed", ["first", "second"])
-def test_a_killed_process_ends_the_run_which_goes_on_with_another_number(
-    killed: str, sources: list[Path], tmp_path: Path
-) -> None:
-    # Long enough not to end before it is killed.
-    options = options_file(tmp_path / "options.yaml", training={"epochs": 500})
-    run = tmp_path / "run"
-    process = start("train", *sources, "--out", run, "--config", options, "--device.processes", 2)
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the other process by /proc")
+def test_a_killed_process_ends_the_run_which_goes_on_with_another_number(sources: list[Path], tmp_path: Path) -> None:
+    options, run = long_run(tmp_path), tmp_path / "run"
+    command = ["train", *sources, "--out", run, "--config", options, "--device.processes", 2]
+    process = ForkedCommand(command, tmp_path / "log", environment={**os.environ, "COLUMNS": "500"})
     wait_until((run / "checkpoint.safetensors").exists, process)
     (other,) = others_of(process)
-    os.kill(process.pid if killed == "first" else other, signal.SIGKILL)
-    moment = time.monotonic()
-    # The pipe ends when the last process that holds it has ended.
+    os.kill(other, signal.SIGKILL)
     _, error = process.communicate(timeout=LIMIT)
-    assert time.monotonic() - moment < LIMIT
-    assert process.returncode == (-signal.SIGKILL if killed == "first" else 1)
-    said = [line for line in error.splitlines() if line.startswith("unimetric: error")]
-    words = "process 2 of 2 was killed by SIGKILL" if killed == "second" else "the first of 2 processes is gone"
-    assert len(said) == 1, error
-    assert words in said[0]
-    assert f"continue with: unimetric train --resume {run}" in said[0]
+    assert process.returncode == 1
+    check_loss(error, "process 2 of 2 was killed by SIGKILL", run)
+    # Where it stopped is not known: it ends soon after.
+    stop = ForkedCommand(["train", "--resume", run, "--device.processes", 1], tmp_path / "log-of-one")
+    time_of_checkpoint = (run / "checkpoint.safetensors").stat().st_mtime_ns
+    wait_until(lambda: (run / "checkpoint.safetensors").stat().st_mtime_ns > time_of_checkpoint, stop)
+    stop.send_signal(signal.SIGTERM)
+    _, error = stop.communicate(timeout=LIMIT)
+    assert stop.returncode == 130, error
+    assert f"Continuing {run} after step" in error
+
+
+def test_the_other_process_ends_when_the_first_is_killed(sources: list[Path], tmp_path: Path) -> None:
+    options, run = long_run(tmp_path), tmp_path / "run"
+    command = ["train", *sources, "--out", run, "--config", options, "--device.processes", 2]
+    with forked_ranks(command, tmp_path) as (first, second):
+        wait_until((run / "checkpoint.safetensors").exists, first)
+        first.kill()
+        _, error = second.communicate(timeout=LIMIT)
+    assert second.returncode == 1, error
+    check_loss(error, "the first of 2 processes is gone", run)
+
+
+def long_run(folder: Path) -> Path:
+    """Options of a run that does not end before a process is killed."""
+    return options_file(folder / "options.yaml", training={"epochs": 500})
+
+
+def check_loss(error: str, words: str, run: Path) -> None:
+    """It is said once, in words, with what to do."""
+    (said,) = [line for line in error.splitlines() if line.startswith("unimetric: error")]
+    assert words in said
+    assert f"continue with: unimetric train --resume {run}" in said
     assert "Traceback" not in error
-    if killed == "second":
-        # Where it stopped is not known: it ends soon after.
-        stop = ForkedCommand(["train", "--resume", run, "--device.processes", 1], tmp_path / "log")
-        time_of_checkpoint = (run / "checkpoint.safetensors").stat().st_mtime_ns
-        wait_until(lambda: (run / "checkpoint.safetensors").stat().st_mtime_ns > time_of_checkpoint, stop)
-        stop.send_signal(signal.SIGTERM)
-        _, error = stop.communicate(timeout=LIMIT)
-        assert stop.returncode == 130, error
-        assert f"Continuing {run} after step" in error
 
 
 def test_a_bad_image_in_one_process_is_said_once_and_ends_all(sources: list[Path], tmp_path: Path) -> None:

@@ -61,24 +61,23 @@ def power_cut() -> None:
     raise PowerCut
 
 
+def cases(quick: list[tuple[str, int]], soak: list[tuple[str, int]]) -> list[Any]:
+    return [*quick, *(pytest.param(*case, marks=pytest.mark.soak) for case in soak)]
+
+
 @pytest.mark.parametrize(
     ("variant", "step"),
-    # Within an epoch, at its end, at the last step but one, and at the last.
-    [
-        *[("plain", 1), ("plain", 4), ("plain", 6), ("plain", 11), ("plain", 12)],
-        *[
-            ("best", 3),
-            ("best", 5),
-            ("best", 12),
-            ("average", 5),
-            ("pairs", 6),
-            ("margin", 6),
-            ("classes", 6),
-            ("shares", 6),
-            ("nested", 6),
+    # At the end of an epoch, within one, at the last step but one, and at the last.
+    cases(
+        [
+            *[("plain", 4), ("plain", 11), ("plain", 12), ("best", 5), ("average", 5), ("pairs", 6), ("classes", 6)],
+            *[("shares", 6), ("nested", 6), ("adaptive", 3), ("adaptive", 7)],
         ],
-        *[("adaptive", 2), ("adaptive", 3), ("adaptive", 4), ("adaptive", 7), ("adaptive", 9)],
-    ],
+        [
+            *[("plain", 1), ("plain", 6), ("best", 3), ("best", 12), ("margin", 6), ("adaptive", 2), ("adaptive", 4)],
+            ("adaptive", 9),
+        ],
+    ),
 )
 def test_stopped_and_resumed_is_the_same_run(
     variant: str,
@@ -100,7 +99,7 @@ def test_stopped_and_resumed_is_the_same_run(
     assert_same_run(expected, run)
 
 
-@pytest.mark.parametrize("step", [1, 4, 5, 12])
+@pytest.mark.parametrize("step", [1, 5, *(pytest.param(step, marks=pytest.mark.soak) for step in (4, 12))])
 def test_killed_between_checkpoints_goes_on_from_the_last_one(
     step: int,
     whole: Callable[[str], tuple[Path, Path]],

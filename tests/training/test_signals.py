@@ -19,13 +19,16 @@ from toy_runs import assert_same_run, at_step, interrupt, options_file, removed,
 
 @pytest.mark.parametrize(
     ("number", "everybody"),
-    [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)],
-    ids=["ctrl-c", "sigterm to the group", "sigterm to the process"],
+    [
+        pytest.param(signal.SIGINT, True, id="ctrl-c"),
+        pytest.param(signal.SIGTERM, True, id="sigterm to the group", marks=pytest.mark.soak),
+        pytest.param(signal.SIGTERM, False, id="sigterm to the process"),
+    ],
 )
 def test_a_signal_leaves_a_run_that_goes_on(
     number: signal.Signals, everybody: bool, sources: list[Path], tmp_path: Path
 ) -> None:
-    options = options_file(tmp_path / "options.yaml", training={"epochs": 15})
+    options = options_file(tmp_path / "options.yaml", training={"epochs": 10})
     run = tmp_path / "my run"
     command = ["train", *sources, "--out", run, "--config", options, "--data.workers", 2]
     process = ForkedCommand(command, tmp_path / "log", environment={**os.environ, "COLUMNS": "500"})
@@ -40,7 +43,7 @@ def test_a_signal_leaves_a_run_that_goes_on(
     assert process.returncode == 130, error
     last = error.strip().splitlines()[-1]
     match = re.fullmatch(
-        r"unimetric: stopped after step (\d+) of 60, nothing is lost; continue with: (unimetric train --resume .*)",
+        r"unimetric: stopped after step (\d+) of 40, nothing is lost; continue with: (unimetric train --resume .*)",
         last,
     )
     assert match, error

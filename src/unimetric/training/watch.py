@@ -89,7 +89,7 @@ class Watch:
         try:
             self._store.add(f"done/{self.rank}", 1)
             deadline = time.monotonic() + wait_for_others
-            while time.monotonic() < deadline and not all(map(self._is_done, range(self.count))):
+            while time.monotonic() < deadline and not all(map(self._has_ended, range(self.count))):
                 time.sleep(0.05)
         except RuntimeError:
             # Rank 0 has ended already, which is expected at the end.
@@ -144,6 +144,10 @@ class Watch:
         looks = looks + 1 if beat == before else 0
         self._beats[rank] = beat, looks
         return looks >= _SILENCE and not self._is_done(rank)
+
+    def _has_ended(self, rank: int) -> bool:
+        child = self.children.get(rank)
+        return self._is_done(rank) or (child is not None and child.poll() is not None)
 
     def _is_done(self, rank: int) -> bool:
         return self._store is not None and self._store.check([f"done/{rank}"])
