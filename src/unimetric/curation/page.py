@@ -1,19 +1,14 @@
 """The page for reviewing findings: one HTML file that makes no network requests."""
 
-import base64
-import hashlib
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from itertools import groupby
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from unimetric.curation.findings import KINDS, Finding
 from unimetric.data.catalog import Item
 from unimetric.data.thumbnails import thumbnail
 from unimetric.errors import escaped
+from unimetric.html_page import render
 
 MOST_SHOWN = 300
 """Maximum number of findings per kind with pictures; the others are only in the table, to keep the page small."""
@@ -31,21 +26,14 @@ def review_page(findings: Sequence[Finding], title: str, summary: str, notes: Se
         notes: Remarks on what could not be checked.
         fingerprint: Fingerprint of the audit, so that stored decisions on another one are ignored.
     """
-    environment = Environment(
-        loader=PackageLoader("unimetric.curation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    style, script = _file("review.css"), _file("review.js")
-    return environment.get_template("review.html.j2").render(
-        title=title,
-        summary=summary,
-        notes=list(notes),
-        fingerprint=fingerprint,
-        sections=list(_sections(findings)),
-        style=Markup(style),  # noqa: S704 - a file of this package
-        script=Markup(script),  # noqa: S704
-        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
-        "base-uri 'none'; form-action 'none'",
-    )
+    values = {
+        "title": title,
+        "summary": summary,
+        "notes": list(notes),
+        "fingerprint": fingerprint,
+        "sections": list(_sections(findings)),
+    }
+    return render("unimetric.curation", "review.html.j2", "review.css", "review.js", values)
 
 
 def _sections(findings: Sequence[Finding]) -> Iterator[dict[str, Any]]:
@@ -79,11 +67,3 @@ def _picture(item: Item, finding: Finding) -> dict[str, Any]:
     label = escaped(f"{item.dataset}: {item.label}" if item.label else item.dataset)
     words = f"{label} (left out)" if item in finding.drop else label
     return {"data": thumbnail(item.path, 144), "words": words, "path": escaped(item.path.name), "shown": False}
-
-
-def _file(name: str) -> str:
-    return (resources.files("unimetric.curation") / "templates" / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

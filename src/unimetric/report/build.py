@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unimetric import __version__
 from unimetric.errors import UserError
 from unimetric.files import write_text
+from unimetric.html_page import render
 from unimetric.models.source import ModelSource
 from unimetric.report.analysis import Analysis, analyse
 from unimetric.report.budgets import budget_values
@@ -14,7 +16,6 @@ from unimetric.report.collect import Measured, located, read_log, read_run
 from unimetric.report.examples import mistakes, worst_classes
 from unimetric.report.figures import interval_figure, prompt_figures, training_figure
 from unimetric.report.numbers import confusion, headline, metric_rows, spread_rows, tiles
-from unimetric.report.page import render
 from unimetric.report.space import map_values
 from unimetric.report.thresholds import threshold_values
 from unimetric.report.words import flattened, two_digits
@@ -55,7 +56,8 @@ def write_report(
     measured = read_run(folder)
     analysis = analyse(measured)
     prompts, notes = _prompts(measured, analysis, located(source, folder))
-    write_text(out, render("report.html.j2", _values(analysis, options, prompts, notes)))
+    values = _values(analysis, options, prompts, notes)
+    write_text(out, render("unimetric.report", "report.html.j2", "style.css", "map.js", values))
     return notes
 
 
@@ -84,6 +86,7 @@ def _values(
     groups = [(name, (analysis.separate(name), analysis.unified(name))) for name in analysis.datasets]
     return {
         "name": measured.name,
+        "version": __version__,
         "summary": _summary(measured.metrics),
         "sections": list(sections.items()),
         "notes": notes,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
 
+from unimetric import __version__
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError
 from unimetric.evaluation import paired_bootstrap
@@ -17,10 +18,10 @@ from unimetric.evaluation.per_query import Protocol
 from unimetric.evaluation.statistics import Difference, Floats
 from unimetric.evaluation.thresholds import Calibration
 from unimetric.files import repeated, write_text
+from unimetric.html_page import render, short
 from unimetric.report.analysis import Analysis, Score, analyse
 from unimetric.report.collect import Measured, read_metrics, read_run
-from unimetric.report.figures import interval_figure, short
-from unimetric.report.page import render
+from unimetric.report.figures import interval_figure
 from unimetric.report.words import flattened, percent, spread
 
 PROTOCOLS: tuple[Protocol, ...] = ("separate", "unified")
@@ -234,6 +235,7 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
     groups = [(name, [cell.score for cell in cells]) for name, cells in comparison.lines]
     values = {
         "runs": list(comparison.names),
+        "version": __version__,
         "summary": f"{comparison.queries:,} queries, the same for all runs.",
         "lines": lines,
         "opis": [
@@ -247,7 +249,7 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
         "bars": interval_figure(groups, comparison.names, "bars"),
         "differences": _differences(comparison.runs),
     }
-    write_text(out, render("compare.html.j2", values))
+    write_text(out, render("unimetric.report", "compare.html.j2", "style.css", "map.js", values))
 
 
 def _differences(runs: Sequence[Measured]) -> list[tuple[str, list[str]]]:

@@ -7,6 +7,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from unimetric.html_page import short
 from unimetric.report.analysis import Score
 from unimetric.report.svg import FAINT, FONT_SIZE, INK, drawing, line_dashes, series_colour, to_svg
 
@@ -14,16 +15,6 @@ WIDTH = 4.0
 """Inches of 72 points each: the width of the text on a phone of 320 pixels."""
 
 _MARKERS = "osD^vP"
-
-
-def short(name: str, length: int = 16) -> str:
-    """Return a name on one line of at most ``length`` characters.
-
-    >>> short("a very long name indeed", 10)
-    'a very lo…'
-    """
-    printable = "".join(character if character.isprintable() else " " for character in name)
-    return printable if len(printable) <= length else printable[: length - 1] + "…"
 
 
 def interval_figure(groups: Sequence[tuple[str, Sequence[Score | None]]], series: Sequence[str], name: str) -> Markup:

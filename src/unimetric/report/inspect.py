@@ -18,10 +18,10 @@ from unimetric.errors import UserError
 from unimetric.evaluation import nearest_neighbours
 from unimetric.evaluation.evaluate_split import distance_options
 from unimetric.files import write_atomically
+from unimetric.html_page import short
 from unimetric.models.source import ModelSource
 from unimetric.report.analysis import Neighbour
 from unimetric.report.collect import located, read_run
-from unimetric.report.figures import short
 from unimetric.report.words import similarity
 
 
