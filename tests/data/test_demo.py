@@ -44,12 +44,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three pictures of every domain, for tests of the building, not of the pictures."""
-    painters = build._painters()
 
     def first(paint: Callable[[], Iterator[Drawing]]) -> Callable[[], Iterator[Drawing]]:
         return lambda: islice(paint(), 3)
 
-    monkeypatch.setattr(build, "_painters", lambda: {domain: first(paint) for domain, paint in painters.items()})
+    monkeypatch.setattr(build, "PAINTERS", {domain: first(paint) for domain, paint in build.PAINTERS.items()})
 
 
 def pictures(folder: Path) -> list[Path]:
@@ -188,10 +187,11 @@ def test_computer_modern_has_the_letters_where_unicode_has_them() -> None:
         assert "".join(names[ord(letter)] for letter in glyphs.LATIN) == glyphs.LATIN
 
 
-def test_a_font_without_the_character_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(glyphs, "OTHERS", "한")
-    with pytest.raises(UserError, match="lacks hangul-syllable-han; run: pip install"):
-        list(glyphs.glyph_drawings())
+def test_every_font_has_the_characters_that_are_drawn_in_it() -> None:
+    from fontTools.ttLib import TTFont
+
+    for font in glyphs._FONTS:
+        assert TTFont(glyphs._path(font)).getBestCmap().keys() >= {ord(c) for c in glyphs.LATIN + glyphs.OTHERS}
 
 
 def test_an_icon_that_few_packs_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from json import dumps
 from pathlib import Path
@@ -12,8 +10,6 @@ from typing import TYPE_CHECKING, Literal
 from unimetric.errors import MissingOptionError, OptionError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from unimetric.data.dataset_checks import DatasetCheck
 
 _SHOWN = 3
@@ -43,21 +39,20 @@ def datasets(
         if json:
             print(dumps(list_datasets(), indent=2))  # noqa: T201
         else:
-            print_datasets()
+            _print_datasets()
         return 0
     checks = check_datasets(root, decode=decode)
     if json:
         print(dumps([check.as_json() for check in checks], indent=2))  # noqa: T201
     else:
-        print_checks(checks)
+        _print_checks(checks)
     return exit_code(checks)
 
 
-def print_datasets(console: Console | None = None) -> None:
+def _print_datasets() -> None:
     """Print a table of the benchmark datasets to standard output."""
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     from unimetric.data.sources.benchmarks.published import PUBLISHED
 
@@ -66,51 +61,32 @@ def print_datasets(console: Console | None = None) -> None:
         table.add_column(header, justify="right" if header == "images" else "left")
     for name, published in PUBLISHED.items():
         train, *test = published.classes.values()
-        table.add_row(name, Text(published.title), f"{published.all_images:,}", f"{train:,} / {test[0]:,}")
-    console = console or Console()
+        table.add_row(name, published.title, f"{published.all_images:,}", f"{train:,} / {test[0]:,}")
+    console = Console(markup=False, highlight=False, soft_wrap=True)
     console.print(table)
     console.print(
         "\nRead one with SOURCE:FOLDER, for example cub200:/data/CUB_200_2011.\n"
-        "See what is there, and what to download, with: unimetric datasets check FOLDER",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+        "See what is there, and what to download, with: unimetric datasets check FOLDER"
     )
 
 
-def print_checks(checks: Sequence[DatasetCheck], console: Console | None = None) -> None:
-    """Print a section for each dataset to standard output, and a line with the totals.
-
-    Lines are not wrapped for another program, unless the environment has ``COLUMNS``.
-    """
+def _print_checks(checks: Sequence[DatasetCheck]) -> None:
+    """Print a section for each dataset to standard output, a line for each fact, and a line with the totals."""
     from rich.console import Console
     from rich.text import Text
 
-    console = console or Console()
-    width = console.width if console.is_terminal or "COLUMNS" in os.environ else None
+    # Without markup, which paths may look like; unwrapped, so that they can be copied.
+    console = Console(markup=False, highlight=False, soft_wrap=True)
     styles = {"good": "green", "bad": "red", "not found": "yellow"}
     for check in checks:
         title = Text.assemble((check.published.title, "bold"), f" ({check.name}): ", (check.state, styles[check.state]))
-        console.print(title, soft_wrap=True)
+        console.print(title)
         for key, value in _lines(check):
-            # As text, because paths may look like rich's markup.
-            console.print(Text(_row(key, value, width)), soft_wrap=True)
+            console.print(f"  {key:<11}{value}")
         console.print()
     states = [check.state for check in checks]
     sums = ", ".join(f"{states.count(state)} {state}" for state in styles if state in states)
-    console.print(f"{len(checks)} datasets: {sums}", highlight=False)
-
-
-def _row(key: str, value: str, width: int | None) -> str:
-    """Return a key and its value in lines of ``width``; paths and addresses stay whole, so that they can be copied."""
-    head = f"  {key:<11}"
-    if width is None:
-        return head + value
-    lines = textwrap.wrap(
-        head + value, width, subsequent_indent=" " * len(head), break_long_words=False, break_on_hyphens=False
-    )
-    # Lines that are too long for this indent move to the left.
-    return "\n".join(line if len(line) <= width else line.strip().rjust(width) for line in lines)
+    console.print(f"{len(checks)} datasets: {sums}")
 
 
 def _lines(check: DatasetCheck) -> Iterator[tuple[str, str]]:

@@ -60,10 +60,9 @@ class Clash(UserError):  # noqa: N818 - named after its meaning
 class Dataset:
     """The items of one catalogue, in a defined order.
 
-    ``ignored`` are files found on the way and left out, for the record: not images, images outside of
-    any class folder, and second appearances of an image (see `unique_items`). ``unusable`` are pipes, sockets, devices,
-    broken links and names that are no text. ``notes`` are remarks for the
-    reader of the numbers, one line each, such as a difference from the published counts.
+    ``ignored`` are images that are left out: those outside of any class folder, and second appearances of an image (see
+    `unique_items`). ``unusable`` are pipes, sockets, devices, broken links and names that are no text. ``notes`` are
+    remarks for the reader of the numbers, one line each, such as a difference from the published counts.
     """
 
     name: str

@@ -1,10 +1,7 @@
 """Training images from disk to batch, in worker processes."""
 
-import multiprocessing
 from collections.abc import Callable, Sequence
-from ctypes import c_bool
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,7 +85,6 @@ def training_loader(
 ) -> WorkerLoader[Batch]:
     """Batches in the sampler's order; they do not depend on the number of workers."""
     count = worker_count(workers)
-    leaves = multiprocessing.RawValue(c_bool, False) if count else c_bool(False)
     loader: DataLoader[Batch] = DataLoader(
         _TrainingImages([item.path for item in items], class_numbers, transform, seed, read),
         batch_sampler=sampler,
@@ -96,9 +92,9 @@ def training_loader(
         num_workers=count,
         persistent_workers=count > 0,
         prefetch_factor=PREFETCH if count else None,
-        worker_init_fn=partial(start_worker, leaves) if count else None,
+        worker_init_fn=start_worker if count else None,
     )
-    return WorkerLoader(loader, leaves)
+    return WorkerLoader(loader)
 
 
 def worker_count(workers: int | Literal["auto"]) -> int:

@@ -1,4 +1,4 @@
-"""Processes that decode training images: checked before they start, noticed when they die, ended when they hang."""
+"""Processes that decode training images: checked before they start, noticed when they die, killed at the end."""
 
 import atexit
 import multiprocessing
@@ -9,14 +9,10 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from ctypes import c_bool
-from functools import partial
 from multiprocessing.connection import Listener, wait
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any, Generic, TypeVar, cast
 
 import torch
@@ -32,7 +28,7 @@ PREFETCH = 2
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps memory that processes share
 _GRACE = 1.0
-"""Seconds until a worker that does not end is killed."""
+"""Seconds to wait for the end of a worker."""
 
 
 def check_handover(batch_bytes: int, workers: int, processes: int = 1) -> None:
@@ -90,33 +86,16 @@ def share(tensors: tuple[Tensor, ...]) -> str | None:
     return None
 
 
-class _Ended(threading.Event):
-    """The event by which torch ends workers, for the main process; a killed worker may hold the lock of theirs."""
-
-    def __init__(self, shared: Any) -> None:
-        super().__init__()
-        self._shared = shared
-
-    def set(self) -> None:
-        """Set both; that of the workers, whose lock may never be free, in a thread."""
-        super().set()
-        setting = threading.Thread(target=self._shared.set, daemon=True)
-        setting.start()
-        setting.join(_GRACE)
-
-
 class WorkerLoader(Generic[T_co]):
-    """The batches of a `DataLoader`; in a ``with`` block, at whose end its workers are stopped.
+    """The batches of a `DataLoader`; in a ``with`` block, at whose end its workers are killed.
 
     Raises:
         ProcessLost: on leaving the block: an error came from a worker that died.
     """
 
-    def __init__(self, loader: DataLoader[T_co], leaves: c_bool) -> None:
-        self._loader, self._leave = loader, partial(setattr, leaves, "value", True)
+    def __init__(self, loader: DataLoader[T_co]) -> None:
+        self._loader = loader
         self.num_workers = loader.num_workers
-        # Registered after multiprocessing's own, and so called before it sends SIGTERM to the workers.
-        atexit.register(self._leave)
 
     def __iter__(self) -> Iterator[T_co]:
         for batch in self._start() if self._loader._iterator is None else self._loader:
@@ -131,8 +110,12 @@ class WorkerLoader(Generic[T_co]):
         # Forked workers begin with the signals held back, until `start_worker` has set what they do.
         with _held_back() if multiprocessing.get_start_method() == "fork" else nullcontext():
             iterator: Any = iter(self._loader)
-            if self.num_workers:
-                iterator._workers_done_event = _Ended(iterator._workers_done_event)
+        if self.num_workers:
+            # A killed worker may hold the lock of the event by which torch ends workers. It is kept for those that are
+            # still starting.
+            self._ended, iterator._workers_done_event = iterator._workers_done_event, threading.Event()
+            # Registered after multiprocessing's and torch's own, and so called before they wait for the workers.
+            atexit.register(self.close)
         return cast("Iterator[T_co]", iterator)
 
     def __enter__(self) -> "WorkerLoader[T_co]":
@@ -149,21 +132,14 @@ class WorkerLoader(Generic[T_co]):
             raise ProcessLost(f"a worker that decodes images {describe_end(dead[0])}") from error
 
     def close(self) -> None:
-        """End the workers, by SIGKILL where one hangs."""
-        self._leave()
-        atexit.unregister(self._leave)
+        """Kill the workers, which have nothing to lose and may hang."""
+        atexit.unregister(self.close)
         workers = self._workers()
-        if workers:
-            cast("Any", self._loader._iterator)._workers_done_event.set()
         with _unreported_ends():
             for worker in workers:
-                worker.terminate()
-            deadline = time.monotonic() + _GRACE
+                worker.kill()
             for worker in workers:
-                worker.join(max(0.0, deadline - time.monotonic()))
-                if worker.is_alive():
-                    worker.kill()
-                    worker.join(_GRACE)
+                worker.join(_GRACE)
         self._loader._iterator = None
 
     def _workers(self) -> list[multiprocessing.Process]:
@@ -193,29 +169,16 @@ def _held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def start_worker(leaves: c_bool, number: int) -> None:
-    """Prepare a worker process: signals are the main process's, and failures end it.
-
-    Args:
-        leaves: Shared; set when the main process ends, before it sends its workers one SIGTERM. It has no lock, which a
-            worker that is killed would hold for ever.
-        number: Of the worker.
-    """
+def start_worker(number: int) -> None:
+    """Prepare a worker process, of any number: signals are the main process's, and failures end it."""
     # Ctrl-C, and a cluster's SIGTERM, reach every process; the main one decides, after the step it is in.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, partial(_ignore_once, leaves))
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
     if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     # By default a batch that cannot be sent is lost, and the main process waits for it for ever.
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
-    # A thread of multiprocessing hands over descriptors, and a main process that leaves cuts its connections.
-    sys.excepthook = partial(_report, leaves)
     torch.set_num_threads(1)
-
-
-def _report(leaves: c_bool, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if not (leaves.value and isinstance(error, (ConnectionError, EOFError))):
-        sys.__excepthook__(kind, error, trace)
 
 
 def describe_end(code: int) -> str:
@@ -230,14 +193,6 @@ def describe_end(code: int) -> str:
     with suppress(ValueError):  # a real-time signal has no name
         name = signal.Signals(-code).name
     return f"was killed by {name}{', perhaps for lack of memory' if name == 'SIGKILL' else ''}"
-
-
-def _ignore_once(leaves: c_bool, number: int, frame: FrameType | None) -> None:
-    # The second one ends the worker, or it would outlive a main process that has to be rid of it.
-    signal.signal(number, signal.SIG_DFL)
-    if leaves.value:
-        # Not by the signal: torch would report a worker that was killed.
-        os._exit(0)
 
 
 def _end_worker(error: BaseException, batch: Any) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 
 class NestedLoss(nn.Module):
@@ -31,8 +32,8 @@ class NestedLoss(nn.Module):
         self.whole = make(embedding_size)
         self.sizes = tuple(sizes)
         self.parts = nn.ModuleList([make(size) for size in sizes])
-        whole = dict(self.whole.named_parameters())
-        self._tied = [_take_parameters(part, whole) for part in self.parts]
+        # A part keeps its state, but is given slices of the whole loss's parameters.
+        self._slices = [_remove_parameters(part) for part in self.parts]
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss of a batch: embeddings [B, E], labels int64 [B]; see the loss itself."""
@@ -40,38 +41,17 @@ class NestedLoss(nn.Module):
         state = torch.get_rng_state()
         total: Tensor = self.whole(embeddings, labels)
         whole = dict(self.whole.named_parameters())
-        for size, part, tied in zip(self.sizes, self.parts, self._tied, strict=True):
+        for size, part, slices in zip(self.sizes, self.parts, self._slices, strict=True):
             torch.set_rng_state(state)
-            for place in tied:
-                place.fill(whole)
-            total = total + part(embeddings[:, :size], labels)
-            for place in tied:
-                place.clear()
+            own = {name: whole[name][place] for name, place in slices.items()}
+            total = total + functional_call(part, own, (embeddings[:, :size], labels))
         return total / (1 + len(self.sizes))
 
 
-class _Place:
-    """Place of a parameter in the loss of a nested size, which is filled with a slice of the whole loss's parameter."""
-
-    def __init__(self, owner: nn.Module, attribute: str, name: str, index: tuple[slice, ...]) -> None:
-        self.owner, self.attribute, self.name, self.index = owner, attribute, name, index
-
-    def fill(self, whole: dict[str, nn.Parameter]) -> None:
-        setattr(self.owner, self.attribute, whole[self.name][self.index])
-
-    def clear(self) -> None:
-        """Release the slice, which belongs to the graph of one step."""
-        setattr(self.owner, self.attribute, None)
-
-
-def _take_parameters(part: nn.Module, whole: dict[str, nn.Parameter]) -> list[_Place]:
-    """Remove the parameters of a loss, and return the places to put slices of the whole loss's parameters in."""
-    places = []
-    for name, parameter in list(part.named_parameters()):
+def _remove_parameters(part: nn.Module) -> dict[str, tuple[slice, ...]]:
+    """Remove the parameters of a loss; return by name the place of each within that of a longer embedding."""
+    places = {name: tuple(map(slice, parameter.shape)) for name, parameter in part.named_parameters()}
+    for name in places:
         path, _, attribute = name.rpartition(".")
-        owner = part.get_submodule(path)
-        del owner._parameters[attribute]
-        setattr(owner, attribute, None)
-        places.append(_Place(owner, attribute, name, tuple(slice(length) for length in parameter.shape)))
-        assert len(parameter.shape) == len(whole[name].shape)  # noqa: S101  # one loss in two sizes
+        delattr(part.get_submodule(path), attribute)
     return places

@@ -13,7 +13,6 @@ from unimetric.cpu import available_cores
 from unimetric.data.cache import ImageReader, image_reader
 from unimetric.data.catalog import Dataset, Item, Unusable
 from unimetric.data.copies import copy_notes
-from unimetric.data.images import is_image_name
 from unimetric.data.labels import clean_label
 from unimetric.data.replay import read_replay
 from unimetric.data.sampling import sampler_options
@@ -139,7 +138,7 @@ def log_split(split: Split) -> None:
 
 def _left_out(datasets: Sequence[Dataset]) -> Iterator[str]:
     for dataset in datasets:
-        if images := [path for path in dataset.ignored if is_image_name(path.name)]:
+        if images := dataset.ignored:
             yield (
                 f"dataset {dataset.name!r}: {len(images)} images are left out, because they lie outside of any class "
                 f"folder or repeat another; the first is {escaped(images[0])}"

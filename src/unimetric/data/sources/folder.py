@@ -12,7 +12,7 @@ Ambiguous layouts are refused, or noted where one reading is far more likely.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,9 +43,9 @@ def read_folder(root: Path, name: str | None = None) -> list[Dataset]:
 
     Order: datasets by name, items by label and then path, both by code point. Labels have the form of `clean_label`.
     Hidden files and folders are skipped. Links are followed, except one that leads back to a folder it lies in. An
-    image reached twice in one class is taken once; the second path, other files, and images outside of any class folder
-    are listed in `Dataset.ignored`; pipes, broken links and names that are no text in `Dataset.unusable`. Paths start
-    with ``root`` as it is given.
+    image reached twice in one class is taken once; the second path and images outside of any class folder are listed in
+    `Dataset.ignored`; pipes, broken links and names that are no text in `Dataset.unusable`. Paths start with ``root``
+    as it is given.
 
     Args:
         root: the folder.
@@ -84,8 +84,7 @@ def read_images(root: Path, name: str | None = None) -> list[Dataset]:
     datasets = [dataset for dataset in datasets if dataset.items]
     loose, repeated = _loose_images(tree, [item.path for dataset in datasets for item in dataset.items], whole)
     if not datasets:
-        others = tuple(sorted({*tree.all_others(), *repeated}))
-        return [Dataset(whole, loose, others, unusable=tuple(tree.all_unusable()))]
+        return [Dataset(whole, loose, repeated, unusable=tuple(tree.all_unusable()))]
     found = {item.path for item in loose}
     datasets = [replace(dataset, ignored=tuple(p for p in dataset.ignored if p not in found)) for dataset in datasets]
     if not loose:
@@ -109,17 +108,12 @@ def _loose_images(tree: Folder, taken: list[Path], dataset: str) -> tuple[tuple[
 
 def _read_datasets(tree: Folder, name: str | None, *, strict: bool) -> list[Dataset]:
     layouts = _layouts(tree, name, strict=strict)
-    datasets = [_dataset(layout, linked=tree.linked) for layout in layouts]
-    if tree in layouts[0].folders:
-        return datasets
-    # Files that belong to no dataset are recorded with the first one.
-    known = {path for dataset in datasets for path in (*dataset.ignored, *(item.path for item in dataset.items))}
-    strays = {path for path in (*tree.all_images(), *tree.all_others()) if path not in known}
-    known_unusable = {id(entry) for dataset in datasets for entry in dataset.unusable}
-    unusable = [entry for entry in tree.all_unusable() if id(entry) not in known_unusable]
-    first = datasets[0]
-    ignored = tuple(sorted({*strays, *first.ignored}))
-    return [replace(first, ignored=ignored, unusable=(*unusable, *first.unusable)), *datasets[1:]]
+    first, *others = (_dataset(layout, linked=tree.linked) for layout in layouts)
+    # What belongs to no dataset is recorded with the first one.
+    rest = list(_outside(tree, {folder for layout in layouts for folder in layout.folders}))
+    ignored = sorted([*first.ignored, *(path for folder in rest for path in folder.image_paths())])
+    unusable = (*(entry for folder in rest for entry in folder.unusable), *first.unusable)
+    return [replace(first, ignored=tuple(ignored), unusable=unusable), *others]
 
 
 def _layouts(tree: Folder, name: str | None, *, strict: bool) -> list[_Layout]:
@@ -292,13 +286,10 @@ def _dataset(layout: _Layout, *, linked: bool) -> Dataset:
     labelled = [(clean_label(text) or text, folder, role) for folder, text, role in layout.classes]
     labelled.sort(key=lambda entry: (entry[0], str(entry[1].path)))
     items = [Item(path, label, name, role) for label, folder, role in labelled for path in _class_images(folder)]
-    repeated: tuple[Path, ...] = ()
-    kept = tuple(items)
-    if linked:
-        kept, repeated = unique_items(items)
-    classes = {id(folder) for folder, *_ in layout.classes}
-    ignored = {*repeated, *(path for folder in layout.folders for path in folder.all_others())}
-    ignored.update(path for folder in layout.folders for path in _outside(folder, classes))
+    kept, repeated = unique_items(items) if linked else (tuple(items), ())
+    classes = {folder for folder, *_ in layout.classes}
+    rest = [part for folder in layout.folders for part in _outside(folder, classes)]
+    ignored = {*repeated, *(path for folder in rest for path in folder.image_paths())}
     unusable = tuple(entry for folder in layout.folders for entry in folder.all_unusable())
     notes = label_notes(f"dataset {name!r}", {text for folder, text, _ in layout.classes if folder.image_count})
     return Dataset(name, kept, tuple(sorted(ignored)), (*notes, *_deep_classes(layout)), unusable)
@@ -318,13 +309,12 @@ def _deep_classes(layout: _Layout) -> list[str]:
     ]
 
 
-def _outside(folder: Folder, classes: set[int]) -> Iterator[Path]:
-    """Return the images of a folder that are in none of the classes."""
-    if id(folder) in classes:
-        return
-    yield from folder.image_paths()
-    for child in folder.children:
-        yield from _outside(child, classes)
+def _outside(folder: Folder, inner: Set[Folder]) -> Iterator[Folder]:
+    """Return a folder and all below it, except the ``inner`` ones with all below them."""
+    if folder not in inner:
+        yield folder
+        for child in folder.children:
+            yield from _outside(child, inner)
 
 
 def _class_images(folder: Folder) -> Iterable[Path]:

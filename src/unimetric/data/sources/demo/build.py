@@ -1,32 +1,39 @@
 """Build the demo data on the disk, once for each set of package versions."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock
+from PIL import Image
 
 from unimetric.data.images import encode_image
+from unimetric.data.sources.demo.digits import digit_drawings
+from unimetric.data.sources.demo.drawing import Drawing
+from unimetric.data.sources.demo.glyphs import glyph_drawings
+from unimetric.data.sources.demo.icons import icon_drawings
 from unimetric.data.sources.demo.packages import ICON_PACKS, licence_text, package_versions
+from unimetric.data.sources.demo.photographs import PHOTOGRAPHS, photograph_drawings
 from unimetric.files import cache_folder, explain_os_error, make_folder, write_json, write_text
 from unimetric.progress import track
-
-if TYPE_CHECKING:
-    from unimetric.data.sources.demo.drawing import Drawing
 
 FORMAT = 3
 """Version of the demo data; increase it with every change to the drawings, so that old data is rebuilt."""
 
-DOMAINS = ("digits", "glyphs", "icons", "photographs")
-"""The domains, each of which becomes one dataset."""
+PAINTERS = {
+    "digits": digit_drawings,
+    "glyphs": glyph_drawings,
+    "icons": icon_drawings,
+    "photographs": photograph_drawings,
+}
+"""The domains, each of which becomes one dataset, and what draws them."""
+
+DOMAINS = tuple(PAINTERS)
 
 FINGERPRINT = "fingerprint.json"
 LICENCES = "LICENSES.md"
@@ -88,8 +95,7 @@ def is_complete(root: Path) -> bool:
     try:
         record = json.loads((root / FINGERPRINT).read_text(encoding="utf-8"))
         return bool(
-            record["format"] == FORMAT
-            and (root / LICENCES).is_file()
+            (root / LICENCES).is_file()
             and all(record["domains"][domain]["images"] == _count(root / domain) for domain in DOMAINS)
         )
     except (OSError, ValueError, LookupError, TypeError):
@@ -102,8 +108,6 @@ def _key(versions: dict[str, str]) -> str:
 
 def pixel_fingerprint(domain: Path) -> str:
     """Return the SHA-256, in hexadecimal, of the pixels in a folder of class folders; `_COVERS` has the definition."""
-    from PIL import Image
-
     digest = hashlib.sha256()
     for path in sorted(domain.glob("*/*"), key=lambda path: path.relative_to(domain).as_posix()):
         with Image.open(path) as file:
@@ -118,22 +122,8 @@ def _count(domain: Path) -> int:
     return sum(1 for label in domain.iterdir() for _ in label.iterdir())
 
 
-def _painters() -> dict[str, Callable[[], Iterator[Drawing]]]:
-    from unimetric.data.sources.demo.digits import digit_drawings
-    from unimetric.data.sources.demo.glyphs import glyph_drawings
-    from unimetric.data.sources.demo.icons import icon_drawings
-    from unimetric.data.sources.demo.photographs import photograph_drawings
-
-    return {
-        "digits": digit_drawings,
-        "glyphs": glyph_drawings,
-        "icons": icon_drawings,
-        "photographs": photograph_drawings,
-    }
-
-
 def _fill(root: Path, versions: dict[str, str]) -> None:
-    pictures = ((domain, drawing) for domain, paint in _painters().items() for drawing in paint())
+    pictures = ((domain, drawing) for domain, paint in PAINTERS.items() for drawing in paint())
     drawn: dict[str, Counter[str]] = {domain: Counter() for domain in DOMAINS}
     for domain, drawing in track(pictures, "building the demo data", total=_ABOUT):
         drawn[domain][drawing.label] += 1
@@ -159,8 +149,6 @@ def _save(drawing: Drawing, folder: Path, number: int) -> None:
 def _licences() -> str:
     """Return sources, authors and licences of the demo data, in Markdown."""
     from jinja2 import Template
-
-    from unimetric.data.sources.demo.photographs import PHOTOGRAPHS
 
     texts = [
         (package, name.rpartition("/")[2], text.strip())

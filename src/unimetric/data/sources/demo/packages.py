@@ -14,7 +14,6 @@ ICON_PACKS = ("font-awesome", "heroicons", "lucide", "material-icons", "mdi", "p
 
 PACKAGES = (
     *(f"justmyresource-{pack}" for pack in ICON_PACKS),
-    "fonttools",
     "matplotlib",
     "numpy",
     "pillow",
