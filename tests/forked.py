@@ -93,6 +93,7 @@ def _run(arguments: list[str], log: Path, script: str | None, environment: dict[
     multiprocessing.set_start_method(method, force=True)
     # As found by a new process, from the variables below.
     tempfile.tempdir = None
+    multiprocessing.current_process()._config.pop("tempdir", None)  # type: ignore[attr-defined]
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.environ.clear()
