@@ -171,6 +171,14 @@ def as_json(value: Any) -> Any:
     return [as_json(each) for each in value] if isinstance(value, tuple | list) else value
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return what `json.loads` does; a `ValueError` for text that is nested too deeply, too."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically, indented, without NaN or infinity."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,15 @@ def test_training_ends_with_a_rotation_of_the_train_images(run: Path) -> None:
     config = read_json(run / "model/config.json")
     assert config["rotation"]["images"] == 20
     assert (run / "model/rotation.safetensors").is_file()
+
+
+def test_a_rotation_beside_damaged_numbers_is_refused_in_one_line(
+    run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run/metrics.json").write_text("{")
+    assert unimetric("rotate", tmp_path / "run", images, "--out", tmp_path / "out", *CPU) == 2
+    assert "metrics.json is not JSON" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shards", [False, True])

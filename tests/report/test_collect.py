@@ -26,3 +26,10 @@ def test_the_remedy_for_a_folder_without_numbers(files: list[str], remedy: str, 
         (tmp_path / name).touch()
     with pytest.raises(UserError, match=f"{tmp_path} .*{remedy}"):
         read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "\xff", "[" * 100_000], ids=["empty", "cut off", "no UTF-8", "deep"])
+def test_numbers_that_are_not_json_are_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match=r"metrics\.json is not JSON \(.*\): write it again with"):
+        read_metrics(tmp_path)

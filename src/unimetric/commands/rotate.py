@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from unimetric.arguments import PositiveInt, Without
 from unimetric.config import DeviceConfig
 from unimetric.errors import MissingOptionError, UserError
-from unimetric.files import check_writable
+from unimetric.files import check_writable, parse_json, read_bytes
 from unimetric.models.source import ModelSource
 
 if TYPE_CHECKING:
@@ -80,4 +79,7 @@ def _metrics(folder: Path) -> dict[str, Any] | None:
     from unimetric.formats.run_folder import RunFolder
 
     path = RunFolder(folder).metrics
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    try:
+        return parse_json(read_bytes(path)) if path.is_file() else None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); measure the model again with: unimetric evaluate") from error

@@ -1,6 +1,5 @@
 """Decisions on findings, and the resulting manifest. No image is deleted or moved."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from unimetric.curation.findings import LEAST_DOUBT, Finding
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError, shown
-from unimetric.files import csv_text, write_json, write_text
+from unimetric.files import csv_text, parse_json, write_json, write_text
 
 AUDIT_FILE = "audit.json"
 _COPIES = ("exact-copy", "near-copy")
@@ -168,7 +167,7 @@ def _read_decisions(path: Path, count: int) -> tuple[list[int], list[int]]:
 
 def _read_json(path: Path, remedy: str) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; {remedy}") from error
     except ValueError as error:

@@ -5,7 +5,6 @@ the source is unchanged. `prepare_cache` writes them.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from unimetric.data.catalog import identities
 from unimetric.data.cropping import resized_side
 from unimetric.data.images import ImageError, decode_image, image_file
 from unimetric.errors import UserError
-from unimetric.files import explain_os_error, user_path
+from unimetric.files import explain_os_error, parse_json, user_path
 
 ABOUT = "cache.json"
 """Holds the cache's `CacheKind`."""
@@ -55,7 +54,7 @@ class ImageCache:
             raise UserError(f"{folder} holds no prepared images: {_NOT_A_CACHE} {folder}")
         try:
             with explain_os_error(path, "read"):
-                about = json.loads(path.read_text(encoding="utf-8"))
+                about = parse_json(path.read_text(encoding="utf-8"))
             return cls(folder, CacheKind(int(about["side"]), about["format"]))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged: delete {folder} and prepare it again") from error

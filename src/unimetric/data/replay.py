@@ -4,7 +4,6 @@ A folder with ``manifest.csv`` (an ordinary manifest), ``images/`` (JPEG files a
 ``replay.json`` (all classes in the order of the model's proxies, the size of the images, bytes).
 """
 
-import json
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from unimetric.data.selection import select_train
 from unimetric.data.sources.manifest import read_manifest
 from unimetric.data.splits import Split
 from unimetric.errors import UserError
-from unimetric.files import csv_text, explain_os_error, make_folder, write_json, write_text
+from unimetric.files import csv_text, explain_os_error, make_folder, parse_json, write_json, write_text
 
 FORMAT = 1
 ABOUT, MANIFEST, IMAGES = "replay.json", "manifest.csv", "images"
@@ -118,7 +117,7 @@ def read_replay(folder: Path) -> ReplaySet:
         raise UserError(f"{folder} holds no replay set: it has no {ABOUT}")
     try:
         with explain_os_error(path, "read"):
-            about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            about: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
         classes = tuple((str(dataset), str(label)) for dataset, label in about["classes"])
         sizes = [about[name] for name in ("format", "image_size", "images_per_class", "bytes")]
     except (ValueError, KeyError, TypeError) as error:

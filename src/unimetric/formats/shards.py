@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from unimetric.errors import UserError
+from unimetric.files import parse_json
 from unimetric.formats.vectors import as_unicode
 from unimetric.storage import objects as storage
 
@@ -94,7 +95,7 @@ def read_info(folder: str) -> ShardsInfo:
     """Read the record of `begin`; a `UserError` if the folder holds no shards, or the record is damaged."""
     place = storage.join(folder, INFO_FILE)
     try:
-        return ShardsInfo(**json.loads(storage.read_bytes(place)))
+        return ShardsInfo(**parse_json(storage.read_bytes(place)))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{place} is missing or damaged: name a folder that unimetric embed --engine ray or --shard wrote"
@@ -134,7 +135,7 @@ def read_skipped(place: str) -> tuple[int, list[Skipped]]:
     try:
         with storage.open_file(place) as file:
             metadata = pq.read_metadata(file)
-        entries = json.loads(metadata.metadata[_SKIPPED])
+        entries = parse_json(metadata.metadata[_SKIPPED])
         return metadata.num_rows, [Skipped(path, reason) for path, reason in entries]
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise _damaged(place, error) from error

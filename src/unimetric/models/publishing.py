@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unimetric.errors import UserError, cause
-from unimetric.files import read_bytes
+from unimetric.files import parse_json, read_bytes
 from unimetric.formats.hub import HubName, push_files
 from unimetric.models.card import model_card
 from unimetric.models.saving import CARD, CONFIG, WEIGHTS, read_model_config, read_weights
@@ -51,7 +51,7 @@ def _metrics(path: Path, folder: Path) -> dict[str, Any] | None:
         file = place / "metrics.json"
         if file.is_file():
             try:
-                values = json.loads(read_bytes(file))
+                values = parse_json(read_bytes(file))
                 return {name: values[name] for name in _PUSHED if name in values}
             except (ValueError, TypeError) as error:
                 raise UserError(f"{file} is damaged ({cause(error)}): measure again with unimetric evaluate") from error

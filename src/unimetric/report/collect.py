@@ -1,12 +1,11 @@
 """The parts of a report: a folder's numbers, vectors, log and model."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unimetric.errors import UserError
-from unimetric.files import explain_os_error
+from unimetric.files import explain_os_error, parse_json
 from unimetric.formats.vectors import VECTORS_FILE, MeasuredVectors, read_measured
 from unimetric.geometry import Geometry, make_geometry
 from unimetric.models.source import ModelSource
@@ -51,7 +50,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} has no metrics.json: make it with unimetric train or unimetric evaluate")
     with explain_os_error(path, "read"):
         try:
-            metrics = json.loads(path.read_text(encoding="utf-8"))
+            metrics = parse_json(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{path} is not JSON ({error}): write it again with: unimetric evaluate") from error
     parts = ("separate", "unified", "harmonic", "counts", "model")
@@ -94,7 +93,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:  # cut off while being written
             continue
         if isinstance(row, dict) and "step" in row:

@@ -6,7 +6,6 @@ database: wrong answers become more similar as the gallery grows.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimetric.errors import UserError
-from unimetric.files import explain_os_error
+from unimetric.files import explain_os_error, parse_json
 
 _Curve: TypeAlias = "tuple[NDArray[np.float64], NDArray[np.float64]]"
 """Scores, and the share of right answers at each."""
@@ -136,7 +135,7 @@ def read_calibration(path: Path, size: int | None = None) -> Calibration | None:
     """
     try:
         with explain_os_error(path, "read"):
-            metrics = json.loads(path.read_text(encoding="utf-8"))
+            metrics = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); measure the model again with: unimetric evaluate") from error
     if not isinstance(metrics, dict):

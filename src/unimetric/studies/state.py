@@ -1,6 +1,5 @@
 """State of a benchmark's folder: the runs that are done, cut off or to do, and the chosen options."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from unimetric.config import RunConfig, read_options, run_config
 from unimetric.errors import UserError
+from unimetric.files import parse_json
 from unimetric.studies.names import describe_values
 from unimetric.studies.plan import Entry, Model, Plan, Run
 
@@ -46,7 +46,7 @@ class Folder:
         if not path.is_file():
             return None
         try:
-            metrics = json.loads(path.read_text(encoding="utf-8"))
+            metrics = parse_json(path.read_text(encoding="utf-8"))
             if not isinstance(metrics["separate"], dict):
                 raise TypeError("separate is not a mapping")  # noqa: TRY301 - one message for all damage
         except (ValueError, KeyError, TypeError, OSError) as error:

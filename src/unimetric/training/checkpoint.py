@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from unimetric.errors import NonFiniteError, ProcessLost, UserError, WorkerError, WriteError, cause, shown
+from unimetric.files import parse_json
 from unimetric.formats.run_folder import RunFolder
 from unimetric.losses import proxy_slice
 from unimetric.models.embedder import Embedder
@@ -133,7 +134,7 @@ def read_tensors(path: Path, prefix: str = "") -> tuple[dict[str, Any], dict[str
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - it is no dict
         if header["checksum"] != _checksum(header["progress"], tensors):
             raise ValueError("its checksum differs")  # noqa: TRY301 - one message for all damage
-        progress = json.loads(header["progress"])
+        progress = parse_json(header["progress"])
         if not isinstance(progress, dict):
             raise ValueError("its progress is no mapping")  # noqa: TRY301, TRY004 - one message for all damage
         return progress, {n: value for n, value in tensors.items() if n.startswith(prefix)}
@@ -212,7 +213,7 @@ def saved_step(path: Path) -> int | None:
     """Return the step of a checkpoint; None if none can be read."""
     try:
         with safe_open(path, framework="pt") as file:
-            return int(json.loads((file.metadata() or {})["progress"])["step"])
+            return int(parse_json((file.metadata() or {})["progress"])["step"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         return None
 
