@@ -51,7 +51,7 @@ def test_the_form_is_said(
 ) -> None:
     options = ["--device.precision", precision, "--device.accelerator", "cpu"]
     assert unimetric("embed", run, sources[1] / "c0", "--out", tmp_path / "v.npz", *options) == 0
-    assert f"computed in the form: fused, {precision} products, cpu" in "".join(capsys.readouterr())
+    assert f"(fused, {precision} products, cpu)" in "".join(capsys.readouterr())
 
 
 def test_parquet_vectors_have_a_fixed_size(run: Path, sources: list[Path], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from search_toys import FP32, thresholds
 
+from unimetric.commands.index import ThresholdOptions, index_sources
 from unimetric.errors import UserError
 from unimetric.evaluation.thresholds import ABSENT_SHARE, calibrate
 from unimetric.search import SearchIndex
@@ -96,6 +97,21 @@ def test_is_match_by_the_confidence(index: SearchIndex) -> None:
         assert match.strength == ("strong" if confidence >= 0.9 else "possible" if confidence >= 0.5 else "weak")
         assert match.is_match == (confidence >= 0.5)
     assert {"identical", "possible", "weak"} <= {match.strength for match in everything}
+
+
+def test_the_same_picture_is_a_match_of_a_model_without_strong_answers(
+    images: Path, model: Path, tmp_path: Path
+) -> None:
+    weak = thresholds()
+    for gallery in (weak["unified"], *weak["separate"].values()):
+        gallery["answers"] = {"scores": [0.0, 1.0], "right": [0.1, 0.3]}
+    (tmp_path / "metrics.json").write_text(json.dumps({"thresholds": weak}))
+    chosen = ThresholdOptions(metrics=str(tmp_path))
+    index_sources(model, [str(images)], str(tmp_path / "db"), thresholds=chosen, device=FP32)
+    with SearchIndex.open(tmp_path / "db", device=FP32) as index:
+        ((first, *others),) = index.search(index.sample(1)[0].path, 24)
+    assert (first.strength, first.is_match) == ("identical", True)
+    assert {(match.strength, match.is_match) for match in others} == {("weak", False)}
 
 
 def test_is_match_by_the_threshold_of_a_rate(catalogue: Path) -> None:

@@ -53,7 +53,7 @@ def embed(
         engine: ray runs many workers, which write shards.
         shard: Write the I-th of N parts, as shards. N such commands, on any machines, write all.
         workers: Models at once, for ray; by default one per GPU, else per machine.
-        shard_rows: Images per shard, at most.
+        shard_rows: Images per shard; rounded up to whole batches.
         thumbnails: Keep a small JPEG of every image in the shards.
         device: Device and precision.
     """
@@ -99,7 +99,7 @@ def _embed_file(
     embedded = embed_items(
         embedder, items, batch_size=batch_size, precision=model.device.precision, strict=strict, read=read
     )
-    log_status(f"computed in the form: {embedder.encoded_in}")
+    log_status(f"Embedded by {model.path} ({embedder.encoded_in}).")
     make_folder(out.parent)
     write_atomically(out, lambda temporary: _write(temporary, out.suffix, embedded))
     skipped = [*embedded.skipped, *unusable]

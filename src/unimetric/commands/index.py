@@ -199,6 +199,8 @@ def _change(db: str, changes: ChangeOptions) -> None:
     )
     if changes.deletes:
         log_status(f"{removed} rows were deleted.")
+    if changes.optimise and kind is None:
+        log_status("Small files are merged, and the approximate index has all rows.")
     if kind is not None:
         log_status("Every search is exact now." if kind == "none" else f"An index of kind {kind} was made.")
 

@@ -185,7 +185,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     console = console or Console()
     for number, name in enumerate(comparison.names):
         # As text, because names may look like rich's markup.
-        console.print(Text(name if number else f"{name} (what the others are compared with)", style="bold"))
+        console.print(Text(name if number else f"{name} (the others are compared with it)", style="bold"))
         width = max(len(short(line, 24)) for line, _ in comparison.lines)
         for line, cells in comparison.lines:
             cell = cells[number]

@@ -95,8 +95,8 @@ class Match:
     path: str
     metadata: Mapping[str, Value]
     is_match: bool | None
-    """True if the confidence is at least 0.5; with a false-match rate, if the score reaches its threshold. None without
-    a calibration."""
+    """True if the confidence is at least 0.5 or the picture is identical; with a false-match rate, if the score reaches
+    its threshold. None without a calibration."""
     confidence: float | None
     """From 0 to 1: the measured share of right answers among those that are as similar. None without a calibration."""
     strength: Strength | None = None

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from unimetric.data.sources.metadata import Value
 from unimetric.errors import ArgumentError, UserError, check_kind, nearest_names, shown
-from unimetric.search.calibration import POSSIBLE, Calibration, strength_of
+from unimetric.search.calibration import Calibration, strength_of
 from unimetric.search.conditions import Condition, all_of, equals, is_one_of, parse_condition
 from unimetric.search.database_search import nearest_hyperbolic
 from unimetric.search.errors import NotCalibratedError
@@ -267,12 +267,16 @@ class Searcher:
         if calibration is not None:
             evidence = list(map(calibration.evidence, rows.scores, columns["dataset"], columns["label"]))
             confidences = calibration.confidences(evidence, columns["dataset"])
+        perfect = 0.0 if self.is_hyperbolic else 1.0
+        words = [strength_of(score, perfect, found) for score, found in zip(rows.scores, confidences, strict=True)]
+        if calibration is not None:
             threshold = self.threshold(scope.datasets)
             if self.false_match_rate is None:
-                is_match = [None if value is None else value >= POSSIBLE for value in confidences]
+                is_match = [
+                    None if found is None else word != "weak" for word, found in zip(words, confidences, strict=True)
+                ]
             elif threshold is not None:
                 is_match = [value >= threshold for value in evidence]
-        perfect = 0.0 if self.is_hyperbolic else 1.0
         return [
             Match(*values)
             for values in zip(
@@ -284,7 +288,7 @@ class Searcher:
                 _metadata(columns, count),
                 is_match,
                 confidences,
-                [strength_of(score, perfect, found) for score, found in zip(rows.scores, confidences, strict=True)],
+                words,
                 strict=True,
             )
         ]

@@ -246,8 +246,8 @@ class FoldedCopy(BaseModel):
     path: str
     metadata: dict[str, Value]
     is_match: bool | None = Field(
-        description="Whether the confidence is at least 0.5, or the score reaches the threshold of a false-match rate; "
-        "null without a calibration."
+        description="True if the confidence is at least 0.5 or the picture is identical; with a false-match rate, if "
+        "the score reaches its threshold. Null without a calibration."
     )
     confidence: float | None = Field(
         description="The measured share of right answers among those that are as similar; null without a calibration."
@@ -255,7 +255,7 @@ class FoldedCopy(BaseModel):
     strength: Strength | None = Field(
         description="identical, or a word for the confidence: strong from 0.9, possible from 0.5, else weak."
     )
-    image: str = Field(description="Where its picture is, relative to the service.")
+    image: str = Field(description="Address of its picture, relative to the service.")
 
 
 class Match(FoldedCopy):
@@ -313,7 +313,7 @@ class Item(BaseModel):
     path: str
     metadata: dict[str, Value]
     content_hash: str = Field(description="SHA-256 of the image's file, in hexadecimal.")
-    image: str = Field(description="Where its picture is, relative to the service.")
+    image: str = Field(description="Address of its picture, relative to the service.")
 
 
 class Items(BaseModel):

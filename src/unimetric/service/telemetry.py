@@ -36,7 +36,7 @@ class Telemetry:
         self.refused = Counter(
             "unimetric_requests_refused", "Requests refused or given up, by reason.", ("reason",), **shared
         )
-        self.ready = Gauge("unimetric_ready", "Whether the model is loaded.", **shared)
+        self.ready = Gauge("unimetric_ready", "1 while searches are answered.", **shared)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
