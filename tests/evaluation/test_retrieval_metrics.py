@@ -109,7 +109,8 @@ def test_a_large_class_costs_the_others_nothing() -> None:
     assert [*dict.fromkeys(rows)][:2] == [1, 4]
     # Lists of 200 for fewer queries at once: similarities and rows, twice, within a quarter of the memory.
     assert max(rows) <= 400_000 // 4 // (200 * 32)
-    assert sum(product.size for product in products.all) == 205 * 205
+    # Members of pairs that are not each other's nearest are compared with their pair once more.
+    assert 205 * 205 <= sum(product.size for product in products.all) <= 205 * 205 + 2 * (2 * 2)
 
 
 def test_restriction_renumbers_a_query_s_own_row() -> None:

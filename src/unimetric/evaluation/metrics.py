@@ -24,10 +24,7 @@ from torch import Tensor
 from unimetric.evaluation.distances import Distance, make_distance
 from unimetric.evaluation.labels import LabelSets
 from unimetric.evaluation.rows import Rows, SelectedRows, Tiling
-from unimetric.evaluation.top_k import Gallery, TopK, find, paired_similarities
-
-PAIRS_PER_QUERY = 32
-"""Number of (query, gallery item) pairs that are compared one by one at a time."""
+from unimetric.evaluation.top_k import Gallery, TopK, find
 
 
 @dataclass(frozen=True)
@@ -194,8 +191,7 @@ def judge_both(
     # All positives are of the query's dataset, so the best positive is the same under both protocols.
     unified.best_positive[:] = separate.best_positive
     missed = ((positives > 0) & unified.best_positive.isnan()).nonzero()[:, 0]
-    best = _best_of_class if retrieval.label_sets is None else _best_of_sharing
-    unified.best_positive[missed] = best(retrieval, missed, tiling)
+    unified.best_positive[missed] = _best_positives(retrieval, missed, tiling)
     separate.best_positive[:] = unified.best_positive
     return separate, unified
 
@@ -221,60 +217,27 @@ def _first(similarities: Tensor, wanted: Tensor) -> Tensor:
     return torch.where(wanted.any(dim=1), first, torch.nan)
 
 
-def _best_of_class(retrieval: Retrieval, rows: Tensor, tiling: Tiling) -> Tensor:
+def _best_positives(retrieval: Retrieval, rows: Tensor, tiling: Tiling) -> Tensor:
     """Return the highest similarity to a positive of some queries that have one: shape of ``rows``."""
-    classes = 1 + int(retrieval.gallery_classes.max()) if len(retrieval.gallery) else 0
-    by_class = retrieval.gallery_classes.argsort(stable=True)
-    sizes = retrieval.gallery_classes.bincount(minlength=classes)
-    starts = sizes.cumsum(0) - sizes
     best = torch.full((len(rows),), -torch.inf, dtype=torch.float64)
-    numbers = retrieval.query_classes[rows]
-    # Class by class, for local reads; at most as many pairs at once as a tile has.
-    order = numbers.argsort(stable=True)
-    ends = sizes[numbers[order]].cumsum(0)
-    first = 0
-    while first < len(order):
-        begun = int(ends[first - 1]) if first else 0
-        last = max(first + 1, int(torch.searchsorted(ends, begun + tiling.queries * PAIRS_PER_QUERY, right=True)))
-        part = order[first:last]
-        best[part] = _best_of_pairs(retrieval, rows[part], by_class, starts, sizes, tiling)
-        first = last
-    return best
-
-
-def _best_of_pairs(
-    retrieval: Retrieval, rows: Tensor, by_class: Tensor, starts: Tensor, sizes: Tensor, tiling: Tiling
-) -> Tensor:
-    """Do as `_best_of_class` for a few queries, all pairs with the members of their classes at once."""
-    numbers = retrieval.query_classes[rows]
-    counts = sizes[numbers]
-    asked = torch.arange(len(rows)).repeat_interleave(counts)
-    place = torch.arange(len(asked)) - (counts.cumsum(0) - counts)[asked]
-    items = by_class[starts[numbers][asked] + place]
-    others = items != retrieval.self_indices[rows][asked]
-    asked, items = asked[others], items[others]
-    distinct, index = torch.unique(items, return_inverse=True)
-    queries, gallery = retrieval.queries[rows].to(tiling.device), retrieval.gallery[distinct].to(tiling.device)
-    values = paired_similarities(
-        retrieval.distance, queries, asked.to(tiling.device), gallery, index.to(tiling.device)
-    ).cpu()
-    best = torch.full((len(rows),), -torch.inf, dtype=torch.float64)
-    return best.scatter_reduce_(0, asked, values, "amax")
-
-
-def _best_of_sharing(retrieval: Retrieval, rows: Tensor, tiling: Tiling) -> Tensor:
-    """Do as `_best_of_class` where classes are sets of labels, one query at a time."""
-    best = torch.full((len(rows),), -torch.inf, dtype=torch.float64)
-    everything = torch.arange(len(retrieval.gallery))
-    for place in range(len(rows)):
-        row = rows[place : place + 1]
-        positive = retrieval.are_positives(row, everything[None])[0] & (everything != retrieval.self_indices[row])
-        query = retrieval.queries[row].to(tiling.device)
-        for items in torch.split(positive.nonzero()[:, 0], tiling.gallery):
-            other, same = retrieval.gallery[items].to(tiling.device), torch.zeros_like(items, device=tiling.device)
-            index = torch.arange(len(items), device=tiling.device)
-            values = paired_similarities(retrieval.distance, query, same, other, index)
-            best[place] = torch.maximum(best[place], values.max().cpu())
+    if not len(rows):
+        return best
+    sets, classes = retrieval.label_sets, retrieval.query_classes[rows]
+    sizes = retrieval.gallery_classes.bincount(minlength=1 + int(retrieval.query_classes.max()))
+    members = torch.split(retrieval.gallery_classes.argsort(stable=True), sizes.tolist())
+    # Class by class, since the queries of a class have the same positives.
+    for of_class in torch.split(classes.argsort(stable=True), classes.bincount().tolist()):
+        if not len(of_class):
+            continue
+        number = int(classes[of_class[0]])
+        items = members[number] if sets is None else torch.cat([members[n] for n in np.unique(sets.sharing(number))])
+        for asked in torch.split(of_class, tiling.queries):
+            queries = retrieval.queries[rows[asked]].to(tiling.device, torch.float64)
+            own = retrieval.self_indices[rows[asked], None]
+            for part in torch.split(items, tiling.gallery):
+                found = retrieval.distance.similarities(queries, retrieval.gallery[part].to(tiling.device)).cpu()
+                found[part == own] = -torch.inf
+                best[asked] = torch.maximum(best[asked], found.amax(dim=1))
     return best
 
 

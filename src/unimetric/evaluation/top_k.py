@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -111,62 +111,43 @@ def find(
     ``self_indices`` has the gallery row to exclude for each query, int64 [Q], -1 for none; ``datasets`` the number of
     each query's dataset, int64 [Q], ascending. Without it, both results are those of the whole gallery.
     """
-    found = TopK.none(len(queries), k)
-    asking = _Queries(queries, gallery.places[self_indices], found, ())
+    found, own, size = TopK.none(len(queries), k), gallery.places[self_indices], len(gallery.order)
     if datasets is None or len(gallery.bounds) == 2:
-        _search(asking, gallery, (0, len(gallery.order)), tiling)
+        _search([_Queries(queries, own, found, ((0, size),))], gallery, tiling)
         return SearchResults(found, found)
-    sizes = datasets.bincount().tolist()
-    ends = list(itertools.accumulate(sizes))
-    parts = [_Known(end - size, end, *gallery.bound(n)) for n, (size, end) in enumerate(zip(sizes, ends, strict=True))]
-    known = [part for part in parts if part.first < part.last and part.start < part.stop]
-    for part in known:
-        _search(asking.part(part.first, part.last), gallery, (part.start, part.stop), tiling)
+    inside, outside = [], []
+    ends = datasets.bincount().cumsum(0).tolist()
+    for number, (first, last) in enumerate(itertools.pairwise([0, *ends])):
+        start, stop = gallery.bound(number)
+        part = _Queries(queries, own, found, ((start, stop),)).part(first, last)
+        inside.append(part)
+        outside.append(replace(part, spans=((0, start), (stop, size))))
+    _search(inside, gallery, tiling)
     separate = found.copy()
-    asking = _Queries(asking.vectors, asking.own, found, tuple(known))
-    _search(asking, gallery, (0, len(gallery.order)), tiling)
+    _search(outside, gallery, tiling)
     return SearchResults(separate, found)
-
-
-@dataclass(frozen=True)
-class _Known:
-    """A block of queries and places of the gallery that have already been compared."""
-
-    first: int
-    last: int
-    start: int
-    stop: int
-
-    def within(self, first: int, last: int, start: int, stop: int) -> _Known | None:
-        """Return the part within some queries and places, relative to the first of both; None if they are disjoint."""
-        inside = _Known(max(self.first, first), min(self.last, last), max(self.start, start), min(self.stop, stop))
-        if inside.first >= inside.last or inside.start >= inside.stop:
-            return None
-        return _Known(inside.first - first, inside.last - first, inside.start - start, inside.stop - start)
 
 
 @dataclass(frozen=True, eq=False)
 class _Queries:
-    """Some queries and their results so far."""
+    """Some queries, the places to search for them, and their results so far."""
 
     vectors: Tensor
     own: Tensor
     """The place to exclude for each query, -1 for none."""
     found: TopK
-    known: tuple[_Known, ...]
+    spans: tuple[tuple[int, int], ...]
+    """First places, and places after the last, of parts of the gallery that hold whole datasets."""
 
     def part(self, first: int, last: int) -> _Queries:
         """Return a range of the queries, which shares their results."""
         found = TopK(self.found.values[first:last], self.found.rows[first:last])
-        known = (known.within(first, last, 0, 2**62) for known in self.known)
-        return _Queries(self.vectors[first:last], self.own[first:last], found, tuple(k for k in known if k))
+        return _Queries(self.vectors[first:last], self.own[first:last], found, self.spans)
 
-    def some(self, rows: Tensor) -> _Queries:
-        """Return the queries with the numbers [n], ascending, with empty results."""
-        places = [torch.searchsorted(rows, torch.tensor([k.first, k.last])).tolist() for k in self.known]
-        known = [_Known(first, last, k.start, k.stop) for (first, last), k in zip(places, self.known, strict=True)]
-        nothing = TopK.none(len(rows), self.found.values.shape[1])
-        return _Queries(self.vectors[rows], self.own[rows], nothing, tuple(k for k in known if k.first < k.last))
+    def within(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Return the parts of the spans between two places."""
+        clipped = [(max(first, start), min(last, stop)) for first, last in self.spans]
+        return [(first, last) for first, last in clipped if first < last]
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,66 +168,32 @@ class _Chunk:
         lengths = torch.linalg.vector_norm(gallery.distance.screen.gallery(rows), dim=1)
         return cls(rows, start, gallery, float(lengths.amax()))
 
-    @property
-    def stop(self) -> int:
-        return self.start + len(self.rows)
 
-    def datasets(self) -> Iterator[tuple[int, int]]:
-        """Yield the bounds of the datasets' parts, as places."""
-        for start, stop in zip(self.gallery.bounds[:-1], self.gallery.bounds[1:], strict=True):
-            if max(start, self.start) < min(stop, self.stop):
-                yield max(start, self.start), min(stop, self.stop)
-
-
-def _search(queries: _Queries, gallery: Gallery, places: tuple[int, int], tiling: Tiling) -> None:
-    """Search the gallery between two places and add the results."""
-    k = queries.found.values.shape[1]
+def _search(parts: Sequence[_Queries], gallery: Gallery, tiling: Tiling) -> None:
+    """Search the gallery for some parts of the queries, each in its own spans, and add the results."""
+    k = parts[0].found.values.shape[1]
     length = k + max(SPARE, k // 8)
     step = tiling.chunk_rows(gallery.rows) if len(gallery.rows) else 1
     # With tiles no longer than the lists, merging would take more time than multiplying.
     tile_rows, tile_columns = tiling.query_rows(length), max(tiling.gallery, 4 * length)
     # Allocated once, because allocating a tile takes a third of the time of its products.
     buffer = torch.empty(0, device=tiling.device)
-    for start in range(*places, step):
-        stop = min(start + step, places[1])
-        if not _visible(queries.known, len(queries.own), start, stop):
-            continue
-        chunk = _Chunk.of(gallery, start, stop, tiling.device)
-        for first, last in _query_tiles(queries, tile_rows):
-            tile = queries.part(first, last)
-            spans = _visible(tile.known, len(tile.own), start, stop)
-            undecided = torch.arange(len(tile.own))
-            if sum(b - a for a, b in spans) > max(4 * length, 2 * GROUP):
-                if not len(buffer):
-                    buffer = torch.empty(tile_rows * (tile_columns + GROUP), device=tiling.device)
-                undecided = _screen(tile, chunk, _tiles(spans, tile_columns), length, buffer)
-            for some in torch.split(undecided, max(1, tile_rows // 4)):
-                _compare(tile, some, chunk, tiling.gallery)
-
-
-def _query_tiles(queries: _Queries, rows: int) -> Iterator[tuple[int, int]]:
-    """Yield bounds of tiles whose queries have seen the same places, unless that would make tiles small."""
-    first = 0
-    ends = {part.last for part in queries.known} | {len(queries.own)}
-    for end in sorted(ends):
-        # Products for places that some queries of a tile have seen are wasted, but small tiles slow everything down.
-        if end - first >= rows // 4 or end == len(queries.own):
-            yield from _tiles([(first, end)], rows)
-            first = end
-
-
-def _visible(known: Sequence[_Known], queries: int, start: int, stop: int) -> list[tuple[int, int]]:
-    """Return the spans between two places that some query has not seen yet."""
-    spans = [(start, stop)]
-    for part in known:
-        if part.first <= 0 and part.last >= queries:
-            spans = [
-                span
-                for a, b in spans
-                for span in ((a, min(b, part.start)), (max(a, part.stop), b))
-                if span[0] < span[1]
-            ]
-    return spans
+    for start in range(0, len(gallery.order), step):
+        chunk = None
+        for part in parts:
+            spans = part.within(start, start + step)
+            if not spans or not len(part.own):
+                continue
+            chunk = chunk or _Chunk.of(gallery, start, start + step, tiling.device)
+            for first, last in _tiles([(0, len(part.own))], tile_rows):
+                tile = part.part(first, last)
+                undecided = torch.arange(len(tile.own))
+                if sum(b - a for a, b in spans) > max(4 * length, 2 * GROUP):
+                    if not len(buffer):
+                        buffer = torch.empty(tile_rows * (tile_columns + GROUP), device=tiling.device)
+                    undecided = _screen(tile, chunk, _tiles(spans, tile_columns), length, buffer)
+                for some in torch.split(undecided, max(1, tile_rows // 4)):
+                    _compare(tile, some, chunk, tiling.gallery)
 
 
 def _screen(queries: _Queries, chunk: _Chunk, tiles: Iterable[tuple[int, int]], length: int, buffer: Tensor) -> Tensor:
@@ -262,7 +209,7 @@ def _screen(queries: _Queries, chunk: _Chunk, tiles: Iterable[tuple[int, int]], 
     with full_precision(rows.device):
         for start, stop in tiles:
             tile = _product(left, right[start - chunk.start : stop - chunk.start], buffer)
-            _hide(tile, own, queries.known, start, stop)
+            _hide(tile, own, start, stop)
             candidates.add(tile, start - chunk.start)
     return _decide(queries, rows, candidates, chunk)
 
@@ -282,18 +229,14 @@ def _product(left: Tensor, right: Tensor, buffer: Tensor) -> Tensor:
     return tile
 
 
-def _hide(tile: Tensor, own: Tensor, known: Sequence[_Known], start: int, stop: int) -> None:
-    """Exclude each query itself, and places that it has already seen, from the similarities of a tile.
+def _hide(tile: Tensor, own: Tensor, start: int, stop: int) -> None:
+    """Exclude each query itself from the similarities of a tile.
 
     The tile is [Q, stop - start or more], its columns the places from ``start`` to ``stop``; ``own`` is the place to
     exclude for each query, [Q].
     """
     inside = ((own >= start) & (own < stop)).nonzero()[:, 0]
     tile[inside, own[inside] - start] = -torch.inf
-    for met in known:
-        met_here = met.within(0, len(own), start, stop)
-        if met_here is not None:
-            tile[met_here.first : met_here.last, met_here.start : met_here.stop] = -torch.inf
 
 
 def _decide(queries: _Queries, rows: Tensor, candidates: Candidates, chunk: _Chunk) -> Tensor:
@@ -326,22 +269,23 @@ def paired_similarities(distance: Distance, queries: Tensor, asked: Tensor, gall
 
 
 def _compare(queries: _Queries, some: Tensor, chunk: _Chunk, gallery_tile: int) -> None:
-    """Search a part of the gallery for some queries [n] by exact similarities to all of its items."""
+    """Search a part of the gallery for some queries [n] by exact similarities to all items in their spans."""
     if not len(some):
         return
     k = queries.found.values.shape[1]
-    distance, device = chunk.gallery.distance, chunk.rows.device
-    asking = queries.some(some)
-    vectors, own = asking.vectors.to(device, torch.float64), asking.own.to(device)
+    distance, device, stop = chunk.gallery.distance, chunk.rows.device, chunk.start + len(chunk.rows)
+    vectors, own = queries.vectors[some].to(device, torch.float64), queries.own[some].to(device)
     # Dataset by dataset, because places and rows have the same order only within a dataset.
-    for first, last in chunk.datasets():
+    for dataset in itertools.pairwise(chunk.gallery.bounds):
         best = torch.full((len(some), k), -torch.inf, dtype=torch.float64, device=device)
         places = torch.zeros_like(best, dtype=torch.int64)
-        for start, stop in _tiles([(first, last)], max(gallery_tile, 4 * k)):
-            tile = distance.similarities(vectors, chunk.rows[start - chunk.start : stop - chunk.start])
-            _hide(tile, own, asking.known, start, stop)
-            _merge(best, places, tile, start)
-        queries.found.merge(some, best, chunk.gallery.order[places.cpu()])
+        spans = queries.within(max(dataset[0], chunk.start), min(dataset[1], stop))
+        for first, last in _tiles(spans, max(gallery_tile, 4 * k)):
+            tile = distance.similarities(vectors, chunk.rows[first - chunk.start : last - chunk.start])
+            _hide(tile, own, first, last)
+            _merge(best, places, tile, first)
+        if spans:
+            queries.found.merge(some, best, chunk.gallery.order[places.cpu()])
 
 
 def _merge(best: Tensor, rows: Tensor, tile: Tensor, start: int) -> None:
