@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -219,6 +220,7 @@ def test_one_class_is_enough_for_one_side() -> None:
     [
         (dataset("x", {"a": 5}), "auto", r"dataset 'x' has one class only \('a'\).*add classes"),
         (dataset("x", {"a": 5}), "random-half", "one class only"),
+        (replace(dataset("x", {"a": 5}), notes=("all in 'a'",)), "auto", "leave the dataset out; all in 'a'$"),
         (dataset("x", {}), "auto", "dataset 'x' has no images"),
         (dataset("x", alphabet(4)), "given", "dataset 'x': 8 of 8 images have no split"),
         (

@@ -202,6 +202,14 @@ def test_paths_of_other_systems_and_of_the_home_folder(tmp_path: Path, monkeypat
     assert read_csv(tmp_path, "path,label\n b.jpg,x\n")[0].items[0].path == tmp_path / " b.jpg"
 
 
+def test_paths_in_another_form_of_unicode(tmp_path: Path) -> None:
+    for name in ("n\u00e9/\u00fc.jpg", "nfd/u\u0308.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    (dataset,) = read_csv(tmp_path, "path,label\nne\u0301\\u\u0308.jpg,x\nnfd/\u00fc.jpg,y\n")
+    assert [item.path for item in dataset.items] == [tmp_path / "n\u00e9/\u00fc.jpg", tmp_path / "nfd/u\u0308.jpg"]
+
+
 def test_images_named_without_ending_or_folder(tmp_path: Path) -> None:
     for name in ("train/01.jpg", "train/02.png", "test/03.jpg", "train/01.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -123,7 +123,7 @@ def _resolve(dataset: Dataset, strategy: str, wanted: Collection[str]) -> str:
     if len(dataset.labels) == 1 and "train" in wanted:
         raise UserError(
             f"dataset {dataset.name!r} has one class only ({dataset.labels[0]!r}), which cannot be split; "
-            "add classes, or leave the dataset out"
+            f"{'; '.join(['add classes, or leave the dataset out', *dataset.notes])}"
         )
     lacking = sum(item.role is None for item in dataset.items)
     if strategy not in ("auto", "given") or (strategy == "auto" and lacking == len(dataset.items)):

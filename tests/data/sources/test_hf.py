@@ -111,6 +111,16 @@ def test_columns_are_told_or_named(tmp_path: Path) -> None:
         read_source(f"hf:{tmp_path / 'two'}")
 
 
+def test_a_label_column_of_another_name_is_noted(tmp_path: Path) -> None:
+    """A caption is a text, too, and often the only one."""
+    made(3).save_to_disk(tmp_path / "set")
+    assert read_source(f"hf:{tmp_path / 'set'}")[0].notes == ()
+    made(3).rename_column("label", "fine_label").save_to_disk(tmp_path / "fine")
+    (note,) = read_source(f"hf:{tmp_path / 'fine'}")[0].notes
+    assert note.endswith("fine: column 'fine_label' is read as the label")
+    assert read_source(f"hf:{tmp_path / 'fine'}?label=fine_label")[0].notes == ()
+
+
 def test_numbers_in_a_column_of_a_usual_name_are_labels(tmp_path: Path) -> None:
     """Parquet files that pandas wrote name no classes, and a caption beside them is no class."""
     content = [(tmp_path / f"{value}.png") for value in range(3)]

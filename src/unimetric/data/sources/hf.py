@@ -53,8 +53,9 @@ def read_hf(path: Path, name: str | None = None, *, classes: bool = True) -> lis
     opened = open_splits(wanted.place)
     chosen = _chosen_splits(wanted, opened.splits)
     # Before the images are written.
-    for split in chosen if classes else ():
-        _column(wanted, split, "label", wanted.label, split.labels, LABEL_NAMES)
+    labelled_by = {
+        _column(wanted, split, "label", wanted.label, split.labels, LABEL_NAMES) for split in chosen if classes
+    }
     folder = cache_folder() / "hf" / hashlib.sha256(f"{opened.version}|{wanted}".encode()).hexdigest()[:24]
     listing = folder / "rows.json"
     if not listing.is_file():
@@ -77,8 +78,11 @@ def read_hf(path: Path, name: str | None = None, *, classes: bool = True) -> lis
         items.append(Item(Path(place), "|".join(labels), name, roles[part], several))
     if not items:
         raise UserError(f"{wanted.place} has no images in the splits {', '.join(split.name for split in chosen)}")
-    notes = tuple(label_notes(f"dataset {name!r}", written)) if classes else ()
-    return [Dataset(name, tuple(items), notes=notes, unusable=tuple(unusable))]
+    guessed = sorted(labelled_by - {"label", wanted.label})
+    notes = [f"{wanted.place}: column {column!r} is read as the label" for column in guessed]
+    if classes:
+        notes += label_notes(f"dataset {name!r}", written)
+    return [Dataset(name, tuple(items), notes=tuple(notes), unusable=tuple(unusable))]
 
 
 def _parse(path: Path) -> _Wanted:

@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote
@@ -22,8 +23,9 @@ def locate_images(
     """Return the path of the image that each row names, and remarks; a `UserError` if images are missing.
 
     A path is relative to the manifest's folder, or absolute. Where there is no such file, it is also read without white
-    space around it, with ``/`` for ``\\``, and with ``~`` for the home folder. Where no row at all names a file, images
-    may lack their ending, and may all lie in one folder beside the manifest: the one that holds the most of them.
+    space around it, with ``/`` for ``\\``, in the Unicode forms NFC and NFD, and with ``~`` for the home folder. Where
+    no row at all names a file, images may lack their ending, and may all lie in one folder beside the manifest: the one
+    that holds the most of them.
     """
     folder = manifest.parent
     found = {
@@ -50,6 +52,8 @@ def _spellings(text: str) -> Iterable[str | Path]:
     if "\\" in stripped:
         stripped = stripped.replace("\\", "/")
         yield stripped
+    if not stripped.isascii():  # macOS writes names in another form than most programs
+        yield from (unicodedata.normalize(form, stripped) for form in ("NFC", "NFD"))
     if stripped.startswith("~/"):
         yield os.path.expanduser(stripped)  # noqa: PTH111 - leaves it as it is where there is no home folder
 
