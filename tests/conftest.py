@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from fork_server import Commands
 from properties import SOAK_SECONDS, SOAK_SEED
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -71,6 +72,13 @@ def _share(session: pytest.Session) -> float:
 def soak_seconds(request: pytest.FixtureRequest) -> float:
     """The share of ``SOAK_SECONDS`` of one test under ``make soak``."""
     return _share(request.session)
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """A process that starts commands without their imports; what they print is in its ``log``."""
+    with Commands(tmp_path_factory.mktemp("commands") / "said.txt") as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from unimetric.search.stores import open_store
 from unimetric.search.upgrade.state import upgrade_state
 from unimetric.training.checkpoint import saved_step
 
-QUICK, SOAK = 4, int(os.environ.get("SOAK_POINTS", "10000"))
+QUICK, SOAK = 3, int(os.environ.get("SOAK_POINTS", "10000"))
 """Failures of each command, at most, in ``make test`` and in ``make soak``."""
 SEED = os.environ.get("SOAK_SEED", "0")
 FP32 = ("--device.accelerator", "cpu", "--device.precision", "fp32")
@@ -55,12 +55,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
         assert unimetric("train", images, "--out", root / name, "--config", config, "--training.steps", 1) == 0
     assert unimetric("index", root / "model", images, "--db", root / "db", *FP32) == 0
     return Inputs(images, root / "model", root / "newer", options, root / "db")
-
-
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    with Commands(tmp_path_factory.mktemp("commands") / "said.txt") as server:
-        yield server
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from unimetric.data.images import encode_image
 from unimetric.data.sources import read_source
 from unimetric.data.sources.demo import DOMAINS, build, build_demo, glyphs, icons, packages, photographs
 from unimetric.data.sources.demo.drawing import Drawing, generator, place
@@ -41,14 +42,19 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return build_demo(tmp_path_factory.mktemp("demo"))
 
 
+Painters = dict[str, Callable[[], Iterator[Drawing]]]
+
+
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three pictures of every domain, for tests of the building, not of the pictures."""
+def small(monkeypatch: pytest.MonkeyPatch) -> Painters:
+    """Three pictures of every domain, for tests of the building, not of the pictures; tests may change them."""
 
     def first(paint: Callable[[], Iterator[Drawing]]) -> Callable[[], Iterator[Drawing]]:
         return lambda: islice(paint(), 3)
 
-    monkeypatch.setattr(build, "PAINTERS", {domain: first(paint) for domain, paint in build.PAINTERS.items()})
+    painters = {domain: first(paint) for domain, paint in build.PAINTERS.items()}
+    monkeypatch.setattr(build, "PAINTERS", painters)
+    return painters
 
 
 def pictures(folder: Path) -> list[Path]:
@@ -60,6 +66,7 @@ def record(folder: Path) -> dict[str, dict[str, dict[str, object]]]:
     return found
 
 
+@pytest.mark.soak
 def test_same_packages_give_the_same_bytes(root: Path, tmp_path: Path) -> None:
     again = build_demo(tmp_path)
     assert again.name == root.name
@@ -68,6 +75,18 @@ def test_same_packages_give_the_same_bytes(root: Path, tmp_path: Path) -> None:
     assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     for file in files:
         assert (again / file).read_bytes() == (root / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_a_picture_is_the_same_whenever_it_is_drawn(root: Path, domain: str) -> None:
+    numbers: Counter[str] = Counter()
+    for position, drawing in enumerate(build.PAINTERS[domain]()):
+        numbers[drawing.label] += 1
+        if position % 16 == 0:
+            stem = f"{numbers[drawing.label]:02d}-{drawing.origin}"
+            (file,) = (root / domain / drawing.label).glob(f"{stem}.*")
+            kind, options = ("PNG", {}) if file.suffix == ".png" else ("JPEG", {"quality": drawing.jpeg_quality})
+            assert file.read_bytes() == encode_image(drawing.draw(), kind, **options), file
 
 
 def test_fingerprint_is_of_paths_and_pixels(root: Path) -> None:
@@ -226,9 +245,10 @@ def test_licences_name_everything_and_quote_what_is_shipped(root: Path) -> None:
         assert copyright_line in text
 
 
-def test_what_is_there_is_not_built_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "_fill", refuse)
+def test_what_is_there_is_not_built_again(root: Path) -> None:
+    before = root.stat()
     assert build_demo(root.parent) == root
+    assert (root.stat().st_ino, root.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_what_is_there_is_found_without_heavy_imports(root: Path) -> None:
@@ -271,37 +291,39 @@ def test_damaged_data_are_built_again(tmp_path: Path, damage: Callable[[Path], N
     assert list(tmp_path.glob("*demo-data-*")) == [folder]
 
 
-@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_an_interrupted_build_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+    tmp_path: Path, small: Painters, error: type[BaseException]
 ) -> None:
-    def stop(*_: object) -> str:
+    paint = small["photographs"]
+
+    def stop() -> Iterator[Drawing]:
+        yield from paint()
         raise error
 
-    monkeypatch.setattr(build, "pixel_fingerprint", stop)
+    small["photographs"] = stop
     with pytest.raises(error):
         build_demo(tmp_path)
     assert list(tmp_path.glob("*demo-data-*")) == []
-    monkeypatch.undo()
-    folder = tmp_path / f"demo-data-{build._key(packages.package_versions())}"
-    folder.mkdir()
-    monkeypatch.setattr(build, "_fill", stop)
+    small["photographs"] = paint
+    folder = build_demo(tmp_path)
+    lose_fingerprint(folder)
+    small["photographs"] = stop
     with pytest.raises(error):
         build_demo(tmp_path)
     assert list(tmp_path.glob("*demo-data-*")) == [folder]
+    assert len(pictures(folder)) == 3 * len(DOMAINS)
 
 
-@pytest.mark.usefixtures("small")
-def test_of_two_builds_at_once_one_does_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill, begun = build._fill, threading.Event()
+def test_of_two_builds_at_once_one_does_the_work(tmp_path: Path, small: Painters) -> None:
+    paint, begun = small["digits"], threading.Event()
 
-    def fill_slowly(folder: Path, versions: dict[str, str]) -> None:
-        monkeypatch.setattr(build, "_fill", refuse)
+    def paint_once() -> Iterator[Drawing]:
+        small["digits"] = refuse
         begun.set()
-        fill(folder, versions)
+        yield from paint()
 
-    monkeypatch.setattr(build, "_fill", fill_slowly)
+    small["digits"] = paint_once
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(build_demo, tmp_path)
         begun.wait(60)
@@ -317,12 +339,11 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     assert list(tmp_path.glob("*demo-data-*")) == [folder]
 
 
-def test_other_versions_and_formats_get_another_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    versions = packages.package_versions()
-    keys = {build._key(versions), *(build._key(versions | {name: "0"}) for name in versions)}
-    monkeypatch.setattr(build, "FORMAT", build.FORMAT + 1)
-    keys.add(build._key(versions))
-    assert len(keys) == len(versions) + 2
+def test_other_versions_get_another_folder(
+    root: Path, small: Painters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packages, "version", lambda package: "1")
+    assert build_demo(tmp_path).name != root.name
 
 
 def test_missing_packages_are_all_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

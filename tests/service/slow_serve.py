@@ -1,9 +1,11 @@
-"""``unimetric serve`` with a model that takes a second longer for every batch."""
+"""``unimetric serve`` with a model that waits before every batch while there is a file at the path ``HOLD``."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -12,12 +14,13 @@ from unimetric.cli import main
 from unimetric.models.per_image import PerImageModel
 
 
-def slow_down() -> None:
-    """Make every call of the model in this process a second longer."""
+def wait_for(hold: Path) -> None:
+    """Make every call of the model in this process wait while a file is there."""
     embed_pixels = PerImageModel.embed_pixels
 
     def slow_embed_pixels(self: PerImageModel, images: list[Tensor]) -> Any:
-        time.sleep(1)
+        while hold.exists():
+            time.sleep(0.01)
         return embed_pixels(self, images)
 
     PerImageModel.embed_pixels = slow_embed_pixels  # type: ignore[method-assign]
@@ -25,5 +28,5 @@ def slow_down() -> None:
 
 if __name__ == "__main__":
     # Not when it is imported, which looking for doctests does.
-    slow_down()
+    wait_for(Path(os.environ["HOLD"]))
     sys.exit(main(["serve", *sys.argv[1:]]))

@@ -21,7 +21,7 @@ from serving import Server, start_server
 from toy_runs import unimetric
 
 SLOW = str(Path(__file__).with_name("slow_serve.py"))
-"""``unimetric serve`` with a model that takes a second for every batch."""
+"""``unimetric serve`` with a model that waits while there is a file at ``HOLD``."""
 STUCK = str(Path(__file__).with_name("stuck_serve.py"))
 """``unimetric serve`` with a database that never gives an item, nor ends its maintenance."""
 
@@ -170,15 +170,36 @@ def test_searches_go_on_while_items_are_added(make_database: Callable[[], Path])
     assert server.stop()[0] == 0
 
 
-def test_too_much_at_once_is_refused_and_then_it_is_fine(database: Path) -> None:
-    server = start_server(database, "--queue_size", 4, "--batch_size", 2, script=SLOW)
+def metric(client: httpx.Client, name: str) -> float:
+    """The value of a metric, 0 if there was nothing to count."""
+    lines = [line.rpartition(" ") for line in client.get("/metrics").text.splitlines()]
+    return next((float(value) for found, _, value in lines if found == name), 0.0)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+UNDER_WAY, BUSY = "unimetric_requests_under_way", 'unimetric_requests_refused_total{reason="busy"}'
+
+
+def test_too_much_at_once_is_refused_and_then_it_is_fine(database: Path, tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    server = start_server(database, "--queue_size", 4, "--batch_size", 2, script=SLOW, HOLD=str(hold))
+    hold.touch()
 
     def ask(number: int) -> httpx.Response:
         with server.client() as client:
             return client.post("/v1/search", files={"image": picture(seed=number)})
 
-    with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(ask, range(16)))
+    with ThreadPoolExecutor(16) as pool, server.client() as client:
+        answers = pool.map(ask, range(16))
+        wait_until(lambda: metric(client, UNDER_WAY) + metric(client, BUSY) == 16)
+        hold.unlink()
+    answers = list(answers)
     statuses = [answer.status_code for answer in answers]
     assert set(statuses) == {200, 503}
     assert statuses.count(200) >= 4
@@ -188,15 +209,16 @@ def test_too_much_at_once_is_refused_and_then_it_is_fine(database: Path) -> None
             assert int(answer.headers["retry-after"]) >= 1
     assert ask(99).status_code == 200
     with server.client() as client:
-        metrics = client.get("/metrics").text
-    assert f'unimetric_requests_refused_total{{reason="busy"}} {float(statuses.count(503))}' in metrics
-    assert "unimetric_requests_under_way 0.0" in metrics
+        assert metric(client, BUSY) == statuses.count(503)
+        assert metric(client, UNDER_WAY) == 0
     assert server.stop()[0] == 0
 
 
-def test_whoever_leaves_is_not_worked_for(database: Path) -> None:
+def test_whoever_leaves_is_not_worked_for(database: Path, tmp_path: Path) -> None:
     """Places of clients that are gone go to others, and their images come last."""
-    server = start_server(database, "--queue_size", 6, "--batch_size", 1, script=SLOW)
+    hold = tmp_path / "hold"
+    server = start_server(database, "--queue_size", 6, "--batch_size", 1, script=SLOW, HOLD=str(hold))
+    hold.touch()
 
     def ask_and_leave(number: int) -> None:
         with server.client() as client, pytest.raises(httpx.ReadTimeout):
@@ -205,16 +227,19 @@ def test_whoever_leaves_is_not_worked_for(database: Path) -> None:
     with server.client() as client:
         with ThreadPoolExecutor(6) as pool:
             list(pool.map(ask_and_leave, range(6)))
-        answer = client.post("/v1/search", files={"image": picture()})
-        assert answer.status_code == 200
-        metrics = client.get("/metrics").text
-    images = float(metrics.partition("unimetric_batch_images_sum ")[2].split()[0])
-    assert images < 7
+        with ThreadPoolExecutor(1) as pool, server.client() as stayed:
+            answer = pool.submit(stayed.post, "/v1/search", files={"image": picture()})
+            wait_until(lambda: metric(client, 'unimetric_stage_seconds_count{stage="decode"}') == 7)
+            hold.unlink()
+            assert answer.result().status_code == 200
+        assert metric(client, "unimetric_batch_images_sum") < 7
     assert server.stop()[0] == 0
 
 
-def test_no_answer_in_time(database: Path) -> None:
-    server = start_server(database, "--request_seconds", 0.5, script=SLOW)
+def test_no_answer_in_time(database: Path, tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    server = start_server(database, "--request_seconds", 0.5, script=SLOW, HOLD=str(hold))
+    hold.touch()
     with server.client() as client:
         answer = client.post("/v1/search", files={"image": picture()})
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
@@ -227,6 +252,7 @@ def test_no_answer_in_time(database: Path) -> None:
         )
         received = slow.recv(65536)
         assert received.startswith(b"HTTP/1.1 408")
+    hold.unlink()
     assert server.stop()[0] == 0
 
 
@@ -241,8 +267,10 @@ def test_a_database_that_never_answers_does_not_keep_it_from_stopping(database: 
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_what_was_taken_is_finished(database: Path, number: int, code: int) -> None:
-    server = start_server(database, "--batch_size", 1, script=SLOW)
+def test_what_was_taken_is_finished(database: Path, tmp_path: Path, number: int, code: int) -> None:
+    hold = tmp_path / "hold"
+    server = start_server(database, "--batch_size", 1, script=SLOW, HOLD=str(hold))
+    hold.touch()
     answers: list[httpx.Response] = []
 
     def ask(seed: int) -> None:
@@ -253,10 +281,10 @@ def test_what_was_taken_is_finished(database: Path, number: int, code: int) -> N
     for thread in asking:
         thread.start()
     with server.client() as client:
-        until = time.monotonic() + 30
-        while "unimetric_requests_under_way 3.0" not in client.get("/metrics").text:
-            assert time.monotonic() < until
-    exit_code, said = server.stop(number)
+        wait_until(lambda: metric(client, UNDER_WAY) == 3)
+    server.process.send_signal(number)
+    hold.unlink()
+    exit_code, said = server.stop(0)
     for thread in asking:
         thread.join()
     assert [answer.status_code for answer in answers] == [200] * 3

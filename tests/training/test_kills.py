@@ -44,12 +44,6 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 QUICK = ("curricularface", "softtriple")
 
 
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    with Commands(tmp_path_factory.mktemp("commands") / "said.txt") as server:
-        yield server
-
-
 @pytest.mark.parametrize(
     "loss", [loss if loss in QUICK else pytest.param(loss, marks=pytest.mark.soak) for loss in VARIANTS]
 )
