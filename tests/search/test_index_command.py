@@ -113,6 +113,22 @@ def test_new_prices_need_no_embedding(model: Path, own: Path, tmp_path: Path, em
     assert dump(tmp_path / "db") == after
 
 
+def test_numbers_in_a_column_of_text_stay_text(
+    model: Path, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A CSV file cannot show that its sizes 38 and 40 are of the kind of M and 42.0 in another one."""
+    manifests = {"a": ("M", "42.0"), "b": ("38", "40.0"), "c": ("true", "")}
+    for number, (name, sizes) in enumerate(manifests.items()):
+        paths = sorted(own.glob("hats/*/*.png"))[2 * number : 2 * number + 2]
+        lines = [f"{path},x,{size}" for path, size in zip(paths, sizes, strict=True)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["path,label,size", *lines]))
+    assert indexed(model, [tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path / "db")[0] == 4
+    assert f"{tmp_path / 'b.csv'}: the column 'size' is text, as in the database or another" in capsys.readouterr().err
+    assert indexed(model, [tmp_path / "c.csv"], tmp_path / "db")[0] == 2
+    assert {row["size"] for row in dump(tmp_path / "db")} == {"M", "42.0", "38", "40.0", "true", None}
+    assert indexed(model, [tmp_path / "b.csv"], tmp_path / "db") == (0, 2, 0, 0)
+
+
 def test_columns_that_no_database_holds_are_left_out(
     model: Path, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -263,7 +263,7 @@ def index_sources(
     from unimetric.search.writing import CommitRule
 
     named = [_renamed(sources, dataset)] if dataset is not None else list(sources)
-    items, unusable = source_items(named, rows.strict)
+    items, unusable = source_items(named, rows.strict, db)
     with _created(db, model, rows, thresholds, device) as index:
         indexed = index_items(
             index,

@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from unimetric.data.sources import read_source_metadata, read_sources
-from unimetric.data.sources.metadata import Value
+from unimetric.data.sources.metadata import Metadata, Value
 from unimetric.data.sources.tree import unusable_files
 from unimetric.errors import UserError
 from unimetric.progress import console, log_status, progress_bar
 from unimetric.search.conditions import is_one_of
+from unimetric.search.errors import DatabaseMissingError
 from unimetric.search.index import SearchIndex
 from unimetric.search.items import NewItem, Refused
 from unimetric.search.rows import NamedItem, metadata_kinds, name_problem, named, signatures
@@ -32,17 +34,19 @@ class Indexed:
     seconds: float
 
 
-def source_items(sources: Sequence[str], strict: bool = False) -> tuple[list[NewItem], list[Refused]]:
+def source_items(
+    sources: Sequence[str], strict: bool = False, db: str | None = None
+) -> tuple[list[NewItem], list[Refused]]:
     """Return the images of sources, with the metadata columns of manifests, in a defined order; and unusable files.
 
-    Columns that a database cannot store are skipped; a note is printed for each, and for each remark on the datasets. A
+    Columns that a database cannot store are skipped; a note is printed for each, and for each remark on the datasets.
+    A CSV column of numbers alone is text where another source or the database ``db`` has text in it. A
     `UserError` if a source cannot be read or, with ``strict``, something with an image's name cannot be opened.
     """
     datasets = read_sources(sources, classes=False)
     notes = [note for dataset in datasets for note in dataset.notes]
     metadata: dict[tuple[str, str], dict[str, Value]] = {}
-    for source in sources:
-        found = read_source_metadata(source)
+    for source, found in zip(sources, _all_metadata(sources, db), strict=True):
         columns = list(next(iter(found.cells.values()), {}))
         problems = _column_problems(columns)
         notes += [*found.notes, *(f"{source}: the column {name!r} is skipped: {problems[name]}" for name in problems)]
@@ -57,6 +61,34 @@ def source_items(sources: Sequence[str], strict: bool = False) -> tuple[list[New
         for item in dataset.items
     ]
     return items, unusable
+
+
+def _all_metadata(sources: Sequence[str], db: str | None) -> list[Metadata]:
+    """Return the metadata of each source; a CSV file cannot show that its numbers are meant as text."""
+    found = [read_source_metadata(source) for source in sources]
+    others = [_columns(table, texts=False) for table in found]
+    if not any(others):
+        return found
+    texts = set().union(*(_columns(table, texts=True) for table in found))
+    if db is not None:
+        with suppress(DatabaseMissingError), SearchIndex.open(db) as index:
+            texts.update(name for name, kind in index.metadata_columns.items() if kind == "text")
+    return [
+        _kept_as_text(source, sorted(texts & names)) if texts & names else table
+        for source, table, names in zip(sources, found, others, strict=True)
+    ]
+
+
+def _kept_as_text(source: str, columns: Sequence[str]) -> Metadata:
+    found = read_source_metadata(source, columns)
+    notes = [f"{source}: the column {name!r} is text, as in the database or another source" for name in columns]
+    return replace(found, notes=(*found.notes, *notes))
+
+
+def _columns(table: Metadata, *, texts: bool) -> set[str]:
+    """Return the columns with a cell that is text, or with one of another type."""
+    cells = (cell for row in table.cells.values() for cell in row.items())
+    return {name for name, value in cells if value is not None and isinstance(value, str) is texts}
 
 
 def _column_problems(names: Sequence[str]) -> dict[str, str]:

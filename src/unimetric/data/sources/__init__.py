@@ -17,7 +17,7 @@ An existing path that contains ``=`` or ``:`` is read as a path.
 
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -91,8 +91,8 @@ def read_source(text: str, *, classes: bool = True) -> list[Dataset]:
     return SOURCES[format_name](path, name)
 
 
-def read_source_metadata(text: str) -> Metadata:
-    """Read the further columns of a source (see `read_metadata`); only manifests have some.
+def read_source_metadata(text: str, texts: Collection[str] = ()) -> Metadata:
+    """Read the further columns of a source (see `read_metadata`, with ``texts``); only manifests have some.
 
     Raises:
         UserError: as `read_manifest`.
@@ -101,7 +101,7 @@ def read_source_metadata(text: str) -> Metadata:
     if format_name == "demo":
         return Metadata({})
     path = local_copy(place) if is_remote(place) else user_path(place)
-    return read_metadata(path, name) if (format_name or _format_of(path)) == "manifest" else Metadata({})
+    return read_metadata(path, name, texts) if (format_name or _format_of(path)) == "manifest" else Metadata({})
 
 
 def read_sources(texts: Sequence[str], *, classes: bool = True) -> list[Dataset]:

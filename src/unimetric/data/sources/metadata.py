@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from pathlib import Path
@@ -36,8 +36,8 @@ class Metadata:
     notes: tuple[str, ...] = ()
 
 
-def read_metadata(file: Path, name: str | None = None) -> Metadata:
-    """Read the further columns of a manifest.
+def read_metadata(file: Path, name: str | None = None, texts: Collection[str] = ()) -> Metadata:
+    """Read the further columns of a manifest; those named in ``texts`` stay text in CSV.
 
     In CSV, a column is of numbers if each cell is written like one, without leading zeros, or like a missing value
     (empty, ``nan``, ``NULL``, ...); of booleans if each is ``true``, ``false`` or missing; else of text, with a note if
@@ -56,14 +56,15 @@ def read_metadata(file: Path, name: str | None = None) -> Metadata:
         values: list[Value] = []
         problem = "its name is there twice" if table.names.count(column) > 1 else ""
         if not problem and isinstance(table, CsvTable):
-            values = _typed([replaced(cell) for cell in table.cells(place)])
+            written = [replaced(cell) for cell in table.cells(place)]
+            values = [cell or None for cell in written] if column in texts else _typed(written)
         elif not problem and isinstance(table, ParquetTable):
             values, problem = _plain(table, place)
         if problem:
             notes.append(f"the manifest {file}: the column {shown(column)} is skipped: {problem}")
         else:
             columns[column] = values
-            if doubt := _doubt(table, values):
+            if column not in texts and (doubt := _doubt(table, values)):
                 notes.append(f"the manifest {file}: the column {shown(column)} is text: {doubt}")
     cells: dict[tuple[str, str], dict[str, Value]] = {}
     if columns:
