@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from forked import ForkedCommand
 from unimetric.data.pool import in_order
 
 
@@ -62,7 +63,7 @@ from unimetric.data.batches import prepared_batches
 from unimetric.training.interrupt import sigterm_as_keyboard_interrupt
 
 def hang():
-    os.write(1, b"hangs\\n")
+    os.write(2, b"hangs\\n")
     threading.Event().wait()
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell in the background has it ignored
@@ -72,15 +73,17 @@ with sigterm_as_keyboard_interrupt():
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_wait_for_a_file_system_that_hangs(number: signal.Signals) -> None:
-    with subprocess.Popen([sys.executable, "-c", HANGING], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stdout.readline() == b"hangs\n"
-        process.send_signal(number)
-        try:
-            process.wait(timeout=60)  # for ever with threads that are waited for
-        finally:
-            process.kill()
-        assert b"KeyboardInterrupt" in process.stderr.read()
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.soak), signal.SIGTERM])
+def test_a_signal_ends_the_wait_for_a_file_system_that_hangs(number: signal.Signals, tmp_path: Path) -> None:
+    script = tmp_path / "hanging.py"
+    script.write_text(HANGING)
+    process = ForkedCommand([], tmp_path / "log", str(script))
+    while not process.log.exists() or "hangs" not in process.log.read_text():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    try:
+        process.wait(timeout=60)  # for ever with threads that are waited for
+    finally:
+        process.kill()
+    assert "KeyboardInterrupt" in process.log.read_text()

@@ -151,7 +151,7 @@ def test_the_command_serves_a_folder(photos: Path, toy_run: Path, tmp_path: Path
 
 
 def test_an_indexing_that_does_not_end_does_not_keep_the_command(photos: Path, toy_run: Path, tmp_path: Path) -> None:
-    options = ("--model", toy_run, "--device.accelerator", "cpu", "--request_seconds", 3)
+    options = ("--model", toy_run, "--device.accelerator", "cpu", "--request_seconds", 1)
     stuck = str(Path(__file__).with_name("stuck_serve.py"))
     server = start_server(photos, *options, script=stuck, UNIMETRIC_CACHE=str(tmp_path / "cache"))
     with server.client() as client:
