@@ -168,6 +168,7 @@ def _label_findings(
 ) -> tuple[list[Finding], list[str], dict[Item, float]]:
     found: list[Finding] = []
     notes: list[str] = []
+    unsure: list[str] = []
     doubts: dict[Item, float] = {}
     by_dataset: dict[str, list[int]] = defaultdict(list)
     for row in measured.readable.tolist():
@@ -191,14 +192,16 @@ def _label_findings(
             notes.append(f"labels of {name} are not checked: that takes two classes of two different images")
             continue
         if judgement.agreement < _LEAST_AGREEMENT:
-            notes.append(
-                f"labels of {name} can hardly be checked: by these embeddings, only {judgement.agreement:.0%} of its "
-                "images are classified as labelled; name a --model that was trained on such images"
-            )
+            unsure.append(f"{name} ({judgement.agreement:.0%})")
         found += _wrong_labels(collection, judgement)
         found += _classes(collection, judgement, nearest.numpy())
         doubtful = label_checks.wrong_labels(judgement, LEAST_DOUBT)
         doubts |= {collection.item(place): probability for place, _, probability in doubtful}
+    if unsure:
+        notes.append(
+            f"labels of {', '.join(unsure)} can hardly be checked: the percentages are of images that these embeddings "
+            "classify as labelled; name a --model that was trained on such images"
+        )
     return found, notes, doubts
 
 

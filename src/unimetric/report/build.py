@@ -173,10 +173,10 @@ def _left_out(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines = [
         ("queries", "Queries"),
         ("gallery", "Gallery images"),
-        ("queries_without_positive", "Queries without another image of their class, in no mean"),
+        ("queries_without_positive", "Queries without another image of their class (not measured)"),
         ("skipped_files", "Files that could not be read"),
-        ("skipped_train_files", "Of them, among the training images"),
-        ("skipped_validation_files", "Of them, among the validation images"),
+        ("skipped_train_files", "Of these, training images"),
+        ("skipped_validation_files", "Of these, validation images"),
         ("train_images", "Training images"),
         ("train_classes", "Training classes"),
     ]
