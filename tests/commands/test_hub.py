@@ -144,9 +144,9 @@ def test_a_revision_stays_what_it_was(
         ("other/secret", "no model other/secret"),
         ("other/gated", "is gated: accept its terms"),
         ("acme/other", "is not a unimetric model: it has no adapter.safetensors"),
-        ("acme/a--b", "'acme/a--b' is no name of a model on the hub"),
-        ("hf:acme", "'hf:acme' is no name of a model on the hub; write OWNER/NAME"),
-        ("hf:acme/x y", "is no name of a model on the hub"),
+        ("acme/a--b", "'acme/a--b' is not a valid name of a model on the hub"),
+        ("hf:acme", "'hf:acme' is not a valid name of a model on the hub; write OWNER/NAME"),
+        ("hf:acme/x y", "is not a valid name of a model on the hub"),
     ],
 )
 def test_wrong_names_are_one_line(
@@ -195,7 +195,7 @@ def test_offline_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     ("name", "options", "expected"),
     [
         ("beta/birds", [], "refused access to beta/birds (403)"),
-        ("birds", [], "'birds' is no name of a model on the hub; write OWNER/NAME"),
+        ("birds", [], "'birds' is not a valid name of a model on the hub; write OWNER/NAME"),
         ("acme/unlicensed", ["--license", "no-such-licence"], "refused acme/unlicensed"),
     ],
 )

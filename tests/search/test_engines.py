@@ -263,7 +263,10 @@ def test_an_approximate_index(db: str, model: Path) -> None:
         (("search", "milvus:x.db/a-b", "p.png"), "is no place in Milvus"),
         (("search", "milvus://127.0.0.1:9/y", "p.png"), "cannot reach the search database milvus://127.0.0.1:9/y"),
         (("search", "milvus:{tmp}/none.db/y", "p.png"), "there is no search database milvus:{tmp}/none.db/y"),
-        (("index", "--db", "{db}", "--build_index", "ivf-pq"), "the index is 'ivf-pq': this database makes hnsw"),
+        (
+            ("index", "--db", "{db}", "--build_index", "ivf-pq"),
+            "index of kind 'ivf-pq': this database supports hnsw only",
+        ),
         (("index", "{model}", "{images}", "--db", "{db}", "--vector_type", "int8"), "not of int8: leave it out"),
         (("upgrade", "{db}", "--model", "{model}"), "Milvus holds one model's vectors a name"),
     ],

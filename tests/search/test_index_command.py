@@ -333,7 +333,7 @@ def test_the_commands(
         (["index", "MODEL", "IMAGES", "--db", ""], "name is empty"),
         (["index", "MODEL", "IMAGES", "--db", "OUT", "--metrics", "IMAGES"], "metrics.json"),
         (["index", "--db", "OUT", "--delete_dataset", "x"], "there is no search database"),
-        (["index", "--db", "foo://x/db", "--optimise"], "foo://x/db has no scheme that is known"),
+        (["index", "--db", "foo://x/db", "--optimise"], "foo://x/db has an unknown scheme"),
         (["search", "OUT", "IMAGES/hats/c0/0.png"], "there is no search database"),
         (["search", "IMAGES", "IMAGES/hats/c0/0.png"], "is not a search database"),
         (["search", "DB", "BAD/bad.png"], "bad.png: damaged header"),

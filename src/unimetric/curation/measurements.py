@@ -166,7 +166,7 @@ def _opened(path: Path, shape: tuple[int, ...], kind: type) -> NDArray[Any] | No
         return None
     if array.shape != shape or array.dtype != kind:
         return None
-    # Not opened so at first, because that lengthens a file that was cut off.
+    # Opened for writing only now, because that extends a truncated file.
     writable: NDArray[Any] = np.load(path, mmap_mode="r+", allow_pickle=False)
     return writable
 

@@ -145,7 +145,7 @@ class _Groups:
         return self._order[slice(*np.searchsorted(self._sorted, [number, number + 1]))]
 
     def other_than(self, number: int, places: Integers) -> Integers:
-        """Return the rows at some places among those of all other classes."""
+        """Return rows of all classes but one, by their places in the sorted list of these."""
         start, stop = np.searchsorted(self._sorted, [number, number + 1])
         rows: Integers = self._order[places + (stop - start) * (places >= start)]
         return rows

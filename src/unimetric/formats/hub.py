@@ -51,7 +51,9 @@ class HubName:
         """Read ``owner/name`` or ``owner/name@revision``, with or without the prefix ``hf:``."""
         match = _NAME.fullmatch(text.removeprefix(_PREFIX))
         if match is None:
-            raise HubError(f"{shown(text)} is no name of a model on the hub; write OWNER/NAME or OWNER/NAME@REVISION")
+            raise HubError(
+                f"{shown(text)} is not a valid name of a model on the hub; write OWNER/NAME or OWNER/NAME@REVISION"
+            )
         return cls(match["repo"], match["revision"])
 
     @classmethod
@@ -174,7 +176,7 @@ def _explained(name: HubName, writing: bool = False) -> Iterator[None]:
             f"{name.repo} on {hub} has no revision {shown(name.revision)}; use a branch, a tag or a whole commit"
         ) from error
     except HFValidationError as error:
-        raise HubError(f"{shown(name.repo)} is no name of a model on the hub: {cause(error)}") from error
+        raise HubError(f"{shown(name.repo)} is not a valid name of a model on the hub: {cause(error)}") from error
     except OfflineModeIsEnabled as error:
         raise HubUnreachableError(_out_of_reach(name, hub, "HF_HUB_OFFLINE is set", writing)) from error
     except HfHubHTTPError as error:

@@ -116,7 +116,7 @@ def _prompt_bars(rows: Mapping[str, NDArray[np.float32]], title: str, name: str)
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
             axes.set_xticks([])
-        # Over the axes alone it would be cut off at the right.
+        # A title of the axes would be cut off at the right.
         words = f"{title}, {low:.2f} to {high:.2f}".replace("-", "−")
         figure.suptitle(words, x=0, horizontalalignment="left", fontsize=FONT_SIZE)
         grid[-1].set_xticks(range(1, every.shape[1] + 1, max(1, every.shape[1] // 8)))

@@ -63,7 +63,7 @@ def chosen_effort(measured: Sequence[MeasuredEffort], k: int) -> Effort | None:
     own = next((entry for entry in measured if entry.k >= k), None)
     if own is None or own.effort is None:
         return None
-    # As many rows are compared by their full vectors as for the k that was measured.
+    # Compare as many rows by their full vectors as for the k that was measured.
     return replace(own.effort, refine=math.ceil(own.effort.refine * own.k / k))
 
 

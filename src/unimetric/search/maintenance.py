@@ -105,13 +105,15 @@ class Maintenance:
 
     def _checked(self, kind: str, rows: int) -> str:
         if kind not in KINDS:
-            raise ArgumentError(f"the index is {kind!r}; {nearest_names(kind, KINDS)}")
+            raise ArgumentError(f"unknown kind of index {kind!r}; {nearest_names(kind, KINDS)}")
         if self._exact_only and kind not in ("auto", "none"):
             reason = "a hyperbolic model is" if self._hyperbolic else "vectors of another type than float32 are"
-            raise UserError(f"the index is {kind!r}: {reason} searched exactly only; use none")
+            raise UserError(f"index of kind {kind!r}: {reason} always searched exactly; use none")
         chosen = kind_for(rows, self._store.kinds[0]) if kind == "auto" else kind
         if chosen != "none" and chosen not in self._store.kinds:
-            raise UnsupportedError(f"the index is {kind!r}: this database makes {', '.join(self._store.kinds)}")
+            raise UnsupportedError(
+                f"index of kind {kind!r}: this database supports {', '.join(self._store.kinds)} only"
+            )
         if chosen != "none" and rows < _FEWEST:
             raise UserError(f"an index of kind {chosen} needs {_FEWEST} rows, the database has {rows}; use none")
         return "none" if self._exact_only else chosen

@@ -68,7 +68,7 @@ def _outline(picture: Image.Image, box: Box, across: float, down: float) -> None
     left, top, width, height = box
     thick = max(2, round(max(picture.size) / 300))
     if min(picture.size) < 8 * thick:
-        return  # the lines would hide it
+        return  # the outline would hide the picture
     draw = ImageDraw.Draw(picture)
     for colour, out in (("black", 2 * thick), ("white", thick)):
         inset = 2 * thick - out  # at the picture's edges

@@ -34,7 +34,7 @@ def in_order(rows: Iterable[T], value: Callable[[T], Any], descending: bool) -> 
 
 
 def sorted_matches(matches: Sequence[Match], order: Order | None) -> list[Match]:
-    """Return answers in the order of a column, if there is one: matches first, then those that are none."""
+    """Return answers in the order of a column, if there is one: matches first, then the others."""
     if order is None:
         return list(matches)
 

@@ -71,7 +71,7 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Note when a request begins and when it is complete."""
+        """Record when a request begins and when it is complete."""
         if not self._under_way and not self.conn.trailing_data[0]:
             self._wait()
         super().data_received(data)

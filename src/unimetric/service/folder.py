@@ -185,7 +185,7 @@ class _Rate:
     def seconds_left(self, now: float, done: int, total: int) -> float | None:
         """Return the estimated time left after an image; None before there are two seconds to measure."""
         marks = self._marks
-        # A mark every half second is enough.
+        # Remember the progress every half second only.
         if not marks or now - marks[-1][0] >= 0.5:
             marks.append((now, done))
         while now - marks[0][0] > _WINDOW_SECONDS:

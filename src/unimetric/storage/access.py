@@ -47,7 +47,8 @@ def access_remedy(place: str) -> str:
 
 @contextmanager
 def explained_access(place: str, action: str) -> Iterator[None]:
-    """Raise errors of object storage, but a missing object to ``read``, as a `StorageError`; ``action`` is a verb."""
+    """Turn errors of object storage into a `StorageError`; an object that is missing when ``action`` is "read" stays a
+    `FileNotFoundError`."""
     try:
         yield
     except FileNotFoundError:
@@ -116,7 +117,7 @@ def file_system(place: str) -> tuple[Any, str]:
 
 @lru_cache(maxsize=64)
 def _s3(bucket: str, endpoint: str | None, region: str | None, *environment: str | None) -> Any:
-    """Open a bucket; the environment is an argument since pyarrow reads it here."""
+    """Open a bucket. ``environment`` has the variables that pyarrow reads, so that a change of one opens it anew."""
     if endpoint is not None:
         # pyarrow tries for a minute.
         address = urlsplit(endpoint)

@@ -216,7 +216,7 @@ def _log_step(run: Run, progress: Progress, log: TrainingLog | None, value: floa
 
 
 def train_step(run: Run, model: Any, optimiser: Any, batch: Batch, progress: Progress) -> float | None:
-    """One optimiser step; returns the loss, None if no image could be read, or if the step was skipped."""
+    """Take an optimiser step and return the loss; None if no image could be read, or if the step was skipped."""
     device = run.fabric.device
     whole = run.processes.join(batch, run.sampler.batch_size)
     _note_skipped(run, whole.skipped, progress)

@@ -15,9 +15,9 @@ _MOST_BOXES = 1000
 
 
 def open_jpeg_xl(file: IO[bytes], check_size: Callable[[tuple[int, int]], None]) -> Image.Image:
-    """Open an image; its pixels are upright, or its EXIF orientation is to be applied.
+    """Open an image. Its pixels are upright, or else, from a recompressed JPEG file, by its EXIF orientation.
 
-    ``check_size`` raises for a size, width and height, that is not to be decoded.
+    ``check_size`` raises an error for a size (width, height) that must not be decoded.
 
     Raises:
         UnidentifiedImageError: the header is damaged.

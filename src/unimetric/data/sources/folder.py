@@ -136,7 +136,7 @@ def _layouts(tree: Folder, name: str | None, *, strict: bool) -> list[_Layout]:
     children = tree.class_folders()
     if _splits_within(tree) or not _are_datasets(children, strict=strict):
         return [_one(tree, whole, strict=strict)]
-    # Beside a dataset with splits, one that has a single split folder has only that side.
+    # Beside datasets with splits, a single split folder is the only side of its dataset, and not a class.
     lone = any(_splits(child, strict=strict) for child in children)
     return [_one(child, f"{prefix}{child.path.name}", strict=strict, lone=lone) for child in children]
 

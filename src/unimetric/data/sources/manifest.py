@@ -67,7 +67,7 @@ class Columns:
 
     @property
     def used(self) -> set[int]:
-        """The places of those that there are."""
+        """The places of all columns that the table has."""
         places = (self.path, self.label, self.dataset, self.split, *(self.box or ()))
         return {place for place in places if place is not None}
 

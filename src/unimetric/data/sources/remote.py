@@ -87,7 +87,7 @@ def local_names(manifest: Path, texts: Sequence[str]) -> list[str]:
 def uri_of(path: str | Path) -> str | None:
     """Return the URI that a path is the copy of; None if it is none."""
     text = str(path)
-    # Most paths are none, and the cache folder takes longer to find.
+    # Most paths are no copies; this check is faster than finding the cache folder.
     if f"{os.sep}{_FOLDER}{os.sep}" not in text:
         return None
     root = f"{_root()}{os.sep}"

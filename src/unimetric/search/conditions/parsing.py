@@ -207,7 +207,10 @@ class _Parser:
         pattern = self._advance()
         rest = pattern.text.replace("\\\\", "").replace("\\%", "").replace("\\_", "")
         if "\\" in rest:
-            raise self._error(pattern.position, r"in a pattern, \ is written \\, and comes else only before % or _")
+            raise self._error(
+                pattern.position,
+                r"in a pattern, \ is only allowed before %, _ or another \; write \\ for the character itself",
+            )
         return Like(left, pattern.text, word.text == "ilike")
 
     def _is_in(self, left: Value, position: int) -> Condition:

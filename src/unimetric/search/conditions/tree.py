@@ -132,7 +132,7 @@ def negated(condition: Condition) -> Condition:
 
 
 def joined(kind: type[And] | type[Or], left: Condition, right: Condition) -> Condition:
-    """Return both in one `And` or `Or`, nested ones of the same kind taken apart."""
+    """Return one `And` or `Or` of both, with the parts of nested ones of the same kind."""
     parts: list[Condition] = []
     for part in (left, right):
         parts += part.parts if isinstance(part, kind) else (part,)

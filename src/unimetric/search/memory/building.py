@@ -17,7 +17,7 @@ from unimetric.search.stores.base import RowNumbers, Store
 _REUSED = 0.7
 """The share of a graph's nodes that have to hold for it to be used again."""
 _KEPT = 10_000
-"""Nodes for which the files are written when the work is stopped."""
+"""Number of new nodes from which an interrupted graph is saved."""
 
 
 def build(

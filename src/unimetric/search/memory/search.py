@@ -169,7 +169,7 @@ class MemorySearch(VectorSearch):
 
 
 def vector_search(store: Store) -> VectorSearch:
-    """Return the way to search a database: in memory where its engine has row numbers, and in the database."""
+    """Return a search in memory, or one that asks the database if its engine does not number its rows."""
     database = DatabaseSearch(store)
     return database if store.numbers is None else MemorySearch(store, store.numbers, database)
 

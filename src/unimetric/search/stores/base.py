@@ -287,4 +287,4 @@ def check_scheme(place: str) -> None:
     if is_uri(place) and scheme not in _SCHEMES:
         # Without the record or the vectors of an upgrade.
         database = place.partition("/.")[0]
-        raise UserError(f"the search database {database} has no scheme that is known; use s3://, gs:// or az://")
+        raise UserError(f"the search database {database} has an unknown scheme; use s3://, gs:// or az://")

@@ -179,7 +179,7 @@ class LanceStore(Store):
         return self._items.read(read)
 
     async def _reading_table(self, version: int) -> Any:
-        """Return a second handle on ``items``, at this version, or a later one that other reads have reached too."""
+        """Return a second handle on ``items``, at this version or at a later one that another read asked for."""
         async with self._moving_reading:
             if self._reading is None:
                 self._reading = await connect_reader(self.place)

@@ -49,7 +49,7 @@ def item_entity(row: dict[str, Any]) -> dict[str, Any]:
             raise ArgumentError(f"the {column} {shown(row[column])} is longer than the 65,535 bytes that Milvus holds")
     metadata = {name: stored_value(value) for name, value in row.items() if name not in COLUMNS and value is not None}
     if len(json.dumps(metadata).encode()) > MOST_BYTES:
-        raise ArgumentError(f"the metadata of {shown(row['path'])} are longer than the 65,535 bytes that Milvus holds")
+        raise ArgumentError(f"the metadata of {shown(row['path'])} is longer than the 65,535 bytes that Milvus holds")
     thumbnail = base64.b64encode(row.get("thumbnail") or b"").decode()
     return {
         **{column: row[column] for column in TEXTS},

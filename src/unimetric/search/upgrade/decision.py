@@ -108,7 +108,7 @@ def compare(gallery: Gallery, fit: Fit, *, both: bool = False) -> Comparison:
     old, new = unit(gallery.old), unit(gallery.new)
     counts = np.bincount(numbers[numbers >= 0], minlength=1)
     queries = np.flatnonzero((numbers[:pairs] >= 0) & (counts[np.maximum(numbers[:pairs], 0)] > 1))
-    # By galleries of rows, and weights of the new model.
+    # By the kind of the searched vectors, and the weight of the new model.
     parts: dict[tuple[str, float], list[Answers]] = {}
     weights = WEIGHTS if both else (0.0, 1.0)
     for fold in range(FOLDS):

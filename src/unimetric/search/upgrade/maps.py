@@ -75,7 +75,7 @@ class FittedMap:
 def fit_map(old: Vectors, new: Vectors) -> FittedMap:
     """Fit every kind of map on pairs [N, D] and [N, E], and keep the one that moves held-out images nearest.
 
-    Of more than `LARGEST` pairs, so many are drawn.
+    At most `LARGEST` pairs are used, drawn at random.
     """
     chosen = np.random.default_rng(0).permutation(len(old))[:LARGEST]
     old, new = unit(old[chosen]), unit(new[chosen])

@@ -1,4 +1,4 @@
-"""The upgrade of a database, from its start to its end; every step may be cut off and is taken up again."""
+"""The upgrade of a database, from its start to its end; a step that was interrupted is resumed."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class Upgrade:
 
     def _compare(self, fitted: FittedMap) -> Comparison:
         ids, old, new = self.stores.pairs()
-        # Half of the gallery at most are queries: the others are what it is about.
+        # At most half of the gallery are queries; the other rows are those whose vectors are moved.
         ids, old, new = ids[: GALLERY // 2], old[: GALLERY // 2], new[: GALLERY // 2]
         others = sorted(set(self.stores.old.rows(["id"])["id"].to_pylist()) - set(ids))[: GALLERY - len(ids)]
         rest = self.stores.old.rows_of(others, ["id", "dataset", "label", "vector"])

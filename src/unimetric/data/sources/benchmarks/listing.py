@@ -36,7 +36,7 @@ class Listing(NamedTuple):
 def make_dataset(source: str, name: str | None, listing: Listing, *, require_images: bool) -> Dataset:
     """Return the dataset of listed images, called ``name``, or else like its source.
 
-    To its notes, differences from the published counts are added.
+    Differences from the published counts are added to its notes.
 
     Raises:
         UserError: a path leads out of the folder, an image is listed with two labels or in two splits, or images
