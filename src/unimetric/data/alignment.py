@@ -4,7 +4,7 @@ Band-passed grey values are compared, so that brightness, colour, noise and comp
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -132,7 +132,7 @@ def placed(one: Prepared, other: Prepared, start: Overlay) -> Overlay:
     """Return an overlay of two single pictures with refined place, width and height, at the size that was prepared."""
     whole, part = _whole_and_part(one.bands, other.bands, start)
     box, fit = _moved(whole, part, np.array(start.box))
-    return _overlay(fit, start, box)
+    return replace(start, fit=fit, box=tuple(box.tolist()))
 
 
 def refined(one: Grey, other: Grey, start: Overlay) -> Overlay:
@@ -145,7 +145,7 @@ def refined(one: Grey, other: Grey, start: Overlay) -> Overlay:
     box, _ = _moved(whole, part, np.array(start.box))
     least = 1 if np.abs(box - _WHOLE).max() < _EQUAL_PLACES else _LEAST_TEXTURED
     fit = _agreement(_laid_over(Image.fromarray(whole), len(part), box), part, least)
-    return _overlay(fit, start, box)
+    return replace(start, fit=fit, box=tuple(box.tolist()))
 
 
 def _whole_and_part(
@@ -153,11 +153,6 @@ def _whole_and_part(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     whole, part = (other, one) if overlay.swapped else (one, other)
     return whole, part[:, ::-1] if overlay.mirrored else part
-
-
-def _overlay(fit: float, start: Overlay, box: NDArray[np.float64]) -> Overlay:
-    left, top, width, height = box.tolist()
-    return Overlay(fit, start.swapped, start.mirrored, (left, top, width, height))
 
 
 def _moved(

@@ -15,7 +15,6 @@ import timm
 import torch
 from safetensors.torch import save
 from torch import Tensor
-from torch.nn import functional as F
 
 from unimetric.errors import UserError, check_arguments, shown
 from unimetric.files import cache_folder, make_folder, user_path, write_json
@@ -239,11 +238,6 @@ class Embedder(Network, Encoder):
         twin.embedding_size = size
         twin.compatible_with = tuple(sized_fingerprint(other, config, size) for other in self.compatible_with)
         return twin
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return vectors [B, E] in float32, unit or points of the ball, for normalised images [B, 3, S, S]."""
-        vectors = super().forward(images)
-        return vectors if self.size_map is None else F.normalize(vectors @ self.size_map.to(vectors.device), dim=-1)
 
     def _learned_on_cpu(self) -> dict[str, Tensor]:
         return {name: value.detach().cpu().contiguous() for name, value in learned_weights(self).items()}

@@ -63,6 +63,8 @@ class InferenceModel(nn.Module):
         self.dtype = dtype
         self.geometry, self.embedding_size = network.geometry, network.embedding_size
         self.backbone, self.method, self.head = network.backbone, network.method, network.head
+        self.size_map: Tensor | None
+        self.register_buffer("size_map", None if network.size_map is None else network.size_map.to(network.device))
         self.method.fuse(self.backbone)
         self.blocks = [InferenceBlock(block, dtype) for block in self.backbone.vit.blocks]
         self.last_for_class_token = _pools_class_token(self.backbone) and self.blocks[-1].has_plain_attention
@@ -110,7 +112,8 @@ class InferenceModel(nn.Module):
     def finish(self, tokens: Tensor) -> Tensor:
         """Return vectors [B, E] for the output of `run_blocks`."""
         features = self._pool(tokens)
-        return self.geometry.embed(features if self.head is None else self.head(features))
+        vectors = self.geometry.embed(features if self.head is None else self.head(features))
+        return vectors if self.size_map is None else F.normalize(vectors @ self.size_map, dim=-1)
 
     def _pool(self, tokens: Tensor) -> Tensor:
         return self.backbone.pool(tokens, 0 if self.last_for_class_token else self.method.prompt_count)

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from unimetric.data.transforms import EvaluationTransform
 from unimetric.errors import UserError, shown
 from unimetric.geometry import Geometry, PoincareBall, make_geometry
 from unimetric.models.backbone import Backbone, FrozenBlock
-from unimetric.models.petl import METHODS, make_method, method_options
+from unimetric.models.petl import METHODS, method_options
 from unimetric.models.petl.noise import drawing_as_here
 
 
@@ -46,7 +47,7 @@ class Network(nn.Module):
         self.method_name = method
         self.options = method_options(method, options)
         self.backbone = backbone
-        self.method = make_method(method, backbone, options)
+        self.method = METHODS[method].make(backbone, self.options)
         self.head: nn.Linear | None = None
         if METHODS[method].has_head:
             self.head = nn.Linear(backbone.output_size, embedding_size)
@@ -76,7 +77,8 @@ class Network(nn.Module):
         features = self.features(images)
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
-            return self.geometry.embed(features if self.head is None else self.head(features))
+            vectors = self.geometry.embed(features if self.head is None else self.head(features))
+            return vectors if self.size_map is None else F.normalize(vectors @ self.size_map.to(vectors.device), dim=-1)
 
     def features(self, images: Tensor) -> Tensor:
         """Return the head's input: the pooled output of the last block, [B, D] or [B, 2 D]."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from unimetric.errors import UserError
 from unimetric.models.inference import InferenceModel, fuse
@@ -48,8 +47,6 @@ def torch_program(networks: Sequence[Network], largest: float = math.inf) -> tor
     """Export networks of one geometry as a program with the inputs and outputs of `onnx_graph`."""
     models = [fuse(network, "fp32") for network in networks]
     module: nn.Module = models[0] if len(models) == 1 else _Mean(models)
-    if networks[0].size_map is not None:
-        module = _Short(module, networks[0].size_map)
     size = sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))
     if size > largest:
         raise UserError(
@@ -69,18 +66,6 @@ def torch_program(networks: Sequence[Network], largest: float = math.inf) -> tor
 def missing_package() -> str | None:
     """Return the first package needed for ONNX that is not installed."""
     return next((name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None), None)
-
-
-class _Short(nn.Module):
-    """A model with shortened vectors, as `Embedder.shortened` gives them."""
-
-    def __init__(self, model: nn.Module, size_map: Tensor) -> None:
-        super().__init__()
-        self.model = model
-        self.register_buffer("size_map", size_map)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return F.normalize(self.model(images) @ self.size_map, dim=-1)
 
 
 class _Mean(nn.Module):

@@ -12,7 +12,7 @@ Ambiguous layouts are refused, or noted where one reading is far more likely.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -110,7 +110,7 @@ def _read_datasets(tree: Folder, name: str | None, *, strict: bool) -> list[Data
     layouts = _layouts(tree, name, strict=strict)
     first, *others = (_dataset(layout, linked=tree.linked) for layout in layouts)
     # What belongs to no dataset is recorded with the first one.
-    rest = list(_outside(tree, {folder for layout in layouts for folder in layout.folders}))
+    rest = list(tree.walk({folder for layout in layouts for folder in layout.folders}))
     ignored = sorted([*first.ignored, *(path for folder in rest for path in folder.image_paths())])
     unusable = (*(entry for folder in rest for entry in folder.unusable), *first.unusable)
     return [replace(first, ignored=tuple(ignored), unusable=unusable), *others]
@@ -288,7 +288,7 @@ def _dataset(layout: _Layout, *, linked: bool) -> Dataset:
     items = [Item(path, label, name, role) for label, folder, role in labelled for path in _class_images(folder)]
     kept, repeated = unique_items(items) if linked else (tuple(items), ())
     classes = {folder for folder, *_ in layout.classes}
-    rest = [part for folder in layout.folders for part in _outside(folder, classes)]
+    rest = [part for folder in layout.folders for part in folder.walk(classes)]
     ignored = {*repeated, *(path for folder in rest for path in folder.image_paths())}
     unusable = tuple(entry for folder in layout.folders for entry in folder.all_unusable())
     notes = label_notes(f"dataset {name!r}", {text for folder, text, _ in layout.classes if folder.image_count})
@@ -307,14 +307,6 @@ def _deep_classes(layout: _Layout) -> list[str]:
         f"dataset {layout.name!r}: all images in {inner.path} are of the class {classes[0].path.name!r}; if the "
         f"{len(inner.class_folders())} folders in it are the classes, name it as a source"
     ]
-
-
-def _outside(folder: Folder, inner: Set[Folder]) -> Iterator[Folder]:
-    """Return a folder and all below it, except the ``inner`` ones with all below them."""
-    if folder not in inner:
-        yield folder
-        for child in folder.children:
-            yield from _outside(child, inner)
 
 
 def _class_images(folder: Folder) -> Iterable[Path]:

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,23 +55,20 @@ class Folder:
         """Return the images directly in this folder."""
         return _below(self.path, self.images)
 
+    def walk(self, without: "Set[Folder]" = frozenset()) -> "Iterator[Folder]":
+        """Return this folder and all below it, except those ``without`` and all below them."""
+        if self not in without:
+            yield self
+            for child in self.children:
+                yield from child.walk(without)
+
     def all_images(self) -> Iterator[Path]:
         """Return the images here and below."""
-        yield from self.image_paths()
-        for child in self.children:
-            yield from child.all_images()
-
-    def all_others(self) -> Iterator[Path]:
-        """Return the other files here and below."""
-        yield from _below(self.path, self.others)
-        for child in self.children:
-            yield from child.all_others()
+        return (path for folder in self.walk() for path in folder.image_paths())
 
     def all_unusable(self) -> Iterator[Unusable]:
-        """Return the unusable entries in this folder and below."""
-        yield from self.unusable
-        for child in self.children:
-            yield from child.all_unusable()
+        """Return the unusable entries here and below."""
+        return (entry for folder in self.walk() for entry in folder.unusable)
 
     def class_folders(self) -> "list[Folder]":
         """Return the children that hold images at any depth."""
@@ -168,7 +165,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _no_images(tree: Folder) -> str:
     suffixes = " ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-    counts = Counter(path.suffix.lower() or "(no suffix)" for path in (*tree.all_images(), *tree.all_others()))
+    names = [Path(name) for folder in tree.walk() for name in (*folder.images, *folder.others)]
+    counts = Counter(name.suffix.lower() or "(no suffix)" for name in names)
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(3))
     found = f"{sum(counts.values())} other files ({kinds})" if counts else "no files at all"
     first = next(tree.all_unusable(), None)

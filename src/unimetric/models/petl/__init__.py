@@ -10,13 +10,13 @@ from unimetric.config_values import NoOptions, complete_options
 from unimetric.errors import UserError, nearest_names, shown
 from unimetric.models.backbone import Backbone
 from unimetric.models.petl.adaptformer import AdaptFormer, AdaptFormerOptions
-from unimetric.models.petl.backbone_tuning import bitfit, full_fine_tuning
+from unimetric.models.petl.backbone_tuning import BackboneTuning
 from unimetric.models.petl.base import Method, mean_of_weights
 from unimetric.models.petl.lora import Lora, LoraOptions, mean_of_updates
 from unimetric.models.petl.puma import Puma, PumaOptions
 from unimetric.models.petl.vpt import VptDeep, VptOptions
 
-__all__ = ["METHODS", "Method", "MethodSpec", "make_method", "method_options"]
+__all__ = ["METHODS", "Method", "MethodSpec", "method_options"]
 
 
 Mean = Callable[[Any, Sequence[Mapping[str, Tensor]]], tuple[Any, dict[str, Tensor]]]
@@ -42,9 +42,9 @@ class MethodSpec:
 
 METHODS: dict[str, MethodSpec] = {
     "adaptformer": MethodSpec(AdaptFormer, AdaptFormerOptions),
-    "bitfit": MethodSpec(bitfit, mean=mean_of_weights),
+    "bitfit": MethodSpec(lambda backbone, options: BackboneTuning(backbone, "bias"), mean=mean_of_weights),
     "frozen": MethodSpec(lambda backbone, options: Method(), has_head=False),
-    "full": MethodSpec(full_fine_tuning, mean=mean_of_weights),
+    "full": MethodSpec(lambda backbone, options: BackboneTuning(backbone), mean=mean_of_weights),
     "linear": MethodSpec(lambda backbone, options: Method(), mean=mean_of_weights),
     "lora": MethodSpec(Lora, LoraOptions, mean=mean_of_updates),
     "puma": MethodSpec(Puma, PumaOptions),
@@ -58,12 +58,3 @@ def method_options(name: str, options: Mapping[str, Any]) -> Any:
         raise UserError(f"unknown --model.method {shown(name)}; {nearest_names(name, METHODS)}")
     kind = METHODS[name].options
     return kind(**complete_options(name, options, asdict(kind())))
-
-
-def make_method(name: str, backbone: Backbone, options: Mapping[str, Any]) -> Method:
-    """Make a method for a backbone.
-
-    Raises:
-        UserError: unknown method or option, or a value of the wrong type or range.
-    """
-    return METHODS[name].make(backbone, method_options(name, options))

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from unimetric.data.sources.benchmarks.finding import find_file, find_images, recognise
+from unimetric.data.sources.benchmarks.finding import find_file, find_images
 from unimetric.data.sources.benchmarks.listing import Listed, Listing, readable_names
 from unimetric.data.sources.benchmarks.text_tables import read_classes
-from unimetric.errors import UserError
 
 CLASSES = 200
 TRAIN_CLASSES = 100
@@ -18,8 +17,6 @@ def read_cub200(folder: Path, require_images: bool) -> Listing:
     authors' ``train_test_split.txt`` divides images, not classes, and is not used.
     """
     images_file = find_file(folder, "cub200", ["images.txt"])
-    if recognise(folder) == ["nabirds"]:
-        raise UserError(f"{folder} is the folder of NABirds, not CUB-200-2011; write nabirds:{folder}")
     images = find_images(folder, "cub200", ["images"], required=require_images)
     names, pairs = read_classes(folder, 1, CLASSES)
     # "001.Black_footed_Albatross"

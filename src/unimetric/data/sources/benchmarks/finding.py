@@ -27,16 +27,14 @@ def find_file(folder: Path, source: str, names: Sequence[str]) -> Path:
         UserError: there is no such folder, or it holds none of the files; if it is one level too high or too low,
             the message names the right one.
     """
-    check_readable(folder, f"of {PUBLISHED[source].title}")
+    title = PUBLISHED[source].title
+    check_readable(folder, f"of {title}")
+    held = recognise(folder)
+    if held and source not in held:
+        raise UserError(f"{folder} is the folder of {PUBLISHED[held[0]].title}, not {title}; write {held[0]}:{folder}")
     if found := find_optional(folder, names):
         return found
-    title = PUBLISHED[source].title
-    held = recognise(folder)
-    if source not in held:
-        if held:
-            raise UserError(
-                f"{folder} is the folder of {PUBLISHED[held[0]].title}, not {title}; write {held[0]}:{folder}"
-            )
+    if not held:
         if meant := _child_meant(folder, source):
             raise UserError(f"{folder} is one level too high for {title}: it lies in {meant}; give that folder")
         if meant := next((place for place in folders_above(folder) if source in recognise(place)), None):
