@@ -51,6 +51,15 @@ def enter_and_stop(condition):
 threading.Condition.__enter__ = enter_and_stop
 """
 
+FULL_SHARED_MEMORY = """
+import torch
+
+def full(storage):
+    raise RuntimeError("No space left on device")
+
+torch.UntypedStorage._share_fd_cpu_ = torch.UntypedStorage._share_filename_cpu_ = full
+"""
+
 STOPPED_BEFORE_A_WORKER_HAS_BEGUN = """
 os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
 """
@@ -73,6 +82,15 @@ def test_a_worker_that_is_killed_with_torch_s_lock_ends_the_run(tmp_path: Path) 
     assert error.rstrip().endswith(
         "ProcessLost: a worker that decodes images was killed by SIGKILL, perhaps for lack of memory"
     )
+
+
+def test_a_batch_that_cannot_be_handed_over_ends_the_run(tmp_path: Path) -> None:
+    code, error = run(FULL_SHARED_MEMORY, tmp_path)
+    assert code == 1
+    lines = error.splitlines()
+    named = "unimetric: a worker cannot hand over a batch (No space left on device): free space in /dev/shm"
+    assert any(line.startswith(named) and "--data.workers 0" in line for line in lines)
+    assert lines[-1].endswith("ProcessLost: a worker that decodes images ended with exit code 1")
 
 
 def test_a_signal_while_work_is_handed_over_ends_the_run(tmp_path: Path) -> None:

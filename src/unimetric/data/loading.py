@@ -17,7 +17,7 @@ from unimetric.data.catalog import Item
 from unimetric.data.images import ImageError, decode_image
 from unimetric.data.sampling import BatchSampler
 from unimetric.data.transforms import TrainingTransform
-from unimetric.data.workers import PREFETCH, WorkerLoader, share, start_worker
+from unimetric.data.workers import PREFETCH, WorkerLoader, start_worker
 
 
 @dataclass(frozen=True)
@@ -58,19 +58,17 @@ class _TrainingImages(TorchDataset[Any]):
         return image, self.class_numbers[number], number
 
 
-def _collate(samples: list[tuple[Tensor | str, int, int]]) -> Batch | str:
-    """A batch, or in a worker the reason why it cannot be handed over."""
+def _collate(samples: list[tuple[Tensor | str, int, int]]) -> Batch:
     images = [image for image, _, _ in samples if isinstance(image, Tensor)]
     labels = [label for image, label, _ in samples if isinstance(image, Tensor)]
     places = [place for place, (image, _, _) in enumerate(samples) if isinstance(image, Tensor)]
-    batch = Batch(
+    return Batch(
         images=torch.stack(images) if images else torch.empty(0, dtype=torch.uint8),
         class_numbers=torch.tensor(labels, dtype=torch.int64),
         numbers=tuple(number for image, _, number in samples if isinstance(image, Tensor)),
         skipped=tuple((number, image) for image, _, number in samples if isinstance(image, str)),
         places=torch.tensor(places, dtype=torch.int64),
     )
-    return share((batch.images, batch.class_numbers, batch.places)) or batch
 
 
 def training_loader(

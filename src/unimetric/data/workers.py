@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader
 
 from unimetric.errors import ProcessLost, WorkerError, cause
 
@@ -70,22 +69,6 @@ def check_handover(batch_bytes: int, workers: int, processes: int = 1) -> None:
         )
 
 
-def share(tensors: tuple[Tensor, ...]) -> str | None:
-    """Move tensors of a batch to shared memory, in a worker; return the error, or None.
-
-    Torch would do it in a separate thread, whose errors are lost.
-    """
-    if get_worker_info() is None:
-        return None
-    try:
-        for tensor in tensors:
-            if tensor.numel():
-                tensor.share_memory_()  # type: ignore[no-untyped-call]
-    except (RuntimeError, OSError) as error:
-        return cause(error)
-    return None
-
-
 class WorkerLoader(Generic[T_co]):
     """The batches of a `DataLoader`; in a ``with`` block, at whose end its workers are killed.
 
@@ -98,13 +81,7 @@ class WorkerLoader(Generic[T_co]):
         self.num_workers = loader.num_workers
 
     def __iter__(self) -> Iterator[T_co]:
-        for batch in self._start() if self._loader._iterator is None else self._loader:
-            if isinstance(batch, str):
-                raise WorkerError(
-                    f"a worker cannot hand over a batch ({batch}): free space in {SHARED_MEMORY} or give the container "
-                    "more (docker run --shm-size), or use --data.workers 0"
-                )
-            yield batch
+        yield from self._start() if self._loader._iterator is None else self._loader
 
     def _start(self) -> Iterator[T_co]:
         # Forked workers begin with the signals held back, until `start_worker` has set what they do.
@@ -196,5 +173,10 @@ def describe_end(code: int) -> str:
 
 
 def _end_worker(error: BaseException, batch: Any) -> None:
-    print(f"unimetric: a worker cannot hand over a batch: {cause(error)}", file=sys.stderr, flush=True)  # noqa: T201
+    print(  # noqa: T201
+        f"unimetric: a worker cannot hand over a batch ({cause(error)}): free space in {SHARED_MEMORY} or give the "
+        "container more (docker run --shm-size), or use --data.workers 0",
+        file=sys.stderr,
+        flush=True,
+    )
     os._exit(1)

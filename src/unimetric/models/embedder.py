@@ -25,7 +25,6 @@ from unimetric.models.card import model_card
 from unimetric.models.encoding import Encoder, InferenceCache, PixelEmbedder, ShortForm
 from unimetric.models.network import Network, assign_weights, check_weights, learned_weights
 from unimetric.models.packaged import PACKAGED
-from unimetric.models.petl import method_options
 from unimetric.models.publishing import push_model
 from unimetric.models.saving import (
     CONFIG,
@@ -134,7 +133,6 @@ class Embedder(Network, Encoder):
         """Check that the configuration's sizes are those of the weights, before memory is allocated."""
         source, method = config["backbone"], config["method"]
         try:
-            method_options(method["name"], method["options"])
             outline = outline_backbone(source["name"], image_size=source["image_size"], pool=source["pool"])
             with torch.device("meta"):
                 embedder = cls(outline, method["name"], method["options"], config["embedding_size"], geometry)

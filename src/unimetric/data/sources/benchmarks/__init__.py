@@ -7,14 +7,13 @@ from pathlib import Path
 
 from unimetric.data.catalog import Dataset, Item
 from unimetric.data.sources.benchmarks.aircraft import read_aircraft
+from unimetric.data.sources.benchmarks.birds import read_cub200, read_nabirds
 from unimetric.data.sources.benchmarks.cars196 import read_cars196
-from unimetric.data.sources.benchmarks.cub200 import read_cub200
 from unimetric.data.sources.benchmarks.dogs import read_dogs
 from unimetric.data.sources.benchmarks.finding import folders_above, recognise
 from unimetric.data.sources.benchmarks.flowers102 import read_flowers102
 from unimetric.data.sources.benchmarks.inshop import read_inshop
 from unimetric.data.sources.benchmarks.listing import Listing, make_dataset
-from unimetric.data.sources.benchmarks.nabirds import read_nabirds
 from unimetric.data.sources.benchmarks.published import PUBLISHED
 from unimetric.data.sources.benchmarks.sop import read_sop
 from unimetric.errors import UserError

@@ -1,6 +1,6 @@
 """Text tables of benchmark datasets: columns separated by blanks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,40 +61,6 @@ def read_table_with_header(file: Path, columns: Sequence[str], *, count_first: b
     return rows
 
 
-def read_classes(folder: Path, low: int, high: int) -> tuple[dict[int, str], list[tuple[str, int]]]:
-    """Read ``classes.txt``, ``images.txt`` and ``image_class_labels.txt`` of CUB-200-2011 and NABirds.
-
-    Returns:
-        The names of the classes by id, from ``low`` to ``high``; and each image's path with the id of its class.
-    """
-    images_file, classes_file, names_file = (
-        folder / name for name in ("images.txt", "image_class_labels.txt", "classes.txt")
-    )
-    names: dict[int, str] = {}
-    for line, (text, name) in read_table(names_file, ("class_id", "class_name"), rest=True):
-        number = whole_number(text, f"{names_file}, line {line}", "class id", low, high)
-        if number in names:
-            raise UserError(f"{names_file}, line {line}: the class id {number} is there twice; download the file again")
-        names[number] = name
-    images = _by_key(images_file, read_table(images_file, ("image_id", "path"), rest=True))
-    classes = _by_key(classes_file, read_table(classes_file, ("image_id", "class_id")))
-    sides = ((images_file, images, classes_file, classes), (classes_file, classes, images_file, images))
-    for file, own, other_file, others in sides:
-        alone = next((key for key in own if key not in others), None)
-        if alone is not None:
-            raise UserError(
-                f"{other_file} has no image {alone!r}, which {file} has on line {own[alone].line}; download both again"
-            )
-    pairs = []
-    for key, row in images.items():
-        place = f"{classes_file}, line {classes[key].line}"
-        number = whole_number(classes[key].values[1], place, "class id", low, high)
-        if number not in names:
-            raise UserError(f"{place}: the class id {number} is not in {names_file}; download both again")
-        pairs.append((forward_slashes(row.values[1]), number))
-    return names, pairs
-
-
 def whole_number(text: str, place: str, what: str, low: int, high: int) -> int:
     """Return a whole number from ``low`` to ``high``, written in digits; ``place`` and ``what`` are for the message."""
     # int() would take "1_000", "+1" and digits of other scripts as well.
@@ -109,17 +75,6 @@ def whole_number(text: str, place: str, what: str, low: int, high: int) -> int:
 def forward_slashes(path: str) -> str:
     """Return a path of a list, which may have been edited on Windows, as `Listed.path`."""
     return path.replace("\\", "/").removeprefix("./")
-
-
-def _by_key(file: Path, rows: Iterable[Row]) -> dict[str, Row]:
-    """Return rows by their first value."""
-    found: dict[str, Row] = {}
-    for row in rows:
-        key = row.values[0]
-        if key in found:
-            raise UserError(f"{file}, line {row.line}: {key!r} is on line {found[key].line} too; download it again")
-        found[key] = row
-    return found
 
 
 def _read_lines(file: Path) -> list[tuple[int, str]]:
