@@ -20,7 +20,7 @@ import torch
 from audit_scale import peak_memory
 from machine import write_result
 from unimetric.cpu import available_cores
-from unimetric.curation import copies, labels
+from unimetric.curation import labels
 from unimetric.curation.whitening import whitened
 from unimetric.evaluation.neighbours import nearest_neighbours
 
@@ -60,18 +60,11 @@ def main() -> None:
     def neighbours(of: np.ndarray) -> None:
         nearest_neighbours(of[:queries], of, 3, query_ids=ids[:queries], gallery_ids=ids)
 
-    def hashes() -> None:
-        signs = torch.from_numpy(np.random.default_rng(1).integers(0, 2, (count, 256), np.uint8)).float() * 2 - 1
-        tile = max(64, copies._HASH_PRODUCTS // count)
-        begun = time.perf_counter()
-        for start in range(0, queries, tile):
-            copies._close(signs[start : start + tile], signs, start)
-        print("tiles of hashes alone:", round(time.perf_counter() - begun, 1), "s", flush=True)
-
+    signs = np.random.default_rng(1).integers(0, 2, (count, 256), np.uint8).astype(np.float32) * 2 - 1
     white = step("whitening", 1.0, lambda: whitened(vectors, np.arange(count)))
     step("neighbours by whitened vectors", queries / count, lambda: neighbours(white))
     step("neighbours by vectors", queries / count, lambda: neighbours(vectors))
-    step("pairs by hashes, one of two ways", queries / count, hashes)
+    step("pairs by hashes, one of two ways", queries / count, lambda: neighbours(signs))
     names = [f"{number % CLASSES}" for number in range(count)]
     judgement = step(
         f"classification, {CLASSES} classes",

@@ -116,10 +116,7 @@ def queries_needed(level: float, delta: float | None = None) -> int:
     """
     if delta is None:
         return math.ceil(1 / (1 - _exact(level))) - 1
-    needed = max(1, math.floor(math.log(delta) / math.log(level)) - 1)
-    while _rank_with_delta(needed, level, delta) < 1:
-        needed += 1
-    return needed
+    return math.ceil(math.log(delta) / math.log(level))
 
 
 def _kept_ranks(most: int) -> tuple[int, ...]:
@@ -140,15 +137,9 @@ def _rank_with_delta(queries: int, level: float, delta: float) -> int:
     Of r - 1 calibration queries beyond the limit, the missed share of new queries is beta-distributed as an order
     statistic of n uniform numbers, and exceeds 1 - level with the probability of that binomial tail.
     """
-    miss = 1 - level
-    term, total = queries * math.log1p(-miss), 0.0
-    for rank in range(queries + 1):
-        # Add P(Binomial = rank), from the logarithm of it.
-        total += math.exp(term)
-        if total > delta:
-            return rank
-        term += math.log((queries - rank) / (rank + 1)) + math.log(miss / level) if rank < queries else 0.0
-    return queries
+    from scipy.stats import binom
+
+    return int(binom.ppf(delta, queries, 1 - level))
 
 
 def _exact(level: float) -> Fraction:

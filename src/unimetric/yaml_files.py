@@ -20,12 +20,8 @@ _LONGEST_NUMBER = 100
 """Characters; the time to read a number grows faster than its length."""
 
 
-def read_yaml(path: Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
+def read_yaml(path: Path) -> Any:
     """Return the values in a YAML file: mappings, lists, text, numbers, booleans, dates and None; never other objects.
-
-    Args:
-        path: The file.
-        loader: PyYAML's safe loader, or a stricter one.
 
     Raises:
         UserError: it cannot be read, is no YAML, or is larger or deeper than options are.
@@ -36,7 +32,7 @@ def read_yaml(path: Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
         raise UserError(f"{path} has more than {_LARGEST_FILE} bytes: options take less; name another file")
     try:
         # Checked as a graph of nodes, before values are made of them.
-        reader = loader(content.decode("utf-8"))
+        reader = yaml.SafeLoader(content.decode("utf-8"))
         try:
             node = reader.get_single_node()
             if node is None:

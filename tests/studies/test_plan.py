@@ -191,11 +191,14 @@ def test_a_name_given_twice_is_refused(tmp_path: Path) -> None:
 def test_words_and_numbers_of_yaml(tmp_path: Path) -> None:
     path = tmp_path / "matrix.yaml"
     path.write_text(
-        "base: {evaluation: {classes: test}, training: {learning_rate: 1e-5}}\naxes: {m: {no: {}, off: {}}}\n"
+        "base: {evaluation: {classes: test}, training: {learning_rate: 1e-5}}\naxes: {m: {'no': {}, 1: {}}}\n"
     )
     plan = make_plan(read_matrix(path), ["somewhere"], typed_config, lambda sources: ["a"])
-    assert [entry.name for entry in plan.entries] == ["no", "off"]
+    assert [entry.name for entry in plan.entries] == ["no", "1"]
     assert plan.run(plan.entries[0], plan.entries[0].models[0], 0, {}).config.training.learning_rate == 1e-5
+    path.write_text("axes: {m: {no: {}}}\n")
+    with pytest.raises(UserError, match=r"axes: m: YAML reads the name no, off or false as a truth value; write it in"):
+        read_matrix(path)
 
 
 def test_without_sources(tmp_path: Path) -> None:

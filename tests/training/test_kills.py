@@ -76,7 +76,7 @@ def go_on(commands: Commands, begin: list[object], run: Path, kill_after: float 
     """Start the run, or resume it beside half-written temporary files; returns the exit code."""
     command = ["train", "--resume", run] if (run / "config.yaml").exists() else [*begin, run]
     if run.exists():
-        for name in (".checkpoint.safetensors.x1y2z3", ".config.yaml.x1y2z3"):
+        for name in (".checkpoint.safetensors.0a1b2c3d", ".config.yaml.0a1b2c3d"):
             (run / name).write_bytes(b"half")
     return int(commands.run(*command, kill_after=kill_after)["code"])
 

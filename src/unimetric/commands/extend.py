@@ -1,6 +1,6 @@
 """Add datasets to a trained model without its old images."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -17,8 +17,7 @@ def extend(
     data: list[str] | None = None,
     out: Path | None = None,
     replay_only: bool = False,
-    compatible: bool = False,
-    options: Annotated[ExtendConfig, Without({"compatible"})],
+    options: ExtendConfig,
     device: Annotated[DeviceConfig, Without({"processes", "machines"})],
 ) -> int:
     """Add datasets to a trained model, without its old images.
@@ -30,7 +29,6 @@ def extend(
         data: New datasets: class folders, manifests or benchmark datasets.
         out: Run folder to write; by default RUN-extended.
         replay_only: Only write the replay set of RUN, from its images, for later.
-        compatible: Keep embeddings close enough to old ones to search in old indexes.
         options: The training.
         device: Device and precision.
     """
@@ -39,9 +37,8 @@ def extend(
     if not replay_only and data is None:
         raise MissingOptionError("--data is missing: name the new datasets, or write a replay set with --replay_only")
     if replay_only:
-        unused = {**asdict(options), "out": out, "compatible": compatible, "replay_per_class": None}
+        unused = {**asdict(options), "out": out, "replay_per_class": None}
         refuse_without_effect(unused, asdict(ExtendConfig()), "with --replay_only")
-    options = replace(options, compatible=compatible)
     from unimetric.formats.run_folder import RunFolder
     from unimetric.progress import log_status
     from unimetric.training.extend import extend_run, keep_replay_set

@@ -29,9 +29,6 @@ from unimetric.progress import progress_bar
 _HASH_DISTANCE = 60
 """Maximum number of the 256 bits in which a proposed copy may differ; unrelated pictures differ in 128 ± 8."""
 
-_HASH_PRODUCTS = 2**25
-"""Maximum number of products of hashes in memory."""
-
 _BLOCK = 64
 """Pairs that a thread compares between two writes of the file from which a stopped audit continues."""
 
@@ -84,7 +81,7 @@ def near_copies(measured: Measurements, exact: Sequence[Copy]) -> list[Copy]:
     """
     repeated = {copy.other for copy in exact}
     rows = np.array([row for row in measured.shows_something.tolist() if row not in repeated], dtype=np.int64)
-    pairs = sorted({*_alike_by_hash(measured, rows), *_alike_by_embedding(measured, rows)})
+    pairs = sorted(set(_proposed(measured, rows)))
     path = measured.folder / "pairs.jsonl"
     decided = _decided_before(path, f"{measured.key} {RULE}")
     left = [pair for pair in pairs if pair not in decided]
@@ -134,39 +131,28 @@ def _decided_before(path: Path, key: str) -> dict[tuple[int, int], Copy | None]:
     return decided
 
 
-def _alike_by_hash(measured: Measurements, rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Yield pairs with close hashes, straight or mirrored: up to three for each image."""
-    gallery = _signs(measured.hashes[rows, 0])
-    tile = max(64, _HASH_PRODUCTS // max(len(rows), 1))
-    for way in (0, 1):
-        for start in range(0, len(rows), tile):
-            for place, other in _close(_signs(measured.hashes[rows[start : start + tile], way]), gallery, start):
-                yield _pair(rows[place], rows[other])
-
-
-def _close(signs: torch.Tensor, gallery: torch.Tensor, start: int) -> list[tuple[int, int]]:
-    """Return up to three close hashes of a gallery for each of some, which are those of its images from ``start``."""
-    agreeing = signs @ gallery.T  # 256 less twice the number of different bits
-    own = torch.arange(len(signs))
-    agreeing[own, start + own] = -HASH_BITS
-    places = torch.nonzero(agreeing.amax(dim=1) >= HASH_BITS - 2 * _HASH_DISTANCE).ravel()
-    values, found = agreeing[places].topk(min(3, len(gallery)), dim=1)
-    close = torch.nonzero(values >= HASH_BITS - 2 * _HASH_DISTANCE).tolist()
-    return [(start + int(places[place]), int(found[place, column])) for place, column in close]
+def _proposed(measured: Measurements, rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Yield pairs of images with close hashes, straight or mirrored, or with close whitened embeddings."""
+    if len(rows) < 2:
+        return
+    straight, mirrored = (_signs(measured.hashes[rows, way]) for way in (0, 1))
+    for hashes in (straight, mirrored):
+        # The cosine of 256 signs is 1 less a 128th for each different bit.
+        yield from _nearest(rows, hashes, straight, 1 - 2 * _HASH_DISTANCE / HASH_BITS)
+    vectors = torch.from_numpy(whitened(measured.vectors, rows))
+    yield from _nearest(rows, vectors, vectors, _SIMILARITY if len(rows) > _FEW else -2.0)
 
 
 def _signs(packed: NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(np.unpackbits(packed, axis=1)).float().mul_(2).sub_(1)
 
 
-def _alike_by_embedding(measured: Measurements, rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Yield pairs of each image with its three nearest images, by whitened embeddings."""
-    if len(rows) < 2:
-        return
-    vectors = torch.from_numpy(whitened(measured.vectors, rows))
+def _nearest(
+    rows: NDArray[np.int64], queries: torch.Tensor, gallery: torch.Tensor, least: float
+) -> Iterator[tuple[int, int]]:
+    """Yield pairs of each image with its three nearest ones, where their cosine is at least ``least``."""
     ids = list(range(len(rows)))
-    similarities, found = nearest_neighbours(vectors, vectors, 3, query_ids=ids, gallery_ids=ids)
-    least = _SIMILARITY if len(rows) > _FEW else -2.0
+    similarities, found = nearest_neighbours(queries, gallery, 3, query_ids=ids, gallery_ids=ids)
     for one, column in torch.nonzero(similarities >= least).tolist():
         yield _pair(rows[one], rows[found[one, column]])
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans2
 from scipy.optimize import minimize_scalar
 from scipy.sparse import csr_array
 from scipy.special import softmax
@@ -296,18 +297,12 @@ def two_classes(
 def _halves(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Split into two clusters by k-means, initialised along the direction of largest spread."""
     centred = vectors - vectors.mean(axis=0)
-    direction = np.linalg.svd(centred, full_matrices=False)[2][0]
-    side: NDArray[np.bool_] = centred @ direction > 0
-    for _ in range(20):
-        if side.all() or not side.any():
-            break
-        centres = np.stack([vectors[~side].mean(axis=0), vectors[side].mean(axis=0)])
-        distances = ((vectors[:, None] - centres[None]) ** 2).sum(-1)
-        moved = distances[:, 1] < distances[:, 0]
-        if (moved == side).all():
-            break
-        side = moved
-    return side
+    side: NDArray[np.bool_] = centred @ np.linalg.svd(centred, full_matrices=False)[2][0] > 0
+    if side.all() or not side.any():
+        return side
+    centres = np.stack([vectors[~side].mean(axis=0), vectors[side].mean(axis=0)])
+    _, nearest = kmeans2(vectors, centres, iter=20, minit="matrix")
+    return np.asarray(nearest == 1)
 
 
 def strangers(nearest: NDArray[np.float64], own: NDArray[np.float64], least: float = 5.0) -> list[tuple[int, float]]:

@@ -17,7 +17,7 @@ from unimetric.config import RunConfig, read_options, run_config
 from unimetric.data.catalog import ClassIndex
 from unimetric.data.splits import Split
 from unimetric.errors import ProcessLost, UserError, cause
-from unimetric.files import check_writable, make_folder, write_text
+from unimetric.files import check_writable, make_folder, remove_leftovers, write_text
 from unimetric.formats.vectors import VECTORS_FILE
 from unimetric.progress import log_status
 from unimetric.yaml_files import as_yaml
@@ -180,9 +180,8 @@ class RunFolder:
 
     def remove_leftovers(self) -> None:
         """Remove temporary files of a process that was killed."""
-        for name in ("log.jsonl", *(path.name for path in (self.checkpoint, self.config, self.metrics, self.vectors))):
-            for path in self.path.glob(f".{name}.*"):
-                path.unlink(missing_ok=True)
+        for path in (self.checkpoint, self.config, self.metrics, self.vectors, self.path / "log.jsonl"):
+            remove_leftovers(path)
         for path in self.model.glob(".saving-*"):
             shutil.rmtree(path)
 

@@ -1,5 +1,6 @@
 """Tables of measured numbers for the terminal."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,30 +78,21 @@ def _fitting(rows: Sequence[Row], console: Console) -> Table:
         # The first name goes above the table, where it takes no column's width.
         title, header[0] = f"{header[0]} [95 % interval]" if intervals else header[0], ""
         turned = [list(column) for column in zip(header, *cells, strict=True)]
-        shapes: list[tuple[list[str], list[list[str]]]] = [(header, cells), (turned[0], turned[1:])]
         if alone:
-            shapes = [_single(*rows[0], intervals=intervals)]
-        tables += [_table(*shape, title) for shape in shapes]
+            lost = ["lost in the union", *_gaps(rows[0][1], intervals)]
+            turned = [[*line, gap] for line, gap in itertools.zip_longest(turned, lost, fillvalue="")]
+        else:
+            tables.append(_table(header, cells, title))
+        tables.append(_table(turned[0], turned[1:], title))
     wide = console.options.update(max_width=10_000)
     fitting = (table for table in tables if console.measure(table, options=wide).maximum <= console.width)
     return next(fitting, tables[-1])
 
 
-def _single(name: str, metrics: dict[str, Any], *, intervals: bool) -> tuple[list[str], list[list[str]]]:
-    """Header and cells for one model: a row for each dataset, with its unified gap."""
-    separate, gaps, ends = metrics["separate"], metrics["unified_gap"], metrics.get("intervals") if intervals else None
-    cells = [
-        [
-            dataset,
-            _recall(values, ends and ends["separate"][dataset]),
-            _with_interval(gaps[dataset], ends and ends["unified_gap"][dataset]),
-        ]
-        for dataset, values in separate.items()
-    ]
-    cells += [[part, _recall(metrics[part], ends and ends[part]), ""] for part in ("harmonic", "unified")]
-    cells.append(["trained", _count(metrics["model"]["trainable_parameters"]), ""])
-    cells.append(["time", clock_time(metrics.get("training_seconds", 0) + metrics["seconds"]), ""])
-    return ["", name, "lost in the union"], cells
+def _gaps(metrics: dict[str, Any], intervals: bool) -> list[str]:
+    """Return each dataset's loss of Recall@1 in the union."""
+    gaps, ends = metrics["unified_gap"], metrics.get("intervals") if intervals else None
+    return [_with_interval(gaps[name], ends and ends["unified_gap"][name]) for name in metrics["separate"]]
 
 
 def _table(header: Sequence[str], cells: Sequence[Sequence[str]], title: str) -> Table:

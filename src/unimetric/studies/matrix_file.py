@@ -2,14 +2,11 @@
 
 import dataclasses
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from unimetric.config import RunConfig
 from unimetric.errors import UserError, nearest_names, shown
@@ -53,7 +50,7 @@ class MatrixFile:
 
 def read_matrix(path: Path) -> MatrixFile:
     """Read a benchmark's file; a `UserError` if it cannot be read, or has unknown or malformed parts."""
-    values = read_yaml(path, _Loader)
+    values = read_yaml(path)
     if not isinstance(values, Mapping) or not values.get("axes"):
         raise UserError(f"{path} is not a benchmark: it has no axes:; see docs/benchmark.md for the format")
     _check_names(values, _TOP, str(path))
@@ -92,6 +89,11 @@ def _read_axes(axes: Any, origin: str) -> dict[str, dict[str, dict[str, Any]]]:
             raise UserError(f"{origin}, axes: {axis}: has {shown(entries)} where entries belong: write NAME: {{...}}")
         read[str(axis)] = {}
         for name, overlay in entries.items():
+            if isinstance(name, bool):
+                text = "yes, on or true" if name else "no, off or false"
+                raise UserError(
+                    f"{origin}, axes: {axis}: YAML reads the name {text} as a truth value; write it in quotes"
+                )
             _check_names(overlay or {}, _OVERLAY, f"{origin}, {axis}: {name}:")
             read[str(axis)][str(name)] = dict(overlay or {})
         if len(read[str(axis)]) < len(entries):
@@ -163,30 +165,3 @@ def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
             value = {part: value}
         values = merge(values, value)
     return values
-
-
-_WORDS = {
-    "tag:yaml.org,2002:bool": re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"),
-    "tag:yaml.org,2002:float": re.compile(
-        r"(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
-        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
-    ),
-}
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which ``on`` is a word, ``1e-5`` a number, and names are text."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own way
-        first: [(tag, _WORDS.get(tag, pattern)) for tag, pattern in resolvers]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, (str, int, float, bool)):
-                raise yaml.constructor.ConstructorError(None, None, "a name is not text", key_node.start_mark)
-        return super().construct_mapping(node, deep)

@@ -16,6 +16,7 @@ from unimetric.studies.collect import Row, Summary
 from unimetric.studies.names import MEMORY, PARAMETERS, RATIO, SECONDS
 
 _COSTS = (PARAMETERS, RATIO, SECONDS, MEMORY)
+_CORNER = "Recall@1, %"
 _HEADINGS = {PARAMETERS: "trained", SECONDS: "time", MEMORY: "memory"}
 
 
@@ -93,26 +94,25 @@ _FORMATS: dict[str, Callable[[float], str]] = {
 
 def markdown(title: str, grid: Grid, notes: Sequence[str]) -> str:
     """Return the table in Markdown, with notes below it."""
-    header = ["Recall@1, %", *map(_markdown_escape, grid.header)]
+    header, *rows = _written(grid, _markdown_escape, "**{}**")
+    ruler = ["---", *["---:"] * len(grid.header)]
     lines = [
         f"# {' '.join(title.split())}",
         "",
-        _markdown_line(header),
-        _markdown_line(["---", *["---:"] * (len(header) - 1)]),
-        *(
-            _markdown_line(
-                [_markdown_escape(name), *(f"**{cell.text}**" if cell.best else cell.text for cell in cells)]
-            )
-            for name, cells in grid.rows
-        ),
+        *(f"| {' | '.join(line)} |" for line in (header, ruler, *rows)),
         "",
         *(f"- {note}" for note in notes),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _markdown_line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _written(grid: Grid, escape: Callable[[str], str], bold: str) -> list[list[str]]:
+    """Return the header and the rows of a table with escaped text."""
+    rows = [
+        [escape(name), *(bold.format(escape(cell.text)) if cell.best else escape(cell.text) for cell in cells)]
+        for name, cells in grid.rows
+    ]
+    return [[*map(escape, (_CORNER, *grid.header))], *rows]
 
 
 def _markdown_escape(text: str) -> str:
@@ -156,22 +156,13 @@ def latex_escape(text: str) -> str:
 def latex(title: str, grid: Grid, notes: Sequence[str]) -> str:
     r"""Return the table in LaTeX, for ``\usepackage{booktabs}``; the notes are comments."""
     comments = [f"% {' '.join(note.split())}" for note in (title, *notes)]
-    rows = [
-        " & ".join(
-            [
-                latex_escape(name),
-                *(rf"\textbf{{{latex_escape(cell.text)}}}" if cell.best else latex_escape(cell.text) for cell in cells),
-            ]
-        )
-        + r" \\"
-        for name, cells in grid.rows
-    ]
+    header, *rows = (" & ".join(line) + r" \\" for line in _written(grid, latex_escape, r"\textbf{{{}}}"))
     lines = [
         *comments,
         r"% \usepackage{booktabs}",
         rf"\begin{{tabular}}{{l{'r' * len(grid.header)}}}",
         r"\toprule",
-        " & ".join([latex_escape("Recall@1, %"), *map(latex_escape, grid.header)]) + r" \\",
+        header,
         r"\midrule",
         *rows,
         r"\bottomrule",
@@ -204,7 +195,7 @@ def print_grid(title: str, grid: Grid, notes: Sequence[str], console: Console | 
     console = console or Console()
     console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
     # Names are wrapped at three eighths of the width.
-    longest = max(map(cell_len, ("Recall@1, %", *(name for name, _ in grid.rows))))
+    longest = max(map(cell_len, (_CORNER, *(name for name, _ in grid.rows))))
     name_width = min(longest, 3 * console.width // 8)
     widths = [
         max(map(cell_len, (heading, *(cells[index].text for _, cells in grid.rows))))
@@ -232,7 +223,7 @@ def _parts(widths: Sequence[int], room: int) -> list[list[int]]:
 
 def _table(grid: Grid, part: Sequence[int], name_width: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1), header_style="bold")
-    table.add_column("Recall@1, %", width=name_width, overflow="fold")
+    table.add_column(_CORNER, width=name_width, overflow="fold")
     for index in part:
         table.add_column(Text(grid.header[index]), justify="right", no_wrap=True)
     for name, cells in grid.rows:
