@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,6 @@ from unimetric import Embedder
 from unimetric.commands.export import _images
 from unimetric.data.images import decode_image
 from unimetric.data.transforms import EvaluationTransform
-from unimetric.models import onnx_export
 
 TORCH = ("--format", "torch")
 
@@ -105,6 +105,6 @@ def test_a_model_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_missing_package_is_named(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name == "onnxscript" else object())
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert unimetric("export", run) == 2
     assert "needs the package onnxscript: pip install 'unimetric[export]'" in capsys.readouterr().err

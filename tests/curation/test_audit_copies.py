@@ -111,35 +111,3 @@ def test_equal_pixels_in_other_files_are_exact_copies(tmp_path: Path) -> None:
     sizes = [(tmp_path / name).stat().st_size for name in ("a.png", "b.png", "c.bmp")]
     assert best_of(found, [0, 1, 2]) == int(np.argmax(sizes))
     assert near_copies(found, copies) == []
-
-
-def test_a_stopped_measurement_goes_on_and_ends_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unimetric.curation.measurements._CHUNK", 4)
-    images = {f"{seed:02}": picture(seed) for seed in range(10)}
-    whole = measured(tmp_path, images)
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    items = [*whole.items, Item(tmp_path / "broken.png", "a", "set")]
-
-    class Stopping(Colours):
-        left = 2
-
-        def encode(self, images: list[Image.Image], *, precision: str = "auto") -> np.ndarray:
-            if not self.left:
-                raise KeyboardInterrupt
-            self.left -= 1
-            return super().encode(images, precision=precision)
-
-    with pytest.raises(KeyboardInterrupt):
-        measure(items, Stopping(), "colours", tmp_path / "again", "auto")
-    seen = []
-
-    class Counting(Colours):
-        def encode(self, images: list[Image.Image], *, precision: str = "auto") -> np.ndarray:
-            seen.extend(images)
-            return super().encode(images, precision=precision)
-
-    again = measure(items, Counting(), "colours", tmp_path / "again", "auto")
-    assert len(seen) == 2
-    assert list(again.reasons) == [10]
-    for name in ("files", "pixels", "hashes", "grey", "numbers", "vectors"):
-        np.testing.assert_array_equal(getattr(again, name)[:10], getattr(whole, name))

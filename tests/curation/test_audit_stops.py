@@ -39,12 +39,13 @@ measurements.measure(items, Killed(), "colours", work, "auto")
 
 @pytest.fixture(scope="module")
 def items(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
-    """More pictures than are measured between two writes, with three copies."""
+    """More pictures than are measured between two writes, with three copies, and a file that is none."""
     folder = tmp_path_factory.mktemp("pictures")
     for seed in range(130):
         picture(seed, 48, 40).save(folder / f"{seed:03}.png")
     for seed in (3, 70, 129):
         compressed(picture(seed, 48, 40)).save(folder / f"{seed:03}-copy.png")
+    (folder / "999.png").write_bytes(b"no image")
     return [Item(path, "a", "set") for path in sorted(folder.iterdir())]
 
 
@@ -62,6 +63,8 @@ def test_a_killed_audit_goes_on(items: list[Item], tmp_path: Path) -> None:
 
     again = measure(items, Counting(), "colours", tmp_path / "work", "auto")
     assert 0 < len(seen) < len(items)
+    assert again.reasons == whole.reasons
+    assert [*again.reasons] == [len(items) - 1]
     for name in ARRAYS:
         np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
     assert near_copies(again, []) == near_copies(whole, [])
@@ -78,15 +81,13 @@ def test_the_comparison_goes_on_after_any_byte(items: list[Item], kept: float, t
     assert sorted((tmp_path / "pairs.jsonl").read_bytes().splitlines()) == sorted(complete.splitlines())
 
 
-def test_pairs_compared_by_another_rule_are_compared_again(
-    items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pairs_compared_by_another_rule_are_compared_again(items: list[Item], tmp_path: Path) -> None:
     measured = measure(items[:40], Colours(), "colours", tmp_path, "auto")
     found = near_copies(measured, [])
     key = (tmp_path / "pairs.jsonl").read_text().splitlines()[0]
     (tmp_path / "pairs.jsonl").write_text(f"{key}\n[3, 4]\n")
     assert near_copies(measured, []) == []  # it is kept as no copy
-    monkeypatch.setattr("unimetric.curation.copies.RULE", -1)
+    (tmp_path / "pairs.jsonl").write_text(f"{key}0\n[3, 4]\n")
     assert near_copies(measured, []) == found
 
 

@@ -9,32 +9,40 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from search_toys import FP32, dump, make_model, new_picture, thresholds
+from timm.layers import PatchEmbed
+from torch.nn.modules.module import register_module_forward_pre_hook
 
-from toy_runs import unimetric
+from toy_runs import removed, unimetric
 from unimetric.commands.index import RowOptions, change_database, index_sources
 from unimetric.data.sources import read_sources
 from unimetric.errors import UserError
 from unimetric.models.embedder import Embedder
-from unimetric.models.per_image import PerImageModel
 from unimetric.search import DatabaseError, ModelMismatchError, SearchIndex
-from unimetric.search import indexing as indexing_module
 
 CPU = ["--device.precision", "fp32", "--device.accelerator", "cpu"]
 
 
+class Embedded:
+    """The number of images that went through models, which Ctrl-C may stop after so many."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.stop_after = 10**9
+
+    def __call__(self, module: torch.nn.Module, pixels: object) -> None:
+        if isinstance(module, PatchEmbed):
+            if self.images == self.stop_after:
+                raise KeyboardInterrupt
+            self.images += 1
+
+
 @pytest.fixture
-def embedded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Number of images that went through the model, batch by batch."""
-    sizes: list[int] = []
-    original = PerImageModel.embed_pixels
-
-    def counting(self: PerImageModel, images: list[object]) -> object:
-        sizes.append(len(images))
-        return original(self, images)
-
-    monkeypatch.setattr(PerImageModel, "embed_pixels", counting)
-    return sizes
+def embedded() -> Iterator[Embedded]:
+    counted = Embedded()
+    with removed(register_module_forward_pre_hook(counted)):
+        yield counted
 
 
 def indexed(
@@ -59,16 +67,15 @@ def indexed(
     return result.written, result.unchanged, len(result.refused), result.deleted
 
 
-def test_only_what_changed_is_embedded(model: Path, own: Path, tmp_path: Path, embedded: list[int]) -> None:
+def test_only_what_changed_is_embedded(model: Path, own: Path, tmp_path: Path, embedded: Embedded) -> None:
     db = tmp_path / "db"
     assert indexed(model, [own], db, batch_size=10) == (24, 0, 0, 0)
-    assert embedded == [10, 10, 4]
+    assert embedded.images == 24
     before = dump(db)
     assert {row["dataset"] for row in before} == {"hats", "shoes"}
     assert len({row["fingerprint"] for row in before}) == 1
-    embedded.clear()
     assert indexed(model, [own], db) == (0, 24, 0, 0)
-    assert embedded == []
+    assert embedded.images == 24
     assert dump(db) == before
 
     new_picture(own / "hats/c0/0.png")
@@ -77,7 +84,7 @@ def test_only_what_changed_is_embedded(model: Path, own: Path, tmp_path: Path, e
     (own / "shoes/c1/2.png").write_bytes(b"")
     (own / "shoes/c1/bad.jpg").write_bytes(b"no image")
     assert indexed(model, [own], db) == (2, 21, 2, 0)
-    assert embedded == [2]
+    assert embedded.images == 26
     after = {row["path"]: row for row in dump(db)}
     assert len(after) == 25
     old = {row["path"]: row for row in before}
@@ -89,7 +96,7 @@ def test_only_what_changed_is_embedded(model: Path, own: Path, tmp_path: Path, e
     assert len(dump(db)) == 24
 
 
-def test_new_prices_need_no_embedding(model: Path, own: Path, tmp_path: Path, embedded: list[int]) -> None:
+def test_new_prices_need_no_embedding(model: Path, own: Path, tmp_path: Path, embedded: Embedded) -> None:
     paths = sorted(own.glob("*/*/*.png"))
     manifest = tmp_path / "m.csv"
 
@@ -100,10 +107,9 @@ def test_new_prices_need_no_embedding(model: Path, own: Path, tmp_path: Path, em
     write("3")
     assert indexed(model, [manifest], tmp_path / "db") == (24, 0, 0, 0)
     before = dump(tmp_path / "db")
-    embedded.clear()
     write("4.5")
     assert indexed(model, [manifest], tmp_path / "db", commit_rows=7) == (23, 1, 0, 0)
-    assert embedded == []
+    assert embedded.images == 24
     after = dump(tmp_path / "db")
     assert [row | {"price": 0} for row in after] == [row | {"price": 0} for row in before]
     assert {row["price"] for row in after} == {None, 4.5}
@@ -149,22 +155,13 @@ def test_columns_that_no_database_holds_are_left_out(
         assert f"the column {name!r} is skipped: {reason}" in notes
 
 
-def test_interrupted_between_commits_it_goes_on(
-    model: Path, own: Path, tmp_path: Path, embedded: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_between_commits_it_goes_on(model: Path, own: Path, tmp_path: Path, embedded: Embedded) -> None:
     (own / "hats/c0/1.png").write_bytes(b"")
     indexed(model, [own], tmp_path / "whole", batch_size=4, commit_rows=8)
-    embedded.clear()
-    committed = indexing_module._Reporter.committed
-
-    def stop(self: object, progress: object) -> None:
-        committed(self, progress)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(indexing_module._Reporter, "committed", stop)
+    embedded.stop_after = embedded.images + 9
     with pytest.raises(KeyboardInterrupt):
         indexed(model, [own], tmp_path / "db", batch_size=4, commit_rows=8)
-    monkeypatch.undo()
+    embedded.stop_after = 10**9
     assert len(dump(tmp_path / "db")) == 8
     assert indexed(model, [own], tmp_path / "db", batch_size=4, commit_rows=8) == (15, 8, 1, 0)
     assert dump(tmp_path / "db") == dump(tmp_path / "whole")
@@ -256,12 +253,13 @@ def test_damaged_databases(damage, words: str, catalogue: Path, embedder: Embedd
     assert "\n" not in str(caught.value)
 
 
-def interrupt(*arguments: object, **options: object) -> None:
-    raise KeyboardInterrupt
-
-
 def test_the_commands(
-    model: Path, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    model: Path,
+    own: Path,
+    tmp_path: Path,
+    embedded: Embedded,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     db, query = tmp_path / "db", own / "hats/c1/2.png"
@@ -292,9 +290,9 @@ def test_the_commands(
         *("id", "score", "dataset", "label", "path", "metadata", "is_match", "confidence", "strength", "copies"),
     }
 
-    with monkeypatch.context() as patched:
-        patched.setattr("unimetric.search.indexing.index_items", interrupt)
-        assert unimetric("index", model, own, "--db", db, *CPU) == 130
+    new_picture(own / "hats/c0/new.png")
+    embedded.stop_after = embedded.images
+    assert unimetric("index", model, own, "--db", db, *CPU) == 130
     assert "stopped, what was written is kept" in capsys.readouterr().err
 
     assert unimetric("index", "--db", db, "--delete_dataset", "shoes") == 0

@@ -10,62 +10,57 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import unimetric.training.loop as loop
-import unimetric.training.resolve as resolve
-from toy_runs import log_rows, make_images, options_file, read_json, removed, tensors, unimetric
+from toy_runs import at_step, interrupt, log_rows, make_images, options_file, read_json, removed, tensors, unimetric
 from unimetric import Embedder
+from unimetric.config import run_config
 from unimetric.data.catalog import Item
+from unimetric.data.splits import Split
 from unimetric.errors import UserError
 from unimetric.evaluation.evaluate_split import Evaluator
 from unimetric.losses import CurricularFace
 from unimetric.training.loop import noise_seed
+from unimetric.training.setup import load_split
 
 
 class Parts:
-    """The embedder and the loss of the next run, and their state before it."""
+    """The embedder and the loss of a run, and their state before its first step."""
 
-    embedder: Embedder
-    loss: torch.nn.Module
-    before: dict[str, torch.Tensor]
+    def __init__(self) -> None:
+        self.modules: dict[str, torch.nn.Module] = {}
+        self.before: dict[str, torch.Tensor] = {}
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        build, make = resolve.build_embedder, resolve.configured_loss
+    def __call__(self, module: torch.nn.Module, _: object) -> None:
+        prefix = {Embedder: "", CurricularFace: "loss."}.get(type(module))
+        if prefix is not None and prefix not in self.modules:
+            self.modules[prefix] = module
+            self.before |= {name: value.clone() for name, value in self._state(prefix)}
 
-        def build_embedder(*arguments: Any) -> Embedder:
-            self.embedder = build(*arguments)
-            self.before = {name: value.clone() for name, value in self.embedder.state_dict().items()}
-            return self.embedder
-
-        def configured_loss(*arguments: Any) -> torch.nn.Module:
-            self.loss = make(*arguments)
-            self.before |= {f"loss.{name}": value.clone() for name, value in self.loss.state_dict().items()}
-            return self.loss
-
-        monkeypatch.setattr(resolve, "build_embedder", build_embedder)
-        monkeypatch.setattr(resolve, "configured_loss", configured_loss)
+    def _state(self, prefix: str) -> list[tuple[str, torch.Tensor]]:
+        return [(prefix + name, value) for name, value in self.modules[prefix].state_dict().items()]
 
     def changed(self) -> set[str]:
-        after = {**self.embedder.state_dict(), **{f"loss.{n}": v for n, v in self.loss.state_dict().items()}}
-        return {name for name, value in after.items() if not value.equal(self.before[name])}
+        after = [entry for prefix in self.modules for entry in self._state(prefix)]
+        return {name for name, value in after if not value.equal(self.before[name])}
 
 
 @pytest.mark.parametrize("method", ["puma", "linear"])
-def test_steps_change_what_is_trained_and_nothing_else(
-    method: str, sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = Parts(monkeypatch)
+def test_steps_change_what_is_trained_and_nothing_else(method: str, sources: list[Path], tmp_path: Path) -> None:
+    made = Parts()
     model = {} if method == "puma" else {"method": "linear", "options": {}}
     options = options_file(tmp_path / "options.yaml", model=model, training={"steps": 3})
-    assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 0
+    with removed(register_module_forward_pre_hook(made)):
+        assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 0
     changed = made.changed()
     learned = {name for name in made.before if not name.startswith("backbone.")}
     assert changed == learned
-    assert all(parameter.grad is None for parameter in made.embedder.backbone.parameters())
+    assert all(parameter.grad is None for parameter in made.modules[""].backbone.parameters())
 
 
 @pytest.mark.parametrize("clip", [1e-4, 0.0])
@@ -213,12 +208,14 @@ def test_selection(
     ]
 
 
+def split_of(run: Path) -> Split:
+    """The images that a run has used."""
+    return load_split(run_config(yaml.safe_load((run / "config.yaml").read_text()), "config.yaml"))
+
+
 def test_selection_never_sees_the_test_classes(
     sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    splits = []
-    original = resolve.load_split
-    monkeypatch.setattr(resolve, "load_split", lambda config: splits.append(original(config)) or splits[-1])
     validations = Validations(monkeypatch, [0.1] * 9)
     options = options_file(
         tmp_path / "options.yaml",
@@ -226,7 +223,7 @@ def test_selection_never_sees_the_test_classes(
         training={"epochs": 5, "selection": "best", "validate_every": 2},
     )
     assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 0
-    (split,) = splits
+    split = split_of(tmp_path / "run")
     assert len(validations.items) == 3  # after epochs 2, 4 and the last
     for items in validations.items:
         classes = {(item.dataset, item.label) for item in items}
@@ -268,20 +265,17 @@ def test_the_largest_seed(sources: list[Path], tmp_path: Path) -> None:
 
 
 def test_unreadable_validation_images_are_named_and_counted(
-    sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    sources: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    splits = []
-    original = resolve.load_split
-    monkeypatch.setattr(resolve, "load_split", lambda config: splits.append(original(config)) or splits[-1])
     data = Path(shutil.copytree(sources[0], tmp_path / "data"))
-    changes: dict[str, Any] = {"data": {"validation_fraction": 0.3}, "training": {"epochs": 2}}
+    changes: dict[str, Any] = {"data": {"validation_fraction": 0.3}, "training": {"epochs": 3}}
     options = options_file(tmp_path / "options.yaml", **changes)
     assert unimetric("train", data, "--out", tmp_path / "first", "--config", options) == 0
-    bad = splits[0].validation[2].path
+    bad = split_of(tmp_path / "first").validation[2].path
     bad.write_bytes(b"no image")
-    # Stopped after its validation and continued: it is still known.
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "write_results", lambda run, progress: (_ for _ in ()).throw(KeyboardInterrupt))
+    # Stopped after its first validation and continued: it is still known.
+    steps = read_json(tmp_path / "first/metrics.json")["training_steps"] // 3
+    with at_step(steps + 1, interrupt):
         assert unimetric("train", data, "--out", tmp_path / "run", "--config", options) == 130
     assert unimetric("train", "--resume", tmp_path / "run") == 0
     metrics = read_json(tmp_path / "run/metrics.json")
