@@ -327,13 +327,32 @@ def test_unreadable_folder(tmp_path: Path) -> None:
 
 
 def test_images_two_folders_below_every_class_are_noted(tmp_path: Path) -> None:
-    root = make(tmp_path / "office", "amazon/images/bike/1.jpg", "amazon/images/mug/2.jpg", "dslr/images/mug/3.jpg")
+    root = make(tmp_path / "office", "amazon/2010/bike/1.jpg", "amazon/2010/mug/2.jpg", "dslr/2010/mug/3.jpg")
     (dataset,) = read_folder(root)
     assert dataset.labels == ("amazon", "dslr")
     (note,) = dataset.notes
     assert note == (
-        f"dataset 'office': all images in {root}/amazon/images are of the class 'amazon'; "
+        f"dataset 'office': all images in {root}/amazon/2010 are of the class 'amazon'; "
         "if the 2 folders in it are the classes, name it as a source"
     )
     make(root, "dslr/4.jpg")
     assert read_folder(root)[0].notes == ()
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        # Food-101, Office-31, archives that were unpacked into folders of their names
+        (["images/a/1.jpg", "images/b/2.jpg", "meta/train.txt"], {"r": "ab"}),
+        (["x/images/a/1.jpg", "x/images/b/2.jpg", "y/Images/a/3.jpg"], {"x": "ab", "y": "a"}),
+        (["r/r/a/1.jpg", "r/r/b/2.jpg"], {"r": "ab"}),
+        (["images/x/a/1.jpg", "images/y/b/2.jpg"], {"x": "a", "y": "b"}),
+        (["images/1.jpg", "b/2.jpg"], {"r": ["b", "images"]}),
+        (["x/images/1.jpg", "y/images/2.jpg"], {"x": ["images"], "y": ["images"]}),
+    ],
+)
+def test_a_folder_of_all_images_is_no_class(names: list[str], expected: dict[str, object], tmp_path: Path) -> None:
+    read = read_folder(make(tmp_path / "r", *names))
+    assert {dataset.name: dataset.labels for dataset in read} == {
+        name: tuple(found) for name, found in expected.items()
+    }

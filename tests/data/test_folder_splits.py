@@ -60,6 +60,7 @@ SPLIT_TREES = {
     "of two years": ("train2017/a/1.jpg", "train2017/b/1.jpg", "test2015/c/1.jpg", "test2015/d/1.jpg"),
     "in one word": ("trainset/a/1.jpg", "trainset/b/1.jpg", "TESTDATA/c/1.jpg", "TESTDATA/d/1.jpg"),
     "hold-out": ("Training/a/1.jpg", "Training/b/1.jpg", "Hold-Out/c/1.jpg", "Hold-Out/d/1.jpg"),
+    "twice": ("train/train/a/1.jpg", "train/train/b/1.jpg", "test/test/c/1.jpg", "test/test/d/1.jpg"),
     "beside files": ("train/a/1.jpg", "train/b/1.jpg", "test/c/1.jpg", "test/d/1.jpg", "labels/x.txt", "train.csv"),
 }
 
@@ -105,9 +106,9 @@ def test_splits_above_datasets(tmp_path: Path) -> None:
     root = make(
         tmp_path / "d", "train/images/a/1.jpg", "train/labels/1.txt", "test/images/b/1.jpg", "test/labels/1.txt"
     )
-    assert {name: [role for *_, role in items] for name, items in found(root).items()} == {"images": ["train", "test"]}
+    assert {name: [role for *_, role in items] for name, items in found(root).items()} == {"d": ["train", "test"]}
     root = make(tmp_path / "e", "images/train/a/1.jpg", "images/test/b/1.jpg", "labels/train/1.txt")
-    assert {name: [role for *_, role in items] for name, items in found(root).items()} == {"images": ["train", "test"]}
+    assert {name: [role for *_, role in items] for name, items in found(root).items()} == {"e": ["train", "test"]}
 
 
 def test_splits_within_classes(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ The layout follows from where the images lie and from the names of splits (`SPLI
 - ``root/dataset/class/**/image``: one dataset per child, where no child of the root holds images itself;
 - ``train`` and ``test`` (two splits at least) above the classes, above the datasets, or within each class: the splits
   are kept as `Item.role`. Names may share another part, as in ``cars_train`` and ``cars_test``, or ``train2017`` and
-  ``val2017``; where there are several such parts, each is a dataset.
+  ``val2017``; where there are several such parts, each is a dataset;
+- a folder between a dataset or a split and its classes that has their name, or one of `WHOLE`, is passed over.
 
 Ambiguous layouts are refused, or noted where one reading is far more likely.
 """
@@ -133,7 +134,7 @@ def _layouts(tree: Folder, name: str | None, *, strict: bool) -> list[_Layout]:
             else:
                 layouts.append(_of_sides(title, sides))
         return layouts
-    children = tree.class_folders()
+    children = _inner(tree).class_folders()
     if _splits_within(tree) or not _are_datasets(children, strict=strict):
         return [_one(tree, whole, strict=strict)]
     # Beside datasets with splits, a single split folder is the only side of its dataset, and not a class.
@@ -147,10 +148,21 @@ def _one(folder: Folder, name: str, *, strict: bool, lone: bool = False) -> _Lay
     if len(groups) == 1:
         (sides,) = groups.values()
         return replace(_of_sides(name, sides), folders=[folder])
+    inner = _inner(folder)
     if roles := _splits_within(folder):
-        within = [(part, child.path.name, roles[part]) for child in folder.class_folders() for part in child.children]
+        within = [(part, child.path.name, roles[part]) for child in inner.class_folders() for part in child.children]
         return _Layout(name, [folder], [entry for entry in within if entry[0].image_count])
-    return _Layout(name, [folder], [(child, child.path.name, None) for child in folder.children])
+    return _Layout(name, [folder], [(child, child.path.name, None) for child in inner.children])
+
+
+def _inner(folder: Folder) -> Folder:
+    """Return the only folder in a folder, if it holds all classes by its name (``images``, or the same again)."""
+    found = folder.class_folders()
+    if len(found) == 1 and not (folder.images or found[0].images):
+        name = found[0].path.name.casefold()
+        if name in WHOLE or name == folder.path.name.casefold():
+            return _inner(found[0])
+    return folder
 
 
 def _of_sides(name: str, sides: Sequence[tuple[Folder, str]]) -> _Layout:
@@ -160,6 +172,7 @@ def _of_sides(name: str, sides: Sequence[tuple[Folder, str]]) -> _Layout:
 
 def _splits(folder: Folder, *, strict: bool, fewest: int = 2) -> dict[str, list[tuple[Folder, str]]]:
     """Return the split folders of a dataset with their roles, by the rest of their names; empty if there are none."""
+    folder = _inner(folder)
     children = folder.class_folders()
     groups: defaultdict[str, list[tuple[Folder, str]]] = defaultdict(list)
     for child in children:
@@ -192,7 +205,7 @@ def _splits(folder: Folder, *, strict: bool, fewest: int = 2) -> dict[str, list[
         _refuse_flat(folder, sides)
     if strict:
         _refuse_whole(sides)
-    return dict(groups)
+    return {rest: [(_inner(side), role) for side, role in group] for rest, group in groups.items()}
 
 
 def _refuse_flat(folder: Folder, sides: list[Folder]) -> None:
@@ -235,7 +248,7 @@ def _manifest_remedy(folder: Folder) -> str:
 def _splits_within(folder: Folder) -> dict[Folder, str]:
     """Return the role of each split folder within the classes of a dataset; empty if its classes have none."""
     roles: dict[Folder, str] = {}
-    for child in folder.class_folders():
+    for child in _inner(folder).class_folders():
         for part in child.class_folders():
             parts = split_parts(part.path.name)
             if child.images or part.class_folders() or parts is None or parts[0]:
@@ -249,7 +262,7 @@ def _are_datasets(children: list[Folder], *, strict: bool = False) -> bool:
     if any(child.images for child in children):
         return False
     return any(
-        any(grandchild.images for grandchild in child.children)
+        any(grandchild.images for grandchild in _inner(child).children)
         or bool(_splits(child, strict=strict))
         or bool(_splits_within(child))
         for child in children
@@ -263,7 +276,7 @@ def _refuse_mixture(tree: Folder) -> None:
         UserError: some children hold images themselves, as classes do, yet most images lie deeper, and one
             child at least has most of its own in several folders, as datasets have.
     """
-    children = tree.class_folders()
+    children = _inner(tree).class_folders()
     direct = {child.path: len(child.images) for child in children}
     deep = {child.path: child.image_count - len(child.images) for child in children}
     if not any(direct.values()) or sum(direct.values()) >= sum(deep.values()) or _splits(tree, strict=True):
