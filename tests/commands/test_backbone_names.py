@@ -12,6 +12,7 @@ from unimetric import Embedder, UserError
 from unimetric.commands.serve import Place, place_of
 from unimetric.config import DeviceConfig
 from unimetric.models.embedder import model_path
+from unimetric.models.source import ModelSource
 
 __all__ = ["one_thread"]
 
@@ -56,13 +57,13 @@ def test_a_folder_of_that_name_comes_first(cache: Path, tmp_path: Path) -> None:
 
 def test_a_folder_of_images_has_a_database_in_the_cache(cache: Path, tmp_path: Path) -> None:
     images = make_images(tmp_path / "photos", classes=2, images=2)
-    place = place_of(str(images), model=Path(NAME), weights=None, device=CPU)
+    place = place_of(str(images), ModelSource(Path(NAME), device=CPU))
     assert Path(place.database).is_relative_to(cache)
     assert (place.images, place.trained) == (str(images), False)
     make_images(images / "more", classes=1, images=1)
-    assert place_of(str(images), model=Path(NAME), weights=None, device=CPU) == place
-    assert place_of(place.database, model=None, weights=None, device=CPU) == Place(place.database)
+    assert place_of(str(images), ModelSource(Path(NAME), device=CPU)) == place
+    assert place_of(place.database, ModelSource(device=CPU)) == Place(place.database)
     (tmp_path / "empty").mkdir()
     for nothing in (tmp_path / "none", tmp_path / "empty"):
         with pytest.raises(UserError, match="database"):
-            place_of(str(nothing), model=Path(NAME), weights=None, device=CPU)
+            place_of(str(nothing), ModelSource(Path(NAME), device=CPU))

@@ -98,6 +98,24 @@ def test_they_are_measured_by_shared_labels(tmp_path: Path, run: Path, capsys: p
     assert "c2/1.png: the gallery holds no other image" in capsys.readouterr().err
 
 
+def test_they_are_written_with_vectors(tmp_path: Path, run: Path) -> None:
+    file = manifest(tmp_path, [*ROWS, ("c2/1", "soft")])
+    assert unimetric("embed", run, file, "--out", tmp_path / "vectors.parquet") == 0
+    table = pq.read_table(tmp_path / "vectors.parquet")
+    assert table["label"].to_pylist() == ["red|round", "red|round", "red", "blue|soft", "soft", "soft"]
+    assert table["labels"].to_pylist() == [
+        ["red", "round"],
+        ["red", "round"],
+        ["red"],
+        ["blue", "soft"],
+        ["soft"],
+        ["soft"],
+    ]
+    one_label = manifest(tmp_path, [(path, "a") for path, _ in ROWS])
+    assert unimetric("embed", run, one_label, "--out", tmp_path / "vectors.parquet") == 0
+    assert pq.read_schema(tmp_path / "vectors.parquet").names == ["path", "label", "dataset", "vector"]
+
+
 def test_they_are_not_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = manifest(tmp_path, ROWS)
     assert unimetric("train", file, "--out", tmp_path / "run", "--config", options_file(tmp_path / "options.yaml")) == 2

@@ -15,7 +15,7 @@ from timm.layers import PatchEmbed
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from toy_runs import removed, unimetric
-from unimetric.commands.index import RowOptions, change_database, index_sources
+from unimetric.commands.index import ChangeOptions, RowOptions, change_database, index_sources
 from unimetric.data.sources import read_sources
 from unimetric.errors import UserError
 from unimetric.models.embedder import Embedder
@@ -198,12 +198,26 @@ def test_names(model: Path, own: Path, tmp_path: Path) -> None:
     indexed(model, [own], db, dataset="all")
     with SearchIndex.open(db) as index:
         assert index.datasets() == {"all/hats": 12, "all/shoes": 12, "caps": 12}
-    assert change_database(str(db), datasets=["all/hats"], paths=[str(own / "shoes/c0")]) == (16, None)
-    with pytest.raises(UserError, match="the database has all/shoes, caps"):
-        change_database(str(db), datasets=["hats"])
+    assert (
+        change_database(str(db), ChangeOptions(delete_dataset=["all/hats"], delete_path=[str(own / "shoes/c0")])) == 16
+    )
+    with pytest.raises(UserError, match="unknown dataset 'hats'"):
+        change_database(str(db), ChangeOptions(delete_dataset=["hats"]))
     for name, sources in (("a=b", [own]), ("", [own]), ("a", [own, own])):
         with pytest.raises(UserError, match="--dataset is"):
             indexed(model, sources, db, dataset=name)
+
+
+def test_a_name_in_another_unicode_form(model: Path, own: Path, tmp_path: Path) -> None:
+    db, composed, decomposed = tmp_path / "db", "caf\u00e9", "cafe\u0301"
+    indexed(model, [own / "hats"], db, dataset=composed)
+    indexed(model, [own / "shoes"], db, dataset="shoes")
+    with SearchIndex.open(db, device=FP32) as index:
+        image = own / "shoes/c0/0.png"
+        (found,) = index.search(image, 3, datasets=[decomposed])
+        assert {match.dataset for match in found} == {composed}
+        assert index.count(decomposed) == 12
+    assert change_database(str(db), ChangeOptions(delete_dataset=[decomposed])) == 12
 
 
 def damage_data(db: Path) -> None:

@@ -86,7 +86,8 @@ def test_a_dataset_of_any_name(fill, tmp_path) -> None:
 
 @pytest.mark.parametrize("id", ["x' OR '1'='1", "a\0b", "\ud800", "\\", "", "x" * 10**6, "`", "--", "日本"])
 def test_an_id_of_any_text_is_looked_up_as_it_is(id: str, index: SearchIndex) -> None:
-    for use in (index.item, index.thumbnail, index.search_item):
+    # The last one in memory.
+    for use in (index.item, index.thumbnail, index.search_item, lambda id: index.prepare() or index.search_item(id)):
         with pytest.raises(ItemNotFoundError) as caught:
             use(id)
         assert str(caught.value).isprintable()

@@ -12,10 +12,12 @@ from unimetric.commands.rotate import rotate
 from unimetric.commands.upgrade import upgrade
 from unimetric.data.sources import read_sources
 from unimetric.errors import UserError
+from unimetric.models.source import ModelSource
 from unimetric.search import ModelMismatchError, SearchIndex
 from unimetric.search.calibrating import calibrate_database
 from unimetric.search.errors import ReplacedError
-from unimetric.search.upgrade.run import UpgradeOptions, start_upgrade
+from unimetric.search.upgrade.embedding import UpgradeOptions
+from unimetric.search.upgrade.run import start_upgrade
 from unimetric.search.upgrade.state import upgrade_state
 
 ROWS = 24
@@ -52,7 +54,7 @@ def stopped_after(db: Path, model: Path, rows: int, options: UpgradeOptions = OP
         if done >= rows:
             raise StoppedError
 
-    started = start_upgrade(db, model, options=options, on_progress=progressed)
+    started = start_upgrade(db, ModelSource(model), options=options, on_progress=progressed)
     with pytest.raises(StoppedError):
         started.run(Embedder.from_pretrained(model, size=size))
 
@@ -207,7 +209,7 @@ def test_it_is_not_calibrated_meanwhile(db: Path, own: Path, other: Path) -> Non
     stopped_after(db, other, 12)
     queries = [item for dataset in read_sources([f"hats={own / 'hats'}"]) for item in dataset.items]
     with pytest.raises(UserError, match="is being upgraded: finish that with unimetric upgrade"):
-        calibrate_database(db, queries, device=FP32)
+        calibrate_database(db, queries, source=ModelSource(device=FP32))
 
 
 def test_a_second_upgrade_and_one_back(db: Path, own: Path, other: Path, model: Path, tmp_path: Path) -> None:

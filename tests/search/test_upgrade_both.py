@@ -16,14 +16,16 @@ from unimetric.commands.upgrade import upgrade
 from unimetric.errors import ArgumentError, UserError
 from unimetric.models.backbone import make_backbone
 from unimetric.models.embedder import Embedder
+from unimetric.models.source import ModelSource
 from unimetric.search import SearchIndex
 from unimetric.search.items import NewItem
 from unimetric.search.scoring import unit
 from unimetric.search.stores import open_place
 from unimetric.search.stores.live import place_of, read_live
 from unimetric.search.upgrade.decision import Gallery, compare
+from unimetric.search.upgrade.embedding import UpgradeOptions
 from unimetric.search.upgrade.maps import KINDS
-from unimetric.search.upgrade.run import UpgradeOptions, start_upgrade
+from unimetric.search.upgrade.run import start_upgrade
 from unimetric.search.upgrade.state import upgrade_state
 
 OLD, NEW, ROWS = 16, 24, 24
@@ -48,7 +50,7 @@ def db(own: Path, model: Path, other: Path, tmp_path: Path) -> Path:
         if done >= 12:
             raise StoppedError
 
-    started = start_upgrade(tmp_path / "db", other, options=OPTIONS, on_progress=progressed)
+    started = start_upgrade(tmp_path / "db", ModelSource(other), options=OPTIONS, on_progress=progressed)
     with pytest.raises(StoppedError):
         started.run(Embedder.from_pretrained(other))
     return tmp_path / "db"

@@ -82,8 +82,6 @@ class StubIndex:
 class StubFolder:
     """A folder whose indexing is as far as a test sets it."""
 
-    folder = "/data/photos"
-    train_command: str | None = None
     is_running = False
 
     def __init__(self, state: IndexingState) -> None:

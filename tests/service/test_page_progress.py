@@ -14,11 +14,13 @@ from browsing import barriers
 from unimetric.search.items import Refused
 from unimetric.service.folder import IndexingState
 
+COMMAND = "unimetric train /data/photos --out runs/mine"
+
 
 def working(**changes: Any) -> IndexingState:
     """The indexing of a folder on its way."""
     skipped = (Refused("/data/photos/roses/7.jpg", "cut off before its end"),)
-    state = IndexingState("indexing", 1100, 5000, 144, 210.0, skipped, 1, classes=4)
+    state = IndexingState("indexing", 1100, 5000, 144, 210.0, skipped, 1, folder="/data/photos")
     return replace(state, **changes)
 
 
@@ -39,8 +41,7 @@ def test_progress_of_the_indexing(browser: Any, axe: str) -> None:
         folder.state = working(done=2000, seconds_left=31.0)
         page.wait_for_function("() => document.getElementById('progress-bar').value === 2000")
         assert "about 30 s left" in page.inner_text("#progress-words")
-        folder.train_command = "unimetric train /data/photos --out runs/mine"
-        folder.state = working(phase="done", done=5000, seconds_left=None)
+        folder.state = working(phase="done", done=5000, seconds_left=None, train_command=COMMAND)
         page.wait_for_selector("#advice:not([hidden])")
         assert not bar.is_visible()
         advice = "For better answers, train on these pictures: unimetric train /data/photos --out runs/mine"
@@ -56,8 +57,7 @@ def test_progress_of_the_indexing(browser: Any, axe: str) -> None:
 
 @pytest.mark.parametrize("phase", ["indexing", "done"])
 def test_a_phone_shows_the_first_result_beside_the_progress(browser: Any, phase: str) -> None:
-    folder = StubFolder(working(phase=phase))
-    folder.train_command = "unimetric train /data/photos --out runs/mine"
+    folder = StubFolder(working(phase=phase, train_command=COMMAND))
     with served(Gallery(), folder=folder) as service, window_of(browser, service, 360, 740, has_touch=True) as window:
         window.page.wait_for_selector("#progress:not([hidden])")
         window.choose(Gallery().first()[1])
@@ -68,7 +68,7 @@ def test_a_phone_shows_the_first_result_beside_the_progress(browser: Any, phase:
     ("state", "words"),
     [
         (IndexingState("waiting"), "The model is being loaded; then your pictures are indexed."),
-        (IndexingState("reading"), "Looking for pictures in /data/photos"),
+        (IndexingState("reading", folder="/data/photos"), "Looking for pictures in /data/photos"),
         (
             working(phase="failed", problem="the disk is full"),
             "The pictures could not all be indexed: the disk is full. Start the service again to go on.",

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -314,3 +315,29 @@ def test_a_damaged_database_is_said_and_survived(make_database: Callable[[], Pat
         if answer.status_code != 200:
             assert json.loads(answer.text)["error"]["code"] == "database_unusable"
     assert server.stop()[0] == 0
+
+
+def test_a_second_ctrl_c_waits_for_no_answer(database: Path) -> None:
+    server = start_server(database, "--batch_size", 1, script=SLOW)
+
+    def ask(seed: int) -> None:
+        with server.client() as client, suppress(httpx.HTTPError):
+            client.post("/v1/search", files={"image": picture(seed=seed)})
+
+    asking = [threading.Thread(target=ask, args=(seed,)) for seed in range(8)]
+    for thread in asking:
+        thread.start()
+    with server.client() as client:
+        until = time.monotonic() + 30
+        while "unimetric_requests_under_way 8.0" not in client.get("/metrics").text:
+            assert time.monotonic() < until
+    server.process.send_signal(signal.SIGINT)
+    with pytest.raises(httpx.HTTPError), server.client() as client:
+        while client.get("/healthz").status_code:
+            assert time.monotonic() < until
+    exit_code, said = server.stop(signal.SIGINT)
+    for thread in asking:
+        thread.join()
+    assert exit_code == 130
+    assert "Traceback" not in said
+    assert "CancelledError" not in said

@@ -22,8 +22,10 @@ from unimetric.commands.upgrade import upgrade
 from unimetric.config import DeviceConfig
 from unimetric.models.backbone import make_backbone
 from unimetric.models.embedder import Embedder
+from unimetric.models.source import ModelSource
 from unimetric.search import SearchIndex
-from unimetric.search.upgrade.run import UpgradeOptions, start_upgrade
+from unimetric.search.upgrade.embedding import UpgradeOptions
+from unimetric.search.upgrade.run import start_upgrade
 from unimetric.service.batching import Batcher
 from unimetric.service.upgrading import Follower, Model
 
@@ -143,7 +145,7 @@ def test_the_status_shows_the_progress_and_a_rollback_is_followed(catalogue: Cat
     with catalogue.serve() as running, running.client() as client:
         before = client.get("/v1/datasets").json()["model"]
         with pytest.raises(StoppedError):
-            start_upgrade(catalogue.db, catalogue.new, options=options, on_progress=progressed).run(
+            start_upgrade(catalogue.db, ModelSource(catalogue.new), options=options, on_progress=progressed).run(
                 Embedder.from_pretrained(catalogue.new)
             )
         until(lambda: client.get("/v1/datasets").json()["model"] != before)
@@ -171,7 +173,7 @@ def test_items_are_added_and_deleted_while_it_is_upgraded(catalogue: Catalogue) 
     with catalogue.serve(token="t") as running, running.client(headers=headers) as client:
         before = client.get("/v1/datasets").json()["model"]
         with pytest.raises(StoppedError):
-            start_upgrade(catalogue.db, catalogue.new, options=options, on_progress=progressed).run(
+            start_upgrade(catalogue.db, ModelSource(catalogue.new), options=options, on_progress=progressed).run(
                 Embedder.from_pretrained(catalogue.new)
             )
         until(lambda: client.get("/v1/datasets").json()["model"] != before)

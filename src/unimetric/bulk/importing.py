@@ -1,7 +1,7 @@
 """Import shards that were embedded elsewhere into a database, without reading an image."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +10,13 @@ from unimetric.formats.shards import read_shard
 from unimetric.progress import console, log_status, progress_bar
 from unimetric.search.conditions import is_one_of
 from unimetric.search.index import SearchIndex
+from unimetric.search.indexing import Indexed
 from unimetric.search.items import NewItem
 from unimetric.search.rows import MAPPED, Row, named, rows_table
 from unimetric.search.stores.base import is_uri, portions
 
 
-@dataclass(frozen=True)
-class Imported:
-    """The result of importing some shards."""
-
-    written: int
-    unchanged: int
-    """Rows that the database already held with the same content and label."""
-
-
-def import_shards(index: SearchIndex, files: Iterable[str]) -> Imported:
+def import_shards(index: SearchIndex, files: Iterable[str]) -> Indexed:
     """Write the rows of shards, a commit for every 8,192; repeated after a kill, it continues.
 
     A row gets the id that ``unimetric index`` would give its image, so that a later ``unimetric index`` of the same
@@ -43,7 +35,7 @@ def import_shards(index: SearchIndex, files: Iterable[str]) -> Imported:
             bar.update(task, completed=number)
             if not console.is_terminal:
                 log_status(f"{written} rows written; {number} of {len(files)} shards")
-    return Imported(written, unchanged)
+    return Indexed(written, unchanged)
 
 
 def _write(index: SearchIndex, file: str, columns: dict[str, Any]) -> int:

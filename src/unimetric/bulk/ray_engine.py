@@ -42,7 +42,7 @@ def make_shards(job: Job, units: Sequence[WorkUnit]) -> Iterator[Done]:
     too few processors, or a unit cannot be made.
     """
     with _cluster() as ray:
-        count, processors, gpus = _shares(ray, job.options.workers, job.accelerator)
+        count, processors, gpus = _shares(ray, job.options.workers, job.model.device.accelerator)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unimetric.bulk.work_units import WorkUnit, digest, plan
@@ -46,7 +46,6 @@ def embed_shards(model: ModelSource, sources: Sequence[str], out: str, options: 
     device, batch_size = model.device, options.batch_size
     index, count = _shard(options.shard)
     folder, config = read_model_config(model.folder)
-    weights = model.weights_file
     # Whole batches, so that the plain command has the same ones.
     units = plan(sources, -(-options.shard_rows // batch_size) * batch_size)
     precision: str = device.precision
@@ -61,12 +60,9 @@ def embed_shards(model: ModelSource, sources: Sequence[str], out: str, options: 
     finished = begin(out, info)
     missing = [unit for unit in units[index - 1 :: count] if unit.name not in finished]
     if missing:
-        weights = None if weights is None else str(Path(weights).resolve())
-        base = str(Path.cwd())
-        job = Job(
-            str(folder.resolve()), weights, out, base, fingerprint, precision, device.accelerator, model.size, options
-        )
-        _make(job, missing)
+        weights = model.weights_file
+        place = replace(model, path=folder.resolve(), weights=None if weights is None else str(Path(weights).resolve()))
+        _make(Job(place, out, str(Path.cwd()), fingerprint, precision, options), missing)
     return _summary(out, units)
 
 

@@ -15,10 +15,9 @@ from unimetric.bulk.work_units import WorkUnit
 from unimetric.data.images import ImageError, decode_image, split_box
 from unimetric.errors import UserError
 from unimetric.formats.shards import Row, Skipped, write_shard
-from unimetric.models.devices import choose_device
-from unimetric.models.embedder import Embedder
 from unimetric.models.saving import model_fingerprint, read_model_config
 from unimetric.models.sizes import sized_fingerprint
+from unimetric.models.source import ModelSource
 from unimetric.search.preparation import Prepared, jpeg, prepare_all, with_box_hash
 from unimetric.storage import objects as storage
 
@@ -41,21 +40,18 @@ class Job:
     """Settings of all workers; paths are those of the worker's machine.
 
     Attributes:
-        weights: The file of the backbone's weights, or None.
         out: The folder of the shards.
         base: The folder that relative paths of images start from.
-        size: Numbers of a vector; None for all.
+        fingerprint: The model's.
+        precision: That of the device, with ``auto`` replaced where all workers run on this machine.
         threads: Threads of a worker, or 0 for torch's own choice.
     """
 
-    model: str
-    weights: str | None
+    model: ModelSource
     out: str
     base: str
     fingerprint: str
     precision: str
-    accelerator: str
-    size: int | None
     options: ShardOptions
     threads: int = 0
 
@@ -76,16 +72,14 @@ class Worker:
         if job.threads:
             torch.set_num_threads(job.threads)
         # The model's file may differ between machines.
-        folder, config = read_model_config(Path(job.model))
-        found = sized_fingerprint(model_fingerprint(config), config, job.size)
+        _, config = read_model_config(job.model.folder)
+        found = sized_fingerprint(model_fingerprint(config), config, job.model.size)
         if found != job.fingerprint:
             raise UserError(
-                f"the model {job.model} differs on this machine (fingerprint {found[:12]}, not "
+                f"the model {job.model.path} differs on this machine (fingerprint {found[:12]}, not "
                 f"{job.fingerprint[:12]}); copy it again"
             )
-        self._embedder = Embedder.from_pretrained(folder, weights=job.weights, size=job.size).to(
-            choose_device(job.accelerator)
-        )
+        self._embedder = job.model.load()
 
     def make(self, unit: WorkUnit) -> Done:
         """Embed a unit and write its shard; a `UserError` if it cannot, or with ``strict`` at an unreadable image."""

@@ -153,5 +153,9 @@ def _write(path: Path, suffix: str, embedded: EmbeddedItems) -> None:
                 datasets=np.array(columns["dataset"], dtype=np.str_),
             )
         return
+    table = pa.table(columns)
+    if any(item.labels for item in embedded.items):
+        several = [list(item.all_labels) for item in embedded.items]
+        table = table.append_column("labels", pa.array(several, pa.list_(pa.string())))
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(embedded.vectors.ravel()), embedded.vectors.shape[1])
-    pq.write_table(pa.table({**columns, "vector": vectors}), path)
+    pq.write_table(table.append_column("vector", vectors), path)

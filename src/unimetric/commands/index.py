@@ -11,9 +11,9 @@ from unimetric.arguments import Group, PositiveInt, Without
 from unimetric.config import DeviceConfig
 from unimetric.config_values import refuse_without_effect
 from unimetric.errors import MissingOptionError, OptionError, UserError
+from unimetric.models.source import ModelSource
 
 if TYPE_CHECKING:
-    from unimetric.bulk.importing import Imported
     from unimetric.search.index import SearchIndex
     from unimetric.search.indexing import Indexed
 
@@ -141,7 +141,8 @@ def index(
         _print_indexed(indexed, count, db, delete)
     if refreshed:
         log_status("The approximate index is up to date.")
-    _change(db, changes)
+    if changes.deletes or changes.build_index or changes.optimise:
+        change_database(db, changes)
     if thresholds.calibrate:
         _calibrate(db, thresholds.calibrate, thresholds.per_class, rows, model, device)
     return 0
@@ -184,27 +185,6 @@ def _check(
         raise OptionError("--delete_dataset and --delete_path take no MODEL: delete first, then index")
 
 
-def _change(db: str, changes: ChangeOptions) -> None:
-    """Delete rows and rebuild or update the approximate index as the options ask, and print the result."""
-    from unimetric.progress import log_status
-
-    if not (changes.deletes or changes.build_index or changes.optimise):
-        return
-    removed, kind = change_database(
-        db,
-        datasets=changes.delete_dataset or [],
-        paths=changes.delete_path or [],
-        build=changes.build_index,
-        optimise=changes.optimise,
-    )
-    if changes.deletes:
-        log_status(f"{removed} rows were deleted.")
-    if changes.optimise and kind is None:
-        log_status("Small files are merged, and the approximate index has all rows.")
-    if kind is not None:
-        log_status("Every search is exact now." if kind == "none" else f"An index of kind {kind} was made.")
-
-
 def _calibrate(
     db: str, sources: Sequence[str], per_class: bool, rows: RowOptions, model: Path | None, device: DeviceConfig
 ) -> None:
@@ -216,9 +196,8 @@ def _calibrate(
     datasets = read_sources(sources)
     log_notes(dict.fromkeys(note for dataset in datasets for note in dataset.notes))
     queries = [item for dataset in datasets for item in dataset.items]
-    result = calibrate_database(
-        db, queries, per_class=per_class, batch_size=rows.batch_size, model=model, weights=rows.weights, device=device
-    )
+    source = ModelSource(model, rows.weights, device)
+    result = calibrate_database(db, queries, per_class=per_class, batch_size=rows.batch_size, source=source)
     log_skipped(result.refused)
     log_status(
         f"Calibrated on {result.queries} images; {result.absent} more are of classes that the database does not have, "
@@ -285,7 +264,7 @@ def index_shards(
     *,
     rows: RowOptions = RowOptions(),
     thresholds: ThresholdOptions = ThresholdOptions(),
-) -> tuple[Imported, int, bool]:
+) -> tuple[Indexed, int, bool]:
     """Import the vectors of shards that the model embedded; no image is read. Otherwise as `index_sources`."""
     from unimetric.bulk.importing import import_shards
     from unimetric.formats.shards import shard_files
@@ -314,37 +293,30 @@ def _created(
     )
 
 
-def change_database(
-    db: str,
-    *,
-    datasets: Sequence[str] = (),
-    paths: Sequence[str] = (),
-    build: str | None = None,
-    optimise: bool = False,
-) -> tuple[int, str | None]:
-    """Delete rows by dataset and path, then rebuild or update the index.
-
-    Returns:
-        The number of deleted rows, and the kind of an index that was made.
+def change_database(db: str, changes: ChangeOptions) -> int:
+    """Delete rows, and rebuild or update the approximate index, as the options ask; print and return the deleted rows.
 
     Raises:
         UserError: no database, a dataset that it does not have, or an index that cannot be made.
     """
+    from unimetric.progress import log_status
     from unimetric.search.index import SearchIndex
     from unimetric.search.upgrade.rollback import clean
 
     with SearchIndex.open(db) as index:
-        present = index.datasets()
-        for name in datasets:
-            if name not in present:
-                raise UserError(f"--delete_dataset is {name!r}: the database has {', '.join(present) or 'no rows'}")
-        deleted = sum(index.delete(dataset=name) for name in datasets)
-        deleted += sum(index.delete(path=path) for path in paths)
-        kind = None if build is None else index.build_index(build)
-        if optimise and build is None:
+        index.check(datasets=changes.delete_dataset)
+        deleted = sum(index.delete(dataset=name) for name in changes.delete_dataset or ())
+        deleted += sum(index.delete(path=path) for path in changes.delete_path or ())
+        if changes.deletes:
+            log_status(f"{deleted} rows were deleted.")
+        if changes.build_index is not None:
+            kind = index.build_index(changes.build_index)
+            log_status("Every search is exact now." if kind == "none" else f"An index of kind {kind} was made.")
+        elif changes.optimise:
             index.optimise()
             clean(db)
-        return deleted, kind
+            log_status("Small files are merged, and the approximate index has all rows.")
+    return deleted
 
 
 def _renamed(sources: Sequence[str], dataset: str) -> str:

@@ -15,6 +15,7 @@ from unimetric.arguments import Without
 from unimetric.config import DeviceConfig
 from unimetric.errors import UserError
 from unimetric.files import cache_folder, make_folder, user_path
+from unimetric.models.source import ModelSource
 from unimetric.service.options import ServiceConfig
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ def serve(
             training.
         device: Device and precision.
     """
-    place = place_of(db, model=model, weights=weights, device=device)
-    return _serve(place, replace(options, allowed_hosts=allowed_hosts or []), model, weights, device)
+    source = ModelSource(model, weights, device)
+    return _serve(place_of(db, source), replace(options, allowed_hosts=allowed_hosts or []), source)
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Place:
     trained: bool = True
 
 
-def place_of(db: str, *, model: Path | None, weights: str | None, device: DeviceConfig) -> Place:
+def place_of(db: str, source: ModelSource) -> Place:
     """Return the database at a place; for a folder of images, one in the user's cache, made where there is none.
 
     Each model has a database of its own, so that a model trained anew does not meet the vectors of the old one.
@@ -87,7 +88,6 @@ def place_of(db: str, *, model: Path | None, weights: str | None, device: Device
     except ModuleNotFoundError as error:
         raise UserError(f"search needs {error.name}, which is missing; pip install 'unimetric[search]'") from error
     from unimetric.models.saving import model_fingerprint, read_model_config
-    from unimetric.models.source import ModelSource
     from unimetric.search import SearchIndex
     from unimetric.search.errors import DatabaseMissingError
 
@@ -103,16 +103,16 @@ def place_of(db: str, *, model: Path | None, weights: str | None, device: Device
                 f"{folder} is empty: name a folder of images, or a database that unimetric index made"
             ) from None
     images = str(folder.resolve())
-    model = ModelSource(model or Path(_BACKBONE)).folder
+    model = source.at(source.path or Path(_BACKBONE)).folder
     _, config = read_model_config(model)
     name = sha256(f"{images}\n{model_fingerprint(config)}".encode()).hexdigest()[:16]
     database = cache_folder() / "databases" / f"{folder.name}-{name}"
     make_folder(database.parent)
-    with SearchIndex.create(str(database), model, weights=weights, device=device):
+    with SearchIndex.create(str(database), model, weights=source.weights, device=source.device):
         return Place(str(database), images, trained=config["method"]["name"] != "frozen")
 
 
-def _serve(place: Place, config: ServiceConfig, model: Path | None, weights: str | None, device: DeviceConfig) -> int:
+def _serve(place: Place, config: ServiceConfig, source: ModelSource) -> int:
     """Serve a database until Ctrl-C or SIGTERM, then finish the accepted requests; see `serve`."""
     from unimetric.progress import log_status
     from unimetric.search import SearchIndex
@@ -121,16 +121,16 @@ def _serve(place: Place, config: ServiceConfig, model: Path | None, weights: str
     from unimetric.service.run import Runner, listen, url_of
 
     tokens = tokens_from_environment(config)
-    if place.images is not None:
-        model = None  # recorded in the database, where a backbone's name has become a folder
+    # For images, the model is recorded in the database, where a backbone's name has become a folder.
+    model = source.path if place.images is None else None
     with (
-        SearchIndex.open(place.database, model=model, weights=weights, device=device) as index,
+        SearchIndex.open(place.database, model=model, weights=source.weights, device=source.device) as index,
         listen(config) as listening,
     ):
         if not is_loopback(config.host):
             log_status(f"warning: with --host {config.host}, {_exposure(config)}", style="yellow")
         runner = Runner()
-        app = _app(index, place, config, tokens, device, runner.fail)
+        app = _app(index, place, config, tokens, source.device, runner.fail)
         rows = f"{index.count()} images of {len(index.datasets())} datasets are"
         served = rows if place.images is None else f"{place.images} is"
         log_status(f"{served} served on {url_of(listening)}; the model is loading.")

@@ -13,7 +13,7 @@ from unimetric.errors import MissingOptionError, OptionError, UserError, escaped
 from unimetric.models.source import ModelSource
 
 if TYPE_CHECKING:
-    from unimetric.search.upgrade.run import UpgradeOptions
+    from unimetric.search.upgrade.embedding import UpgradeOptions
 
 _THRESHOLD = Group("threshold of a match")
 
@@ -63,8 +63,9 @@ def upgrade(
     if not rollback and model is None:
         raise MissingOptionError("--model is missing: name the new model, or undo an upgrade with --rollback")
     try:
+        from unimetric.search.upgrade.embedding import UpgradeOptions
         from unimetric.search.upgrade.rollback import clean
-        from unimetric.search.upgrade.run import UpgradeOptions, upgrade_lock
+        from unimetric.search.upgrade.run import upgrade_lock
     except ModuleNotFoundError as error:
         raise UserError(f"search needs {error.name}, which is missing; pip install 'unimetric[search]'") from error
 
@@ -76,7 +77,7 @@ def upgrade(
         clean(db)
         if model is None:
             return _roll_back(db, device)
-        return _run(db, model, ModelSource(model, weights, device, size), options, metrics, false_match_rate)
+        return _run(db, ModelSource(model, weights, device, size), options, metrics, false_match_rate)
 
 
 def _refuse_beside_rollback(options: UpgradeOptions, others: dict[str, Any]) -> None:
@@ -94,12 +95,7 @@ def _roll_back(db: str, device: DeviceConfig) -> int:
 
 
 def _run(
-    db: str,
-    model: Path,
-    source: ModelSource,
-    options: UpgradeOptions,
-    metrics: str | None,
-    false_match_rate: float | None,
+    db: str, source: ModelSource, options: UpgradeOptions, metrics: str | None, false_match_rate: float | None
 ) -> int:
     from unimetric.progress import console, log_status, progress_bar
     from unimetric.search.upgrade.run import start_upgrade
@@ -115,11 +111,9 @@ def _run(
 
             started = start_upgrade(
                 db,
-                model,
-                weights=source.weights,
+                source,
                 metrics=metrics,
                 false_match_rate=false_match_rate,
-                size=source.size,
                 options=options,
                 log=lambda line: log_status(escaped(line)),
                 on_progress=progressed,
@@ -129,7 +123,7 @@ def _run(
         log_status("unimetric: stopped, what was written is kept; run the same command again to continue")
         return 130
     if result.is_finished:
-        log_status(f"{result.rows} rows are in {db}, {result.embedded} of them embedded by {model}.")
+        log_status(f"{result.rows} rows are in {db}, {result.embedded} of them embedded by {source.path}.")
         return 0
     log_status(
         f"{result.rows - result.embedded} of {result.rows} rows have no readable image and are found by moved vectors: "

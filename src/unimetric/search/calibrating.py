@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError
 from unimetric.formats.vectors import as_unicode
+from unimetric.models.source import ModelSource
 from unimetric.search.items import Refused
 from unimetric.search.rows import item_id, stored_path
 from unimetric.search.scoring import Vectors, vectors_of
@@ -19,7 +18,6 @@ from unimetric.search.stores import open_store
 from unimetric.search.stores.base import Store
 
 if TYPE_CHECKING:
-    from unimetric.config import DeviceConfig
     from unimetric.evaluation import Report
     from unimetric.models.embedder import Embedder
 
@@ -44,9 +42,7 @@ def calibrate_database(
     *,
     per_class: bool = False,
     batch_size: int = 32,
-    model: str | Path | None = None,
-    weights: str | None = None,
-    device: DeviceConfig | None = None,
+    source: ModelSource | None = None,
 ) -> Calibrated:
     """Compare labelled queries with every row, and record the thresholds and sets that follow from their scores.
 
@@ -57,7 +53,7 @@ def calibrate_database(
         queries: Images with the labels and datasets of the database's rows.
         per_class: Give each class a threshold of its own, from its rows.
         batch_size: Images per forward pass.
-        model: The model's folder, if it was moved; weights and device are as for `SearchIndex.open`.
+        source: The model, if its folder was moved, and the device.
 
     Raises:
         UserError: no database or model, the database is being upgraded, no query can be read, or none is of a class of
@@ -74,9 +70,9 @@ def calibrate_database(
     store = open_store(db)
     try:
         _check_datasets(store, queries)
-        embedder = load_embedder(store, model, weights, device)
-        precision = "auto" if device is None else device.precision
-        embedded = embed_items(embedder, queries, batch_size=batch_size, precision=precision)
+        source = source or ModelSource()
+        embedder = load_embedder(store, source)
+        embedded = embed_items(embedder, queries, batch_size=batch_size, precision=source.device.precision)
         kept = [
             replace(item, label=as_unicode(item.label), dataset=as_unicode(item.dataset)) for item in embedded.items
         ]
@@ -118,7 +114,8 @@ def _measure(
     from unimetric.evaluation.rows import MEMORY
     from unimetric.search.class_thresholds import NO_LABEL, with_class_thresholds
 
-    rows, row_vectors = _read_rows(store)
+    table = store.rows(["id", "dataset", "label", "vector"])
+    rows, row_vectors = table.drop_columns(["vector"]).to_pydict(), vectors_of(table["vector"])
     # A row without a label is no query's class.
     labels = [label or NO_LABEL + id for label, id in zip(rows["label"], rows["id"], strict=True)]
     ids = [item_id(item.dataset, stored_path(item.path)) for item in queries]
@@ -144,15 +141,3 @@ def _measure(
         distance,
     )
     return report, with_class_thresholds(report, searched)
-
-
-def _read_rows(store: Store) -> tuple[dict[str, list[str]], Vectors]:
-    """Return id, dataset and label of all rows, and their vectors [G, E]."""
-    columns = ("id", "dataset", "label")
-    rows: dict[str, list[str]] = {name: [] for name in columns}
-    parts = [np.empty((0, store.vector_size), np.float32)]
-    for block in store.blocks([*columns, "vector"]):
-        for name in columns:
-            rows[name] += block[name].to_pylist()
-        parts.append(vectors_of(block["vector"]))
-    return rows, np.concatenate(parts)

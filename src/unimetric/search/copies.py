@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -28,6 +26,7 @@ _ALIKE = 0.5
 """Minimum cosine similarity of two matches that are compared."""
 
 _DECISIONS_KEPT = 100_000
+"""Decisions on two pictures, at most; all are forgotten then."""
 
 Find = Callable[[Vectors, int], list[list[Match]]]
 """Returns the nearest matches to each vector, at most so many."""
@@ -51,8 +50,7 @@ class CopyFolder:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._lock = threading.Lock()
-        self._decisions: OrderedDict[tuple[str, str], bool] = OrderedDict()
+        self._decisions: dict[tuple[str, str], bool] = {}
         self._picture = lru_cache(maxsize=256)(_picture)
 
     @property
@@ -115,8 +113,7 @@ class CopyFolder:
             return False
         first, second = sorted((one, other), key=lambda row: row.content_hash)
         key = (first.content_hash, second.content_hash)
-        with self._lock:
-            known = self._decisions.get(key)
+        known = self._decisions.get(key)
         if known is not None:
             return known
         # scipy takes a while to load, and most searches fold nothing.
@@ -126,12 +123,10 @@ class CopyFolder:
             self._picture(row.thumbnail or b"") for row in (first, second)
         )
         found = near_copy(one_prepared, other_prepared, lambda: (one_picture, other_picture))
-        decision = found is not None and found.same_colours
-        with self._lock:
-            self._decisions[key] = decision
-            while len(self._decisions) > _DECISIONS_KEPT:
-                self._decisions.popitem(last=False)
-        return decision
+        if len(self._decisions) >= _DECISIONS_KEPT:
+            self._decisions.clear()
+        self._decisions[key] = found is not None and found.same_colours
+        return self._decisions[key]
 
 
 def _picture(thumbnail: bytes) -> tuple[Prepared, Image.Image]:

@@ -15,7 +15,7 @@ from unimetric.search.effort import MeasuredEffort, chosen_effort, effort_under_
 from unimetric.search.items import no_item
 from unimetric.search.maintenance import EXACT_BELOW
 from unimetric.search.scoring import SPARE, Vectors, ball_of, best_first, cosines, rounding, vectors_of
-from unimetric.search.stores.base import Effort, PerVersion, Store
+from unimetric.search.stores.base import Effort, Store
 from unimetric.search.vector_search import NearestRows, VectorSearch
 
 
@@ -24,11 +24,6 @@ class DatabaseSearch(VectorSearch):
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._counts: PerVersion[dict[Condition, int]] = PerVersion(store, dict)
-        self._efforts: tuple[str, list[MeasuredEffort]] | None = None
-
-    def close(self) -> None:
-        """Do nothing: the database belongs to the caller."""
 
     def nearest(
         self, vectors: Vectors, k: int, columns: Sequence[str], condition: Condition | None = None, exact: bool = False
@@ -50,12 +45,11 @@ class DatabaseSearch(VectorSearch):
         return [answers[place] for place in range(len(vectors))]
 
     def vectors_of(self, ids: Sequence[str], columns: Sequence[str] = ()) -> Vectors:
-        rows = self._store.rows_of(list(dict.fromkeys(ids)), ["id", "vector"])
-        places = {id: place for place, id in enumerate(rows["id"].to_pylist())}
-        missing = next((id for id in ids if id not in places), None)
-        if missing is not None:
-            raise no_item(missing)
-        return vectors_of(rows["vector"])[[places[id] for id in ids]]
+        rows = self._store.rows_of(ids, ["id", "vector"])
+        if len(rows) < len(ids):
+            present = set(rows["id"].to_pylist())
+            raise no_item(next(id for id in ids if id not in present))
+        return vectors_of(rows["vector"])
 
     def _tables(
         self, vectors: Vectors, k: int, columns: Sequence[str], condition: Condition | None, effort: Effort | None
@@ -81,20 +75,17 @@ class DatabaseSearch(VectorSearch):
         index = self._store.index
         if index is None:
             return None
-        if self._efforts is None or self._efforts[0] != index.name:
-            record = self._store.about["index"]
-            if record["name"] != index.name:
-                record = self._store.read_about()["index"]
-            if record["name"] != index.name:
-                # Another process is still measuring it.
-                return None
-            self._efforts = index.name, [MeasuredEffort.from_dict(entry) for entry in record["efforts"]]
-        effort = chosen_effort(self._efforts[1], k)
+        record = self._store.about["index"]
+        if record["name"] != index.name:
+            record = self._store.read_about()["index"]
+        if record["name"] != index.name:
+            # Another process is still measuring it.
+            return None
+        effort = chosen_effort([MeasuredEffort.from_dict(entry) for entry in record["efforts"]], k)
         if condition is None or effort is None:
             return effort
-        if self._count(condition) < EXACT_BELOW:
+        if self._store.count(condition) < EXACT_BELOW:
             return None
-        record = self._store.about["index"]
         return effort_under_condition(effort, k, partitions(record["kind"], record["rows"]))
 
     def _wider(self, effort: Effort) -> Effort | None:
@@ -102,16 +93,6 @@ class DatabaseSearch(VectorSearch):
         if not 0 < effort.candidates < self._store.about["index"]["rows"]:
             return None
         return replace(effort, candidates=2 * effort.candidates)
-
-    def _count(self, condition: Condition) -> int:
-        """Return the number of rows that meet a condition, counted once per version of the database."""
-        counts = self._counts.get()
-        found = counts.get(condition)
-        if found is None:
-            if len(counts) > 1000:
-                counts.clear()
-            found = counts[condition] = self._store.count(condition)
-        return found
 
 
 def nearest_hyperbolic(
@@ -137,10 +118,8 @@ def nearest_hyperbolic(
     for query, nearest in zip(queries, places.tolist(), strict=True):
         distances = ball.distances(query[None].double(), points[nearest].double())[0].tolist()
         score = {table["id"][place].as_py(): -value for place, value in zip(nearest, distances, strict=True)}
-        rows = store.rows_of(list(score), columns)
-        ids = rows["id"].to_pylist()
-        order = sorted(range(len(ids)), key=lambda place: (-score[ids[place]], ids[place]))
-        answers.append(NearestRows([score[ids[place]] for place in order], rows.take(order).to_pydict()))
+        rows = store.rows_of([id for _, id in sorted((-value, id) for id, value in score.items())], columns)
+        answers.append(NearestRows([score[id] for id in rows["id"].to_pylist()], rows.to_pydict()))
     return answers
 
 

@@ -145,10 +145,7 @@ def _sample(store: Store, count: int) -> Vectors:
     """Return unit vectors [Q, E] of distinct rows: the same ones for the same rows."""
     ids = sorted(store.rows(["id"])["id"].to_pylist())
     places = np.random.default_rng(_SEED).choice(len(ids), min(count, len(ids)), replace=False)
-    chosen = [ids[place] for place in places]
-    rows = store.rows_of(chosen, ["id", "vector"])
-    order = {id: place for place, id in enumerate(rows["id"].to_pylist())}
-    return unit(vectors_of(rows["vector"]))[[order[id] for id in chosen if id in order]]
+    return unit(vectors_of(store.rows_of([ids[place] for place in places], ["vector"])["vector"]))
 
 
 def _nearest_cosines(store: Store, queries: Vectors, count: int) -> Vectors:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unimetric.errors import UserError, nearest_names
+from unimetric.errors import UserError
 from unimetric.files import user_path
 from unimetric.models.onnx_runtime import default_name
 
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from unimetric.config import DeviceConfig
     from unimetric.models.onnx_runtime import ExportedEmbedder
     from unimetric.search.index import SearchIndex
-
-ENGINES = ("auto", "torch", "onnx")
-"""The names of engines."""
 
 PRECISIONS = ("fp32", "int8")
 """Precisions of exported files."""
@@ -35,11 +32,9 @@ def find_exported(
     device. ``note`` is called with the reason why a file that was found is not used.
 
     Raises:
-        UserError: unknown engine; the named file, or with ``onnx`` the one in the model's folder, is missing, damaged
+        UserError: the named file, or with ``onnx`` the one in the model's folder, is missing, damaged
             or of another model; or the options contradict each other.
     """
-    if engine not in ENGINES:
-        raise UserError(f"--engine is {engine!r}; {nearest_names(engine, ENGINES)}")
     named = is_exported(model)
     if named and engine == "torch":
         raise UserError(

@@ -8,24 +8,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from unimetric.errors import ArgumentError, check_arguments
-from unimetric.search.columns import ColumnSummary, column_summaries
-from unimetric.search.conditions import Condition, all_of, at_or_below, equals
-from unimetric.search.copies import CopyFolder
+from unimetric.models.source import ModelSource
+from unimetric.search.conditions import Condition, all_of, at_or_below
 from unimetric.search.guarantee import Guarantee
-from unimetric.search.items import Added, Match, NewItem, StoredItem
+from unimetric.search.items import Added, Match, NewItem
 from unimetric.search.maintenance import Maintenance
-from unimetric.search.model import check_embedder, create_for_model
-from unimetric.search.query import Searcher, stored_item
+from unimetric.search.model import check_embedder, create_for_model, source_of
+from unimetric.search.query import Searcher, row_columns
 from unimetric.search.rows import metadata_kinds, named, signatures, stored_path
-from unimetric.search.sorting import Order
 from unimetric.search.stores import open_store
-from unimetric.search.stores.base import PerVersion, Store
-from unimetric.search.upgrade.both import delete_rows, load_query_model, own_model, thumbnail_before, writing_model
+from unimetric.search.stores.base import Store
+from unimetric.search.upgrade.both import delete_rows, load_query_model, own_model, writing_model
 from unimetric.search.writing import ONCE, Writer
 
 if TYPE_CHECKING:
@@ -33,27 +29,22 @@ if TYPE_CHECKING:
     from unimetric.data.batches import ImageLike
     from unimetric.models.embedder import Embedder
     from unimetric.models.ensemble import QueryModel
-    from unimetric.search.upgrade.both import ModelPlace
 
 
 @check_arguments
-class SearchIndex:
+class SearchIndex(Searcher):
     """Images of one or more datasets that are searched by an image, a vector, or one of themselves.
 
     Several threads and processes may search and write at once. Use it in a ``with`` block, or `close` it.
     """
 
     def __init__(
-        self, store: Store, embedder: QueryModel | None, place: ModelPlace, false_match_rate: float | None = None
+        self, store: Store, embedder: QueryModel | None, source: ModelSource, false_match_rate: float | None = None
     ) -> None:
-        self._store, self._place = store, place
-        self._embedder = embedder
-        self._precision = "auto" if place[2] is None else place[2].precision
+        super().__init__(store, false_match_rate)
+        self._source, self._embedder = source, embedder
         self._loading, self._adding = threading.Lock(), threading.RLock()
-        self._searcher = Searcher(store, false_match_rate)
-        self._columns = PerVersion(store, partial(column_summaries, store))
-        self._copies = CopyFolder(store)
-        self._maintenance = Maintenance(store, self._adding, self._searcher.is_hyperbolic)
+        self._maintenance = Maintenance(store, self._adding, self._is_hyperbolic)
         if embedder is not None:
             check_embedder(store, own_model(embedder))
 
@@ -82,7 +73,7 @@ class SearchIndex:
             DatabaseError: there is no database, or it is damaged.
             ModelMismatchError: ``embedder`` is not the model of the vectors.
         """
-        return cls(open_store(db), embedder, (model, weights, device), false_match_rate)
+        return cls(open_store(db), embedder, source_of(model, weights, device), false_match_rate)
 
     @classmethod
     def create(
@@ -117,13 +108,14 @@ class SearchIndex:
             DatabaseError: the database is damaged or cannot be written.
             ModelMismatchError: it holds another model's vectors.
         """
-        store = create_for_model(db, model, weights, metrics, false_match_rate, size, group_copies, vector_type)
-        return cls(store, embedder, (None, None, device))
+        source = source_of(model, weights, device, size)
+        store = create_for_model(db, source, metrics, false_match_rate, group_copies, vector_type)
+        return cls(store, embedder, ModelSource(device=source.device))
 
     def close(self) -> None:
         """Release the files and the model; everything added is on the disk already."""
         self._maintenance.wait()
-        self._searcher.close()
+        super().close()
         self._embedder = None
 
     def __enter__(self) -> SearchIndex:
@@ -131,26 +123,6 @@ class SearchIndex:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the model: its backbone, trained weights, input size and geometry, without any path."""
-        return str(self._store.about["model"]["fingerprint"])
-
-    @property
-    def model(self) -> str:
-        """The model's folder, as it was recorded."""
-        return str(self._store.about["model"]["folder"])
-
-    @property
-    def embedding_size(self) -> int:
-        """The length of a query's vector, E."""
-        return self._searcher.vector_size
-
-    @property
-    def shortened_to(self) -> int | None:
-        """The length of a vector, if it is shorter than the model's own."""
-        return self._store.about["model"].get("shortened_to")  # type: ignore[no-any-return]
 
     @property
     def embedder(self) -> QueryModel:
@@ -162,31 +134,8 @@ class SearchIndex:
         """
         with self._loading:
             if self._embedder is None or self._embedder.embedding_size != self.embedding_size:
-                self._embedder = load_query_model(self._store, self._searcher.both, self._place, self._embedder)
+                self._embedder = load_query_model(self._store, self._both, self._source, self._embedder)
             return self._embedder
-
-    @property
-    def metadata_columns(self) -> dict[str, str]:
-        """The type of every metadata column by its name: text, number, boolean, date or time."""
-        return self._store.metadata_columns
-
-    def columns(self) -> list[ColumnSummary]:
-        """Return the range and the choices of every metadata column that a condition may name."""
-        return self._columns.get()
-
-    @property
-    def group_copies(self) -> bool:
-        """True if searches fold copies of a picture by default, as recorded when indexing."""
-        return self._copies.by_default
-
-    def threshold_of(self, datasets: Sequence[str] | None = None) -> float | None:
-        """Return the threshold at the false-match rate, if any; a single dataset has its own if it was measured."""
-        return self._searcher.threshold(datasets)
-
-    @property
-    def false_match_rate(self) -> float | None:
-        """The calibrated share of searches for absent things that the threshold takes for matches, or None."""
-        return self._searcher.false_match_rate
 
     def search(
         self,
@@ -223,65 +172,9 @@ class SearchIndex:
         """
         # Before the model is loaded, which takes seconds.
         self.check(k, datasets, where, guarantee)
-        vectors = self.embedder.encode(images, precision=self._precision)
+        vectors = self.embedder.encode(images, precision=self._source.device.precision)
         found = partial(self.search_vectors, vectors, k, datasets=datasets, where=where, exact=exact)
         return found(guarantee=guarantee, group_copies=group_copies)
-
-    def check(
-        self,
-        k: int = 10,
-        datasets: Sequence[str] | None = None,
-        where: str | None = None,
-        guarantee: float | Guarantee | None = None,
-        order: Order | None = None,
-    ) -> None:
-        """Check the arguments of `search` as it does, and the column of an order, without searching."""
-        self._searcher.scope(k, datasets, where, guarantee)
-        self._searcher.check_order(order)
-
-    def search_vectors(
-        self,
-        vectors: NDArray[np.float32],
-        k: int = 10,
-        *,
-        datasets: Sequence[str] | None = None,
-        where: str | None = None,
-        exact: bool = False,
-        guarantee: float | Guarantee | None = None,
-        group_copies: bool | None = None,
-    ) -> list[list[Match]]:
-        """Search as `search` does, by vectors [N, E] or [E] of `embedder`."""
-        vectors = self._searcher.checked_vectors(vectors)
-        scope = self._searcher.scope(k, datasets, where, guarantee)
-        find = partial(self._searcher.matches, scope=scope, exact=exact)
-        return self._copies.nearest(find, vectors, k, group_copies if guarantee is None else False)
-
-    def search_item(self, id: str, k: int = 10, **filters: Any) -> list[Match]:
-        """Return the items most similar to an item of the database, without that item; see `search_together`."""
-        return self.search_together(ids=[id], k=k, **filters)
-
-    def search_together(
-        self,
-        vectors: NDArray[np.float32] | None = None,
-        ids: Sequence[str] = (),
-        k: int = 10,
-        *,
-        datasets: Sequence[str] | None = None,
-        where: str | None = None,
-        exact: bool = False,
-        group_copies: bool | None = None,
-    ) -> list[Match]:
-        """Return the items most similar to several pictures at once, by the mean of their similarities.
-
-        Args:
-            vectors: Pictures, as vectors [M, E] of `embedder`.
-            ids: Items of the database, which the answer leaves out; an `ItemNotFoundError` names a missing one.
-            k: As in `search`, and so the further arguments.
-        """
-        scope = self._searcher.scope(k, datasets, where)
-        query = self._searcher.joint_query(vectors, ids)
-        find = partial(self._searcher.together, ids, scope=scope, exact=exact)
-        return self._copies.nearest(find, query, k, group_copies, together=True)[0]
 
     def add(self, items: Iterable[NewItem], *, batch_size: int = 32) -> Added:
         """Embed and write items in one commit; those of a known dataset and path replace their row.
@@ -315,47 +208,10 @@ class SearchIndex:
         """
         if ids is None and dataset is None and path is None:
             raise ArgumentError("nothing to delete is named; give ids, dataset or path")
-        within = None if dataset is None else equals("dataset", dataset)
+        within = None if dataset is None else self._in_dataset(dataset)
         below = None if path is None else at_or_below(stored_path(path))
         with self._adding:
             return delete_rows(self._store, all_of([within, below]), ids)
-
-    def count(self, dataset: str | None = None) -> int:
-        """Return the number of rows, of one dataset or of all."""
-        return self._store.count(None if dataset is None else equals("dataset", dataset))
-
-    def datasets(self) -> dict[str, int]:
-        """Return the number of rows of each dataset, by name in alphabetical order."""
-        return self._searcher.datasets()
-
-    def item(self, id: str) -> StoredItem:
-        """Return one row, or raise an `ItemNotFoundError`."""
-        return stored_item(self._searcher.row(id, self._searcher.row_columns))
-
-    def thumbnail(self, id: str) -> bytes:
-        """Return a JPEG of at most `THUMBNAIL_SIDE` pixels a side, without metadata, or raise `ItemNotFoundError`."""
-        content = self._searcher.row(id, ["thumbnail"])["thumbnail"][0].as_py()
-        return thumbnail_before(self._store, id) if content is None else bytes(content)
-
-    def sample(
-        self,
-        n: int,
-        seed: int = 0,
-        datasets: Sequence[str] | None = None,
-        *,
-        where: str | None = None,
-        order: Order | None = None,
-        offset: int = 0,
-    ) -> list[StoredItem]:
-        """Return n distinct rows after the first ``offset``, fewer at the end; the same ones for the same seed.
-
-        They meet the condition ``where``, and come in a random order or that of a column; errors are as in `search`.
-        """
-        return self._searcher.sample(n, seed, datasets, where, order, offset)
-
-    def prepare(self) -> None:
-        """Read the vectors into memory now; where their graph has to be made first, wait for it."""
-        self._searcher.prepare()
 
     def optimise(self) -> None:
         """Merge small files, drop deleted rows, and make or refresh the index by the size of the database."""
@@ -384,7 +240,7 @@ class SearchIndex:
     def writer(self, kinds: Mapping[str, str], known: Mapping[str, tuple[str, bytes]], **options: Any) -> Writer:
         """Return a writer of named items of distinct ids; the arguments are those of `Writer`."""
         load = partial(writing_model, self._store, lambda: self.embedder)
-        return Writer(self._store, load, self._precision, self.fingerprint, kinds, known, **options)
+        return Writer(self._store, load, self._source.device.precision, self.fingerprint, kinds, known, **options)
 
     def maintain(self) -> bool:
         """Run `optimise` if the database has grown to need an index, or many rows are not in it yet."""
@@ -392,4 +248,4 @@ class SearchIndex:
 
     @property
     def _signature_columns(self) -> list[str]:
-        return [*self._searcher.row_columns, "fingerprint"]
+        return [*row_columns(self._store), "fingerprint"]

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from rich.progress import Progress as Bar
+
 from unimetric.data.sources import read_source_metadata, read_sources
 from unimetric.data.sources.metadata import Metadata, Value
 from unimetric.data.sources.tree import unusable_files
@@ -27,11 +29,10 @@ class Indexed:
     """Rows that are new or were replaced."""
     unchanged: int
     """Images that the database already held unchanged."""
-    refused: tuple[Refused, ...]
+    refused: tuple[Refused, ...] = ()
     """Images that cannot be read; rows of their earlier content are kept."""
-    deleted: int
+    deleted: int = 0
     """Rows of the same datasets whose images the sources no longer name."""
-    seconds: float
 
 
 def source_items(
@@ -111,20 +112,19 @@ def index_items(
     strict: bool = False,
     delete_missing: bool = False,
     origin: str = "the manifest",
-    on_read: Callable[[Progress, int], None] = lambda progress, total: None,
+    on_read: Callable[[Progress, int, float | None], None] = lambda progress, total, seconds: None,
 ) -> Indexed:
     """Bring a database up to date with all items of datasets, under a progress bar, or with a line per commit.
 
     Rows that are reported as written are on the disk. With ``strict`` it stops at the first image that cannot be read;
     ``delete_missing`` deletes rows of the same datasets that are not among the items; ``origin`` names the metadata's
-    source in messages. ``on_read`` is called after every item with the number of all; an error that it raises ends the
-    indexing, and the commits so far stay.
+    source in messages. ``on_read`` is called after every item with the number of all and the estimated seconds left; an
+    error that it raises ends the indexing, and the commits so far stay.
 
     Raises:
         UserError: none of the images can be read, one cannot and ``strict`` is set, metadata does not fit the columns
             there are, or the database cannot be written.
     """
-    start = time.monotonic()
     # An image that is query and gallery at once is one row.
     tasks: dict[str, NamedItem] = {}
     for task in named(items):
@@ -136,12 +136,11 @@ def index_items(
     for some in portions(datasets):
         present |= signatures(index.signature_rows(is_one_of("dataset", some)))
     with progress_bar() as bar:
-        shown = bar.add_task("Indexing", total=len(distinct), note="")
-        reporter = _Reporter(len(distinct), start, lambda done, note: bar.update(shown, completed=done, note=note))
+        reporter = _Reporter(bar, len(distinct))
 
         def read(progress: Progress) -> None:
             reporter.read(progress)
-            on_read(progress, len(distinct))
+            on_read(progress, len(distinct), reporter.seconds_left)
 
         writer = index.writer(
             kinds, present, rule=rule or CommitRule(), strict=strict, on_commit=reporter.committed, on_read=read
@@ -152,41 +151,41 @@ def index_items(
         raise UserError(f"none of {len(distinct)} images can be read; the first is {first.path}: {first.reason}")
     deleted = index.delete(ids=sorted(present.keys() - tasks.keys())) if delete_missing else 0
     refused = tuple(progress.refused.values())
-    return Indexed(progress.written, progress.unchanged, refused, deleted, time.monotonic() - start)
+    return Indexed(progress.written, progress.unchanged, refused, deleted)
 
 
 class _Reporter:
-    """Reports progress: in the bar's note, and without a terminal in a line per commit."""
+    """Reports progress: in the bar's note, and without a terminal in a line per commit.
 
-    def __init__(self, total: int, start: float, update: Callable[[int, str], None]) -> None:
-        self._total = total
-        self._start = start
-        self._update = update
-        self._note = ""
+    Rate and time left are those of the last half minute: unchanged images, which come first, are far faster than new
+    ones.
+    """
+
+    def __init__(self, bar: Bar, total: int) -> None:
+        self._bar, self._total = bar, total
+        bar.add_task("Indexing", total=total, note="")
+        (self._task,) = bar.tasks
         self._shown = 0.0
+        self.seconds_left: float | None = None
 
     def read(self, progress: Progress) -> None:
         now = time.monotonic()
-        # The terminal is slower than the files.
+        # The estimates take longer than a small file.
         if now - self._shown >= 0.1 or progress.read == self._total:
             self._shown = now
-            self._update(progress.read, self._words(progress))
+            self._update(progress)
 
     def committed(self, progress: Progress) -> None:
-        self._update(progress.read, self._words(progress))
+        self._update(progress)
         if not console.is_terminal:
-            left = (self._total - progress.read) / max(self._rate(progress), 1e-9)
-            log_status(
-                f"{progress.written} rows written; {progress.read} of {self._total} images, about {left:.0f} s left"
-            )
+            left = "" if self.seconds_left is None else f", about {self.seconds_left:.0f} s left"
+            log_status(f"{progress.written} rows written; {progress.read} of {self._total} images{left}")
 
-    def _words(self, progress: Progress) -> str:
-        words = [f"{self._rate(progress):.1f} images/s", f"{progress.written} written"]
+    def _update(self, progress: Progress) -> None:
+        words = [f"{self._task.speed or 0:.1f} images/s", f"{progress.written} written"]
         if progress.unchanged:
             words.append(f"{progress.unchanged} unchanged")
         if progress.refused:
             words.append(f"{len(progress.refused)} skipped")
-        return ", ".join(words)
-
-    def _rate(self, progress: Progress) -> float:
-        return progress.read / max(time.monotonic() - self._start, 1e-9)
+        self._bar.update(self._task.id, completed=progress.read, note=", ".join(words))
+        self.seconds_left = self._task.time_remaining

@@ -2,43 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unimetric.config import DeviceConfig
 from unimetric.errors import ArgumentError, UserError
 from unimetric.files import user_path
 from unimetric.formats.stored_types import check_type
+from unimetric.models.source import ModelSource
 from unimetric.search.calibration import Calibration, read_calibration
 from unimetric.search.errors import ModelMismatchError
 from unimetric.search.stores import create_store
 from unimetric.search.stores.base import FORMAT, Store, is_uri
 
 if TYPE_CHECKING:
-    from unimetric.config import DeviceConfig
     from unimetric.models.embedder import Embedder
 
 
-def describe(
-    model: str | Path,
-    weights: str | Path | None,
-    metrics: str | Path | None,
-    false_match_rate: float | None,
-    size: int | None = None,
-) -> dict[str, Any]:
+def source_of(
+    model: str | Path | None, weights: str | Path | None, device: DeviceConfig | None, size: int | None = None
+) -> ModelSource:
+    """Return the model that arguments of `SearchIndex` name; without ``model``, the one that a database records."""
+    if model is not None and is_uri(model):
+        raise UserError(f"the model is {model}: name a folder on this machine")
+    path = None if model is None else user_path(model)
+    return ModelSource(path, None if weights is None else str(weights), device or DeviceConfig(), size)
+
+
+def describe(source: ModelSource, metrics: str | Path | None, false_match_rate: float | None) -> dict[str, Any]:
     """Return the record of a new database about its model; arguments and errors are those of `SearchIndex.create`."""
     # Slow to import, and reading a database needs neither.
     from unimetric.models.saving import model_fingerprint, read_model_config
     from unimetric.models.sizes import check_size, sized_fingerprint
-    from unimetric.models.source import ModelSource
 
-    if is_uri(model):
-        raise UserError(f"the model is {model}: name a folder on this machine")
-    path = ModelSource(user_path(model)).folder
+    path = source.folder
     folder, config = read_model_config(path)
-    size = config["embedding_size"] if size is None else size
-    check_size(size, config, str(model))
+    size = config["embedding_size"] if source.size is None else source.size
+    check_size(size, config, str(source.path))
     whole = model_fingerprint(config)
-    file = ModelSource(path, None if weights is None else str(weights)).weights_file
+    file = source.weights_file
     calibration = _find_calibration(path, folder, metrics, size)
     if false_match_rate is not None and calibration is not None:
         calibration.threshold(false_match_rate)
@@ -68,23 +71,24 @@ def describe(
 
 def create_for_model(
     db: str | Path,
-    model: str | Path,
-    weights: str | Path | None,
+    source: ModelSource,
     metrics: str | Path | None,
     false_match_rate: float | None,
-    size: int | None,
     group_copies: bool | None,
     vector_type: str | None,
 ) -> Store:
     """Open a database for writing, or make one; arguments and errors are those of `SearchIndex.create`."""
-    about = describe(model, weights, metrics, false_match_rate, size)
+    about = describe(source, metrics, false_match_rate)
     about["vector_type"] = check_type(vector_type or "float32")
     if about["vector_type"] != "float32" and about["model"]["geometry"]["name"] != "sphere":
-        raise UserError(f"--vector_type is {vector_type}: {model} is a hyperbolic model, whose points need float32")
+        raise UserError(
+            f"--vector_type is {vector_type}: {source.path} is a hyperbolic model, whose points need float32"
+        )
     store = create_store(db, about, about["model"]["embedding_size"])
-    if size is None and _is_of_same_model(store, about) and store.vector_size < about["model"]["embedding_size"]:
-        about = describe(model, weights, metrics, false_match_rate, store.vector_size)
-    _check_same_model(store, about, str(model))
+    shorter = store.vector_size < about["model"]["embedding_size"]
+    if source.size is None and _is_of_same_model(store, about) and shorter:
+        about = describe(replace(source, size=store.vector_size), metrics, false_match_rate)
+    _check_same_model(store, about, str(source.path))
     present = store.about.get("vector_type", "float32")
     if vector_type is not None and vector_type != present:
         raise UserError(
@@ -135,19 +139,16 @@ def check_embedder(store: Store, embedder: Embedder) -> None:
     _check_fingerprint(store, embedder.fingerprint, "the given embedder")
 
 
-def load_embedder(
-    store: Store, model: str | Path | None, weights: str | Path | None, device: DeviceConfig | None
-) -> Embedder:
-    """Load the database's model from the recorded folder, or another one; a `UserError` if it does not hold it."""
+def load_embedder(store: Store, source: ModelSource) -> Embedder:
+    """Load the database's model from its source, or the recorded one; a `UserError` if that does not hold it."""
     # torch takes seconds to load.
     from unimetric.models.devices import choose_device
     from unimetric.models.embedder import Embedder
     from unimetric.models.saving import model_fingerprint, read_model_config
     from unimetric.models.sizes import check_size, sized_fingerprint
-    from unimetric.models.source import ModelSource
 
     recorded = store.about["model"]
-    place = ModelSource(user_path(model)).folder if model else Path(recorded["folder"])
+    place = Path(recorded["folder"]) if source.path is None else source.folder
     try:
         folder, config = read_model_config(place)
     except UserError as error:
@@ -159,9 +160,9 @@ def load_embedder(
     own, *compatible = (sized_fingerprint(each, config, size) for each in fingerprints)
     if recorded["fingerprint"] not in compatible:
         _check_fingerprint(store, own, str(place))
-    file = weights or (None if model else recorded["weights"])
+    file = source.weights or (recorded["weights"] if source.path is None else None)
     embedder = Embedder.from_pretrained(folder, weights=file, size=size)
-    return embedder.to(choose_device("auto" if device is None else device.accelerator))
+    return embedder.to(choose_device(source.device.accelerator))
 
 
 def _check_fingerprint(store: Store, fingerprint: str, name: str) -> None:

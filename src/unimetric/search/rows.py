@@ -19,7 +19,7 @@ from unimetric.data.sources.remote import stored_name
 from unimetric.errors import ArgumentError, check_kind, shown
 from unimetric.files import user_path
 from unimetric.formats.vectors import as_unicode
-from unimetric.search.items import NewItem
+from unimetric.search.items import NewItem, StoredItem
 from unimetric.search.preparation import hash_of
 from unimetric.search.scoring import Vectors, vector_column
 from unimetric.search.stores.base import COLUMNS, KINDS, is_uri
@@ -166,6 +166,22 @@ def rows_table(rows: Sequence[Row], kinds: Mapping[str, str], fingerprint: str) 
 def shown_values(values: Iterable[Any]) -> list[Value]:
     """Return stored metadata for users: whole numbers as integers."""
     return [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
+
+
+def stored_item(row: pa.Table) -> StoredItem:
+    """Return a table's only row, without its vector and thumbnail."""
+    columns = row.to_pydict()
+    values = {name: columns[name][0] for name in ("id", "dataset", "label", "path", "content_hash")}
+    return StoredItem(**values, metadata=metadata_of(columns, 1)[0])
+
+
+def metadata_of(columns: Mapping[str, list[Any]], count: int) -> list[dict[str, Value]]:
+    """Return the metadata of each of some rows."""
+    further = {name: shown_values(values) for name, values in columns.items() if name not in COLUMNS}
+    if not further:
+        return [{} for _ in range(count)]
+    # Each of these checks would take a microsecond.
+    return [dict(zip(further, values)) for values in zip(*further.values())]  # noqa: B905
 
 
 def name_problem(name: str) -> str | None:

@@ -35,5 +35,10 @@ class VectorSearch(Protocol):
     def vectors_of(self, ids: Sequence[str], columns: Sequence[str]) -> Vectors:
         """Return the vectors [N, E] of some rows, or raise `ItemNotFoundError`; ``columns`` are those of searches."""
 
+    def prepare(self, columns: Sequence[str]) -> None:
+        """Read what searches need into memory; ``columns`` are those that they will return."""
+        return
+
     def close(self) -> None:
-        """Release memory and files."""
+        """Release memory and files, but not the database."""
+        return

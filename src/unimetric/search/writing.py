@@ -80,7 +80,7 @@ class Writer:
         self._progress = Progress()
         self._batch: list[tuple[NamedItem, Prepared]] = []
         self._done: list[Row] = []
-        self._kept: list[tuple[NamedItem, str]] = []
+        self._kept: dict[str, tuple[NamedItem, str]] = {}
 
     def write(self, items: Sequence[NamedItem], batch_size: int) -> Progress:
         """Write the items that are new or changed; with ``strict``, a `UserError` at an image that cannot be read."""
@@ -120,7 +120,7 @@ class Writer:
         ):
             progress.unchanged += 1
         else:
-            self._kept.append((named, prepared.content_hash))
+            self._kept[named.id] = named, prepared.content_hash
 
     def _embed(self) -> None:
         if not self._batch:
@@ -137,15 +137,12 @@ class Writer:
             return
         rows = [*self._done]
         if self._kept:
-            old = self.store.rows_of([named.id for named, _ in self._kept], ["id", "vector", "thumbnail"], newest=True)
-            vectors, thumbnails = vectors_of(old["vector"]), old["thumbnail"].to_pylist()
-            places = {id: place for place, id in enumerate(old["id"].to_pylist())}
-            for named, content_hash in self._kept:
-                # A row that was deleted meanwhile stays deleted.
-                if (place := places.get(named.id)) is not None:
-                    rows.append(Row(named, content_hash, vectors[place], thumbnails[place]))
+            # A row that was deleted meanwhile stays deleted.
+            old = self.store.rows_of(list(self._kept), ["id", "vector", "thumbnail"], newest=True)
+            columns = old["id"].to_pylist(), vectors_of(old["vector"]), old["thumbnail"].to_pylist()
+            rows += [Row(*self._kept[id], vector, thumbnail) for id, vector, thumbnail in zip(*columns, strict=True)]
         if rows:
             (self.merge or self.store.merge)(rows_table(rows, self.kinds, self.fingerprint))
         self._progress.written += len(rows)
-        self._done, self._kept = [], []
+        self._done, self._kept = [], {}
         self.on_commit(self._progress)

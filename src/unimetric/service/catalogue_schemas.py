@@ -1,10 +1,12 @@
 """Answers about the catalogues, their columns and the indexing, as the OpenAPI description shows them."""
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from unimetric.search.columns import MOST_CHOICES
 from unimetric.search.query import MAX_K
+from unimetric.search.upgrade.state import UpgradeState
+from unimetric.service.folder import IndexingState
 from unimetric.service.schemas import Value, examples
 
 _COLUMN: JsonDict = {
@@ -17,8 +19,6 @@ _COLUMN: JsonDict = {
     "high": None,
 }
 
-_SKIPPED: JsonDict = {"path": "/data/photos/roses/7.jpg", "reason": "cut off before its end"}
-
 _INDEXING: JsonDict = {
     "folder": "/data/photos",
     "phase": "indexing",
@@ -26,7 +26,7 @@ _INDEXING: JsonDict = {
     "total": 5000,
     "written": 1024,
     "seconds_left": 210.0,
-    "skipped": [_SKIPPED],
+    "skipped": [{"path": "/data/photos/roses/7.jpg", "reason": "cut off before its end"}],
     "skipped_total": 1,
     "problem": None,
     "train_command": "unimetric train /data/photos --out runs/mine",
@@ -108,52 +108,16 @@ class Columns(BaseModel):
     columns: list[Column]
 
 
-class SkippedFile(BaseModel):
-    """A file that cannot be indexed."""
-
-    model_config = examples(_SKIPPED)
-
-    path: str
-    reason: str
-
-
-class Indexing(BaseModel):
-    """Progress of the indexing of the served folder."""
-
-    model_config = examples(_INDEXING)
-
-    folder: str
-    phase: str = Field(description="waiting (for the model), reading (the folder), indexing, done, failed or stopped.")
-    done: int = Field(description="Images that were looked at.")
-    total: int | None = Field(description="All images; null until the folder was read.")
-    written: int = Field(description="New or changed images that can be found by now.")
-    seconds_left: float | None = Field(description="Estimated time left; null where there is no estimate.")
-    skipped: list[SkippedFile] = Field(description="Files that cannot be read, at most 100.")
-    skipped_total: int = Field(description="Number of files that cannot be read.")
-    problem: str | None = Field(description="Reason of a failure.")
-    train_command: str | None = Field(
-        description="The command that trains a model on the folder, for better answers; null where its images have "
-        "fewer than two classes, or the model is trained."
-    )
-
-
-class Upgrade(BaseModel):
-    """Progress of the database's upgrade to another model."""
-
-    model_config = examples(_UPGRADE)
-
-    answers: str = Field(description="The model that queries are answered by: old, new or both.")
-    model: str = Field(description="Fingerprint of the new model.")
-    embedded: int = Field(description="Images that the new model has embedded.")
-    rows: int = Field(description="All images.")
-
-
 class Status(BaseModel):
     """State of the service, of the indexing where a folder of images is served, and of an upgrade to another model."""
 
-    model_config = examples({"ready": True, "items": 1024, "indexing": _INDEXING, "upgrade": _UPGRADE})
+    # The states describe their fields by docstrings.
+    model_config = ConfigDict(
+        use_attribute_docstrings=True,
+        **examples({"ready": True, "items": 1024, "indexing": _INDEXING, "upgrade": _UPGRADE}),
+    )
 
     ready: bool = Field(description="Images are embedded now.")
     items: int = Field(description="Images that can be found.")
-    indexing: Indexing | None = Field(description="Null where a database is served.")
-    upgrade: Upgrade | None = Field(description="Null where the database is not being upgraded.")
+    indexing: IndexingState | None = Field(description="Null where a database is served.")
+    upgrade: UpgradeState | None = Field(description="Null where the database is not being upgraded.")

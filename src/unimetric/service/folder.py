@@ -3,8 +3,6 @@
 import logging
 import shlex
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -28,26 +26,32 @@ RULE = CommitRule(rows=1024, seconds=5.0)
 _BATCH = 8
 """Images per forward pass: a search waits for the arithmetic of at most one of them."""
 
-_WINDOW_SECONDS = 30.0
-"""Length of time that the rate is measured over. Unchanged images come first and fast, new ones are slow."""
-
 
 @dataclass(frozen=True)
 class IndexingState:
-    """Progress of the indexing of a folder; `catalogue_schemas.Indexing` describes the fields.
-
-    Besides, ``classes`` is the number of class names among the images.
-    """
+    """Progress of the indexing of the served folder."""
 
     phase: Literal["waiting", "reading", "indexing", "done", "failed", "stopped"] = "waiting"
+    """waiting (for the model), reading (the folder), indexing, done, failed or stopped."""
     done: int = 0
+    """Images that were looked at."""
     total: int | None = None
+    """All images; null until the folder was read."""
     written: int = 0
+    """New or changed images that can be found by now."""
     seconds_left: float | None = None
+    """Estimated time left; null where there is no estimate."""
     skipped: tuple[Refused, ...] = ()
+    """Files that cannot be read, at most 100."""
     skipped_total: int = 0
-    classes: int = 0
+    """Number of files that cannot be read."""
     problem: str | None = None
+    """Reason of a failure."""
+    folder: str = ""
+    """The folder, or another source."""
+    train_command: str | None = None
+    """The command that trains a model on the folder, for better answers; null where its images have fewer than two
+    classes, or the model is trained."""
 
 
 class FolderIndexer:
@@ -73,22 +77,14 @@ class FolderIndexer:
         on_failure: Callable[[BaseException], None] = lambda error: None,
         on_state: Callable[[IndexingState], None] = lambda state: None,
     ) -> None:
-        self.folder = folder
-        self.state = IndexingState()
+        self.state = IndexingState(folder=folder)
+        self._folder = folder
         self._index, self._trained, self._rule = index, trained, rule
         self._on_failure, self._on_state = on_failure, on_state
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="folder", daemon=True)
-        self._rate = _Rate()
         self._unusable: list[Refused] = []
         self._refused: Mapping[str, Refused] = {}
-
-    @property
-    def train_command(self) -> str | None:
-        """The command that trains a model on the folder; None if it has no two classes, or the model is trained."""
-        if self._trained or self.state.classes < 2:
-            return None
-        return shlex.join(["unimetric", "train", self.folder, "--out", "runs/mine"])
 
     def start(self) -> None:
         """Start the thread."""
@@ -117,37 +113,38 @@ class FolderIndexer:
             self._fail(error, str(error))
         # The service keeps answering from the rows that there are; the log has the reason.
         except Exception as error:
-            log.exception("the folder %s could not be indexed", self.folder)
+            log.exception("the folder %s could not be indexed", self._folder)
             self._fail(error, "an internal error, which the service's log describes")
 
     def _bring_up_to_date(self) -> None:
         self._change(phase="reading")
-        log_status(f"Indexing the images in {self.folder}; those that are done can be searched already.")
-        items, self._unusable = source_items([self.folder])
+        log_status(f"Indexing the images in {self._folder}; those that are done can be searched already.")
+        items, self._unusable = source_items([self._folder])
         self._raise_if_stopping()
-        self._change(phase="indexing", total=len(items), classes=len({item.label for item in items if item.label}))
+        command = None
+        if not self._trained and len({item.label for item in items if item.label}) > 1:
+            command = shlex.join(["unimetric", "train", self._folder, "--out", "runs/mine"])
+        self._change(phase="indexing", total=len(items), train_command=command)
         indexed = index_items(
             self._index,
             items,
             batch_size=_BATCH,
             rule=self._rule,
             delete_missing=True,
-            origin=self.folder,
+            origin=self._folder,
             on_read=self._on_read,
         )
         self._index.optimise()
         self._change(phase="done", seconds_left=None, written=indexed.written)
         log_status(
-            f"{self.folder} is indexed: {indexed.written} new or changed images, {indexed.unchanged} unchanged, "
+            f"{self._folder} is indexed: {indexed.written} new or changed images, {indexed.unchanged} unchanged, "
             f"{indexed.deleted} gone; {self.state.skipped_total} files were skipped."
         )
-        if self.train_command is not None:
-            log_status(f"For better answers, train on these images: {self.train_command}")
+        if command is not None:
+            log_status(f"For better answers, train on these images: {command}")
 
-    def _on_read(self, progress: Progress, total: int) -> None:
+    def _on_read(self, progress: Progress, total: int, left: float | None) -> None:
         self._raise_if_stopping()
-        now = time.monotonic()
-        left = self._rate.seconds_left(now, progress.read, total)
         self._refused = progress.refused
         self._change(done=progress.read, total=total, written=progress.written, seconds_left=left)
 
@@ -161,7 +158,7 @@ class FolderIndexer:
             self._on_failure(error)
             return
         log_status(
-            f"{self.folder} could not be indexed: {problem}; start the service again to continue", style="yellow"
+            f"{self._folder} could not be indexed: {problem}; start the service again to continue", style="yellow"
         )
 
     def _change(self, **changes: Any) -> None:
@@ -174,23 +171,3 @@ class FolderIndexer:
 
 class _StoppingError(Exception):
     """Raised to unwind the indexing of a service that is being stopped."""
-
-
-class _Rate:
-    """Rate of the last seconds; unchanged images, which come first, are far faster than new ones."""
-
-    def __init__(self) -> None:
-        self._marks: deque[tuple[float, int]] = deque()
-
-    def seconds_left(self, now: float, done: int, total: int) -> float | None:
-        """Return the estimated time left after an image; None before there are two seconds to measure."""
-        marks = self._marks
-        # Remember the progress every half second only.
-        if not marks or now - marks[-1][0] >= 0.5:
-            marks.append((now, done))
-        while now - marks[0][0] > _WINDOW_SECONDS:
-            marks.popleft()
-        begun, before = marks[0]
-        if now - begun < 2.0 or done == before:
-            return None
-        return (total - done) * (now - begun) / (done - before)

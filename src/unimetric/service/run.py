@@ -2,6 +2,7 @@
 
 import contextlib
 import ipaddress
+import logging
 import socket
 import sys
 import threading
@@ -114,6 +115,8 @@ class Runner:
         with self._lock:
             self._server = server
             server.should_exit = self._stopped
+        # A second Ctrl-C cancels what is under way, which is no error.
+        logging.getLogger("uvicorn.error").addFilter(lambda record: not server.force_exit)
         server.run(sockets=[listening])
         if self._failure is not None:
             raise self._failure

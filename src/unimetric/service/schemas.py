@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Annotated, Any
 
@@ -46,7 +47,6 @@ _Some = Field(min_length=1, max_length=MAX_PICTURES)
 Value = str | int | float | bool | date | datetime | None
 Name = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$")]
 _Base64 = Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
-_File = Annotated[str, Field(json_schema_extra={"format": "binary"})]
 
 
 def examples(*values: JsonDict) -> ConfigDict:
@@ -58,7 +58,11 @@ class _In(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class _Filters(_In):
+class SearchRequest(_In):
+    """A search for an image, an item, or several of them together, in some or all of the datasets."""
+
+    model_config = examples({"image": PIXEL, "k": 5}, {"id": ID, "k": 5}, {"images": [PIXEL, PIXEL], "k": 5})
+
     k: int = Field(10, ge=1, le=MAX_K, description="Number of matches, at most.")
     datasets: list[Name] | None = Field(
         None, min_length=1, max_length=1000, description="The only datasets to search in; all by default."
@@ -94,24 +98,17 @@ class _Filters(_In):
         examples=["price"],
     )
     descending: bool = Field(False, description="Sort from the highest value down.")
-
-
-def _alternatives(*alone: str) -> JsonDict:
-    """Describe that a query is one of these fields alone, several pictures together, or images of which each is one."""
-    one: list[JsonDict] = [{"required": [name], **_without("images", "ids")} for name in alone]
-    several: JsonDict = {"anyOf": [{"required": ["images"]}, {"required": ["ids"]}], **_without(*alone)}
-    each: JsonDict = {"required": ["images", "each"], **_without("ids", *alone, each=True)}
-    return {"oneOf": [*one, several, each]}
-
-
-def _without(*names: str, each: bool = False) -> JsonDict:
-    return {"properties": {**dict.fromkeys(names, False), "each": {"const": each}}}
-
-
-class _Query(_Filters):
-    image: str = ""
+    image: _Base64 = Field("", description="The image's file.")
     id: str = Field("", description='An item of the database, for "more like this"; it is left out of the answer.')
-    images: list[str] | None = None
+    vector: list[Annotated[float, Field(allow_inf_nan=False)]] | None = Field(
+        None,
+        min_length=1,
+        max_length=65_536,
+        description="A vector of the database's model, such as /v1/embed returns; no model runs.",
+    )
+    images: Annotated[list[_Base64], _Some] | None = Field(
+        None, description="Images that are one query, alone or with ids: matches are like all of them."
+    )
     ids: Annotated[list[str], _Some] | None = Field(
         None,
         description="Items of the database that are one query, alone or with images; they are left out of the answer.",
@@ -121,7 +118,7 @@ class _Query(_Filters):
     )
 
     @model_validator(mode="after")
-    def one_query(self) -> _Query:
+    def one_query(self) -> SearchRequest:
         """Check that the query is one image, one item, one vector, or several pictures."""
         named = self.model_fields_set & {"image", "id", "vector", "images", "ids"}
         given = {name for name in named if getattr(self, name) is not None}
@@ -134,46 +131,6 @@ class _Query(_Filters):
         if self.guarantee is not None and not (given & {"image", "vector"} or self.each):
             raise ValueError("guarantee needs one image: it is calibrated for images that are not in the database")
         return self
-
-
-class SearchRequest(_Query):
-    """A search for an image, an item, or several of them together, in some or all of the datasets."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"image": PIXEL, "k": 5}, {"id": ID, "k": 5}, {"images": [PIXEL, PIXEL], "k": 5}],
-            **_alternatives("image", "id", "vector"),
-        },
-    )
-
-    image: _Base64 = Field("", description="The image's file in base64.")
-    images: Annotated[list[str], _Some] | None = Field(
-        None,
-        description="Images in base64 that are one query, alone or with ids: matches are like all of them.",
-    )
-
-    vector: list[Annotated[float, Field(allow_inf_nan=False)]] | None = Field(
-        None,
-        min_length=1,
-        max_length=65_536,
-        description="A vector of the database's model, such as /v1/embed returns; no model runs.",
-    )
-
-
-class SearchForm(_Query):
-    """A search for an image, an item, or several of them together, in some or all of the datasets."""
-
-    model_config = ConfigDict(json_schema_extra=_alternatives("image", "id"))
-
-    # A form cannot hold an empty list.
-    datasets: list[Name] | None = Field(
-        None, max_length=1000, description="The only datasets to search in, a part each; all, where there is none."
-    )
-    image: _File = Field("", description="The image's file.")
-    images: Annotated[list[_File], _Some] | None = Field(
-        None,
-        description="Images, a part each, that are one query, alone or with ids: matches are like all of them.",
-    )
 
     @field_validator("exact", "group_copies", "each", "descending", mode="before")
     @classmethod
@@ -189,16 +146,14 @@ class EmbedRequest(_In):
 
     model_config = examples({"image": PIXEL})
 
-    image: _Base64 = Field(description="The image's file in base64.")
+    image: _Base64 = Field(description="The image's file.")
 
 
-class EmbedForm(_In):
-    """An image to embed."""
+class AddRequest(_In):
+    """An image to add to the database, or to replace there."""
 
-    image: _File = Field(description="The image's file.")
+    model_config = examples({"image": PIXEL, "dataset": "shoes", "label": "air-runner"})
 
-
-class _About(_In):
     dataset: Name = Field(min_length=1, description="The catalogue that it belongs to.", examples=["shoes"])
     label: Name = Field("", description="Class of the image; unique within its dataset only.")
     path: str | None = Field(
@@ -210,27 +165,9 @@ class _About(_In):
         "alone, and shown only if it has the same content. An item of the same dataset and path is replaced. By "
         "default the content's hash.",
     )
-
-
-class AddRequest(_About):
-    """An image to add to the database, or to replace there."""
-
-    model_config = examples({"image": PIXEL, "dataset": "shoes", "label": "air-runner"})
-
-    image: _Base64 = Field(description="The image's file in base64.")
+    image: _Base64 = Field(description="The image's file.")
     metadata: dict[str, str | int | float | bool | None] = Field(
         default_factory=dict, description="Further columns.", examples=[{"price": 89.5}]
-    )
-
-
-class AddForm(_About):
-    """An image to add to the database, or to replace there."""
-
-    image: _File = Field(description="The image's file.")
-    metadata: str = Field(
-        "{}",
-        description="Further columns, as a JSON object.",
-        json_schema_extra={"contentMediaType": "application/json"},
     )
 
 
@@ -356,21 +293,45 @@ class ErrorAnswer(BaseModel):
     error: Failure
 
 
-def body_of(json_model: type[BaseModel], form_model: type[BaseModel]) -> dict[str, Any]:
-    """The description of a body that may be JSON or a form."""
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {"schema": _inline(form_model)},
-                "application/json": {"schema": _inline(json_model)},
-            },
-        }
-    }
+def body_of(model: type[BaseModel], alone: Sequence[str] = (), without: Sequence[str] = ()) -> dict[str, Any]:
+    """Describe a body that is JSON, or a form of the same fields.
+
+    Args:
+        model: Its fields; a form has files in the place of base64.
+        alone: Fields of which each is a query.
+        without: Fields that a form does not have.
+    """
+    described = model.model_json_schema()
+    form = _as_form({name: value for name, value in described.items() if name != "examples"})
+    form["properties"] = {name: field for name, field in form["properties"].items() if name not in without}
+    if alone:
+        described |= _alternatives(*alone)
+        form |= _alternatives(*(name for name in alone if name not in without))
+    content = {"multipart/form-data": {"schema": form}, "application/json": {"schema": described}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
-def _inline(model: type[BaseModel]) -> dict[str, Any]:
-    schema = model.model_json_schema()
-    if "$defs" in schema:
-        raise ValueError(f"{model.__name__}: a description within another one has no place here")
-    return schema
+def _as_form(described: Any) -> Any:
+    """Return the description of a value in JSON as that of a part of a form."""
+    if isinstance(described, list):
+        return [_as_form(each) for each in described]
+    if not isinstance(described, dict):
+        return described
+    if isinstance(described.get("additionalProperties"), dict):
+        kept = {name: described[name] for name in ("title", "description")}
+        return {**kept, "type": "string", "contentMediaType": "application/json", "default": "{}"}
+    # A form cannot hold an empty list.
+    form = {name: _as_form(value) for name, value in described.items() if name not in ("contentEncoding", "minItems")}
+    return {**form, "format": "binary"} if "contentEncoding" in described else form
+
+
+def _alternatives(*alone: str) -> JsonDict:
+    """Describe that a query is one of these fields alone, several pictures together, or images of which each is one."""
+    one: list[JsonDict] = [{"required": [name], **_without("images", "ids")} for name in alone]
+    several: JsonDict = {"anyOf": [{"required": ["images"]}, {"required": ["ids"]}], **_without(*alone)}
+    each: JsonDict = {"required": ["images", "each"], **_without("ids", *alone, each=True)}
+    return {"oneOf": [*one, several, each]}
+
+
+def _without(*names: str, each: bool = False) -> JsonDict:
+    return {"properties": {**dict.fromkeys(names, False), "each": {"const": each}}}

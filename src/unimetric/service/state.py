@@ -53,16 +53,14 @@ class ParsedRequest:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of request: its fields as JSON and as a form, and whether its image is embedded."""
+    """A kind of request: its fields, and whether its image is embedded."""
 
-    json_model: type[BaseModel]
-    form_model: type[BaseModel]
+    fields: type[BaseModel]
     embeds: bool = True
 
 
-SEARCH = Kind(schemas.SearchRequest, schemas.SearchForm)
-EMBED = Kind(schemas.EmbedRequest, schemas.EmbedForm)
-ADD = Kind(schemas.AddRequest, schemas.AddForm, embeds=False)
+SEARCH, EMBED = Kind(schemas.SearchRequest), Kind(schemas.EmbedRequest)
+ADD = Kind(schemas.AddRequest, embeds=False)
 
 
 class Service:
@@ -180,7 +178,7 @@ class Service:
 
     def _parse(self, body: Body, kind: Kind, batcher: Batcher) -> tuple[BaseModel, list[bytes], list[Tensor]]:
         """In a thread: a body's fields, and its images' bytes and pixels."""
-        fields, images = parse(body, kind.json_model, kind.form_model, self.config.max_upload_bytes)
+        fields, images = parse(body, kind.fields, self.config.max_upload_bytes)
         if not images:
             return fields, [], []
         # Items and vectors are searched for without the model. A request that has its place is finished while the

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import binascii
+import json
 import re
 from base64 import b64decode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
@@ -22,8 +23,6 @@ from unimetric.service.failures import ServiceError, busy, from_validation, inva
 from unimetric.service.options import ServiceConfig
 from unimetric.service.telemetry import Telemetry
 from unimetric.service.work import client_left, stopping
-
-M = TypeVar("M", bound=BaseModel)
 
 _BESIDES = 100_000
 """Maximum bytes of a body in addition to the image."""
@@ -156,19 +155,17 @@ def too_large(max_upload_bytes: int) -> ServiceError:
     )
 
 
-def parse(
-    body: Body, json_model: type[M], form_model: type[BaseModel], max_upload_bytes: int
-) -> tuple[BaseModel, list[bytes]]:
+def parse(body: Body, model: type[BaseModel], max_upload_bytes: int) -> tuple[BaseModel, list[bytes]]:
     """Return a body's validated fields, and the bytes of its images, none where it names items; or a `ServiceError`.
 
     A UTF-8 byte order mark before JSON is skipped.
     """
     try:
         if body.kind == FORM:
-            values, images = _read_form(body, form_model)
-            request: BaseModel = form_model.model_validate(values, strict=False)
+            values, images = _read_form(body, model)
+            request = model.model_validate(values, strict=False)
         else:
-            request = json_model.model_validate_json(body.content.removeprefix(_BOM))
+            request = model.model_validate_json(body.content.removeprefix(_BOM))
             texts = [request.image] if "image" in request.model_fields_set else []  # type: ignore[attr-defined]
             texts += getattr(request, "images", None) or []
             images = [_from_base64(text) for text in texts]
@@ -212,8 +209,15 @@ def _read_form(body: Body, model: type[BaseModel]) -> tuple[dict[str, Any], list
         if is_list:
             values.setdefault(name, []).append(text)
         else:
-            values[name] = text
+            values[name] = _from_json(text) if name == "metadata" else text
     return values, images
+
+
+def _from_json(metadata: str) -> Any:
+    try:
+        return json.loads(metadata)
+    except (ValueError, RecursionError) as error:
+        raise invalid(f"metadata is not JSON ({error})") from error
 
 
 def _parts(body: Body) -> list[tuple[str, bytes]]:

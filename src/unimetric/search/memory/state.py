@@ -6,7 +6,6 @@ masked.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,7 +19,8 @@ from unimetric.search.items import no_item
 from unimetric.search.memory.blocks import Block, empty_block, joined, read_block
 from unimetric.search.memory.graph import Graph
 from unimetric.search.scoring import Vectors
-from unimetric.search.stores.base import RowNumbers, Store
+from unimetric.search.stores.base import Store
+from unimetric.search.stores.lancedb_numbers import RowNumbers
 
 _FOLDED = 1_000
 """Rows of a tail, at least, that are joined to the rows before them."""
@@ -40,6 +40,7 @@ class State:
         tail: Rows that were written later; all are there.
         graph: Over the first places of the base; None for an exact search.
         counts: From `measured_counts`.
+        selections: From `selected`, by their conditions.
     """
 
     version: int
@@ -49,6 +50,7 @@ class State:
     tail: Block
     graph: Graph | None = None
     counts: Mapping[int, int | None] = field(default_factory=dict)
+    selections: dict[Condition | None, Selection] = field(default_factory=dict, init=False)
 
     def __len__(self) -> int:
         return self.alive + len(self.tail)
@@ -189,61 +191,20 @@ def folded(state: State) -> State:
     return replace(state, base=base, dead=None, alive=len(base), tail=state.tail.kept(np.zeros(len(state.tail), bool)))
 
 
-class Selections:
-    """Selections by condition, each evaluated in the database once; later, new rows alone are evaluated.
+def selected(state: State, numbers: RowNumbers, condition: Condition | None) -> Selection | None:
+    """Return the rows of a state that meet a condition; None if the database is of another version now.
 
-    A row that is replaced has a new number, so what held for a number holds for good.
+    The database evaluates a condition once for each state.
     """
-
-    def __init__(self, numbers: RowNumbers) -> None:
-        self._numbers = numbers
-        self._evaluating = threading.Lock()
-        self._base: Block | None = None
-        self._known: dict[Condition, tuple[int, NDArray[np.bool_], NDArray[np.int64]]] = {}
-        self._of_state: tuple[State | None, dict[Condition | None, Selection]] = (None, {})
-
-    def of(self, state: State, condition: Condition | None) -> Selection | None:
-        """Return the rows of a state that meet a condition; None if the database is of another version now."""
-        of_state, selections = self._of_state
-        selection = selections.get(condition) if of_state is state else None
-        if selection is not None:
-            return selection
-        with self._evaluating:
-            selection = self._selected(state, condition)
-            if selection is not None:
-                kept = dict(self._of_state[1]) if self._of_state[0] is state else {}
-                while len(kept) >= _CONDITIONS:
-                    del kept[next(iter(kept))]
-                self._of_state = state, {**kept, condition: selection}
-            return selection
-
-    def _selected(self, state: State, condition: Condition | None) -> Selection | None:
-        if condition is None:
-            return Selection(None if state.dead is None else ~state.dead, None, len(state))
-        evaluated = self._evaluate(state, condition)
-        if evaluated is None:
+    if condition is None:
+        found = Selection(None if state.dead is None else ~state.dead, None, len(state))
+    else:
+        met = numbers.select(condition)
+        if numbers.version != state.version:
             return None
-        base, later = evaluated
-        if state.dead is not None:
-            base = base & ~state.dead
-        tail = state.tail.mask(later)
-        return Selection(base, tail, int(base.sum()) + int(tail.sum()))
-
-    def _evaluate(self, state: State, condition: Condition) -> tuple[NDArray[np.bool_], NDArray[np.int64]] | None:
-        if self._base is not state.base:
-            self._base, self._known = state.base, {}
-        known = self._known.pop(condition, None)
-        if known is None:
-            found = self._numbers.select(condition)
-            first, mask, later = -1, state.base.mask(found), found[found > state.base.last]
-        else:
-            first, mask, later = known
-            if first < state.last:
-                later = np.concatenate([later, self._numbers.select(condition, above=first)])
-        if self._numbers.version != state.version:
-            return None
-        later = later[later <= state.last]
-        while len(self._known) >= _CONDITIONS:
-            del self._known[next(iter(self._known))]
-        self._known[condition] = state.last, mask, later
-        return mask, later
+        base, tail = state.base.mask(met), state.tail.mask(met)
+        found = Selection(base, tail, int(base.sum()) + int(tail.sum()))
+    while len(state.selections) >= _CONDITIONS:
+        del state.selections[next(iter(state.selections))]
+    state.selections[condition] = found
+    return found

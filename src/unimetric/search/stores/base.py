@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+import pyarrow.compute as pc
 
 from unimetric.errors import UserError
 from unimetric.files import user_path
+from unimetric.formats.vectors import as_unicode
 from unimetric.search.conditions import Condition, is_one_of
 from unimetric.search.conditions.tree import Always, And
+from unimetric.search.errors import DatabaseError
 from unimetric.search.scoring import Vectors
 
 FORMAT = 2
@@ -31,6 +34,8 @@ KINDS = {
     "time": pa.timestamp("us"),
 }
 """The types of metadata columns."""
+
+MAKE_ONE = "make one with: unimetric index MODEL FOLDER --db"
 
 _ATTEMPTS = 3
 
@@ -56,49 +61,13 @@ class Effort:
 
 @dataclass(frozen=True)
 class VectorIndex:
-    """The approximate index of a database: its name, rows in it, and rows that are still compared one by one.
+    """The approximate index of a database: its name, and the number of rows that are still compared one by one.
 
     The name is unique for every index that was ever made, so that a measured effort belongs to one of them.
     """
 
     name: str
-    rows: int
     missing: int
-
-
-class RowNumbers(Protocol):
-    """The rows of a database in the order in which they were written.
-
-    A row keeps its number and its content until it is deleted. A row that is replaced gets a new number, higher than
-    all that there were. Compaction gives rows new numbers, above all that there were when it began; those of rows that
-    were written meanwhile may be higher still, see `has_moved`.
-    """
-
-    @property
-    def version(self) -> int:
-        """The version that is read now, `Store.version`."""
-
-    def count(self, through: int) -> int:
-        """Return the number of rows whose number is ``through`` or lower."""
-
-    def select(self, where: Condition | None = None, above: int = -1, through: int | None = None) -> NDArray[np.int64]:
-        """Return the numbers, ascending, of the rows that meet a condition, within bounds."""
-
-    def has_moved(self, *known: NDArray[np.int64]) -> bool:
-        """Return True if a compaction gave rows numbers below the highest of those that were ``known`` before it.
-
-        These are of all rows at an earlier version, best ascending; -1 for none.
-        """
-
-    def blocks(self, columns: Sequence[str], above: int = -1) -> Sequence[tuple[NDArray[np.int64], pa.Table]]:
-        """Return the rows above a number, a bounded number of rows at a time: their numbers and some columns."""
-
-    @property
-    def identity(self) -> str:
-        """A text that no other content of any database has."""
-
-    def came_from(self, identity: str) -> bool:
-        """Return True if the rows had that identity some time ago, and were changed since; False if that is unknown."""
 
 
 class Store(Protocol):
@@ -149,14 +118,17 @@ class Store(Protocol):
         """Look for commits of other processes now; otherwise they are seen within seconds only."""
 
     def rows_of(self, ids: Sequence[str], columns: Sequence[str], *, newest: bool = False) -> pa.Table:
-        """Return some columns of the rows with these ids, in no order; unknown ids have no row.
+        """Return some columns of the rows with these ids, in their order; unknown ids have no row.
 
         With ``newest`` after a `look`, for changes that depend on what is there.
         """
         if newest:
             self.look()
-        parts = [self.rows(columns, is_one_of("id", some), len(some)) for some in portions(ids)]
-        return pa.concat_tables(parts) if parts else self.rows(columns, Always(False))
+        wanted = list(dict.fromkeys(["id", *columns]))
+        parts = [self.rows(wanted, is_one_of("id", some), len(some)) for some in portions(ids)]
+        found = pa.concat_tables(parts) if parts else self.rows(wanted, Always(False))
+        places = pc.index_in(pa.array(map(as_unicode, ids), pa.string()), value_set=found["id"].combine_chunks())
+        return found.take(places.drop_null()).select(list(columns))
 
     def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Yield some columns of all rows, a bounded number of rows at a time."""
@@ -196,10 +168,6 @@ class Store(Protocol):
     def drop_index(self) -> None:
         """Drop the approximate index, if there is one."""
 
-    @property
-    def numbers(self) -> RowNumbers | None:
-        """Row numbers, by which vectors are kept in memory; None for an engine that keeps them in memory itself."""
-
 
 class PerVersion(Generic[T]):
     """A value that is read from a database again when that has changed; threads may share it."""
@@ -207,12 +175,17 @@ class PerVersion(Generic[T]):
     def __init__(self, store: Store, read: Callable[[], T]) -> None:
         self._store, self._read = store, read
         self._known: tuple[int, T] | None = None
+        self._reading = threading.Lock()
 
     def get(self) -> T:
         """Return the value at the present version."""
         version, known = self._store.version, self._known
         if known is None or known[0] != version:
-            known = self._known = version, self._read()
+            with self._reading:
+                # Another thread may have read it meanwhile.
+                known = self._known
+                if known is None or known[0] != version:
+                    known = self._known = version, self._read()
         return known[1]
 
 
@@ -227,6 +200,21 @@ def at_one_version(store: Store, read: Callable[[], T]) -> T:
         if store.version == version:
             break
     return found
+
+
+def read_record(place: str, text: str) -> dict[str, Any]:
+    """Return the record of a database from its JSON; a `DatabaseError` if it is damaged or of another format."""
+    again = "index the images again into a new place"
+    try:
+        about = dict(json.loads(text))
+        version = about["format"]
+    except (KeyError, ValueError, TypeError) as error:
+        raise DatabaseError(f"the search database {place} is damaged: its record cannot be read; {again}") from error
+    if version != FORMAT:
+        raise DatabaseError(
+            f"the search database {place} has format {version}, this version of unimetric reads {FORMAT}; {again}"
+        )
+    return about
 
 
 def portions(values: Sequence[T], size: int = 1000) -> Iterator[Sequence[T]]:

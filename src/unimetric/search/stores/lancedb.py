@@ -6,13 +6,12 @@ commit.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,17 @@ import pyarrow as pa
 from unimetric.search.conditions import Condition
 from unimetric.search.errors import DatabaseError, DatabaseMissingError
 from unimetric.search.scoring import Vectors
-from unimetric.search.stores.base import COLUMNS, KINDS, Effort, PerVersion, RowNumbers, Store, VectorIndex, is_uri
-from unimetric.search.stores.lancedb_numbers import LanceNumbers
+from unimetric.search.stores.base import (
+    COLUMNS,
+    KINDS,
+    MAKE_ONE,
+    Effort,
+    PerVersion,
+    Store,
+    VectorIndex,
+    is_uri,
+)
+from unimetric.search.stores.lancedb_numbers import RowNumbers
 from unimetric.search.stores.lancedb_sql import to_sql
 from unimetric.search.stores.lancedb_tables import (
     ABOUT,
@@ -30,7 +38,6 @@ from unimetric.search.stores.lancedb_tables import (
     about_row,
     check_place,
     connect,
-    connect_reader,
     explained,
     items_schema,
     lock,
@@ -55,22 +62,18 @@ class LanceStore(Store):
         self._opened: Followed | None = Followed(place, items)
         self.before_change: Callable[[], None] = lambda: None
         self._writing = threading.RLock()
-        self._reading: Any = None
-        self._reading_at = 0
-        self._moving_reading = asyncio.Lock()
         self._index = PerVersion(self, lambda: self._items.read(_vector_index))
         self._columns: PerVersion[pa.Schema] = PerVersion(self, lambda: self._items.read(lambda table: table.schema))
 
     @classmethod
     def open(cls, place: str) -> LanceStore:
         """Open a database that is there; a `DatabaseMissingError` if it is not, a `DatabaseError` if damaged."""
-        make = "make one with: unimetric index MODEL FOLDER --db"
         if not is_uri(place) and not Path(place).is_dir():
-            raise DatabaseMissingError(f"there is no search database {place}; {make}")
+            raise DatabaseMissingError(f"there is no search database {place}; {MAKE_ONE}")
         connection = connect(place)
         about = read_about(place, connection)
         if about is None:
-            raise DatabaseMissingError(f"{place} is not a search database; {make}")
+            raise DatabaseMissingError(f"{place} is not a search database; {MAKE_ONE}")
         items = open_table(place, connection, ITEMS)
         if items is None:
             raise DatabaseMissingError(f"the search database {place} has no rows yet; run unimetric index again")
@@ -96,7 +99,7 @@ class LanceStore(Store):
 
     def close(self) -> None:
         """Release the tables."""
-        self._opened = self._connection = self._reading = None
+        self._opened = self._connection = None
 
     def write_about(self, about: dict[str, Any]) -> None:
         """Replace the row of ``about``."""
@@ -114,7 +117,8 @@ class LanceStore(Store):
 
     @property
     def numbers(self) -> RowNumbers | None:
-        return LanceNumbers(self._items)
+        """Row numbers, by which vectors are kept in memory."""
+        return RowNumbers(self._items)
 
     @property
     def column_names(self) -> list[str]:
@@ -156,37 +160,20 @@ class LanceStore(Store):
     def nearest(
         self, vectors: Vectors, k: int, columns: Sequence[str], where: Condition | None, effort: Effort | None
     ) -> list[pa.Table]:
-        async def answer(table: Any, part: Vectors) -> list[pa.Table]:
-            query = table.query().nearest_to(part[0] if len(part) == 1 else list(part)).column("vector")
-            query = query.distance_type("cosine").limit(k).select([*columns, "_distance"])
+        def answer(table: Any, part: Vectors) -> list[pa.Table]:
+            query = table.search(part[0] if len(part) == 1 else list(part), "vector").distance_type("cosine")
+            query = query.limit(k).select([*columns, "_distance"])
             if where is not None:
-                query = query.where(to_sql(where))
+                query = query.where(to_sql(where), prefilter=True)
             query = query.bypass_vector_index() if effort is None else _with_effort(query, effort, k)
-            return _by_query(await query.to_arrow(), len(part))
-
-        async def answer_all(version: int) -> list[pa.Table]:
-            table = await self._reading_table(version)
-            found: list[pa.Table] = []
-            # Several queries at once share the fixed cost of a call.
-            for start in range(0, len(vectors), _QUERIES_AT_ONCE):
-                found += await answer(table, vectors[start : start + _QUERIES_AT_ONCE])
-            return found
+            return _by_query(query.to_arrow(), len(part))
 
         def read(table: Any) -> list[pa.Table]:
-            # LanceDB's synchronous interface crosses over to its thread several times a query, which is slower.
-            return asyncio.run_coroutine_threadsafe(answer_all(self.version), _loop()).result()
+            # Several queries at once share the fixed cost of a call.
+            starts = range(0, len(vectors), _QUERIES_AT_ONCE)
+            return [each for start in starts for each in answer(table, vectors[start : start + _QUERIES_AT_ONCE])]
 
         return self._items.read(read)
-
-    async def _reading_table(self, version: int) -> Any:
-        """Return a second handle on ``items``, at this version or at a later one that another read asked for."""
-        async with self._moving_reading:
-            if self._reading is None:
-                self._reading = await connect_reader(self.place)
-            if self._reading_at < version:
-                await self._reading.checkout(version)
-                self._reading_at = version
-            return self._reading
 
     def merge(self, rows: pa.Table, insert: bool = True) -> None:
         with self._change():
@@ -285,8 +272,7 @@ def _vector_index(table: Any) -> VectorIndex | None:
     names = _vector_indexes(table)
     if len(names) != 1:
         return None
-    statistics = table.index_stats(names[0])
-    return VectorIndex(names[0], statistics.num_indexed_rows, statistics.num_unindexed_rows)
+    return VectorIndex(names[0], table.index_stats(names[0]).num_unindexed_rows)
 
 
 def _with_effort(query: Any, effort: Effort, k: int) -> Any:
@@ -300,11 +286,3 @@ def _by_query(found: pa.Table, queries: int) -> list[pa.Table]:
         return [found]
     numbers = found["query_index"].to_numpy()
     return [found.filter(pa.array(numbers == number)).drop_columns("query_index") for number in range(queries)]
-
-
-@cache
-def _loop() -> asyncio.AbstractEventLoop:
-    """Return the event loop of all queries, which runs in a separate thread."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="search", daemon=True).start()
-    return loop

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from unimetric.formats.stored_types import StoredType, decode_vectors, encode_vectors
 from unimetric.search.conditions import Condition
-from unimetric.search.scoring import Vectors, cosines, vector_column, vectors_of
-from unimetric.search.stores.base import Effort, PerVersion, RowNumbers
+from unimetric.search.scoring import Vectors, best_first, cosines, vector_column, vectors_of
+from unimetric.search.stores.base import Effort, PerVersion
 from unimetric.search.stores.lancedb import LanceStore
+from unimetric.search.stores.lancedb_numbers import RowNumbers
 from unimetric.search.stores.lancedb_tables import BITS
 
 RESCORED = 50
@@ -92,10 +93,9 @@ class CodedStore(LanceStore):
             for start in range(0, len(vectors), _QUERIES)
             for part in self._best(codes, vectors[start : start + _QUERIES], count, allowed)
         ]
-        wanted = list(dict.fromkeys(columns))
-        needed = list(dict.fromkeys(["id", *wanted, "vector"]))
+        needed = list(dict.fromkeys(["id", *columns, "vector"]))
         return [
-            _ranked(vector, self.rows_of(codes.ids.take(found).to_pylist(), needed), k, wanted)
+            _ranked(vector, self.rows_of(codes.ids.take(found).to_pylist(), needed), k)
             for vector, found in zip(vectors, places, strict=True)
         ]
 
@@ -153,14 +153,12 @@ class CodedStore(LanceStore):
         return rows.set_column(rows.column_names.index("vector"), "vector", vector_column(vectors))
 
 
-def _ranked(query: Vectors, rows: pa.Table, k: int, columns: Sequence[str]) -> pa.Table:
+def _ranked(query: Vectors, rows: pa.Table, k: int) -> pa.Table:
     """Return the k rows nearest to a query, with ``_distance``."""
-    if not len(rows):
-        return rows.select(columns).append_column("_distance", pa.array([], pa.float32()))
     scores = cosines(query, vectors_of(rows["vector"]))
-    order = np.lexsort((np.array(rows["id"].to_pylist(), dtype=object).astype(str), -scores))[:k]
+    order = best_first(scores, rows["id"].to_pylist(), k)
     distances = pa.array((1 - scores[order]).astype(np.float32))
-    return rows.select(columns).take(pa.array(order)).append_column("_distance", distances)
+    return rows.take(pa.array(order)).append_column("_distance", distances)
 
 
 def _matrix(column: pa.ChunkedArray) -> NDArray[Any]:

@@ -10,7 +10,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from unimetric.search.conditions import Condition
-from unimetric.search.stores.base import RowNumbers
 from unimetric.search.stores.lancedb_sql import to_sql
 from unimetric.search.stores.lancedb_versions import Followed
 
@@ -23,22 +22,30 @@ _GAPS = 64
 """Gaps between fragments that are counted; with more, all numbers are read."""
 
 
-class LanceNumbers(RowNumbers):
-    """The `RowNumbers` of a LanceDB table."""
+class RowNumbers:
+    """The rows of a database in the order in which they were written.
+
+    A row keeps its number and its content until it is deleted. A row that is replaced gets a new number, higher than
+    all that there were. Compaction gives rows new numbers, above all that there were when it began; those of rows that
+    were written meanwhile may be higher still, see `has_moved`.
+    """
 
     def __init__(self, items: Followed) -> None:
         self._items = items
 
     @property
     def version(self) -> int:
+        """The version that is read now, `Store.version`."""
         return self._items.version
 
     def count(self, through: int) -> int:
+        """Return the number of rows whose number is ``through`` or lower."""
         if through < 0:
             return 0
         return self._items.read(lambda table: int(table.count_rows(f"{_NUMBER} <= {through}")))
 
     def select(self, where: Condition | None = None, above: int = -1, through: int | None = None) -> NDArray[np.int64]:
+        """Return the numbers, ascending, of the rows that meet a condition, within bounds."""
         if through is not None and through < 0:
             return np.empty(0, np.int64)
         parts = [] if where is None else [f"({to_sql(where)})"]
@@ -54,6 +61,10 @@ class LanceNumbers(RowNumbers):
         return np.asarray(found)
 
     def has_moved(self, *known: NDArray[np.int64]) -> bool:
+        """Return True if a compaction gave rows numbers below the highest of those that were ``known`` before it.
+
+        These are of all rows at an earlier version, best ascending; -1 for none.
+        """
         # A compaction reserves the numbers of its fragments before it writes them, and commits them afterwards: other
         # processes may have added fragments with higher numbers meanwhile.
         fragments = _fragments(known)
@@ -67,6 +78,8 @@ class LanceNumbers(RowNumbers):
         return bool(where) and self._items.read(lambda table: int(table.count_rows(where))) > 0
 
     def blocks(self, columns: Sequence[str], above: int = -1) -> list[tuple[NDArray[np.int64], pa.Table]]:
+        """Return the rows above a number, a bounded number of rows at a time: their numbers and some columns."""
+
         def read(table: Any) -> list[pa.RecordBatch]:
             query = table.search().with_row_id(True).select(list(columns)).limit(None)
             return list((query.where(f"{_NUMBER} > {above}") if above >= 0 else query).to_batches())
@@ -81,6 +94,7 @@ class LanceNumbers(RowNumbers):
         return self._identities()[version]
 
     def came_from(self, identity: str) -> bool:
+        """Return True if the rows had that identity some time ago, and were changed since; False if that is unknown."""
         return identity in self._identities().values()
 
     def _identities(self) -> dict[int, str]:

@@ -17,7 +17,7 @@ from unimetric.errors import UserError, escaped
 from unimetric.files import check_writable, make_folder
 from unimetric.formats.stored_types import StoredType, stored_bytes
 from unimetric.search.errors import DatabaseError, DatabaseMissingError
-from unimetric.search.stores.base import COLUMNS, FORMAT, check_scheme, is_uri
+from unimetric.search.stores.base import COLUMNS, check_scheme, is_uri, read_record
 from unimetric.storage.access import S3_ATTEMPTS, StorageError, access_remedy, check_bucket, s3_endpoint, s3_region
 from unimetric.storage.objects import list_objects
 
@@ -118,12 +118,6 @@ def connect(place: str) -> Any:
         return lancedb().connect(place, storage_options=storage_options(place))
 
 
-async def connect_reader(place: str) -> Any:
-    """Open ``items`` once more, for queries from an event loop."""
-    connection = await lancedb().connect_async(place, storage_options=storage_options(place))
-    return await connection.open_table(ITEMS)
-
-
 def storage_options(place: str) -> dict[str, str] | None:
     """Return LanceDB's options for object storage; it reads the credentials from the environment itself."""
     if not place.startswith("s3://"):
@@ -168,21 +162,7 @@ def read_about(place: str, connection: Any) -> dict[str, Any] | None:
         return None
     with explained(place, "read"):
         rows = table.to_arrow()
-    try:
-        (content,) = rows["content"].to_pylist()
-        about = json.loads(content)
-        version = about["format"]
-    except (KeyError, ValueError, TypeError) as error:
-        raise DatabaseError(
-            f"the search database {place} is damaged: its record cannot be read; index the images again into a new "
-            "folder"
-        ) from error
-    if version != FORMAT:
-        raise DatabaseError(
-            f"the search database {place} has format {version}, this version of unimetric reads {FORMAT}; index the "
-            "images again into a new folder"
-        )
-    return dict(about)
+    return read_record(place, rows["content"][0].as_py() if len(rows) else "")
 
 
 def about_row(about: dict[str, Any]) -> pa.Table:

@@ -20,7 +20,17 @@ import pyarrow.compute as pc
 from unimetric.search.conditions import Condition
 from unimetric.search.errors import DatabaseError, DatabaseMissingError, UnsupportedError
 from unimetric.search.scoring import Vectors, unit, vector_column, vectors_of
-from unimetric.search.stores.base import COLUMNS, FORMAT, KINDS, Effort, PerVersion, Store, VectorIndex, milvus_parts
+from unimetric.search.stores.base import (
+    COLUMNS,
+    KINDS,
+    MAKE_ONE,
+    Effort,
+    PerVersion,
+    Store,
+    VectorIndex,
+    milvus_parts,
+    read_record,
+)
 from unimetric.search.stores.milvus_collections import (
     RECORD,
     TEXTS,
@@ -30,7 +40,7 @@ from unimetric.search.stores.milvus_collections import (
     entity_value,
     item_entity,
 )
-from unimetric.search.stores.milvus_connection import MAKE_ONE, Connection, closing_on_error, connect, explained
+from unimetric.search.stores.milvus_connection import Connection, closing_on_error, connect, explained
 from unimetric.search.stores.milvus_expression import METADATA, to_expression
 
 READERS_SEE_WRITES_WITHIN = 2.0
@@ -45,7 +55,6 @@ class MilvusStore(Store):
     """A `Store` in Milvus collections."""
 
     kinds: tuple[str, ...] = ("hnsw",)
-    numbers = None
 
     def __init__(self, place: str, connection: Connection, about: dict[str, Any]) -> None:
         self.place = place
@@ -220,7 +229,7 @@ class MilvusStore(Store):
             entry = self._client.describe_index(self._items, self._index_name())
         if entry["index_type"] == "FLAT":
             return None
-        return VectorIndex(entry["index_name"], int(entry["indexed_rows"]), int(entry["pending_index_rows"]))
+        return VectorIndex(entry["index_name"], int(entry["pending_index_rows"]))
 
     def make_index(self, kind: str, partitions: int) -> str:
         """Rebuild the approximate index, ``hnsw``, and return its name; other readers fail until it is there."""
@@ -320,10 +329,4 @@ def _read_about(place: str, client: Any) -> dict[str, Any] | None:
         found = client.query(name, filter=f'id == "{RECORD}"', output_fields=["content"])
     if not found:
         return None
-    about = json.loads("".join(found[0]["content"]))
-    if about["format"] != FORMAT:
-        raise DatabaseError(
-            f"the search database {place} has format {about['format']}, this version of unimetric reads {FORMAT}; "
-            "index the images again into a new name"
-        )
-    return dict(about)
+    return read_record(place, "".join(found[0]["content"]))

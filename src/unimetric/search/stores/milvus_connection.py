@@ -11,9 +11,7 @@ from typing import Any
 
 from unimetric.errors import UserError, cause
 from unimetric.search.errors import DatabaseError, DatabaseMissingError
-from unimetric.search.stores.base import milvus_parts
-
-MAKE_ONE = "make one with: unimetric index MODEL FOLDER --db"
+from unimetric.search.stores.base import MAKE_ONE, milvus_parts
 
 _LITE: dict[str, tuple[Any, Any, int, int]] = {}
 """Server, files, port and users of every local file that is open: one process may open a file once only."""

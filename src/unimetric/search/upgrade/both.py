@@ -7,8 +7,7 @@ that the upgrade measures and records.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +15,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from unimetric.errors import UserError
+from unimetric.models.source import ModelSource
 from unimetric.search.conditions import Condition, all_of, is_one_of
 from unimetric.search.items import ItemNotFoundError
-from unimetric.search.memory.search import MemorySearch, vector_search
+from unimetric.search.memory.search import vector_search
 from unimetric.search.model import check_embedder, load_embedder
 from unimetric.search.scoring import Vectors, best_first, cosines, vectors_of
 from unimetric.search.stores import previous_store
@@ -27,12 +27,8 @@ from unimetric.search.upgrade.moving import places_of
 from unimetric.search.vector_search import NearestRows, VectorSearch
 
 if TYPE_CHECKING:
-    from unimetric.config import DeviceConfig
     from unimetric.models.embedder import Embedder
     from unimetric.models.ensemble import PairEncoder, QueryModel
-
-ModelPlace: TypeAlias = "tuple[str | Path | None, str | Path | None, DeviceConfig | None]"
-"""Folder and weights of a database's model, None for the recorded ones, and the device."""
 
 _CANDIDATES = 100
 """Rows that each model proposes, at least; 4 for every wanted row, if that is more."""
@@ -62,19 +58,15 @@ class BothVectors(VectorSearch):
             search.close()
         self.old.close()
 
-    def prepare(self) -> None:
-        """Read both sets of vectors into memory."""
+    def prepare(self, columns: Sequence[str]) -> None:
         for search in self._searches:
-            if isinstance(search, MemorySearch):
-                search.prepare(["id"])
+            search.prepare(["id"])
 
     def vectors_of(self, ids: Sequence[str], columns: Sequence[str] = ()) -> Vectors:
         """Return the vectors [N, E + D] of some rows; the last D are 0 for those without an old one."""
         new = self._searches[0].vectors_of(ids, ["id"])
         rows = self._new.rows_of(ids, ["id", "content_hash"])
-        places = {id: place for place, id in enumerate(rows["id"].to_pylist())}
-        old, _ = self._old_vectors(rows)
-        return np.concatenate([new, old[[places[id] for id in ids]]], axis=1)
+        return np.concatenate([new, self._old_vectors(rows)[0]], axis=1)
 
     def nearest(
         self, vectors: Vectors, k: int, columns: Sequence[str], condition: Condition | None = None, exact: bool = False
@@ -139,22 +131,24 @@ def both_vectors(store: Store) -> BothVectors | None:
     return None if weight is None or old is None else BothVectors(store, old, weight)
 
 
-def load_query_model(store: Store, both: BothVectors | None, place: ModelPlace, given: QueryModel | None) -> QueryModel:
+def load_query_model(
+    store: Store, both: BothVectors | None, source: ModelSource, given: QueryModel | None
+) -> QueryModel:
     """Return the model of queries: the database's own, or both during an upgrade where both answer.
 
     Args:
         store: The database.
         both: Its search by both models, if they answered when it was opened; the upgrade may have ended since.
-        place: As for `load_embedder`, and so are errors.
+        source: As for `load_embedder`, and so are errors.
         given: The database's own model, alone or with another one, if it is loaded already.
     """
-    own = load_embedder(store, *place) if given is None else own_model(given)
-    return own if both is None else _pair(own, load_embedder(both.old, None, None, place[2]))
+    own = load_embedder(store, source) if given is None else own_model(given)
+    return own if both is None else _pair(own, load_embedder(both.old, ModelSource(device=source.device)))
 
 
 def check_pair(old: Store, embedder: Embedder) -> None:
     """Refuse a new model that reads other pixels of an image than the old one, so that both cannot embed a query."""
-    _pair(embedder, load_embedder(old, None, None, None))
+    _pair(embedder, load_embedder(old, ModelSource()))
 
 
 def _pair(new: Embedder, old: Embedder) -> PairEncoder:

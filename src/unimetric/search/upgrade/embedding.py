@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from unimetric.data.images import file_reason
 from unimetric.errors import UserError
 from unimetric.search.items import NewItem, Refused
-from unimetric.search.rows import MAPPED, NamedItem, Row, rows_table
-from unimetric.search.scoring import vectors_of
-from unimetric.search.stores.base import COLUMNS, Store, is_uri
-from unimetric.search.upgrade.moving import Stores, columns_of
+from unimetric.search.rows import MAPPED, NamedItem
+from unimetric.search.stores.base import Store, is_uri
+from unimetric.search.upgrade.moving import Stores, columns_of, with_columns
 from unimetric.search.writing import CommitRule, Progress, Writer
 from unimetric.storage.objects import read_bytes
 
@@ -25,14 +25,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class UpgradeOptions:
+    """Options of an upgrade; ``unimetric upgrade`` describes them."""
+
+    sample: int = 1000
+    live: str = "better"
+    missing: str = "stop"
+    batch_size: int = 32
+    commit_rows: int = 1024
+    precision: str = "auto"
+
+
+@dataclass(frozen=True)
 class RowEmbedder:
     """Embeds rows of a database by the new model, from the images that they name."""
 
     stores: Stores
     embedder: Embedder
-    precision: str
-    batch_size: int
-    rule: CommitRule
+    options: UpgradeOptions
 
     def embed(
         self,
@@ -47,54 +57,45 @@ class RowEmbedder:
         With ``is_searched`` the new set is the one that is searched, and so has every row.
         """
         source = self.stores.new if is_searched else self.stores.old
-        rows = {row["id"]: row for row in source.rows_of(ids, columns_of(source)).to_pylist()}
-        thumbnails = None
-        if from_thumbnails:
-            stored = self.stores.old.rows_of(ids, ["id", "thumbnail"]).to_pylist()
-            thumbnails = {row["id"]: row["thumbnail"] for row in stored if row["thumbnail"]}
+        rows = {row["id"]: row for row in source.rows_of(ids, ["id", "dataset", "label", "path"]).to_pylist()}
+        stored = self.stores.old.rows_of(ids, ["id", "thumbnail"]).to_pylist() if from_thumbnails else []
+        thumbnails = {row["id"]: row["thumbnail"] for row in stored}
         items, refused = [], {}
-        for id in (id for id in ids if id in rows):
-            path = rows[id]["path"]
-            if thumbnails is not None and id not in thumbnails:
-                refused[id] = Refused(path, "it has no thumbnail")
-                continue
+        for id, row in ((id, rows[id]) for id in ids if id in rows):
+            path = row["path"]
             try:
-                items.append(named_row(rows[id], _image(path) if thumbnails is None else thumbnails[id]))
+                image = _thumbnail(thumbnails.get(id)) if from_thumbnails else _image(path)
+                items.append(NamedItem(NewItem(image, row["dataset"], row["label"], path), id, path))
             except (UserError, OSError) as error:
                 refused[id] = Refused(path, file_reason(error) if isinstance(error, OSError) else str(error))
         writer = Writer(
             self.stores.new,
             lambda: self.embedder,
-            self.precision,
+            self.options.precision,
             self.stores.fingerprint,
-            source.metadata_columns,
             {},
-            self.rule,
+            {},
+            CommitRule(rows=self.options.commit_rows),
             on_commit=on_commit,
             merge=partial(self._merge, source, is_searched),
         )
-        return refused | writer.write(items, self.batch_size).refused
+        return refused | writer.write(items, self.options.batch_size).refused
 
     def _merge(self, source: Store, is_searched: bool, rows: pa.Table) -> None:
         """Write those rows that are still there, and not embedded by another process, with their newest label."""
-        found = source.rows_of(rows["id"].to_pylist(), columns_of(source), newest=True).to_pylist()
-        fresh = {row["id"]: named_row(row) for row in found if not is_searched or row["fingerprint"] == MAPPED}
-        columns = (rows[name].to_pylist() for name in ("id", "content_hash", "thumbnail"))
-        written = [
-            Row(fresh[id], content_hash, vector, thumbnail)
-            for id, content_hash, thumbnail, vector in zip(*columns, vectors_of(rows["vector"]), strict=True)
-            if id in fresh
-        ]
-        if written:
-            table = rows_table(written, source.metadata_columns, self.stores.fingerprint)
-            self.stores.new.merge(table, insert=not is_searched)
+        fresh = source.rows_of(rows["id"].to_pylist(), columns_of(source), newest=True)
+        if is_searched:
+            fresh = fresh.filter(pc.equal(fresh["fingerprint"], MAPPED))
+        if len(fresh):
+            made = rows.take(pc.index_in(fresh["id"], value_set=rows["id"].combine_chunks()))
+            embedded = {name: made[name] for name in ("content_hash", "fingerprint", "vector", "thumbnail")}
+            self.stores.new.merge(with_columns(fresh, **embedded), insert=not is_searched)
 
 
-def named_row(row: dict[str, Any], image: Path | bytes = b"") -> NamedItem:
-    """Return a row of a database as an item to write."""
-    metadata = {name: value for name, value in row.items() if name not in COLUMNS}
-    item = NewItem(image, row["dataset"], row["label"], row["path"], metadata)
-    return NamedItem(item, row["id"], row["path"])
+def _thumbnail(stored: bytes | None) -> bytes:
+    if not stored:
+        raise UserError("it has no thumbnail")
+    return stored
 
 
 def _image(path: str) -> Path | bytes:

@@ -1,7 +1,7 @@
 """Rows whose vectors are moved by a map, and their agreement with the old rows."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,18 +35,28 @@ class Stores:
         """Return the ids of rows that the new model embedded."""
         return set(self.new.rows(["id"], equals("fingerprint", self.fingerprint))["id"].to_pylist())
 
-    def pairs(self) -> tuple[list[str], Vectors, Vectors]:
-        """Return ids, old vectors [P, D] and new ones [P, E] of at most `LARGEST` images that both models embedded."""
+    def pairs(self) -> tuple[pa.Table, Vectors, Vectors]:
+        """Return at most `LARGEST` images that both models embedded: id, dataset and label, old and new vectors."""
         ids = sorted(self.embedded_ids())[:LARGEST]
-        old, new = (store.rows_of(ids, ["id", "vector", "content_hash"]) for store in (self.old, self.new))
-        places, others = places_of(old), places_of(new)
-        # A file that was replaced in between is not the same image.
-        same = sorted(places.keys() & others.keys())
-        vectors = [
-            vectors_of(rows["vector"])[np.array([at[row] for row in same], np.intp)]
-            for rows, at in ((old, places), (new, others))
-        ]
-        return [id for id, _ in same], vectors[0], vectors[1]
+        old, new = same_images(
+            *(
+                store.rows_of(ids, ["id", "dataset", "label", "vector", "content_hash"])
+                for store in (self.old, self.new)
+            )
+        )
+        return old.select(["id", "dataset", "label"]), vectors_of(old["vector"]), vectors_of(new["vector"])
+
+
+def same_images(one: pa.Table, other: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Return the rows of both tables with the same id and content, in one order.
+
+    A file that was replaced in between is not the same image.
+    """
+    places, others = places_of(one), places_of(other)
+    same = sorted(places.keys() & others.keys())
+    return tuple(
+        rows.take(pa.array([at[key] for key in same], pa.int64())) for rows, at in ((one, places), (other, others))
+    )
 
 
 def places_of(rows: pa.Table) -> dict[tuple[str, str], int]:
@@ -60,12 +70,19 @@ def columns_of(store: Store) -> list[str]:
     return [name for name in store.column_names if name not in ("vector", "thumbnail")]
 
 
+def with_columns(rows: pa.Table, **columns: Any) -> pa.Table:
+    """Return rows with these columns, Arrow arrays, added or in the place of those of the same names."""
+    rows = rows.drop_columns([name for name in columns if name in rows.column_names])
+    for name, column in columns.items():
+        rows = rows.append_column(name, column)
+    return rows
+
+
 def moved_rows(rows: pa.Table, vectors: Vectors) -> pa.Table:
     """Return rows with moved vectors [N, E], marked as such and without thumbnails, which the old rows have."""
-    table = rows.drop_columns([name for name in ("vector", "thumbnail", "fingerprint") if name in rows.column_names])
-    table = table.append_column("fingerprint", pa.array([MAPPED] * len(rows), pa.string()))
-    table = table.append_column("vector", vector_column(np.asarray(vectors, np.float32)))
-    return table.append_column("thumbnail", pa.nulls(len(rows), pa.binary()))
+    marks, thumbnails = pa.array([MAPPED] * len(rows), pa.string()), pa.nulls(len(rows), pa.binary())
+    column = vector_column(np.asarray(vectors, np.float32))
+    return with_columns(rows, fingerprint=marks, vector=column, thumbnail=thumbnails)
 
 
 def copy_rows(stores: Stores, move: Map, *, is_searched: bool) -> None:
@@ -79,12 +96,13 @@ def copy_rows(stores: Stores, move: Map, *, is_searched: bool) -> None:
     for block in stores.old.blocks([*columns, "vector"]):
         ids = block["id"].to_pylist()
         seen.update(ids)
-        present = signed(stores.new, ids)
+        # Of a row that was moved, the hash is empty.
+        present = signatures(stores.new.rows_of(ids, columns_of(stores.new)))
         wanted = signatures(block.drop_columns(["vector"]))
         outdated = [
             id
             for id in ids
-            if id not in present or (present[id][0] != wanted[id][1] and (not is_searched or present[id][1] == MAPPED))
+            if id not in present or (present[id][1] != wanted[id][1] and not (is_searched and present[id][0]))
         ]
         # Whatever was deleted since stays deleted.
         alive = set(stores.old.rows_of(outdated, ["id"], newest=True)["id"].to_pylist())
@@ -112,11 +130,3 @@ def move_again(stores: Stores, move: Map) -> None:
         if len(fresh):
             vectors = np.array([moved[id] for id in fresh["id"].to_pylist()], np.float32)
             stores.new.merge(moved_rows(fresh, vectors), insert=False)
-
-
-def signed(store: Store, ids: Sequence[str]) -> dict[str, tuple[bytes, str]]:
-    """Return `signature` and fingerprint of the rows with these ids."""
-    rows = store.rows_of(ids, columns_of(store))
-    fingerprints = rows["fingerprint"].to_pylist()
-    signs = signatures(rows)
-    return {id: (signs[id][1], fingerprints[place]) for place, id in enumerate(rows["id"].to_pylist())}

@@ -5,21 +5,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
+import pyarrow as pa
 
 from unimetric.config import DeviceConfig
 from unimetric.errors import UserError
+from unimetric.models.source import ModelSource
 from unimetric.search.conditions.tree import Always
 from unimetric.search.model import load_embedder
-from unimetric.search.rows import Row, rows_table, signatures
+from unimetric.search.rows import signatures
 from unimetric.search.scoring import vectors_of
 from unimetric.search.stores import open_place
 from unimetric.search.stores.base import Store, is_uri, location
 from unimetric.search.stores.live import KEPT_SECONDS, place_of, read_live, write_live
-from unimetric.search.upgrade.embedding import RowEmbedder, named_row
+from unimetric.search.upgrade.embedding import RowEmbedder, UpgradeOptions
 from unimetric.search.upgrade.maps import fit_map
-from unimetric.search.upgrade.moving import Stores, columns_of, moved_rows, signed
-from unimetric.search.writing import CommitRule
+from unimetric.search.upgrade.moving import Stores, columns_of, moved_rows, same_images, with_columns
 
 
 def roll_back(db: str | Path, device: DeviceConfig, log: Callable[[str], None] = lambda line: None) -> int:
@@ -69,8 +69,8 @@ def _changed(old: Store, new: Store) -> set[str]:
     changed = set()
     for block in new.blocks(columns_of(new)):
         wanted = signatures(block)
-        present = signed(old, list(wanted))
-        changed |= {id for id, (_, sign) in wanted.items() if id not in present or present[id][0] != sign}
+        present = signatures(old.rows_of(list(wanted), columns_of(old)))
+        changed |= {id for id, (_, sign) in wanted.items() if id not in present or present[id][1] != sign}
     return changed
 
 
@@ -80,8 +80,8 @@ def _carry_over(back: Stores, ids: list[str], device: DeviceConfig, log: Callabl
     others = [id for id in ids if id not in relabelled]
     if not others:
         return
-    embedder = load_embedder(back.new, None, None, device)
-    rows = RowEmbedder(back, embedder, device.precision, 32, CommitRule())
+    embedder = load_embedder(back.new, ModelSource(device=device))
+    rows = RowEmbedder(back, embedder, UpgradeOptions(precision=device.precision))
     refused = rows.embed(others, is_searched=False)
     if refused:
         refused = rows.embed(sorted(refused), is_searched=False, from_thumbnails=True)
@@ -96,16 +96,9 @@ def _carry_over(back: Stores, ids: list[str], device: DeviceConfig, log: Callabl
 
 def _relabel(back: Stores, ids: list[str]) -> set[str]:
     """Write rows of which only label or metadata changed, with their old vectors; return their ids."""
-    fresh = {row["id"]: row for row in back.old.rows_of(ids, columns_of(back.old)).to_pylist()}
-    kept = [
-        row
-        for row in back.new.rows_of(ids, back.new.column_names).to_pylist()
-        if row["content_hash"] == fresh[row["id"]]["content_hash"]
-    ]
-    if kept:
-        rows = [
-            Row(named_row(fresh[row["id"]]), row["content_hash"], np.array(row["vector"], np.float32), row["thumbnail"])
-            for row in kept
-        ]
-        back.new.merge(rows_table(rows, back.old.metadata_columns, back.new.about["model"]["fingerprint"]))
-    return {row["id"] for row in kept}
+    kept = back.new.rows_of(ids, ["id", "content_hash", "vector", "thumbnail"])
+    fresh, kept = same_images(back.old.rows_of(ids, columns_of(back.old)), kept)
+    if len(kept):
+        marks = pa.array([back.fingerprint] * len(kept), pa.string())
+        back.new.merge(with_columns(fresh, fingerprint=marks, vector=kept["vector"], thumbnail=kept["thumbnail"]))
+    return set(kept["id"].to_pylist())

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
 from unimetric.errors import UserError
+from unimetric.models.source import ModelSource
 from unimetric.search.conditions import Condition
 from unimetric.search.errors import UnsupportedError
 from unimetric.search.items import Refused
@@ -24,29 +26,16 @@ from unimetric.search.stores.base import Store, is_milvus, is_uri, location, por
 from unimetric.search.stores.live import place_of, read_live, vectors_name, write_live
 from unimetric.search.upgrade.both import check_pair
 from unimetric.search.upgrade.decision import Comparison, Gallery, compare
-from unimetric.search.upgrade.embedding import RowEmbedder
+from unimetric.search.upgrade.embedding import RowEmbedder, UpgradeOptions
 from unimetric.search.upgrade.maps import KINDS, LARGEST, FittedMap, fit_map
-from unimetric.search.upgrade.moving import MOVED, Stores, copy_rows, move_again
+from unimetric.search.upgrade.moving import MOVED, Stores, copy_rows, move_again, with_columns
 from unimetric.search.upgrade.thresholds import shifted
-from unimetric.search.writing import CommitRule
 
 if TYPE_CHECKING:
     from unimetric.models.embedder import Embedder
 
 GALLERY = 10_000
 """Rows, at most, among which the old and the new answers are compared."""
-
-
-@dataclass(frozen=True)
-class UpgradeOptions:
-    """Options of an upgrade; ``unimetric upgrade`` describes them."""
-
-    sample: int = 1000
-    live: str = "better"
-    missing: str = "stop"
-    batch_size: int = 32
-    commit_rows: int = 1024
-    precision: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -85,8 +74,7 @@ class Upgrade:
         """Embed every row, and finish."""
         if self.options.live == "both":
             check_pair(self.stores.old, embedder)
-        rule = CommitRule(rows=self.options.commit_rows)
-        rows = RowEmbedder(self.stores, embedder, self.options.precision, self.options.batch_size, rule)
+        rows = RowEmbedder(self.stores, embedder, self.options)
         if not self.is_searched:
             self._prepare(rows)
         self._embed_rest(rows)
@@ -155,13 +143,13 @@ class Upgrade:
         return FittedMap("orthogonal", lambda vectors: np.empty((len(vectors), size), np.float32), {})
 
     def _compare(self, fitted: FittedMap) -> Comparison:
-        ids, old, new = self.stores.pairs()
+        first, old, new = self.stores.pairs()
         # At most half of the gallery are queries; the other rows are those whose vectors are moved.
-        ids, old, new = ids[: GALLERY // 2], old[: GALLERY // 2], new[: GALLERY // 2]
+        first, old, new = first.slice(0, GALLERY // 2), old[: GALLERY // 2], new[: GALLERY // 2]
+        ids = first["id"].to_pylist()
         others = sorted(set(self.stores.old.rows(["id"])["id"].to_pylist()) - set(ids))[: GALLERY - len(ids)]
         rest = self.stores.old.rows_of(others, ["id", "dataset", "label", "vector"])
-        first = {row["id"]: row for row in self.stores.old.rows_of(ids, ["id", "dataset", "label"]).to_pylist()}
-        rows = [first[id] for id in ids] + rest.select(["dataset", "label"]).to_pylist()
+        rows = [*first.to_pylist(), *rest.select(["dataset", "label"]).to_pylist()]
         classes = [(row["dataset"], row["label"]) if row["label"] else None for row in rows]
         vectors = np.concatenate([old, vectors_of(rest["vector"])])
         return compare(Gallery(vectors, classes, new), KINDS[fitted.kind], both=self.options.live == "both")
@@ -236,12 +224,11 @@ class Upgrade:
         return Upgraded(True, done, count, refused)
 
     def _keep_thumbnails(self, ids: Sequence[str]) -> None:
-        thumbnails = {row["id"]: row for row in self.stores.old.rows_of(ids, ["id", "thumbnail"]).to_pylist()}
         for some in portions(ids):
             rows = self.stores.new.rows_of(some, self.stores.new.column_names)
-            kept = [thumbnails.get(id, {}).get("thumbnail") for id in rows["id"].to_pylist()]
-            place = rows.column_names.index("thumbnail")
-            self.stores.new.merge(rows.set_column(place, "thumbnail", [pa.array(kept, pa.binary())]), insert=False)
+            old = self.stores.old.rows_of(some, ["id", "thumbnail"])
+            thumbnails = old["thumbnail"].take(pc.index_in(rows["id"], value_set=old["id"].combine_chunks()))
+            self.stores.new.merge(with_columns(rows, thumbnail=thumbnails), insert=False)
 
 
 def by_class(rows: pa.Table, ids: Sequence[str]) -> list[str]:
@@ -261,20 +248,18 @@ def by_class(rows: pa.Table, ids: Sequence[str]) -> list[str]:
 
 def start_upgrade(
     db: str | Path,
-    model: str | Path,
+    source: ModelSource,
     *,
-    weights: str | Path | None = None,
     metrics: str | Path | None = None,
     false_match_rate: float | None = None,
-    size: int | None = None,
     options: UpgradeOptions | None = None,
     log: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[int, int], None] = lambda done, rows: None,
 ) -> Upgrade:
     """Begin an upgrade of a database in a folder or in object storage, or take one up again.
 
-    The model's options are as for `SearchIndex.create`, the others as for `Upgrade`. Without a size, it is that of the
-    database, if that has short vectors, else the model's own.
+    Measurement and rate are as for `SearchIndex.create`, the others as for `Upgrade`. Without a size, the source's is
+    that of the database, if that has short vectors, else the model's own.
 
     Raises:
         UserError: the database has this model already, is being upgraded to another one, or one of the two models is
@@ -284,17 +269,17 @@ def start_upgrade(
     live = read_live(root)
     going = live.preparing or (live.live if live.previous is not None else None)
     old = open_place(place_of(root, live.live if live.previous is None else live.previous))
-    if size is None:
+    if source.size is None:
         begun = old if going is None else open_place(place_of(root, going))
-        size = begun.about["model"]["shortened_to"]
-    about = describe(model, weights, metrics, false_match_rate, size)
+        source = replace(source, size=begun.about["model"]["shortened_to"])
+    about = describe(source, metrics, false_match_rate)
     fingerprint = about["model"]["fingerprint"]
     name = vectors_name(fingerprint)
     if going not in (None, name):
         other = open_place(place_of(root, str(going))).about["model"]["folder"]
         raise UserError(f"{root} is being upgraded to {other}: finish that with --model {other}, or --rollback")
     if old.about["model"]["fingerprint"] == fingerprint:
-        raise UserError(f"{root} has the vectors of {model} already: there is nothing to upgrade")
+        raise UserError(f"{root} has the vectors of {source.path} already: there is nothing to upgrade")
     for side in (old.about["model"], about["model"]):
         if side["geometry"]["name"] == "poincare":
             raise UserError(

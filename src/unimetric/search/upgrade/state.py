@@ -13,14 +13,16 @@ from unimetric.search.upgrade.moving import MOVED
 
 @dataclass(frozen=True)
 class UpgradeState:
-    """An upgrade that is not finished: the model that queries are embedded by (``old``, ``new`` or ``both``), the new
-    model's fingerprint, the rows that it has embedded, and all rows.
-    """
+    """Progress of a database's upgrade to another model."""
 
     answers: str
+    """The model that queries are answered by: old, new or both."""
     model: str
+    """Fingerprint of the new model."""
     embedded: int
+    """Images that the new model has embedded."""
     rows: int
+    """All images."""
 
 
 def upgrade_state(db: str | Path) -> UpgradeState | None:

@@ -1,7 +1,6 @@
 """Items: samples, one item, its picture, adding and deleting."""
 
 import hashlib
-import json
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -12,7 +11,7 @@ from unimetric.search.items import NewItem, no_item
 from unimetric.search.originals import ORIGINAL_SIDE, read_original
 from unimetric.search.sorting import Order
 from unimetric.service import schemas
-from unimetric.service.failures import ServiceError, invalid
+from unimetric.service.failures import ServiceError
 from unimetric.service.routes.responses import KNOWN_QUERY, READ_ERRORS, UPLOAD_ERRORS, checked_id, errors, item_of
 from unimetric.service.state import ADD, ParsedRequest, Service
 
@@ -106,7 +105,7 @@ def _add_writing(routes: APIRouter, service: Service) -> None:
             200: {"model": schemas.AddedItem, "description": "The database held exactly this item already."},
             **errors(507, *UPLOAD_ERRORS),
         },
-        openapi_extra=schemas.body_of(schemas.AddRequest, schemas.AddForm),
+        openapi_extra=schemas.body_of(schemas.AddRequest),
         dependencies=service.access.writing(),
         summary="Add an image, or replace it",
     )
@@ -133,9 +132,8 @@ def _add_writing(routes: APIRouter, service: Service) -> None:
 
 async def _add(service: Service, parsed: ParsedRequest) -> schemas.AddedItem:
     fields = parsed.fields
-    metadata = _metadata(fields.metadata) if isinstance(fields.metadata, str) else fields.metadata
     dataset, label = clean_label(fields.dataset), clean_label(fields.label)
-    item = NewItem(parsed.images[0], dataset, label, fields.path, metadata)
+    item = NewItem(parsed.images[0], dataset, label, fields.path, fields.metadata)
 
     def write() -> schemas.AddedItem:
         # The index embeds the image itself, so that the row is the same as from `unimetric index`.
@@ -145,14 +143,3 @@ async def _add(service: Service, parsed: ParsedRequest) -> schemas.AddedItem:
         return schemas.AddedItem(id=str(added.ids[0]), status="written" if added.written else "unchanged")
 
     return await service.workers.writing.run(write)
-
-
-def _metadata(text: str) -> dict[str, Any]:
-    """Parse the metadata of a form, and check it as if it had come as JSON."""
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise invalid(f"metadata is not JSON ({error})") from error
-    if not isinstance(values, dict) or not all(isinstance(v, str | int | float | None) for v in values.values()):
-        raise invalid('metadata has to be a JSON object of texts and numbers, such as {"price": 89.5}')
-    return values

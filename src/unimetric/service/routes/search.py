@@ -1,6 +1,5 @@
 """Searching, embedding, and the catalogues that can be searched."""
 
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ def router(service: Service) -> APIRouter:
         "/search",
         response_model=schemas.SearchAnswer | schemas.SearchAnswers,
         responses=errors(404, *UPLOAD_ERRORS),
-        openapi_extra=schemas.body_of(schemas.SearchRequest, schemas.SearchForm),
+        openapi_extra=schemas.body_of(schemas.SearchRequest, ("image", "id", "vector"), without=["vector"]),
         summary="Find images that look like an image, a vector, or an item",
     )
     async def search(request: Request) -> Any:
@@ -37,7 +36,7 @@ def router(service: Service) -> APIRouter:
         "/embed",
         response_model=schemas.Embedding,
         responses=errors(*UPLOAD_ERRORS),
-        openapi_extra=schemas.body_of(schemas.EmbedRequest, schemas.EmbedForm),
+        openapi_extra=schemas.body_of(schemas.EmbedRequest),
         summary="Turn an image into a vector",
     )
     async def embed(request: Request) -> Any:
@@ -80,12 +79,9 @@ def router(service: Service) -> APIRouter:
 
 async def _status(service: Service, request: Request) -> catalogue.Status:
     items = await service.workers.look_up(request, service.index.count)
-    folder, follower = service.folder, service.follower
-    indexing = upgrade = None
-    if folder is not None:
-        indexing = catalogue.Indexing(folder=folder.folder, train_command=folder.train_command, **asdict(folder.state))
-    if follower is not None and (state := await service.workers.look_up(request, lambda: follower.state)) is not None:
-        upgrade = catalogue.Upgrade(**vars(state))
+    indexing = None if service.folder is None else service.folder.state
+    follower = service.follower
+    upgrade = None if follower is None else await service.workers.look_up(request, lambda: follower.state)
     return catalogue.Status(ready=service.batcher.ready, items=items, indexing=indexing, upgrade=upgrade)
 
 
