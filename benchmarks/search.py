@@ -28,6 +28,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from machine import write_result
+from unimetric.models.source import ModelSource
 from unimetric.search import SearchIndex
 from unimetric.search.stores import create_store
 from unimetric.search.stores.base import FORMAT, Effort
@@ -117,7 +118,7 @@ def make_database(place: Path, vectors: Vectors, batch: int) -> tuple[SearchInde
         begin = time.perf_counter()
         store.merge(table)
         seconds += time.perf_counter() - begin
-    return SearchIndex(store, None, (None, None, None)), len(vectors) / seconds
+    return SearchIndex(store, None, ModelSource()), len(vectors) / seconds
 
 
 def percentiles(vectors: Vectors) -> NDArray[np.float64]:
