@@ -180,7 +180,7 @@ def metadata_of(columns: Mapping[str, list[Any]], count: int) -> list[dict[str, 
     further = {name: shown_values(values) for name, values in columns.items() if name not in COLUMNS}
     if not further:
         return [{} for _ in range(count)]
-    # Each of these checks would take a microsecond.
+    # Without `strict`, which takes a microsecond a row.
     return [dict(zip(further, values)) for values in zip(*further.values())]  # noqa: B905
 
 

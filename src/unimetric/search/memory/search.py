@@ -230,10 +230,10 @@ def _walked(state: State, selection: Selection, vectors: Vectors, k: int) -> lis
     do. Otherwise the next count is tried, and in the end the exact way. Where few rows meet the condition, comparing
     all of them is quicker.
     """
-    # A condition that all rows meet is none.
+    # A condition that all rows meet has no effect.
     chosen = None if selection.count == len(state) and state.dead is None else selection.base
     share = 1.0 if chosen is None else selection.count / max(1, len(state))
-    # They were measured for so many rows beside the query's own.
+    # The levels were measured without the query's own row.
     expected = k - 1 if chosen is None else k * _SPREAD / share
     near: list[NDArray[np.intp] | None] = [None] * len(vectors)
     pending = list(range(len(vectors)))
