@@ -228,7 +228,7 @@ def test_caches_that_do_not_fit_are_refused(paths: list[Path], tmp_path: Path) -
         UserError, match=r"--data.cache is .*shorter side of 16 .*input of 16 is cut from 18.*--side 18"
     ):
         image_reader(str(tmp_path / "cache"), False, 16, "data.cache")
-    with pytest.raises(UserError, match="holds raw of a shorter side of 16 pixels, not jpeg"):
+    with pytest.raises(UserError, match="holds images of 16 pixels in the format raw, not images of"):
         prepare(paths, tmp_path / "cache", JPEG)
     with pytest.raises(UserError, match="is not a folder: make one with: unimetric prepare"):
         image_reader(str(tmp_path / "absent"), False, 16, "data.cache")

@@ -84,7 +84,7 @@ def test_a_head_that_is_turned_counts_as_the_same_head() -> None:
 @pytest.mark.parametrize(
     ("models", "message"),
     [
-        ([("lora", {})], "1 models to merge: name at least two"),
+        ([("lora", {})], "a merged model needs at least two models, got 1"),
         ([("lora", {}), ("full", {})], "the method of m1 is full, that of m0 is lora"),
         ([("lora", {"rank": 2}), ("lora", {"rank": 4})], "the options of m1 is"),
         ([("puma", {}), ("puma", {})], "m0: weights of method puma have no mean; merge models of bitfit, full"),

@@ -242,7 +242,7 @@ def test_no_changes_unless_asked_for(client: httpx.Client) -> None:
     headers = {"Authorization": "Bearer x"}
     check_refusal(client.post("/v1/items", files={"image": picture()}, headers=headers), 403, "read_only", "--writable")
     check_refusal(client.delete(f"/v1/items/{'0' * 32}", headers=headers), 403, "read_only")
-    check_refusal(client.delete(f"/v1/items/{'0' * 32}"), 401, "unauthorized")
+    check_refusal(client.delete(f"/v1/items/{'0' * 32}"), 403, "read_only", "--writable")
 
 
 def connected(server: Server) -> socket.socket:

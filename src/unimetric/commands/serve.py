@@ -96,8 +96,11 @@ def place_of(db: str, source: ModelSource) -> Place:
             return Place(db)
     except DatabaseMissingError:
         folder = (Path(db) if "://" in db else user_path(db)).absolute()
-        if not folder.is_dir():
+        if "://" in db or db.startswith("milvus:"):
             raise
+        if not folder.is_dir():
+            text = f"{folder} is neither a search database nor a folder of images: check the path"
+            raise DatabaseMissingError(text) from None
         if not any(folder.iterdir()):
             raise UserError(
                 f"{folder} is empty: name a folder of images, or a database that unimetric index made"

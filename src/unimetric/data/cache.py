@@ -34,7 +34,7 @@ class CacheKind:
     format: Literal["jpeg", "raw"]
 
     def __str__(self) -> str:
-        return f"{self.format} of a shorter side of {self.side} pixels"
+        return f"images of {self.side} pixels in the format {self.format}"
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def merge(models: Sequence[Embedder], names: Sequence[str]) -> Embedder:
             mean, hyperbolic models, or nested sizes.
     """
     if len(models) < 2:
-        raise UserError(f"{len(models)} models to merge: name at least two")
+        raise UserError(f"a merged model needs at least two models, got {len(models)}")
     check_agreement(models, names, _ASPECTS, "models can be merged if they differ in nothing but their weights")
     first = models[0]
     mean = METHODS[first.method_name].mean

@@ -48,7 +48,7 @@ class Access:
             raise _unauthorized()
 
     def _check_write(self, given: str) -> None:
-        if self.write is None and given:
+        if self.write is None and (given or self.read is None):
             raise ServiceError(403, "read_only", "this service accepts no changes; start it with --writable")
         if self._is_one_of(given, self.write):
             return

@@ -35,7 +35,7 @@ KINDS = {
 }
 """The types of metadata columns."""
 
-MAKE_ONE = "make one with: unimetric index MODEL FOLDER --db"
+MAKE_ONE = "make one with: unimetric index MODEL FOLDER --db DB"
 
 _ATTEMPTS = 3
 
