@@ -102,9 +102,8 @@ def test_lists_that_end_too_near_to_the_kth_are_undecided() -> None:
 def test_a_floor_leaves_out_what_is_below(start: int) -> None:
     floor = torch.tensor([0.5], dtype=torch.float64)
     candidates = Candidates.none(floor, torch.zeros(1, dtype=torch.float64), k=2, length=4)
-    # Few enough hits for the short cut.
     tile = torch.full((1, 64 * 200), -1.0)
     tile[0, [5, 9, 700]] = torch.tensor([0.5, 0.49, 0.6])
     candidates.add(tile, start)
-    found = candidates.values > -torch.inf
-    assert candidates.columns[found].tolist() == [start + 700, start + 5]
+    needed = candidates.values >= candidates.needed()[:, None]
+    assert candidates.columns[needed].tolist() == [start + 700, start + 5]

@@ -91,55 +91,18 @@ class Candidates:
         highest = groups.amax(dim=2)  # (Q, groups)
         # A candidate must exceed both the float32 just below the needed value and the last of the list.
         barrier = torch.maximum(_below(self.needed()), self.values[:, -1])
-        rows, hits = (highest > barrier[:, None]).nonzero(as_tuple=True)
-        length = self.values.shape[1]
-        # Selecting from whole rows is slow for long lists, so it is done only where most items would be candidates.
-        unfilled = bool((barrier == -torch.inf).any())
-        if (unfilled and 4 * len(rows) > highest.numel()) or len(rows) > 4 * length * len(tile):
-            return self._add_best(tile, groups, highest, start)
+        rows = (highest.amax(dim=1) > barrier).nonzero()[:, 0]
         if not len(rows):
-            return None
-        inside, lanes = (groups[rows, hits] > barrier[rows, None]).nonzero(as_tuple=True)
-        rows, columns = rows[inside], hits[inside] * GROUP + lanes
-        counts = rows.bincount(minlength=len(tile))
-        most = int(counts.max())
-        if most > 8 * length + GROUP:
-            return self._add_best(tile, groups, highest, start)
-        values = tile[rows, columns]
-        # Rows come in order, so an entry's place is its index minus the number of entries of earlier rows.
-        places = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-        changed = counts.nonzero()[:, 0]
-        lines = torch.empty_like(counts)
-        lines[changed] = torch.arange(len(changed), device=rows.device)
-        shape = (len(changed), most)
-        new_values = torch.full(shape, -torch.inf, device=tile.device)
-        new_columns = torch.zeros(shape, dtype=torch.int64, device=tile.device)
-        new_values[lines[rows], places] = values
-        new_columns[lines[rows], places] = columns + start
-        return self._merge(changed, new_values, new_columns)
-
-    def _add_best(self, tile: Tensor, groups: Tensor, highest: Tensor, start: int) -> None:
-        """Add the highest values of every row, as many as a list holds, so that no needed one is missed."""
+            return
         length = self.values.shape[1]
-        everyone = torch.arange(len(tile), device=tile.device)
-        if highest.shape[1] <= length:
-            values, columns = tile.topk(min(length, tile.shape[1]), dim=1)
-            return self._merge(everyone, values, columns + start)
-        best = highest.topk(length, dim=1, sorted=False).indices  # (Q, L)
-        members = groups.gather(1, best[:, :, None].expand(-1, -1, GROUP)).flatten(1)
-        values, places = members.topk(length, dim=1)
-        columns = best.gather(1, places // GROUP) * GROUP + places % GROUP
-        return self._merge(everyone, values, columns + start)
-
-    def _merge(self, rows: Tensor, values: Tensor, columns: Tensor) -> None:
-        everyone = len(rows) == len(self.values)
-        old_values, old_columns = (self.values, self.columns) if everyone else (self.values[rows], self.columns[rows])
-        merged, order = torch.cat([old_values, values], dim=1).topk(self.values.shape[1], dim=1)
-        found = torch.cat([old_columns, columns], dim=1).gather(1, order)
-        if everyone:
-            self.values, self.columns = merged, found
-        else:
-            self.values[rows], self.columns[rows] = merged, found
+        # The groups with the highest maxima hold as many of the highest items.
+        best = highest[rows].topk(min(length, highest.shape[1]), dim=1, sorted=False).indices  # (n, groups)
+        members = groups[rows[:, None], best].flatten(1)
+        values, places = members.topk(min(length, members.shape[1]), dim=1)
+        columns = best.gather(1, places // GROUP) * GROUP + places % GROUP + start
+        merged, order = torch.cat([self.values[rows], values], dim=1).topk(length, dim=1)
+        self.columns[rows] = torch.cat([self.columns[rows], columns], dim=1).gather(1, order)
+        self.values[rows] = merged
 
     def undecided(self) -> Tensor:
         """Return the queries, shape [n], with so many nearly equal items that some may be missing from the list."""
