@@ -1,6 +1,5 @@
 """Bytes per image against Recall@1: the same vectors in fewer numbers and in coarser types."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from unimetric.data.catalog import Item
-from unimetric.evaluation.evaluate_split import evaluate_vectors
+from unimetric.evaluation.evaluate_split import evaluate_vectors, have_positives
 from unimetric.evaluation.labels import factorize
 from unimetric.evaluation.neighbours import nearest_neighbours
 from unimetric.evaluation.statistics import LEVEL, RESAMPLES, harmonic_means, percentile_interval, resampled_means
@@ -128,8 +127,6 @@ class _Task:
         sides = (vectors.query, vectors.gallery)
         (query_ids, gallery_ids), _ = factorize(*vectors.identities())
         (query_datasets, gallery_datasets), names = factorize(*([i.dataset for i in side] for side in sides))
-        members = Counter((item.dataset, label) for item in vectors.gallery for label in item.all_labels)
-        own = np.isin(query_ids.numpy(), gallery_ids.numpy()).tolist()
         return cls(
             *sides,
             query_ids.numpy(),
@@ -137,12 +134,7 @@ class _Task:
             query_datasets.numpy(),
             gallery_datasets.numpy(),
             tuple(map(str, names)),
-            np.array(
-                [
-                    any(members[item.dataset, label] > itself for label in item.all_labels)
-                    for item, itself in zip(vectors.query, own, strict=True)
-                ]
-            ),
+            np.array(have_positives(*sides)),
         )
 
     def hits(self, queries: Vectors, stored: Vectors, finer: Vectors | None = None) -> tuple[Floats, Floats]:

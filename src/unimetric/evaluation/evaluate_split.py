@@ -196,17 +196,25 @@ def distance_options(geometry: Geometry) -> dict[str, Any]:
     return {"distance": geometry.distance, "curvature": curvature}
 
 
+def have_positives(query: Sequence[Item], gallery: Sequence[Item]) -> list[bool]:
+    """Return True for each query with another image of its class in the gallery."""
+    members, searched = _members(gallery), set(item_identities(gallery))
+    return [
+        any(members[item.dataset, label] > (own in searched) for label in item.all_labels)
+        for item, own in zip(query, item_identities(query), strict=True)
+    ]
+
+
+def _members(items: Sequence[Item]) -> Counter[tuple[str, str]]:
+    return Counter((item.dataset, label) for item in items for label in item.all_labels)
+
+
 def check_positives(query: Sequence[Item], gallery: Sequence[Item], *, strict: bool) -> None:
     """Check that some query, with ``strict`` each, has another image of its class in the gallery."""
-    members = Counter((item.dataset, label) for item in gallery for label in item.all_labels)
+    members = _members(gallery)
     if not strict and any(members[item.dataset, label] > 1 for item in query for label in item.all_labels):
-        return
-    searched = set(item_identities(gallery))
-    missing = [
-        item
-        for item, own in zip(query, item_identities(query), strict=True)
-        if all(members[item.dataset, label] - (own in searched) < 1 for label in item.all_labels)
-    ]
+        return  # without a look at the files
+    missing = [item for item, found in zip(query, have_positives(query, gallery), strict=True) if not found]
     alone = len(missing) == len(query)
     if missing and (strict or alone):
         first = missing[0]

@@ -102,14 +102,14 @@ def evaluate(
         UserError: an argument of the wrong type, shape, length or range, vectors that the distance does not accept, an
             id twice in the gallery or of two classes, two datasets with the same `str`, or nothing to measure.
     """
-    measures = _Measures(_depths(ks), mean_average_precision, Tiling(query_tile, gallery_tile, device, memory), strict)
+    depths, tiling = _depths(ks), Tiling(query_tile, gallery_tile, device, memory)
     check_count(resamples, "resamples")
     check_count(seed, "seed", 0)
     check_kind("distance", distance, str, "cosine, euclidean or poincare")
     check_kind("curvature", curvature, numbers.Real, "a number")
     comparison = _compare(vectors, labels, datasets, gallery, ids, gallery_ids, (distance, curvature, memory))
     warn_of_twins(comparison.queries.classes(), comparison.gallery.classes())
-    return _report(comparison, measures, int(resamples), int(seed))
+    return _report(comparison, depths, mean_average_precision, tiling, strict, int(resamples), int(seed))
 
 
 @dataclass(frozen=True)
@@ -234,33 +234,15 @@ def _check_same_classes(queries: _Side, gallery: _Side, ids: Sequence[Hashable],
             )
 
 
-@dataclass(frozen=True)
-class _Measures:
-    """The metrics to compute for every query."""
-
-    ks: Sequence[int]
-    mean_average_precision: bool
-    tiling: Tiling
-    strict: bool
-
-    @property
-    def names(self) -> list[str]:
-        last = ["map"] if self.mean_average_precision else []
-        return [*(f"recall@{k}" for k in self.ks), "map@r", "r-precision", *last]
-
-    @property
-    def judged_ks(self) -> list[int]:
-        # Intervals, gaps and thresholds need Recall@1 even when it is not requested.
-        return list(dict.fromkeys([*self.ks, 1]))
-
-    def rank(self, judgement: Judgement, rows: Tensor, retrieval: Retrieval) -> None:
-        """Add "map" of some queries, if requested."""
-        if self.mean_average_precision:
-            missing = torch.full((len(judgement.nearest),), torch.nan, dtype=torch.float64)
-            judgement.scores.setdefault("map", missing)[rows] = average_precisions(retrieval, self.tiling)
-
-
-def _report(comparison: _Comparison, measures: _Measures, resamples: int, seed: int) -> Report:
+def _report(
+    comparison: _Comparison,
+    ks: list[int],
+    mean_average_precision: bool,
+    tiling: Tiling,
+    strict: bool,
+    resamples: int,
+    seed: int,
+) -> Report:
     queries, gallery, distance = comparison.queries, comparison.gallery, comparison.distance
     (query_classes, gallery_classes), classes = factorize(queries.classes(), gallery.classes())
     (query_datasets, gallery_datasets), datasets = factorize(queries.datasets, gallery.datasets)
@@ -270,13 +252,19 @@ def _report(comparison: _Comparison, measures: _Measures, resamples: int, seed: 
         queries.rows, gallery.rows, query_classes, gallery_classes, comparison.self_indices, distance, sets
     )
     has_positive = retrieval.positives() > 0
-    _check_positives(has_positive, queries, measures.strict)
+    _check_positives(has_positive, queries, strict)
 
     # The union of one dataset is that dataset.
     alone = len(names) == 1
+    # Intervals, gaps and thresholds need Recall@1 even when it is not requested.
     separate, unified = judge_both(
-        retrieval, None if alone else (query_datasets, gallery_datasets), measures.judged_ks, measures.tiling
+        retrieval, None if alone else (query_datasets, gallery_datasets), list(dict.fromkeys([*ks, 1])), tiling
     )
+    metrics = [*(f"recall@{k}" for k in ks), "map@r", "r-precision"]
+    if mean_average_precision:
+        metrics.append("map")
+        for judgement in (separate, unified):
+            judgement.scores["map"] = torch.full((len(queries.rows),), torch.nan, dtype=torch.float64)
     parts, counts = {}, {}
     for code, name in enumerate(names):
         rows, gallery_rows = (query_datasets == code), (gallery_datasets == code)
@@ -284,11 +272,12 @@ def _report(comparison: _Comparison, measures: _Measures, resamples: int, seed: 
         if bool(has_positive[rows].any()):
             part = rows.nonzero()[:, 0], gallery_rows.nonzero()[:, 0]
             parts[name] = retrieval.restrict(*part)
-            measures.rank(separate, part[0], parts[name])
+            if mean_average_precision:
+                separate.scores["map"][part[0]] = average_precisions(parts[name], tiling)
         else:
             _forget(separate, rows)
-    if not alone:
-        measures.rank(unified, torch.arange(len(queries.rows)), retrieval)
+    if mean_average_precision and not alone:
+        unified.scores["map"] = average_precisions(retrieval, tiling)
     per_query = PerQuery(
         datasets=tuple(names),
         classes=tuple(dict.fromkeys([*queries.classes(), *gallery.classes()])),
@@ -306,7 +295,7 @@ def _report(comparison: _Comparison, measures: _Measures, resamples: int, seed: 
         datasets=counts,
         datasets_left_out=tuple(name for name in names if name not in parts),
     )
-    return summarise(per_query, counted, measures.names, distance, resamples, seed, parts, retrieval)
+    return summarise(per_query, counted, metrics, distance, resamples, seed, parts, retrieval)
 
 
 def _check_positives(has_positive: Tensor, queries: _Side, strict: bool) -> None:

@@ -115,12 +115,12 @@ class Analysis:
         rows = wrong[np.argsort(-nearest, kind="stable")[:count]]
         if not len(rows):
             return []
-        query_ids, gallery_ids = self._image_numbers
+        query_ids, gallery_ids = self.vectors.identities()
         similarities, found = nearest_neighbours(
             self.vectors.query_vectors[rows],
             self.vectors.gallery_vectors,
             neighbours,
-            query_ids=query_ids[rows],
+            query_ids=[query_ids[row] for row in rows],
             gallery_ids=gallery_ids,
             **distance_options(self.measured.geometry),
         )
@@ -150,13 +150,6 @@ class Analysis:
         for row, item in enumerate(self.vectors.query):
             rows.setdefault((item.dataset, item.label), []).append(row)
         return rows
-
-    @cached_property
-    def _image_numbers(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The same number for the same image, on both sides."""
-        number: dict[tuple[str, str], int] = {}
-        sides = [[number.setdefault(name, len(number)) for name in side] for side in self.vectors.identities()]
-        return np.array(sides[0], dtype=np.int64), np.array(sides[1], dtype=np.int64)
 
     def _mistake(self, query: Item, found: Sequence[int], similarities: Sequence[float]) -> Mistake:
         items = [(self.vectors.gallery[row], value) for row, value in zip(found, similarities, strict=True) if row >= 0]

@@ -81,16 +81,11 @@ class Processes:
     @torch.no_grad()
     def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite tensors, of the same shapes in all processes, with those of rank 0."""
-        if self.count == 1:
-            return
-        for dtype in sorted({tensor.dtype for tensor in tensors}, key=str):
-            chosen = [tensor for tensor in tensors if tensor.dtype == dtype]
-            joined = torch.cat([tensor.detach().flatten() for tensor in chosen])
-            dist.broadcast(joined, 0)
-            start = 0
-            for tensor in chosen:
-                tensor.copy_(joined[start : start + tensor.numel()].view_as(tensor))
-                start += tensor.numel()
+        for tensor in tensors if self.count > 1 else ():
+            # A gradient may be laid out in another way, which a collective refuses.
+            sent = tensor.detach().contiguous()
+            dist.broadcast(sent, 0)
+            tensor.copy_(sent)
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Return a small value of each process, by rank."""
