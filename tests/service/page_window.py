@@ -37,7 +37,15 @@ class Window:
         self.page.on("dialog", lambda dialog: self.troubles.append("dialog") or dialog.dismiss())
         self.page.on("console", self._on_console)
         self.page.on("request", lambda asked: self._on_request(asked, service.url))
-        self.page.goto(service.url)
+        self._url = service.url
+        self.begin()
+
+    def begin(self) -> None:
+        """Load the start page, whatever was done before."""
+        self.page.unroute_all()
+        self.troubles.clear()
+        self.requests.clear()
+        self.page.goto(self._url)
         self.page.wait_for_selector("#results .card")
         self.settle()
 
@@ -108,7 +116,15 @@ def file_of(content: bytes, name: str) -> dict[str, Any]:
     return {"name": name, "mimeType": "image/png", "buffer": content}
 
 
+@pytest.fixture(scope="module")
+def opened(browser: Any, service: Served) -> Iterator[Window]:
+    with window_of(browser, service) as window:
+        yield window
+
+
 @pytest.fixture
-def window(browser: Any, service: Served) -> Iterator[Window]:
-    with window_of(browser, service) as opened:
-        yield opened
+def window(opened: Window) -> Iterator[Window]:
+    """The start page. A window serves all tests of a module, since a new one takes as long as many of them."""
+    opened.begin()
+    yield opened
+    assert opened.troubles == []

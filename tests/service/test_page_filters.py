@@ -6,12 +6,12 @@ import re
 from typing import Any
 
 from gallery import Gallery
-from page_window import Window, gallery, service, window, window_of
+from page_window import Window, gallery, opened, service, window, window_of
 from stubs import Served, served
 
 from unimetric.search.conditions import parse_condition
 
-__all__ = ["gallery", "service", "window"]
+__all__ = ["gallery", "opened", "service", "window"]
 
 
 def test_filters_become_a_condition(window: Window, gallery: Gallery) -> None:

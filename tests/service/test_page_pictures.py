@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from gallery import Gallery, noise, png
-from page_window import Window, file_of, gallery, service, window, window_of
+from page_window import Window, file_of, gallery, opened, service, window, window_of
 from PIL import Image
 from stubs import Served
 
-__all__ = ["gallery", "service", "window"]
+__all__ = ["gallery", "opened", "service", "window"]
 
 
 def test_several_pictures_are_one_query(window: Window, gallery: Gallery) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from gallery import HOSTILE, Gallery, noise, png
-from page_window import Window, gallery, service, window, window_of
+from page_window import Window, gallery, opened, service, window, window_of
 from stubs import Served, served
 
 from browsing import barriers, overflows
 
-__all__ = ["gallery", "service", "window"]
+__all__ = ["gallery", "opened", "service", "window"]
 
 
 def test_it_starts_with_examples_and_the_catalogues(window: Window) -> None:
