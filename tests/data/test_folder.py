@@ -122,6 +122,10 @@ def test_images_of_unsupported_formats_are_items(tmp_path: Path) -> None:
             ["train/1.jpg", "test/1.jpg", "car/1.jpg"],
             "dataset 'r': 'test' and 'train' are read as classes, not as splits",
         ),
+        (
+            [f"fold{fold}/{label}/1.jpg" for fold in range(5) for label in "ab"],
+            "the datasets 'fold0' and 'fold1' and 'fold2' and others have classes of the same names",
+        ),
         (["Birds/a/1.jpg", "birds/b/1.jpg"], "the datasets 'Birds' and 'birds' have nearly the same name"),
         (
             ["x/Wren/1.jpg", "x/wren/1.jpg", "x/tit/2.jpg"],
@@ -140,6 +144,11 @@ def test_doubtful_names_are_noted(names: list[str], message: str, tmp_path: Path
     notes = [note for dataset in read_sources([str(root)]) for note in dataset.notes]
     assert len(notes) == 1
     assert notes[0].startswith(message)
+
+
+def test_numbers_of_classes_are_no_names(tmp_path: Path) -> None:
+    root = make(tmp_path / "r", *(f"{name}/{label}/1.jpg" for name in ("mnist", "svhn") for label in range(3)))
+    assert [note for dataset in read_sources([str(root)]) for note in dataset.notes] == []
 
 
 def test_a_class_called_image_among_others_is_not_noted(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ An existing path that contains ``=`` or ``:`` is read as a path.
 
 import re
 import stat
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -128,9 +129,20 @@ def read_sources(texts: Sequence[str], *, classes: bool = True) -> list[Dataset]
 
 
 def _doubtful_names(datasets: Sequence[Dataset]) -> Iterator[str]:
-    """Yield remarks on datasets and classes that are named as splits, and on datasets with nearly the same name."""
+    """Yield remarks on datasets and classes that are named as splits, and on datasets with the same names."""
     for twins in near_twins(dataset.name for dataset in datasets):
         yield f"the datasets {' and '.join(map(shown, twins))} have nearly the same name; join them if they are one"
+    alike: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
+    for dataset in datasets:
+        alike[dataset.labels].append(dataset.name)
+    for labels, names in alike.items():
+        # Numbers count the classes of each set.
+        if len(names) > 1 < len(labels) and not all(map(str.isdecimal, labels)):
+            first = " and ".join([*map(shown, names[:3]), *["others"] * (len(names) > 3)])
+            yield (
+                f"the datasets {first} have classes of the same names, which count as different classes; put "
+                "the images of a class into one folder if they are one dataset"
+            )
     without_split = [dataset.name for dataset in datasets if all(item.role is None for item in dataset.items)]
     if named := [name for names in named_as_splits(without_split).values() for name in names]:
         are = f"dataset {shown(named[0])} is" if len(named) == 1 else f"datasets {' and '.join(map(shown, named))} are"
