@@ -135,9 +135,9 @@ def _doubtful_names(datasets: Sequence[Dataset]) -> Iterator[str]:
     alike: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
     for dataset in datasets:
         alike[dataset.labels].append(dataset.name)
-    for labels, names in alike.items():
+    for classes, names in alike.items():
         # Numbers count the classes of each set.
-        if len(names) > 1 < len(labels) and not all(map(str.isdecimal, labels)):
+        if len(names) > 1 < len(classes) and not all(map(str.isdecimal, classes)):
             first = " and ".join([*map(shown, names[:3]), *["others"] * (len(names) > 3)])
             yield (
                 f"the datasets {first} have classes of the same names, which count as different classes; put "
