@@ -61,8 +61,9 @@ def measure(size: int, paths: list[Path], arguments: argparse.Namespace) -> dict
     """Median images per second of every way, and the ratios, at one input size."""
     device = choose_device()
     precision = choose_precision("auto", device)
-    images = torch.randn(arguments.batch, 3, size, size, device=device)
     puma = embedder("puma", size, device)
+    pixels = list(torch.randint(0, 256, (arguments.batch, 3, size, size), dtype=torch.uint8))
+    images = puma.transform.normalise(torch.stack(pixels)).to(device)
     bare, form = fuse(embedder("frozen", size, device), precision), puma.inference_form(precision)
     untouched = timm.create_model(ARCHITECTURE, num_classes=0, img_size=size).eval().to(device)
     lora = fuse(embedder("lora", size, device), precision)
@@ -70,11 +71,11 @@ def measure(size: int, paths: list[Path], arguments: argparse.Namespace) -> dict
     ways: dict[str, Callable[[], object]] = {
         "timm, eager fp32": lambda: untouched(images),
         "bare form": lambda: bare(images),
-        "PUMA form": lambda: form(images),
+        "PUMA form": lambda: form.embed_pixels(pixels),
         "LoRA form": lambda: lora(images),
         "PUMA, autocast": lambda: autocast(puma, images, dtype),
         "encode, from files": lambda: puma.encode(paths, batch_size=arguments.batch),
-        **(int8_ways(size, images) if device.type == "cpu" else {}),
+        **(int8_ways(size, pixels) if device.type == "cpu" else {}),
     }
     with torch.inference_mode():
         medians = interleaved_medians(ways, arguments.repetitions)
@@ -95,11 +96,13 @@ def measure(size: int, paths: list[Path], arguments: argparse.Namespace) -> dict
     }
 
 
-def int8_ways(size: int, images: Tensor) -> dict[str, Callable[[], object]]:
+def int8_ways(size: int, pixels: list[Tensor]) -> dict[str, Callable[[], object]]:
     """The forms with int8 products."""
     methods = {"bare form, int8": "frozen", "PUMA form, int8": "puma", "LoRA form, int8": "lora"}
-    forms = {name: embedder(method, size, images.device).inference_form("int8") for name, method in methods.items()}
-    return {name: partial(form, images) for name, form in forms.items()}
+    forms = {
+        name: embedder(method, size, torch.device("cpu")).inference_form("int8") for name, method in methods.items()
+    }
+    return {name: partial(form.embed_pixels, pixels) for name, form in forms.items()}
 
 
 def embedder(method: str, size: int, device: torch.device) -> Embedder:

@@ -99,18 +99,19 @@ def _prepare_locked(
                     raise UserError(f"{outcome}; --strict is set: remove or replace the file") from outcome
                 refused.append(outcome)
             else:
-                kept.add(outcome.copy)
-                fresh += [outcome.copy] if outcome.new else []
-                written += outcome.new
-                source_bytes += outcome.source_bytes
+                copy, new, size = outcome
+                kept.add(copy)
+                fresh += [copy] if new else []
+                written += new
+                source_bytes += size
             if len(fresh) >= _AT_ONCE:
                 _publish(fresh)
             on_read(done)
     finally:
         _publish(fresh)
     copies = _without_outdated(list(cache.folder.glob(COPIES)), kept)
-    size = sum(copy.stat().st_size for copy in copies)
-    return Prepared(written, len(kept) - written, tuple(refused), len(copies), size, source_bytes)
+    held = sum(copy.stat().st_size for copy in copies)
+    return Prepared(written, len(kept) - written, tuple(refused), len(copies), held, source_bytes)
 
 
 def _publish(copies: list[Path]) -> None:
@@ -135,20 +136,14 @@ def _without_outdated(copies: list[Path], current: set[Path]) -> list[Path]:
     return [copy for copy in copies if copy not in outdated]
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    copy: Path
-    new: bool
-    source_bytes: int
-
-
-def _prepare(path: Path, cache: ImageCache) -> _Outcome | ImageError:
+def _prepare(path: Path, cache: ImageCache) -> tuple[Path, bool, int] | ImageError:
+    """Return an image's copy, True if it was written just now, and the bytes of its file; or its error."""
     try:
         # Named before the content is read: a change in between is noticed by the next reader.
         (file, box), copy = split_box(path), cache.copy_of(path)
         size = file.stat().st_size
         if copy.exists():
-            return _Outcome(copy, False, size)
+            return copy, False, size
         image = decode_image(path)
     except ImageError as error:
         return error
@@ -167,4 +162,4 @@ def _prepare(path: Path, cache: ImageCache) -> _Outcome | ImageError:
     else:
         content = encode_image(reduced, "PPM")
     temporary.write_bytes(content)
-    return _Outcome(copy, True, size)
+    return copy, True, size

@@ -2,13 +2,12 @@
 
 import base64
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, features
+from PIL import Image
 
 from unimetric.data.cropping import contain
-from unimetric.data.images import ImageError, decode_image
+from unimetric.data.images import ImageError, decode_image, encode_image
 
 
 @lru_cache(maxsize=4096)
@@ -20,10 +19,8 @@ def thumbnail(path: Path, side: int = 112) -> str | None:
     image = square(path, side)
     if image is None:
         return None
-    kind = "webp" if features.check("webp") else "jpeg"
-    buffer = BytesIO()
-    image.save(buffer, kind.upper(), quality=72)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    content = encode_image(image, "WEBP", quality=72)
+    return f"data:image/webp;base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def square(path: Path, side: int) -> Image.Image | None:

@@ -89,10 +89,6 @@ class InferenceModel(nn.Module):
         """Return vectors [B, E] in float32, unit or points of the ball, for normalised images [B, 3, S, S]."""
         return self.finish(self.run_blocks(*self.start(images)))
 
-    def features(self, images: Tensor) -> Tensor:
-        """Return the head's input: the pooled output of the last block, float32 [B, D] or [B, 2 D]."""
-        return self._pool(self.run_blocks(*self.start(images)))
-
     def start(self, images: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """Return the input of the first block [B, T, D], and every block's rotary embedding, which images share."""
         backbone = self.backbone
@@ -111,12 +107,9 @@ class InferenceModel(nn.Module):
 
     def finish(self, tokens: Tensor) -> Tensor:
         """Return vectors [B, E] for the output of `run_blocks`."""
-        features = self._pool(tokens)
+        features = self.backbone.pool(tokens, 0 if self.last_for_class_token else self.method.prompt_count)
         vectors = self.geometry.embed(features if self.head is None else self.head(features))
         return vectors if self.size_map is None else F.normalize(vectors @ self.size_map, dim=-1)
-
-    def _pool(self, tokens: Tensor) -> Tensor:
-        return self.backbone.pool(tokens, 0 if self.last_for_class_token else self.method.prompt_count)
 
     def embed_pixels(self, images: list[Tensor]) -> NDArray[np.float32]:
         """Return the vectors [n, E] of n images from ``EvaluationTransform.crop``, uint8 [3, S, S] each."""

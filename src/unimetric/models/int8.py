@@ -49,10 +49,6 @@ class Int8Model:
         """Return the precision and the device in a few words."""
         return "fused, int8 products, cpu"
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return vectors [B, E] in float32, unit or points of the ball, for normalised images [B, 3, S, S]."""
-        return torch.from_numpy(self._network(images.numpy()))
-
     def embed_pixels(self, images: list[Tensor]) -> NDArray[np.float32]:
         """Return the vectors [n, E] of n images from ``EvaluationTransform.crop``, uint8 [3, S, S] each."""
         if not images:

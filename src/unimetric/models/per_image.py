@@ -55,25 +55,19 @@ class PerImageModel:
         """Return the precision and the device in a few words."""
         return self._model.describe()
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return vectors [B, E] in float32, unit or points of the ball, for normalised images [B, 3, S, S]."""
-        return torch.from_numpy(self._embed(list(images)))
-
     def embed_pixels(self, images: list[Tensor]) -> NDArray[np.float32]:
         """Return the vectors [n, E] of n images from ``EvaluationTransform.crop``, uint8 [3, S, S] each."""
         if not images:
             return np.empty((0, self.embedding_size), np.float32)
         return np.concatenate(self._calls(self._embed_pixels, images, self._test_images))
 
-    def _embed_pixels(self, images: Sequence[Tensor]) -> NDArray[np.float32]:
-        return self._embed(list(self._model.backbone.transform.normalise(torch.stack(list(images)))))
-
     @torch.inference_mode()
-    def _embed(self, images: Sequence[Tensor]) -> NDArray[np.float32]:
+    def _embed_pixels(self, images: Sequence[Tensor]) -> NDArray[np.float32]:
         model = self._model
+        normalised = model.backbone.transform.normalise(torch.stack(list(images)))
         # Disable a caller's autocast, which would change the type of the head and the prompts.
         with torch.autocast("cpu", enabled=False):
-            starts = [model.start(image[None]) for image in images]
+            starts = [model.start(image[None]) for image in normalised]
             tokens = model.run_blocks(torch.cat([tokens for tokens, _ in starts]), starts[0][1])
             return each(model.finish, tokens).numpy()
 

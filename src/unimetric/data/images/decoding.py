@@ -112,7 +112,7 @@ def _open(file: IO[bytes], head: bytes, max_pixels: int) -> Image.Image:
         return heif
     if (bitmap := open_bit_fields(file, head, lambda size: _check_size(size, max_pixels))) is not None:
         return bitmap
-    stream, inverted = strip_metadata(file)
+    stream, inverted = strip_metadata(file, head)
     try:
         image = Image.open(stream, formats=PILLOW_FORMATS)
     except OSError as error:

@@ -12,41 +12,31 @@ from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import IO, Any
 
+from unimetric.data.images.formats import content_format
 from unimetric.data.images.tiff import Piece, needed_tags
 
 
-def strip_metadata(file: IO[bytes]) -> tuple[IO[bytes], bool]:
+def strip_metadata(file: IO[bytes], head: bytes) -> tuple[IO[bytes], bool]:
     """Return a stream of the file's content without metadata, and whether `tiff.needed_tags` inverts its grey.
 
-    The stream is the file itself where there is nothing to remove.
+    The stream is the file itself where there is nothing to remove. ``head`` has its first bytes, see `content_format`.
 
     Nothing is copied, however large the file is: the stream reads from it. Content of an unknown format and damaged
     structures are passed on as they are, for the decoder to refuse.
     """
+    kind = content_format(head)
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    head = file.read(16)
-    file.seek(0)
     pieces: Iterable[Piece]
-    inverted = False
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        pieces = _png(file, size)
-    elif head.startswith(b"\xff\xd8"):
-        pieces = _jpeg(file, size)
-    elif head.startswith(b"GIF8"):
-        pieces = _gif(file, size)
-    elif head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        pieces = _webp(file, size)
-    elif head.startswith(b"BM"):
-        pieces = _bmp(file, size)
-    elif head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+    if kind == "TIFF":
         pieces, inverted = needed_tags(file, size)
+    elif kind in _NEEDED_PIECES:
+        pieces, inverted = _NEEDED_PIECES[kind](file, size), False
     else:
         return file, False
-    kept = _merged(pieces)
+    stripped = _Pieces(file, list(pieces))
     file.seek(0)
-    whole = kept == [(0, size)]
-    return file if whole else io.BufferedReader(_Pieces(file, kept), 1 << 16), inverted
+    return file if stripped.holds_all(size) else io.BufferedReader(stripped, 1 << 16), inverted
 
 
 class _Pieces(io.RawIOBase):
@@ -56,6 +46,10 @@ class _Pieces(io.RawIOBase):
         self._file, self._pieces, self._place = file, pieces, 0
         lengths = (len(piece) if isinstance(piece, bytes) else piece[1] - piece[0] for piece in pieces)
         self._starts = list(accumulate(lengths, initial=0))
+
+    def holds_all(self, size: int) -> bool:
+        """Return True if nothing of a file of this size is left out or replaced."""
+        return self._starts[-1] == size and all(isinstance(piece, tuple) for piece in self._pieces)
 
     def readable(self) -> bool:
         return True
@@ -80,18 +74,6 @@ class _Pieces(io.RawIOBase):
         buffer[: len(data)] = data
         self._place += len(data)
         return len(data)
-
-
-def _merged(pieces: Iterable[Piece]) -> list[Piece]:
-    """Join adjacent parts; drop empty ones."""
-    merged: list[Piece] = []
-    for piece in pieces:
-        last = merged[-1] if merged else b""
-        if isinstance(piece, tuple) and isinstance(last, tuple) and piece[0] == last[1]:
-            merged[-1] = (last[0], piece[1])
-        elif len(piece) and not (isinstance(piece, tuple) and piece[0] >= piece[1]):
-            merged.append(piece)
-    return merged
 
 
 def _png(file: IO[bytes], size: int) -> Iterator[Piece]:
@@ -195,3 +177,6 @@ def _bmp(file: IO[bytes], size: int) -> Iterator[Piece]:
         yield min(50, size), size
     else:
         yield 0, size
+
+
+_NEEDED_PIECES = {"PNG": _png, "JPEG": _jpeg, "GIF": _gif, "WebP": _webp, "BMP": _bmp}
