@@ -263,7 +263,7 @@ def _check_names(parser: ArgumentParser, argv: Sequence[str]) -> None:
             return
         name, _, value = text.partition("=")
         if name.startswith("--") and value == "--":  # argparse would drop the value
-            raise OptionError(f"{name} is '--': that is no value; leave it out or write another")
+            raise OptionError(f"{name} is '--': that is not a value; leave it out or write another")
         if not name.startswith("-") or name in known or name in ("-", "-k") or _is_number(name) or name[:2] == "-k":
             continue
         parents = [name[:place] for place, letter in enumerate(name) if letter == "."]

@@ -22,7 +22,7 @@ def check_names(kind: type[Any], values: Any, origin: str) -> None:
 
     Raises:
         UnknownOptionError: one is not; ``origin`` and the nearest names are in the message.
-        UserError: a section is no mapping.
+        UserError: a section is not a mapping.
     """
     known = {entry.name: entry.default_factory for entry in dataclasses.fields(kind)}
     if not isinstance(values, Mapping):

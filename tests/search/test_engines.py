@@ -258,9 +258,9 @@ def test_an_approximate_index(db: str, model: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("search", "milvus:x/y", "p.png"), "is no place in Milvus: write milvus://HOST:PORT/NAME"),
-        (("search", "milvus://localhost/y", "p.png"), "is no place in Milvus"),
-        (("search", "milvus:x.db/a-b", "p.png"), "is no place in Milvus"),
+        (("search", "milvus:x/y", "p.png"), "is not a place in Milvus: write milvus://HOST:PORT/NAME"),
+        (("search", "milvus://localhost/y", "p.png"), "is not a place in Milvus"),
+        (("search", "milvus:x.db/a-b", "p.png"), "is not a place in Milvus"),
         (("search", "milvus://127.0.0.1:9/y", "p.png"), "cannot reach the search database milvus://127.0.0.1:9/y"),
         (("search", "milvus:{tmp}/none.db/y", "p.png"), "there is no search database milvus:{tmp}/none.db/y"),
         (

@@ -71,7 +71,7 @@ def _items(source: ModelSource, sources: Sequence[str]) -> list[Item]:
         return [item for dataset in read_sources(sources, classes=False) for item in dataset.items]
     run = RunFolder(source.folder)
     if not run.config.is_file():
-        raise MissingOptionError(f"no images are named, and {source.path} is no run folder: name folders after it")
+        raise MissingOptionError(f"no images are named, and {source.path} is not a run folder: name folders after it")
     return list(load_split(run.read_config()).train)
 
 

@@ -120,7 +120,7 @@ def best_overlay(one: Prepared, other: Prepared) -> Overlay:
     best = Overlay(-1.0, swapped=False, mirrored=False, box=(0.0, 0.0, 1.0, 1.0))
     for whole, part, swapped in ((one, other, False), (other, one, True)):
         for small, fits in _fits(whole, part):
-            # At full size, either picture may be the whole, with equal fits but for rounding.
+            # At full size either picture may contain the other; both fits are equal up to rounding.
             if (fit := float(fits.max())) > best.fit and not (swapped and small == one.side):
                 mirrored, top, left = (int(index) for index in np.unravel_index(fits.argmax(), fits.shape))
                 size = small / one.side

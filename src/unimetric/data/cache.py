@@ -46,7 +46,7 @@ class ImageCache:
 
     @classmethod
     def open(cls, folder: Path) -> "ImageCache":
-        """Open a cache that ``unimetric prepare`` wrote; a `UserError` if it is none, or damaged."""
+        """Open a cache that ``unimetric prepare`` wrote; a `UserError` if it is not one, or damaged."""
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder: {_NOT_A_CACHE} {folder}")
         path = folder / ABOUT

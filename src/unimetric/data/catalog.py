@@ -61,7 +61,7 @@ class Dataset:
     """The items of one catalogue, in a defined order.
 
     ``ignored`` are images that are left out: those outside of any class folder, and second appearances of an image (see
-    `unique_items`). ``unusable`` are pipes, sockets, devices, broken links and names that are no text. ``notes`` are
+    `unique_items`). ``unusable`` are pipes, sockets, devices, broken links and names that are not text. ``notes`` are
     remarks for the reader of the numbers, one line each, such as a difference from the published counts.
     """
 

@@ -156,7 +156,7 @@ class _Task:
         rows: npt.NDArray[np.int64],
         gallery_rows: npt.NDArray[np.int64],
     ) -> Floats:
-        # A vector without direction, such as one with no kept numbers, has no neighbour and is no neighbour.
+        # A vector without direction, such as one with no kept numbers, has no neighbours and is nobody's neighbour.
         asked, gallery_rows = queries[rows].any(axis=1), gallery_rows[stored[gallery_rows].any(axis=1)]
         hits = np.zeros(len(rows))
         if not asked.any() or not len(gallery_rows):

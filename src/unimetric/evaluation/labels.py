@@ -191,7 +191,7 @@ class LabelSet(frozenset[Hashable]):
 
 
 def as_label_sets(labels: Iterable[Hashable], name: str) -> list[LabelSet]:
-    """Return every image's labels, at least one, as a set; one that is no frozenset is the only one."""
+    """Return every image's labels as a set; a label that is not a frozenset is a set of one."""
     sets = [LabelSet(label if isinstance(label, frozenset) else [label]) for label in labels]
     for row, label in enumerate(sets):
         if not label:

@@ -283,7 +283,7 @@ def _fit(scores: Floats, outcomes: npt.NDArray[np.bool_], weights: Floats, point
     mean = np.average(scores, weights=weights)
     deviation = max(float(np.sqrt(np.average((scores - mean) ** 2, weights=weights))), np.finfo(float).tiny)
     standard = ((scores - mean) / deviation)[:, None]
-    # A target between 0 and 1 is two outcomes with its parts as weights.
+    # A target between 0 and 1 counts as both outcomes, weighted by its two parts.
     model = LogisticRegression(C=_INVERSE_RIDGE).fit(
         np.concatenate([standard, standard]),
         np.repeat([1, 0], len(scores)),

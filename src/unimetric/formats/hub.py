@@ -80,7 +80,7 @@ def fetch_model(name: HubName) -> Path:
     If the hub cannot be reached, a copy that was fetched before is used, and a note names its commit.
 
     Raises:
-        HubError: the hub has no such model or revision, it is private, or it is no model of this package.
+        HubError: the hub has no such model or revision, it is private, or it is not a model of this package.
         HubUnreachableError: no answer, and no copy in the cache.
         UserError: the cache cannot be written.
     """

@@ -75,7 +75,7 @@ class Embedder(Network, Encoder):
         self._inference = InferenceCache()
         self.compatible_with: tuple[str, ...] = ()
         self.sizes = Sizes()
-        # In a tuple, so that it is no part of this module.
+        # In a tuple, so that torch does not register it as a submodule.
         self.whole: tuple[Embedder] | None = None
 
     @classmethod

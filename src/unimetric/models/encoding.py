@@ -61,7 +61,7 @@ class InferenceCache:
         self._made: tuple[tuple[object, ...], PixelEmbedder] | None = None
 
     def get(self, network: Network, precision: str) -> PixelEmbedder:
-        """Return the `PerImageModel` of the network, for ``int8`` its `Int8Model`, on an accelerator `fuse` of it."""
+        """Return the network's `PerImageModel`; for ``int8`` its `Int8Model`, on an accelerator that of `fuse`."""
         chosen, made = choose_precision(precision, network.device), self._made
         if made is not None and made[0] == (chosen, *_state_of(network)):
             return made[1]

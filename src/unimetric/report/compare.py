@@ -161,7 +161,7 @@ def _distinct_names(runs: Sequence[Measured]) -> tuple[str, ...]:
 
 
 def difference_words(cell: Cell) -> tuple[str, str]:
-    """A difference with its interval; and the probability that it is an improvement, marked where that is sure."""
+    """A difference with its interval; and the probability that it is an improvement, marked if significant."""
     if cell.difference is None:
         return "", ""
     low, high, probability = cell.difference.low, cell.difference.high, cell.difference.probability

@@ -60,7 +60,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        """Build from the output of `to_dict`, or raise a `UserError` if it is no calibration."""
+        """Build from the output of `to_dict`, or raise a `UserError` if it is not one."""
         try:
             calibration = cls(dict(values["unified"]), dict(values["separate"]), values.get("classes"))
             for own in (calibration.classes or {}).values():

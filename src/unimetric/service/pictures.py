@@ -21,7 +21,7 @@ def decode(content: bytes, max_pixels: int) -> Image.Image:
     """Decode an upload to an upright RGB image.
 
     Its size and its numbers of frames and scans are checked before anything is decoded, so that no upload takes much
-    more memory or time than an image of ``max_pixels``. A `ServiceError` if it is no image, damaged, too large, or
+    more memory or time than an image of ``max_pixels``. A `ServiceError` if it is not an image, damaged, too large, or
     animated.
     """
     if not content:

@@ -118,7 +118,7 @@ class Follower:
         return self._every_seconds
 
     def _next(self, before: Model) -> Model | None:
-        """Return the database's model of now, once it is loaded; None if the service is stopped meanwhile."""
+        """Return the database's current model once it is loaded; None if the service stops meanwhile."""
         embedder = before.batcher.embedder
         index = self._open(None)
         same = index.fingerprint == before.index.fingerprint and index.embedding_size == before.index.embedding_size

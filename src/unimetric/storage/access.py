@@ -66,7 +66,7 @@ def check_bucket(place: str) -> None:
         return
     system, inner = file_system(place)
     with explained_access(place, "reach"):
-        # The answer to a listing gives the reason of a refusal, the one to a look at the bucket does not.
+        # A listing returns the reason for a refusal; a question for the bucket itself does not.
         found = system.get_file_info(pa.fs.FileSelector(inner, allow_not_found=True))
     if not found:
         _check_bucket_of(place)

@@ -126,7 +126,7 @@ def load_checkpoint(
 
 
 def read_tensors(path: Path, prefix: str = "") -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a checkpoint's progress, and its tensors named ``prefix`` and more; a `UserError` if it is damaged."""
+    """Read a checkpoint's progress, and the tensors named ``prefix`` and more; a `UserError` if it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -136,7 +136,7 @@ def read_tensors(path: Path, prefix: str = "") -> tuple[dict[str, Any], dict[str
             raise ValueError("its checksum differs")  # noqa: TRY301 - one message for all damage
         progress = parse_json(header["progress"])
         if not isinstance(progress, dict):
-            raise ValueError("its progress is no mapping")  # noqa: TRY301, TRY004 - one message for all damage
+            raise ValueError("its progress is not a mapping")  # noqa: TRY301, TRY004 - one message for all damage
         return progress, {n: value for n, value in tensors.items() if n.startswith(prefix)}
     # RuntimeError: unknown type or size in torch.
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
@@ -148,7 +148,7 @@ def _progress(path: Path, metadata: dict[str, Any]) -> Progress:
     try:
         score, sampler = metadata["best_score"], metadata["sampler"]
         if not isinstance(sampler, dict):
-            raise ValueError("the sampler's state is no mapping")  # noqa: TRY301, TRY004 - one message for all damage
+            raise ValueError("the sampler's state is not a mapping")  # noqa: TRY301, TRY004 - one message for all damage
         return Progress(
             step=_number(metadata["step"], int),
             seconds=_number(metadata["seconds"], int, float),
@@ -166,14 +166,14 @@ def _progress(path: Path, metadata: dict[str, Any]) -> Progress:
 
 def _number(value: Any, *kinds: type) -> Any:
     if type(value) not in kinds or not 0 <= value < math.inf:
-        raise ValueError(f"{shown(value)} is no number of steps, seconds, images or bytes")
+        raise ValueError(f"{shown(value)} is not a number of steps, seconds, images or bytes")
     return value
 
 
 def _reasons(pairs: Any) -> dict[int, str]:
     found = {_number(number, int): reason for number, reason in pairs}
     if not all(isinstance(reason, str) for reason in found.values()):
-        raise ValueError("a reason is no text")
+        raise ValueError("a reason is not text")
     return found
 
 

@@ -36,7 +36,7 @@ def measure_drift(
 ) -> dict[str, Any]:
     """Embed images of the old datasets with both models, and compare.
 
-    Of more than `MOST_IMAGES`, so many are drawn, evenly over the classes; ``where`` describes them for the reader.
+    At most `MOST_IMAGES` are used, drawn evenly over the classes; ``where`` describes them for the reader.
     The result is `compare_embeddings`, with ``images`` and ``measured_on``.
     """
     shown = _some(items)

@@ -102,8 +102,8 @@ class StopRequest:
             self._limit_wait()
 
     def _limit_wait(self) -> None:
-        # An exception from a signal may leave a lock of a queue taken, on which the workers' end then waits for ever.
-        # So it is raised only into a wait that lasts, and again should a destructor have swallowed it.
+        # An exception raised by a signal can leave the lock of a queue held, on which the end of the workers would wait
+        # forever. Raise it only during a long wait, and again in case a destructor has swallowed it.
         if _ALARM is None:
             self._end_wait()
         else:

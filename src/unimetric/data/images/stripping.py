@@ -40,7 +40,7 @@ def strip_metadata(file: IO[bytes], head: bytes) -> tuple[IO[bytes], bool]:
 
 
 class _Pieces(io.RawIOBase):
-    """Parts of a file, and bytes between them, as one file."""
+    """A file made of parts of another one and of bytes between them."""
 
     def __init__(self, file: IO[bytes], pieces: list[Piece]) -> None:
         self._file, self._pieces, self._place = file, pieces, 0

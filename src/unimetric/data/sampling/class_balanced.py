@@ -33,7 +33,7 @@ class ClassBalancedSampler(BatchSampler):
     epoch, those of large ones wait for another.
 
     Raises:
-        UserError: the batch is no multiple of ``images_per_class``, or there are too few classes for one.
+        UserError: the batch is not a multiple of ``images_per_class``, or there are too few classes for one.
     """
 
     options_type = ClassBalancedOptions

@@ -45,7 +45,7 @@ def read_folder(root: Path, name: str | None = None) -> list[Dataset]:
     Order: datasets by name, items by label and then path, both by code point. Labels have the form of `clean_label`.
     Hidden files and folders are skipped. Links are followed, except one that leads back to a folder it lies in. An
     image reached twice in one class is taken once; the second path and images outside of any class folder are listed in
-    `Dataset.ignored`; pipes, broken links and names that are no text in `Dataset.unusable`. Paths start with ``root``
+    `Dataset.ignored`; pipes, broken links and names that are not text in `Dataset.unusable`. Paths start with ``root``
     as it is given.
 
     Args:
@@ -54,7 +54,7 @@ def read_folder(root: Path, name: str | None = None) -> list[Dataset]:
             of their names: ``name/child``.
 
     Raises:
-        UserError: the folder is missing, unreadable or no folder, holds no images or only images outside
+        UserError: the folder is missing, unreadable or not a folder, holds no images or only images outside
             of class folders, mixes split folders with others or images with class folders, or one image lies
             in two classes.
     """
@@ -76,7 +76,7 @@ def read_images(root: Path, name: str | None = None) -> list[Dataset]:
     refused.
 
     Raises:
-        UserError: the folder is missing, unreadable or no folder, holds no images, or one image lies in two
+        UserError: the folder is missing, unreadable or not a folder, holds no images, or one image lies in two
             classes.
     """
     tree = read_tree(root)

@@ -85,9 +85,9 @@ def local_names(manifest: Path, texts: Sequence[str]) -> list[str]:
 
 
 def uri_of(path: str | Path) -> str | None:
-    """Return the URI that a path is the copy of; None if it is none."""
+    """Return the URI that a path is the copy of; None for other paths."""
     text = str(path)
-    # Most paths are no copies; this check is faster than finding the cache folder.
+    # Most paths are not copies; this check is faster than finding the cache folder.
     if f"{os.sep}{_FOLDER}{os.sep}" not in text:
         return None
     root = f"{_root()}{os.sep}"

@@ -154,7 +154,7 @@ class ParquetTable:
         return ["" if value is None else str(value) for value in values]
 
     def text_lists(self, column: int) -> list[list[str]] | None:
-        """Return a column of lists of what `texts` takes, empty where it is null; None if it is no column of lists."""
+        """Return a column of lists of what `texts` takes, empty where it is null; None for other columns."""
         import pyarrow as pa
 
         kind = self.schema.field(column).type

@@ -177,7 +177,7 @@ def one_batch(rows: pa.Table) -> pa.RecordBatch:
 
 
 def values_at(rows: pa.RecordBatch, places: NDArray[np.intp], columns: Sequence[str]) -> dict[str, list[Any]]:
-    """Return the values of some rows, which may be `packed`, by column; None for columns that there are not."""
+    """Return the values of some rows, which may be `packed`, by column; None for columns that are missing."""
     found: dict[str, list[Any]] = dict.fromkeys(columns, [None] * len(places))
     for name, column in zip(rows.schema.names, rows.columns, strict=True):
         names = name.split(_SEPARATOR)

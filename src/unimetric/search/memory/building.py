@@ -62,7 +62,7 @@ def dead_places(block: Block) -> NDArray[np.bool_] | None:
 
 
 def reused(fresh: Block, before: Saved) -> tuple[Block, Graph] | None:
-    """Lay out the rows of now by the nodes of the graph of earlier files, these first, and return that graph as well.
+    """Lay out the current rows by the nodes of the graph of earlier files, these first, and return that graph as well.
 
     Places of nodes whose row is gone, or has another vector now, keep the old vector and have the number `GONE`. None
     if too few nodes hold.

@@ -150,7 +150,7 @@ class MemorySearch(VectorSearch):
         """Return the present rows from files; None if these hold too little, or of another database."""
         if saved is None or saved.counts is None or not self._numbers.came_from(saved.identity):
             return None
-        # Of no version that there is, so that all changes since are read.
+        # A version that does not exist, so that all changes are read.
         return caught_up(state_of(saved, -1), self._store, self._numbers, columns, EXACT_ROWS)
 
     def _start(self, columns: Sequence[str]) -> None:

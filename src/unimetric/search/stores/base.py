@@ -79,9 +79,9 @@ class Store(Protocol):
     place: str
     about: dict[str, Any]
     kinds: tuple[str, ...]
-    """The approximate indexes that it makes; the first where none is named."""
+    """Kinds of approximate index that the engine supports; the first is the default."""
     before_change: Callable[[], None]
-    """Called before every change; raises where there may be none."""
+    """Called before every change; raises an error where changes are not allowed."""
 
     def close(self) -> None:
         """Release the files."""
@@ -264,7 +264,7 @@ def milvus_parts(place: str) -> tuple[str, str]:
         if address.endswith(".db") and not address.startswith("//"):
             return str(user_path(address).absolute()), name
     raise UserError(
-        f"the search database {place} is no place in Milvus: write milvus://HOST:PORT/NAME for a server, or "
+        f"the search database {place} is not a place in Milvus: write milvus://HOST:PORT/NAME for a server, or "
         "milvus:FILE.db/NAME for a file of this machine, with letters, digits and _ in NAME"
     )
 

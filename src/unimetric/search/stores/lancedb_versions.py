@@ -35,7 +35,7 @@ class Followed:
         """LanceDB's table, at a version that was the newest a moment ago."""
         if self._is_due():
             with self._looking:
-                # Another thread may have looked meanwhile.
+                # Another thread may have checked meanwhile.
                 if self._is_due():
                     self.refresh()
         return self._table

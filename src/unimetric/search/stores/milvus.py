@@ -95,7 +95,7 @@ class MilvusStore(Store):
                 if found is None:
                     create_record(client, record)
                     client.upsert(record, [about_entity(RECORD, json.dumps(about, sort_keys=True))])
-            # Of two that create it at once, one finds the other's.
+            # If two processes create it at once, one of them finds the other's.
             found = found or _read_about(place, client) or about
             with explained(place, "write to"):
                 create_items(client, items_name(place, found), vector_size)

@@ -100,7 +100,7 @@ def _check_mat(content: bytes) -> None:
     """Refuse what scipy reads without an error, as a file that lacks its last bytes, or what crashes the process.
 
     Raises:
-        ValueError: the file is none of MATLAB 5, ends too early, or has an element of an unknown type.
+        ValueError: it is not a MATLAB 5 file, ends too early, or has an element of an unknown type.
         zlib.error: a packed variable is damaged.
     """
     if len(content) <= _MAT_HEADER:
@@ -137,8 +137,8 @@ def _unpacked(packed: bytes) -> bytes:
 def _check_size(array: bytes, order: Literal["little", "big"]) -> None:
     """Refuse an array that is larger than its bytes: scipy takes memory for the stated dimensions.
 
-    Refuse what is no array, too, because scipy reads it unchecked and crashes: every array but an empty one begins with
-    its flags, and its dimensions and name follow, except for an opaque one; then come its values.
+    Refuse what is not an array, too, because scipy reads it unchecked and crashes: every array but an empty one begins
+    with its flags, and its dimensions and name follow, except for an opaque one; then come its values.
     """
     parts = list(_elements(array, order))
     if not parts:
