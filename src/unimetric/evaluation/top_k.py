@@ -277,30 +277,12 @@ def _compare(queries: _Queries, some: Tensor, chunk: _Chunk, gallery_tile: int) 
     vectors, own = queries.vectors[some].to(device, torch.float64), queries.own[some].to(device)
     # Dataset by dataset, because places and rows have the same order only within a dataset.
     for dataset in itertools.pairwise(chunk.gallery.bounds):
-        best = torch.full((len(some), k), -torch.inf, dtype=torch.float64, device=device)
-        places = torch.zeros_like(best, dtype=torch.int64)
         spans = queries.within(max(dataset[0], chunk.start), min(dataset[1], stop))
         for first, last in _tiles(spans, max(gallery_tile, 4 * k)):
             tile = distance.similarities(vectors, chunk.rows[first - chunk.start : last - chunk.start])
             _hide(tile, own, first, last)
-            _merge(best, places, tile, first)
-        if spans:
-            queries.found.merge(some, best, chunk.gallery.order[places.cpu()])
-
-
-def _merge(best: Tensor, rows: Tensor, tile: Tensor, start: int) -> None:
-    """Update the running lists [Q, k] in place with the tile of the gallery that begins at row ``start``."""
-    k = best.shape[1]
-    # Late tiles improve few queries, and a maximum costs a fraction of a selection. An equal similarity improves
-    # nothing: tiles come in gallery order, so its row is higher than all previous rows.
-    improved = (tile.amax(dim=1) > best[:, -1]).nonzero()[:, 0]
-    if not len(improved):
-        return
-    values, columns = _first_k(tile[improved], min(k, tile.shape[1]))
-    # Previous rows precede new ones, so a stable sort keeps the lower row first.
-    merged, order = torch.cat([best[improved], values], dim=1).sort(dim=1, descending=True, stable=True)
-    best[improved] = merged[:, :k]
-    rows[improved] = torch.cat([rows[improved], columns + start], dim=1).gather(1, order[:, :k])
+            values, columns = _first_k(tile, min(k, tile.shape[1]))
+            queries.found.merge(some, values, chunk.gallery.order[first + columns.cpu()])
 
 
 def _first_k(tile: Tensor, k: int) -> tuple[Tensor, Tensor]:
