@@ -24,6 +24,7 @@ from typing import Any
 
 from machine import describe_machine
 from unimetric.evaluation.budgets import measure_budgets
+from unimetric.evaluation.evaluate_split import Evaluator
 from unimetric.formats.run_folder import RunFolder
 from unimetric.formats.vectors import MeasuredVectors, read_measured
 from unimetric.geometry import Sphere
@@ -79,7 +80,7 @@ def vectors_and_sizes(folder: Path, images: Path) -> tuple[MeasuredVectors, Size
         config = replace(config, model=replace(config.model, method="frozen", options={}, nested_sizes=[]))
         embedder = build_embedder(config).eval()
     config = replace(config, data=replace(config.data, sources=[str(images)]))
-    rotate(embedder, load_split(config).train)
+    rotate(embedder, load_split(config).train, Evaluator())
     return vectors, embedder.sizes
 
 

@@ -38,6 +38,7 @@ def rotate(
             training.
         device: Device and precision.
     """
+    from unimetric.evaluation.evaluate_split import Evaluator
     from unimetric.models.saving import read_model_config, write_rotation
     from unimetric.progress import log_status
     from unimetric.training.rotation import rotate
@@ -51,7 +52,7 @@ def rotate(
     check_writable(out or folder)
     items = _items(source, sources or [])
     embedder = source.load()
-    rotate(embedder, items, batch_size=batch_size, precision=device.precision)
+    rotate(embedder, items, Evaluator(batch_size=batch_size, precision=device.precision))
     rotation = embedder.sizes.rotation
     assert rotation is not None  # noqa: S101  # just fitted
     if out is None:

@@ -115,6 +115,18 @@ class Evaluator:
     mean_average_precision: bool = False
     read: Callable[[Path], Image.Image] = decode_image
 
+    def embed(self, embedder: Encoder, items: Sequence[Item], description: str) -> EmbeddedItems:
+        """Embed items as `embed_items` does, with these options."""
+        return embed_items(
+            embedder,
+            items,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            strict=self.strict,
+            description=description,
+            read=self.read,
+        )
+
     def __call__(
         self, embedder: Encoder, query: Sequence[Item], gallery: Sequence[Item], description: str = "Embedding"
     ) -> Measurement:
@@ -124,15 +136,7 @@ class Evaluator:
         # An image may be query and gallery at once; its file within its dataset is its identity.
         identity = dict(zip((*query, *gallery), item_identities([*query, *gallery]), strict=True))
         distinct = list({identity[item]: item for item in (*query, *gallery)}.values())
-        embedded = embed_items(
-            embedder,
-            distinct,
-            batch_size=self.batch_size,
-            precision=self.precision,
-            strict=self.strict,
-            description=description,
-            read=self.read,
-        )
+        embedded = self.embed(embedder, distinct, description)
         row = {identity[item]: index for index, item in enumerate(embedded.items)}
         datasets = dict.fromkeys(item.dataset for item in query)
         items, searched = (tuple(item for item in side if identity[item] in row) for side in (query, gallery))

@@ -6,18 +6,17 @@ that separates the train classes best, in closed form; they cost one pass over t
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unimetric.data.images import decode_image
 from unimetric.errors import UserError
+from unimetric.evaluation.evaluate_split import Evaluator
 from unimetric.losses import place_proxies
 from unimetric.models.devices import compute_dtype
 from unimetric.models.embedder import Embedder
@@ -109,25 +108,22 @@ def start_from_discriminant(
     loss: nn.Module,
     paths: Sequence[Path],
     numbers: Sequence[int],
-    precision: str,
-    batch_size: int,
-    read: Callable[[Path], Image.Image] = decode_image,
+    evaluator: Evaluator,
 ) -> None:
     """Set the head to the discriminant of the train images' features, and the proxies to the mapped class means.
 
     The embedder has a head and is on the sphere; a loss without proxies has none to place. Images that cannot be read
-    are skipped, and training names them. Of N ``paths``, the class numbers are ``numbers``; the rest is as for
-    `embed_items`.
+    are skipped, and training names them. Of N ``paths``, the class numbers are ``numbers``.
     """
     head = embedder.head
     assert head is not None  # noqa: S101  # asked of the configuration
     statistics = ClassStatistics.empty(max(numbers) + 1, head.in_features)
-    dtype = compute_dtype(precision, embedder.device)
-    images = (partial(read, path) for path in paths)
+    dtype = compute_dtype(evaluator.precision, embedder.device)
+    images = (partial(evaluator.read, path) for path in paths)
     position, reason = 0, ""
     with progress_bar() as bar:
         task = bar.add_task("Reading the train images", total=len(paths), note="")
-        for pixels, errors in decoded_batches(images, embedder.transform, batch_size, skip_unreadable=True):
+        for pixels, errors in decoded_batches(images, embedder.transform, evaluator.batch_size, skip_unreadable=True):
             readable = [position + index for index, error in enumerate(errors) if error is None]
             reason = next((error.reason for error in errors if error is not None), reason)
             if pixels:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from unimetric.data.replay import read_replay
 from unimetric.data.selection import select_train
 from unimetric.data.splits import Split
 from unimetric.evaluation import evaluate, nearest_neighbours
-from unimetric.evaluation.evaluate_split import distance_options, embed_items
+from unimetric.evaluation.evaluate_split import Evaluator, distance_options
 from unimetric.geometry import Geometry
 from unimetric.models.embedder import Embedder
 from unimetric.models.saving import model_fingerprint
@@ -32,7 +33,7 @@ Vectors = NDArray[np.float32]
 
 
 def measure_drift(
-    teacher: Embedder, embedder: Embedder, items: Sequence[Item], *, where: str, batch_size: int, precision: str
+    teacher: Embedder, embedder: Embedder, items: Sequence[Item], where: str, evaluator: Evaluator
 ) -> dict[str, Any]:
     """Embed images of the old datasets with both models, and compare.
 
@@ -40,9 +41,9 @@ def measure_drift(
     The result is `compare_embeddings`, with ``images`` and ``measured_on``.
     """
     shown = _some(items)
-    options: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "description": "Measuring the drift"}
-    old = embed_items(teacher, shown, **options)
-    new = embed_items(embedder, old.items, **options)
+    evaluator = replace(evaluator, strict=False)
+    old = evaluator.embed(teacher, shown, "Measuring the drift")
+    new = evaluator.embed(embedder, old.items, "Measuring the drift")
     compared = compare_embeddings(old.vectors, new.vectors, old.items, embedder.geometry)
     return {"measured_on": where, "images": len(old.items), **compared}
 
@@ -83,7 +84,7 @@ def compare_embeddings(old: Vectors, new: Vectors, items: Sequence[Item], geomet
 
 
 def measure_extension(
-    config: RunConfig, split: Split, embedder: Embedder, extension: Extension | None
+    config: RunConfig, split: Split, embedder: Embedder, extension: Extension | None, evaluator: Evaluator
 ) -> dict[str, Any]:
     """The part ``extension`` of ``metrics.json``: old and new datasets, and the drift; empty without an extension.
 
@@ -100,9 +101,8 @@ def measure_extension(
         extension.teacher,
         embedder,
         items or replay.items,
-        where="classes that were not trained on" if items else "replayed images, which were trained on",
-        batch_size=config.evaluation.batch_size,
-        precision=config.device.precision,
+        "classes that were not trained on" if items else "replayed images, which were trained on",
+        evaluator,
     )
     fingerprint = model_fingerprint(extension.teacher.config())
     if config.extension.compatible and not drift["reindex"]:

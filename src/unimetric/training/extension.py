@@ -10,7 +10,7 @@ a search in an old index computes (Shen et al., *Towards Backward-Compatible Rep
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ from unimetric.data.catalog import ClassIndex, Item
 from unimetric.data.replay import ReplaySet, read_replay, write_replay
 from unimetric.data.splits import Split
 from unimetric.errors import UserError, cause
-from unimetric.evaluation.evaluate_split import embed_items
+from unimetric.evaluation.evaluate_split import Evaluator
 from unimetric.files import user_path
 from unimetric.formats.run_folder import RunFolder, run_identity
 from unimetric.geometry import Geometry, PoincareBall
@@ -91,7 +91,9 @@ class Extension:
         dtype = compute_dtype(config.device.precision, device)
         return cls(teacher, old.to(device), options.distillation, options.compatible, dtype)
 
-    def begin(self, config: RunConfig, embedder: Embedder, loss: nn.Module, train: Sequence[Item]) -> None:
+    def begin(
+        self, config: RunConfig, embedder: Embedder, loss: nn.Module, train: Sequence[Item], evaluator: Evaluator
+    ) -> None:
         """Copy the old weights into a new embedder and the old proxies into a new loss; set new proxies to class means.
 
         Raises:
@@ -100,7 +102,7 @@ class Extension:
         base = user_path(config.extension.base or "")
         assign_weights(embedder, learned_weights(self.teacher), base / "model")
         classes = ClassIndex.of(train)
-        place_proxies(loss, self._class_means(train, classes, config))
+        place_proxies(loss, self._class_means(train, classes, evaluator))
         pairs, state = read_proxies(base / PROXIES)
         carry_over(config, loss, pairs, state, classes, base / PROXIES)
 
@@ -118,20 +120,15 @@ class Extension:
             before = self.teacher(images[replayed])
         return self.weight * distillation(embeddings[replayed], before, self.teacher.geometry, self.compatible)
 
-    def _class_means(self, train: Sequence[Item], classes: ClassIndex, config: RunConfig) -> Tensor:
+    def _class_means(self, train: Sequence[Item], classes: ClassIndex, evaluator: Evaluator) -> Tensor:
         """Return the mean direction of the old embeddings, [C, E], of the new classes; any direction for the others."""
         numbers = classes.numbers(train)
         taken: dict[int, list[Item]] = {}
         for item, number in zip(train, numbers, strict=True):
             if not self.old[number] and len(taken.setdefault(number, [])) < MEAN_IMAGES:
                 taken[number].append(item)
-        embedded = embed_items(
-            self.teacher,
-            [item for items in taken.values() for item in items],
-            batch_size=config.evaluation.batch_size,
-            precision=config.device.precision,
-            description="Reading the new images",
-        )
+        some = [item for items in taken.values() for item in items]
+        embedded = replace(evaluator, strict=False).embed(self.teacher, some, "Reading the new images")
         sums = torch.zeros(len(classes), self.teacher.embedding_size)
         rows = torch.tensor(classes.numbers(embedded.items))
         sums.index_add_(0, rows, torch.from_numpy(embedded.vectors))

@@ -53,7 +53,7 @@ def write_results(run: Run, progress: Progress) -> dict[str, Any]:
         metrics["budgets"] = measure_budgets(measurement.vectors, run.embedder.sizes, run.embedder.geometry)
     if config.evaluation.baseline:
         metrics |= compare_with_frozen(run, measurement)
-    metrics |= measure_extension(config, split, run.embedder, run.extension)
+    metrics |= measure_extension(config, split, run.embedder, run.extension, run.evaluate)
     if config.data.replay_per_class:
         make_replay(config, split, folder, run.embedder.backbone.image_size, config.data.replay_per_class)
     run.embedder.save_pretrained(folder.model, metrics=metrics)
@@ -65,14 +65,14 @@ def write_results(run: Run, progress: Progress) -> dict[str, Any]:
 
 def _fit_sizes(run: Run) -> None:
     """Give a model on the sphere the rotation that shortens its vectors."""
-    embedder, evaluate = run.embedder, run.evaluate
+    embedder = run.embedder
     if not isinstance(embedder.geometry, Sphere):
         return
     if run.extension is not None and run.extension.compatible:
         # Short vectors of the old model are searched with those of this one.
         embedder.sizes = run.extension.teacher.sizes
         return
-    rotate(embedder, run.split.train, batch_size=evaluate.batch_size, precision=evaluate.precision, read=evaluate.read)
+    rotate(embedder, run.split.train, run.evaluate)
 
 
 def _measure(run: Run) -> Measurement:

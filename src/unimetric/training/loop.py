@@ -132,10 +132,7 @@ def _start_from_discriminant(run: Run) -> None:
     whole.to(run.fabric.device)
     if run.first:
         paths = [item.path for item in run.split.train]
-        evaluate = run.evaluate
-        start_from_discriminant(
-            run.embedder, whole, paths, run.numbers, evaluate.precision, evaluate.batch_size, evaluate.read
-        )
+        start_from_discriminant(run.embedder, whole, paths, run.numbers, run.evaluate)
     assert run.embedder.head is not None  # noqa: S101  # the options were checked
     # Broadcast the head explicitly instead of relying on DDP's first synchronisation.
     run.processes.copy_from_first([*run.embedder.head.parameters(), *whole.parameters()])

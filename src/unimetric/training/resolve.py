@@ -111,6 +111,7 @@ def resolve(config: RunConfig, folder: RunFolder) -> Run:
     embedder.recompute_blocks = training.recompute_blocks
     images = [*split.train, *split.validation, *split.query, *split.gallery]
     read = configured_reader(config, embedder.backbone.image_size, images)
+    evaluate = configured_evaluator(config, read)
     loss = (whole_loss := partial(configured_loss, config, len(classes)))()
     sampler = _sampler(config, classes, numbers, Share(fabric.global_rank, fabric.world_size))
     steps = training.steps or training.epochs * len(sampler)
@@ -120,6 +121,7 @@ def resolve(config: RunConfig, folder: RunFolder) -> Run:
     _divide_proxies(config, loss, processes)
     loss.to(fabric.device)
     extension = Extension.of(config, old_classes(config, classes), fabric.device)
+    begin = None if extension is None else partial(extension.begin, config, embedder, loss, split.train, evaluate)
     return Run(
         config=config,
         folder=folder,
@@ -133,12 +135,12 @@ def resolve(config: RunConfig, folder: RunFolder) -> Run:
         loss=loss,
         whole_loss=whole_loss,
         extension=extension,
-        begin_extension=None if extension is None else partial(extension.begin, config, embedder, loss, split.train),
+        begin_extension=begin,
         optimiser=make_optimiser(embedder, loss, training),
         rate=rate_schedule(training, len(sampler), steps),
         sampler=sampler,
         loader=_loader(config, split.train, numbers, embedder, sampler, read),
-        evaluate=configured_evaluator(config, read),
+        evaluate=evaluate,
         dtype=compute_dtype(config.device.precision, fabric.device),
         seed=training.seed,
         total_steps=steps,

@@ -1,17 +1,14 @@
 """The rotation that shortens the vectors of a model without nested sizes, fitted on images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
 
 from unimetric.data.catalog import Item
-from unimetric.data.images import decode_image
 from unimetric.errors import UserError
-from unimetric.evaluation.evaluate_split import embed_items
+from unimetric.evaluation.evaluate_split import Evaluator
 from unimetric.models.embedder import Embedder
 from unimetric.models.sizes import fit_rotation
 
@@ -23,22 +20,13 @@ classes of eight domains."""
 T = TypeVar("T")
 
 
-def rotate(
-    embedder: Embedder,
-    items: Sequence[Item],
-    *,
-    batch_size: int = 32,
-    precision: str = "auto",
-    read: Callable[[Path], Image.Image] = decode_image,
-) -> None:
+def rotate(embedder: Embedder, items: Sequence[Item], evaluator: Evaluator) -> None:
     """Fit a rotation on some of the images, evenly drawn, and give it to a model on the sphere.
 
     Images that cannot be read are left out. Whole vectors do not change.
     """
     drawn = evenly(items, max(_FEWEST, _PER_NUMBER * embedder.embedding_size))
-    embedded = embed_items(
-        embedder, drawn, batch_size=batch_size, precision=precision, description="Fitting shorter vectors", read=read
-    )
+    embedded = replace(evaluator, strict=False).embed(embedder, drawn, "Fitting shorter vectors")
     if len(bad := np.flatnonzero(~np.isfinite(embedded.vectors).all(axis=1))):
         raise UserError(
             f"{embedded.items[bad[0]].path}: the model's vector is not finite, as of {len(bad)} of "
