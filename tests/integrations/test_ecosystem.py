@@ -128,7 +128,7 @@ def test_mteb_runs_its_image_tasks(model: Path, images: list[Path]) -> None:
         wrapped.encode([{"text": ["a"]}])
 
 
-def test_scikit_learn_pipelines_start_with_images(model: Path, images: list[Path]) -> None:
+def test_scikit_learn_pipelines_start_with_images(model: Path, hyperbolic: Path, images: list[Path]) -> None:
     from sklearn.base import clone
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
@@ -143,6 +143,8 @@ def test_scikit_learn_pipelines_start_with_images(model: Path, images: list[Path
     assert fresh.get_params() == {"model": str(model), "precision": "fp32"}
     assert np.array_equal(fresh.transform(images), vectors)
     assert np.array_equal(pickle.loads(pickle.dumps(fresh)).transform(images), vectors)
+    other = Embedder.from_pretrained(hyperbolic).encode(images, precision="fp32")
+    assert np.array_equal(fresh.set_params(model=str(hyperbolic)).transform(images), other)
 
 
 def test_hyperbolic_vectors_are_refused_where_only_cosines_are_compared(hyperbolic: Path) -> None:

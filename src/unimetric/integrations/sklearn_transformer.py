@@ -27,11 +27,11 @@ class ImageVectors(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, images: Sequence[Any], labels: Any = None) -> "ImageVectors":
         """Load the model; images and labels are not looked at."""
-        self.embedder_ = Embedder.from_pretrained(self.model)
+        self.embedder_, self.loaded_ = Embedder.from_pretrained(self.model), self.model
         return self
 
     def transform(self, images: Sequence[Any]) -> NDArray[np.float32]:
         """Return the vectors of paths, PIL images or arrays; a `UserError` if the model or one cannot be read."""
-        if not hasattr(self, "embedder_"):
+        if getattr(self, "loaded_", None) != self.model:  # not yet, or set_params named another one
             self.fit(images)
         return self.embedder_.encode(list(images), precision=self.precision)
