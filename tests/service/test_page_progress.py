@@ -71,7 +71,7 @@ def test_a_phone_shows_the_first_result_beside_the_progress(browser: Any, phase:
         (IndexingState("reading", folder="/data/photos"), "Looking for pictures in /data/photos"),
         (
             working(phase="failed", problem="the disk is full"),
-            "The pictures could not all be indexed: the disk is full. Start the service again to go on.",
+            "The pictures could not all be indexed: the disk is full. Start the service again to continue.",
         ),
     ],
 )

@@ -36,7 +36,7 @@ def in_order(work: Callable[[T], R], tasks: Iterable[T], *, threads: int, ahead:
                     future.set_result(work(task))
                 except BaseException as error:
                     future.set_exception(error)
-            # An idle thread holds on to no image.
+            # Release the last image of an idle thread.
             del job, future, task
 
     running = [Thread(target=run, name="pool", daemon=True) for _ in range(threads)]

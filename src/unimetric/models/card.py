@@ -7,13 +7,15 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from unimetric.models.packaged import PACKAGED
 
+_HERE = "path/to/this/folder"
+
 
 def model_card(
     config: dict[str, Any],
     trainable_parameters: int,
     metrics: dict[str, Any] | None,
     *,
-    place: str = "path/to/this/folder",
+    place: str = _HERE,
     license: str | None = None,
 ) -> str:
     """Return the card as Markdown with the hub's metadata in front.
@@ -65,13 +67,14 @@ def _metadata(config: dict[str, Any], measured: dict[str, Any] | None, place: st
         )
         for name, values in recalls.items()
     ]
+    own_name = f"{config['method']['name']} on {config['backbone']['name']}"
     data = ModelCardData(
         library_name="unimetric",
         pipeline_tag="image-feature-extraction",
         tags=["metric-learning", "image-retrieval", "embeddings", config["method"]["name"]],
         base_model=_base_model(config["backbone"]),
         license=license,
-        model_name=place.rpartition("/")[2] if results else None,
+        model_name=(own_name if place == _HERE else place.rpartition("/")[2]) if results else None,
         eval_results=results or None,
     )
     return str(data.to_yaml())

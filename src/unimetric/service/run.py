@@ -115,7 +115,7 @@ class Runner:
         with self._lock:
             self._server = server
             server.should_exit = self._stopped
-        # A second Ctrl-C cancels what is under way, which is no error.
+        # A second Ctrl-C cancels what is under way, which is not an error.
         logging.getLogger("uvicorn.error").addFilter(lambda record: not server.force_exit)
         server.run(sockets=[listening])
         if self._failure is not None:

@@ -140,7 +140,7 @@ class Follower:
         return Model(index, batcher)
 
     def _release(self, now: float) -> None:
-        """Let go of the models whose time is over, so that their memory is free."""
+        """Release the models that are no longer in use, to free their memory."""
         while self._replaced and self._replaced[0][0] <= now:
             _, before, shares_batcher = self._replaced.pop(0)
             if not shares_batcher:

@@ -33,7 +33,7 @@ export const named = (item) => item.label || "no label";
 export const similarity = (score) => score.toFixed(2).replace("-", "−").replace(/^−0\.00$/, "0.00");
 
 export function explained({ confidence }) {
-  if (confidence === null) return "This catalogue was not calibrated, so there is no measure of how much that is.";
+  if (confidence === null) return "This catalogue was not calibrated, so this number has no measured meaning.";
   const share = Math.round(confidence * 100);
   return `When the catalogue was calibrated, ${share} % of the answers that were as similar were right.`;
 }

@@ -46,8 +46,8 @@ export function timeLeft(seconds) {
 function words({ phase, done, total, seconds_left: left, problem, folder }) {
   if (phase === "waiting") return "The model is being loaded; then your pictures are indexed.";
   if (phase === "reading") return `Looking for pictures in ${folder}`;
-  if (phase === "failed") return `The pictures could not all be indexed: ${problem}. Start the service again to go on.`;
-  if (phase === "stopped") return "Indexing was stopped. The next start of the service goes on.";
+  if (phase === "failed") return `The pictures could not all be indexed: ${problem}. Start the service again to continue.`;
+  if (phase === "stopped") return "Indexing was stopped. The next start of the service continues it.";
   if (phase === "done") return `The indexing has ended: ${counted(done, "picture", "pictures")}.`;
   const time = left === null ? "" : `, ${timeLeft(left)}`;
   return `Indexing: ${number(done)} of ${counted(total, "picture", "pictures")}${time}. You can search already.`;
