@@ -177,6 +177,22 @@ def test_accepted_findings_make_a_manifest(faulty, tmp_path: Path) -> None:
     assert {(row["label"], row["dataset"], row["split"]) for row in kept} == {(i.label, "set", i.role) for i in items}
 
 
+@pytest.mark.parametrize("role", [None, "test"])
+def test_classes_without_images_move_the_halves(role: str | None, tmp_path: Path) -> None:
+    """Without a split, training divides the classes that are left."""
+    findings = [{"kind": "unreadable", "images": [0], "drop": [0], "relabel": None}]
+    audit = {
+        "items": [[f"/x/{label}.png", label, "set", role, []] for label in "abc"],
+        "findings": findings,
+        "doubts": [],
+    }
+    (tmp_path / "audit.json").write_text(json.dumps(audit))
+    for accepted, emptied in (([], ()), ([0], () if role else (("set", "a"),))):
+        (tmp_path / "decisions.json").write_text(json.dumps({"accepted": accepted}))
+        outcome = apply_decisions(tmp_path / "audit.json", tmp_path / "decisions.json", tmp_path / "clean.csv")
+        assert outcome.emptied == emptied
+
+
 def test_relabelling_and_its_contradictions(tmp_path: Path) -> None:
     items = [{"path": "/x/1.png"}, {"path": "/x/2.png"}]
     audit = {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from unimetric.arguments import Group, PositiveInt, Without
 from unimetric.config import MAX_IMAGE_SIZE, DeviceConfig
 from unimetric.config_values import refuse_without_effect, require
-from unimetric.errors import OptionError
+from unimetric.errors import OptionError, shown
 from unimetric.files import check_writable, make_folder, write_text
 from unimetric.models.source import ModelSource
 
@@ -105,12 +105,20 @@ def _audit(sources: Sequence[str], folder: Path, source: ModelSource, size: int,
 
 def _apply(folder: Path, sources: Sequence[str], decisions: Path, manifest: Path | None, doubtful: float | None) -> int:
     from unimetric.curation.decisions import AUDIT_FILE, apply_decisions
-    from unimetric.progress import log_status
+    from unimetric.progress import log_notes, log_status
 
     if sources:
         raise OptionError(f"--apply takes no sources, got {sources[0]}: the audit in --out knows its own")
     out = manifest if manifest is not None else folder / "clean.csv"
     outcome = apply_decisions(folder / AUDIT_FILE, decisions, out, doubtful)
+    if outcome.emptied:
+        (dataset, label), more = outcome.emptied[0], len(outcome.emptied) - 1
+        others = f" and {more} more classes" if more else ""
+        note = (
+            f"no image is left of {shown(label)} of {shown(dataset)}{others}: the half of the classes that trains is "
+            f"another one now; audit {out} again for leaks"
+        )
+        log_notes([note])
     log_status(
         f"{out} lists {outcome.kept:,} images; {outcome.dropped:,} are left out, {outcome.relabelled:,} have another "
         f"label. Train on it with: unimetric train {out}"

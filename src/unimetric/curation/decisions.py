@@ -22,11 +22,14 @@ class Outcome:
         kept: Images in the manifest.
         dropped: Images that it does not list.
         relabelled: Images with a new label in it.
+        emptied: Classes without an image in it, (dataset, label), if no source gave a split: without them, the first
+            half of the classes that trains is another one.
     """
 
     kept: int
     dropped: int
     relabelled: int
+    emptied: tuple[tuple[str, str], ...] = ()
 
 
 def write_audit(
@@ -105,7 +108,9 @@ def apply_decisions(audit: Path, decisions: Path, out: Path, doubtful: float | N
             )
         table.append((str(item.path.absolute()), label, item.dataset, *([item.role or ""] if has_split else [])))
     write_text(out, csv_text(table))
-    return Outcome(len(rows), len(dropped), len([place for place in relabelled if place not in dropped]))
+    left = {(item.dataset, relabelled.get(place, item.label)) for place, item in rows}
+    emptied = () if has_split else tuple(sorted({(item.dataset, item.label) for item in items} - left))
+    return Outcome(len(rows), len(dropped), len([place for place in relabelled if place not in dropped]), emptied)
 
 
 def _dropped(accepted: Sequence[dict[str, Any]]) -> set[int]:
