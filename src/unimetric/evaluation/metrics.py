@@ -15,7 +15,7 @@ products (about 20 ms for a query against 100,000 items on one core), so it is c
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from unimetric.evaluation.distances import Distance, make_distance
 from unimetric.evaluation.labels import LabelSets
+from unimetric.evaluation.per_query import QueryResults
 from unimetric.evaluation.rows import Rows, SelectedRows, Tiling
 from unimetric.evaluation.top_k import Gallery, TopK, find
 
@@ -136,32 +137,9 @@ def score_hits(hits: Tensor, positives: Tensor, ks: Sequence[int]) -> dict[str, 
     return scores
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """Scores of every query, its nearest neighbour, and its highest similarities to right and wrong items."""
-
-    scores: dict[str, Tensor]
-    """"recall@k" for each k, "map@r" and "r-precision": shape [Q], float64, from 0 to 1; NaN for a query without a
-    positive."""
-    nearest: Tensor
-    """The gallery row of the nearest neighbour, shape [Q], int64; -1 where the gallery holds only the query itself."""
-    best_positive: Tensor
-    """The highest similarity to a positive, shape [Q], float64, from ``distance.similarities``; NaN for none."""
-    best_negative: Tensor
-    """The highest similarity to an item of another class, likewise."""
-
-    @classmethod
-    def nothing(cls, queries: int, ks: Sequence[int]) -> "Judgement":
-        """Return the result for queries that were not scored."""
-        missing = torch.full((queries,), torch.nan, dtype=torch.float64)
-        names = [*(f"recall@{k}" for k in ks), "map@r", "r-precision"]
-        scores = {name: missing.clone() for name in names}
-        return cls(scores, torch.full((queries,), -1), missing.clone(), missing.clone())
-
-
 def judge_both(
     retrieval: Retrieval, datasets: tuple[Tensor, Tensor] | None, ks: Sequence[int], tiling: Tiling
-) -> tuple[Judgement, Judgement]:
+) -> tuple[QueryResults, QueryResults]:
     """Find every query's neighbours in its dataset's part of the gallery and in all of it, and judge them, in one pass.
 
     Each query gets as many neighbours as its scores need: the largest k, or R + 1 if that is more. One of R + 1 is of
@@ -170,16 +148,16 @@ def judge_both(
     Args:
         retrieval: Q queries, G gallery items; either may be none. A positive is of the query's dataset.
         datasets: The numbers, int64 from 0, of each query's dataset [Q] and of each gallery item's [G]; without them,
-            every query searches the whole gallery and both judgements are the same.
+            every query searches the whole gallery and both results are the same.
         ks: The k of each Recall@k, at least 1 each. One larger than the gallery takes all of it.
         tiling: Tile sizes, device and memory.
 
     Returns:
-        The judgements by the separate and the unified protocol.
+        The results by the separate and the unified protocol.
     """
     positives = retrieval.positives()
-    unified = Judgement.nothing(len(retrieval.queries), ks)
-    separate = unified if datasets is None else Judgement.nothing(len(retrieval.queries), ks)
+    unified = _no_results(len(retrieval.queries), ks)
+    separate = unified if datasets is None else _no_results(len(retrieval.queries), ks)
     gallery = Gallery.of(retrieval.gallery, retrieval.distance, None if datasets is None else datasets[1])
     codes = torch.zeros_like(positives) if datasets is None else datasets[0]
     for rows, width in _blocks(retrieval, positives, codes, max(ks), tiling):
@@ -189,25 +167,39 @@ def judge_both(
         if datasets is not None:
             _judge(retrieval, rows, positives[rows], found.separate, ks, separate)
     # All positives are of the query's dataset, so the best positive is the same under both protocols.
-    unified.best_positive[:] = separate.best_positive
-    missed = ((positives > 0) & unified.best_positive.isnan()).nonzero()[:, 0]
-    unified.best_positive[missed] = _best_positives(retrieval, missed, tiling)
-    separate.best_positive[:] = unified.best_positive
-    return separate, unified
+    best_positive = torch.from_numpy(separate.best_positive)
+    missed = ((positives > 0) & best_positive.isnan()).nonzero()[:, 0]
+    best_positive[missed] = _best_positives(retrieval, missed, tiling)
+    reported = retrieval.distance.reported
+    best = reported(best_positive).numpy()
+    negatives = (reported(torch.from_numpy(results.best_negative)).numpy() for results in (separate, unified))
+    return (
+        replace(separate, best_positive=best, best_negative=next(negatives)),
+        replace(unified, best_positive=best.copy(), best_negative=next(negatives)),
+    )
+
+
+def _no_results(queries: int, ks: Sequence[int]) -> QueryResults:
+    """Return the results of queries that were not scored."""
+    names = [*(f"recall@{k}" for k in ks), "map@r", "r-precision"]
+    *scores, positive, negative = np.full((len(names) + 2, queries), np.nan)
+    return QueryResults(dict(zip(names, scores, strict=True)), np.full(queries, -1), positive, negative)
 
 
 def _judge(
-    retrieval: Retrieval, rows: Tensor, positives: Tensor, found: TopK, ks: Sequence[int], judgement: Judgement
+    retrieval: Retrieval, rows: Tensor, positives: Tensor, found: TopK, ks: Sequence[int], results: QueryResults
 ) -> None:
-    """Record the results of some queries in ``judgement``."""
+    """Record the results of some queries, with similarities that are still to be reported."""
     there = found.rows >= 0
     right = retrieval.are_positives(rows, found.rows) & there
-    judgement.nearest[rows] = found.rows[:, 0]
-    judgement.best_positive[rows] = _first(found.values, right)
-    judgement.best_negative[rows] = _first(found.values, ~right & there)
+    # NumPy would take a tensor with one entry for a number.
+    places = rows.numpy()
+    results.nearest[places] = found.rows[:, 0]
+    results.best_positive[places] = _first(found.values, right)
+    results.best_negative[places] = _first(found.values, ~right & there)
     # A query without a positive has no value; R = 1 only avoids a division by zero.
     for name, score in score_hits(right, positives.clamp(min=1), ks).items():
-        judgement.scores[name][rows] = torch.where(positives > 0, score, torch.nan)
+        results.scores[name][places] = torch.where(positives > 0, score, torch.nan)
 
 
 def _first(similarities: Tensor, wanted: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ Protocol = Literal["separate", "unified"]
 class QueryResults:
     """Results of Q queries under one protocol, in the order of the queries."""
 
-    scores: Mapping[str, Floats]
+    scores: dict[str, Floats]
     """"recall@1" and the other requested k, "map@r" (average precision at R), "r-precision", and "map" (average
     precision) if requested: each of shape [Q], from 0 to 1; NaN for a query without a positive."""
     nearest: Integers

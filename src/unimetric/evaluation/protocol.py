@@ -25,6 +25,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -40,7 +42,7 @@ from unimetric.evaluation.labels import (
     self_indices_of,
     warn_of_twins,
 )
-from unimetric.evaluation.metrics import Judgement, Retrieval, average_precisions, judge_both
+from unimetric.evaluation.metrics import Retrieval, average_precisions, judge_both
 from unimetric.evaluation.neighbours import compared
 from unimetric.evaluation.per_query import PerQuery, QueryResults
 from unimetric.evaluation.report import Counts, DatasetCounts, Report, summarise
@@ -263,8 +265,8 @@ def _report(
     metrics = [*(f"recall@{k}" for k in ks), "map@r", "r-precision"]
     if mean_average_precision:
         metrics.append("map")
-        for judgement in (separate, unified):
-            judgement.scores["map"] = torch.full((len(queries.rows),), torch.nan, dtype=torch.float64)
+        for results in (separate, unified):
+            results.scores["map"] = np.full(len(queries.rows), np.nan)
     parts, counts = {}, {}
     for code, name in enumerate(names):
         rows, gallery_rows = (query_datasets == code), (gallery_datasets == code)
@@ -273,11 +275,11 @@ def _report(
             part = rows.nonzero()[:, 0], gallery_rows.nonzero()[:, 0]
             parts[name] = retrieval.restrict(*part)
             if mean_average_precision:
-                separate.scores["map"][part[0]] = average_precisions(parts[name], tiling)
+                separate.scores["map"][part[0].numpy()] = average_precisions(parts[name], tiling)
         else:
-            _forget(separate, rows)
+            _forget(separate, rows.numpy())
     if mean_average_precision and not alone:
-        unified.scores["map"] = average_precisions(retrieval, tiling)
+        unified.scores["map"] = average_precisions(retrieval, tiling).numpy()
     per_query = PerQuery(
         datasets=tuple(names),
         classes=tuple(dict.fromkeys([*queries.classes(), *gallery.classes()])),
@@ -285,8 +287,8 @@ def _report(
         gallery_datasets=gallery_datasets.numpy(),
         query_classes=query_classes.numpy(),
         gallery_classes=gallery_classes.numpy(),
-        separate=_results(separate, distance),
-        unified=_results(unified, distance),
+        separate=separate,
+        unified=unified,
     )
     counted = Counts(
         queries=len(queries.rows),
@@ -314,20 +316,11 @@ def _check_positives(has_positive: Tensor, queries: _Side, strict: bool) -> None
         )
 
 
-def _forget(judgement: Judgement, rows: Tensor) -> None:
+def _forget(results: QueryResults, rows: npt.NDArray[np.bool_]) -> None:
     """Reset the results of some queries to those of queries that were not scored."""
-    for values in (*judgement.scores.values(), judgement.best_positive, judgement.best_negative):
-        values[rows] = torch.nan
-    judgement.nearest[rows] = -1
-
-
-def _results(judgement: Judgement, distance: Distance) -> QueryResults:
-    return QueryResults(
-        scores={name: values.numpy() for name, values in judgement.scores.items()},
-        nearest=judgement.nearest.numpy(),
-        best_positive=distance.reported(judgement.best_positive).numpy(),
-        best_negative=distance.reported(judgement.best_negative).numpy(),
-    )
+    for values in (*results.scores.values(), results.best_positive, results.best_negative):
+        values[rows] = np.nan
+    results.nearest[rows] = -1
 
 
 def _dataset_names(datasets: Sequence[Hashable]) -> list[str]:
