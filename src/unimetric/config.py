@@ -330,7 +330,7 @@ class DeviceConfig:
         processes: Processes on this machine, one per device. On a CPU any number works. The batch is divided among all
             processes, and the result does not depend on their number.
         machines: Machines that train together; the command is started on each. Each has as many processes.
-        precision: auto (bf16 if the processor has it), bf16, fp32 or int8. ``auto`` is else fp32. ``int8`` is for
+        precision: auto (bf16 if the processor has it), bf16, fp32 or int8. ``auto`` is fp32 otherwise. ``int8`` is for
             embedding on a CPU, and never automatic.
     """
 

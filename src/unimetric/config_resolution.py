@@ -22,6 +22,10 @@ def typed_config(values: Mapping[str, Any], origin: str) -> RunConfig:
     return run_config(checked_options(values, origin), origin)
 
 
+_MODEL_FILES = ("config.json", "config.yaml", "model/config.json")
+"""One of these lies in a model's or a run's folder."""
+
+
 def checked_options(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
     """The same options after a check of names, types and ranges."""
     check_names(RunConfig, values, origin)
@@ -50,6 +54,11 @@ def base_options(given: Mapping[str, Any]) -> dict[str, Any]:
     trained = ensemble[0] if ensemble else given.get("model_folder")
     typed = [name for name in given.get("model", {}) if name != "weights"]
     if trained and typed:
+        place = user_path(trained)
+        if place.is_dir() and not any((place / name).is_file() for name in _MODEL_FILES):
+            raise OptionError(
+                f"--model.{typed[0]}: {trained} is not a trained model; write --data.sources '[{trained}]'"
+            )
         raise OptionError(
             f"--model.{typed[0]}: {trained} is a trained model with options of its own; leave this option out"
         )

@@ -121,7 +121,8 @@ def test_frozen_backbone_without_a_model(sources: list[Path], tmp_path: Path) ->
     [
         (["--out", "OUT", "--data.sources", "[A]"], "without a trained model only frozen can be measured"),
         (["--model.method", "frozen"], "--out is missing"),
-        (["RUN", "--model.method", "frozen", "--out", "OUT"], "--model.method: "),
+        (["RUN", "--model.method", "frozen", "--out", "OUT"], "is a trained model with options of its own"),
+        (["A", "--model.method", "frozen", "--out", "OUT"], "is not a trained model; write --data.sources"),
         (["RUN", "--model.image_size=64", "--out", "OUT"], "--model.image_size: "),
         (["RUN", "--out", "OUT", "--data.split", "train-only"], "no image is left to measure"),
         (["A", "--out", "OUT", "--data.sources", "[A]"], "config.json does not exist"),

@@ -105,7 +105,7 @@ def print_inspection(inspection: Inspection, console: Console | None = None) -> 
         table.add_row(*map(Text, values))
     console.print(table)
     if folder:
-        console.print(Text(f"images in {folder}"), soft_wrap=True)
+        console.print(Text(f"Paths of images are relative to {folder}."), soft_wrap=True)
     if inspection.prompt_weights is None:
         return
     console.print(Text("weights of the prompts", style="bold"))
