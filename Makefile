@@ -2,12 +2,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 AUDIT := build/audit
+TEST_PROCESSES ?= 2
 SOAK_SECONDS ?= 600
 SOAK_SEED ?= 1
 SOAK_KILLS ?= 1000
 SOAK_POINTS ?= 10000
 # One thread a process, and the tests and all commands that they start may keep their bytecode.
-PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
 
 .PHONY: demo test soak docs bench audit wheels clean
 

@@ -108,7 +108,7 @@ def test_methods_and_families(case, family, kind, onnx_folder, tmp_path):
     assert about["geometry"] == {"name": "sphere"}
 
 
-@pytest.mark.parametrize("kind", ["onnx", pytest.param("torch", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kind", ["torch", pytest.param("onnx", marks=pytest.mark.soak)])
 def test_an_ensemble_in_the_ball(kind, tmp_path):
     members = [hyperbolic(1), hyperbolic(2)]
     about = exported(Ensemble(members), tmp_path, kind)

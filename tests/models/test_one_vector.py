@@ -69,7 +69,8 @@ def test_sizes_of_real_models(precision):
     check_one_vector(embedder.inference_form(precision), 112, 12, (1, 4))
 
 
-@pytest.mark.parametrize("case", ["puma", pytest.param("lora on all", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("case", ["puma", "lora on all"])
 def test_int8(case):
     pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
     embedder = embedder_of(case, "augreg")
