@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from unimetric.errors import UserError
-from unimetric.evaluation import LabelWarning, evaluate
+from unimetric.evaluation import CopyWarning, LabelWarning, evaluate
 from unimetric.evaluation.labels import as_hashables, factorize
 
 
@@ -150,3 +150,21 @@ def test_unusual_tensors_are_refused_in_one_line(tensor: Any, message: str) -> N
         evaluate(tensor(VECTORS), ["a", "a", "b", "b"], ["d"] * 4)
     with pytest.raises(UserError, match=f"^labels: {message}"):
         evaluate(VECTORS, tensor(torch.tensor([0.0, 0.0, 1.0, 1.0])), ["d"] * 4)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean", "poincare"])
+def test_queries_that_find_themselves_are_warned_of(distance: str) -> None:
+    """Without ids, a gallery that holds the queries makes every nearest neighbour right."""
+    vectors = np.random.default_rng(0).uniform(-1, 1, size=(12, 7))
+    labels, datasets, ids = list("abcabcabcabc"), ["d"] * 12, list(range(12))
+    options: dict[str, Any] = {"distance": distance, "resamples": 1}
+    with pytest.warns(CopyWarning, match="12 of 12 queries have the same vector as a gallery item: .* give ids"):
+        assert evaluate(vectors, labels, datasets, (vectors, labels, datasets), **options).unified["recall@1"] == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        alone = evaluate(vectors, labels, datasets, **options).unified
+        assert (
+            evaluate(vectors, labels, datasets, (vectors, labels, datasets, ids), ids=ids, **options).unified == alone
+        )
+        # A few copies are usual.
+        evaluate(vectors[:6], labels[:6], datasets[:6], (vectors[4:], labels[4:], datasets[4:]), **options)

@@ -21,13 +21,14 @@ Most callers need `evaluate` alone. The modules, each importing only those above
 from unimetric.evaluation.labels import LabelWarning
 from unimetric.evaluation.neighbours import nearest_neighbours
 from unimetric.evaluation.per_query import PerQuery
-from unimetric.evaluation.protocol import evaluate
+from unimetric.evaluation.protocol import CopyWarning, evaluate
 from unimetric.evaluation.report import Report
 from unimetric.evaluation.statistics import PairedComparison, paired_bootstrap
 from unimetric.evaluation.thresholds import Calibration, calibrate
 
 __all__ = [
     "Calibration",
+    "CopyWarning",
     "LabelWarning",
     "PairedComparison",
     "PerQuery",

@@ -8,9 +8,10 @@ Labels are compared within their dataset by Python's ``==``; a `LabelWarning` na
 white space, Unicode form, or as 0 and "0.0". If one label is a frozenset, every image has a set of labels (others are
 the only one of theirs), and a gallery item that shares one with the query is a positive.
 
-A gallery item with the query's own id is excluded from its results. With a gallery but no ids, nothing is excluded.
-Without a gallery, every query searches all the others, with or without ids. Among equally similar gallery items, the
-one in the lower row comes first. Tile sizes, memory and device do not change the result.
+A gallery item with the query's own id is excluded from its results. With a gallery but no ids, nothing is excluded; a
+`CopyWarning` follows if half of the queries or more have their own vector in it. Without a gallery, every query
+searches all the others, with or without ids. Among equally similar gallery items, the one in the lower row comes first.
+Tile sizes, memory and device do not change the result.
 
 >>> vectors = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.5, 0.5], [0.0, 1.0]])
 >>> report = evaluate(vectors, ["cat", "cat", "dog", "dog"], ["pets"] * 4)
@@ -21,6 +22,7 @@ one in the lower row comes first. Tile sizes, memory and device do not change th
 """
 
 import numbers
+import warnings
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -49,6 +51,14 @@ from unimetric.evaluation.report import Counts, DatasetCounts, Report, summarise
 from unimetric.evaluation.rows import GALLERY_TILE, MEMORY, QUERY_TILE, Rows, Tiling, check_count
 from unimetric.evaluation.statistics import RESAMPLES
 from unimetric.evaluation.vectors import Vectors
+
+
+class CopyWarning(UserWarning):
+    """Queries that seem to be gallery items themselves, and find themselves."""
+
+
+_EQUAL = {"cosine": 1 - 1e-6, "euclidean": 0.0, "poincare": -1e-5}
+"""The least similarity of equal vectors, by the distance: they are rounded."""
 
 Gallery = tuple[Vectors, Hashables, Hashables] | tuple[Vectors, Hashables, Hashables, Hashables | None]
 """Vectors, labels, datasets and optionally ids of the gallery."""
@@ -111,7 +121,22 @@ def evaluate(
     check_kind("curvature", curvature, numbers.Real, "a number")
     comparison = _compare(vectors, labels, datasets, gallery, ids, gallery_ids, (distance, curvature, memory))
     warn_of_twins(comparison.queries.classes(), comparison.gallery.classes())
-    return _report(comparison, depths, mean_average_precision, tiling, strict, int(resamples), int(seed))
+    report = _report(comparison, depths, mean_average_precision, tiling, strict, int(resamples), int(seed))
+    if gallery is not None and ids is None:
+        _warn_of_copies(report.per_query.unified, _EQUAL[distance])
+    return report
+
+
+def _warn_of_copies(results: QueryResults, equal: float) -> None:
+    best = np.fmax(results.best_positive, results.best_negative)
+    count = int((best >= equal).sum())
+    if 2 * count >= len(best):
+        warnings.warn(
+            f"{count} of {len(best)} queries have the same vector as a gallery item: if they are the same images, give "
+            "ids and gallery_ids, so that a query does not find itself, or leave out a gallery that is the queries",
+            CopyWarning,
+            stacklevel=3,
+        )
 
 
 @dataclass(frozen=True)
