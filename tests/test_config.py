@@ -53,7 +53,8 @@ def test_round_trip_through_a_run_folder(tmp_path: Path) -> None:
     }
     config = run_config(values, "here")
     folder = RunFolder(tmp_path / "run")
-    folder.create(config)
+    with folder.new_run(config):
+        pass
     assert folder.read_config() == config
     assert run_config(asdict(config), "here") == config
 

@@ -111,29 +111,19 @@ class WorkerLoader(Generic[T_co]):
     def close(self) -> None:
         """Kill the workers, which have nothing to lose and may hang."""
         atexit.unregister(self.close)
-        workers = self._workers()
-        with _unreported_ends():
-            for worker in workers:
-                worker.kill()
-            for worker in workers:
-                worker.join(_GRACE)
+        workers, iterator = self._workers(), cast("Any", self._loader._iterator)
+        if workers:
+            # Otherwise torch reports the death of each.
+            torch._C._remove_worker_pids(id(iterator))
+            iterator._worker_pids_set = False
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.join(_GRACE)
         self._loader._iterator = None
 
     def _workers(self) -> list[multiprocessing.Process]:
         return list(getattr(self._loader._iterator, "_workers", []))
-
-
-@contextmanager
-def _unreported_ends() -> Iterator[None]:
-    """While active, torch's handler does not report workers that end by a signal."""
-    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, handler)
 
 
 @contextmanager

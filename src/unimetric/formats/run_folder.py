@@ -78,21 +78,12 @@ class RunFolder:
             raise UserError(f"{self.path} holds a run already: choose another --out, or {self.how_to_resume}")
         check_writable(self.path)
 
-    def create(self, config: RunConfig) -> None:
-        """Make the folder and write the configuration.
-
-        Raises:
-            UserError: a run is there already, or no permission.
-        """
-        self.refuse_new_run()
-        make_folder(self.path)
-        self.write_config(config)
-
     @contextmanager
     def new_run(self, config: RunConfig) -> Iterator[None]:
-        """Call `create` and `locked`; an error before the first checkpoint removes everything that the run made.
+        """Make the folder, write the configuration, and call `locked`.
 
-        Interruption and the death of another process keep them, so that the run can be resumed.
+        An error before the first checkpoint removes everything that the run made. Interruption and the death of another
+        process keep it, so that the run can be resumed.
 
         Raises:
             UserError: a run is there already, or no permission.
@@ -101,7 +92,9 @@ class RunFolder:
         names = (_LOCK, "config.yaml", "log.jsonl", "loggers.json", "tensorboard", "csv", "wandb")
         made = [path for name in names if not (path := self.path / name).exists()]
         try:
-            self.create(config)
+            self.refuse_new_run()
+            make_folder(self.path)
+            self.write_config(config)
             with self.locked():
                 yield
         except ProcessLost:
