@@ -11,9 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from unimetric.search.conditions import Condition
-from unimetric.search.effort import MeasuredEffort, chosen_effort, effort_under_condition, partitions
+from unimetric.search.effort import EXACT_BELOW, MeasuredEffort, chosen_effort, effort_under_condition, partitions
 from unimetric.search.items import no_item
-from unimetric.search.maintenance import EXACT_BELOW
 from unimetric.search.scoring import SPARE, Vectors, ball_of, best_first, cosines, rounding, vectors_of
 from unimetric.search.stores.base import Effort, Store
 from unimetric.search.vector_search import NearestRows, VectorSearch

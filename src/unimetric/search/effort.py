@@ -13,6 +13,9 @@ import numpy as np
 from unimetric.search.scoring import Vectors, unit, vectors_of
 from unimetric.search.stores.base import Effort, Store
 
+EXACT_BELOW = 50_000
+"""With fewer rows, every query is compared with all of them."""
+
 RECALL = 0.98
 """Minimum share of the exact nearest rows that a search finds."""
 

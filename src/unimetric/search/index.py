@@ -15,9 +15,9 @@ from unimetric.models.source import ModelSource
 from unimetric.search.conditions import Condition, all_of, at_or_below
 from unimetric.search.guarantee import Guarantee
 from unimetric.search.items import Added, Match, NewItem
-from unimetric.search.maintenance import Maintenance
+from unimetric.search.maintenance import Maintained
 from unimetric.search.model import check_embedder, create_for_model, source_of
-from unimetric.search.query import Searcher, row_columns
+from unimetric.search.query import row_columns
 from unimetric.search.rows import metadata_kinds, named, signatures, stored_path
 from unimetric.search.stores import open_store
 from unimetric.search.stores.base import Store
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @check_arguments
-class SearchIndex(Searcher):
+class SearchIndex(Maintained):
     """Images of one or more datasets that are searched by an image, a vector, or one of themselves.
 
     Several threads and processes may search and write at once. Use it in a ``with`` block, or `close` it.
@@ -43,8 +43,7 @@ class SearchIndex(Searcher):
     ) -> None:
         super().__init__(store, false_match_rate)
         self._source, self._embedder = source, embedder
-        self._loading, self._adding = threading.Lock(), threading.RLock()
-        self._maintenance = Maintenance(store, self._adding, self._is_hyperbolic)
+        self._loading = threading.Lock()
         if embedder is not None:
             check_embedder(store, own_model(embedder))
 
@@ -114,7 +113,6 @@ class SearchIndex(Searcher):
 
     def close(self) -> None:
         """Release the files and the model; everything added is on the disk already."""
-        self._maintenance.wait()
         super().close()
         self._embedder = None
 
@@ -184,7 +182,7 @@ class SearchIndex(Searcher):
         Raises:
             ArgumentError: an empty dataset name, or metadata that does not fit the columns there are.
         """
-        with self._adding:
+        with self._writing:
             tasks = named(items)
             # Of two with the same dataset and path, keep the later one.
             latest = {task.id: task for task in tasks}
@@ -192,7 +190,7 @@ class SearchIndex(Searcher):
             known = signatures(self._store.rows_of(list(latest), self._signature_columns, newest=True))
             progress = self.writer(kinds, known, rule=ONCE).write(list(latest.values()), batch_size)
         if progress.written:
-            self._maintenance.start_if_due()
+            self._start_maintaining()
         ids = tuple(None if task.id in progress.refused else task.id for task in tasks)
         return Added(ids, progress.written, progress.unchanged, tuple(progress.refused.values()))
 
@@ -210,23 +208,8 @@ class SearchIndex(Searcher):
             raise ArgumentError("nothing to delete is named; give ids, dataset or path")
         within = None if dataset is None else self._in_dataset(dataset)
         below = None if path is None else at_or_below(stored_path(path))
-        with self._adding:
+        with self._writing:
             return delete_rows(self._store, all_of([within, below]), ids)
-
-    def optimise(self) -> None:
-        """Merge small files, drop deleted rows, and make or refresh the index by the size of the database."""
-        self._maintenance.optimise()
-
-    def build_index(self, kind: str = "auto") -> str:
-        """Rebuild the approximate index, and return its kind: ``ivf-pq``, ``hnsw``, or ``none``, which drops it.
-
-        ``auto`` chooses by the number of rows.
-
-        Raises:
-            ArgumentError: unknown kind.
-            UserError: too few rows for it, or a hyperbolic model.
-        """
-        return self._maintenance.build(kind)
 
     def signature_rows(self, where: Condition) -> pa.Table:
         """Return the columns that a `signature` is made of, of the rows that meet a condition."""
@@ -234,17 +217,13 @@ class SearchIndex(Searcher):
 
     def merge(self, rows: pa.Table) -> None:
         """Write rows of `rows_table` in one commit; they replace rows of the same ids."""
-        with self._adding:
+        with self._writing:
             self._store.merge(rows)
 
     def writer(self, kinds: Mapping[str, str], known: Mapping[str, tuple[str, bytes]], **options: Any) -> Writer:
         """Return a writer of named items of distinct ids; the arguments are those of `Writer`."""
         load = partial(writing_model, self._store, lambda: self.embedder)
         return Writer(self._store, load, self._source.device.precision, self.fingerprint, kinds, known, **options)
-
-    def maintain(self) -> bool:
-        """Run `optimise` if the database has grown to need an index, or many rows are not in it yet."""
-        return self._maintenance.run_if_due()
 
     @property
     def _signature_columns(self) -> list[str]:

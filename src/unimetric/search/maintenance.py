@@ -1,17 +1,13 @@
 """Maintenance of a database's approximate index: its kind, the time to rebuild it, and the rebuild itself."""
 
 import threading
-from contextlib import AbstractContextManager
 from dataclasses import asdict
-from typing import Any
 
-from unimetric.errors import ArgumentError, UserError, nearest_names
-from unimetric.search.effort import measure_efforts, partitions
+from unimetric.errors import ArgumentError, UserError, check_arguments, nearest_names
+from unimetric.search.effort import EXACT_BELOW, measure_efforts, partitions
 from unimetric.search.errors import UnsupportedError
+from unimetric.search.query import Searcher
 from unimetric.search.stores.base import Store
-
-EXACT_BELOW = 50_000
-"""With fewer rows, every query is compared with all of them."""
 
 KINDS = ("auto", "ivf-pq", "hnsw", "none")
 """The names of indexes; ``auto`` is the one that the number of rows calls for."""
@@ -20,30 +16,35 @@ _FEWEST = 256
 """Rows that an index is trained on, at least."""
 
 
-def kind_for(rows: int, approximate: str = "ivf-pq") -> str:
-    """Return the index that a number of rows calls for.
+@check_arguments
+class Maintained(Searcher):
+    """Searches in a database whose files and approximate index it maintains.
 
-    >>> kind_for(49_999), kind_for(1_000_000)
-    ('none', 'ivf-pq')
-    """
-    return "none" if rows < EXACT_BELOW else approximate
-
-
-class Maintenance:
-    """Keeps the approximate index of one database; ``writing`` is held by all that this process writes.
-
-    With ``exact_only`` there is none, as for the distance of a hyperbolic model.
+    There is no such index for the distance of a hyperbolic model, nor for vectors of another type than float32.
     """
 
-    def __init__(self, store: Store, writing: AbstractContextManager[Any], exact_only: bool) -> None:
-        self._store = store
-        self._writing = writing
-        self._hyperbolic = exact_only
-        self._exact_only = exact_only or store.about.get("vector_type", "float32") != "float32"
-        self._thread: threading.Thread | None = None
+    def __init__(self, store: Store, false_match_rate: float | None = None) -> None:
+        super().__init__(store, false_match_rate)
+        self._exact_only = self._is_hyperbolic or store.about.get("vector_type", "float32") != "float32"
+        self._writing = threading.RLock()
+        """Held by all that this process writes."""
+        self._maintaining: threading.Thread | None = None
 
-    def build(self, kind: str = "auto") -> str:
-        """Rebuild the index, measure its effort, and return its kind; see `SearchIndex.build_index`."""
+    def close(self) -> None:
+        """Release the files and the vectors in memory, once the approximate index that is being made is there."""
+        if self._maintaining is not None:
+            self._maintaining.join()
+        super().close()
+
+    def build_index(self, kind: str = "auto") -> str:
+        """Rebuild the approximate index, and return its kind: ``ivf-pq``, ``hnsw``, or ``none``, which drops it.
+
+        ``auto`` chooses by the number of rows.
+
+        Raises:
+            ArgumentError: unknown kind.
+            UserError: too few rows for it, or a hyperbolic model.
+        """
         with self._writing:
             rows = self._store.count()
             chosen = self._checked(kind, rows)
@@ -60,7 +61,7 @@ class Maintenance:
             return chosen
 
     def optimise(self) -> None:
-        """Merge small files, and make or refresh the index by the size of the database."""
+        """Merge small files, drop deleted rows, and make or refresh the index by the size of the database."""
         with self._writing:
             rows, record = self._store.count(), self._store.about["index"]
             grown = rows >= 4 * record["rows"]
@@ -71,26 +72,21 @@ class Maintenance:
             else:
                 # Rebuild, because after LanceDB's own refresh an IVF-PQ index takes nearly twice the time for every
                 # search (measured with a million rows), and rebuilding takes seconds.
-                self.build("auto" if grown else record["kind"])
+                self.build_index("auto" if grown else record["kind"])
 
-    def run_if_due(self) -> bool:
-        """`optimise` where a size was reached that calls for an index, or many rows are not in it yet."""
+    def maintain(self) -> bool:
+        """Run `optimise` if the database has grown to need an index, or many rows are not in it yet."""
         if not self._is_due():
             return False
         self.optimise()
         return True
 
-    def start_if_due(self) -> None:
-        """Call `run_if_due` in a separate thread, so that adding an image does not wait for an index."""
-        running = self._thread is not None and self._thread.is_alive()
+    def _start_maintaining(self) -> None:
+        """Call `maintain` in a separate thread, so that adding an image does not wait for an index."""
+        running = self._maintaining is not None and self._maintaining.is_alive()
         if not running and self._is_due():
-            self._thread = threading.Thread(target=self.run_if_due, name="search-index")
-            self._thread.start()
-
-    def wait(self) -> None:
-        """Wait for that thread."""
-        if self._thread is not None:
-            self._thread.join()
+            self._maintaining = threading.Thread(target=self.maintain, name="search-index")
+            self._maintaining.start()
 
     def _is_due(self) -> bool:
         if self._exact_only:
@@ -107,9 +103,9 @@ class Maintenance:
         if kind not in KINDS:
             raise ArgumentError(f"unknown kind of index {kind!r}; {nearest_names(kind, KINDS)}")
         if self._exact_only and kind not in ("auto", "none"):
-            reason = "a hyperbolic model is" if self._hyperbolic else "vectors of another type than float32 are"
+            reason = "a hyperbolic model is" if self._is_hyperbolic else "vectors of another type than float32 are"
             raise UserError(f"index of kind {kind!r}: {reason} always searched exactly; use none")
-        chosen = kind_for(rows, self._store.kinds[0]) if kind == "auto" else kind
+        chosen = ("none" if rows < EXACT_BELOW else self._store.kinds[0]) if kind == "auto" else kind
         if chosen != "none" and chosen not in self._store.kinds:
             raise UnsupportedError(
                 f"index of kind {kind!r}: this database supports {', '.join(self._store.kinds)} only"

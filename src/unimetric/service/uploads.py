@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import binascii
 import json
 import re
 from base64 import b64decode
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from python_multipart.exceptions import FormParserError
@@ -61,27 +61,24 @@ class Uploads:
     async def receive(self, request: Request) -> AsyncIterator[Body]:
         """Receive a request's body, and keep it within the budget until the block ends; or raise a `ServiceError`."""
         kind, boundary, limit = self._announced(request)
-        upload = _Upload()
+        upload = _Upload(anyio.move_on_after(self._seconds))
         self._receiving[upload] = None
-        upload.task = asyncio.ensure_future(self._collect(upload, request, limit))
         try:
-            await asyncio.wait({upload.task}, timeout=self._seconds)
+            with upload.scope:
+                await self._collect(upload, request, limit)
             self._receiving.pop(upload, None)
             if upload.refusal is not None:
                 raise upload.refusal
-            if not upload.task.done():
+            if upload.scope.cancelled_caught:
                 self._telemetry.refused.labels("slow_upload").inc()
                 message = f"the upload took longer than {self._seconds:g} s; send a smaller image"
                 raise ServiceError(408, "slow_upload", message)
-            upload.task.result()
             content = b"".join(upload.chunks)
             upload.chunks.clear()
             yield Body(content, kind, boundary)
         finally:
-            self._give_up(upload)
+            self._receiving.pop(upload, None)
             self._held -= upload.length
-            with suppress(asyncio.CancelledError, Exception):
-                await upload.task
 
     def stop(self) -> None:
         """Refuse the bodies that have not arrived; the service is being stopped."""
@@ -130,22 +127,21 @@ class Uploads:
                 return
         raise busy("the service holds as many images as it can; try again in a second")
 
-    def _give_up(self, upload: _Upload, refusal: ServiceError | None = None) -> None:
-        if refusal is not None:
-            self._telemetry.refused.labels(refusal.code).inc()
-            upload.refusal = refusal
-        self._receiving.pop(upload, None)
-        upload.task.cancel()
+    def _give_up(self, upload: _Upload, refusal: ServiceError) -> None:
+        self._telemetry.refused.labels(refusal.code).inc()
+        upload.refusal = refusal
+        del self._receiving[upload]
+        upload.scope.cancel()
 
 
 @dataclass(eq=False)
 class _Upload:
     """A body on its way."""
 
+    scope: anyio.CancelScope
     chunks: list[bytes] = field(default_factory=list)
     length: int = 0
     refusal: ServiceError | None = None
-    task: asyncio.Task[None] = field(init=False)
 
 
 def too_large(max_upload_bytes: int) -> ServiceError:

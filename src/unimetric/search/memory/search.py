@@ -52,18 +52,16 @@ _Ranked: TypeAlias = "tuple[NDArray[np.intp], list[float]]"
 """Places, and their scores."""
 
 
-class MemorySearch(VectorSearch):
-    """A `VectorSearch` that answers from memory, and as ``otherwise`` does while the rows are not in memory.
+class MemorySearch(DatabaseSearch):
+    """Search that answers from memory, and asks the database while the rows are not in memory.
 
     It never answers from an old version: with every search it reads what was written since. Databases of more than
     `EXACT_ROWS` have a graph in files beside them, which another thread makes and extends.
-
     """
 
-    def __init__(self, store: Store, numbers: RowNumbers, otherwise: VectorSearch) -> None:
-        self._store = store
+    def __init__(self, store: Store, numbers: RowNumbers) -> None:
+        super().__init__(store)
         self._numbers = numbers
-        self._otherwise = otherwise
         self._changing, self._evaluating = threading.Lock(), threading.Lock()
         self._state: State | None = None
         self._answers = Combined(_answers)
@@ -80,7 +78,6 @@ class MemorySearch(VectorSearch):
         if self._building is not None:
             self._building.join()
         self._state = None
-        self._otherwise.close()
 
     def prepare(self, columns: Sequence[str]) -> None:
         """Read the rows into memory; where their graph has to be made first, wait for it."""
@@ -95,7 +92,7 @@ class MemorySearch(VectorSearch):
         self._asked += len(vectors)
         # Reading all rows for a single query would take longer than the query.
         if self._asked <= 1:
-            return self._otherwise.nearest(vectors, k, columns, condition, exact)
+            return super().nearest(vectors, k, columns, condition, exact)
         for _ in range(_ATTEMPTS):
             state = self._current(columns)
             if state is None:
@@ -103,12 +100,12 @@ class MemorySearch(VectorSearch):
             selection = state.selections.get(condition) or self._selected(state, condition)
             if selection is not None:
                 return self._answers((state, selection, k, exact, tuple(columns)), vectors)
-        return self._otherwise.nearest(vectors, k, columns, condition, exact)
+        return super().nearest(vectors, k, columns, condition, exact)
 
     def vectors_of(self, ids: Sequence[str], columns: Sequence[str] = ()) -> Vectors:
         state = self._current(columns) if self._asked else None
         if state is None:
-            return self._otherwise.vectors_of(ids, columns)
+            return super().vectors_of(ids, columns)
         return state.vectors_at(np.array([state.place_of(as_unicode(id)) for id in ids], np.intp))
 
     def _selected(self, state: State, condition: Condition | None) -> Selection | None:
@@ -180,8 +177,8 @@ class MemorySearch(VectorSearch):
 
 def vector_search(store: Store) -> VectorSearch:
     """Return a search in memory, or one that asks the database if its engine does not number its rows."""
-    database, numbers = DatabaseSearch(store), store.numbers if isinstance(store, LanceStore) else None
-    return database if numbers is None else MemorySearch(store, numbers, database)
+    numbers = store.numbers if isinstance(store, LanceStore) else None
+    return DatabaseSearch(store) if numbers is None else MemorySearch(store, numbers)
 
 
 def _answers(asked: _Asked, vectors: Vectors) -> list[NearestRows]:

@@ -80,8 +80,6 @@ class Store(Protocol):
     about: dict[str, Any]
     kinds: tuple[str, ...]
     """Kinds of approximate index that the engine supports; the first is the default."""
-    before_change: Callable[[], None]
-    """Called before every change; raises an error where changes are not allowed."""
 
     def close(self) -> None:
         """Release the files."""
@@ -141,11 +139,8 @@ class Store(Protocol):
         Without an ``effort`` the vectors are compared with every row.
         """
 
-    def merge(self, rows: pa.Table, insert: bool = True) -> None:
-        """Write rows of distinct ids in one commit; those of known ids are replaced, missing columns are added.
-
-        Without ``insert`` the rows of unknown ids are left out.
-        """
+    def merge(self, rows: pa.Table) -> None:
+        """Write rows of distinct ids in one commit; those of known ids are replaced, missing columns are added."""
 
     def delete(self, where: Condition) -> int:
         """Delete the rows that meet a condition in one commit, and return their number."""

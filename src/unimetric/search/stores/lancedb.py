@@ -61,6 +61,7 @@ class LanceStore(Store):
         self._connection = connection
         self._opened: Followed | None = Followed(place, items)
         self.before_change: Callable[[], None] = lambda: None
+        """Called before every change; raises an error where changes are not allowed."""
         self._writing = threading.RLock()
         self._index = PerVersion(self, lambda: self._items.read(_vector_index))
         self._columns: PerVersion[pa.Schema] = PerVersion(self, lambda: self._items.read(lambda table: table.schema))
@@ -176,6 +177,7 @@ class LanceStore(Store):
         return self._items.read(read)
 
     def merge(self, rows: pa.Table, insert: bool = True) -> None:
+        """Write rows as all stores do; without ``insert``, those of unknown ids are left out."""
         with self._change():
             self._items.commit(lambda: self._merge(rows, insert))
 

@@ -94,8 +94,6 @@ def read_live(root: str) -> Live:
 
 def write_live(root: str, live: Live) -> None:
     """Replace the record, so that readers see the old one or the new one; a `DatabaseError` if it cannot be."""
-    if is_milvus(root):
-        raise DatabaseError(f"{root} cannot be upgraded: it keeps no files; index the images into a new database")
     content = json.dumps(asdict(live), indent=2).encode()
     write_whole(place_of(root, _RECORD), content.ljust(-len(content) // _BLOCK * -_BLOCK))
 

@@ -10,7 +10,7 @@ import base64
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,6 @@ class MilvusStore(Store):
     def __init__(self, place: str, connection: Connection, about: dict[str, Any]) -> None:
         self.place = place
         self.about = about
-        self.before_change: Callable[[], None] = lambda: None
         self._connection: Connection | None = connection
         self._record = milvus_parts(place)[1]
         self._items = items_name(place, about)
@@ -108,7 +107,6 @@ class MilvusStore(Store):
         self._connection = None
 
     def write_about(self, about: dict[str, Any]) -> None:
-        self.before_change()
         with explained(self.place, "write to"):
             self._client.upsert(self._record, [about_entity(RECORD, json.dumps(about, sort_keys=True))])
         self.about = about
@@ -187,14 +185,10 @@ class MilvusStore(Store):
             )
         return tables
 
-    def merge(self, rows: pa.Table, insert: bool = True) -> None:
-        self.before_change()
+    def merge(self, rows: pa.Table) -> None:
         kinds = {str(kind): name for name, kind in KINDS.items()}
         present = self.metadata_columns
         added = [field for field in rows.schema if field.name not in COLUMNS and field.name not in present]
-        if not insert:
-            known = self.rows_of(rows["id"].to_pylist(), ["id"])["id"]
-            rows = rows.filter(pc.is_in(rows["id"], value_set=known.combine_chunks()))
         with explained(self.place, "write to"):
             if added:
                 entities = [about_entity(f".{field.name}", kinds[str(field.type)]) for field in added]
@@ -205,7 +199,6 @@ class MilvusStore(Store):
 
     def delete(self, where: Condition) -> int:
         """Delete the rows that meet a condition, and return their number."""
-        self.before_change()
         count = self.count(where)
         if count:
             with explained(self.place, "write to"):
@@ -215,7 +208,6 @@ class MilvusStore(Store):
 
     def compact(self) -> None:
         """Seal what was written, so that Milvus puts it into segments and their indexes; it merges them by itself."""
-        self.before_change()
         with explained(self.place, "write to"):
             self._client.flush(self._items)
 
@@ -241,7 +233,6 @@ class MilvusStore(Store):
             self._replace_index("FLAT", {})
 
     def _replace_index(self, kind: str, parameters: dict[str, int]) -> str:
-        self.before_change()
         name = f"vector_{uuid.uuid4().hex}"
         with explained(self.place, "write to"):
             client, old = self._client, self._index_name()

@@ -11,6 +11,7 @@ from unimetric.search.conditions import equals
 from unimetric.search.rows import MAPPED, signatures
 from unimetric.search.scoring import Vectors, vector_column, vectors_of
 from unimetric.search.stores.base import Store
+from unimetric.search.stores.lancedb import LanceStore
 from unimetric.search.upgrade.maps import LARGEST, Map
 
 MOVED = equals("fingerprint", MAPPED)
@@ -27,8 +28,8 @@ class Stores:
         fingerprint: The new model's, in each row that it embedded; a row that was moved has `MAPPED`.
     """
 
-    old: Store
-    new: Store
+    old: LanceStore
+    new: LanceStore
     fingerprint: str
 
     def embedded_ids(self) -> set[str]:

@@ -23,6 +23,7 @@ from unimetric.search.model import describe
 from unimetric.search.scoring import vectors_of
 from unimetric.search.stores import create_place, open_place
 from unimetric.search.stores.base import Store, is_milvus, is_uri, location, portions
+from unimetric.search.stores.lancedb import LanceStore
 from unimetric.search.stores.live import place_of, read_live, vectors_name, write_live
 from unimetric.search.upgrade.both import check_pair
 from unimetric.search.upgrade.decision import Comparison, Gallery, compare
@@ -298,7 +299,7 @@ def start_upgrade(
     return upgrade
 
 
-def _new_store(root: str, name: str, about: dict[str, Any]) -> Any:
+def _new_store(root: str, name: str, about: dict[str, Any]) -> LanceStore:
     unmeasured: dict[str, Any] = {"map": None, "likeness": {}, "recall": None, "weight": None}
     upgrade = {"calibration": about["calibration"], "pairs": 1, **unmeasured}
     new = create_place(place_of(root, name), {**about, "upgrade": upgrade}, about["model"]["embedding_size"])
@@ -316,12 +317,8 @@ def upgrade_lock(db: str | Path) -> Iterator[None]:
     if is_uri(root) or not Path(root).is_dir():
         yield
         return
-    held = FileLock(Path(root) / ".upgrade.lock", timeout=0)
     try:
-        held.acquire()
+        with FileLock(Path(root) / ".upgrade.lock", timeout=0):
+            yield
     except Timeout as error:
         raise UserError(f"{root} is being upgraded by another process: wait for it, or stop it") from error
-    try:
-        yield
-    finally:
-        held.release()
