@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unimetric.search.memory.blocks import column_of, packed, values_at
+from unimetric.search.memory.cells import Cells, column_of, packed
 from unimetric.search.memory.combining import Combined
 
 KINDS = {
@@ -37,7 +37,7 @@ def test_values_are_those_of_arrow(data: st.DataObject) -> None:
     places = np.array(data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=9)) if len(rows) else [], np.intp)
     expected = rows.take(pa.array(places)).to_pydict()
     for stored in (rows, packed(rows)):
-        assert values_at(stored, places, ["two", "one", "none"]) == {
+        assert Cells(stored).values(places, ["two", "one", "none"]) == {
             "two": expected["two"],
             "one": expected["one"],
             "none": [None] * len(places),

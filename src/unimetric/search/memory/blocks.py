@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from unimetric.search.memory.cells import Cells, column_of
 from unimetric.search.scoring import Vectors, vectors_of
 from unimetric.search.stores.base import Store
 from unimetric.search.stores.lancedb_numbers import RowNumbers
@@ -22,11 +23,6 @@ GONE = -1
 
 _SCREENED = (1e-15, 1e15)
 """The lengths of vectors whose cosines float32 computes well; others are always compared in float64."""
-
-_SEPARATOR = "\x1f"
-"""Between the texts of a row, which lie together in a file, so that a row at a random place is read at once."""
-_NARROW = 2**31 - 1
-"""Bytes that the offsets of a column of texts reach."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +90,7 @@ class Block:
 
     def values(self, places: NDArray[np.intp], columns: Sequence[str]) -> dict[str, list[Any]]:
         """Return the values of rows by column; None for columns that were added to the database later."""
-        return values_at(self.rows, places, columns)
+        return self._cells.values(places, columns)
 
     def taken(self, places: NDArray[np.intp]) -> Block:
         """Return the rows of some places, in their order."""
@@ -104,6 +100,10 @@ class Block:
     def kept(self, mask: NDArray[np.bool_]) -> Block:
         """Return the rows of some places."""
         return self.taken(np.flatnonzero(mask))
+
+    @cached_property
+    def _cells(self) -> Cells:
+        return Cells(self.rows)
 
     @cached_property
     def _ascending(self) -> tuple[NDArray[np.int64], NDArray[np.intp] | None]:
@@ -174,48 +174,3 @@ def one_batch(rows: pa.Table) -> pa.RecordBatch:
         rows = rows.cast(pa.schema([field.with_type(wider.get(field.type, field.type)) for field in rows.schema]))
     columns = [column.combine_chunks() for column in rows.columns]
     return pa.RecordBatch.from_arrays(columns, names=rows.column_names)
-
-
-def values_at(rows: pa.RecordBatch, places: NDArray[np.intp], columns: Sequence[str]) -> dict[str, list[Any]]:
-    """Return the values of some rows, which may be `packed`, by column; None for columns that are missing."""
-    found: dict[str, list[Any]] = dict.fromkeys(columns, [None] * len(places))
-    for name, column in zip(rows.schema.names, rows.columns, strict=True):
-        names = name.split(_SEPARATOR)
-        if found.keys().isdisjoint(names):
-            continue
-        values = column.take(pa.array(places)).to_pylist()
-        if len(names) > 1:
-            texts = _SEPARATOR.join(values).split(_SEPARATOR) if values else []
-            found |= {each: texts[at :: len(names)] for at, each in enumerate(names)}
-        else:
-            found[name] = values
-    return {name: found[name] for name in columns}
-
-
-def packed(rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Return rows with their texts in one column, so that those of a row lie together."""
-    texts = [name for name, column in zip(rows.schema.names, rows.columns, strict=True) if _can_be_packed(column)]
-    if len(texts) < 2:
-        return rows
-    size = sum(rows[name].nbytes for name in texts) + len(texts) * len(rows)
-    kind = pa.string() if size < _NARROW else pa.large_string()
-    together = pc.binary_join_element_wise(*(rows[name].cast(kind) for name in texts), _SEPARATOR)
-    rest = [name for name in rows.schema.names if name not in texts]
-    columns = [together, *(rows[name] for name in rest)]
-    return pa.RecordBatch.from_arrays(columns, names=[_SEPARATOR.join(texts), *rest])
-
-
-def column_of(rows: pa.RecordBatch, name: str) -> pa.Array:
-    """Return a column of rows that may be `packed`."""
-    for place, present in enumerate(rows.schema.names):
-        names = present.split(_SEPARATOR)
-        if name in names and len(names) > 1:
-            parts = pc.split_pattern(rows.column(place), _SEPARATOR)
-            return pc.list_element(parts, names.index(name))
-    return rows.column(name)
-
-
-def _can_be_packed(column: pa.Array) -> bool:
-    if column.type not in (pa.string(), pa.large_string()) or column.null_count:
-        return False
-    return not pc.any(pc.match_substring(column, _SEPARATOR)).as_py()

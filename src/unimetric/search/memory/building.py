@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from unimetric.search.memory.blocks import GONE, Block, column_of, places_by_id
+from unimetric.search.memory.blocks import GONE, Block, places_by_id
+from unimetric.search.memory.cells import column_of
 from unimetric.search.memory.files import MemoryFiles, Saved, open_graph
 from unimetric.search.memory.graph import Graph, measured_counts
 from unimetric.search.memory.state import State, read_state

@@ -23,7 +23,8 @@ from filelock import Timeout as FileLockTimeout
 
 from unimetric.errors import UserError
 from unimetric.files import cache_folder, check_writable, make_folder, write_json, write_text
-from unimetric.search.memory.blocks import Block, packed
+from unimetric.search.memory.blocks import Block
+from unimetric.search.memory.cells import packed
 from unimetric.search.memory.graph import Graph
 from unimetric.search.stores.base import is_uri
 
