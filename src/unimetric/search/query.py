@@ -19,7 +19,7 @@ from unimetric.search.calibration import Calibration, strength_of
 from unimetric.search.columns import ColumnSummary, column_summaries
 from unimetric.search.conditions import Condition, all_of, equals, is_one_of, parse_condition
 from unimetric.search.copies import CopyFolder
-from unimetric.search.database_search import nearest_hyperbolic
+from unimetric.search.database_search import NearestRows, VectorSearch, nearest_hyperbolic
 from unimetric.search.errors import NotCalibratedError
 from unimetric.search.guarantee import Guarantee, SetLimit, find_sets, limit_of
 from unimetric.search.items import Match, StoredItem, no_item
@@ -29,7 +29,6 @@ from unimetric.search.scoring import Vectors, joined
 from unimetric.search.sorting import Order, in_order
 from unimetric.search.stores.base import KINDS, PerVersion, Store, at_one_version
 from unimetric.search.upgrade.both import both_vectors, thumbnail_before
-from unimetric.search.vector_search import NearestRows, VectorSearch
 
 MAX_K = 1000
 """Maximum number of answers to one query."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from unimetric.errors import UserError
 from unimetric.formats.vectors import as_unicode
 from unimetric.search.conditions import Condition
-from unimetric.search.database_search import DatabaseSearch
+from unimetric.search.database_search import DatabaseSearch, NearestRows, VectorSearch
 from unimetric.search.memory.building import build, state_of
 from unimetric.search.memory.combining import Combined
 from unimetric.search.memory.exact import Span, candidates
@@ -24,7 +24,6 @@ from unimetric.search.scoring import Vectors, best_first, cosines
 from unimetric.search.stores.base import Store
 from unimetric.search.stores.lancedb import LanceStore
 from unimetric.search.stores.lancedb_numbers import RowNumbers
-from unimetric.search.vector_search import NearestRows, VectorSearch
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from unimetric.errors import UserError
 from unimetric.models.source import ModelSource
 from unimetric.search.conditions import Condition, all_of, is_one_of
+from unimetric.search.database_search import NearestRows, VectorSearch
 from unimetric.search.items import ItemNotFoundError
 from unimetric.search.memory.search import vector_search
 from unimetric.search.model import check_embedder, load_embedder
@@ -24,7 +25,6 @@ from unimetric.search.scoring import Vectors, best_first, cosines, vectors_of
 from unimetric.search.stores import previous_store
 from unimetric.search.stores.base import Store
 from unimetric.search.upgrade.moving import places_of
-from unimetric.search.vector_search import NearestRows, VectorSearch
 
 if TYPE_CHECKING:
     from unimetric.models.embedder import Embedder
