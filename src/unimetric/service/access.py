@@ -2,9 +2,8 @@
 
 import hmac
 import os
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 from fastapi import Depends
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -24,6 +23,8 @@ _bearer = HTTPBearer(
     description=f"The token in the service's {TOKEN_VARIABLE}; for reading, the one in {READ_TOKEN_VARIABLE}.",
 )
 
+_Credentials: TypeAlias = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+
 
 @dataclass(frozen=True)
 class Access:
@@ -37,17 +38,18 @@ class Access:
 
     def reading(self) -> list[Any]:
         """Return the dependencies of routes that show something of the database or of the service."""
-        return [] if self.read is None else [Depends(_checked(self._check_read))]
+        return [] if self.read is None else [Depends(self._check_read)]
 
     def writing(self) -> list[Any]:
         """Return the dependencies of routes that change the database."""
-        return [Depends(_checked(self._check_write))]
+        return [Depends(self._check_write)]
 
-    def _check_read(self, given: str) -> None:
-        if self.read is not None and not self._is_one_of(given, self.read, self.write):
+    async def _check_read(self, credentials: _Credentials = None) -> None:
+        if not self._is_one_of(_token(credentials), self.read, self.write):
             raise _unauthorized()
 
-    def _check_write(self, given: str) -> None:
+    async def _check_write(self, credentials: _Credentials = None) -> None:
+        given = _token(credentials)
         if self.write is None and (given or self.read is None):
             raise ServiceError(403, "read_only", "this service accepts no changes; start it with --writable")
         if self._is_one_of(given, self.write):
@@ -102,13 +104,8 @@ def _from_environment(option: str, variable: str) -> str:
     return token
 
 
-def _checked(check: Callable[[str], None]) -> Callable[..., Coroutine[Any, Any, None]]:
-    """Return a dependency that raises a `ServiceError` for a token that ``check`` refuses."""
-
-    async def checked(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None) -> None:
-        check("" if credentials is None else credentials.credentials)
-
-    return checked
+def _token(credentials: HTTPAuthorizationCredentials | None) -> str:
+    return "" if credentials is None else credentials.credentials
 
 
 def _unauthorized() -> ServiceError:
