@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,22 @@ def test_the_command_calibrates_every_class(model: Path, images: Path, tmp_path:
         index_command(
             model, [f"hats={images / 'hats'}"], db=str(db), thresholds=ThresholdOptions(per_class=True), device=FP32
         )
+
+
+def test_calibrating_on_copies_of_the_rows_is_noted(
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    db = str(tmp_path / "db")
+    index_command(model, [f"hats={images / 'hats'}"], db=db, device=FP32)
+    make_images(tmp_path / "queries", classes=3, images=3, seed=7)
+    for copies in (0, 2):
+        for path in sorted((images / "hats/c1").iterdir())[:copies]:
+            shutil.copy(path, tmp_path / "queries/c1" / f"copy-{path.name}")
+        capsys.readouterr()
+        index_command(db=db, thresholds=ThresholdOptions(calibrate=[f"hats={tmp_path / 'queries'}"]), device=FP32)
+        said = capsys.readouterr().err
+        assert ("note: 2 of these images are in the database under another path" in said) == bool(copies)
+        assert ("note:" in said) == bool(copies)
 
 
 def test_damaged_offsets_are_named() -> None:

@@ -203,6 +203,12 @@ def _calibrate(
         f"Calibrated on {result.queries} images; {result.absent} more are of classes that the database does not have, "
         f"and {len(result.refused)} were skipped."
     )
+    if result.copies:
+        note = (
+            f"{result.copies} of these images are in the database under another path: they find themselves, and the "
+            "thresholds become too high; calibrate on images that are not in it"
+        )
+        log_notes([note])
     before, after = result.opis
     if per_class and before is not None and after is not None:
         log_status(f"The operating-point inconsistency of the thresholds (OPIS) went from {before:.4f} to {after:.4f}.")

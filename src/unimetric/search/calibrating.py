@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from unimetric.data.catalog import Item
 from unimetric.errors import UserError
 from unimetric.formats.vectors import as_unicode
 from unimetric.models.source import ModelSource
+from unimetric.search.calibration import IDENTICAL
 from unimetric.search.items import Refused
 from unimetric.search.rows import item_id, stored_path
 from unimetric.search.scoring import Vectors, vectors_of
@@ -34,6 +37,8 @@ class Calibrated:
     """Images that cannot be read."""
     opis: tuple[float | None, float | None]
     """The operating-point inconsistency of the queries and rows with one threshold, and as it is now."""
+    copies: int
+    """Queries that the database has a copy of, under another path; they find themselves."""
 
 
 def calibrate_database(
@@ -85,7 +90,10 @@ def calibrate_database(
     absent = report.counts.queries_without_positive
     before = report.unified_thresholds.consistency
     opis = None if before is None else before.opis, thresholds["unified"]["consistency"]["opis"]
-    return Calibrated(report.counts.queries - absent, absent, refused, opis)
+    unified = report.per_query.unified
+    perfect = 1.0 if report.distance == "cosine" else 0.0
+    copies = int((np.fmax(unified.best_positive, unified.best_negative) >= perfect - IDENTICAL).sum())
+    return Calibrated(report.counts.queries - absent, absent, refused, opis, copies)
 
 
 def _check_datasets(store: Store, queries: Sequence[Item]) -> None:
