@@ -116,7 +116,7 @@ def queries_needed(level: float, delta: float | None = None) -> int:
     """
     if delta is None:
         return math.ceil(1 / (1 - _exact(level))) - 1
-    return math.ceil(math.log(delta) / math.log(level))
+    return math.floor(math.log(delta) / math.log(level)) + 1
 
 
 def _kept_ranks(most: int) -> tuple[int, ...]:

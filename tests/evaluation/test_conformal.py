@@ -68,6 +68,13 @@ def test_the_rank_with_delta_is_the_largest_that_the_binomial_allows(queries: in
     assert (queries >= queries_needed(level, delta)) == (largest > 0)
 
 
+@pytest.mark.parametrize(("level", "delta"), [(0.5, 0.5), (0.5, 0.25), (0.5, 0.125), (0.95, 0.05), (0.99, 0.001)])
+def test_as_many_queries_as_are_needed_are_enough(level: float, delta: float) -> None:
+    needed = queries_needed(level, delta)
+    assert set_limit(needed, [1], [0.3], level, delta) == 0.3
+    assert set_limit(needed - 2, [1], [0.3], level, delta) is None
+
+
 def test_with_delta_few_calibrations_fall_short() -> None:
     # Shortfalls uniform from 0 to 0.4: the coverage of a limit is the limit / 0.4.
     generator = np.random.default_rng(0)

@@ -172,6 +172,7 @@ def test_each_model_of_leave_one_out_chooses_without_the_one_left_out(tmp_path: 
             {"axes": {"m": {"x": {"data": {"train_datasets": ["A"]}, "datasets": "each"}}}},
             "data.train_datasets names 'A'",
         ),
+        ({"axes": {"m": {"x": {"data": {"train_datasets": [1]}, "datasets": "each"}}}}, "train_datasets names '1'"),
         ({"axes": {"m": {"x, y": {}, "x": {}}, "n": {"z": {}, "y, z": {}}}}, "two entries have the name 'x, y, z'"),
     ],
 )
@@ -196,8 +197,22 @@ def test_words_and_numbers_of_yaml(tmp_path: Path) -> None:
     plan = make_plan(read_matrix(path), ["somewhere"], typed_config, lambda sources: ["a"])
     assert [entry.name for entry in plan.entries] == ["no", "1"]
     assert plan.run(plan.entries[0], plan.entries[0].models[0], 0, {}).config.training.learning_rate == 1e-5
-    path.write_text("axes: {m: {no: {}}}\n")
-    with pytest.raises(UserError, match=r"axes: m: YAML reads the name no, off or false as a truth value; write it in"):
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        ("no: {}", "axes: m: False is read as a truth value; write it in quotes"),
+        ("null: {}", "axes: m: None is read as nothing; write it in quotes"),
+        ("2024-01-02: {}", "axes: m: 2024-01-02 is read as a date; write it in quotes"),
+        ("x: {training: {on: 1}}", "m: x:, training: True is read as a truth value; write it in quotes"),
+        ("x: {data: {train_images: {2024: 1, a: 1}}}", "x:, data: train_images: 2024 is read as a number"),
+    ],
+)
+def test_names_that_yaml_does_not_read_as_text(axes: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "matrix.yaml"
+    path.write_text(f"axes: {{m: {{{axes}}}}}\n")
+    with pytest.raises(UserError, match=re.escape(words)):
         read_matrix(path)
 
 

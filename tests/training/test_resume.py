@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 import unimetric.formats.run_folder as run_folder
 from toy_runs import assert_same_run, at_step, interrupt, log_rows, options_file, read_json, tensors, unimetric
+from unimetric.config import RunConfig
+from unimetric.errors import UserError
 
 STEPS = 12  # 3 epochs of 4 batches of 8, from 35 images
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
@@ -246,10 +249,37 @@ def test_a_run_that_another_process_trains_is_refused_until_that_one_has_died(
         assert holder.stdout.readline() == "locked\n"
         before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
         assert unimetric("train", "--resume", run) == 2
-        assert f"another process trains in {run}: wait for it to end or stop it" in capsys.readouterr().err
+        assert (
+            f"another process trains in {run}: wait for it to end, stop it, or if there is none"
+            in capsys.readouterr().err
+        )
         assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
         holder.kill()
     assert unimetric("train", "--resume", run) == 0
+
+
+def test_a_run_that_another_process_begins_meanwhile_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes with one --out find the folder empty; the second one removes nothing of the first one's run."""
+    run = run_folder.RunFolder(tmp_path / "run")
+    begun = {"config.yaml": "{}", "log.jsonl": "", "csv": ""}
+
+    def begin(*words: object, **style: object) -> None:
+        for name, text in begun.items():
+            (run.path / name).write_text(text)
+
+    run.path.mkdir()
+    # Reported when the lock is found taken.
+    monkeypatch.setattr(run_folder, "log_status", begin)
+    monkeypatch.setattr(run_folder, "LOCK_SECONDS", 0.1)
+    with (
+        FileLock(run.path / "train.lock"),
+        pytest.raises(UserError, match="another process trains"),
+        run.new_run(RunConfig()),
+    ):
+        pass
+    assert {path.name for path in run.path.iterdir()} == {*begun, "train.lock"}
 
 
 def test_a_finished_run_without_its_checkpoint_is_not_trained_anew(

@@ -9,6 +9,7 @@ multiplied with tiles of gallery items: products in float32 select candidates (s
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -62,6 +63,11 @@ class Gallery:
         if dataset + 1 < len(self.bounds):
             return self.bounds[dataset], self.bounds[dataset + 1]
         return len(self.order), len(self.order)
+
+    def parts(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Return the parts of the datasets between two places, by their first places and those after the last."""
+        inside = self.bounds[bisect.bisect_right(self.bounds, start) : bisect.bisect_left(self.bounds, stop)]
+        return itertools.pairwise(sorted({start, *inside, stop}))
 
 
 @dataclass(eq=False)
@@ -214,7 +220,7 @@ def _screen(queries: _Queries, chunk: _Chunk, tiles: Iterable[tuple[int, int]], 
     return _decide(queries, rows, candidates, chunk)
 
 
-def _tiles(spans: Sequence[tuple[int, int]], step: int) -> Iterator[tuple[int, int]]:
+def _tiles(spans: Iterable[tuple[int, int]], step: int) -> Iterator[tuple[int, int]]:
     for first, last in spans:
         for start in range(first, last, step):
             yield start, min(start + step, last)
@@ -276,9 +282,8 @@ def _compare(queries: _Queries, some: Tensor, chunk: _Chunk, gallery_tile: int) 
     distance, device, stop = chunk.gallery.distance, chunk.rows.device, chunk.start + len(chunk.rows)
     vectors, own = queries.vectors[some].to(device, torch.float64), queries.own[some].to(device)
     # Dataset by dataset, because places and rows have the same order only within a dataset.
-    for dataset in itertools.pairwise(chunk.gallery.bounds):
-        spans = queries.within(max(dataset[0], chunk.start), min(dataset[1], stop))
-        for first, last in _tiles(spans, max(gallery_tile, 4 * k)):
+    for span in queries.within(chunk.start, stop):
+        for first, last in _tiles(chunk.gallery.parts(*span), max(gallery_tile, 4 * k)):
             tile = distance.similarities(vectors, chunk.rows[first - chunk.start : last - chunk.start])
             _hide(tile, own, first, last)
             values, columns = _first_k(tile, min(k, tile.shape[1]))

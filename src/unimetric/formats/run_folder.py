@@ -5,8 +5,8 @@ import hashlib
 import json
 import shlex
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ class RunFolder:
 
     @contextmanager
     def new_run(self, config: RunConfig) -> Iterator[None]:
-        """Make the folder, write the configuration, and call `locked`.
+        """Make and lock the folder, and write the configuration.
 
         An error before the first checkpoint removes everything that the run made. Interruption and the death of another
         process keep it, so that the run can be resumed.
@@ -88,27 +88,38 @@ class RunFolder:
         Raises:
             UserError: a run is there already, or no permission.
         """
+        self.refuse_new_run()
         folders = [path for path in (self.path, *self.path.parents) if not path.exists()]
-        names = (_LOCK, "config.yaml", "log.jsonl", "loggers.json", "tensorboard", "csv", "wandb")
-        made = [path for name in names if not (path := self.path / name).exists()]
-        try:
-            self.refuse_new_run()
-            make_folder(self.path)
-            self.write_config(config)
-            with self.locked():
+        make_folder(self.path)
+        with ExitStack() as stack:
+            stack.enter_context(self.locked())
+            # Only now, since another process may just have begun a run here.
+            names = ("config.yaml", "log.jsonl", "loggers.json", "tensorboard", "csv", "wandb")
+            made = [path for name in names if not (path := self.path / name).exists()]
+            try:
+                self.refuse_new_run()
+                self.write_config(config)
                 yield
-        except ProcessLost:
-            raise
-        except Exception:
-            if not self.checkpoint.exists():
-                for path in made:
-                    if path.is_dir():
-                        shutil.rmtree(path, ignore_errors=True)
-                    path.unlink(missing_ok=True)
-                with suppress(OSError):  # it holds other files
-                    for path in folders:
-                        path.rmdir()
-            raise
+            except ProcessLost:
+                raise
+            except Exception:
+                # Windows cannot remove an open file.
+                stack.close()
+                if not self.checkpoint.exists():
+                    self._remove(made, folders)
+                raise
+
+    def _remove(self, made: Iterable[Path], folders: Iterable[Path]) -> None:
+        """Remove what a run made, its lock if no other run is here, and folders without other files."""
+        for path in made:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            path.unlink(missing_ok=True)
+        if not self.config.exists():
+            (self.path / _LOCK).unlink(missing_ok=True)
+        with suppress(OSError):  # it holds other files
+            for path in folders:
+                path.rmdir()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -126,7 +137,8 @@ class RunFolder:
                 lock.acquire(timeout=LOCK_SECONDS)
             except Timeout as error:
                 raise UserError(
-                    f"another process trains in {self.path}: wait for it to end or stop it, then {self.how_to_resume}"
+                    f"another process trains in {self.path}: wait for it to end, stop it, or if there is none, "
+                    f"delete {_LOCK} there; then {self.how_to_resume}"
                 ) from error
         except (OSError, NotImplementedError) as error:
             # Some network file systems have no locks.

@@ -125,8 +125,8 @@ class CopyFolder:
         found = near_copy(one_prepared, other_prepared, lambda: (one_picture, other_picture))
         if len(self._decisions) >= _DECISIONS_KEPT:
             self._decisions.clear()
-        self._decisions[key] = found is not None and found.same_colours
-        return self._decisions[key]
+        decision = self._decisions[key] = found is not None and found.same_colours
+        return decision
 
 
 def _picture(thumbnail: bytes) -> tuple[Prepared, Image.Image]:

@@ -82,7 +82,9 @@ def _all_metadata(sources: Sequence[str], db: str | None) -> list[Metadata]:
 
 def _kept_as_text(source: str, columns: Sequence[str]) -> Metadata:
     found = read_source_metadata(source, columns)
-    notes = [f"{source}: the column {name!r} is text, as in the database or another source" for name in columns]
+    # A Parquet column keeps its type.
+    kept = [name for name in columns if name in _columns(found, texts=True)]
+    notes = [f"{source}: the column {name!r} is text, as in the database or another source" for name in kept]
     return replace(found, notes=(*found.notes, *notes))
 
 

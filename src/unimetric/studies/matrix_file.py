@@ -10,6 +10,7 @@ from typing import Any
 
 from unimetric.config import RunConfig
 from unimetric.errors import UserError, nearest_names, shown
+from unimetric.option_types import misread
 from unimetric.yaml_files import read_yaml
 
 SECTIONS = tuple(field.name for field in dataclasses.fields(RunConfig))
@@ -87,13 +88,10 @@ def _read_axes(axes: Any, origin: str) -> dict[str, dict[str, dict[str, Any]]]:
     for axis, entries in axes.items():
         if not isinstance(entries, Mapping) or not entries:
             raise UserError(f"{origin}, axes: {axis}: has {shown(entries)} where entries belong: write NAME: {{...}}")
+        # Numbers are good names.
+        _check_texts({name: None for name in entries if type(name) not in (int, float)}, f"{origin}, axes: {axis}:")
         read[str(axis)] = {}
         for name, overlay in entries.items():
-            if isinstance(name, bool):
-                text = "yes, on or true" if name else "no, off or false"
-                raise UserError(
-                    f"{origin}, axes: {axis}: YAML reads the name {text} as a truth value; write it in quotes"
-                )
             _check_names(overlay or {}, _OVERLAY, f"{origin}, {axis}: {name}:")
             read[str(axis)][str(name)] = dict(overlay or {})
         if len(read[str(axis)]) < len(entries):
@@ -109,6 +107,17 @@ def _check_names(values: Any, known: Sequence[str], origin: str) -> None:
             raise UserError(f"{origin} has an unknown option {shown(name)}; {nearest_names(str(name), known)}")
         if name in SECTIONS and not isinstance(values[name], Mapping):
             raise UserError(f"{origin}, {name}: has {shown(values[name])} where options belong: write NAME: VALUE")
+        if name in SECTIONS:
+            _check_texts(values[name], f"{origin}, {name}:")
+
+
+def _check_texts(values: Mapping[Any, Any], origin: str) -> None:
+    """Check that YAML reads all names as text, at any depth; it reads ``no`` as a truth value."""
+    if remedy := misread(values, dict[str, Any]):
+        raise UserError(f"{origin} {remedy}")
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            _check_texts(value, f"{origin} {name}:")
 
 
 def read_candidates(choose: Any, origin: str) -> list[dict[str, Any]]:

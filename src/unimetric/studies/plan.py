@@ -261,7 +261,7 @@ def _entry(
 def _models(values: dict[str, Any], mode: str, datasets: Sequence[str], origin: str) -> list[Model]:
     if mode == "all":
         return [Model("all", "all", None, values)]
-    trained = [*map(clean_label, (values.get("data") or {}).get("train_datasets") or datasets)]
+    trained = [clean_label(str(name)) for name in (values.get("data") or {}).get("train_datasets") or datasets]
     for name in trained:
         if name not in datasets:
             raise UserError(f"{origin}: data.train_datasets names {name!r}; {nearest_names(str(name), datasets)}")
