@@ -32,7 +32,7 @@ def test_auto_takes_the_fastest_there_is(monkeypatch, only_cpu):
 
 @pytest.mark.parametrize("there", [True, False])
 def test_auto_precision_follows_the_processor(monkeypatch, there):
-    monkeypatch.setattr(devices, "_has_bf16", lambda device: there)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": there, "avx2": True}, raising=False)
     assert choose_precision("auto", CPU) == ("bf16" if there else "fp32")
     assert compute_dtype("auto", CPU) == (torch.bfloat16 if there else torch.float32)
     # Named ones are taken at their word.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -16,7 +18,6 @@ from hypothesis import strategies as st
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-import unimetric.training.loop as loop
 from toy_runs import at_step, interrupt, log_rows, make_images, options_file, read_json, removed, tensors, unimetric
 from unimetric import Embedder
 from unimetric.config import run_config
@@ -331,10 +332,10 @@ def test_an_error_before_the_first_checkpoint_leaves_no_run(there: str, sources:
 def test_a_full_disk_at_the_first_checkpoint_leaves_no_run(
     sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*arguments: object) -> None:
-        raise UserError("the disk is full")
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(loop, "save_checkpoint", full)
+    monkeypatch.setattr(os, "fsync", full)
     options = options_file(tmp_path / "options.yaml", training={"steps": 1})
     assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 2
     assert not (tmp_path / "run").exists()

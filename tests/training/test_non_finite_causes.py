@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
-import unimetric.training.loop as loop
 from toy_runs import options_file, removed, unimetric
+from unimetric.models.embedder import Embedder
 from unimetric.models.network import learned_weights
 from unimetric.training.nonfinite import read_numbers
 
@@ -28,29 +31,34 @@ def train(sources: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str
     return failing
 
 
-def change_weights(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
-    """Give the head this weight before the second step."""
-    original = loop.train_step
+@contextmanager
+def changed_weights(value: float) -> Iterator[None]:
+    """Give the head this weight after the first step."""
 
-    def step(run: Any, model: Any, optimiser: Any, batch: Any, progress: Any) -> Any:
-        if progress.step == 1:
-            learned_weights(run.embedder)["head.weight"].fill_(value)
-        return original(run, model, optimiser, batch, progress)
+    used: list[Embedder] = []
 
-    monkeypatch.setattr(loop, "train_step", step)
+    def note(module: nn.Module, _: object) -> None:
+        if isinstance(module, Embedder):
+            used.append(module)
+
+    def change(*_: object) -> None:
+        learned_weights(used[-1])["head.weight"].fill_(value)
+
+    with removed(register_module_forward_pre_hook(note)), removed(register_optimizer_step_post_hook(change)):
+        yield
 
 
-def test_weights_that_are_not_finite_stop_a_run_that_skips(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    change_weights(monkeypatch, float("inf"))
-    error = train(training={"non_finite": "skip"})
+def test_weights_that_are_not_finite_stop_a_run_that_skips(train: Any) -> None:
+    with changed_weights(float("inf")):
+        error = train(training={"non_finite": "skip"})
     assert "at step 2: weights were not finite before the step already (model.head.weight)" in error
     assert "lower --training.learning_rate (0.0001); images of the batch: " in error
     assert " and 5 more" in error
 
 
-def test_embeddings_from_finite_weights(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    change_weights(monkeypatch, 3e38)
-    error = train()
+def test_embeddings_from_finite_weights(train: Any) -> None:
+    with changed_weights(3e38):
+        error = train()
     assert "at step 2: embeddings are not finite, from finite pixels and weights: lower" in error
     assert "suspected images: " in error
 
