@@ -138,7 +138,12 @@ def test_vectors_of_another_measurement_are_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     other = make_run(tmp_path / "other", noise=0.0, pictures=tmp_path / "run-pictures")
     (other / "vectors.parquet").replace(run / "vectors.parquet")
-    with pytest.raises(UserError, match="different measurements"):
+    with pytest.raises(UserError, match=r"its vectors give a Recall@1 of 1\.0000, .* different measurements"):
+        analyse(read_run(run))
+    metrics = json.loads((other / "metrics.json").read_text())
+    metrics["separate"]["renamed"] = metrics["separate"].popitem()[1]
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(UserError, match=r"its vectors are of other datasets than its metrics\.json"):
         analyse(read_run(run))
 
 

@@ -179,11 +179,13 @@ def analyse(measured: Measured) -> Analysis:
 
 def _check_same_measurement(measured: Measured, report: Report) -> None:
     written, found = measured.metrics["unified"].get("recall@1"), report.unified["recall@1"]
-    if (written is not None and abs(written - found) > 1e-9) or set(measured.metrics["separate"]) != set(
-        report.separate
-    ):
-        what = "" if written is None else f" give a Recall@1 of {found:.4f}, its metrics.json has {written:.4f}"
+    what = ""
+    if set(measured.metrics["separate"]) != set(report.separate):
+        what = "are of other datasets than its metrics.json"
+    elif written is not None and abs(written - found) > 1e-9:
+        what = f"give a Recall@1 of {found:.4f}, its metrics.json has {written:.4f}"
+    if what:
         raise UserError(
-            f"{measured.folder}: its vectors{what or ' are of other datasets than its metrics.json'}; they are of "
-            f"different measurements: write both again with: unimetric evaluate {measured.folder}"
+            f"{measured.folder}: its vectors {what}; they are of different measurements: write both again with: "
+            f"unimetric evaluate {measured.folder}"
         )
