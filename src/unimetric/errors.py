@@ -131,13 +131,21 @@ def nearest_names(name: str, valid: Iterable[str]) -> str:
 
     >>> nearest_names("arcfase", ["arcface", "cosface", "triplet"])
     "did you mean 'arcface' or 'cosface'? valid: arcface, cosface, triplet"
+    >>> nearest_names("--training.lr", ["--training.loggers", "--training.learning_rate"])
+    "did you mean '--training.learning_rate'? valid: --training.learning_rate, --training.loggers"
     """
     names = sorted(valid)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    short = name.rpartition(".")[2].lstrip("-")
+    meant = [known for known in names if "_" in known and _initials(known) == short]
+    close = meant or difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     listed = ", ".join(names) if len(names) <= 40 else f"{len(names)} names"
     if not close:
         return f"valid: {listed}"
     return f"did you mean {' or '.join(repr(match) for match in close)}? valid: {listed}"
+
+
+def _initials(name: str) -> str:
+    return "".join(word[:1] for word in name.rpartition(".")[2].lstrip("-").split("_"))
 
 
 _T = TypeVar("_T")

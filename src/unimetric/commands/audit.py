@@ -89,7 +89,10 @@ def _audit(sources: Sequence[str], folder: Path, source: ModelSource, size: int,
     result = find_all(measured, sides)
     notes = [*(note for dataset in datasets for note in dataset.notes), *notes, *result.notes]
     counts = Counter(finding.kind for finding in result.findings)
-    summary = f"{len(items):,} images of {len(datasets)} collections; {len(result.findings):,} findings"
+    summary = (
+        f"{_counted(len(items), 'image')} of {_counted(len(datasets), 'collection')}; "
+        f"{_counted(len(result.findings), 'finding')}"
+    )
     write_audit(folder / AUDIT_FILE, items, result.findings, result.doubts)
     write_findings(folder / TABLE, result.findings)
     fingerprint = hashlib.sha256((folder / AUDIT_FILE).read_bytes()).hexdigest()[:16]
@@ -101,6 +104,10 @@ def _audit(sources: Sequence[str], folder: Path, source: ModelSource, size: int,
             print(f"{counts[kind]:7,}  {heading.lower()}")  # noqa: T201
     log_status(f"{summary}: {folder / TABLE}; review them in {folder / PAGE}")
     return 0
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _apply(folder: Path, sources: Sequence[str], decisions: Path, manifest: Path | None, doubtful: float | None) -> int:

@@ -67,6 +67,9 @@ def sides_of(datasets: Sequence[Dataset], strategy: str) -> tuple[Sides, list[st
     sides: dict[Item, str] = {}
     notes = []
     for dataset in datasets:
+        if not any(item.label for item in dataset.items):
+            notes.append(f"leaks between train and test are not looked for in {dataset.name}, which has no labels")
+            continue
         try:
             split = split_datasets([dataset], strategy=strategy)
         except UserError as error:
