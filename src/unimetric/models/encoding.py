@@ -113,7 +113,7 @@ class Encoder:
         """Return the same model with vectors of ``size`` numbers.
 
         Raises:
-            UserError: it has none.
+            UserError: the model has no shorter vectors.
         """
         raise UserError(f"--size is {size}: only a single model has shorter vectors; leave it out")
 

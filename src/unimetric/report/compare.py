@@ -139,7 +139,7 @@ def _hits(run: Analysis, protocol: Protocol, order: NDArray[np.int64], first: An
 
 
 def _keys(items: Sequence[Item]) -> list[tuple[str, str, str, int]]:
-    """Dataset, label, file name, and which of those of that name: the folders may lie elsewhere on another machine."""
+    """Return dataset, label, file name and its number among equal ones; folders may differ between machines."""
     keys: list[tuple[str, str, str, int]] = [("", "", "", 0)] * len(items)
     seen: dict[tuple[str, str, str], int] = {}
     for number in sorted(range(len(items)), key=lambda number: str(items[number].path)):

@@ -81,7 +81,7 @@ def extend_run(
     finally:
         if not new.config.exists():
             _remove_base(base)
-            with suppress(OSError):  # something of somebody else is in it
+            with suppress(OSError):  # it holds other files
                 for path in folders:
                     path.rmdir()
 

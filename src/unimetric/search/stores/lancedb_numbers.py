@@ -90,7 +90,7 @@ class RowNumbers:
     @property
     def identity(self) -> str:
         """A text that no other content of any database has: the version and the moment it was written."""
-        version = self.version  # before the list, which then has it, whatever is written meanwhile
+        version = self.version  # first, so that the list is of this version or a later one
         return self._identities()[version]
 
     def came_from(self, identity: str) -> bool:
