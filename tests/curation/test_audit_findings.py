@@ -72,6 +72,16 @@ def test_one_class_under_two_names_and_two_under_one() -> None:
     assert two_classes(vectors, labels, nearest) == []
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_class_of_nearly_equal_images_is_no_two_classes() -> None:
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        vectors = generator.normal(size=64) + 1e-8 * generator.normal(size=(20, 64))
+        vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+        nearest = np.argsort(-(vectors @ vectors.T) + 9 * np.eye(20), axis=1)[:, :3]
+        assert two_classes(vectors, ["a"] * 20, nearest) == []
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_a_label_of_the_other_side_of_a_given_split_is_no_suggestion(given: bool, tmp_path: Path) -> None:
     """With it, a class of the test side would be trained on. A split by classes is made anew, from the new labels."""

@@ -21,6 +21,7 @@ from unimetric.commands.index import ChangeOptions, RowOptions, change_database,
 from unimetric.data.sources import read_sources
 from unimetric.errors import UserError
 from unimetric.models.embedder import Embedder
+from unimetric.progress import console
 from unimetric.search import DatabaseError, ModelMismatchError, SearchIndex
 from unimetric.search.indexing import source_items
 
@@ -147,6 +148,20 @@ def test_numbers_of_a_parquet_file_are_not_called_text(
     items, _ = source_items([str(tmp_path / "a.parquet"), str(tmp_path / "b.csv")])
     assert [item.metadata["size"] for item in items] == [38, "M"]
     assert "is text" not in capsys.readouterr().err
+
+
+def test_the_rate_is_that_of_all_images(
+    model: Path,
+    own: Path,
+    tmp_path: Path,
+    embedded: Embedded,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Images of one batch are done at once, after a second for each."""
+    monkeypatch.setattr(console, "get_time", lambda: float(embedded.images))
+    assert unimetric("index", model, own, "--db", tmp_path / "db", *CPU) == 0
+    assert " 1.0 images/s" in capsys.readouterr().err
 
 
 def test_columns_that_no_database_holds_are_left_out(

@@ -296,12 +296,13 @@ def two_classes(
 
 def _halves(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Split into two clusters by k-means, initialised along the direction of largest spread."""
-    centred = vectors - vectors.mean(axis=0)
+    # In float64: of nearly equal vectors, rounding would leave one cluster empty.
+    centred = vectors - vectors.mean(axis=0, dtype=np.float64)
     side: NDArray[np.bool_] = centred @ np.linalg.svd(centred, full_matrices=False)[2][0] > 0
     if side.all() or not side.any():
         return side
-    centres = np.stack([vectors[~side].mean(axis=0), vectors[side].mean(axis=0)])
-    _, nearest = kmeans2(vectors, centres, iter=20, minit="matrix")
+    centres = np.stack([centred[~side].mean(axis=0), centred[side].mean(axis=0)])
+    _, nearest = kmeans2(centred, centres, iter=20, minit="matrix")
     return np.asarray(nearest == 1)
 
 

@@ -184,7 +184,11 @@ class _Reporter:
             log_status(f"{progress.written} rows written; {progress.read} of {self._total} images{left}")
 
     def _update(self, progress: Progress) -> None:
-        words = [f"{self._task.speed or 0:.1f} images/s", f"{progress.written} written"]
+        speed = self._task.speed
+        if progress.read == self._total:
+            # Of all, since rich does not count the first batch.
+            speed = progress.read / max(self._task.elapsed or 0.0, 1e-9)
+        words = [f"{speed or 0:.1f} images/s", f"{progress.written} written"]
         if progress.unchanged:
             words.append(f"{progress.unchanged} unchanged")
         if progress.refused:
