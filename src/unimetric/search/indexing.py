@@ -11,7 +11,7 @@ from unimetric.data.sources import read_source_metadata, read_sources
 from unimetric.data.sources.metadata import Metadata, Value
 from unimetric.data.sources.tree import unusable_files
 from unimetric.errors import UserError
-from unimetric.progress import console, log_status, progress_bar
+from unimetric.progress import console, log_notes, log_status, progress_bar
 from unimetric.search.conditions import is_one_of
 from unimetric.search.errors import DatabaseMissingError
 from unimetric.search.index import SearchIndex
@@ -53,8 +53,7 @@ def source_items(
         notes += [*found.notes, *(f"{source}: the column {name!r} is skipped: {problems[name]}" for name in problems)]
         kept = [name for name in columns if name not in problems]
         metadata |= {key: {name: cells[name] for name in kept} for key, cells in found.cells.items()}
-    for note in dict.fromkeys(notes):
-        log_status(f"note: {note}", style="yellow")
+    log_notes(dict.fromkeys(notes))
     unusable = [Refused(str(entry.path), entry.reason) for entry in unusable_files(datasets, strict)]
     items = [
         NewItem(item.path, item.dataset, item.label, None, metadata.get((item.dataset, str(item.path)), {}))
