@@ -8,8 +8,8 @@ Most callers need `evaluate` alone. The modules, each importing only those above
 - `rows`: prepared rows in memory or read part by part, and the sizes of tiles
 - `screen`: float32 products that leave few candidates; `top_k`: the exact search, tile by tile
 - `neighbours`: exact nearest neighbours
-- `metrics`: Recall@k, MAP@R, R-Precision and average precision of every query
 - `per_query`: the results of each query
+- `metrics`: Recall@k, MAP@R, R-Precision and average precision of every query
 - `statistics`: confidence intervals, comparisons of runs, alignment and uniformity
 - `opis`: how differently one threshold treats the classes
 - `thresholds`: match or no match
