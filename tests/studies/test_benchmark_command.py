@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -224,6 +225,8 @@ def test_a_benchmark_that_was_killed_goes_on(
     path, out = matrix(tmp_path / "toy.yaml", {"linear": LINEAR}, epochs=40), tmp_path / "out"
     command, log = ["benchmark", path, *images, "--out", out], out / "linear/all/seed-0.log"
 
+    # Imported before the run, which takes no longer than that.
+    import_module("unimetric.training.loop")
     # The benchmark itself is killed: its run saves and ends.
     process = start(*command)
     wait_for(log, "epoch 3,", lambda: process.poll() is None)
