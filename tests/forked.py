@@ -17,7 +17,10 @@ from torch.distributed import TCPStore
 FORKED = multiprocessing.get_context("forkserver")
 # No part of LanceDB, whose threads would not survive a fork.
 FORKED.set_forkserver_preload(
-    ["torch", "timm", "jsonargparse", "fastapi", "uvicorn", "lance_namespace", "unimetric.training.loop"]
+    [
+        *("torch", "timm", "jsonargparse", "uvicorn", "lance_namespace", "pyarrow.dataset"),
+        *("unimetric.training.loop", "unimetric.service.app"),
+    ]
 )
 
 
