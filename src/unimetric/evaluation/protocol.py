@@ -115,16 +115,20 @@ def evaluate(
             id twice in the gallery or of two classes, two datasets with the same `str`, or nothing to measure.
     """
     depths, tiling = _depths(ks), Tiling(query_tile, gallery_tile, device, memory)
-    check_count(resamples, "resamples")
-    check_count(seed, "seed", 0)
-    check_kind("distance", distance, str, "cosine, euclidean or poincare")
-    check_kind("curvature", curvature, numbers.Real, "a number")
+    _check_options(resamples, seed, distance, curvature)
     comparison = _compare(vectors, labels, datasets, gallery, ids, gallery_ids, (distance, curvature, memory))
     warn_of_twins(comparison.queries.classes(), comparison.gallery.classes())
     report = _report(comparison, depths, mean_average_precision, tiling, strict, int(resamples), int(seed))
     if gallery is not None and ids is None:
         _warn_of_copies(report.per_query.unified, _EQUAL[distance])
     return report
+
+
+def _check_options(resamples: Any, seed: Any, distance: Any, curvature: Any) -> None:
+    check_count(resamples, "resamples")
+    check_count(seed, "seed", 0)
+    check_kind("distance", distance, str, "cosine, euclidean or poincare")
+    check_kind("curvature", curvature, numbers.Real, "a number")
 
 
 def _warn_of_copies(results: QueryResults, equal: float) -> None:
@@ -274,10 +278,8 @@ def _report(
     (query_classes, gallery_classes), classes = factorize(queries.classes(), gallery.classes())
     (query_datasets, gallery_datasets), datasets = factorize(queries.datasets, gallery.datasets)
     names = _dataset_names(datasets)
-    sets = LabelSets.of(classes)
-    retrieval = Retrieval(
-        queries.rows, gallery.rows, query_classes, gallery_classes, comparison.self_indices, distance, sets
-    )
+    sides = queries.rows, gallery.rows, query_classes, gallery_classes
+    retrieval = Retrieval(*sides, comparison.self_indices, distance, LabelSets.of(classes))
     has_positive = retrieval.positives() > 0
     _check_positives(has_positive, queries, strict)
 

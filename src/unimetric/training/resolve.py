@@ -104,8 +104,7 @@ def resolve(config: RunConfig, folder: RunFolder) -> Run:
     fabric = make_fabric(config.device)
     console.quiet |= not fabric.is_global_zero
     split = load_split(config)
-    measured = measured_sides(config, split)
-    _refuse_untrainable(config, split, measured)
+    _refuse_untrainable(config, split, measured := measured_sides(config, split))
     numbers = (classes := ClassIndex.of(split.train)).numbers(split.train)
     embedder = build_embedder(config)
     embedder.recompute_blocks = training.recompute_blocks
