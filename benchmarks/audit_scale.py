@@ -251,8 +251,7 @@ def stages() -> Iterator[dict[str, float]]:
     seconds: dict[str, float] = defaultdict(float)
     parts: list[tuple[ModuleType, str, str]] = [
         (audit, "exact_copies", "exact copies"),
-        (copies, "_alike_by_hash", "pairs by hash"),
-        (copies, "_alike_by_embedding", "pairs by embedding"),
+        (copies, "_proposed", "pairs by hash and embedding"),
         (audit, "near_copies", "near copies in all"),
         (audit, "nearest_neighbours", "nearest neighbours"),
         (labels, "judged", "classification"),

@@ -195,10 +195,10 @@ def scale_table(results: list[dict[str, Any]]) -> list[str]:
     ]
     for r in results:
         seconds, memory = r["seconds"], r["peak_mb_above_start"]
-        proposals = [seconds["pairs by hash"], seconds["pairs by embedding"]]
+        proposals = [value for name, value in seconds.items() if name.startswith("pairs by ")]
         compared = seconds["near copies in all"] - sum(proposals)
         lines.append(
-            f"| {r['images']:,} | {r['pictures']} | {seconds['in all']} | {proposals[0]}, {proposals[1]} | "
+            f"| {r['images']:,} | {r['pictures']} | {seconds['in all']} | {', '.join(map(str, proposals))} | "
             f"{r['pairs_compared']:,} in {compared:.0f} | {seconds['labels and strangers in all']} | "
             f"{seconds['table and page']} | {memory['all']:,}, {memory['without mapped files']:,} |"
         )
