@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
+from types import GenericAlias
 from typing import Any, BinaryIO
 
 import pytest
@@ -44,6 +45,8 @@ def matrix(path: Path, entries: dict[str, Any], **training: Any) -> Path:
 
 class InThisProcess:
     """A stand-in for `subprocess.Popen` that runs the command in this process, since starting one takes seconds."""
+
+    __class_getitem__ = classmethod(GenericAlias)  # for annotations of modules that are first imported meanwhile
 
     def __init__(self, command: list[str], *, stdout: BinaryIO, **options: Any) -> None:
         assert command[:3] == [sys.executable, "-m", "unimetric"]
