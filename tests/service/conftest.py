@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import httpx
-import numpy as np
 import pytest
-from PIL import Image
 
 from serving import Server, start_server
 from toy_runs import make_images, options_file, unimetric
-
-TOKEN = "a token for the tests"
 
 
 @pytest.fixture(scope="session")
@@ -81,11 +75,3 @@ def server(database: Path) -> Iterator[Server]:
 def client(server: Server) -> Iterator[httpx.Client]:
     with server.client() as opened:
         yield opened
-
-
-def picture(kind: str = "PNG", size: tuple[int, int] = (40, 30), seed: int = 0, **options: Any) -> bytes:
-    """An image file of noise."""
-    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
-    buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, kind, **options)
-    return buffer.getvalue()

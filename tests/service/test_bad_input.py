@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
+from request_parts import picture
 
-from conftest import picture
 from serving import Server
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from request_parts import TOKEN, picture
 
-from conftest import TOKEN, picture
 from fork_server import Commands
 from ports import reserved_port
 from unimetric.search import SearchIndex

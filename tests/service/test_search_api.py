@@ -8,8 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-
-from conftest import picture
+from request_parts import picture
 
 
 def search(client: httpx.Client, image: bytes, **fields: Any) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from request_parts import TOKEN, picture
 
-from conftest import TOKEN, picture
 from serving import Server, start_server
 from toy_runs import unimetric
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
+from request_parts import TOKEN, picture
 
-from conftest import TOKEN, picture
 from fork_server import Commands
 from serving import start_server
 from unimetric.search.stores import open_store
