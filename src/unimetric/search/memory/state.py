@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ from unimetric.search.scoring import Vectors
 from unimetric.search.stores.base import Store
 from unimetric.search.stores.lancedb_numbers import RowNumbers
 
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 _FOLDED = 1_000
 """Rows of a tail, at least, that are joined to the rows before them."""
 _CONDITIONS = 32
@@ -41,6 +43,9 @@ class State:
         graph: Over the first places of the base; None for an exact search.
         counts: From `measured_counts`.
         selections: From `selected`, by their conditions.
+        met: For each condition that was evaluated, the last number so far, the places of ``base`` whose rows meet it,
+            bool [N], and the later numbers that do. States of the same base share it: what holds for a number holds
+            for good, since a row that is replaced has a new number.
     """
 
     version: int
@@ -51,6 +56,7 @@ class State:
     graph: Graph | None = None
     counts: Mapping[int, int | None] = field(default_factory=dict)
     selections: dict[Condition | None, Selection] = field(default_factory=dict, init=False)
+    met: dict[Condition, tuple[int, NDArray[np.bool_], NDArray[np.int64]]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.alive + len(self.tail)
@@ -188,23 +194,34 @@ def folded(state: State) -> State:
         return state
     base = state.base if state.dead is None else state.base.kept(~state.dead)
     base = joined(base, state.tail)
-    return replace(state, base=base, dead=None, alive=len(base), tail=state.tail.kept(np.zeros(len(state.tail), bool)))
+    tail = state.tail.kept(np.zeros(len(state.tail), bool))
+    return replace(state, base=base, dead=None, alive=len(base), tail=tail, met={})
 
 
 def selected(state: State, numbers: RowNumbers, condition: Condition | None) -> Selection | None:
     """Return the rows of a state that meet a condition; None if the database is of another version now.
 
-    The database evaluates a condition once for each state.
+    The database evaluates a condition once, and then for new rows alone. Not for several threads at once.
     """
     if condition is None:
         found = Selection(None if state.dead is None else ~state.dead, None, len(state))
     else:
-        met = numbers.select(condition)
+        through, base, later = state.met.get(condition, (-1, None, np.empty(0, np.int64)))
+        if base is None or through < state.last:
+            met = numbers.select(condition, above=through)
+            base = state.base.mask(met) if base is None else base
+            later = np.concatenate([later, met[met > state.base.last]])
         if numbers.version != state.version:
             return None
-        base, tail = state.base.mask(met), state.tail.mask(met)
+        _keep(state.met, condition, (max(through, state.last), base, later))
+        base, tail = base if state.dead is None else base & ~state.dead, state.tail.mask(later)
         found = Selection(base, tail, int(base.sum()) + int(tail.sum()))
-    while len(state.selections) >= _CONDITIONS:
-        del state.selections[next(iter(state.selections))]
-    state.selections[condition] = found
+    _keep(state.selections, condition, found)
     return found
+
+
+def _keep(kept: dict[_Key, _Value], key: _Key, value: _Value) -> None:
+    kept.pop(key, None)
+    while len(kept) >= _CONDITIONS:
+        del kept[next(iter(kept))]
+    kept[key] = value
