@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 import time
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 from forked import ForkedCommand, forked_ranks
-from toy_runs import log_rows, options_file, read_json, start, tensors, unimetric
+from toy_runs import at_step, interrupt, log_rows, options_file, read_json, start, tensors, unimetric
 
 TWO = ["--device.processes", 2]
 
@@ -75,6 +77,29 @@ def test_several_machines_need_a_port(
     assert unimetric("train", *sources, *out, "--device.machines", 2) == 2
     assert "--device.machines 2: MASTER_PORT is not set" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
+
+
+def test_both_continue_from_what_a_run_that_ends_has_saved(sources: list[Path], tmp_path: Path) -> None:
+    """The first process waits for the lock of the run, and the other one for the first."""
+    options = options_without_noise(tmp_path / "options.yaml", selection="last")
+    run, later = tmp_path / "run", tmp_path / "later"
+    with at_step(2, interrupt):
+        assert unimetric("train", *sources, "--out", run, "--config", options) == 130
+    shutil.copytree(run, later)
+    with at_step(4, interrupt):
+        assert unimetric("train", "--resume", later) == 130
+    lock = FileLock(run / "train.lock")
+    lock.acquire()
+    with forked_ranks(["train", "--resume", run, *TWO], tmp_path) as processes:
+        first = processes[0]
+        while not first.log.exists() or "is in use" not in first.log.read_text():
+            assert first.poll() is None, first.log.read_text()
+            time.sleep(0.01)
+        (later / "checkpoint.safetensors").replace(run / "checkpoint.safetensors")
+        lock.release()
+        error = "".join(process.communicate(timeout=120)[1] for process in processes)
+    assert [process.returncode for process in processes] == [0, 0], error
+    assert f"Continuing {run} after step 4 of 6" in error
 
 
 def test_ctrl_c_stops_both_after_the_same_step(sources: list[Path], tmp_path: Path) -> None:

@@ -90,6 +90,8 @@ def train(config: RunConfig, folder: RunFolder, *, resume: bool = False) -> dict
 def _restore(run: Run, resume: bool) -> Progress:
     """Load the checkpoint, if there is one, and give all processes the same weights."""
     folder, progress = run.folder, Progress()
+    # Wait for rank 0, which has the lock now: a run that was ending may have saved another checkpoint meanwhile.
+    run.processes.any_of(False)
     continues = resume and folder.checkpoint.is_file()
     if resume and not continues and folder.metrics.is_file():
         raise UserError(
