@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -216,8 +217,8 @@ def test_relabelling_and_its_contradictions(tmp_path: Path) -> None:
     }
     (tmp_path / "audit.json").write_text(json.dumps(audit))
 
-    def apply(accepted: object):
-        (tmp_path / "decisions.json").write_text(json.dumps({"accepted": accepted}))
+    def apply(accepted: object, rejected: Sequence[int] = ()):
+        (tmp_path / "decisions.json").write_text(json.dumps({"accepted": accepted, "rejected": list(rejected)}))
         return apply_decisions(tmp_path / "audit.json", tmp_path / "decisions.json", tmp_path / "clean.csv")
 
     assert apply([0]).relabelled == 1
@@ -231,6 +232,8 @@ def test_relabelling_and_its_contradictions(tmp_path: Path) -> None:
     ]:
         with pytest.raises(UserError, match=message):
             apply(accepted)
+    with pytest.raises(UserError, match="both accepts and rejects finding 1; remove it from one"):
+        apply([1], [0, 1])
     assert "x/1.png,b" in (tmp_path / "clean.csv").read_text()  # what was there stays
 
 

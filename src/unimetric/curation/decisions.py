@@ -70,8 +70,9 @@ def apply_decisions(audit: Path, decisions: Path, out: Path, doubtful: float | N
             a finding on the label was accepted or rejected; None for none.
 
     Raises:
-        UserError: ``doubtful`` is out of range, a file is missing or malformed, the decisions are on another audit, two
-            accepted findings give one image different labels, or the manifest cannot be written.
+        UserError: ``doubtful`` is out of range, a file is missing or malformed, the decisions are on another audit or
+            contradict each other, two accepted findings give one image different labels, or the manifest cannot be
+            written.
     """
     if out.suffix != ".csv":
         raise UserError(f"--manifest is {out}: name a .csv file")
@@ -167,6 +168,8 @@ def _read_decisions(path: Path, count: int) -> tuple[list[int], list[int]]:
                     f"{path}: {name} has {shown(number)}, but the audit has the findings 0 to {count - 1}; "
                     "are these the decisions on another audit?"
                 )
+    if both := sorted(set(accepted) & set(rejected)):
+        raise UserError(f"{path} both accepts and rejects finding {both[0]}; remove it from one of the lists")
     return sorted(set(accepted)), sorted(set(rejected))
 
 
