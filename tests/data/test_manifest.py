@@ -143,7 +143,10 @@ def test_parquet_pages_of_garbage(tmp_path: Path) -> None:
         ("path,label\n", "birds.csv is empty"),
         ("path,labell\na.jpg,x\n", "no column 'label', only 'path', 'labell'; rename 'labell'"),
         ("picture,klass\na.jpg,x\n", "no column 'path', only 'picture', 'klass'; add it"),
-        (",\na.jpg,x\n", "no column 'path', only 'a.jpg', 'x'; add it, or name the columns in the first row"),
+        (
+            ",\na.jpg,x\n",
+            "no column 'path', only 'a.jpg', 'x'; add it, rename another, or name the columns in the first row",
+        ),
         ("image,file_name,label\na.jpg,a.jpg,x\n", "no column 'path', but 'image' and 'file_name'; rename one to path"),
         ("path,class,category\na.jpg,x,y\n", "no column 'label', but 'class' and 'category'; rename one to label"),
         ("path,label,path\na.jpg,x,b.jpg\n", "two columns 'path'; remove one"),

@@ -224,6 +224,22 @@ def test_images_named_without_ending_or_folder(tmp_path: Path) -> None:
     assert [item.path for item in dataset.items] == [tmp_path / "a.jpg", tmp_path / "sub/d.jpg"]
 
 
+@pytest.mark.parametrize(
+    "folder", ["train/{0}/{1}/{2}", "images/{0}{1}{2}", "{0}{1}", "images/{0}", "images/{0}{1}/{2}{3}"]
+)
+def test_images_in_folders_of_their_first_characters(folder: str, tmp_path: Path) -> None:
+    places = [tmp_path / folder.format(*name) / f"{name}.jpg" for name in ("14acf1", "9b07e2")]
+    for place in places:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+    (dataset,) = read_csv(tmp_path, "id,class\n14acf1,7\n9b07e2,8\n")
+    assert [item.path for item in dataset.items] == places
+    assert "are read from" in dataset.notes[-1]
+    assert read_csv(tmp_path, "id,class\n14acf1,7\n")[0].items[0].path == places[0]
+    with pytest.raises(UserError, match=r"names 1 missing images \(3 in all\)"):
+        read_csv(tmp_path, "id,class\n14acf1,7\n9b07e2,8\n9b07e3,8\n")
+
+
 def test_names_of_columns_in_camel_case(tmp_path: Path) -> None:
     (dataset,) = read_csv(tmp_path, "ImageId,ClassName,ClassID\na,x,1\nb,y,2\n")
     assert [(item.path.name, item.label) for item in dataset.items] == [("a.jpg", "x"), ("b.jpg", "y")]

@@ -5,6 +5,7 @@ import re
 import stat
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote
 
@@ -14,6 +15,13 @@ from unimetric.errors import UserError, escaped
 
 _LONGEST = 300
 """Characters of a path that a message repeats."""
+_LAYOUTS: tuple[Callable[[str], str], ...] = (
+    lambda name: name,
+    lambda name: "/".join([*name[:3], name]),
+    *((lambda name, first=first: f"{name[:first]}/{name}") for first in (1, 2, 3)),
+    lambda name: f"{name[:2]}/{name[2:4]}/{name}",
+)
+"""Places of an image below its folder: there, or in folders of its name's first characters, as of large sets."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -25,7 +33,7 @@ def locate_images(
     A path is relative to the manifest's folder, or absolute. Where there is no such file, it is also read without white
     space around it, with ``/`` for ``\\``, in the Unicode forms NFC and NFD, and with ``~`` for the home folder. Where
     no row at all names a file, images may lack their ending, and may all lie in one folder beside the manifest: the one
-    that holds the most of them.
+    that holds the most of them, by itself or in folders named after the images' first characters (``1/4/a/14ac.jpg``).
     """
     folder = manifest.parent
     found = {
@@ -68,12 +76,14 @@ def _without_endings(manifest: Path, texts: Iterable[str]) -> tuple[Path | None,
     # Paths that lead anywhere else name no image here.
     if any(_URL.match(text) or PureWindowsPath(text).is_absolute() or ".." in Path(text).parts for text in texts):
         return None, nowhere
+    names = {text: text.strip().replace("\\", "/") for text in texts}
+    layouts = _LAYOUTS if all(re.fullmatch(r"[\w-]{4}[^/]*", name) for name in names.values()) else _LAYOUTS[:1]
     best: list[tuple[int, Path, dict[str, Path | None]]] = []
-    for base in (folder, *_child_folders(folder)):
+    for layout, base in product(layouts, (folder, *_child_folders(folder))):
         listings: dict[Path, dict[str, Path | None]] = {}
         found: dict[str, Path | None] = {}
-        for text in texts:
-            path = base / text.strip().replace("\\", "/")
+        for text, name in names.items():
+            path = base / layout(name)
             if path.parent not in listings:
                 listings[path.parent] = _images_by_name(path.parent)
             found[text] = listings[path.parent].get(path.name)
@@ -82,12 +92,14 @@ def _without_endings(manifest: Path, texts: Iterable[str]) -> tuple[Path | None,
     best.sort(key=lambda entry: (-entry[0], entry[1].name.casefold() != manifest.stem.casefold()))
     if not best:
         return None, nowhere
-    if len(best) > 1 and best[0][0] == best[1][0] and best[0][1].name.casefold() != manifest.stem.casefold():
+    count, base, found = best[0]
+    other = next((place for number, place, images in best[1:] if number == count and images != found), None)
+    if other is not None and base.name.casefold() != manifest.stem.casefold():
         raise UserError(
-            f"the manifest {manifest} names images without their endings or folder, and {best[0][0]} of them are in "
-            f"{best[0][1]} as in {best[1][1]}; write the folder into the paths"
+            f"the manifest {manifest} names images without their endings or folder, and {count} of them are in {base} "
+            f"as in {other}; write the folder into the paths"
         )
-    return best[0][1], best[0][2]
+    return base, found
 
 
 def _child_folders(folder: Path) -> list[Path]:

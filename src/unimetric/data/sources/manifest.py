@@ -308,7 +308,7 @@ def _missing(table: Table, wanted: str) -> UserError:
     names = [name for name in table.names if name]
     listed = ", ".join([shown(name) for name in names[:10]] + ["..."] * (len(names) > 10)) or "none with a name"
     close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
-    remedy = f"rename {shown(close[0])}" if close else "add it, or name the columns in the first row"
+    remedy = f"rename {shown(close[0])}" if close else "add it, rename another, or name the columns in the first row"
     return UserError(f"the manifest {table.place} has no column {wanted!r}, only {listed}; {remedy}")
 
 
