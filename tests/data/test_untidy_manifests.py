@@ -238,6 +238,12 @@ def test_images_in_folders_of_their_first_characters(folder: str, tmp_path: Path
     assert read_csv(tmp_path, "id,class\n14acf1,7\n")[0].items[0].path == places[0]
     with pytest.raises(UserError, match=r"names 1 missing images \(3 in all\)"):
         read_csv(tmp_path, "id,class\n14acf1,7\n9b07e2,8\n9b07e3,8\n")
+    # One folder that holds all comes first.
+    (tmp_path / "all").mkdir()
+    copies = [tmp_path / "all" / place.name for place in places]
+    for copy in copies:
+        copy.touch()
+    assert [item.path for item in read_csv(tmp_path, "id,class\n14acf1,7\n9b07e2,8\n")[0].items] == copies
 
 
 def test_names_of_columns_in_camel_case(tmp_path: Path) -> None:

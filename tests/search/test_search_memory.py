@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ from search_toys import store
 
 from properties import examples
 from unimetric.search import SearchIndex
+from unimetric.search.conditions import Condition, equals
 from unimetric.search.items import ItemNotFoundError, Match
-from unimetric.search.memory.blocks import empty_block
+from unimetric.search.memory.blocks import Block, empty_block
 from unimetric.search.memory.exact import Span, candidates
-from unimetric.search.memory.state import State, caught_up, read_state
+from unimetric.search.memory.state import State, caught_up, read_state, selected
 from unimetric.search.scoring import cosines
 from unimetric.search.stores import lancedb_numbers
 
@@ -181,6 +183,60 @@ def test_rows_that_a_compaction_moves_below_newer_ones_are_not_lost(
         (old | second | last, none),
     ):
         assert now(seen_before(base, tail)) is None
+
+
+@dataclass
+class Numbers:
+    """Numbers of rows, and those that meet any condition."""
+
+    there: set[int]
+    met: set[int]
+    version: int = 0
+    read: list[int] = field(default_factory=list)
+
+    def select(self, where: Condition, above: int = -1) -> np.ndarray:
+        found = np.array(sorted(number for number in self.there & self.met if number > above), np.int64)
+        self.read.append(len(found))
+        return found
+
+
+def block(numbers: Sequence[int]) -> Block:
+    some = len(numbers)
+    return Block.of(np.array(numbers, np.int64), np.ones((some, 2), np.float32), pa.table({"id": pa.nulls(some)}))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_conditions_are_evaluated_for_new_rows_whatever_their_numbers(seed: int) -> None:
+    """Numbers that a compaction reserved appear below others that were seen, or below some that are gone again."""
+    random = np.random.default_rng(seed)
+    condition = equals("label", "a")
+    numbers = Numbers(set(range(20)), {number for number in range(400) if random.random() < 0.5})
+    free = list(range(20, 400))
+    state = State(0, block(range(20)), None, 20, block([]))
+    for version in range(1, 40):
+        for gone in random.choice(sorted(numbers.there), min(3, len(numbers.there)), replace=False).tolist():
+            numbers.there.remove(gone)
+        for _ in range(3):
+            numbers.there.add(free.pop(int(random.integers(0, 6))))
+        tail = sorted(number for number in numbers.there if number >= 20)
+        dead = ~np.isin(state.base.numbers, list(numbers.there))
+        state = replace(state, version=version, dead=dead, alive=int((~dead).sum()), tail=block(tail))
+        if random.random() < 0.5:
+            assert selected(state, numbers, condition) is None  # another process writes meanwhile
+            numbers.version = version
+            found = selected(state, numbers, condition)
+            assert found is not None
+            places = [*state.base.numbers[found.base], *state.tail.numbers[found.tail]]
+            assert sorted(places) == sorted(numbers.there & numbers.met)
+            assert found.count == len(places)
+    # A deletion alone reads nothing.
+    numbers.there.discard(tail[-1])
+    numbers.read.clear()
+    numbers.version = state.version
+    selected(state, numbers, condition)
+    numbers.version += 1
+    assert selected(replace(state, version=numbers.version, tail=block(tail[:-1])), numbers, condition) is not None
+    assert len(numbers.read) <= 1
 
 
 def test_a_column_that_is_added_later_is_empty_in_older_rows(filled: SearchIndex) -> None:

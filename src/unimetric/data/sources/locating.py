@@ -5,7 +5,6 @@ import re
 import stat
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from itertools import product
 from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote
 
@@ -79,16 +78,21 @@ def _without_endings(manifest: Path, texts: Iterable[str]) -> tuple[Path | None,
     names = {text: text.strip().replace("\\", "/") for text in texts}
     layouts = _LAYOUTS if all(re.fullmatch(r"[\w-]{4}[^/]*", name) for name in names.values()) else _LAYOUTS[:1]
     best: list[tuple[int, Path, dict[str, Path | None]]] = []
-    for layout, base in product(layouts, (folder, *_child_folders(folder))):
-        listings: dict[Path, dict[str, Path | None]] = {}
-        found: dict[str, Path | None] = {}
+    for layout in layouts:
+        # Folder by folder, since most of them are not there.
+        below: dict[Path, dict[str, str]] = {}
         for text, name in names.items():
-            path = base / layout(name)
-            if path.parent not in listings:
-                listings[path.parent] = _images_by_name(path.parent)
-            found[text] = listings[path.parent].get(path.name)
-        if count := sum(path is not None for path in found.values()):
-            best.append((count, base, found))
+            place = Path(layout(name))
+            below.setdefault(place.parent, {})[text] = place.name
+        for base in (folder, *_child_folders(folder)):
+            found: dict[str, Path | None] = {}
+            for parent, wanted in below.items():
+                if images := _images_by_name(base / parent):
+                    found |= {text: images.get(name) for text, name in wanted.items()}
+            if count := sum(path is not None for path in found.values()):
+                best.append((count, base, nowhere | found))
+        if any(count == len(texts) for count, *_ in best):
+            break
     best.sort(key=lambda entry: (-entry[0], entry[1].name.casefold() != manifest.stem.casefold()))
     if not best:
         return None, nowhere

@@ -43,8 +43,8 @@ class State:
         graph: Over the first places of the base; None for an exact search.
         counts: From `measured_counts`.
         selections: From `selected`, by their conditions.
-        met: For each condition that was evaluated, the last number so far, the places of ``base`` whose rows meet it,
-            bool [N], and the later numbers that do. States of the same base share it: what holds for a number holds
+        met: For each condition that was evaluated, the places of ``base`` whose rows meet it, bool [N], the numbers of
+            the tail then, and those of them that do. States of the same base share it: what holds for a number holds
             for good, since a row that is replaced has a new number.
     """
 
@@ -56,7 +56,7 @@ class State:
     graph: Graph | None = None
     counts: Mapping[int, int | None] = field(default_factory=dict)
     selections: dict[Condition | None, Selection] = field(default_factory=dict, init=False)
-    met: dict[Condition, tuple[int, NDArray[np.bool_], NDArray[np.int64]]] = field(default_factory=dict)
+    met: dict[Condition, tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.alive + len(self.tail)
@@ -206,15 +206,21 @@ def selected(state: State, numbers: RowNumbers, condition: Condition | None) -> 
     if condition is None:
         found = Selection(None if state.dead is None else ~state.dead, None, len(state))
     else:
-        through, base, later = state.met.get(condition, (-1, None, np.empty(0, np.int64)))
-        if base is None or through < state.last:
-            met = numbers.select(condition, above=through)
-            base = state.base.mask(met) if base is None else base
-            later = np.concatenate([later, met[met > state.base.last]])
+        tail_numbers = state.tail.numbers
+        if condition in state.met:
+            base, known, met = state.met[condition]
+            # Not above the last known one: a compaction may commit lower numbers later.
+            new = np.setdiff1d(tail_numbers, known)
+            if len(new):
+                met = np.union1d(met, numbers.select(condition, above=int(new[0]) - 1))
+        else:
+            met = numbers.select(condition)
+            base = state.base.mask(met)
         if numbers.version != state.version:
             return None
-        _keep(state.met, condition, (max(through, state.last), base, later))
-        base, tail = base if state.dead is None else base & ~state.dead, state.tail.mask(later)
+        tail = state.tail.mask(met)
+        _keep(state.met, condition, (base, tail_numbers, tail_numbers[tail]))
+        base = base if state.dead is None else base & ~state.dead
         found = Selection(base, tail, int(base.sum()) + int(tail.sum()))
     _keep(state.selections, condition, found)
     return found

@@ -318,7 +318,8 @@ def upgrade_lock(db: str | Path) -> Iterator[None]:
         yield
         return
     try:
-        with FileLock(Path(root) / ".upgrade.lock", timeout=0):
-            yield
+        held = FileLock(Path(root) / ".upgrade.lock", timeout=0).acquire()
     except Timeout as error:
         raise UserError(f"{root} is being upgraded by another process: wait for it, or stop it") from error
+    with held:
+        yield
