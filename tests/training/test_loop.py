@@ -330,14 +330,19 @@ def test_an_error_before_the_first_checkpoint_leaves_no_run(there: str, sources:
 
 
 def test_a_full_disk_at_the_first_checkpoint_leaves_no_run(
-    sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    def fill() -> None:
+        assert (tmp_path / "run/config.yaml").exists()
+        monkeypatch.setattr(os, "fsync", full)
+
     options = options_file(tmp_path / "options.yaml", training={"steps": 1})
-    assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 2
+    with at_step(1, fill):
+        assert unimetric("train", *sources, "--out", tmp_path / "run", "--config", options) == 2
+    assert "the disk is full" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

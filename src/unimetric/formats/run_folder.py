@@ -115,9 +115,10 @@ class RunFolder:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             path.unlink(missing_ok=True)
-        if not self.config.exists():
-            (self.path / _LOCK).unlink(missing_ok=True)
-        with suppress(OSError):  # it holds other files
+        # A folder may hold other files, and on Windows a process that waits for the lock holds it open.
+        with suppress(OSError):
+            if not self.config.exists():
+                (self.path / _LOCK).unlink(missing_ok=True)
             for path in folders:
                 path.rmdir()
 
