@@ -23,7 +23,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -244,24 +244,24 @@ def peak_bytes() -> int:
 
 
 def measure_others(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Seconds and figures of other libraries and of `evaluate`, on one dataset, without bootstrap intervals."""
+    """Seconds and figures of other libraries and of `evaluate`, on one dataset, without bootstrap intervals.
+
+    Each is called twice and timed the second time, without its imports.
+    """
     from unimetric.evaluation import evaluate
 
     images = some_images(arguments.beside, arguments.width, 1)
-    found: dict[str, dict[str, float]] = {}
-    seconds = {
-        "unimetric": seconds_of(
-            lambda: found.update(
-                unimetric=dict(
-                    evaluate(
-                        images.vectors, images.labels, images.datasets, ks=KS, device=arguments.device, resamples=1
-                    ).unified
-                )
-            )
+    measured: dict[str, Callable[[], Mapping[str, float]]] = {
+        "unimetric": lambda: (
+            evaluate(
+                images.vectors, images.labels, images.datasets, ks=KS, device=arguments.device, resamples=1
+            ).unified
         ),
-        "faiss": seconds_of(lambda: found.update(faiss=by_faiss(images))),
-        "pytorch-metric-learning": seconds_of(lambda: found.update({"pytorch-metric-learning": by_calculator(images)})),
+        "faiss": lambda: by_faiss(images),
+        "pytorch-metric-learning": lambda: by_calculator(images),
     }
+    found = {name: dict(function()) for name, function in measured.items()}
+    seconds = {name: seconds_of(function) for name, function in measured.items()}
     for name, figures in found.items():
         for metric, value in figures.items():
             if abs(value - found["unimetric"][metric]) > 1e-12:

@@ -41,7 +41,7 @@ def pairs():
             yield pytest.param(case, family, marks=[] if (row + column) % 3 == 0 else pytest.mark.soak)
 
 
-@pytest.mark.parametrize(("case", "family"), pairs())
+@pytest.mark.parametrize(("case", "family"), list(pairs()))
 def test_it_computes_what_the_embedder_computes(case, family):
     """In float32 to a hundred-thousandth; in bf16 it keeps the direction."""
     embedder = embedder_of(case, family)
