@@ -6,10 +6,12 @@ import csv
 import io
 import re
 import statistics
+from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from rich.console import Console
 
 from unimetric.studies.collect import Row, _joined, add_ratios, summarise
@@ -91,6 +93,20 @@ def test_markdown() -> None:
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(COLUMNS) + 2}
     assert "| PUMA | **52.0 ± 2.0** |" in text
     assert text.endswith("\n- a note\n")
+
+
+@given(st.text(alphabet="\\&%$#_{}~^<>[]()!*`|±–; ab\n", max_size=12))
+@example("*a* __b__ _c_ `d` <b>e</b> &lt; [f](g) | h_i")
+def test_a_name_is_plain_text_in_the_title_and_notes_of_markdown(name: str) -> None:
+    text = markdown(f"T {name} t", make_grid(ROWS, COLUMNS), [f"Seed 0: {name}."])
+    blocks = MarkdownIt().parse(text)
+    title, note = (
+        blocks[1],
+        next(block for before, block in pairwise(blocks) if before.type == "paragraph_open" and before.level == 2),
+    )
+    for block, expected in ((title, f"T {name} t"), (note, f"Seed 0: {name}.")):
+        assert {child.type for child in block.children or ()} <= {"text", "text_special"}
+        assert "".join(child.content for child in block.children or ()) == " ".join(expected.split())
 
 
 @given(st.text(alphabet="\\&%$#_{}~^<>[]*|±– ab\n", max_size=12))

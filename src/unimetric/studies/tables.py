@@ -1,5 +1,6 @@
 """Tables of results as Markdown, CSV, LaTeX and terminal output."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -97,11 +98,11 @@ def markdown(title: str, grid: Grid, notes: Sequence[str]) -> str:
     header, *rows = _written(grid, _markdown_escape, "**{}**")
     ruler = ["---", *["---:"] * len(grid.header)]
     lines = [
-        f"# {' '.join(title.split())}",
+        f"# {_markdown_escape(title)}",
         "",
         *(f"| {' | '.join(line)} |" for line in (header, ruler, *rows)),
         "",
-        *(f"- {note}" for note in notes),
+        *(f"- {_markdown_escape(note)}" for note in notes),
     ]
     return "\n".join(lines) + "\n"
 
@@ -115,10 +116,12 @@ def _written(grid: Grid, escape: Callable[[str], str], bold: str) -> list[list[s
     return [[*map(escape, (_CORNER, *grid.header))], *rows]
 
 
+# An underscore between letters is one in Markdown too.
+_MARKDOWN = re.compile(r"[\\|*`<~\[]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
+
+
 def _markdown_escape(text: str) -> str:
-    for character in ("\\", "|", "*", "_", "`", "<"):
-        text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
+    return " ".join(_MARKDOWN.sub(r"\\\g<0>", text).split())
 
 
 _LATEX = {
