@@ -77,6 +77,13 @@ def test_index_search_change_and_delete(
         answers.append(json.loads(capsys.readouterr().out))
     assert answers[0] == answers[1]
 
+    photos = bucket.upload(images / "hats", "hats")
+    assert unimetric("search", db, f"{photos}/c1/2.png", "--json", "-k", 1, *CPU) == 0
+    ((match,),) = (answer["matches"] for answer in json.loads(capsys.readouterr().out))
+    assert match["path"] == str(images / "hats/c1/2.png")
+    assert unimetric("search", db, f"{photos}/absent.png", *CPU) == 2
+    assert f"{photos}/absent.png does not exist; name an image" in capsys.readouterr().err
+
     assert unimetric("index", "--db", db, "--delete_dataset", "hats", "--optimise") == 0
     with SearchIndex.open(db) as index:
         assert index.datasets() == {"shoes": 12}

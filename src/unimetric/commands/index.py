@@ -314,7 +314,7 @@ def change_database(db: str, changes: ChangeOptions) -> int:
         deleted = sum(index.delete(dataset=name) for name in changes.delete_dataset or ())
         deleted += sum(index.delete(path=path) for path in changes.delete_path or ())
         if changes.deletes:
-            log_status(f"{deleted} rows were deleted.")
+            log_status(f"{deleted} row was deleted." if deleted == 1 else f"{deleted} rows were deleted.")
         if changes.build_index is not None:
             kind = index.build_index(changes.build_index)
             log_status("Every search is exact now." if kind == "none" else f"An index of kind {kind} was made.")

@@ -45,7 +45,7 @@ def search(
 
     Args:
         db: Database that unimetric index made.
-        images: Image files.
+        images: Image files, or their URIs in object storage.
         k: Number of answers.
         dataset: Search in these datasets only.
         where: Condition on the columns, such as 'price < 20'.
@@ -200,9 +200,20 @@ def _decoded(image: str) -> Any:
     from unimetric.data.images import ImageError, decode_image
 
     try:
-        return decode_image(user_path(image))
+        return _downloaded(image) if "://" in image else decode_image(user_path(image))
     except ImageError as error:
         raise UserError(f"{error}; name an image") from error
+
+
+def _downloaded(uri: str) -> Any:
+    from unimetric.data.images import decode_image, without_box
+    from unimetric.storage.objects import read_bytes
+
+    try:
+        content = read_bytes(without_box(uri))
+    except FileNotFoundError as error:
+        raise UserError(f"{uri} does not exist; name an image") from error
+    return decode_image(content, name=uri)
 
 
 def _shown(value: Any) -> str:
