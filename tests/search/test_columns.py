@@ -1,4 +1,4 @@
-"""Ranges and choices of columns, compared with plain Python over the rows."""
+"""Ranges and choices of columns, compared with plain Python over the rows, and their kinds in sources."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import math
 from datetime import date, datetime
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from search_toys import FP32, new_picture
 
 from unimetric.models.embedder import Embedder
 from unimetric.search import SearchIndex
 from unimetric.search.columns import MOST_CHOICES, ColumnSummary
+from unimetric.search.indexing import source_items
 from unimetric.search.items import NewItem
 
 
@@ -64,3 +67,14 @@ def test_every_choice_and_range_is_a_condition_that_holds(index: SearchIndex, im
     if column.low is not None:
         found = index.search(picture, 100, where=f"`{name}` >= {column.low} AND `{name}` <= {column.high}")[0]
         assert len(found) == 24 - column.missing
+
+
+def test_numbers_of_a_parquet_file_are_not_called_text(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = sorted(own.glob("hats/*/*.png"))[:2]
+    pq.write_table(pa.table({"path": [str(first)], "label": ["x"], "size": [38]}), tmp_path / "a.parquet")
+    (tmp_path / "b.csv").write_text(f"path,label,size\n{second},x,M\n")
+    items, _ = source_items([str(tmp_path / "a.parquet"), str(tmp_path / "b.csv")])
+    assert [item.metadata["size"] for item in items] == [38, "M"]
+    assert "is text" not in capsys.readouterr().err

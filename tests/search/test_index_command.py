@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from search_toys import FP32, dump, make_model, new_picture, thresholds
@@ -23,7 +21,6 @@ from unimetric.errors import UserError
 from unimetric.models.embedder import Embedder
 from unimetric.progress import console
 from unimetric.search import DatabaseError, ModelMismatchError, SearchIndex
-from unimetric.search.indexing import source_items
 
 CPU = ["--device.precision", "fp32", "--device.accelerator", "cpu"]
 
@@ -137,17 +134,6 @@ def test_numbers_in_a_column_of_text_stay_text(
     assert indexed(model, [tmp_path / "c.csv"], tmp_path / "db")[0] == 2
     assert {row["size"] for row in dump(tmp_path / "db")} == {"M", "42.0", "38", "40.0", "true", None}
     assert indexed(model, [tmp_path / "b.csv"], tmp_path / "db") == (0, 2, 0, 0)
-
-
-def test_numbers_of_a_parquet_file_are_not_called_text(
-    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    first, second = sorted(own.glob("hats/*/*.png"))[:2]
-    pq.write_table(pa.table({"path": [str(first)], "label": ["x"], "size": [38]}), tmp_path / "a.parquet")
-    (tmp_path / "b.csv").write_text(f"path,label,size\n{second},x,M\n")
-    items, _ = source_items([str(tmp_path / "a.parquet"), str(tmp_path / "b.csv")])
-    assert [item.metadata["size"] for item in items] == [38, "M"]
-    assert "is text" not in capsys.readouterr().err
 
 
 def test_the_rate_is_that_of_all_images(

@@ -172,10 +172,10 @@ def judge_both(
     best_positive[missed] = _best_positives(retrieval, missed, tiling)
     reported = retrieval.distance.reported
     best = reported(best_positive).numpy()
-    negatives = (reported(torch.from_numpy(results.best_negative)).numpy() for results in (separate, unified))
+    inside, anywhere = (reported(torch.from_numpy(results.best_negative)).numpy() for results in (separate, unified))
     return (
-        replace(separate, best_positive=best, best_negative=next(negatives)),
-        replace(unified, best_positive=best.copy(), best_negative=next(negatives)),
+        replace(separate, best_positive=best, best_negative=inside),
+        replace(unified, best_positive=best.copy(), best_negative=anywhere),
     )
 
 
